@@ -1,0 +1,596 @@
+"""What the kinds share: the base model with its rules, scalars with bounds, references, pods, run policy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    JsonValue,
+    Strict,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from fovea_api.names import GROUP
+
+# --- Rules ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A cross-field rule, stated twice side by side: in CEL for the API server and in Python for a local run.
+
+    Args:
+        cel: Expression over `self` (and `oldSelf`) that must be true.
+        message: What is wrong and what to change.
+        check: The same in Python; None where only the API server can know (transitions, cluster-only rules).
+        field: Path of the field to blame below the object that carries the rule, such as `.ratios.train`.
+    """
+
+    cel: str
+    message: str
+    check: Callable[[Any], bool] | None = None
+    field: str = ""
+
+    def schema(self) -> dict[str, JsonValue]:
+        """The entry of `x-kubernetes-validations`."""
+        entry: dict[str, JsonValue] = {"rule": self.cel, "message": self.message}
+        return entry | ({"fieldPath": self.field} if self.field else {})
+
+
+class Model(BaseModel):
+    """Base of all API types: frozen, camelCase on the wire, no unknown fields, rules checked on construction."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    exactly_one: ClassVar[tuple[str, ...]] = ()
+    """Names (snake_case) of sibling blocks of which exactly one is given: a tagged union, the Kubernetes way."""
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        for rule in self.all_rules():
+            if rule.check is not None and not rule.check(self):
+                raise PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})
+        return self
+
+    @classmethod
+    def all_rules(cls) -> tuple[Rule, ...]:
+        """The rules of the class and its bases, with the one that `exactly_one` stands for first."""
+        inherited = [rule for base in reversed(cls.__mro__) for rule in vars(base).get("rules", ())]
+        return (*([_exactly_one(cls.exactly_one)] if cls.exactly_one else []), *inherited)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        result = handler(schema)
+        if rules := cls.all_rules():
+            handler.resolve_ref_schema(result)["x-kubernetes-validations"] = [rule.schema() for rule in rules]
+        return result
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The JSON form with all defaults spelled out and absent fields left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def without_defaults(self) -> dict[str, JsonValue]:
+        """The JSON form of what differs from the defaults: what a user would have had to write."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+
+
+def _exactly_one(fields: tuple[str, ...]) -> Rule:
+    names = [to_camel(field) for field in fields]
+    given = ", ".join(f"has(self.{name})" for name in names)
+    return Rule(
+        f"[{given}].filter(given, given).size() == 1",
+        f"give exactly one of {', '.join(names)}",
+        lambda model: sum(getattr(model, field) is not None for field in fields) == 1,
+    )
+
+
+# --- Markers: a constraint of Kubernetes that pydantic has no word for ---------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ListMap:
+    """A list whose items are told apart by keys: unique, and merged item by item by server-side apply."""
+
+    keys: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._unique, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler(schema) | {
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": list(self.keys),
+        }
+
+    def _unique(self, items: tuple[Model, ...]) -> tuple[Model, ...]:
+        by_alias = {field.alias: name for name, field in type(items[0]).model_fields.items()} if items else {}
+        _refuse_duplicates([tuple(getattr(item, by_alias[key]) for key in self.keys) for item in items])
+        return items
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """A list of different scalars, merged as a set by server-side apply."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._unique, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler(schema) | {"x-kubernetes-list-type": "set"}
+
+    def _unique(self, items: tuple[object, ...]) -> tuple[object, ...]:
+        _refuse_duplicates([(item,) for item in items])
+        return items
+
+
+def _refuse_duplicates(keys: list[tuple[object, ...]]) -> None:
+    for index, key in enumerate(keys):
+        if key in keys[:index]:
+            name = ", ".join(map(str, key))
+            raise PydanticCustomError(
+                "duplicate", "Duplicate value: {name}", {"name": name, "field": f"[{index}]"}
+            )
+
+
+# --- Scalars ------------------------------------------------------------------------------------------------
+
+Int = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Bool = Annotated[bool, Strict()]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+"""0 to 1, both included."""
+Percent = Annotated[Number, Field(ge=0, le=100)]
+
+LABEL_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+Label = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_PATTERN)]
+"""DNS-1035 label: lower-case letters, digits and '-', starting with a letter."""
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern="^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
+"""Name of a Kubernetes object of any kind."""
+Word = Annotated[str, Field(min_length=1, max_length=128)]
+Text = Annotated[str, Field(max_length=2048)]
+Uri = Annotated[str, Field(max_length=2048, pattern="^(file|pvc|s3|gs|https)://[^ ]+$")]
+"""pvc://claim/path, s3://bucket/path, gs://bucket/path, https://…; file:// in local runs."""
+Digest = Annotated[str, Field(max_length=71, pattern="^sha256-[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(max_length=64, pattern="^[0-9a-f]{64}$")]
+ClassName = Annotated[str, Field(min_length=1, max_length=128)]
+RunName = Annotated[str, Field(max_length=63, pattern="^r-[0-9a-f]{6,40}$")]
+Cron = Annotated[
+    str, Field(max_length=128, pattern="^[^ ]+( +[^ ]+){4}$|^@(hourly|daily|weekly|monthly|yearly)$")
+]
+"""Minute, hour, day of month, month, day of week."""
+TimeZone = Annotated[str, Field(max_length=64, pattern="^[A-Za-z0-9_+/-]+$")]
+Time = datetime
+Metrics = Annotated[Mapping[Word, Number], Field(max_length=4096)]
+"""Metric values by name, `<split>/<metric>`."""
+
+_DURATION = re.compile(r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$")
+Duration = Annotated[str, Field(min_length=2, max_length=20, pattern="^([0-9]+h)?([0-9]+m)?([0-9]+s)?$")]
+"""Hours, minutes and seconds, such as 12h or 1h30m."""
+
+
+def parse_duration(text: str) -> timedelta:
+    """Reads `12h`, `10m`, `1h30m`, `3m10s`. Raises ValueError for anything else."""
+    match = _DURATION.match(text)
+    if not text or match is None:
+        raise ValueError(f"{text!r} is not a duration; write hours, minutes and seconds, such as 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+
+
+def format_duration(duration: timedelta) -> str:
+    """The shortest text that `parse_duration` reads back, in whole seconds: `3m10s`."""
+    seconds = round(duration.total_seconds())
+    parts = ((seconds // 3600, "h"), (seconds // 60 % 60, "m"), (seconds % 60, "s"))
+    return "".join(f"{value}{unit}" for value, unit in parts if value) or "0s"
+
+
+class _IntOrString:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        text = handler(schema)
+        text.pop("type")
+        return {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            **text,
+        }
+
+
+def _to_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_to_text),
+    Field(max_length=32, pattern="^[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|e[0-9]+)?$"),
+    _IntOrString(),
+]
+"""A Kubernetes quantity: 2, 500m, 4Gi."""
+
+_SUFFIXES = {"": 1.0, "m": 1e-3} | {
+    suffix: float(base ** (power + 1))
+    for base, suffixes in ((1000, "k M G T P E"), (1024, "Ki Mi Gi Ti Pi Ei"))
+    for power, suffix in enumerate(suffixes.split())
+}
+
+
+def parse_quantity(text: str) -> float:
+    """The value of a Kubernetes quantity in base units (cores, bytes). Raises ValueError for anything else."""
+    match = re.match(r"^([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)([a-zA-Z]*)$", text)
+    if match is None or match[2] not in _SUFFIXES:
+        raise ValueError(f"{text!r} is not a quantity; write one such as 2, 500m or 4Gi")
+    return float(match[1]) * _SUFFIXES[match[2]]
+
+
+class _Opaque:
+    """A value whose fields Kubernetes or another program defines; it is kept as it is."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+
+
+class _AnyValue:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"x-kubernetes-preserve-unknown-fields": True}
+
+
+OpaqueObject = Annotated[Mapping[str, JsonValue], _Opaque()]
+AnyValue = Annotated[JsonValue, _AnyValue()]
+
+
+# --- References and pods -------------------------------------------------------------------------------------
+
+
+class Task(StrEnum):
+    """What is predicted about an image."""
+
+    CLASSIFICATION = "Classification"
+    DETECTION = "Detection"
+    SEMANTIC_SEGMENTATION = "SemanticSegmentation"
+    INSTANCE_SEGMENTATION = "InstanceSegmentation"
+
+
+class DeletionPolicy(StrEnum):
+    """What happens to data in the store when its object is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class Ref(Model):
+    """An object of the same namespace, by name."""
+
+    name: ObjectName
+    """Name of the object, in the same namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A reference that a spec makes: the kind and name referred to, and the field that says so."""
+
+    kind: str
+    name: str
+    path: str
+
+
+ResourceName = Annotated[
+    str, Field(max_length=253, pattern="^([-.a-z0-9]+/)?[a-zA-Z0-9]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?$")
+]
+ResourceList = Annotated[Mapping[ResourceName, Quantity], Field(max_length=16)]
+
+
+def _requests_within_limits(resources: Resources) -> bool:
+    return all(
+        parse_quantity(amount) <= parse_quantity(resources.limits[name])
+        for name, amount in resources.requests.items()
+        if name in resources.limits
+    )
+
+
+class Resources(Model):
+    """Compute resources of one pod, as in a Kubernetes container."""
+
+    requests: ResourceList = {}
+    """What is reserved, by resource name; in cores (cpu), bytes (memory) or pieces."""
+    limits: ResourceList = {}
+    """What is never exceeded, by resource name; GPUs are asked for here."""
+
+    rules: ClassVar = (
+        Rule(
+            "self.requests.all(name, !(name in self.limits) || "
+            "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
+            "a request must not exceed the limit of the same resource; lower the request or raise the limit",
+            _requests_within_limits,
+            ".requests",
+        ),
+    )
+
+
+class Toleration(Model):
+    """A taint that the pods tolerate, as in a Kubernetes pod."""
+
+    key: Annotated[str, Field(max_length=316)] = ""
+    """Key of the taint; empty with operator Exists: every taint."""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    """How key and value are compared with the taint."""
+    value: Annotated[str, Field(max_length=63)] = ""
+    """Value of the taint, for operator Equal."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Effect of the taint; absent: all effects."""
+    toleration_seconds: Annotated[Int, Field(ge=0)] | None = None
+    """Seconds that a NoExecute taint is tolerated; absent: forever."""
+
+    rules: ClassVar = (
+        Rule(
+            "self.operator == 'Exists' || size(self.key) > 0",
+            "operator Equal needs a key; to tolerate every taint use operator Exists",
+            lambda it: it.operator == "Exists" or it.key != "",
+            ".key",
+        ),
+    )
+
+
+class OpenModel(Model):
+    """A named object with further fields that Kubernetes defines and checks when the pod is made."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Volume(OpenModel):
+    """A volume of the pods, as in a Kubernetes pod; further fields as Kubernetes defines them."""
+
+    name: Label
+    """Name of the volume."""
+
+
+class VolumeMount(OpenModel):
+    """Where a volume is mounted, as in a Kubernetes container; further fields as Kubernetes defines them."""
+
+    name: Label
+    """Name of the volume."""
+    mount_path: Annotated[str, Field(max_length=1024, pattern="^/[^:]*$")]
+    """Absolute path inside the container."""
+
+
+class EnvVar(OpenModel):
+    """An environment variable, as in a Kubernetes container; valueFrom as Kubernetes defines it."""
+
+    name: Annotated[str, Field(max_length=256, pattern="^[-._a-zA-Z][-._a-zA-Z0-9]*$")]
+    """Name of the variable; names that start with FOVEA_ belong to Fovea."""
+    value: Annotated[str, Field(max_length=32768)] | None = None
+    """Value of the variable."""
+
+    rules: ClassVar = (
+        Rule(
+            "!self.name.startsWith('FOVEA_')",
+            "names that start with FOVEA_ belong to Fovea; choose another name",
+            lambda it: not it.name.startswith("FOVEA_"),
+            ".name",
+        ),
+    )
+
+
+LabelMap = Annotated[
+    Mapping[Annotated[str, Field(max_length=317)], Annotated[str, Field(max_length=63)]], Field(max_length=64)
+]
+
+
+class PodTemplate(Model):
+    """The part of a pod that a user may set. Security settings and the ServiceAccount are Fovea's."""
+
+    node_selector: LabelMap = {}
+    """Labels that a node must have."""
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = ()
+    """Taints that the pods tolerate."""
+    affinity: OpaqueObject | None = None
+    """Node and pod affinity, as in a Kubernetes pod."""
+    volumes: Annotated[tuple[Volume, ...], Field(max_length=32), ListMap(("name",))] = ()
+    """Further volumes."""
+    volume_mounts: Annotated[tuple[VolumeMount, ...], Field(max_length=32), ListMap(("mountPath",))] = ()
+    """Where further volumes are mounted."""
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=128), ListMap(("name",))] = ()
+    """Further environment variables."""
+    image_pull_secrets: Annotated[tuple[Ref, ...], Field(max_length=16), ListMap(("name",))] = ()
+    """Secrets for pulling the image."""
+    labels: LabelMap = {}
+    """Further labels of the pods; those of fovea.dev/ belong to Fovea."""
+    annotations: Annotated[
+        Mapping[Annotated[str, Field(max_length=317)], Annotated[str, Field(max_length=4096)]],
+        Field(max_length=64),
+    ] = {}
+    """Further annotations of the pods."""
+    runtime_class_name: ObjectName | None = None
+    """RuntimeClass of the pods."""
+
+    rules: ClassVar = (
+        Rule(
+            f"self.labels.all(key, !key.startsWith('{GROUP}/'))",
+            f"labels of {GROUP}/ belong to Fovea; remove them",
+            lambda it: not any(key.startswith(f"{GROUP}/") for key in it.labels),
+            ".labels",
+        ),
+    )
+
+
+class RunPolicy(Model):
+    """How runs are started, repeated, limited and kept."""
+
+    suspend: Bool = False
+    """Stops the current run after a checkpoint and starts none; false again: it goes on from there."""
+    retries: Annotated[Int, Field(ge=0, le=100)] = 3
+    """Further attempts after a failure; each goes on from the last checkpoint. Preemption uses none up."""
+    active_deadline: Duration | None = None
+    """A run fails when its attempts together have taken this long. Absent: no limit."""
+    ttl_after_finished: Duration = "1h"
+    """How long the pods of a finished run (its Ray cluster) are kept; results stay."""
+    history_limit: Annotated[Int, Field(ge=1, le=100)] = 10
+    """Number of finished Runs that are kept as objects."""
+    queue_name: ObjectName | None = None
+    """Kueue LocalQueue that admits the runs. Absent: no queue."""
+    workload_priority_class_name: ObjectName | None = None
+    """Kueue WorkloadPriorityClass of the runs."""
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.workloadPriorityClassName) || has(self.queueName)",
+            "workloadPriorityClassName has an effect only in a queue; give queueName too or remove it",
+            lambda it: it.workload_priority_class_name is None or it.queue_name is not None,
+            ".workloadPriorityClassName",
+        ),
+    )
+
+
+# --- Status and objects --------------------------------------------------------------------------------------
+
+
+class Condition(Model):
+    """One observation about the object, in the standard shape of Kubernetes."""
+
+    type: Annotated[str, Field(max_length=316)]
+    """What is observed: Ready, Reconciling, Stalled, …"""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: Annotated[str, Field(max_length=1024, pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    """Why, as one CamelCase word for programs."""
+    message: Annotated[str, Field(max_length=32768)] = ""
+    """Why, in words for people."""
+    last_transition_time: Time
+    """When the status last changed."""
+    observed_generation: Annotated[Int, Field(ge=0)] | None = None
+    """Generation of the spec that was looked at."""
+
+
+Conditions = Annotated[tuple[Condition, ...], Field(max_length=32), ListMap(("type",))]
+
+
+class Status(Model):
+    """What every kind reports."""
+
+    observed_generation: Annotated[Int, Field(ge=0)] | None = None
+    """Generation of the spec that this status speaks of."""
+    conditions: Conditions = ()
+    """The truth about the object; Ready means that the declared state holds."""
+
+
+class OwnerReference(Model):
+    """The object that this one belongs to."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    kind: str
+    """Kind of the owner."""
+    name: str
+    """Name of the owner."""
+    uid: str
+    """Unique id of the owner."""
+    controller: bool = False
+    """Whether the owner controls this object."""
+
+
+def _is_label(name: str) -> str:
+    if len(name) > 63 or not re.match(LABEL_PATTERN, name):
+        raise PydanticCustomError("name", NAME_MESSAGE)
+    return name
+
+
+NAME_MESSAGE = (
+    "metadata.name must be a DNS-1035 label: at most 63 lower-case letters, digits and '-', "
+    "starting with a letter and ending with a letter or digit"
+)
+
+
+class Metadata(Model):
+    """The part of a Kubernetes object's metadata that Fovea reads."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[str, AfterValidator(_is_label)]
+    """Name, unique among the kind in its namespace."""
+    namespace: str = "default"
+    """The namespace: a tenant."""
+    uid: str = ""
+    """Unique id that the API server gives."""
+    generation: int = 0
+    """Counts the changes of the spec."""
+    resource_version: str = ""
+    """Version of the object in the API server."""
+    labels: Mapping[str, str] = {}
+    """Labels."""
+    annotations: Mapping[str, str] = {}
+    """Annotations."""
+    creation_timestamp: Time | None = None
+    """When the object was created."""
+    deletion_timestamp: Time | None = None
+    """When its deletion was asked for; absent: it was not."""
+    owner_references: tuple[OwnerReference, ...] = ()
+    """The objects that this one belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of `kubectl get`."""
+
+    name: str
+    json_path: str
+    type: Literal["string", "integer", "number", "date", "boolean"] = "string"
+    description: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a CRD says of a kind beside its schema."""
+
+    plural: str
+    short_names: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    scale: bool = False
+    """Whether `kubectl scale` works, on spec.scaling.replicas."""
+
+
+class Resource(Model):
+    """A whole object of one of Fovea's kinds."""
+
+    definition: ClassVar[Definition]
+
+    api_version: Literal["fovea.dev/v1alpha1"] = "fovea.dev/v1alpha1"
+    """Version of the API."""
+    metadata: Metadata
+    """Standard metadata of Kubernetes."""

@@ -1,0 +1,72 @@
+"""Success criteria and how they are judged: the one pure function that trainer and operator share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from fovea_api.common import Bool, Model, Number, Rule
+
+MetricName = Annotated[str, Field(min_length=1, max_length=192, pattern="^[a-z]+/[^ /][^/]*(/[^/]+)?$")]
+"""`<split>/<metric>`, such as test/mAP50, latency/p95Milliseconds, size/megabytes; test/AP/<class> for a class."""
+
+
+class Criterion(Model):
+    """A bound on one metric, judged on the exported artefact."""
+
+    metric: MetricName
+    """Name of the metric: test/mAP50, test/accuracy, latency/p95Milliseconds, size/megabytes, test/AP/<class>, …"""
+    min: Number | None = None
+    """Smallest value that is good enough, in the metric's unit."""
+    max: Number | None = None
+    """Largest value that is good enough, in the metric's unit."""
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.min) || has(self.max)",
+            "a criterion needs min, max or both",
+            lambda it: it.min is not None or it.max is not None,
+        ),
+        Rule(
+            "!has(self.min) || !has(self.max) || self.min <= self.max",
+            "min must not exceed max",
+            lambda it: it.min is None or it.max is None or it.min <= it.max,
+            ".min",
+        ),
+    )
+
+
+class CriterionResult(Model):
+    """A criterion and how it was met."""
+
+    metric: MetricName
+    """Name of the metric."""
+    min: Number | None = None
+    """Smallest value wanted."""
+    max: Number | None = None
+    """Largest value wanted."""
+    measured: Number | None = None
+    """Value measured on the exported artefact. Absent: it was not measured, so the criterion is not met."""
+    met: Bool
+    """Whether the criterion is met."""
+
+    def __str__(self) -> str:
+        bounds = [
+            f"≥ {self.min:g}" if self.min is not None else "",
+            f"≤ {self.max:g}" if self.max is not None else "",
+        ]
+        measured = "not measured" if self.measured is None else f"{self.measured:.4g}"
+        return f"{self.metric} {measured} (wanted {' and '.join(filter(None, bounds))})"
+
+
+def judge(criteria: Sequence[Criterion], metrics: Mapping[str, float]) -> tuple[CriterionResult, ...]:
+    """Holds each criterion against the metrics. What was not measured is not met."""
+    return tuple(_judge(criterion, metrics.get(criterion.metric)) for criterion in criteria)
+
+
+def _judge(criterion: Criterion, measured: float | None) -> CriterionResult:
+    low, high = criterion.min, criterion.max
+    met = measured is not None and (low is None or measured >= low) and (high is None or measured <= high)
+    return CriterionResult(metric=criterion.metric, min=low, max=high, measured=measured, met=met)

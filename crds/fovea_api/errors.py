@@ -1,0 +1,81 @@
+"""The one tree of errors. Each says what was wrong, where, and what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+class FoveaError(Exception):
+    """Base of all errors that Fovea raises on purpose.
+
+    Args:
+        message: What was wrong, in plain English.
+        place: Where: a file with its line, or a field path such as `spec.splits.ratios`.
+        remedy: What to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, place: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.place = place
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        where = f"{self.place}: " if self.place else ""
+        what_to_do = f" ({self.remedy})" if self.remedy else ""
+        return f"{where}{self.message}{what_to_do}"
+
+    @property
+    def reason(self) -> str:
+        """CamelCase reason for a condition or a run's result."""
+        return type(self).__name__
+
+
+class InvalidInput(FoveaError):
+    """What the user gave is wrong; trying again changes nothing."""
+
+
+class InvalidManifest(InvalidInput):
+    """A manifest breaks the API's schema or one of its rules."""
+
+    @classmethod
+    def from_validation(cls, error: ValidationError, place: str | None = None) -> InvalidManifest:
+        """All problems of a pydantic error, one a line, each with its field path as the API server writes it."""
+        return cls("\n".join(f"{path}: {message}" for path, message in problems(error)), place)
+
+
+class CorruptData(InvalidInput):
+    """Stored data does not have the content that its digest promises."""
+
+
+class MissingExtra(FoveaError):
+    """A part of Fovea is used whose optional dependencies are not installed."""
+
+    def __init__(self, extra: str, part: str) -> None:
+        super().__init__(
+            f"{part} needs packages that are not installed", None, f"pip install 'fovea[{extra}]'"
+        )
+
+
+class Retryable(FoveaError):
+    """Something outside failed (network, store, preemption); the same work may succeed later."""
+
+    exit_code = 75
+
+
+class Interrupted(Retryable):
+    """The work was asked to stop (SIGTERM) and has saved what it had."""
+
+
+def problems(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """Pairs of (field path, message), paths written as `spec.sources[0].uri`."""
+    for item in error.errors(include_url=False):
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])
+        field = str(item.get("ctx", {}).get("field", ""))
+        yield (path + field).lstrip(".") or "manifest", item["msg"]

@@ -1,0 +1,353 @@
+"""Run: one piece of work, its recipe frozen. Made by the operator, read by users, executed by the trainer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from fovea_api.common import (
+    Column,
+    Definition,
+    Digest,
+    Int,
+    ListMap,
+    Metrics,
+    Model,
+    Number,
+    ObjectName,
+    OpaqueObject,
+    Resource,
+    Resources,
+    Rule,
+    RunName,
+    Status,
+    Time,
+    Word,
+)
+from fovea_api.criteria import Criterion
+from fovea_api.version import DatasetSummary
+
+Location = Annotated[str, Field(max_length=2048)]
+Message = Annotated[str, Field(max_length=8192)]
+Count = Annotated[Int, Field(ge=0)]
+
+
+class RunType(StrEnum):
+    """What kind of work a run is."""
+
+    DATASET_BUILD = "DatasetBuild"
+    TRAINING = "Training"
+
+
+class RunOwner(Model):
+    """The object that the run works for."""
+
+    kind: Literal["Dataset", "TrainingJob", "TuningSweep", "ModelDeployment"]
+    """Kind of the object."""
+    name: ObjectName
+    """Name of the object."""
+
+
+class DatasetInput(Model):
+    """The dataset version that is trained on."""
+
+    name: ObjectName
+    """Name of the Dataset."""
+    version: Digest
+    """Digest of the version."""
+    artifact: Location
+    """Where the version lies."""
+
+
+class VersionInput(Model):
+    """An earlier dataset version."""
+
+    version: Digest
+    """Digest of the version."""
+    artifact: Location
+    """Where the version lies."""
+
+
+class BundleInput(Model):
+    """A model bundle of an earlier run: a starting point or a teacher."""
+
+    digest: Digest
+    """Digest of the bundle."""
+    artifact: Location
+    """Where the bundle lies."""
+
+
+class RunInputs(Model):
+    """What a run reads, fixed at its start. The digests are part of the run's identity, the places are not."""
+
+    dataset: DatasetInput | None = None
+    """The dataset version that is trained on."""
+    parent: VersionInput | None = None
+    """The dataset version whose split assignments are kept."""
+    base_weights: BundleInput | None = None
+    """The bundle that training starts from."""
+    teacher: BundleInput | None = None
+    """The bundle that is distilled from."""
+
+    def digests(self) -> dict[str, JsonValue]:
+        """The part that belongs to the identity: digests by input, without places."""
+        inputs: dict[str, JsonValue] = {}
+        if self.dataset is not None:
+            inputs["dataset"] = self.dataset.version
+        if self.parent is not None:
+            inputs["parent"] = self.parent.version
+        if self.base_weights is not None:
+            inputs["baseWeights"] = self.base_weights.digest
+        if self.teacher is not None:
+            inputs["teacher"] = self.teacher.digest
+        return inputs
+
+
+class Execution(Model):
+    """How the work is carried out. It changes no result, so it is not part of the identity."""
+
+    workers: Annotated[Int, Field(ge=1, le=1024)] = 1
+    """Worker processes: of Ray Train, or of a dataset build."""
+    min_workers: Annotated[Int, Field(ge=1, le=1024)] | None = None
+    """Smallest number of workers that training goes on with. Absent: not elastic."""
+    max_workers: Annotated[Int, Field(ge=1, le=1024)] | None = None
+    """Largest number of workers. Absent: not elastic."""
+    resources: Resources = Resources()
+    """Resources of each worker."""
+    checkpoint_every_epochs: Annotated[Int, Field(ge=1)] = 1
+    """Epochs between two checkpoints."""
+    checkpoints_kept: Annotated[Int, Field(ge=1)] = 2
+    """Newest checkpoints that are kept."""
+
+
+class RunSpec(Model):
+    """The frozen order. Immutable."""
+
+    type: RunType
+    """What kind of work it is."""
+    owner: RunOwner
+    """The object that the run works for."""
+    identity: Digest
+    """Digest of type, owner, recipe (defaults left out), input digests and nonce: says which result is wanted."""
+    nonce: Annotated[str, Field(max_length=256)] = ""
+    """Tells apart runs of one recipe on one input: the fovea.dev/restart annotation or a schedule's time."""
+    recipe: OpaqueObject
+    """What determines the result, defaults spelled out: a Dataset's or a TrainingJob's recipe."""
+    success_criteria: Annotated[tuple[Criterion, ...], Field(max_length=64)] = ()
+    """The criteria as they stood at the start, for the report. Not part of the identity."""
+    inputs: RunInputs = RunInputs()
+    """What the run reads."""
+    execution: Execution = Execution()
+    """How the work is carried out. Not part of the identity."""
+    store: Location
+    """Root of the namespace's store."""
+    image: Annotated[str, Field(max_length=512)] = ""
+    """Container image of the run's pods. Not part of the identity."""
+
+    rules: ClassVar = (Rule("self == oldSelf", "the spec of a Run is immutable; change its owner instead"),)
+
+
+def run_identity(type: RunType, owner: RunOwner, recipe: Model, inputs: RunInputs, nonce: str = "") -> str:
+    """Digest that says which result is wanted: `sha256-<64 hex>` of canonical JSON (sorted keys, no spaces).
+
+    Defaults of the recipe are left out, so a field that a later version adds changes no identity as long as
+    nobody sets it. Places, images, criteria and compute are not part of it.
+    """
+    order = {
+        "type": type.value,
+        "owner": owner.to_dict(),
+        "recipe": recipe.without_defaults(),
+        "inputs": inputs.digests(),
+        "nonce": nonce,
+    }
+    return digest_of(order)
+
+
+def digest_of(value: Mapping[str, JsonValue] | Mapping[str, object]) -> str:
+    """`sha256-<64 hex>` of the value's canonical JSON (sorted keys, no spaces, UTF-8)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return f"sha256-{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def run_name(identity: str) -> str:
+    """Name of the Run of this identity: `r-` and the first 10 hexadecimal digits."""
+    return f"r-{identity.removeprefix('sha256-')[:10]}"
+
+
+class Best(Model):
+    """The best value so far of the metric that is watched."""
+
+    name: Word
+    """Name of the metric."""
+    value: Number
+    """Its best value."""
+    epoch: Count
+    """The epoch that reached it, from 1."""
+
+
+class Progress(Model):
+    """How far a run is; sent at most every 10 seconds by the run itself."""
+
+    stage: Word | None = None
+    """What is being done: Reading, Checking, Training, Evaluating, Exporting, …"""
+    epoch: Annotated[Number, Field(ge=0)] | None = None
+    """Epochs done."""
+    epochs: Count | None = None
+    """Epochs in all."""
+    percent: Annotated[Int, Field(ge=0, le=100)] | None = None
+    """Share of the whole run that is done, in per cent."""
+    eta: Annotated[str, Field(max_length=20)] | None = None
+    """Time until the end as far as can be told, such as 3m10s."""
+    images_per_second: Annotated[Number, Field(ge=0)] | None = None
+    """Images worked on per second."""
+    metrics: Metrics = {}
+    """Latest metrics: train/loss, validation/mAP, …"""
+    best: Best | None = None
+    """Best value so far of the metric that is watched."""
+    message: Annotated[str, Field(max_length=1024)] | None = None
+    """What is going on, in words."""
+
+
+class Usage(Model):
+    """Compute time used."""
+
+    cpu_hours: Annotated[Number, Field(ge=0)] = 0
+    """CPU core hours."""
+    gpu_hours: Annotated[Number, Field(ge=0)] = 0
+    """GPU hours."""
+
+
+class TrainingSummary(Model):
+    """A training in figures."""
+
+    best_epoch: Annotated[Int, Field(ge=1)]
+    """The epoch whose weights were exported, from 1."""
+    epochs: Count
+    """Epochs that were trained, over all attempts."""
+    seconds: Annotated[Number, Field(ge=0)]
+    """Wall-clock seconds from the start of the first attempt."""
+    cpu_hours: Annotated[Number, Field(ge=0)] = 0
+    """CPU core hours used."""
+    gpu_hours: Annotated[Number, Field(ge=0)] = 0
+    """GPU hours used."""
+
+
+class RunError(Model):
+    """Why a run failed."""
+
+    reason: Annotated[str, Field(max_length=256, pattern="^[A-Za-z][A-Za-z0-9]*$")]
+    """Why, as one CamelCase word."""
+    message: Message
+    """Why, in words, with the place and what would be right."""
+
+
+class RunResult(Model):
+    """What a run has made; the same is in the store, in result.json beside it."""
+
+    completed_at: Time
+    """When the run ended."""
+    artifact: Location | None = None
+    """The directory made: a dataset version or a model bundle."""
+    digest: Digest | None = None
+    """Digest of the artifact."""
+    report: Location | None = None
+    """The HTML report."""
+    logs: Location | None = None
+    """The kept log."""
+    metrics: Metrics = {}
+    """Metrics measured on the exported artefact, `<split>/<metric>`."""
+    dataset: DatasetSummary | None = None
+    """The dataset version in figures, for a DatasetBuild."""
+    training: TrainingSummary | None = None
+    """The training in figures, for a Training."""
+    error: RunError | None = None
+    """Why the run failed. Absent: it did not."""
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    PREEMPTED = "Preempted"
+    SUSPENDED = "Suspended"
+
+
+class Attempt(Model):
+    """One child object that works or worked on the run."""
+
+    number: Annotated[Int, Field(ge=1)]
+    """Number of the attempt, from 1."""
+    child: ObjectName
+    """Name of the Job or RayJob."""
+    start_time: Time | None = None
+    """When it was created."""
+    end_time: Time | None = None
+    """When it ended."""
+    outcome: Outcome | None = None
+    """How it ended. Absent: it has not."""
+    reason: Annotated[str, Field(max_length=256)] | None = None
+    """Why it ended so, as one CamelCase word."""
+    message: Message | None = None
+    """Why, in words: the last lines of the log, a quota refusal's own words."""
+
+
+class RunStatus(Status):
+    """What the run has come to. The run's pods write progress and result, the operator all else."""
+
+    phase: Literal["Pending", "Queued", "Running", "Succeeded", "Failed", "Suspended"] | None = None
+    """Summary in a word."""
+    attempts: Annotated[tuple[Attempt, ...], Field(max_length=256), ListMap(("number",))] = ()
+    """The attempts, first to last."""
+    progress: Progress | None = None
+    """How far the run is. Written by the run's pods."""
+    result: RunResult | None = None
+    """What it has made. Written by the run's pods."""
+
+
+class Run(Resource):
+    """One piece of work, its recipe frozen: a dataset build or a training. Made by Fovea; only to be read."""
+
+    definition: ClassVar = Definition(
+        plural="runs",
+        columns=(
+            Column("Type", ".spec.type"),
+            Column("Owner", ".spec.owner.name"),
+            Column("Phase", ".status.phase"),
+            Column("Stage", ".status.progress.stage"),
+            Column("Progress", ".status.progress.percent", "integer", "Per cent of the run"),
+            Column("ETA", ".status.progress.eta"),
+            Column("Best", ".status.progress.best.value", "number", "Best value of the watched metric"),
+            Column("Artifact", ".status.result.artifact", wide=True),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+    )
+
+    kind: Literal["Run"] = "Run"
+    """Kind of the object."""
+    spec: RunSpec
+    """The frozen order."""
+    status: RunStatus | None = None
+    """What it has come to."""
+
+
+__all__ = [
+    "Progress",
+    "Run",
+    "RunInputs",
+    "RunName",
+    "RunOwner",
+    "RunResult",
+    "RunSpec",
+    "RunStatus",
+    "RunType",
+    "Usage",
+    "digest_of",
+    "run_identity",
+    "run_name",
+]
