@@ -1,0 +1,69 @@
+{{- define "fovea.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "fovea.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else if contains (include "fovea.name" .) .Release.Name }}
+{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "fovea.name" .) | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "fovea.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "fovea.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "fovea.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") }}
+app.kubernetes.io/name: {{ include "fovea.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: fovea
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "fovea.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "fovea.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.name: name the existing ServiceAccount, or set serviceAccount.create" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "fovea.image" -}}
+{{- with .Values.image }}
+{{- if .digest }}
+{{- printf "%s@%s" .repository .digest }}
+{{- else }}
+{{- printf "%s:%s" .repository (default $.Chart.AppVersion .tag) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* The name that the operator gives to the ServiceAccount of runs, and to its binding, in each tenant's namespace. */}}
+{{- define "fovea.runName" -}}
+fovea-run
+{{- end }}
+
+{{- /* The operator's settings (fovea_operator/settings.py), as a map of environment variables; extraEnv has the last word. */}}
+{{- define "fovea.settings" -}}
+{{- $settings := dict
+  "FOVEA_TRAINER_IMAGE" (default (printf "fovea/trainer:%s" .Chart.AppVersion) .Values.defaults.images.trainer)
+  "FOVEA_SERVING_IMAGE" (default (printf "fovea/serving:%s" .Chart.AppVersion) .Values.defaults.images.serving)
+  "FOVEA_RAY_VERSION" .Values.defaults.rayVersion
+  "FOVEA_STORE" .Values.defaults.store.uri
+  "FOVEA_STORE_SECRET" .Values.defaults.store.secretName
+  "FOVEA_QUEUE_NAME" .Values.defaults.queueName
+  "FOVEA_LOG_LEVEL" .Values.operator.logLevel
+  "FOVEA_CONCURRENCY" .Values.operator.concurrency
+}}
+{{- toYaml (merge (dict) .Values.operator.extraEnv $settings) }}
+{{- end }}
