@@ -1,0 +1,131 @@
+"""Loading a model bundle: nothing is used before its digest is verified, and no pickle is ever read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import yaml
+from fovea_api.bundle import MANIFEST, BundleManifest
+from fovea_api.errors import CorruptData, InvalidInput, problems
+from fovea_api.run import digest_of
+from pydantic import ValidationError
+
+MODEL = "model.onnx"
+WEIGHTS = "model.safetensors"
+REPORT = "report.html"
+
+COPY_AGAIN = "copy the bundle again from where it was made"
+SCHEMA_VERSION = 1
+
+
+class InvalidBundle(InvalidInput):
+    """The directory is no bundle, or one that this version cannot read."""
+
+
+class CorruptBundle(CorruptData):
+    """A file of the bundle does not have the content that its digest promises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle in a local directory."""
+
+    path: Path
+    manifest: BundleManifest
+    digest: str
+
+    @property
+    def model(self) -> Path:
+        """The ONNX model."""
+        return self.path / MODEL
+
+
+def bundle_digest(manifest: BundleManifest) -> str:
+    """`sha256-<64 hex>` over the manifest without `createdAt`; it covers all files by their digests."""
+    content = {key: value for key, value in manifest.to_dict().items() if key != "createdAt"}
+    return digest_of(content)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_bundle(path: Path | str) -> Bundle:
+    """Reads a bundle's manifest and verifies every file that it names.
+
+    Args:
+        path: Local directory of the bundle. A directory called `sha256-…` must have that digest.
+
+    Raises:
+        InvalidBundle: no manifest, an unknown schema version, a manifest that breaks the schema or names a
+            file outside of the bundle.
+        CorruptBundle: a file is missing or differs from its digest, or the manifest from the directory's
+            name.
+    """
+    directory = Path(path)
+    manifest = _read_manifest(directory / MANIFEST)
+    for entry in manifest.files:
+        file = _inside(directory, entry.path)
+        if not file.is_file():
+            raise CorruptBundle("the file is missing", str(file), COPY_AGAIN)
+        if file.stat().st_size != entry.bytes:
+            raise CorruptBundle(
+                f"{file.stat().st_size} bytes instead of {entry.bytes}", str(file), COPY_AGAIN
+            )
+        if file_digest(file) != entry.sha256:
+            raise CorruptBundle(f"the content's SHA-256 is not {entry.sha256}", str(file), COPY_AGAIN)
+    if MODEL not in {entry.path for entry in manifest.files}:
+        raise InvalidBundle(f"names no {MODEL}", str(directory / MANIFEST), "export the model as ONNX")
+    digest = bundle_digest(manifest)
+    name = directory.resolve().name
+    if name.startswith("sha256-") and name != digest:
+        raise CorruptBundle(
+            f"the manifest's digest is {digest}, not the directory's name", str(directory), COPY_AGAIN
+        )
+    return Bundle(directory, manifest, digest)
+
+
+def _read_manifest(file: Path) -> BundleManifest:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidBundle(
+            "no such file", str(file), "give the directory of a finished model bundle"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CorruptBundle(f"not YAML: {error}", str(file), COPY_AGAIN) from error
+    if not isinstance(content, dict):
+        raise InvalidBundle("not a mapping", str(file), COPY_AGAIN)
+    version = content.get("schemaVersion")
+    if version != SCHEMA_VERSION:
+        raise InvalidBundle(
+            f"schemaVersion {version!r} is not known, only {SCHEMA_VERSION}",
+            str(file),
+            "use a matching Fovea version",
+        )
+    try:
+        # YAML has lists and timestamps where the JSON form has what pydantic's strict types want.
+        return BundleManifest.model_validate(content)
+    except ValidationError as error:
+        raise InvalidBundle(
+            "; ".join(f"{path}: {text}" for path, text in problems(error)), str(file)
+        ) from error
+
+
+def _inside(directory: Path, name: str) -> Path:
+    """The file of this name, which must lie in the bundle itself, also after symbolic links are followed."""
+    relative = PurePosixPath(name)
+    file = directory / relative
+    if (
+        relative.is_absolute()
+        or ".." in relative.parts
+        or not file.resolve().is_relative_to(directory.resolve())
+    ):
+        raise InvalidBundle(
+            f"names a file outside of the bundle: {name!r}", str(directory / MANIFEST), COPY_AGAIN
+        )
+    return file

@@ -1,0 +1,29 @@
+"""Pre- and post-processing in plain numpy and OpenCV: the same code in training, evaluation and serving."""
+
+from fovea_serving.pipeline.decode import decode, decode_mask
+from fovea_serving.pipeline.geometry import Geometry
+from fovea_serving.pipeline.postprocess import (
+    Classification,
+    Detection,
+    Postprocess,
+    Prediction,
+    SemanticSegmentation,
+    nms,
+    softmax,
+)
+from fovea_serving.pipeline.preprocess import IGNORE, Preprocess
+
+__all__ = [
+    "IGNORE",
+    "Classification",
+    "Detection",
+    "Geometry",
+    "Postprocess",
+    "Prediction",
+    "Preprocess",
+    "SemanticSegmentation",
+    "decode",
+    "decode_mask",
+    "nms",
+    "softmax",
+]
