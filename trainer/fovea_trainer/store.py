@@ -1,0 +1,406 @@
+"""All access to stored files: local paths, `file://`, `pvc://claim/path`, `s3://bucket/path`, `gs://…`.
+
+A `Place` is a URI with what is needed to open it. It is small and can be sent to other processes; each
+process opens its own connection. Writes are atomic: on object stores by nature, on file systems by a rename.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from fovea_api.errors import InvalidInput, Retryable
+from pyarrow import fs
+
+PVC_ROOT = "FOVEA_PVC_ROOT"
+"""Environment variable: the folder in which a pod finds its claims, each under its name."""
+CONNECT_TIMEOUT_SECONDS = 10.0
+"""Of an object store; a wrong endpoint should be told soon."""
+REQUEST_TIMEOUT_SECONDS = 120.0
+"""Of one request; parts of large objects on slow links take a while."""
+COPY_CHUNK_BYTES = 8 << 20
+"""Bytes held in memory while a file is copied."""
+SCHEMES = ("file", "pvc", "s3", "gs")
+
+_T = TypeVar("_T")
+
+
+class NotFound(InvalidInput):
+    """Nothing is stored there."""
+
+
+class AccessDenied(InvalidInput):
+    """The store refuses the credentials."""
+
+
+class StoreUnavailable(Retryable):
+    """The store does not answer, or failed while it worked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file below a place: its path relative to that place (POSIX) and its size in bytes."""
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or folder in a store.
+
+    Args:
+        uri: Without a trailing slash. A URI without a scheme is a local path.
+        credentials: Folder that holds AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, … as files (a mounted
+            Secret). None: the environment's.
+    """
+
+    uri: str
+    credentials: str | None = None
+
+    def __truediv__(self, path: str) -> Place:
+        """The place `path` below this one. Raises InvalidInput where `path` leaves it."""
+        if not path:
+            return self
+        if path.startswith("/") or "\\" in path or any(part == ".." for part in path.split("/")):
+            raise InvalidInput(
+                f"the path {path!r} leaves its folder",
+                self.uri,
+                "write paths relative to the folder, without '..'",
+            )
+        return replace(self, uri=f"{self.uri.rstrip('/')}/{path}")
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.uri.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on a file system (a pod's claims are)."""
+        return urlsplit(self.uri).scheme in ("", "file", "pvc")
+
+    def local_path(self) -> Path:
+        """The path on the file system. Raises InvalidInput for an object store."""
+        if not self.is_local:
+            raise InvalidInput("this is not on a file system", self.uri)
+        return Path(_locate(self.uri))
+
+    # --- Reading ---
+
+    def read_bytes(self, limit: int | None = None) -> bytes:
+        """The whole content. Raises InvalidInput where it is longer than `limit` bytes."""
+
+        def read() -> bytes:
+            with self._filesystem().open_input_stream(self._path(), compression=None) as stream:
+                data: bytes = stream.read(limit + 1 if limit is not None else None)
+            return data
+
+        data = self._call(read)
+        if limit is not None and len(data) > limit:
+            raise InvalidInput(f"the file is larger than {limit:,} bytes", self.uri)
+        return data
+
+    def read_text(self, limit: int | None = None) -> str:
+        """The content as UTF-8 text."""
+        try:
+            return self.read_bytes(limit).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InvalidInput("the file is not UTF-8 text", self.uri, "save it as UTF-8") from error
+
+    def open(self) -> pa.NativeFile:
+        """The content as a file that can be read at any position; to be closed by the caller."""
+        return self._call(lambda: self._filesystem().open_input_file(self._path()))
+
+    def exists(self) -> bool:
+        """Whether a file or folder is there."""
+        return bool(self._call(self._info).type != fs.FileType.NotFound)
+
+    def is_file(self) -> bool:
+        """Whether a file is there."""
+        return bool(self._call(self._info).type == fs.FileType.File)
+
+    def size(self) -> int:
+        """Size of the file in bytes. Raises NotFound."""
+        info = self._call(self._info)
+        if info.type != fs.FileType.File:
+            raise NotFound("there is no such file", self.uri, "check the path")
+        return int(info.size)
+
+    def files(self, *, recursive: bool = True) -> list[Entry]:
+        """All files below this folder, sorted by path. Raises NotFound where the folder does not exist."""
+        root = self._path().rstrip("/")
+
+        def find() -> list[Entry]:
+            selector = fs.FileSelector(root, recursive=recursive)
+            infos = self._filesystem().get_file_info(selector)
+            files = (info for info in infos if info.type == fs.FileType.File)
+            return sorted(
+                (Entry(info.path[len(root) :].lstrip("/"), info.size) for info in files),
+                key=lambda entry: entry.path,
+            )
+
+        return self._call(find)
+
+    def folders(self) -> list[str]:
+        """Names of the folders directly below; empty where there is nothing."""
+
+        def find() -> list[str]:
+            selector = fs.FileSelector(self._path().rstrip("/"), recursive=False, allow_not_found=True)
+            infos = self._filesystem().get_file_info(selector)
+            return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+
+        return self._call(find)
+
+    # --- Writing ---
+
+    def write_bytes(self, data: bytes) -> None:
+        """Writes the file whole or not at all, replacing an earlier one; makes the folders above it."""
+        if self.is_local:
+            with _replacing(self.local_path()) as temporary:
+                self._call(lambda: _write_local(temporary, data))
+            return
+
+        def write() -> None:
+            with self._filesystem().open_output_stream(self._path(), compression=None) as stream:
+                stream.write(data)
+
+        self._call(write)
+
+    def write_text(self, text: str) -> None:
+        """Writes UTF-8 text, whole or not at all."""
+        self.write_bytes(text.encode())
+
+    def upload(self, file: Path) -> None:
+        """Copies a local file here, whole or not at all, in bounded memory."""
+
+        def copy() -> None:
+            with (
+                file.open("rb") as source,
+                self._filesystem().open_output_stream(self._path(), compression=None) as target,
+            ):
+                while chunk := source.read(COPY_CHUNK_BYTES):
+                    target.write(chunk)
+
+        if self.is_local:
+            with _replacing(self.local_path()) as temporary:
+                self._call(lambda: _copy_local(file, temporary))
+        else:
+            self._call(copy)
+
+    def download(self, file: Path) -> None:
+        """Copies this file to a local path, whole or not at all, in bounded memory."""
+
+        def copy(temporary: Path) -> None:
+            with (
+                self._filesystem().open_input_stream(self._path(), compression=None) as source,
+                temporary.open("wb") as target,
+            ):
+                while chunk := source.read(COPY_CHUNK_BYTES):
+                    target.write(chunk)
+
+        with _replacing(file) as temporary:
+            self._call(lambda: copy(temporary))
+
+    def upload_tree(self, folder: Path, *, last: str | None = None) -> None:
+        """Copies all files below a local folder here; the file `last` (the commit) after all others."""
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        for path in sorted(files, key=lambda path: path == last):
+            (self / path).upload(folder / path)
+
+    def download_tree(self, folder: Path) -> None:
+        """Copies all files below this place into a local folder."""
+        for entry in self.files():
+            (self / entry.path).download(folder / entry.path)
+
+    def delete(self) -> None:
+        """Deletes the file or the folder with all below it; nothing where nothing is there."""
+
+        def remove() -> None:
+            kind = self._info().type
+            if kind == fs.FileType.File:
+                self._filesystem().delete_file(self._path())
+            elif kind == fs.FileType.Directory:
+                self._filesystem().delete_dir(self._path())
+
+        self._call(remove)
+
+    # --- Plumbing ---
+
+    def _filesystem(self) -> fs.FileSystem:
+        return _filesystem(urlsplit(self.uri).scheme, self.credentials)
+
+    def _path(self) -> str:
+        return _locate(self.uri)
+
+    def _info(self) -> fs.FileInfo:
+        return self._filesystem().get_file_info(self._path())
+
+    def _call(self, work: Callable[[], _T]) -> _T:
+        """Does the work and turns what file systems raise into errors that say what to do."""
+        try:
+            return work()
+        except FileNotFoundError as error:
+            raise NotFound("there is nothing", self.uri, "check the path") from error
+        except PermissionError as error:
+            raise AccessDenied("access is denied", self.uri, "check permissions and credentials") from error
+        except (NotADirectoryError, IsADirectoryError) as error:
+            raise InvalidInput("a file was expected where a folder is, or the reverse", self.uri) from error
+        except OSError as error:
+            raise _explain(error, self.uri) from error
+        except pa.ArrowException as error:
+            raise StoreUnavailable(str(error), self.uri) from error
+
+
+def place(uri: str, credentials: str | None = None) -> Place:
+    """The place of a URI or a local path. Raises InvalidInput for a scheme that is not a store's."""
+    scheme = urlsplit(uri).scheme
+    if scheme and scheme not in SCHEMES:
+        raise InvalidInput(
+            f"{scheme}:// is not a store",
+            uri,
+            "use a local path, pvc://claim/path, s3://bucket/path or gs://bucket/path",
+        )
+    if scheme in ("", "file"):
+        path = Path(urlsplit(uri).path if scheme else uri).expanduser()
+        return Place(str(path.absolute()), credentials)
+    result = Place(uri.rstrip("/"), credentials)
+    _locate(result.uri)
+    return result
+
+
+def _locate(uri: str) -> str:
+    """What the file system calls the path of a URI."""
+    if "://" not in uri:
+        return uri
+    scheme, rest = uri.split("://", 1)
+    root, _, path = rest.partition("/")
+    if any(part == ".." for part in path.split("/")):
+        raise InvalidInput("the path contains '..'", uri, "write it without")
+    if scheme == "file":
+        return f"/{path}"
+    if not root:
+        raise InvalidInput(
+            f"the {'claim' if scheme == 'pvc' else 'bucket'} is missing", uri, f"{scheme}://name/path"
+        )
+    if scheme == "pvc":
+        claims = os.environ.get(PVC_ROOT)
+        if not claims:
+            raise InvalidInput(
+                "a claim can be read in a pod only",
+                uri,
+                f"give a local path, or set {PVC_ROOT} to a folder of claims",
+            )
+        return f"{claims.rstrip('/')}/{root}/{path}".rstrip("/")
+    return f"{root}/{path}".rstrip("/")
+
+
+@cache
+def _filesystem(scheme: str, credentials: str | None) -> fs.FileSystem:
+    if scheme == "s3":
+        return _s3(_settings(credentials))
+    if scheme == "gs":
+        # Application default credentials; a mounted key file is named by GOOGLE_APPLICATION_CREDENTIALS.
+        return fs.GcsFileSystem()
+    return fs.LocalFileSystem()
+
+
+def _settings(credentials: str | None) -> dict[str, str]:
+    """The AWS_* settings: the environment's, or those of a mounted Secret's files alone."""
+    if credentials is None:
+        return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    folder = Path(credentials)
+    if not folder.is_dir():
+        raise InvalidInput(
+            "the folder with the credentials does not exist", credentials, "check the secretRef of the source"
+        )
+    # A key that the Secret lacks (region, endpoint) is not taken from the environment: that is another store's.
+    return {file.name: file.read_text().strip() for file in folder.iterdir() if file.is_file()}
+
+
+def _s3(settings: dict[str, str]) -> fs.S3FileSystem:
+    endpoint = urlsplit(settings.get("AWS_ENDPOINT_URL_S3") or settings.get("AWS_ENDPOINT_URL") or "")
+    # Path-style addressing (bucket in the path) is what arrow does whenever an endpoint is given.
+    return fs.S3FileSystem(
+        access_key=settings.get("AWS_ACCESS_KEY_ID"),
+        secret_key=settings.get("AWS_SECRET_ACCESS_KEY"),
+        session_token=settings.get("AWS_SESSION_TOKEN"),
+        region=settings.get("AWS_REGION") or settings.get("AWS_DEFAULT_REGION") or "us-east-1",
+        scheme=endpoint.scheme or "https",
+        endpoint_override=endpoint.netloc or None,
+        force_virtual_addressing=False,
+        tls_ca_file_path=_certificates(settings.get("AWS_CA_BUNDLE")),
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        request_timeout=REQUEST_TIMEOUT_SECONDS,
+    )
+
+
+def _certificates(bundle: str | None) -> str | None:
+    """Path of a file of certificates; a Secret may hold the certificates themselves."""
+    if not bundle or not bundle.lstrip().startswith("-----BEGIN"):
+        return bundle or None
+    handle, path = tempfile.mkstemp(prefix="fovea-ca-", suffix=".pem")
+    with os.fdopen(handle, "w") as file:
+        file.write(bundle)
+    return path
+
+
+def _explain(error: OSError, uri: str) -> InvalidInput | Retryable:
+    text = str(error)
+    if any(
+        word in text
+        for word in ("ACCESS_DENIED", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403")
+    ):
+        return AccessDenied("the store refuses the credentials", uri, "check the keys of the Secret")
+    if "NO_SUCH_BUCKET" in text or "NoSuchBucket" in text:
+        return NotFound("the bucket does not exist", uri, "create it or check its name")
+    if error.errno == 28:
+        return StoreUnavailable("no space is left", uri, "make room or enlarge the volume")
+    return StoreUnavailable(
+        text.splitlines()[0] if text else repr(error), uri, "check the store and its endpoint"
+    )
+
+
+class _replacing:
+    """A temporary file beside `target` that takes its place when the block ends well, and goes otherwise."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
+
+    def __enter__(self) -> Path:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _explain(error, str(self.target)) from error
+        return self.temporary
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            with self.temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(self.temporary, self.target)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+
+
+def _copy_local(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, COPY_CHUNK_BYTES)
