@@ -326,7 +326,7 @@ def _settings(credentials: str | None) -> dict[str, str]:
         raise InvalidInput(
             "the folder with the credentials does not exist", credentials, "check the secretRef of the source"
         )
-    # A key that the Secret lacks (region, endpoint) is not taken from the environment: that is another store's.
+    # A key that the Secret lacks is not taken from the environment: that one is of another store.
     return {file.name: file.read_text().strip() for file in folder.iterdir() if file.is_file()}
 
 

@@ -1,0 +1,1 @@
+"""From labelled images anywhere to immutable dataset versions, and back to samples for training."""

@@ -1,0 +1,151 @@
+"""What flows from a source to a version: an image found, its labels, and problems with either."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+IGNORE = 255
+"""Class index of mask pixels that belong to no class; they count neither in training nor in evaluation."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""File names that are taken for images, in lower case."""
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""What the world calls the three splits."""
+
+
+class ProblemKind(StrEnum):
+    """What can be wrong with an image or a label."""
+
+    CORRUPT_IMAGE = "CorruptImage"
+    MISSING_IMAGE = "MissingImage"
+    INVALID_LABEL = "InvalidLabel"
+    UNKNOWN_CLASS = "UnknownClass"
+    DEGENERATE_BOX = "DegenerateBox"
+    OUTSIDE_BOX = "OutsideBox"
+    CLIPPED_BOX = "ClippedBox"
+    DUPLICATE_BOX = "DuplicateBox"
+    SIZE_MISMATCH = "SizeMismatch"
+    UNLABELLED = "Unlabelled"
+    EXACT_DUPLICATE = "ExactDuplicate"
+    CONFLICTING_LABELS = "ConflictingLabels"
+    SPLIT_LEAKAGE = "SplitLeakage"
+    EXCLUDED = "Excluded"
+
+
+BROKEN_IMAGE = (ProblemKind.CORRUPT_IMAGE, ProblemKind.MISSING_IMAGE)
+"""Counted as corrupt: the image is left out."""
+BROKEN_LABEL = (
+    ProblemKind.INVALID_LABEL,
+    ProblemKind.UNKNOWN_CLASS,
+    ProblemKind.DEGENERATE_BOX,
+    ProblemKind.OUTSIDE_BOX,
+    ProblemKind.UNLABELLED,
+)
+"""Counted as invalid labels: the label is left out. The other kinds are mended or only told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not right: what, where (`file:line`), and in words."""
+
+    kind: ProblemKind
+    place: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileImage:
+    """An image in a file of its own; `path` is relative to the source."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class RawImage:
+    """A grey or RGB image inside of a file of raw pixels (IDX)."""
+
+    path: str
+    offset: int
+    height: int
+    width: int
+    channels: int
+
+
+ImageRef = FileImage | RawImage
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An object: x1, y1, x2, y2 in pixels of the displayed image, absolute, not yet checked."""
+
+    name: str
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    difficult: bool = False
+    place: str = ""
+
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        return (self.x1, self.y1, self.x2, self.y2)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Pixels of one class: polygons [[x1, y1, x2, y2, …], …], or run lengths down the columns (COCO)."""
+
+    name: str
+    polygons: tuple[tuple[float, ...], ...] = ()
+    runs: tuple[int, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """A picture whose pixel values are classes. `lookup[value]` is the class index, IGNORE for none.
+
+    `known[value]` says whether the value may occur at all.
+    """
+
+    path: str
+    lookup: bytes
+    known: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """All that an annotation says about one image."""
+
+    name: str | None = None
+    """Class of the whole image."""
+    boxes: tuple[Box, ...] = ()
+    regions: tuple[Region, ...] = ()
+    mask: MaskFile | None = None
+    size: tuple[int, int] | None = None
+    """Width and height that the annotation claims."""
+    place: str = ""
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image of a source. Labels that lie in a file of their own are read later, by a worker."""
+
+    name: str
+    """Path relative to the source (POSIX): the image's name in every later version."""
+    image: ImageRef
+    split: str | None = None
+    """The split that the source puts it in: train, validation, test."""
+    labels: Labels | None = None
+    labels_path: str | None = None

@@ -1,0 +1,257 @@
+"""The quality report of a dataset version: one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from fovea_api.common import Task
+from fovea_api.version import DatasetVersion
+from fovea_serving.pipeline import decode, decode_mask
+from markupsafe import Markup
+
+from fovea_trainer.data.records import Problem, ProblemKind
+from fovea_trainer.data.statistics import SHARE_BINS, Statistics
+from fovea_trainer.report import base
+from fovea_trainer.report.base import Fact, Section
+
+SHOWN_SAMPLES = 12
+SHOWN_PAIRS = 8
+SHOWN_PROBLEMS = 40
+"""Problems of a kind that are listed; all are counted."""
+PICTURE_SIDE = 480
+"""Pixels of a picture's longer side."""
+SHOWN_CLASSES = 40
+"""Classes in a chart; the table has all."""
+
+MEANING: Mapping[ProblemKind, tuple[str, str]] = {
+    ProblemKind.CORRUPT_IMAGE: ("Corrupt image", "left out"),
+    ProblemKind.MISSING_IMAGE: ("Missing image", "left out"),
+    ProblemKind.INVALID_LABEL: ("Invalid label", "left out"),
+    ProblemKind.UNKNOWN_CLASS: ("Unknown class", "left out"),
+    ProblemKind.DEGENERATE_BOX: ("Degenerate box", "left out"),
+    ProblemKind.OUTSIDE_BOX: ("Box outside of its image", "left out"),
+    ProblemKind.CLIPPED_BOX: ("Box across the image's border", "clipped"),
+    ProblemKind.DUPLICATE_BOX: ("Box given twice", "kept once"),
+    ProblemKind.SIZE_MISMATCH: ("Image of another size than annotated", "kept as displayed"),
+    ProblemKind.UNLABELLED: ("Image without label", "left out"),
+    ProblemKind.EXACT_DUPLICATE: ("Same image twice", "kept once"),
+    ProblemKind.CONFLICTING_LABELS: ("Same image, other labels", "first labels kept"),
+    ProblemKind.SPLIT_LEAKAGE: ("Train image that looks like a test image", "left train"),
+    ProblemKind.EXCLUDED: ("Excluded on demand", "left out"),
+}
+"""What a problem is called, and what was done about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image with what is to be drawn on it."""
+
+    name: str
+    split: str
+    image: bytes
+    label: str | None = None
+    boxes: Sequence[Sequence[float]] = ()
+    labels: Sequence[int] = ()
+    mask: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the report shows beside the manifest and the statistics."""
+
+    counts: Mapping[ProblemKind, int] = field(default_factory=dict)
+    problems: Mapping[ProblemKind, Sequence[Problem]] = field(default_factory=dict)
+    samples: Sequence[Picture] = ()
+    pairs: Sequence[tuple[Picture, Picture]] = ()
+    across: int = 0
+    """Pairs of look-alikes in different splits."""
+    deviation: float = 0.0
+
+
+def render_quality_report(
+    name: str, version: DatasetVersion, statistics: Statistics, findings: Findings
+) -> str:
+    """The report as HTML."""
+    quality = version.quality
+    broken = quality.corrupt + quality.invalid_labels
+    facts = [
+        Fact(f"{version.images:,}", "images"),
+        Fact(f"{version.annotations:,}", "annotations"),
+        Fact(f"{len(version.classes):,}", "classes"),
+        Fact(f"{broken:,}", "left out as corrupt or invalid", "warn" if broken else "good"),
+        Fact(f"{findings.across:,}", "look-alikes across splits", "bad" if findings.across else "good"),
+    ]
+    sections = [
+        *_problem_statement(version),
+        Section("Splits", _splits(version, statistics), _split_lead(findings)),
+        Section("Classes", _classes(version, statistics)),
+        Section("Sizes", _sizes(version, statistics)),
+        Section("Findings", _findings(findings), "What was not right, where, and what was done about it."),
+        Section("Sample images", _samples(version, findings), "Chosen to show every class."),
+        Section(
+            "Look-alikes",
+            _pairs(findings),
+            "Images whose content is nearly the same; found by perceptual hash.",
+        ),
+        Section("Origin", _origin(version)),
+    ]
+    return base.render(
+        name,
+        sections,
+        kind="Dataset quality report",
+        subtitle=version.problem.statement,
+        facts=facts,
+    )
+
+
+def _problem_statement(version: DatasetVersion) -> list[Section]:
+    words = (
+        ("Task", str(version.task)),
+        ("Why", version.problem.rationale),
+        ("What counts as success", version.problem.outcome),
+    )
+    rows = [(name, text) for name, text in words if text]
+    return [Section("Problem", base.table(["", ""], rows))]
+
+
+def _split_lead(findings: Findings) -> str:
+    return (
+        f"No class's share of a split differs from the split's share of all by more than {findings.deviation:.1%}. "
+        "An image keeps its split in later versions."
+    )
+
+
+def _splits(version: DatasetVersion, statistics: Statistics) -> Markup:
+    head = ["Split", "Images", "Share", *version.classes[:8]]
+    rows = [
+        (
+            *(split, count, f"{count / max(version.images, 1):.1%}"),
+            *(statistics.class_images[split][index] for index in range(len(version.classes[:8]))),
+        )
+        for split, count in version.splits.items()
+    ]
+    return base.table(head, rows, "Images, and how many of them show a class")
+
+
+def _classes(version: DatasetVersion, statistics: Statistics) -> Markup:
+    summaries = statistics.class_summaries()
+    shown = sorted(range(len(summaries)), key=lambda index: -summaries[index].annotations)[:SHOWN_CLASSES]
+    figure, axes = base.new_figure(6.2, 0.9 + 0.26 * len(shown))
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color="#e6eaee", linewidth=0.7)
+    values = [summaries[index].annotations for index in shown]
+    bars = axes.barh(range(len(shown)), values, color=[base.color(index) for index in shown], height=0.66)
+    axes.bar_label(bars, [f"{value:,}" for value in values], padding=4, fontsize=8, color=base.MUTED)
+    axes.set_yticks(range(len(shown)), [_plain(summaries[index].name) for index in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel("annotations")
+    axes.margins(x=0.12)
+    pixels = statistics.class_pixels.total()
+    rows = [
+        (index, item.name, item.images, item.annotations)
+        + ((f"{statistics.class_pixels[index] / pixels:.1%}",) if pixels else ())
+        for index, item in enumerate(summaries)
+    ]
+    head = ["Index", "Class", "Images", "Annotations", *(["Pixels"] if pixels else [])]
+    counts = [item.annotations for item in summaries if item.annotations]
+    ratio = max(counts) / min(counts) if counts else 1.0
+    note = base.paragraph(f"The most frequent class has {ratio:.1f} times as many annotations as the rarest.")
+    return base.join(base.columns(base.embed_figure(figure), base.table(head, rows)), note)
+
+
+def _sizes(version: DatasetVersion, statistics: Statistics) -> Markup:
+    common = statistics.sizes.most_common(8)
+    rows = [(f"{width} × {height}", count) for (width, height), count in common]
+    images = base.table(["Pixels, up to", "Images"], rows, "Image sizes, most frequent first")
+    if version.task != Task.DETECTION:
+        return images
+    figure, axes = base.new_figure(6.2, 2.9)
+    edges = (np.arange(SHARE_BINS) + 0.5) / SHARE_BINS
+    bottom = np.zeros(SHARE_BINS)
+    for index, name in enumerate(version.classes[:SHOWN_CLASSES]):
+        values = np.array([statistics.object_shares[index][bin] for bin in range(SHARE_BINS)], float)
+        axes.bar(edges, values, 0.9 / SHARE_BINS, bottom=bottom, color=base.color(index), label=_plain(name))
+        bottom += values
+    axes.set_xlabel("side of a box relative to the image's (square root of the area)")
+    axes.set_ylabel("boxes")
+    if len(version.classes) <= 12:
+        axes.legend(frameon=False, fontsize=8)
+    words = {"small": "small (under 32² pixels)", "medium": "medium", "large": "large (96² pixels and more)"}
+    objects = base.table(
+        ["Object size", "Boxes"], [(text, statistics.object_sizes[name]) for name, text in words.items()]
+    )
+    per_image = statistics.objects_per_image
+    empty = base.paragraph(f"{per_image[0]:,} images show no object.")
+    return base.columns(base.join(base.embed_figure(figure)), base.join(objects, empty, images))
+
+
+def _findings(findings: Findings) -> Markup:
+    if not findings.counts:
+        return base.paragraph("Nothing.")
+    summary = base.table(
+        ["What", "How often", "Done"],
+        [(MEANING[kind][0], count, MEANING[kind][1]) for kind, count in findings.counts.items()],
+    )
+    parts = [summary]
+    for kind, problems in findings.problems.items():
+        shown = problems[:SHOWN_PROBLEMS]
+        more = findings.counts[kind] - len(shown)
+        rows = [(Markup("<code>{}</code>").format(problem.place), problem.message) for problem in shown]
+        caption = f"{MEANING[kind][0]}{f', first {len(shown)}' if more > 0 else ''}"
+        parts.append(base.table(["Where", "What"], rows, caption))
+    return base.join(*parts)
+
+
+def _samples(version: DatasetVersion, findings: Findings) -> Markup:
+    pictures = base.gallery([_picture(picture, version.classes) for picture in findings.samples])
+    return base.join(base.legend(version.classes[:SHOWN_CLASSES]), pictures)
+
+
+def _picture(picture: Picture, classes: Sequence[str]) -> Markup:
+    image, scale = base.fit(decode(picture.image), PICTURE_SIDE)
+    if len(picture.boxes):
+        # The legend names the colours; names on hundreds of boxes would hide the picture.
+        boxes = np.asarray(picture.boxes, float) * scale
+        image = base.draw_boxes(
+            image, boxes, picture.labels, classes if len(boxes) <= 6 else [""] * len(classes)
+        )
+    if picture.mask is not None:
+        mask = decode_mask(picture.mask)
+        rows = (np.arange(image.shape[0]) * mask.shape[0] // image.shape[0])[:, None]
+        image = base.draw_mask(image, mask[rows, np.arange(image.shape[1]) * mask.shape[1] // image.shape[1]])
+    what = f"{picture.label} · " if picture.label is not None else ""
+    return base.picture(image, f"{what}{picture.name} · {picture.split}")
+
+
+def _pairs(findings: Findings) -> Markup:
+    if not findings.pairs:
+        return base.paragraph("None.")
+    head = base.paragraph(
+        f"{findings.across:,} pairs are in different splits." if findings.across else "None is across splits."
+    )
+    pairs = [
+        base.gallery([_picture(replace_labels(first), ()), _picture(replace_labels(second), ())])
+        for first, second in findings.pairs
+    ]
+    return base.join(head, base.columns(*pairs))
+
+
+def replace_labels(picture: Picture) -> Picture:
+    """The picture without its labels."""
+    return Picture(picture.name, picture.split, picture.image)
+
+
+def _origin(version: DatasetVersion) -> Markup:
+    rows = [(item.name, item.format, item.uri, item.images) for item in version.provenance]
+    sources = base.table(["Source", "Format", "Read from", "Images"], rows)
+    facts = [("Version", Markup("<code>{}</code>").format(version.digest))]
+    if version.parent:
+        facts.append(("Splits kept from", Markup("<code>{}</code>").format(version.parent)))
+    return base.join(sources, base.table(["", ""], facts))
+
+
+def _plain(name: str) -> str:
+    """A class name that matplotlib takes as it is; `$` would start a formula."""
+    return name.replace("$", r"\$")

@@ -1,0 +1,300 @@
+"""Where images come from: folders in any store, archives, files over https. Gives the files of each source.
+
+Archives and downloads are unpacked below the work folder; folders in a store are read where they lie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import os
+import shutil
+import stat
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+from fovea_api.dataset import Format, Source
+from fovea_api.errors import InvalidInput, Retryable
+
+from fovea_trainer.data.formats import Tree
+from fovea_trainer.store import Place, place
+
+SECRETS_ROOT = "FOVEA_SECRETS_ROOT"
+"""Environment variable: the folder in which a pod finds the Secrets of its sources, each under its name."""
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst")
+COPY_CHUNK_BYTES = 1 << 20
+DOWNLOAD_TIMEOUT_SECONDS = 60.0
+"""Of one read; a server that is silent for longer is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an archive may unpack to. Beyond it is taken for a bomb."""
+
+    files: int = 5_000_000
+    bytes: int = 2 << 40
+    ratio: int = 100
+    """Unpacked bytes for each packed one, once `ratio_from` bytes are reached. Images hardly shrink."""
+    ratio_from: int = 256 << 20
+
+
+LIMITS = Limits()
+
+
+def open_source(source: Source, work: Path, limits: Limits = LIMITS) -> Tree:
+    """The files of a source. `work` is an empty or half-filled folder for what must be unpacked.
+
+    Raises:
+        InvalidInput: nothing is there, a digest differs, or an archive is broken or hostile.
+        Retryable: the store or server does not answer.
+    """
+    if source.uri is None:
+        raise InvalidInput(
+            "this kind of source cannot be read yet", f"spec.sources[{source.name}]", "give uri and format"
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    if source.uri.startswith("https://"):
+        assert source.sha256 is not None, "the API requires it"
+        name = source.uri.split("?")[0].split("#")[0].rsplit("/", 1)[-1] or "download"
+        file = work / name
+        if not file.exists() or sha256_of(file) != source.sha256:
+            download(source.uri, file, source.sha256)
+        root = place(str(file))
+    else:
+        root = place(source.uri, _credentials(source))
+    if root.is_file():
+        root = _single_file(root, source, work, limits)
+    elif source.sha256 is not None:
+        raise InvalidInput(
+            "sha256 is given, but the source is a folder", source.uri, "remove sha256 or give an archive"
+        )
+    tree = Tree.of(root)
+    if not tree.files:
+        raise InvalidInput("the source is empty", source.uri, "check the path")
+    if source.format == Format.IDX and any(path.endswith(".gz") for path in tree.files):
+        return _unpack_gzip(tree, work / "plain", limits)
+    return tree
+
+
+def _credentials(source: Source) -> str | None:
+    if source.secret_ref is None:
+        return None
+    root = os.environ.get(SECRETS_ROOT)
+    # In a local run, secretRef names nothing: the user's own credentials are in the environment.
+    return str(Path(root) / source.secret_ref.name) if root else None
+
+
+def _single_file(file: Place, source: Source, work: Path, limits: Limits) -> Place:
+    if not file.name.lower().endswith(ARCHIVES):
+        raise InvalidInput(
+            "the source is a file, but no archive that can be unpacked",
+            file.uri,
+            f"give a folder or {', '.join(ARCHIVES)}",
+        )
+    local = file.local_path() if file.is_local else work / file.name
+    if not file.is_local:
+        file.download(local)
+    if source.sha256 is not None and (actual := sha256_of(local)) != source.sha256:
+        raise InvalidInput(f"the file's sha256 is {actual}", file.uri, "check the file, or correct sha256")
+    target = work / "unpacked"
+    shutil.rmtree(target, ignore_errors=True)
+    unpack(local, target, limits)
+    return place(str(target))
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Refuses to be sent from https to anything else, such as a file."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: object, newurl: str
+    ) -> urllib.request.Request | None:
+        if not newurl.startswith("https://"):
+            raise InvalidInput(
+                f"the server redirects to {newurl}", req.full_url, "give the final https:// address"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+
+
+def download(uri: str, file: Path, sha256: str) -> None:
+    """Fetches a file over https and checks its digest; `file` appears only when it is whole and right."""
+    digest = hashlib.sha256()
+    temporary = file.with_name(f".{file.name}.part")
+    try:
+        with (
+            urllib.request.build_opener(_HttpsOnly).open(uri, timeout=DOWNLOAD_TIMEOUT_SECONDS) as response,
+            temporary.open("wb") as target,
+        ):
+            while chunk := response.read(COPY_CHUNK_BYTES):
+                digest.update(chunk)
+                target.write(chunk)
+    except urllib.error.HTTPError as error:
+        kind = Retryable if error.code >= 500 or error.code in (408, 429) else InvalidInput
+        raise kind(f"the server answers {error.code} {error.reason}", uri, "check the address") from None
+    except OSError as error:
+        raise Retryable(f"the server cannot be reached: {error}", uri, "check the network") from error
+    if digest.hexdigest() != sha256:
+        temporary.unlink()
+        raise InvalidInput(
+            f"the file's sha256 is {digest.hexdigest()}", uri, "check the file, or correct sha256"
+        )
+    temporary.rename(file)
+
+
+# --- Archives -----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Meter:
+    """Counts what is unpacked and stops at the limits."""
+
+    archive: Path
+    limits: Limits
+    files: int = 0
+    bytes: int = 0
+
+    def file(self) -> None:
+        self.files += 1
+        if self.files > self.limits.files:
+            raise self._bomb(f"more than {self.limits.files:,} files")
+
+    def add(self, count: int) -> None:
+        self.bytes += count
+        if self.bytes > self.limits.bytes:
+            raise self._bomb(f"more than {self.limits.bytes:,} bytes")
+        packed = max(1, self.archive.stat().st_size)
+        if self.bytes > self.limits.ratio_from and self.bytes > self.limits.ratio * packed:
+            raise self._bomb(f"more than {self.limits.ratio} times its size")
+
+    def _bomb(self, what: str) -> InvalidInput:
+        return InvalidInput(f"the archive unpacks to {what}", self.archive.name, "check where it comes from")
+
+
+def unpack(archive: Path, target: Path, limits: Limits = LIMITS) -> None:
+    """Unpacks the ordinary files of an archive. Links, devices and paths that leave `target` are refused."""
+    meter = _Meter(archive, limits)
+    is_zip = archive.name.lower().endswith(".zip")
+    try:
+        for name, content in _zip_members(archive) if is_zip else _tar_members(archive):
+            meter.file()
+            path = _safe(target, name, archive)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with content, path.open("wb") as file:
+                while chunk := content.read(COPY_CHUNK_BYTES):
+                    meter.add(len(chunk))
+                    file.write(chunk)
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        EOFError,
+        zlib.error,
+        pa.ArrowException,
+        NotImplementedError,
+    ) as error:
+        raise InvalidInput(
+            f"the archive is broken: {error}", archive.name, "fetch or pack it again"
+        ) from error
+    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        raise InvalidInput(
+            f"the archive is broken: {error.filename} is both file and folder", archive.name
+        ) from None
+    except OSError as error:
+        # Broken gzip and zstd streams surface as OSError, as does a full disk.
+        if error.errno is not None:
+            raise Retryable(f"unpacking failed: {error.strerror}", str(target), "make room") from error
+        raise InvalidInput(
+            f"the archive is broken: {error}", archive.name, "fetch or pack it again"
+        ) from error
+    target.mkdir(parents=True, exist_ok=True)
+
+
+def _safe(target: Path, name: str, archive: Path) -> Path:
+    parts = name.replace("\\", "/").split("/")
+    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in parts[0]:
+        raise InvalidInput(
+            f"the member {name!r} would be written outside of the folder",
+            archive.name,
+            "pack it with relative paths; check where it comes from",
+        )
+    return target.joinpath(*(part for part in parts if part not in ("", ".")))
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(archive) as file:
+        for member in file.infolist():
+            if member.flag_bits & 1:
+                raise InvalidInput(
+                    f"the member {member.filename!r} is encrypted", archive.name, "pack it without"
+                )
+            mode = member.external_attr >> 16
+            if stat.S_ISLNK(mode):
+                raise _link(member.filename, archive)
+            if not member.is_dir():
+                yield member.filename, file.open(member)
+
+
+def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with contextlib.ExitStack() as stack:
+        if archive.name.lower().endswith(".zst"):
+            stream = stack.enter_context(pa.input_stream(str(archive), compression="zstd"))
+            file = stack.enter_context(tarfile.open(fileobj=stream, mode="r|"))
+        else:
+            file = stack.enter_context(tarfile.open(archive, mode="r|*"))
+        for member in file:
+            if member.issym() or member.islnk():
+                raise _link(member.name, archive)
+            if member.isdir():
+                continue
+            content = file.extractfile(member) if member.isreg() else None
+            if content is None:
+                raise InvalidInput(
+                    f"the member {member.name!r} is no ordinary file", archive.name, "remove it"
+                )
+            yield member.name, content
+
+
+def _link(name: str, archive: Path) -> InvalidInput:
+    return InvalidInput(f"the member {name!r} is a link", archive.name, "pack the file that it points to")
+
+
+def _unpack_gzip(tree: Tree, target: Path, limits: Limits) -> Tree:
+    """A local tree with the `.gz` files unpacked and the others copied."""
+    shutil.rmtree(target, ignore_errors=True)
+    for path, size in tree.files.items():
+        plain = target / path.removesuffix(".gz")
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        if not path.endswith(".gz"):
+            (tree / path).download(plain)
+            continue
+        written = 0
+        try:
+            with (
+                (tree / path).open() as packed,
+                gzip.GzipFile(fileobj=packed) as source,
+                plain.open("wb") as file,
+            ):
+                while chunk := source.read(COPY_CHUNK_BYTES):
+                    written += len(chunk)
+                    # Raw pixels with black grounds shrink well; gzip's own limit is about a thousandth.
+                    if written > max(limits.ratio_from, limits.ratio * size):
+                        raise InvalidInput(
+                            f"the file unpacks to more than {limits.ratio} times its size", path
+                        )
+                    file.write(chunk)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InvalidInput(f"the file cannot be unpacked: {error}", path, "fetch it again") from error
+    return Tree.of(place(str(target)))
