@@ -237,6 +237,10 @@ class Place:
 
         self._call(remove)
 
+    def arrow(self) -> tuple[fs.FileSystem, str]:
+        """The file system and the path in it, for libraries that take these."""
+        return self._filesystem(), self._path()
+
     # --- Plumbing ---
 
     def _filesystem(self) -> fs.FileSystem:

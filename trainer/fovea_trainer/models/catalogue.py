@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import fovea_api
+
 from fovea_trainer.models.registry import registry
 
 PATH = Path(fovea_api.__file__).with_name("architectures.json")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from fovea_api.common import Task
 from torch import Tensor, nn
 
-from fovea_api.common import Task
 from fovea_trainer.models.losses import LossSettings, class_loss
 from fovea_trainer.models.network import Network, Targets
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-
 from fovea_api.architectures import Architecture
 from fovea_api.errors import InvalidInput
 from fovea_api.trainingjob import Loss
+from torch import Tensor
+from torch.nn import functional as F
 
 IGNORE = 255
 """Class index of a mask's pixels that count nowhere."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
+from fovea_api.common import Task
 from torch import Tensor, nn
 
-from fovea_api.common import Task
 from fovea_trainer.models.losses import LossSettings
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)

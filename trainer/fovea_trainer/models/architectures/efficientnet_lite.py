@@ -6,6 +6,7 @@ from typing import Any
 
 from fovea_api.architectures import Architecture, Option
 from fovea_api.common import Task
+
 from fovea_trainer.models.classifier import LOSSES, Classifier, classifier
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.registry import Options, register

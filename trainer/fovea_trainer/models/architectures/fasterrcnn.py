@@ -8,6 +8,9 @@ matrix operation; and every proposal is pooled from all levels, of which its own
 from __future__ import annotations
 
 import torch
+from fovea_api.architectures import Architecture, Option
+from fovea_api.common import Task
+from fovea_api.errors import InvalidInput
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
@@ -16,9 +19,6 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import roi_align
 
-from fovea_api.architectures import Architecture, Option
-from fovea_api.common import Task
-from fovea_api.errors import InvalidInput
 from fovea_trainer.models.boxes import Anchors, decode
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import Network, Targets

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from fovea_api.architectures import Architecture, Option
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
+from torch import nn
+
 from fovea_trainer.models.classifier import IMAGENET_MEAN, IMAGENET_STD, LOSSES, Classifier, classifier
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.registry import Options, register

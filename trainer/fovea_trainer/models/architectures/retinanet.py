@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
+from fovea_api.architectures import Architecture, Option
+from fovea_api.common import Task
+from fovea_api.errors import InvalidInput
+from fovea_api.trainingjob import Loss
 from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou
 
-from fovea_api.architectures import Architecture, Option
-from fovea_api.common import Task
-from fovea_api.errors import InvalidInput
-from fovea_api.trainingjob import Loss
 from fovea_trainer.models.boxes import Anchors, decode
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import Network, Targets

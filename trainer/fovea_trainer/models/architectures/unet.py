@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import segmentation_models_pytorch as smp
-from torch import Tensor, nn
-
 from fovea_api.architectures import Architecture, Option
 from fovea_api.common import Task
+from torch import Tensor, nn
+
 from fovea_trainer.models.losses import LossSettings, class_loss
 from fovea_trainer.models.network import Network, Targets
 from fovea_trainer.models.registry import Options, register

@@ -1,0 +1,215 @@
+"""The same by hand: Dataset and TrainingJob of one file, built and trained on this machine.
+
+What a cluster's pods do, by the same code; only the Run objects, which nobody keeps here, are made in passing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from fovea_api.common import Model
+from fovea_api.dataset import Dataset
+from fovea_api.errors import InvalidInput, InvalidManifest
+from fovea_api.run import (
+    DatasetInput,
+    Execution,
+    RunInputs,
+    RunOwner,
+    RunResult,
+    RunSpec,
+    RunType,
+    run_identity,
+    run_name,
+)
+from fovea_api.trainingjob import TrainingJob, TrainingJobSpec
+from pydantic import JsonValue, ValidationError
+
+from fovea_trainer.reporting import Reporter, TerminalReporter
+from fovea_trainer.run import Surroundings, execute
+from fovea_trainer.store import place
+
+LOCAL_SOURCE = "local.fovea.dev/"
+"""Annotation of a Dataset: with a source's name behind it, where that source lies in a local run (relative to the
+manifest). Kubernetes ignores it; so one manifest works on a cluster and by hand."""
+DEFAULT_STORE = "fovea-store"
+
+Object = TypeVar("Object", Dataset, TrainingJob)
+
+
+def train_manifest(
+    path: Path,
+    store: str = DEFAULT_STORE,
+    *,
+    ray: bool = False,
+    name: str | None = None,
+    sources: Mapping[str, str] | None = None,
+    reporter: Reporter | None = None,
+) -> RunResult:
+    """Builds the dataset version and trains the model of a manifest; gives the training's result.
+
+    What is already in the store is adopted, an interrupted training goes on from its checkpoint.
+
+    Args:
+        path: YAML with a TrainingJob and the Dataset that it refers to.
+        store: Folder or URI of the store.
+        ray: Trains on Ray (of this machine, or of RAY_ADDRESS) instead of in this process.
+        name: The TrainingJob, where the file has several.
+        sources: Where sources lie, by their name; goes before the Dataset's annotations.
+        reporter: Hears how far the work is; absent: the terminal.
+
+    Raises:
+        InvalidManifest: with file and field; InvalidInput, Retryable: from the work.
+    """
+    documents = _documents(path)
+    job = _find(documents, TrainingJob, name, path)
+    dataset = _find(documents, Dataset, job.spec.dataset_ref.name, path)
+    built = _run(_build_spec(_localized(dataset, path, sources or {}), store), store, False, reporter)
+    return _run(_training_spec(job, built, store), store, ray, reporter)
+
+
+def build_manifest(
+    path: Path,
+    store: str = DEFAULT_STORE,
+    *,
+    name: str | None = None,
+    sources: Mapping[str, str] | None = None,
+    reporter: Reporter | None = None,
+) -> RunResult:
+    """Builds the version of a manifest's Dataset; see `train_manifest`."""
+    dataset = _find(_documents(path), Dataset, name, path)
+    return _run(_build_spec(_localized(dataset, path, sources or {}), store), store, False, reporter)
+
+
+def _run(spec: RunSpec, store: str, ray: bool, reporter: Reporter | None) -> RunResult:
+    name = run_name(spec.identity)
+    work = place(store)
+    local = work.local_path() if work.is_local else Path(DEFAULT_STORE).absolute()
+    surroundings = Surroundings(name, attempt=1, work_dir=local / ".work" / name, ray=ray)
+    surroundings.work_dir.mkdir(parents=True, exist_ok=True)
+    listener = reporter or TerminalReporter()
+    with _ray(ray):
+        result = execute(spec, surroundings, listener)
+    listener.finish(result)
+    return result
+
+
+@contextmanager
+def _ray(wanted: bool) -> Iterator[None]:
+    """A Ray of this machine (or that of RAY_ADDRESS) for the time of a run."""
+    if not wanted:
+        yield
+        return
+    import ray
+
+    ray.init(ignore_reinit_error=True, include_dashboard=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _documents(path: Path) -> list[dict[str, JsonValue]]:
+    try:
+        loaded = list(yaml.safe_load_all(path.read_text("utf-8")))
+    except OSError as error:
+        raise InvalidManifest(f"the file cannot be read: {error.strerror}", str(path)) from error
+    except yaml.YAMLError as error:
+        raise InvalidManifest(f"the file is no YAML: {error}", str(path)) from error
+    return [document for document in loaded if isinstance(document, dict)]
+
+
+def _find(documents: list[dict[str, JsonValue]], kind: type[Object], name: str | None, path: Path) -> Object:
+    found: list[Object] = []
+    for document in documents:
+        if document.get("kind") == kind.__name__:
+            try:
+                found.append(kind.model_validate(document))
+            except ValidationError as error:
+                raise InvalidManifest.from_validation(error, str(path)) from error
+    chosen = [item for item in found if name is None or item.metadata.name == name]
+    if len(chosen) == 1:
+        return chosen[0]
+    names = ", ".join(item.metadata.name for item in found) or "none"
+    wanted = kind.__name__ if name is None else f"{kind.__name__} {name!r}"
+    remedy = "write both into one file, divided by ---" if not chosen else "say which by its name"
+    raise InvalidManifest(f"exactly one {wanted} is wanted; the file has {names}", str(path), remedy)
+
+
+def _localized(dataset: Dataset, path: Path, given: Mapping[str, str]) -> Dataset:
+    """The Dataset with its sources where they lie on this machine."""
+    annotations = dataset.metadata.annotations
+    known = {source.name for source in dataset.spec.sources}
+    for name in given:
+        if name not in known:
+            raise InvalidInput(f"there is no source {name!r}", "--source", f"the Dataset has {', '.join(sorted(known))}")
+    sources = []
+    for source in dataset.spec.sources:
+        beside = annotations.get(LOCAL_SOURCE + source.name)
+        uri = given.get(source.name) or (None if beside is None else str(path.absolute().parent / beside))
+        if uri is None:
+            sources.append(source)
+            continue
+        uri = uri if "://" in uri else f"file://{Path(uri).absolute()}"
+        sources.append(source.model_copy(update={"uri": uri}))
+    spec = dataset.spec.model_copy(update={"sources": tuple(sources)})
+    return dataset.model_copy(update={"spec": spec})
+
+
+def _build_spec(dataset: Dataset, store: str) -> RunSpec:
+    recipe = dataset.spec.recipe()
+    execution = Execution(workers=dataset.spec.compute.workers)
+    return _spec(RunType.DATASET_BUILD, RunOwner(kind="Dataset", name=dataset.metadata.name), recipe,
+                 RunInputs(), execution, store)  # fmt: skip
+
+
+def _training_spec(job: TrainingJob, built: RunResult, store: str) -> RunSpec:
+    spec = job.spec
+    version = spec.dataset_ref.version
+    assert built.digest is not None
+    assert built.artifact is not None
+    if version is not None and version != built.digest:
+        raise InvalidInput(
+            f"the sources give version {built.digest}, not {version}",
+            "spec.datasetRef.version",
+            "remove it, or bring back the sources as they were",
+        )
+    _refuse_references(spec)
+    dataset = DatasetInput(name=spec.dataset_ref.name, version=built.digest, artifact=built.artifact)
+    elastic = spec.compute.elastic
+    execution = Execution(
+        workers=spec.compute.workers,
+        min_workers=None if elastic is None else elastic.min_workers,
+        max_workers=None if elastic is None else elastic.max_workers,
+        resources=spec.compute.resources,
+        checkpoint_every_epochs=spec.checkpoint.every_epochs,
+        checkpoints_kept=spec.checkpoint.keep,
+    )
+    made = _spec(RunType.TRAINING, RunOwner(kind="TrainingJob", name=job.metadata.name), spec.recipe(),
+                 RunInputs(dataset=dataset), execution, store)  # fmt: skip
+    return made.model_copy(update={"success_criteria": spec.success_criteria})
+
+
+def _refuse_references(spec: TrainingJobSpec) -> None:
+    pretrained = spec.model.pretrained
+    if pretrained.training_job_ref is not None or pretrained.from_ is not None:
+        raise InvalidInput(
+            "other jobs and deployments are known on a cluster only", "spec.model.pretrained", "give uri: the bundle"
+        )
+
+
+def _spec(
+    kind: RunType, owner: RunOwner, recipe: Model, inputs: RunInputs, execution: Execution, store: str
+) -> RunSpec:
+    return RunSpec(
+        type=kind,
+        owner=owner,
+        identity=run_identity(kind, owner, recipe, inputs),
+        recipe=recipe.to_dict(),
+        inputs=inputs,
+        execution=execution,
+        store=str(place(store)),
+    )

@@ -1,0 +1,234 @@
+"""`fovea run`: what a run's pod executes. Reads the order from the environment, adopts or makes the result.
+
+Exits with 0 after the result is in the store and in the Run's status; with 1 where trying again cannot help, with 75
+where it can.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from fovea_api import dataset
+from fovea_api.errors import FoveaError, Interrupted, InvalidInput
+from fovea_api.run import RunError, RunResult, RunSpec, RunType
+from pydantic import ValidationError
+
+from fovea_trainer.reporting import Reporter, RunStatus, StatusReporter
+from fovea_trainer.store import NotFound, Place, place
+
+LOG_UPLOAD_SECONDS = 15.0
+"""Between two copies of the growing log to the store; what a killed pod can lose of it."""
+RESULT, LOG = "result.json", "log.txt"
+FAILED, MESSAGE_LIMIT = 1, 4000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where a run works, beside its order.
+
+    Args:
+        name: Name of the run.
+        attempt: Number of the attempt, from 1.
+        work_dir: Local folder for caches and intermediate files.
+        ray: Whether training runs on Ray, else in this process.
+        status: The Run object to report into; None: there is none.
+    """
+
+    name: str
+    attempt: int
+    work_dir: Path
+    ray: bool
+    status: RunStatus | None = None
+
+
+def folder_of(spec: RunSpec, name: str) -> Place:
+    """The run's folder in the store."""
+    return place(spec.store) / spec.owner.kind.lower() / spec.owner.name / "runs" / name
+
+
+def find_result(spec: RunSpec, name: str) -> RunResult | None:
+    """The complete result of the same identity in the store, if there is one."""
+    try:
+        content = json.loads((folder_of(spec, name) / RESULT).read_text())
+        if content.get("identity") != spec.identity:
+            return None
+        return RunResult.model_validate(content["result"])
+    except NotFound:
+        return None
+    except (ValueError, KeyError) as error:
+        log.warning("the stored result cannot be read and is made anew: %s", error)
+        return None
+
+
+def execute(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> RunResult:
+    """The result of the run, adopted from the store or made and stored there."""
+    found = find_result(spec, surroundings.name)
+    if found is not None:
+        log.info("adopted the result of the same identity from the store: %s", found.artifact)
+        return found
+    folder = folder_of(spec, surroundings.name)
+    if spec.type is RunType.DATASET_BUILD:
+        result = _build(spec, surroundings, reporter)
+    else:
+        from fovea_trainer.training.run import train
+
+        result = train(spec, surroundings, reporter)
+    result = result.model_copy(update={"completed_at": datetime.now(UTC), "logs": str(folder / LOG)})
+    (folder / RESULT).write_text(json.dumps({"identity": spec.identity, "result": result.to_dict()}, indent=1))
+    return result
+
+
+def _build(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> RunResult:
+    from fovea_trainer.data.build import build_dataset
+
+    built = build_dataset(
+        dataset.Recipe.model_validate(spec.recipe),
+        name=spec.owner.name,
+        store_root=spec.store,
+        parent=spec.inputs.parent,
+        work_dir=surroundings.work_dir / "build",
+        workers=spec.execution.workers,
+        progress=reporter.tell,
+    )
+    return RunResult(
+        completed_at=datetime.now(UTC),
+        artifact=built.artifact,
+        digest=built.digest,
+        report=built.report,
+        dataset=built.summary,
+    )
+
+
+def failure(error: BaseException) -> RunResult:
+    """What is told of a run that failed."""
+    known = isinstance(error, FoveaError)
+    reason = error.reason if isinstance(error, FoveaError) else type(error).__name__
+    message = str(error) if known else f"{type(error).__name__}: {error}"
+    return RunResult(
+        completed_at=datetime.now(UTC), error=RunError(reason=reason, message=message[-MESSAGE_LIMIT:] or reason)
+    )
+
+
+def main() -> int:
+    """The entry of a run's pod; gives the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    signal.signal(signal.SIGTERM, _interrupt)
+    spec, surroundings = read_environment(os.environ)
+    assert surroundings.status is not None
+    surroundings.work_dir.mkdir(parents=True, exist_ok=True)
+    with (
+        StatusReporter(surroundings.status) as reporter,
+        kept_log(folder_of(spec, surroundings.name) / LOG, surroundings),
+    ):
+        try:
+            result = execute(spec, surroundings, reporter)
+            reporter.finish(result)
+        except BaseException as error:
+            log.exception("the run failed")
+            code = error.exit_code if isinstance(error, FoveaError) else FAILED
+            if not isinstance(error, Interrupted):  # the next attempt goes on: nothing has failed
+                reporter.finish(failure(error))
+            return code
+    return 0
+
+
+def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, Surroundings]:
+    """The order and its surroundings. Raises InvalidInput."""
+    try:
+        spec = RunSpec.model_validate_json(environment["FOVEA_RUN"])
+        name, namespace = environment["FOVEA_RUN_NAME"], environment["FOVEA_NAMESPACE"]
+        host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
+    except KeyError as error:
+        raise InvalidInput(f"the variable {error.args[0]} is not set", None, "`fovea run` works in a run's pod only") from error
+    except ValidationError as error:
+        raise InvalidInput(str(error), "FOVEA_RUN") from error
+    surroundings = Surroundings(
+        name=name,
+        attempt=int(environment.get("FOVEA_ATTEMPT", "1")),
+        work_dir=Path(environment.get("FOVEA_WORK_DIR", "/fovea/work")),
+        ray=spec.type is RunType.TRAINING,
+        status=RunStatus(f"https://{f'[{host}]' if ':' in host else host}:{port}", namespace, name),
+    )
+    return spec, surroundings
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted("the pod was asked to stop", None, "the next attempt goes on from the last checkpoint")
+
+
+@contextmanager
+def kept_log(target: Place, surroundings: Surroundings) -> Iterator[None]:
+    """Keeps all that this process and its children print, in the store too; attempts follow each other in one file.
+
+    A store that is away costs the log, never the run.
+    """
+    file = surroundings.work_dir / LOG
+    file.parent.mkdir(parents=True, exist_ok=True)
+    earlier = b""
+    if surroundings.attempt > 1:
+        try:
+            earlier = target.read_bytes()
+        except FoveaError:
+            log.warning("the log of earlier attempts cannot be read")
+    file.write_bytes(earlier + f"--- attempt {surroundings.attempt} ---\n".encode())
+    ended = threading.Event()
+
+    def upload() -> None:
+        try:
+            target.upload(file)
+        except FoveaError as error:
+            print(f"the log cannot be copied to the store: {error}", file=sys.__stderr__)
+
+    def keep_uploading() -> None:
+        while not ended.wait(LOG_UPLOAD_SECONDS):
+            upload()
+
+    with _tee(file):
+        uploader = threading.Thread(target=keep_uploading, name="log", daemon=True)
+        uploader.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            uploader.join()
+    upload()
+
+
+@contextmanager
+def _tee(file: Path) -> Iterator[None]:
+    """Copies file descriptors 1 and 2 into a file too; libraries in C and child processes included."""
+    originals = [os.dup(1), os.dup(2)]
+    reader, writer = os.pipe()
+    for stream in (1, 2):
+        os.dup2(writer, stream)
+    os.close(writer)
+
+    def copy() -> None:
+        with file.open("ab", buffering=0) as sink, os.fdopen(reader, "rb", buffering=0) as source:
+            while chunk := source.read(65536):
+                os.write(originals[0], chunk)
+                sink.write(chunk)
+
+    thread = threading.Thread(target=copy, name="tee", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, original in enumerate(originals, 1):
+            os.dup2(original, stream)
+        thread.join(2)  # a child that lives on may hold the pipe open

@@ -1,0 +1,135 @@
+"""Where training runs: a single process or a worker of Ray Train. The loop does not know which."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from fovea_api.run import Progress
+
+from fovea_trainer.training.state import FILE, State
+
+Listener = Callable[[Progress], None]
+
+
+class Context(Protocol):
+    """What the loop needs of its surroundings."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this worker, from 0."""
+
+    @property
+    def workers(self) -> int:
+        """Number of workers."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this worker computes."""
+
+    @property
+    def loader_processes(self) -> int:
+        """Processes that prepare images beside this one."""
+
+    def resume(self) -> State | None:
+        """The newest checkpoint of this run."""
+
+    def tell(self, progress: Progress) -> None:
+        """Tells how far training is; cheap, called often."""
+
+    def report(self, state: State, save: bool) -> None:
+        """Ends an epoch on all workers together; with `save` the state becomes the newest checkpoint."""
+
+    def stopping(self) -> bool:
+        """Whether to save and stop as soon as possible."""
+
+
+class SingleProcess:
+    """Training in this process, with checkpoints in a folder."""
+
+    rank = 0
+    workers = 1
+
+    def __init__(self, folder: Path, keep: int, listener: Listener, stop: threading.Event | None = None) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.loader_processes = loader_processes(torch.get_num_threads())
+        self._folder, self._keep, self._listener = folder, keep, listener
+        self._stop = stop or threading.Event()
+
+    def resume(self) -> State | None:
+        newest = [folder for folder in self._checkpoints() if (folder / FILE).exists()][-1:]
+        return State.load(newest[0]) if newest else None
+
+    def tell(self, progress: Progress) -> None:
+        self._listener(progress)
+
+    def report(self, state: State, save: bool) -> None:
+        if not save:
+            return
+        state.save(self._folder / f"{state.epoch:06}-{state.step:08}")
+        for old in self._checkpoints()[: -self._keep]:
+            shutil.rmtree(old)
+
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(path for path in self._folder.glob("*-*") if path.is_dir())
+
+
+class RayWorker:
+    """A worker of Ray Train; checkpoints go to the run's storage path."""
+
+    def __init__(self, listener: Listener) -> None:
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.workers: int = context.get_world_size()
+        self.device: torch.device = ray.train.torch.get_device()
+        self.loader_processes = loader_processes(torch.get_num_threads())
+        self._listener = listener
+
+    def resume(self) -> State | None:
+        import ray.train
+
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as folder:
+            return State.load(Path(folder))
+
+    def tell(self, progress: Progress) -> None:
+        if self.rank == 0:
+            self._listener(progress)
+
+    def report(self, state: State, save: bool) -> None:
+        import ray.train
+
+        metrics = {"epoch": state.epoch, **(state.history[-1] if state.history else {})}
+        if not save or self.rank != 0:
+            ray.train.report(metrics)
+            return
+        with _temporary_folder() as folder:
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(str(state.save(folder))))
+
+    def stopping(self) -> bool:
+        return False  # the workers must agree to stop; Ray resumes from the last epoch's checkpoint
+
+
+def loader_processes(threads: int) -> int:
+    """Processes for preparing images: none on one or two cores, where they only take time from training."""
+    return 0 if threads <= 2 else min(threads - 1, 8)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="fovea-checkpoint-") as folder:
+        yield Path(folder)

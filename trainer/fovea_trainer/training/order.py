@@ -1,0 +1,104 @@
+"""Which image is trained on when: a pure function of the seed, so that any position can be found again.
+
+The order of an epoch depends on seed and epoch alone. Every step takes the next `batch_size` images and each of W
+workers every W-th of them. A position is therefore just a number of steps: it is exact after a resume, and it keeps
+its meaning when the number of workers changes, which the state of a per-worker loader does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_REPEATS = 10.0
+"""An image of a rare class is shown at most this often in an epoch: beyond it, it would be learnt by heart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The order of training images.
+
+    Args:
+        shares: How often each image is shown in an epoch, on average; 1 for all: plain shuffling.
+        batch_size: Images in a step, over all workers.
+        seed: Seed of the shuffling.
+    """
+
+    shares: NDArray[np.float64]
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in an epoch; the last one is filled up with the first images of the epoch."""
+        return max(1, -(-round(float(self.shares.sum())) // self.batch_size))
+
+    def epoch(self, epoch: int) -> NDArray[np.int64]:
+        """Indices of the images [steps, batch_size] of an epoch, counted from 0."""
+        random = np.random.default_rng([self.seed, epoch])
+        whole = np.floor(self.shares)
+        counts = (whole + (random.random(len(self.shares)) < self.shares - whole)).astype(int)
+        index = random.permutation(np.repeat(np.arange(len(self.shares)), counts))
+        if len(index) == 0:
+            index = np.arange(len(self.shares))
+        return np.resize(index, (self.steps_per_epoch, self.batch_size)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One image of a step: its index and the seed of its augmentation."""
+
+    index: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBatches:
+    """A worker's batches of one epoch, from a given step on: the batch sampler of its data loader."""
+
+    order: Order
+    epoch: int
+    first_step: int
+    rank: int
+    workers: int
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for step, batch in enumerate(self.order.epoch(self.epoch)[self.first_step :], self.first_step):
+            yield [
+                Draw(int(batch[place]), mix(self.order.seed, self.epoch, step, place))
+                for place in range(self.rank, self.order.batch_size, self.workers)
+            ]
+
+    def __len__(self) -> int:
+        return self.order.steps_per_epoch - self.first_step
+
+
+def mix(*numbers: int) -> int:
+    """A seed of 63 bits from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def shares(classes: Sequence[Sequence[int]], balance: str) -> NDArray[np.float64]:
+    """How often each image is shown in an epoch.
+
+    Oversample repeats images of rare classes until these are as frequent as the most frequent one (as the repeat
+    factors of Gupta et al., "LVIS", 2019); Undersample shows images of frequent classes only as often as the rarest.
+
+    Args:
+        classes: For each image the class indices that occur in it.
+        balance: As in `spec.input.balance`.
+    """
+    result = np.ones(len(classes))
+    if balance not in ("Oversample", "Undersample") or not any(classes):
+        return result
+    counts = np.bincount([label for labels in classes for label in set(labels)]).astype(float)
+    occurring = counts[counts > 0]
+    for index, labels in enumerate(classes):
+        if labels:
+            rarest = min(counts[label] for label in labels)
+            over = balance == "Oversample"
+            result[index] = min(MAX_REPEATS, occurring.max() / rarest) if over else occurring.min() / rarest
+    return result

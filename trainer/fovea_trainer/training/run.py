@@ -1,0 +1,198 @@
+"""A training from its order to the stored bundle: fit (on Ray or here), then finish."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from fovea_api.architectures import find, read_options
+from fovea_api.common import parse_quantity
+from fovea_api.errors import FoveaError, InvalidInput, Retryable
+from fovea_api.run import Execution, RunResult, RunSpec
+from fovea_api.trainingjob import Recipe
+
+from fovea_trainer.data.version import OpenVersion, open_version
+from fovea_trainer.reporting import Reporter, StatusReporter
+from fovea_trainer.run import Surroundings, folder_of
+from fovea_trainer.store import Place, place
+from fovea_trainer.training.context import RayWorker, SingleProcess
+from fovea_trainer.training.finish import finish
+from fovea_trainer.training.loop import Plan, fit
+from fovea_trainer.training.state import State
+from fovea_trainer.training.tracking import Tracker
+
+WORKER_FAILURES = 100
+"""Lost workers that Ray replaces before the attempt fails; each goes on from the last checkpoint."""
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+
+log = logging.getLogger(__name__)
+
+
+class WorkersLost(Retryable):
+    """The Ray cluster could not go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker needs to know; sent to it as it is."""
+
+    spec: RunSpec
+    surroundings: Surroundings
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate(self.spec.recipe)
+
+    @property
+    def folder(self) -> Place:
+        return folder_of(self.spec, self.surroundings.name)
+
+    def open(self) -> OpenVersion:
+        """The dataset version, from this machine's cache."""
+        assert self.spec.inputs.dataset is not None
+        return open_version(self.spec.inputs.dataset.artifact, self.surroundings.work_dir / "versions")
+
+    def plan(self, rank: int) -> Plan:
+        """How to carry out the work."""
+        events = self.surroundings.work_dir / "tensorboard" / f"attempt-{self.surroundings.attempt}"
+        tracker = None
+        if rank == 0:
+            tracker = Tracker(events, self.folder / "tensorboard" / events.name, self.surroundings.name, self._flat())
+        return Plan(self.spec.execution.checkpoint_every_epochs, self._base_weights(), tracker)
+
+    def _base_weights(self) -> Path | None:
+        """A local copy of the weights that the recipe starts from."""
+        given = self.spec.inputs.base_weights
+        uri = given.artifact if given is not None else self.recipe.model.pretrained.uri
+        if uri is None:
+            return None
+        source = place(uri)
+        if not uri.endswith(WEIGHT_SUFFIXES):
+            source = source / "model.safetensors"
+        target = self.surroundings.work_dir / "base" / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.download(target)
+        return target
+
+    def _flat(self) -> Mapping[str, object]:
+        flat: dict[str, object] = {}
+
+        def walk(value: object, path: str) -> None:
+            if isinstance(value, Mapping):
+                for name, item in value.items():
+                    walk(item, f"{path}.{name}" if path else name)
+            else:
+                flat[path] = value
+
+        walk(self.recipe.to_dict(), "")
+        return flat
+
+
+def train(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> RunResult:
+    """Trains, exports, evaluates and stores the bundle; gives the result without its end time."""
+    order = Order(spec, surroundings)
+    if spec.inputs.dataset is None:
+        raise InvalidInput("a training needs a dataset version", "spec.inputs.dataset")
+    read_options(find(order.recipe.model.architecture), order.recipe.model.options)
+    if not surroundings.ray:
+        stop = threading.Event()
+        checkpoints = order.folder.local_path() if order.folder.is_local else surroundings.work_dir
+        context = SingleProcess(checkpoints / "checkpoints", spec.execution.checkpoints_kept, reporter.tell, stop)
+        state = fit(order.recipe, order.open(), context, order.plan(0))
+        return finish(order, state, reporter.tell)
+    return _train_on_ray(order)
+
+
+def _train_on_ray(order: Order) -> RunResult:
+    import ray
+    import ray.train
+    import ray.train.torch
+
+    execution = order.spec.execution
+    resources = worker_resources(execution)
+    elastic = execution.min_workers is not None and execution.max_workers is not None
+    filesystem, path = (order.folder / "ray").arrow()
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={"order": order},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=(execution.min_workers, execution.max_workers) if elastic else execution.workers,
+            use_gpu="GPU" in resources,
+            resources_per_worker=resources,
+        ),
+        run_config=ray.train.RunConfig(
+            name=order.surroundings.name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=execution.checkpoints_kept),
+            failure_config=ray.train.FailureConfig(max_failures=WORKER_FAILURES),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _cause(error) from error
+    if result.checkpoint is None:
+        raise WorkersLost("training ended without a checkpoint")
+    options = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
+    done: RunResult | FoveaError = ray.get(ray.remote(**options)(_finish).remote(order, result.checkpoint))
+    if isinstance(done, FoveaError):
+        raise done
+    return done
+
+
+def _worker(config: Mapping[str, Order]) -> None:
+    """A worker of Ray Train."""
+    import torch
+
+    order = config["order"]
+    torch.set_num_threads(worker_threads(order.spec.execution))  # Ray sets one
+    status = order.surroundings.status
+    with StatusReporter(status) if status is not None else nullcontext() as reporter:
+        context = RayWorker(reporter.tell if reporter is not None else lambda progress: None)
+        fit(order.recipe, order.open(), context, order.plan(context.rank))
+
+
+def _finish(order: Order, checkpoint: object) -> RunResult | FoveaError:
+    """The rest of the run, as a Ray task on a worker's resources."""
+    import ray.train
+    import torch
+
+    assert isinstance(checkpoint, ray.train.Checkpoint)
+    torch.set_num_threads(worker_threads(order.spec.execution))
+    with checkpoint.as_directory() as folder:
+        state = State.load(Path(folder))
+    status = order.surroundings.status
+    try:
+        with StatusReporter(status) if status is not None else nullcontext() as reporter:
+            return finish(order, state, reporter.tell if reporter is not None else lambda progress: None)
+    except FoveaError as error:  # Ray would wrap it in a text
+        return error
+
+
+def worker_resources(execution: Execution) -> dict[str, float]:
+    """What Ray reserves for a worker: whole cores, and the GPUs of the limits."""
+    resources: dict[str, float] = {"CPU": worker_threads(execution)}
+    gpus = execution.resources.limits.get("nvidia.com/gpu")
+    return resources | ({"GPU": parse_quantity(gpus)} if gpus is not None else {})
+
+
+def worker_threads(execution: Execution) -> int:
+    """Cores of a worker, at least one."""
+    given = execution.resources.requests.get("cpu") or execution.resources.limits.get("cpu") or "1"
+    return max(1, int(parse_quantity(given)))
+
+
+def _cause(error: BaseException) -> FoveaError:
+    """Our own error inside of Ray's, which tells what is wrong; else one that says that workers were lost."""
+    seen: list[BaseException] = [error]
+    for item in seen:
+        if isinstance(item, FoveaError):
+            return item
+        inner = [item.__cause__, getattr(item, "_base_exc", None), *getattr(item, "worker_failures", {}).values()]
+        seen += [part for part in inner if isinstance(part, BaseException) and part not in seen]
+    return WorkersLost(str(error))

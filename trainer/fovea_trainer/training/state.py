@@ -1,0 +1,74 @@
+"""Everything that training needs to go on, as one file that is written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from fovea_api.errors import CorruptData
+from torch import Tensor
+
+FILE = "state.pt"
+
+
+@dataclass
+class State:
+    """The state of training between two steps. Random numbers are a function of seed and position: none are kept.
+
+    Args:
+        epoch: Epochs done.
+        step: Steps done of the next epoch.
+        best_epoch: The epoch with the best value, from 1; 0: none yet.
+        stale_epochs: Epochs since the last improvement that early stopping counts.
+        stopped: Whether early stopping has ended training.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_value: float | None = None
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    watched_best: float | None = None
+    stale_epochs: int = 0
+    stopped: bool = False
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    precision: str = ""
+    loss_sum: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    network: dict[str, Tensor] = field(default_factory=dict)
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> Path:
+        """Writes the state into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{FILE}.{os.getpid()}"
+        with temporary.open("wb") as file:
+            torch.save({name: getattr(self, name) for name in self.__dataclass_fields__}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / FILE)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> State:
+        """Reads the state; nothing is unpickled but tensors and plain values."""
+        try:
+            content: Mapping[str, Any] = torch.load(folder / FILE, "cpu", weights_only=True)
+            return cls(**content)
+        except Exception as error:
+            raise CorruptData(f"the checkpoint cannot be read: {error}", str(folder / FILE), "delete it") from error
+
+
+def clone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in weights.items()}
+
+
+__all__ = ["FILE", "State", "clone"]
