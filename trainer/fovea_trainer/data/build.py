@@ -265,8 +265,8 @@ class _Index:
         self.db.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
             "CREATE TABLE items (id INTEGER PRIMARY KEY, digest TEXT, source INT, name TEXT, hint TEXT,"
-            " image TEXT, width INT, height INT, hash BLOB, thumb BLOB, content TEXT, classes TEXT, split TEXT,"
-            " grp TEXT);"
+            " image TEXT, width INT, height INT, hash BLOB, thumb BLOB, content TEXT, classes TEXT,"
+            " split TEXT, grp TEXT);"
             "CREATE TABLE problems (kind TEXT, place TEXT, message TEXT);"
         )
         self.names: set[str] = set()

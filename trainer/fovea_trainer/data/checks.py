@@ -28,7 +28,7 @@ ROUNDING = 1.0
 """Pixels by which a box may leave its image unmentioned: tools count from 0 or from 1."""
 
 HASH_SIDE = 16
-"""Side of the hash in bits; each says whether brightness rises from a cell to the next (dHash, N. Krawetz)."""
+"""Side of the hash in bits, each of which says whether brightness rises to the next cell (dHash, Krawetz)."""
 RISE = 2
 """Grey levels that count as rising; below is noise."""
 THUMB_SIDE = 8

@@ -241,19 +241,20 @@ def _mask_content(
         )
     counts = np.bincount(values.ravel(), minlength=256)
     if unknown := [value for value in range(256) if counts[value] and not mask.known[value]]:
-        message = f"the pixel values {', '.join(map(str, unknown[:10]))} belong to no class; see maskValues and classes"
+        shown = ", ".join(map(str, unknown[:10]))
+        message = f"the pixel values {shown} belong to no class; see maskValues and classes"
         problems.append(Problem(ProblemKind.UNKNOWN_CLASS, mask.path, message))
     indices = cv2.LUT(values, np.frombuffer(mask.lookup, np.uint8))
     digest = hashlib.sha256(struct.pack(">II", width, height) + indices.tobytes()).hexdigest()
     pixels = np.bincount(indices.ravel(), minlength=256)
-    shown = [index for index in range(256) if pixels[index] and index != IGNORE]
+    present = [index for index in range(256) if pixels[index] and index != IGNORE]
     names = list(source.options.classes) or sorted(
         {name for raw in source.options.mask_values if (name := source.options.class_map.get(raw, raw))}
     )
     content = Content(
-        mask=mask, mask_digest=digest, pixels=tuple((index, int(pixels[index])) for index in shown)
+        mask=mask, mask_digest=digest, pixels=tuple((index, int(pixels[index])) for index in present)
     )
-    return content, tuple(names[index] for index in shown)
+    return content, tuple(names[index] for index in present)
 
 
 # --- Pixels -------------------------------------------------------------------------------------------------

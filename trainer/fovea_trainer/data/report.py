@@ -118,7 +118,8 @@ def _problem_statement(version: DatasetVersion) -> list[Section]:
 
 def _split_lead(findings: Findings) -> str:
     return (
-        f"No class's share of a split differs from the split's share of all by more than {findings.deviation:.1%}. "
+        "No class's share of a split differs from the split's share of all images by more than "
+        f"{findings.deviation:.1%}. "
         "An image keeps its split in later versions."
     )
 

@@ -237,7 +237,7 @@ def _segmentation(
 
 
 def decode_runs(text: str) -> list[int]:
-    """COCO's compressed run lengths: 5 bits a character, differences to the run before the last (maskApi.c)."""
+    """COCO's compressed run lengths: 5 bits a character, relative to the run before the last (maskApi.c)."""
     runs: list[int] = []
     position = 0
     while position < len(text):
@@ -271,7 +271,7 @@ def _split(file: str) -> str | None:
 
 
 def _resolve(name: str, tree: Tree, file: str, by_name: dict[str, list[str]], place: str) -> str:
-    """The path of an image that a COCO file names: from the root, beside the file, in images/, or anywhere."""
+    """The path of an image that a COCO file names: at the root, beside the file, in images/, or anywhere."""
     if name.startswith("/") or "\\" in name or ".." in name.split("/") or "\0" in name:
         raise InvalidInput(
             f"`file_name` is {_short(name)}, which leaves the dataset",
@@ -294,7 +294,7 @@ def _resolve(name: str, tree: Tree, file: str, by_name: dict[str, list[str]], pl
 def stream_arrays(stream: TextIO, file: str) -> Iterator[tuple[str, JsonValue, int]]:
     """The items of the arrays of the top-level object, as (key, item, line), holding one item at a time.
 
-    NaN and infinity become None; nesting as deep as a bomb, and broken JSON, raise InvalidInput with the line.
+    NaN and infinity become None; nesting as deep as a bomb and broken JSON raise InvalidInput with the line.
     """
     text = _Window(stream, file)
     text.expect("{")

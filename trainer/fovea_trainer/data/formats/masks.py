@@ -1,7 +1,8 @@
 """Masks: pictures whose pixel values are classes, beside images of the same name.
 
 `images/` and one of `masks/`, `labels/` or `annotations/`, each with the same paths below, as they are or
-under the folder of a split. Palette pictures count by index. The value 255 is "ignore" unless `maskValues` uses it.
+under the folder of a split. Palette pictures count by index. The value 255 is
+"ignore" unless `maskValues` uses it.
 """
 
 from __future__ import annotations
