@@ -104,19 +104,26 @@ def badge(text: str, tone: Tone = "neutral") -> Markup:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> Markup:
-    """A table; numbers are set flush right. Cells may be Markup."""
-    head = Markup("").join(Markup("<th>{}</th>").format(column) for column in columns)
+    """A table; numbers are set flush right. Cells may be Markup. Without column titles it has no head."""
+    numeric = [_is_number(value) for value in rows[0]] if rows else [False] * len(columns)
+    titles = Markup("").join(
+        Markup("<th{}>{}</th>").format(Markup(' class="number"') if flush else "", column)
+        for column, flush in zip(columns, numeric, strict=True)
+    )
+    head = Markup("<thead><tr>{}</tr></thead>").format(titles) if any(columns) else Markup("")
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(Markup("").join(_cell(value) for value in row)) for row in rows
     )
     title = Markup("<caption>{}</caption>").format(caption) if caption else Markup("")
-    return Markup(
-        '<div class="scroll"><table>{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
-    ).format(title, head, body)
+    return Markup('<div class="scroll"><table>{}{}<tbody>{}</tbody></table></div>').format(title, head, body)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _cell(value: object) -> Markup:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         return Markup("<td>{}</td>").format("–" if value is None else value)
     text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     return Markup('<td class="number">{}</td>').format(text)
