@@ -16,7 +16,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from fovea_trainer.data.records import Box, Problem, ProblemKind
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "MPO")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 """What is opened at all; Pillow's rarer decoders are attack surface."""
 MAX_FILE_BYTES = 512 << 20
 """Largest image file."""

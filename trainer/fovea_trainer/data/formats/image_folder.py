@@ -23,9 +23,10 @@ class ImageFolder:
             raise InvalidInput("there are no images", str(self.tree.root), "ImageFolder has <class>/<image>")
         # One top folder holding all others (as archives have it) is looked through.
         skip = 0
-        while all(len(path.split("/")) > skip + 2 for path in paths) and (
-            len({path.split("/")[skip] for path in paths}) == 1
-        ):
+        while all(len(path.split("/")) > skip + 2 for path in paths):
+            tops = {path.split("/")[skip].lower() for path in paths}
+            if len(tops) > 1 or tops <= SPLIT_NAMES.keys():
+                break
             skip += 1
         parts = [path.split("/")[skip:] for path in paths]
         by_split = all(len(part) >= 3 and part[0].lower() in SPLIT_NAMES for part in parts)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from dataset_support import BCCD
+from fovea_api.errors import InvalidInput
+from fovea_trainer.data.checks import check_boxes, clusters, inspect_image, near_duplicates
+from fovea_trainer.data.records import Box, ProblemKind
+from PIL import Image
+
+FILES = sorted((BCCD / "JPEGImages").glob("*.jpg"))[:60]
+
+
+def fingerprints(files: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    seen = [inspect_image(data, "x") for data in files]
+    hashes = np.array([np.frombuffer(one.hash, np.uint8) for one in seen])
+    return hashes, np.array([np.frombuffer(one.thumb, np.uint8) for one in seen])
+
+
+def encoded(suffix: str, image: np.ndarray, *options: int) -> bytes:
+    return bytes(cv2.imencode(suffix, image, options)[1].tobytes())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: encoded(".jpg", image, cv2.IMWRITE_JPEG_QUALITY, 50),
+        lambda image: encoded(".png", cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)),
+        lambda image: encoded(".png", cv2.convertScaleAbs(image, beta=-12)),
+    ],
+    ids=["compressed", "halved", "darker"],
+)
+def test_changed_copies_are_found_and_different_images_are_not(change: object) -> None:
+    images = [cv2.imread(str(file)) for file in FILES]
+    copies = [change(image) for image in images]  # type: ignore[operator]
+    pairs = near_duplicates(*fingerprints([*(file.read_bytes() for file in FILES), *copies]))
+    found = {(int(a), int(b)) for a, b in pairs}
+    wanted = {(number, number + len(FILES)) for number in range(len(FILES))}
+    assert len(found & wanted) >= 0.95 * len(wanted)
+    assert not found - wanted
+
+
+def test_the_search_agrees_with_comparing_all() -> None:
+    random = np.random.default_rng(0)
+    hashes = random.integers(0, 256, (400, 32), np.uint8)
+    for row in range(200):  # the second half: the first with up to 8 bits turned
+        bits = np.unpackbits(hashes[row])
+        bits[random.choice(256, row % 9, replace=False)] ^= 1
+        hashes[200 + row] = np.packbits(bits)
+    thumbs = np.tile(np.arange(64, dtype=np.uint8), (400, 1))
+    distance = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(2)
+    wanted = np.argwhere(np.triu(distance <= 8, 1))
+    assert (near_duplicates(hashes, thumbs) == wanted).all()
+
+
+def test_clusters_are_connected_components() -> None:
+    assert clusters(7, [(0, 2), (2, 4), (5, 6)]).tolist() == [0, 1, 0, 3, 0, 5, 5]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_size_and_fingerprint(orientation: int) -> None:
+    image = Image.open(FILES[0])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif, quality=95)
+    seen = inspect_image(buffer.getvalue(), "x")
+    assert seen.turned == (orientation >= 5)
+    assert (seen.width, seen.height) == ((480, 640) if seen.turned else (640, 480))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "1", "LA", "I;16"])
+def test_all_usual_kinds_of_pixels_are_read(mode: str) -> None:
+    image = Image.open(FILES[0]).convert("L")
+    image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF" if mode == "CMYK" else "PNG")
+    assert inspect_image(buffer.getvalue(), "x").width == 640
+
+
+def test_boxes() -> None:
+    boxes = [
+        Box("a", 10, 10, 30, 30, place="right"),
+        Box("a", 10, 10, 30, 30, place="again"),
+        Box("b", 10, 10, 30, 30, place="other class"),
+        Box("a", 10, 10, 11, 30, place="thin"),
+        Box("a", -0.5, 10, 20, 30, place="rounding"),
+        Box("a", 90, 40, 120, 60, place="across"),
+        Box("a", 101, 0, 130, 30, place="outside"),
+        Box("a", float("nan"), 0, 9, 9, place="NaN"),
+        Box("a", 30, 30, 10, 10, place="swapped"),
+    ]
+    good, problems = check_boxes(boxes, 100, 50)
+    assert [box.place for box in good] == ["right", "other class", "rounding", "across"]
+    assert good[3].corners == (90, 40, 100, 50)
+    assert {problem.place: problem.kind for problem in problems} == {
+        "again": ProblemKind.DUPLICATE_BOX,
+        "thin": ProblemKind.DEGENERATE_BOX,
+        "across": ProblemKind.CLIPPED_BOX,
+        "outside": ProblemKind.OUTSIDE_BOX,
+        "NaN": ProblemKind.INVALID_LABEL,
+        "swapped": ProblemKind.DEGENERATE_BOX,
+    }
+
+
+def test_files_named_as_images_are_not_trusted() -> None:
+    buffer = io.BytesIO()
+    Image.open(FILES[0]).save(buffer, "GIF")
+    with pytest.raises(InvalidInput, match="a.jpg: the file is no image of a known format"):
+        inspect_image(buffer.getvalue(), "a.jpg")

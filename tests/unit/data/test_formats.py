@@ -1,0 +1,130 @@
+"""The same real boxes, written in other formats by the test, are read back equal."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from dataset_support import BCCD, MEMBRANE, read_all
+from fovea_api.common import Task
+from fovea_api.dataset import Format, Source
+from fovea_trainer.data.formats.coco import decode_runs
+from fovea_trainer.data.read import OpenSource, check, class_mask, plain_png
+from fovea_trainer.data.formats import Options, Tree, open_reader
+from fovea_trainer.data.sources import open_source
+from fovea_trainer.store import place
+
+
+def boxes_of(root: Path, format: Format) -> dict[str, list[tuple[str, float, float, float, float]]]:
+    """Checked boxes by the stem of the image."""
+    options = Options(Task.DETECTION)
+    tree = Tree.of(place(str(root)))
+    source = OpenSource("s", tree, open_reader(format, tree, options), options)
+    found = [check(source, item) for item in source.reader.scan()]
+    assert all(item.digest for item in found)
+    return {
+        Path(item.name).stem: [(b[0], *(round(v, 2) for v in b[1:5])) for b in item.content.boxes] for item in found
+    }  # type: ignore[misc]
+
+
+def test_pascal_voc_reads_all_of_bccd() -> None:
+    read = read_all(Format.PASCAL_VOC, BCCD)
+    assert len(read) == 364
+    assert sum(len(labels.boxes) for _, labels in read) == 4888
+    assert {found.split for found, _ in read} == {"train", "validation", "test"}
+    assert {box.name for _, labels in read for box in labels.boxes} == {"RBC", "WBC", "Platelets"}
+
+
+def test_coco_equals_pascal_voc(voc: Path, tmp_path: Path) -> None:
+    wanted = boxes_of(voc, Format.PASCAL_VOC)
+    names = ["RBC", "WBC", "Platelets"]
+    coco: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": []}
+    coco["categories"] = [{"id": 10 + index, "name": name} for index, name in enumerate(names)]
+    for number, (stem, boxes) in enumerate(wanted.items()):
+        coco["images"].append({"id": number, "file_name": f"{stem}.jpg", "width": 640, "height": 480})
+        for name, x1, y1, x2, y2 in boxes:
+            annotation = {"id": len(coco["annotations"]), "image_id": number, "category_id": 10 + names.index(name)}
+            coco["annotations"].append(annotation | {"bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0})
+    shutil.copytree(voc / "JPEGImages", tmp_path / "coco/images")
+    (tmp_path / "coco/train.json").write_text(json.dumps({"info": {"a": [1, {"b": None}]}} | coco, indent=2))
+    assert boxes_of(tmp_path / "coco", Format.COCO) == wanted
+    assert read_all(Format.COCO, tmp_path / "coco")[0][0].split == "train"
+
+
+def test_yolo_equals_pascal_voc(voc: Path, tmp_path: Path) -> None:
+    wanted = boxes_of(voc, Format.PASCAL_VOC)
+    names = ["RBC", "WBC", "Platelets"]
+    root = tmp_path / "yolo"
+    shutil.copytree(voc / "JPEGImages", root / "images/val")
+    (root / "labels/val").mkdir(parents=True)
+    (root / "data.yaml").write_text("names: {0: RBC, 1: WBC, 2: Platelets}\n")
+    for stem, boxes in wanted.items():
+        lines = [
+            f"{names.index(name)} {(x1 + x2) / 1280:.9f} {(y1 + y2) / 960:.9f} {(x2 - x1) / 640:.9f} {(y2 - y1) / 480:.9f}"
+            for name, x1, y1, x2, y2 in boxes
+        ]
+        (root / f"labels/val/{stem}.txt").write_text("\n".join(lines))
+    assert boxes_of(root, Format.YOLO) == wanted
+    assert {found.split for found, _ in read_all(Format.YOLO, root)} == {"validation"}
+
+
+@pytest.mark.parametrize("prefix", ["", "train/", "top/", "top/train/"])
+def test_image_folder(tmp_path: Path, prefix: str) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / prefix / name).mkdir(parents=True)
+        shutil.copy(BCCD / "JPEGImages/BloodImage_00001.jpg", tmp_path / prefix / name / "a.jpg")
+    read = read_all(Format.IMAGE_FOLDER, tmp_path, Task.CLASSIFICATION)
+    assert [labels.name for _, labels in read] == ["cat", "dog"]
+    assert {found.split for found, _ in read} == ({"train"} if prefix.endswith("train/") else {None})
+
+
+def test_masks_have_the_values_of_their_classes() -> None:
+    options = Options(Task.SEMANTIC_SEGMENTATION, ("cell", "membrane"), {}, {"cell": 255, "membrane": 0})
+    tree = Tree.of(place(str(MEMBRANE)))
+    source = OpenSource("s", tree, open_reader(Format.MASKS, tree, options), options)
+    items = [check(source, found) for found in source.reader.scan()]
+    assert len(items) == 30
+    for item in items[:5]:
+        raw = cv2.imread(str(MEMBRANE / "labels" / Path(item.name).name), cv2.IMREAD_UNCHANGED)
+        mask = class_mask(tree, item.content, options.classes, 512, 512)
+        assert (mask == (raw == 0)).all()
+        assert dict(item.content.pixels) == {0: int((raw == 255).sum()), 1: int((raw == 0).sum())}
+
+
+def test_idx_packed_and_plain(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4), np.uint8)
+    with gzip.open(tmp_path / "t10k-images-idx3-ubyte.gz", "wb") as file:
+        file.write(bytes([0, 0, 8, 3]) + struct.pack(">3I", 5, 6, 4) + pixels.tobytes())
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + struct.pack(">I", 5) + bytes([0, 1, 2, 1, 0]))
+    source = Source.model_validate({"name": "s", "uri": f"file://{tmp_path}", "format": "IDX"})
+    tree = open_source(source, tmp_path / "work")
+    options = Options(Task.CLASSIFICATION, ("a", "b", "c"))
+    reader = open_reader(Format.IDX, tree, options)
+    found = list(reader.scan())
+    assert [item.labels and item.labels.name for item in found] == ["a", "b", "c", "b", "a"]
+    assert {item.split for item in found} == {"test"}
+    checked = check(OpenSource("s", tree, reader, options), found[3])
+    assert (checked.width, checked.height, checked.content.label) == (4, 6, "b")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (28, 28), (300, 500), (7, 5, 3), (200, 300, 3)])
+def test_plain_png_is_read_by_others(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    read = cv2.imdecode(np.frombuffer(plain_png(pixels), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert (read == (pixels if len(shape) == 2 else pixels[..., ::-1])).all()
+
+
+def test_coco_run_lengths_agree_with_the_reference() -> None:
+    mask = pytest.importorskip("faster_coco_eval.core.mask")
+    for seed in range(20):
+        pixels = np.asfortranarray(np.random.default_rng(seed).random((37, 53)) > 0.5 + seed / 50, np.uint8)
+        text = mask.encode(pixels)["counts"].decode()
+        runs = decode_runs(text)
+        flags = np.repeat(np.arange(len(runs)) % 2, runs).reshape(53, 37).T
+        assert (flags == pixels).all()

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from fovea_api.dataset import Splits
+from fovea_trainer.data.splits import Item, Kept, assign
+
+NO_PAIRS = np.empty((0, 2), np.int64)
+
+
+def items(count: int, classes: int = 3, group_of: int = 0, seed: int = 0) -> list[Item]:
+    random.seed(seed)
+    digests = sorted(hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(count))
+    shown = [tuple(sorted(random.sample(range(classes), random.randint(1, classes)))) for _ in digests]
+    groups = [f"g{int(digest[:8], 16) % (count // group_of)}" if group_of else "" for digest in digests]
+    return [Item(digest, group, None, labels) for digest, group, labels in zip(digests, groups, shown, strict=True)]
+
+
+def by_digest(given: list[Item], splits: Splits, pairs: np.ndarray = NO_PAIRS, kept: Kept = Kept()) -> dict[str, str]:  # noqa: B008
+    return dict(zip((item.digest for item in given), assign(given, pairs, splits, kept).splits, strict=True))
+
+
+def test_shares_are_kept_and_classes_spread() -> None:
+    given = items(1000, classes=5)
+    result = assign(given, NO_PAIRS, Splits(), Kept())
+    assert Counter(result.splits) == {"train": 800, "validation": 100, "test": 100}
+    assert result.deviation < 0.02
+
+
+def test_without_stratify_adding_images_moves_none() -> None:
+    splits = Splits(stratify=False)
+    few = by_digest(items(500), splits)
+    many = by_digest(sorted(items(500) + items(500, seed=1), key=lambda item: item.digest), splits)
+    assert few.items() <= many.items()
+    assert abs(Counter(many.values())["train"] - 800) < 60
+
+
+@pytest.mark.parametrize("stratify", [True, False])
+def test_assignments_of_the_parent_are_permanent(stratify: bool) -> None:
+    splits = Splits(stratify=stratify, seed=3)
+    few = by_digest(items(300), splits)
+    # Another seed would assign all anew: what is kept wins.
+    grown = sorted(items(300) + items(300, seed=1), key=lambda item: item.digest)
+    many = by_digest(grown, Splits(stratify=stratify, seed=4), kept=Kept(few))
+    assert few.items() <= many.items()
+    free = by_digest(grown, Splits(stratify=stratify, seed=4, keep_assignments=False), kept=Kept(few))
+    assert not few.items() <= free.items()
+
+
+@pytest.mark.parametrize("stratify", [True, False])
+def test_groups_never_straddle(stratify: bool) -> None:
+    given = items(600, group_of=6)
+    result = by_digest(given, Splits(stratify=stratify))
+    of_group: dict[str, set[str]] = {}
+    for item in given:
+        of_group.setdefault(item.group, set()).add(result[item.digest])
+    assert len(of_group) == 100
+    assert all(len(splits) == 1 for splits in of_group.values())
+
+
+def test_newcomers_follow_their_group() -> None:
+    given = [Item(f"{number:02}", "g") for number in range(10)]
+    result = by_digest(given, Splits(), kept=Kept({"03": "validation"}, {"g": "validation"}))
+    assert set(result.values()) == {"validation"}
+
+
+def test_look_alikes_stay_together_also_in_chains() -> None:
+    given = items(300)
+    pairs = np.array([[number, number + 1] for number in range(0, 40)])
+    result = assign(given, pairs, Splits(), Kept())
+    assert len(set(result.splits[:41])) == 1
+    assert len(set(result.clusters[:41])) == 1
+    assert not result.leaked
+    assert not result.across
+
+
+def test_a_train_image_that_looks_like_a_test_image_leaves() -> None:
+    given = [Item("0", hint="train"), Item("1", hint="test"), Item("2", hint="train"), Item("3", hint="validation")]
+    result = assign(given, np.array([[0, 1], [2, 3]]), Splits(method="FromSource"), Kept())
+    assert result.splits == ("train", "test", "train", "validation")
+    assert result.leaked == ((0, 1),)
+    assert result.across == ((0, 1), (2, 3))
+
+
+def test_kept_beats_group_beats_look_alikes() -> None:
+    given = [Item("0", "g"), Item("1", "g"), Item("2"), Item("3")]
+    kept = Kept({"0": "train", "2": "validation"})
+    result = assign(given, np.array([[1, 2], [2, 3]]), Splits(), kept)
+    assert (result.splits[0], result.splits[2]) == ("train", "validation")
+    assert result.splits[1] == result.splits[3] == "validation"
+
+
+def test_splits_without_a_share_stay_empty() -> None:
+    splits = Splits.model_validate({"ratios": {"train": 0.8, "validation": 0.0, "test": 0.2}})
+    assert Counter(by_digest(items(30), splits).values()) == {"train": 24, "test": 6}
