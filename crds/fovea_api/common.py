@@ -27,7 +27,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from fovea_api.names import GROUP
 
-# --- Rules ------------------------------------------------------------------------------------------------
+# --- Rules ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Rule:
 
 
 class Model(BaseModel):
-    """Base of all API types: frozen, camelCase on the wire, no unknown fields, rules checked on construction."""
+    """Base of all API types: frozen, camelCase on the wire, no unknown fields, rules checked when made."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -68,7 +68,7 @@ class Model(BaseModel):
 
     rules: ClassVar[tuple[Rule, ...]] = ()
     exactly_one: ClassVar[tuple[str, ...]] = ()
-    """Names (snake_case) of sibling blocks of which exactly one is given: a tagged union, the Kubernetes way."""
+    """Names (snake_case) of sibling blocks of which exactly one is given: a union, the Kubernetes way."""
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
@@ -81,7 +81,7 @@ class Model(BaseModel):
     def all_rules(cls) -> tuple[Rule, ...]:
         """The rules of the class and its bases, with the one that `exactly_one` stands for first."""
         inherited = [rule for base in reversed(cls.__mro__) for rule in vars(base).get("rules", ())]
-        return (*([_exactly_one(cls.exactly_one)] if cls.exactly_one else []), *inherited)
+        return (*([choice_rule(cls.exactly_one)] if cls.exactly_one else []), *inherited)
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -101,17 +101,18 @@ class Model(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
 
 
-def _exactly_one(fields: tuple[str, ...]) -> Rule:
-    names = [to_camel(field) for field in fields]
+def choice_rule(fields: tuple[str, ...], at_least: int = 1) -> Rule:
+    """The rule that exactly one (or, with at_least=0, at most one) of the fields is given."""
+    names = [to_camel(field.rstrip("_")) for field in fields]
     given = ", ".join(f"has(self.{name})" for name in names)
     return Rule(
-        f"[{given}].filter(given, given).size() == 1",
-        f"give exactly one of {', '.join(names)}",
-        lambda model: sum(getattr(model, field) is not None for field in fields) == 1,
+        f"[{given}].filter(given, given).size() {'==' if at_least else '<='} 1",
+        f"give {'exactly' if at_least else 'at most'} one of {', '.join(names)}",
+        lambda model: at_least <= sum(getattr(model, field) is not None for field in fields) <= 1,
     )
 
 
-# --- Markers: a constraint of Kubernetes that pydantic has no word for ---------------------------------------
+# --- Markers: a constraint of Kubernetes that pydantic has no word for ----------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ def _refuse_duplicates(keys: list[tuple[object, ...]]) -> None:
             )
 
 
-# --- Scalars ------------------------------------------------------------------------------------------------
+# --- Scalars --------------------------------------------------------------------------------------------
 
 Int = Annotated[int, Strict()]
 Number = Annotated[float, Strict()]
@@ -248,7 +249,7 @@ _SUFFIXES = {"": 1.0, "m": 1e-3} | {
 
 
 def parse_quantity(text: str) -> float:
-    """The value of a Kubernetes quantity in base units (cores, bytes). Raises ValueError for anything else."""
+    """The value of a Kubernetes quantity in base units (cores, bytes). Raises ValueError if it is none."""
     match = re.match(r"^([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)([a-zA-Z]*)$", text)
     if match is None or match[2] not in _SUFFIXES:
         raise ValueError(f"{text!r} is not a quantity; write one such as 2, 500m or 4Gi")
@@ -275,7 +276,7 @@ OpaqueObject = Annotated[Mapping[str, JsonValue], _Opaque()]
 AnyValue = Annotated[JsonValue, _AnyValue()]
 
 
-# --- References and pods -------------------------------------------------------------------------------------
+# --- References and pods --------------------------------------------------------------------------------
 
 
 class Task(StrEnum):
@@ -477,7 +478,7 @@ class RunPolicy(Model):
     )
 
 
-# --- Status and objects --------------------------------------------------------------------------------------
+# --- Status and objects ---------------------------------------------------------------------------------
 
 
 class Condition(Model):

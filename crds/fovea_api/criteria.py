@@ -10,14 +10,14 @@ from pydantic import Field
 from fovea_api.common import Bool, Model, Number, Rule
 
 MetricName = Annotated[str, Field(min_length=1, max_length=192, pattern="^[a-z]+/[^ /][^/]*(/[^/]+)?$")]
-"""`<split>/<metric>`, such as test/mAP50, latency/p95Milliseconds, size/megabytes; test/AP/<class> for a class."""
+"""`<split>/<metric>`, such as test/mAP50, latency/p95Milliseconds, size/megabytes, test/AP/<class>."""
 
 
 class Criterion(Model):
     """A bound on one metric, judged on the exported artefact."""
 
     metric: MetricName
-    """Name of the metric: test/mAP50, test/accuracy, latency/p95Milliseconds, size/megabytes, test/AP/<class>, …"""
+    """Name of the metric: test/mAP50, latency/p95Milliseconds, size/megabytes, test/AP/<class>, …"""
     min: Number | None = None
     """Smallest value that is good enough, in the metric's unit."""
     max: Number | None = None

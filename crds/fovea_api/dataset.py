@@ -262,7 +262,7 @@ class Splits(Model):
     """How images are shared out to train, validation and test."""
 
     method: Literal["Ratio", "FromSource"] = "Ratio"
-    """Ratio: by the shares below. FromSource: as the sources say (VOC image sets, folders, YOLO's data.yaml)."""
+    """Ratio: by the shares below. FromSource: as the sources say (image sets, folders, data.yaml)."""
     ratios: Ratios = Ratios(train=0.8, validation=0.1, test=0.1)
     """Shares of the images; for FromSource, of those that the source puts nowhere."""
     group_by: GroupBy | None = None

@@ -46,7 +46,7 @@ class InvalidManifest(InvalidInput):
 
     @classmethod
     def from_validation(cls, error: ValidationError, place: str | None = None) -> InvalidManifest:
-        """All problems of a pydantic error, one a line, each with its field path as the API server writes it."""
+        """All problems of a pydantic error, one a line, each with its field path."""
         return cls("\n".join(f"{path}: {message}" for path, message in problems(error)), place)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from fovea_api.common import (
+    Bool,
     Column,
     Definition,
     Digest,
@@ -83,7 +84,7 @@ class BundleInput(Model):
 
 
 class RunInputs(Model):
-    """What a run reads, fixed at its start. The digests are part of the run's identity, the places are not."""
+    """What a run reads, fixed at its start. The digests are part of the identity, the places are not."""
 
     dataset: DatasetInput | None = None
     """The dataset version that is trained on."""
@@ -133,7 +134,7 @@ class RunSpec(Model):
     owner: RunOwner
     """The object that the run works for."""
     identity: Digest
-    """Digest of type, owner, recipe (defaults left out), input digests and nonce: says which result is wanted."""
+    """Digest of type, owner, recipe (defaults left out), input digests and nonce."""
     nonce: Annotated[str, Field(max_length=256)] = ""
     """Tells apart runs of one recipe on one input: the fovea.dev/restart annotation or a schedule's time."""
     recipe: OpaqueObject
@@ -244,6 +245,8 @@ class RunError(Model):
     """Why, as one CamelCase word."""
     message: Message
     """Why, in words, with the place and what would be right."""
+    retryable: Bool = False
+    """Whether another attempt may succeed: exit code 75, not 1."""
 
 
 class RunResult(Model):

@@ -52,7 +52,7 @@ class DatasetRef(Model):
     """Version that is pinned. Absent: the newest at the start of each run."""
 
 
-# --- Model ---------------------------------------------------------------------------------------------------
+# --- Model ----------------------------------------------------------------------------------------------
 
 
 class Pretrained(Model):
@@ -64,8 +64,8 @@ class Pretrained(Model):
     """A model bundle, or a safetensors or state-dict file."""
     training_job_ref: Ref | None = None
     """The newest eligible bundle of another TrainingJob."""
-    from_: Annotated[Literal["Current"] | None, Field(alias="from")] = None
-    """Current: the model that is being served, when a deployment retrains; else the job's own newest bundle."""
+    from_: Literal["Current"] | None = Field(default=None, alias="from")
+    """Current: the model being served, when a deployment retrains; else the job's own newest bundle."""
 
     exactly_one: ClassVar = ("weights", "uri", "training_job_ref", "from_")
 
@@ -87,7 +87,7 @@ class ModelChoice(Model):
     """What is not trained."""
 
 
-# --- Input ---------------------------------------------------------------------------------------------------
+# --- Input ----------------------------------------------------------------------------------------------
 
 Pixels = Annotated[Int, Field(ge=16, le=8192)]
 
@@ -106,7 +106,7 @@ ChannelStd = Annotated[tuple[Annotated[Number, Field(gt=0, le=10)], ...], Field(
 
 
 class Normalize(Model):
-    """Per-channel normalization of pixel values scaled to 0 to 1: (value - mean) / std, in the order R, G, B."""
+    """Normalization of pixel values scaled to 0 to 1: (value - mean) / std; channels R, G, B."""
 
     mean: ChannelMean
     """Means of the three channels."""
@@ -230,7 +230,7 @@ class Input(Model):
     """What is done about rare classes."""
 
 
-# --- Training ------------------------------------------------------------------------------------------------
+# --- Training -------------------------------------------------------------------------------------------
 
 
 class Optimizer(Model):
@@ -343,7 +343,7 @@ class Training(Model):
     )
 
 
-# --- Evaluation, compression, export ---------------------------------------------------------------------------
+# --- Evaluation, compression, export --------------------------------------------------------------------
 
 
 class Latency(Model):
@@ -438,7 +438,7 @@ class Export(Model):
     )
 
 
-# --- Compute -------------------------------------------------------------------------------------------------
+# --- Compute --------------------------------------------------------------------------------------------
 
 
 class Head(Model):
@@ -552,7 +552,7 @@ class TrainingJobSpec(Recipe):
         return Recipe.model_validate({name: getattr(self, name) for name in Recipe.model_fields})
 
 
-# --- Status ----------------------------------------------------------------------------------------------------
+# --- Status ---------------------------------------------------------------------------------------------
 
 
 class TrainingResult(Model):
@@ -596,7 +596,7 @@ class TrainingJobStatus(Status):
 
 
 class TrainingJob(Resource):
-    """A model trained by this recipe on that dataset. A changed recipe trains again; what is there is kept."""
+    """A model trained by this recipe on that dataset exists. A changed recipe trains again."""
 
     definition: ClassVar = Definition(
         plural="trainingjobs",
