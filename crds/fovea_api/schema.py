@@ -7,7 +7,8 @@ silently.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter
@@ -116,6 +117,7 @@ class _Translation:
             raise NotExpressible("a union; use optional sibling blocks with exactly_one", path)
         elif kind == "object":
             result |= self._object(node, path)
+            _choose_by_required(result)
         elif kind == "array":
             result |= self._array(node, path)
         elif kind in _SCALARS:
@@ -123,7 +125,7 @@ class _Translation:
         elif not node.get("x-kubernetes-preserve-unknown-fields"):
             raise NotExpressible(f"type {kind!r}", path)
         if node.get("default") is not None:
-            result["default"] = _shortest(node["default"], result)
+            result["default"] = _without_nulls(node["default"])
         return result
 
     def _plain(self, node: Schema, path: str) -> Schema:
@@ -162,6 +164,8 @@ class _Translation:
                 raise NotExpressible("a map without a largest number of entries", path)
             result = {"additionalProperties": self.translate(values, f"{path}[*]")}
             if rules := _key_rules(node.get("propertyNames", {}), path):
+                if values.get("x-kubernetes-preserve-unknown-fields"):
+                    raise NotExpressible("constraints on the keys of a map of untyped values", path)
                 result["x-kubernetes-validations"] = [*node.get("x-kubernetes-validations", []), *rules]
             return result
         if node.get("x-kubernetes-preserve-unknown-fields"):
@@ -172,6 +176,23 @@ class _Translation:
         if "maxItems" not in node:
             raise NotExpressible("a list without a largest number of items", path)
         return {"items": self.translate(node["items"], f"{path}[*]")}
+
+
+def _choose_by_required(node: Schema) -> None:
+    """CEL cannot see a list of untyped values, so a choice that has one is stated by `oneOf` instead."""
+    hidden = [
+        name
+        for name, field in node.get("properties", {}).items()
+        if field.get("items", {}).get("x-kubernetes-preserve-unknown-fields") and "type" not in field["items"]
+    ]
+    for rule in node.get("x-kubernetes-validations", []):
+        if any(f"has(self.{name})" in rule["rule"] for name in hidden):
+            names = re.findall(r"has\(self\.(\w+)\)", rule["rule"])
+            node["oneOf"] = [{"required": [name]} for name in names]
+            node["x-kubernetes-validations"] = [
+                other for other in node["x-kubernetes-validations"] if other is not rule
+            ]
+            return
 
 
 def _scalar(node: Schema, path: str) -> Schema:
@@ -217,16 +238,13 @@ def _cel(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _shortest(default: Any, schema: Schema) -> Any:
-    """A default without what nested defaults say already, and without nulls."""
-    if not isinstance(default, dict) or "properties" not in schema:
-        return default
-    properties = schema["properties"]
-    return {
-        key: _shortest(value, properties[key])
-        for key, value in default.items()
-        if value is not None and _shortest(value, properties[key]) != properties[key].get("default")
-    }
+def _without_nulls(default: Any) -> Any:
+    """A default as the API server takes it: spelled out, for it is checked before nested defaults are filled in."""
+    if isinstance(default, Mapping):
+        return {key: _without_nulls(value) for key, value in default.items() if value is not None}
+    if isinstance(default, Sequence) and not isinstance(default, str):
+        return [_without_nulls(value) for value in default]
+    return default
 
 
 def custom_resource_definition(kind: type[Resource]) -> Schema:
@@ -277,7 +295,7 @@ def openapi(kind: type[Resource]) -> Schema:
     properties: Schema = {
         "apiVersion": {"type": "string", "description": fields["api_version"].description},
         "kind": {"type": "string", "description": fields["kind"].description},
-        "metadata": {"type": "object", "description": fields["metadata"].description},
+        "metadata": {"type": "object"},
     }
     for part in ("spec", "status"):
         properties[part] = structural(json_schema(fields[part].annotation)) | {

@@ -70,8 +70,7 @@ class Pretrained(Model):
     exactly_one: ClassVar = ("weights", "uri", "training_job_ref", "from_")
 
 
-OptionName = Annotated[str, Field(max_length=64, pattern="^[a-z][a-zA-Z0-9]*$")]
-Options = Annotated[Mapping[OptionName, AnyValue], Field(max_length=64)]
+Options = Annotated[Mapping[str, AnyValue], Field(max_length=64)]
 
 
 class ModelChoice(Model):

@@ -25,7 +25,6 @@ from fovea_api.common import (
     RunName,
     RunPolicy,
     Status,
-    Word,
 )
 from fovea_api.criteria import MetricName
 from fovea_api.run import Progress, Usage
@@ -240,7 +239,8 @@ class TuningSweepSpec(Model):
             ".search.algorithm",
         ),
         Rule(
-            "self.search.algorithm != 'Grid' || self.parameters.all(it, has(it.choice))",
+            "self.search.algorithm != 'Grid' || self.parameters.all(it, "
+            "!has(it.uniform) && !has(it.logUniform) && !has(it.intUniform))",
             "Grid tries every combination; give each parameter a choice or use another algorithm",
             lambda it: it.search.algorithm != "Grid" or all(p.choice is not None for p in it.parameters),
             ".search.algorithm",
@@ -269,7 +269,7 @@ class TrialCounts(Model):
     """Wanted in all."""
 
 
-ParameterValues = Annotated[Mapping[Word, AnyValue], Field(max_length=32)]
+ParameterValues = Annotated[Mapping[str, AnyValue], Field(max_length=32)]
 
 
 class Trial(Model):
