@@ -1,6 +1,6 @@
-"""Writes the tables of charts/fovea/README.md: values from the comments of values.yaml, rights from the rendered roles.
+"""Writes the tables of charts/fovea/README.md: values from the comments of values.yaml, rights from roles.
 
-Run it as `python charts/document.py`; with `--check` it changes nothing and fails where README.md is out of date.
+Run it as `python charts/document.py`; `--check` writes nothing and fails if the README is out of date.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ import yaml
 
 CHART = Path(__file__).parent / "fovea"
 README = CHART / "README.md"
+OPERATOR_ROLES = {
+    "fovea-operator": "served namespaces",
+    "fovea-namespaces": "cluster",
+    "fovea-operator-lease": "own namespace",
+}
 
 
 class Value(NamedTuple):
@@ -36,7 +41,7 @@ def helm() -> str:
     built = Path(os.environ.get("FOVEA_CACHE") or cache) / "bin" / "helm"
     program = os.environ.get("HELM") or (str(built) if built.exists() else shutil.which("helm"))
     if program is None:
-        raise SystemExit("helm is not here: run `devcluster/devcluster build helm`, or set HELM to the program")
+        raise SystemExit("helm is not here: run `devcluster/devcluster build helm`, or set HELM to its path")
     return program
 
 
@@ -74,17 +79,13 @@ def rights_table(manifests: str) -> list[str]:
     """One row a rule of the roles that are bound to the operator's ServiceAccount."""
     rows = ["| where | API group | resources | names | verbs |", "| --- | --- | --- | --- | --- |"]
     for role in filter(None, yaml.safe_load_all(manifests)):
-        if not role["metadata"]["name"].startswith("fovea-") or role["metadata"]["name"] not in OPERATOR_ROLES:
-            continue
-        where = OPERATOR_ROLES[role["metadata"]["name"]]
-        for rule in role.get("rules", ()):
-            groups = ", ".join(group or "core" for group in rule["apiGroups"])
-            names = ", ".join(rule.get("resourceNames", ["any"]))
-            rows.append(f"| {where} | {groups} | {', '.join(rule['resources'])} | {names} | {', '.join(rule['verbs'])} |")
+        where = OPERATOR_ROLES.get(role["metadata"]["name"])
+        for rule in role.get("rules", ()) if where else ():
+            groups = [group or "core" for group in rule["apiGroups"]]
+            names = rule.get("resourceNames", ["any"])
+            cells = (", ".join(cell) for cell in (groups, rule["resources"], names, rule["verbs"]))
+            rows.append(f"| {where} | {' | '.join(cells)} |")
     return rows
-
-
-OPERATOR_ROLES = {"fovea-operator": "cluster", "fovea-standby": "its namespace"}
 
 
 def render(*arguments: str) -> str:

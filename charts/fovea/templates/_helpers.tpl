@@ -53,17 +53,26 @@ app.kubernetes.io/part-of: fovea
 fovea-run
 {{- end }}
 
-{{- /* The operator's settings (fovea_operator/settings.py), as a map of environment variables; extraEnv has the last word. */}}
+{{- /* The operator's settings (fovea_operator/settings.py) as environment variables; operator.settings has the last word. */}}
 {{- define "fovea.settings" -}}
 {{- $settings := dict
-  "FOVEA_TRAINER_IMAGE" (default (printf "fovea/trainer:%s" .Chart.AppVersion) .Values.defaults.images.trainer)
-  "FOVEA_SERVING_IMAGE" (default (printf "fovea/serving:%s" .Chart.AppVersion) .Values.defaults.images.serving)
-  "FOVEA_RAY_VERSION" .Values.defaults.rayVersion
-  "FOVEA_STORE" .Values.defaults.store.uri
-  "FOVEA_STORE_SECRET" .Values.defaults.store.secretName
-  "FOVEA_QUEUE_NAME" .Values.defaults.queueName
-  "FOVEA_LOG_LEVEL" .Values.operator.logLevel
-  "FOVEA_CONCURRENCY" .Values.operator.concurrency
+  "namespaces" (join "," .Values.operator.namespaces)
+  "workers" .Values.operator.workers
+  "log_level" .Values.operator.logLevel
+  "lease_name" (include "fovea.leaseName" .)
+  "lease_namespace" .Release.Namespace
+  "cluster_role" (include "fovea.runName" .)
+  "trainer_image" (default (printf "fovea/trainer:%s" .Chart.AppVersion) .Values.defaults.trainerImage)
+  "image_pull_policy" .Values.defaults.imagePullPolicy
+  "ray_version" .Values.defaults.rayVersion
+  "store" .Values.defaults.store.uri
+  "store_secret" .Values.defaults.store.secretName
 }}
-{{- toYaml (merge (dict) .Values.operator.extraEnv $settings) }}
+{{- range $name, $value := merge (dict) .Values.operator.settings $settings }}
+- {name: FOVEA_OPERATOR_{{ upper $name }}, value: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}}
+{{- end }}
+{{- end }}
+
+{{- define "fovea.leaseName" -}}
+{{ include "fovea.fullname" . }}-operator
 {{- end }}
