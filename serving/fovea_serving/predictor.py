@@ -80,12 +80,18 @@ class Predictor:
                 for index, image in enumerate(part)
             ]
             batch, geometries = self.preprocess.batch(pixels)
-            outputs = self.run(batch)
-            predictions += self.postprocess(outputs, geometries)
+            predictions += self.postprocess(self._run(batch), geometries)
         return predictions
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """The model's raw outputs by name for a normalized batch `[N, 3, height, width]`."""
+        """The model's raw outputs by name for normalized images `[N, 3, height, width]`."""
+        parts = [
+            self._run(batch[start : start + self._max_batch])
+            for start in range(0, len(batch), self._max_batch)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.postprocess.outputs}
+
+    def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         count = len(batch)
         if self._fixed_batch is not None and count < self._fixed_batch:
             padding = np.zeros((self._fixed_batch - count, *batch.shape[1:]), np.float32)

@@ -3,6 +3,7 @@
 from fovea_serving.pipeline.decode import decode, decode_mask
 from fovea_serving.pipeline.geometry import Geometry
 from fovea_serving.pipeline.postprocess import (
+    OUTPUTS,
     Classification,
     Detection,
     Postprocess,
@@ -15,6 +16,7 @@ from fovea_serving.pipeline.preprocess import IGNORE, Preprocess
 
 __all__ = [
     "IGNORE",
+    "OUTPUTS",
     "Classification",
     "Detection",
     "Geometry",
