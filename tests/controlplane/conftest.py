@@ -1,0 +1,114 @@
+"""A real control plane (etcd and kube-apiserver, no nodes) with the CRDs installed, and a namespace per test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client, config
+
+ROOT = Path(__file__).resolve().parents[2]
+DEVCLUSTER = ROOT / "devcluster" / "devcluster"
+BINARIES = Path(os.environ.get("FOVEA_CACHE", Path.home() / ".cache" / "fovea")) / "bin"
+KUBECONFIG_VARIABLE = "FOVEA_CONTROL_PLANE_KUBECONFIG"
+"""Names the kubeconfig of a control plane that runs already; else the devcluster brings one up."""
+
+
+NORTH_STAR = Path(__file__).parent / "north-star"
+
+
+def good(kind: str) -> dict[str, Any]:
+    """The north-star example of a kind (lower case), without its status."""
+    manifest: dict[str, Any] = yaml.safe_load((NORTH_STAR / f"{kind}.yaml").read_text())
+    manifest.pop("status")
+    return manifest
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """A running API server, as kubectl and as Python clients see it."""
+
+    kubeconfig: Path
+    api: client.ApiClient
+
+    @property
+    def objects(self) -> client.CustomObjectsApi:
+        return client.CustomObjectsApi(self.api)
+
+    @property
+    def core(self) -> client.CoreV1Api:
+        return client.CoreV1Api(self.api)
+
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:
+        """Runs kubectl; returns what it prints. Raises Refused with its words if it fails."""
+        result = self.try_kubectl(*arguments, input=input)
+        if result.returncode != 0:
+            raise Refused(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
+        return result.stdout
+
+    def try_kubectl(self, *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
+        command = [_kubectl(), f"--kubeconfig={self.kubeconfig}", *arguments]
+        return subprocess.run(command, input=input, capture_output=True, text=True, timeout=120)
+
+    def apply(self, *manifests: dict[str, Any], namespace: str) -> str:
+        """Server-side apply as field manager `tests`, in the given namespace."""
+        documents = [
+            {**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}}
+            for manifest in manifests
+        ]
+        arguments = ("apply", "--server-side", "--field-manager=tests", "-f", "-")
+        return self.kubectl(*arguments, input=yaml.safe_dump_all(documents))
+
+
+class Refused(Exception):
+    """kubectl failed; the message is its own."""
+
+
+def _kubectl() -> str:
+    found = shutil.which("kubectl", path=f"{BINARIES}{os.pathsep}{os.environ.get('PATH', '')}")
+    assert found, "kubectl is missing: run `devcluster/devcluster up --control-plane`"
+    return found
+
+
+def _kubeconfig() -> Path:
+    if given := os.environ.get(KUBECONFIG_VARIABLE):
+        return Path(given)
+    subprocess.run([DEVCLUSTER, "up", "--control-plane"], check=True, timeout=1800)
+    command = [DEVCLUSTER, "kubeconfig", "--control-plane"]
+    return Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> ControlPlane:
+    """The control plane with Fovea's CRDs established."""
+    kubeconfig = _kubeconfig()
+    plane = ControlPlane(kubeconfig, config.new_client_from_config(str(kubeconfig)))
+    crds = sorted((ROOT / "crds").glob("*.fovea.dev.yaml"))
+    files = [argument for path in crds for argument in ("-f", str(path))]
+    plane.kubectl("apply", "--server-side", "--force-conflicts", *files)
+    plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
+    return plane
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """A fresh namespace, removed afterwards."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    control_plane.kubectl("create", "namespace", name)
+    yield name
+    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def shared_namespace(control_plane: ControlPlane) -> str:
+    """A namespace for tests that leave nothing in it."""
+    control_plane.try_kubectl("create", "namespace", "test-shared")
+    return "test-shared"
