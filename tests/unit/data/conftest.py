@@ -14,7 +14,7 @@ from fovea_api.run import VersionInput
 from fovea_trainer.data.build import BuildResult, build_dataset
 
 sys.path.append(str(Path(__file__).parent))  # for dataset_support: test folders are no packages
-from dataset_support import BCCD, Build  # noqa: E402
+from dataset_support import BCCD, Build
 
 
 @pytest.fixture
@@ -42,7 +42,12 @@ def build(tmp_path: Path) -> Build:
         given = parent and VersionInput(version=parent.digest, artifact=parent.artifact)
         work = tmp_path / f"work-{os.urandom(4).hex()}"
         return build_dataset(
-            Recipe.model_validate(spec), name="d", store_root=str(store), parent=given, work_dir=work, workers=workers
+            Recipe.model_validate(spec),
+            name="d",
+            store_root=str(store),
+            parent=given,
+            work_dir=work,
+            workers=workers,
         )
 
     return run

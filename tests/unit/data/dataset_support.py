@@ -21,7 +21,11 @@ Build = Callable[..., BuildResult]
 
 def detection(root: Path, format: str = "PascalVOC", **fields: object) -> dict[str, object]:
     """Spec of a Dataset with one source."""
-    return {"task": "Detection", "sources": [{"name": "lab", "uri": f"file://{root}", "format": format}], **fields}
+    return {
+        "task": "Detection",
+        "sources": [{"name": "lab", "uri": f"file://{root}", "format": format}],
+        **fields,
+    }
 
 
 def read_all(
@@ -29,4 +33,6 @@ def read_all(
 ) -> list[tuple[Found, Labels]]:
     """All images of a folder with their labels."""
     reader = open_reader(format, Tree.of(place(str(root))), Options(task, **options))  # type: ignore[arg-type]
-    return [(found, found.labels if found.labels is not None else reader.read(found)) for found in reader.scan()]
+    return [
+        (found, found.labels if found.labels is not None else reader.read(found)) for found in reader.scan()
+    ]

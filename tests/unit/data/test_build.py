@@ -35,13 +35,19 @@ def test_bccd(build: Build, tmp_path: Path) -> None:
     assert (summary.images, summary.annotations, summary.quality.invalid_labels) == (364, 4886, 2)
     assert sum(summary.splits.values()) == 364
     assert abs(summary.splits["train"] - 291) <= 1
-    assert [(it.name, it.annotations) for it in summary.classes] == [("RBC", 4153), ("WBC", 372), ("Platelets", 361)]
+    assert [(it.name, it.annotations) for it in summary.classes] == [
+        ("RBC", 4153),
+        ("WBC", 372),
+        ("Platelets", 361),
+    ]
     # Every sample is what the source says, byte for byte and box for box.
     version = open_version(result.artifact, tmp_path / "cache")
     for split in version.manifest.splits:
         for sample in version.split(split):
             assert sample.image_bytes == (BCCD / sample.name).read_bytes()
-            labels = parse_annotation(place(str(BCCD / "Annotations" / Path(sample.name).with_suffix(".xml").name)), "x")
+            labels = parse_annotation(
+                place(str(BCCD / "Annotations" / Path(sample.name).with_suffix(".xml").name)), "x"
+            )
             wanted = sorted(box.corners for box in labels.boxes if box.x2 - box.x1 >= 2)
             assert sorted(map(tuple, sample.boxes.tolist())) == wanted
             assert decode(sample.image_bytes).shape == (sample.height, sample.width, 3)
@@ -57,7 +63,9 @@ def test_coco_export_is_read_by_pycocotools_compatible_code(build: Build, voc: P
     result = build(detection(voc))
     file = Path(result.artifact) / "coco/train.json"
     loaded = judge.COCO(str(file))
-    assert len(loaded.anns) == sum(len(s.boxes) for s in open_version(result.artifact, tmp_path / "c").split("train"))
+    assert len(loaded.anns) == sum(
+        len(s.boxes) for s in open_version(result.artifact, tmp_path / "c").split("train")
+    )
 
 
 def test_digest_depends_on_content_alone(build: Build, voc: Path, tmp_path: Path) -> None:
@@ -157,7 +165,7 @@ def test_classes_are_mapped_and_dropped(build: Build, voc: Path) -> None:
     spec = detection(voc, classes=["RBC"], quality={"onInvalidLabel": "Fail"})
     with pytest.raises(InvalidInput, match=r"the class '\w+' is not one of RBC"):
         build(spec)
-    with pytest.raises(InvalidInput, match="minImagesPerClass.*fewer than 1000"):
+    with pytest.raises(InvalidInput, match=r"minImagesPerClass.*fewer than 1000"):
         build(detection(voc, quality={"minImagesPerClass": 1000}))
 
 
@@ -195,7 +203,6 @@ def test_masks_reach_the_sample(build: Build, tmp_path: Path) -> None:
         assert (decode_mask(sample.mask_bytes) == (raw == 0)).all()
 
 
-
 def test_the_reader_works_in_other_processes(build: Build, voc: Path, tmp_path: Path) -> None:
     split = open_version(build(detection(voc)).artifact, tmp_path / "cache").split("train")
     wanted = [sample.digest for sample in split]
@@ -221,7 +228,9 @@ def test_a_changed_shard_is_refused(build: Build, voc: Path, tmp_path: Path) -> 
         open_version(result.artifact, tmp_path / "cache")
 
 
-def test_many_shards_read_as_one(build: Build, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_shards_read_as_one(
+    build: Build, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "SHARD_IMAGES", 5)
     result = build(detection(voc))
     version = open_version(result.artifact, tmp_path / "cache")

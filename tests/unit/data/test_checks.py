@@ -75,7 +75,9 @@ def test_exif_orientation_turns_size_and_fingerprint(orientation: int) -> None:
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "1", "LA", "I;16"])
 def test_all_usual_kinds_of_pixels_are_read(mode: str) -> None:
     image = Image.open(FILES[0]).convert("L")
-    image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    image = (
+        Image.fromarray(np.asarray(image).astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    )
     buffer = io.BytesIO()
     image.save(buffer, "TIFF" if mode == "CMYK" else "PNG")
     assert inspect_image(buffer.getvalue(), "x").width == 640
@@ -109,5 +111,5 @@ def test_boxes() -> None:
 def test_files_named_as_images_are_not_trusted() -> None:
     buffer = io.BytesIO()
     Image.open(FILES[0]).save(buffer, "GIF")
-    with pytest.raises(InvalidInput, match="a.jpg: the file is no image of a known format"):
+    with pytest.raises(InvalidInput, match=r"a\.jpg: the file is no image of a known format"):
         inspect_image(buffer.getvalue(), "a.jpg")

@@ -14,9 +14,9 @@ import pytest
 from dataset_support import BCCD, MEMBRANE, read_all
 from fovea_api.common import Task
 from fovea_api.dataset import Format, Source
+from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.formats.coco import decode_runs
 from fovea_trainer.data.read import OpenSource, check, class_mask, plain_png
-from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.sources import open_source
 from fovea_trainer.store import place
 
@@ -29,7 +29,8 @@ def boxes_of(root: Path, format: Format) -> dict[str, list[tuple[str, float, flo
     found = [check(source, item) for item in source.reader.scan()]
     assert all(item.digest for item in found)
     return {
-        Path(item.name).stem: [(b[0], *(round(v, 2) for v in b[1:5])) for b in item.content.boxes] for item in found
+        Path(item.name).stem: [(b[0], *(round(v, 2) for v in b[1:5])) for b in item.content.boxes]
+        for item in found
     }  # type: ignore[misc]
 
 
@@ -49,7 +50,11 @@ def test_coco_equals_pascal_voc(voc: Path, tmp_path: Path) -> None:
     for number, (stem, boxes) in enumerate(wanted.items()):
         coco["images"].append({"id": number, "file_name": f"{stem}.jpg", "width": 640, "height": 480})
         for name, x1, y1, x2, y2 in boxes:
-            annotation = {"id": len(coco["annotations"]), "image_id": number, "category_id": 10 + names.index(name)}
+            annotation = {
+                "id": len(coco["annotations"]),
+                "image_id": number,
+                "category_id": 10 + names.index(name),
+            }
             coco["annotations"].append(annotation | {"bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0})
     shutil.copytree(voc / "JPEGImages", tmp_path / "coco/images")
     (tmp_path / "coco/train.json").write_text(json.dumps({"info": {"a": [1, {"b": None}]}} | coco, indent=2))
@@ -66,7 +71,8 @@ def test_yolo_equals_pascal_voc(voc: Path, tmp_path: Path) -> None:
     (root / "data.yaml").write_text("names: {0: RBC, 1: WBC, 2: Platelets}\n")
     for stem, boxes in wanted.items():
         lines = [
-            f"{names.index(name)} {(x1 + x2) / 1280:.9f} {(y1 + y2) / 960:.9f} {(x2 - x1) / 640:.9f} {(y2 - y1) / 480:.9f}"
+            f"{names.index(name)} {(x1 + x2) / 1280:.9f} {(y1 + y2) / 960:.9f} "
+            f"{(x2 - x1) / 640:.9f} {(y2 - y1) / 480:.9f}"
             for name, x1, y1, x2, y2 in boxes
         ]
         (root / f"labels/val/{stem}.txt").write_text("\n".join(lines))
@@ -101,7 +107,9 @@ def test_idx_packed_and_plain(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4), np.uint8)
     with gzip.open(tmp_path / "t10k-images-idx3-ubyte.gz", "wb") as file:
         file.write(bytes([0, 0, 8, 3]) + struct.pack(">3I", 5, 6, 4) + pixels.tobytes())
-    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + struct.pack(">I", 5) + bytes([0, 1, 2, 1, 0]))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(
+        bytes([0, 0, 8, 1]) + struct.pack(">I", 5) + bytes([0, 1, 2, 1, 0])
+    )
     source = Source.model_validate({"name": "s", "uri": f"file://{tmp_path}", "format": "IDX"})
     tree = open_source(source, tmp_path / "work")
     options = Options(Task.CLASSIFICATION, ("a", "b", "c"))

@@ -10,6 +10,7 @@ from fovea_api.dataset import Splits
 from fovea_trainer.data.splits import Item, Kept, assign
 
 NO_PAIRS = np.empty((0, 2), np.int64)
+NOTHING_KEPT = Kept()
 
 
 def items(count: int, classes: int = 3, group_of: int = 0, seed: int = 0) -> list[Item]:
@@ -17,10 +18,15 @@ def items(count: int, classes: int = 3, group_of: int = 0, seed: int = 0) -> lis
     digests = sorted(hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(count))
     shown = [tuple(sorted(random.sample(range(classes), random.randint(1, classes)))) for _ in digests]
     groups = [f"g{int(digest[:8], 16) % (count // group_of)}" if group_of else "" for digest in digests]
-    return [Item(digest, group, None, labels) for digest, group, labels in zip(digests, groups, shown, strict=True)]
+    return [
+        Item(digest, group, None, labels)
+        for digest, group, labels in zip(digests, groups, shown, strict=True)
+    ]
 
 
-def by_digest(given: list[Item], splits: Splits, pairs: np.ndarray = NO_PAIRS, kept: Kept = Kept()) -> dict[str, str]:  # noqa: B008
+def by_digest(
+    given: list[Item], splits: Splits, pairs: np.ndarray = NO_PAIRS, kept: Kept = NOTHING_KEPT
+) -> dict[str, str]:
     return dict(zip((item.digest for item in given), assign(given, pairs, splits, kept).splits, strict=True))
 
 
@@ -79,7 +85,12 @@ def test_look_alikes_stay_together_also_in_chains() -> None:
 
 
 def test_a_train_image_that_looks_like_a_test_image_leaves() -> None:
-    given = [Item("0", hint="train"), Item("1", hint="test"), Item("2", hint="train"), Item("3", hint="validation")]
+    given = [
+        Item("0", hint="train"),
+        Item("1", hint="test"),
+        Item("2", hint="train"),
+        Item("3", hint="validation"),
+    ]
     result = assign(given, np.array([[0, 1], [2, 3]]), Splits(method="FromSource"), Kept())
     assert result.splits == ("train", "test", "train", "validation")
     assert result.leaked == ((0, 1),)

@@ -63,7 +63,7 @@ def test_paths_never_leave_their_folder(tmp_path: Path, path: str) -> None:
 
 
 def test_errors_name_place_and_remedy(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="missing.txt: there is nothing .check the path"):
+    with pytest.raises(NotFound, match=r"missing\.txt: there is nothing \(check the path"):
         place(str(tmp_path / "missing.txt")).read_bytes()
     (tmp_path / "long").write_bytes(b"x" * 11)
     with pytest.raises(InvalidInput, match="larger than 10"):
@@ -71,7 +71,11 @@ def test_errors_name_place_and_remedy(tmp_path: Path) -> None:
 
 
 def test_an_unreachable_store_can_be_tried_again(tmp_path: Path) -> None:
-    settings = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    settings = {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    }
     for name, value in settings.items():
         (tmp_path / name).write_text(value)
     with pytest.raises(StoreUnavailable, match="s3://bucket/x"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import lzma
 import os
 import shutil
 import stat
@@ -202,6 +203,7 @@ def unpack(archive: Path, target: Path, limits: Limits = LIMITS) -> None:
         tarfile.TarError,
         EOFError,
         zlib.error,
+        lzma.LZMAError,
         pa.ArrowException,
         NotImplementedError,
     ) as error:
