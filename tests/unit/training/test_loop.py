@@ -1,0 +1,134 @@
+"""The loop on small real data: it learns, resumes exactly, stops early, and names what is wrong."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from fovea_api.common import Task
+from fovea_api.errors import Interrupted, InvalidInput
+from fovea_api.run import Progress
+from fovea_api.trainingjob import Recipe
+from fovea_trainer.training.context import SingleProcess
+from fovea_trainer.training.loop import TrainingDiverged, fit
+from fovea_trainer.training.state import State
+from pydantic import JsonValue
+from synthetic import squares
+
+
+def recipe(architecture: str = "resnet18", **training: JsonValue) -> Recipe:
+    small: dict[str, JsonValue] = {"width": 0.125, "stem": "Small", "dropout": 0.1} if architecture == "resnet18" else {}
+    return Recipe.model_validate(
+        {
+            "model": {"architecture": architecture, "options": small, "pretrained": {"weights": "None"}},
+            "input": {
+                "size": {"width": 32, "height": 32},
+                "augmentations": [{"horizontalFlip": {}}, {"colorJitter": {"brightness": 0.1}}],
+            },
+            "training": {"epochs": 3, "batchSize": 8, "precision": "FP32", "ema": {"decay": 0.9}, **training},
+        }
+    )
+
+
+class Listener(list[Progress]):
+    def __call__(self, progress: Progress) -> None:
+        self.append(progress)
+
+
+def equal(left: State, right: State) -> bool:
+    return [item["train/loss"] for item in left.history] == [item["train/loss"] for item in right.history] and all(
+        torch.equal(value, right.network[name]) for name, value in left.network.items()
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_it_learns_and_tells_how_far_it_is(tmp_path: Path, optimizer: str) -> None:
+    told = Listener()
+    job = recipe(epochs=12, optimizer={"name": optimizer, "learningRate": 0.02})
+    state = fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 2, told))
+    assert state.best_value == 1.0
+    assert told[-1].epoch == told[-1].epochs == 12
+    assert told[-1].best is not None
+    assert told[-1].best.name == "validation/accuracy"
+    assert {"train/loss", "validation/accuracy", "validation/loss"} <= set(told[-1].metrics)
+    assert len(list(tmp_path.glob("*-*"))) == 2
+
+
+def test_resuming_after_an_epoch_gives_what_an_uninterrupted_run_gives(tmp_path: Path) -> None:
+    version, job = squares(Task.CLASSIFICATION), recipe(epochs=4)
+    whole = fit(job, version, SingleProcess(tmp_path / "whole", 9, Listener()))
+    for folder in sorted((tmp_path / "whole").glob("*-*"))[2:]:
+        folder.rename(tmp_path / folder.name)
+    resumed = fit(job, version, SingleProcess(tmp_path / "whole", 9, Listener()))
+    assert equal(whole, resumed)
+
+
+def test_resuming_within_an_epoch_gives_what_an_uninterrupted_run_gives(tmp_path: Path) -> None:
+    version, job = squares(Task.CLASSIFICATION), recipe(epochs=2)
+    whole = fit(job, version, SingleProcess(tmp_path / "whole", 2, Listener()))
+    stop = threading.Event()
+    stop.set()
+    for _ in range(4):
+        with pytest.raises(Interrupted):
+            fit(job, version, SingleProcess(tmp_path / "parts", 2, Listener(), stop))
+    parts = fit(job, version, SingleProcess(tmp_path / "parts", 2, Listener()))
+    assert equal(whole, parts)
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    version = squares(Task.CLASSIFICATION)
+    runs = [fit(recipe(seed=seed), version, SingleProcess(tmp_path / f"{index}", 1, Listener()))
+            for index, seed in enumerate((1, 1, 2))]  # fmt: skip
+    assert equal(runs[0], runs[1])
+    assert not equal(runs[0], runs[2])
+
+
+def test_early_stopping_ends_training_and_the_best_epoch_is_kept(tmp_path: Path) -> None:
+    job = recipe(epochs=20, earlyStopping={"metric": "validation/accuracy", "patience": 2, "minDelta": 1.0})
+    state = fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, Listener()))
+    assert state.epoch == 3
+    assert state.best_epoch <= 3
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(tmp_path: Path) -> None:
+    job = recipe()
+    tiny = {"mean": [0, 0, 0], "std": [1e-38] * 3}  # the network's sums overflow
+    job = Recipe.model_validate(job.to_dict() | {"input": {"normalize": tiny, "size": {"width": 32, "height": 32}}})
+    with pytest.raises(TrainingDiverged, match="lower optimizer.learningRate"):
+        fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, Listener()))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task"),
+    [
+        ("retinanet-efficientnet-lite0", Task.DETECTION),
+        ("fasterrcnn", Task.DETECTION),
+        ("unet-efficientnet-lite0", Task.SEMANTIC_SEGMENTATION),
+        ("mobilenet-v3", Task.CLASSIFICATION),
+    ],
+)
+def test_every_task_trains(architecture: str, task: Task, tmp_path: Path) -> None:
+    job = recipe(architecture, epochs=2, gradientClipNorm=5)
+    state = fit(job, squares(task), SingleProcess(tmp_path, 1, Listener()))
+    losses = [item["train/loss"] for item in state.history]
+    assert losses[1] < losses[0]
+
+
+def test_an_architecture_of_another_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"resnet18 is for Classification, the dataset for Detection"):
+        fit(recipe(), squares(Task.DETECTION), SingleProcess(tmp_path, 1, Listener()))
+
+
+def test_an_unknown_metric_is_named_with_those_there_are(tmp_path: Path) -> None:
+    job = recipe(earlyStopping={"metric": "validation/mAP"})
+    with pytest.raises(InvalidInput, match=r"validation/mAP is not measured.*validation/accuracy"):
+        fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, Listener()))
+
+
+def test_class_weights_and_focal_loss_train(tmp_path: Path) -> None:
+    for index, balance in enumerate(["ClassWeights", "FocalLoss", "Oversample", "Undersample"]):
+        job = recipe(epochs=1)
+        job = job.model_copy(update={"input": job.input.model_copy(update={"balance": balance})})
+        assert fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path / str(index), 1, Listener())).epoch == 1

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fovea_trainer.training.order import MAX_REPEATS, Order, WorkerBatches, shares
+
+
+def order(images: int = 23, batch: int = 4) -> Order:
+    return Order(np.ones(images), batch, seed=7)
+
+
+def test_an_epoch_shows_every_image_and_each_epoch_another_order() -> None:
+    first, second = order().epoch(0), order().epoch(1)
+    assert set(first.ravel()) == set(range(23)) == set(second.ravel())
+    assert first.shape == (6, 4)
+    assert (first != second).any()
+    assert (first == order().epoch(0)).all()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_the_workers_together_take_exactly_the_batches_of_one(workers: int) -> None:
+    one = list(WorkerBatches(order(), 2, 0, 0, 1))
+    several = [list(WorkerBatches(order(), 2, 0, rank, workers)) for rank in range(workers)]
+    for step, batch in enumerate(one):
+        taken = [draw for worker in several for draw in worker[step]]
+        assert sorted(taken, key=lambda draw: draw.seed) == sorted(batch, key=lambda draw: draw.seed)
+
+
+def test_a_position_can_be_found_again() -> None:
+    assert list(WorkerBatches(order(), 1, 3, 0, 2)) == list(WorkerBatches(order(), 1, 0, 0, 2))[3:]
+
+
+def test_oversampling_evens_out_classes() -> None:
+    classes = [[0]] * 80 + [[1]] * 20
+    shown = Order(shares(classes, "Oversample"), 8, 0).epoch(0)
+    rare = sum(1 for index in shown.ravel() if index >= 80)
+    assert shown.size == 160
+    assert rare == pytest.approx(80, abs=4)
+
+
+def test_undersampling_shows_no_more_of_a_class_than_of_the_rarest() -> None:
+    classes = [[0]] * 80 + [[1]] * 20
+    shown = Order(shares(classes, "Undersample"), 8, 0).epoch(0)
+    assert shown.size == 40
+
+
+def test_repeats_are_bounded() -> None:
+    assert shares([[0]] * 1000 + [[1]], "Oversample").max() == MAX_REPEATS
