@@ -45,7 +45,7 @@ class Augment:
         if self._transform is None:
             return item
         height, width = item.image.shape[-2:]
-        boxes = tv_tensors.BoundingBoxes(  # type: ignore[call-overload]
+        boxes = tv_tensors.BoundingBoxes(
             _turnable(item.boxes), format="CXCYWHR", canvas_size=(height, width), clamping_mode=None
         )
         mask = item.image.new_zeros((height, width)) if item.mask is None else item.mask

@@ -17,7 +17,7 @@ from fovea_api.errors import FoveaError, Interrupted, InvalidInput
 from fovea_api.run import Best, Progress
 from fovea_api.trainingjob import EarlyStopping, Recipe
 from fovea_api.version import DatasetVersion
-from timm.utils import ModelEmaV3
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -141,7 +141,7 @@ class _Fit:
         self.network = make_network(recipe, version)
         if plan.base_weights is not None:
             load_state(self.network, read_state(plan.base_weights), str(plan.base_weights))
-        self.network.to(context.device, memory_format=torch.channels_last)
+        self.network.to(context.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.network, self.training.optimizer)
         ema = self.training.ema
         self.ema = None if ema is None else ModelEmaV3(self.network, decay=ema.decay, use_warmup=True)
@@ -181,7 +181,7 @@ class _Fit:
         batches = WorkerBatches(self.order, state.epoch, state.step, context.rank, context.workers)
         loader = DataLoader(
             self.train,
-            batch_sampler=batches,  # type: ignore[arg-type]  # draws instead of plain indices
+            batch_sampler=batches,
             collate_fn=collate,
             num_workers=context.loader_processes,
         )
@@ -225,7 +225,7 @@ class _Fit:
             )
         self.optimizer.zero_grad(set_to_none=True)
         # DistributedDataParallel takes the mean over the workers; undo it, each worker brings its own share.
-        self.scaler.scale(loss * share * self.context.workers).backward()
+        torch.autograd.backward(self.scaler.scale(loss * share * self.context.workers))
         if self.training.gradient_clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.gradient_clip_norm)
@@ -299,7 +299,7 @@ class _Fit:
         def step(precision: Precision) -> None:
             with precision.autocast():
                 parts = trial.losses(images, targets)
-            torch.stack([part.float() for part in parts.values()]).sum().backward()
+            torch.autograd.backward(torch.stack([part.float() for part in parts.values()]).sum())
 
         chosen = [choose_precision(self.training.precision, self.context.device, step)]
         if self.context.workers > 1:

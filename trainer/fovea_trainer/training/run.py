@@ -114,13 +114,15 @@ def _train_on_ray(order: Order) -> RunResult:
 
     execution = order.spec.execution
     resources = worker_resources(execution)
-    elastic = execution.min_workers is not None and execution.max_workers is not None
+    workers: int | tuple[int, int] = execution.workers
+    if execution.min_workers is not None and execution.max_workers is not None:
+        workers = (execution.min_workers, execution.max_workers)
     filesystem, path = (order.folder / "ray").arrow()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"order": order},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=(execution.min_workers, execution.max_workers) if elastic else execution.workers,
+            num_workers=workers,  # type: ignore[arg-type]  # Ray's annotation knows no elasticity
             use_gpu="GPU" in resources,
             resources_per_worker=resources,
         ),
@@ -138,8 +140,8 @@ def _train_on_ray(order: Order) -> RunResult:
         raise _cause(error) from error
     if result.checkpoint is None:
         raise WorkersLost("training ended without a checkpoint")
-    options = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
-    done: RunResult | FoveaError = ray.get(ray.remote(**options)(_finish).remote(order, result.checkpoint))
+    rest = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(_finish)
+    done: RunResult | FoveaError = ray.get(rest.remote(order, result.checkpoint))  # type: ignore[assignment]
     if isinstance(done, FoveaError):
         raise done
     return done
