@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,14 @@ from tests.controlplane.conftest import ControlPlane
 
 RUN, OTHER = "r-0123456789", "r-9876543210"
 POD = f"{RUN}-1-head-x2x4z"
+ATTEMPT = {"number": 9, "child": f"{RUN}-9"}
+READY = {
+    "type": "Ready",
+    "status": "True",
+    "reason": "Mine",
+    "message": "",
+    "lastTransitionTime": "2026-11-24T20:00:00Z",
+}
 PROGRESS = {"progress": {"stage": "Training", "epoch": 1, "epochs": 8}}
 
 
@@ -193,7 +203,7 @@ def test_a_pod_with_a_similar_name_is_refused(control_plane: ControlPlane, tenan
     refused(pod(control_plane, tenant, f"{RUN}0-1-head").apply(PROGRESS), "does not belong to Run")
 
 
-@pytest.mark.parametrize("status", [{"phase": "Succeeded"}, {"attempts": []}, {"conditions": []}])
+@pytest.mark.parametrize("status", [{"phase": "Succeeded"}, {"attempts": [ATTEMPT]}, {"conditions": [READY]}])
 def test_the_operators_fields_are_refused_even_with_force(
     control_plane: ControlPlane, tenant: str, status: dict[str, Any]
 ) -> None:
@@ -233,11 +243,8 @@ def test_a_token_without_a_pod_is_refused(control_plane: ControlPlane, tenant: s
     refused(Reporter(control_plane, tenant, token).apply(PROGRESS), "this token belongs to no pod")
 
 
-def test_another_namespace_is_refused(
-    control_plane: ControlPlane, tenant: str, namespace_factory: Any
-) -> None:
+def test_another_namespace_is_refused(control_plane: ControlPlane, tenant: str, neighbour: str) -> None:
     """By RBAC, and by the policy even where somebody bound the role across namespaces."""
-    neighbour = namespace_factory()
     prepare(control_plane, neighbour)
     reporter = pod(control_plane, tenant)
     assert reporter.apply(PROGRESS, namespace=neighbour).status_code == 403
@@ -250,32 +257,19 @@ def test_another_namespace_is_refused(
 
 def test_wider_rights_by_mistake_still_write_nothing_else(control_plane: ControlPlane, tenant: str) -> None:
     control_plane.kubectl(
-        *(
-            "-n",
-            tenant,
-            "create",
-            "role",
-            "wide",
-            "--verb=create,patch,update,delete",
-            "--resource=runs.fovea.dev",
-        ),
+        "-n", tenant, "create", "role", "wide", "--verb=create,patch,delete", "--resource=runs.fovea.dev"
     )
     control_plane.kubectl(
         "-n", tenant, "create", "rolebinding", "wide", "--role=wide", f"--serviceaccount={tenant}:fovea-run"
     )
-    spec = {**run_manifest(RUN)["spec"], "image": "evil:1"}
-    refused(pod(control_plane, tenant).apply({}, path="", spec=spec, force=True), "nothing but the status")
+    relabel = pod(control_plane, tenant).apply({}, path="", metadata={"labels": {"mine": "true"}}, force=True)
+    refused(relabel, "nothing but the status")
 
 
 @pytest.fixture
-def namespace_factory(control_plane: ControlPlane) -> Any:
-    made: list[str] = []
-
-    def make() -> str:
-        made.append(f"test-{time.monotonic_ns()}")
-        control_plane.kubectl("create", "namespace", made[-1])
-        return made[-1]
-
-    yield make
-    for name in made:
-        control_plane.kubectl("delete", "namespace", name, "--wait=false")
+def neighbour(control_plane: ControlPlane) -> Iterator[str]:
+    """Another tenant's namespace."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    control_plane.kubectl("create", "namespace", name)
+    yield name
+    control_plane.kubectl("delete", "namespace", name, "--wait=false")

@@ -1,0 +1,122 @@
+"""Install, upgrade and uninstall of the chart by the real helm on a real API server."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from charts.document import CHART, helm
+from tests.controlplane.conftest import ControlPlane
+
+CRD = "datasets.fovea.dev"
+DATASET = {
+    "apiVersion": "fovea.dev/v1alpha1",
+    "kind": "Dataset",
+    "metadata": {"name": "kept"},
+    "spec": {
+        "task": "Detection",
+        "sources": [{"name": "lab", "uri": "pvc://datasets/lab", "format": "COCO"}],
+    },
+}
+
+
+class Release:
+    """One release of the chart in a namespace of its own."""
+
+    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+        self.plane, self.namespace = plane, namespace
+
+    def helm(self, *arguments: str) -> str:
+        """Runs helm on the release's namespace; raises with helm's own words."""
+        command = [
+            helm(),
+            *arguments,
+            "--namespace",
+            self.namespace,
+            "--kubeconfig",
+            str(self.plane.kubeconfig),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def upgrade(self, chart: Path, *arguments: str) -> str:
+        """Installs or upgrades. The CRDs are there already, hence --take-ownership."""
+        return self.helm(
+            "upgrade", "--install", "fovea", str(chart), "--take-ownership", "--force-conflicts", *arguments
+        )
+
+
+@pytest.fixture
+def release(control_plane: ControlPlane, namespace: str) -> Iterator[Release]:
+    one = Release(control_plane, namespace)
+    yield one
+    one.helm("uninstall", "fovea", "--ignore-not-found")
+
+
+def description(plane: ControlPlane) -> str:
+    return plane.kubectl(
+        "get", "crd", CRD, "-o", "jsonpath={.spec.versions[0].schema.openAPIV3Schema.description}"
+    )
+
+
+def test_install_upgrade_uninstall(
+    control_plane: ControlPlane, release: Release, namespace: str, tmp_path: Path
+) -> None:
+    older = tmp_path / "fovea"
+    shutil.copytree(CHART, older)
+    (source,) = older.glob(f"files/crds/{CRD}.yaml")
+    crd = yaml.safe_load(source.read_text())
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = "An older Dataset."
+    source.write_text(yaml.safe_dump(crd))
+
+    notes = release.upgrade(older)
+    assert "No store is set" in notes
+    assert description(control_plane) == "An older Dataset."
+    control_plane.apply(DATASET, namespace=namespace)
+
+    notes = release.upgrade(CHART, "--set", "defaults.store.uri=s3://fovea/models", "--set", "replicas=2")
+    assert "s3://fovea/models" in notes
+    assert description(control_plane) != "An older Dataset."
+    assert control_plane.kubectl("-n", namespace, "get", "pdb", "fovea", "-o", "name").strip()
+
+    release.helm("uninstall", "fovea")
+    assert "kept" in control_plane.kubectl("-n", namespace, "get", "datasets.fovea.dev", "-o", "name")
+    assert not control_plane.kubectl("-n", namespace, "get", "deployment,role,service", "-o", "name").strip()
+    gone = control_plane.try_kubectl("get", "clusterrole", "fovea-operator")
+    assert "NotFound" in gone.stderr
+
+
+def test_what_the_operator_may_do(control_plane: ControlPlane, release: Release, namespace: str) -> None:
+    """Asked of the API server's own authorizer; the grants by name work for server-side apply."""
+    release.upgrade(CHART)
+    user = f"--as=system:serviceaccount:{namespace}:fovea"
+
+    def can(*question: str) -> bool:
+        return control_plane.try_kubectl("auth", "can-i", *question, user).stdout.strip() == "yes"
+
+    assert can("patch", "trainingjobs.fovea.dev", "--subresource=status", "-n", "default")
+    assert can("create", "jobs.batch", "-n", "default")
+    assert not can("get", "secrets", "-n", "default")
+    assert not can("patch", "serviceaccounts/default", "-n", "default")
+    assert can("update", "leases.coordination.k8s.io/fovea-operator", "-n", namespace)
+    assert not can("update", "leases.coordination.k8s.io/other", "-n", namespace)
+
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "fovea-run"}}
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "fovea-run"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "fovea-run"},
+        "subjects": [{"kind": "ServiceAccount", "name": "fovea-run", "namespace": namespace}],
+    }
+    apply = ("apply", "--server-side", "--field-manager=fovea", "-n", namespace, "-f", "-", user)
+    control_plane.kubectl(*apply, input=yaml.safe_dump_all([account, binding]))
+    binding["roleRef"] = {**binding["roleRef"], "name": "cluster-admin"}
+    binding["metadata"] = {"name": "other"}
+    assert "forbidden" in control_plane.try_kubectl(*apply, input=yaml.safe_dump(binding)).stderr
