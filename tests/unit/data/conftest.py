@@ -35,7 +35,7 @@ def build(tmp_path: Path) -> Build:
     def run(
         spec: Mapping[str, object],
         *,
-        store: Path = tmp_path / "store",
+        store: Path | str = tmp_path / "store",
         parent: BuildResult | None = None,
         workers: int = 1,
     ) -> BuildResult:

@@ -318,6 +318,11 @@ class _Index:
         )
         return [Problem(ProblemKind(kind), place, message) for kind, place, message in rows]
 
+    def name_of(self, number: int, sources: Sequence[OpenSource]) -> str:
+        """An image as problems name it: its source and its name."""
+        source, name = self.db.execute("SELECT source, name FROM items WHERE id = ?", (number,)).fetchone()
+        return f"{sources[source].name}: {name}"
+
     def any(self) -> bool:
         return self.db.execute("SELECT 1 FROM items LIMIT 1").fetchone() is not None
 
@@ -425,9 +430,10 @@ def _split(
     leaving = {first for first, _ in result.leaked}
     if recipe.quality.near_duplicates == "Drop":
         leaving |= _look_alikes(result, pairs, kept, items)
-    for first, second in result.leaked:
-        message = f"the train image looks like the test image {items[second].digest[:12]}; it leaves train"
-        index.problem(Problem(ProblemKind.SPLIT_LEAKAGE, items[first].digest[:12], message))
+    for first, second in dict(result.leaked).items():
+        here, there = (index.name_of(ids[position], sources) for position in (first, second))
+        message = f"the train image looks like the test image {there}; it leaves train"
+        index.problem(Problem(ProblemKind.SPLIT_LEAKAGE, here, message))
     index.db.executemany(
         "UPDATE items SET split = ?, grp = ? WHERE id = ?",
         (

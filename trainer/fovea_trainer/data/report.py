@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from fovea_api.common import Task
@@ -20,6 +20,8 @@ SHOWN_SAMPLES = 12
 SHOWN_PAIRS = 8
 SHOWN_PROBLEMS = 40
 """Problems of a kind that are listed; all are counted."""
+PAIR_WIDTH = 200
+"""Width of a look-alike in CSS pixels: two fit side by side."""
 PICTURE_SIDE = 480
 """Pixels of a picture's longer side."""
 SHOWN_CLASSES = 40
@@ -210,7 +212,7 @@ def _samples(version: DatasetVersion, findings: Findings) -> Markup:
     return base.join(base.legend(version.classes[:SHOWN_CLASSES]), pictures)
 
 
-def _picture(picture: Picture, classes: Sequence[str]) -> Markup:
+def _picture(picture: Picture, classes: Sequence[str], width: int | None = None) -> Markup:
     image, scale = base.fit(decode(picture.image), PICTURE_SIDE)
     if len(picture.boxes):
         # The legend names the colours; names on hundreds of boxes would hide the picture.
@@ -223,7 +225,7 @@ def _picture(picture: Picture, classes: Sequence[str]) -> Markup:
         rows = (np.arange(image.shape[0]) * mask.shape[0] // image.shape[0])[:, None]
         image = base.draw_mask(image, mask[rows, np.arange(image.shape[1]) * mask.shape[1] // image.shape[1]])
     what = f"{picture.label} · " if picture.label is not None else ""
-    return base.picture(image, f"{what}{picture.name} · {picture.split}")
+    return base.picture(image, f"{what}{picture.name} · {picture.split}", width=width)
 
 
 def _pairs(findings: Findings) -> Markup:
@@ -233,15 +235,10 @@ def _pairs(findings: Findings) -> Markup:
         f"{findings.across:,} pairs are in different splits." if findings.across else "None is across splits."
     )
     pairs = [
-        base.gallery([_picture(replace_labels(first), ()), _picture(replace_labels(second), ())])
+        base.gallery([_picture(replace(one, label=None), (), PAIR_WIDTH) for one in (first, second)])
         for first, second in findings.pairs
     ]
     return base.join(head, base.columns(*pairs))
-
-
-def replace_labels(picture: Picture) -> Picture:
-    """The picture without its labels."""
-    return Picture(picture.name, picture.split, picture.image)
 
 
 def _origin(version: DatasetVersion) -> Markup:

@@ -1,0 +1,74 @@
+"""A source and a store on a real S3 server give the very version that local folders give."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dataset_support import Build, detection
+from fovea_trainer.data.version import open_version
+from fovea_trainer.store import AccessDenied, place
+
+SERVER = shutil.which("versitygw")
+START_SECONDS = 20.0
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Runs versitygw over a folder, whose folders are its buckets; the environment points to it."""
+    if SERVER is None:
+        pytest.skip("versitygw is not on the PATH (github.com/versity/versitygw)")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    root = tmp_path / "s3"
+    (root / "fovea").mkdir(parents=True)
+    command = [SERVER, "--port", address, "--access", "user", "--secret", "secret-key", "posix", str(root)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    settings = {
+        "AWS_ACCESS_KEY_ID": "user",
+        "AWS_SECRET_ACCESS_KEY": "secret-key",
+        "AWS_ENDPOINT_URL": f"http://{address}",
+        "AWS_REGION": "us-east-1",
+    }
+    secret = tmp_path / "secrets/lab"
+    secret.mkdir(parents=True)
+    monkeypatch.setenv("FOVEA_SECRETS_ROOT", str(secret.parent))
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+        (secret / name).write_text(value)
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            socket.create_connection((address.split(":")[0], int(address.split(":")[1])), 1).close()
+            break
+        except OSError:
+            assert process.poll() is None and time.monotonic() < end, "versitygw did not start"  # noqa: PT018
+            time.sleep(0.1)
+    yield root
+    process.terminate()
+    process.wait()
+
+
+def test_s3_source_and_store(server: Path, voc: Path, build: Build, tmp_path: Path) -> None:
+    shutil.copytree(voc, server / "lab/voc")
+    spec = detection(voc)
+    source = {"name": "lab", "uri": "s3://lab/voc", "format": "PascalVOC", "secretRef": {"name": "lab"}}
+    result = build({**spec, "sources": [source]}, store="s3://fovea/ns")
+    assert result.digest == build(spec).digest
+    assert result.artifact == f"s3://fovea/ns/dataset/d/{result.digest}"
+    assert (
+        len(open_version(result.artifact, tmp_path / "cache").split("train"))
+        == result.summary.splits["train"]
+    )
+    assert build({**spec, "sources": [source]}, store="s3://fovea/ns", parent=result).adopted
+    wrong = tmp_path / "wrong"
+    shutil.copytree(tmp_path / "secrets/lab", wrong)
+    (wrong / "AWS_SECRET_ACCESS_KEY").write_text("another")
+    with pytest.raises(AccessDenied, match="check the keys of the Secret"):
+        place("s3://fovea/ns/x", str(wrong)).read_bytes()
