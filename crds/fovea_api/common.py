@@ -235,8 +235,8 @@ def _to_text(value: object) -> object:
 
 Quantity = Annotated[
     str,
-    BeforeValidator(_to_text),
     Field(max_length=32, pattern="^[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|e[0-9]+)?$"),
+    BeforeValidator(_to_text),
     _IntOrString(),
 ]
 """A Kubernetes quantity: 2, 500m, 4Gi."""

@@ -407,7 +407,7 @@ class Dataset(Resource):
 
     definition: ClassVar = Definition(
         plural="datasets",
-        short_names=("ds",),
+        short_names=("dset",),
         columns=(
             Column("Task", ".spec.task"),
             Column("Phase", ".status.phase"),

@@ -76,6 +76,7 @@ class Interrupted(Retryable):
 def problems(error: ValidationError) -> Iterator[tuple[str, str]]:
     """Pairs of (field path, message), paths written as `spec.sources[0].uri`."""
     for item in error.errors(include_url=False):
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])
+        loc = item["loc"][:-2] if item["loc"][-1:] == ("[key]",) else item["loc"]
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
         field = str(item.get("ctx", {}).get("field", ""))
         yield (path + field).lstrip(".") or "manifest", item["msg"]

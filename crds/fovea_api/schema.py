@@ -216,6 +216,14 @@ def _scalar(node: Schema, path: str) -> Schema:
 def _key_rules(names: Schema, path: str) -> list[Schema]:
     """Constraints on the keys of a map, which a structural schema can only state as CEL."""
     rules: list[Schema] = []
+    if "minLength" in names:
+        length = names["minLength"]
+        rules.append(
+            {
+                "rule": f"self.all(key, size(key) >= {length})",
+                "message": f"keys must have at least {length} characters",
+            }
+        )
     if "maxLength" in names:
         length = names["maxLength"]
         rules.append(
@@ -239,7 +247,7 @@ def _cel(text: str) -> str:
 
 
 def _without_nulls(default: Any) -> Any:
-    """A default as the API server takes it: spelled out, for it is checked before nested defaults are filled in."""
+    """A default as the API server takes it: spelled out, for it is checked before any is filled in."""
     if isinstance(default, Mapping):
         return {key: _without_nulls(value) for key, value in default.items() if value is not None}
     if isinstance(default, Sequence) and not isinstance(default, str):

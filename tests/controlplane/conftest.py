@@ -1,4 +1,4 @@
-"""A real control plane (etcd and kube-apiserver, no nodes) with the CRDs installed, and a namespace per test."""
+"""A real control plane (etcd, kube-apiserver, no nodes) with the CRDs, and a namespace for each test."""
 
 from __future__ import annotations
 

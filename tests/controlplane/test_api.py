@@ -177,7 +177,9 @@ class TestShown:
             {"phase": "Running", "run": RUN, "progress": progress, "conditions": conditions},
         )
         shown = control_plane.kubectl("get", "tj", "-n", namespace).splitlines()
-        assert shown[0].split() == (["NAME", "PHASE", "PROGRESS", "EPOCH", "METRIC", "BEST", "ETA", "ELIGIBLE", "REASON", "AGE"])
+        assert shown[0].split() == (
+            ["NAME", "PHASE", "PROGRESS", "EPOCH", "METRIC", "BEST", "ETA", "ELIGIBLE", "REASON", "AGE"]
+        )
         assert shown[1].split()[:7] == [
             "blood-cells",
             "Running",
@@ -196,9 +198,11 @@ class TestShown:
         names = control_plane.kubectl("get", "fovea", "-n", namespace, "-o", "name").split()
         assert sorted(name.split(".")[0] for name in names) == sorted(EXAMPLES)
 
-    @pytest.mark.parametrize("short", ["ds", "tj", "sweep", "md"])
-    def test_short_names(self, short: str, control_plane: ControlPlane, namespace: str) -> None:
-        control_plane.kubectl("get", short, "-n", namespace)
+    @pytest.mark.parametrize(("short", "kind"), zip(("dset", "tj", "sweep", "md"), EXAMPLES, strict=True))
+    def test_short_name(self, short: str, kind: str, control_plane: ControlPlane, namespace: str) -> None:
+        control_plane.apply(good(kind), namespace=namespace)
+        shown = control_plane.kubectl("get", short, "-n", namespace, "-o", "name")
+        assert shown.strip() == f"{kind}.fovea.dev/blood-cells"
 
     @pytest.mark.parametrize("kind", EXAMPLES)
     def test_wait_for_ready(self, kind: str, control_plane: ControlPlane, namespace: str) -> None:
@@ -226,14 +230,15 @@ def fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, A
             yield from fields(schema[key], path)
 
 
-class TestExplained:
-    @pytest.fixture(scope="class")
-    def published(self, control_plane: ControlPlane) -> dict[str, Any]:
-        """What the API server itself publishes, and kubectl explain reads."""
-        text = control_plane.kubectl("get", "--raw", "/openapi/v3/apis/fovea.dev/v1alpha1")
-        schemas: dict[str, Any] = json.loads(text)["components"]["schemas"]
-        return schemas
+@pytest.fixture(scope="module")
+def published(control_plane: ControlPlane) -> dict[str, Any]:
+    """What the API server itself publishes, and kubectl explain reads."""
+    text = control_plane.kubectl("get", "--raw", "/openapi/v3/apis/fovea.dev/v1alpha1")
+    schemas: dict[str, Any] = json.loads(text)["components"]["schemas"]
+    return schemas
 
+
+class TestExplained:
     @pytest.mark.parametrize("kind", [kind.__name__ for kind in KINDS])
     def test_every_field_has_text(self, kind: str, published: dict[str, Any]) -> None:
         schema = published[f"dev.fovea.v1alpha1.{kind}"]
@@ -273,5 +278,5 @@ def test_items_of_two_managers_are_merged(control_plane: ControlPlane, namespace
         "apply", "--server-side", "--field-manager=other", "-f", "-", input=json.dumps(extra)
     )
     assert result.returncode == 0, result.stderr
-    names = [item["name"] for item in get(control_plane, "ds", "blood-cells", namespace)["spec"]["sources"]]
+    names = [item["name"] for item in get(control_plane, "dset", "blood-cells", namespace)["spec"]["sources"]]
     assert sorted(names) == ["clinic", "hospital-b", "lab", "line-camera", "production", "simulated"]

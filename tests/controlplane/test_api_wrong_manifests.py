@@ -1,7 +1,7 @@
 """Wrong manifests are refused: by the API server at `kubectl apply`, and by the models in a local run.
 
-Both are held to one table: a change to a good manifest, the field path that the refusal must name, and a part of
-the API server's message.
+Both are held to one table: a change to a good manifest, the field path that the refusal must name, and a part
+of the API server's message.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ WRONG = (
     Wrong(_D, {"spec.sources": []}, "spec.sources", "at least 1"),
     Wrong(_D, {"spec.sources": REMOVE}, "spec.sources", "Required"),
     Wrong(_D, {f"{LAB}.name": "Lab 1"}, f"{S}.name", "should match"),
-    Wrong(_D, {"spec.sources.1.name": "lab"}, "spec.sources[1]", "Duplicate value"),
+    Wrong(_D, {"spec.sources.1.name": "lab"}, "spec.sources", "duplicate entries"),
     Wrong(_D, {f"{LAB}.uri": "ftp://lab/bccd"}, f"{S}.uri", "should match"),
     Wrong(_D, {f"{LAB}.uri": REMOVE}, S, "exactly one of uri, video, generator, captures"),
     Wrong(_D, {f"{LAB}.video": {"uri": "pvc://a/b.mp4"}}, S, "exactly one of"),
@@ -92,7 +92,7 @@ WRONG = (
     Wrong(_D, {"spec.sources.2.sha256": "a" * 64}, "spec.sources[2].sha256", "belongs to uri"),
     Wrong(_D, {f"{LAB}.maskValues": {"cell": 255}}, f"{S}.maskValues", "format Masks"),
     Wrong(_D, {f"{LAB}.format": "Masks", f"{LAB}.maskValues": {"cell": 256}}, f"{S}.maskValues.cell", "255"),
-    Wrong(_D, {f"{LAB}.colour": "red"}, f"{S}.colour", "not declared"),
+    Wrong(_D, {"spec.splits.colour": "red"}, "spec.splits.colour", "not declared"),
     Wrong(
         _D, {"spec.sources.2.video.everySeconds": 0}, "spec.sources[2].video.everySeconds", "greater than 0"
     ),
@@ -108,9 +108,9 @@ WRONG = (
     Wrong(_D, {"spec.prelabel.export": REMOVE}, "spec.prelabel.export", "AfterReview needs export"),
     Wrong(_D, {"spec.prelabel.use": "Later"}, "spec.prelabel.use", "AfterReview"),
     Wrong(_D, {"spec.prelabel.export.format": "YOLO"}, "spec.prelabel.export.format", "CVAT"),
-    Wrong(_D, {"spec.classes": ["RBC", "RBC"]}, "spec.classes[1]", "Duplicate value"),
+    Wrong(_D, {"spec.classes": ["RBC", "RBC"]}, "spec.classes", "duplicate entries"),
     Wrong(_D, {"spec.classes": [""]}, "spec.classes[0]", "at least 1"),
-    Wrong(_D, {"spec.classMap": {"": "RBC"}}, "spec.classMap", ""),
+    Wrong(_D, {"spec.classMap": {"": "RBC"}}, "spec.classMap", "at least 1 characters"),
     Wrong(_D, {"spec.splits.ratios.train": 0.9}, "spec.splits.ratios", "must sum to 1"),
     Wrong(_D, {"spec.splits.ratios.test": REMOVE}, "spec.splits.ratios.test", "Required"),
     Wrong(_D, {"spec.splits.ratios.train": 0}, "spec.splits.ratios.train", "greater than 0"),
@@ -158,7 +158,7 @@ WRONG = (
         "min must not exceed max",
     ),
     Wrong(_T, {"spec.training.epochs": 0}, "spec.training.epochs", "greater than or equal to 1"),
-    Wrong(_T, {"spec.training.epochs": "8"}, "spec.training.epochs", "integer"),
+    Wrong(_T, {"spec.training.epochs": "8"}, "spec.training.epochs", "numeric"),
     Wrong(_T, {"spec.training.batchSize": -8}, "spec.training.batchSize", "greater than or equal to 1"),
     Wrong(_T, {"spec.training.loss": "Hinge"}, "spec.training.loss", "CrossEntropy"),
     Wrong(_T, {"spec.training.optimizer.name": "Lion"}, "spec.training.optimizer.name", "AdamW"),
@@ -181,7 +181,7 @@ WRONG = (
     Wrong(_T, {"spec.training.gradientClipNorm": 0}, "spec.training.gradientClipNorm", "greater than 0"),
     Wrong(_T, {"spec.training.precision": "INT8"}, "spec.training.precision", "BF16"),
     Wrong(_T, {"spec.evaluation.splits": []}, "spec.evaluation.splits", "at least 1"),
-    Wrong(_T, {"spec.evaluation.splits": ["test", "test"]}, "spec.evaluation.splits[1]", "Duplicate value"),
+    Wrong(_T, {"spec.evaluation.splits": ["test", "test"]}, "spec.evaluation.splits", "duplicate entries"),
     Wrong(_T, {"spec.compression.pruning.sparsity": 1}, "spec.compression.pruning.sparsity", "less than 1"),
     Wrong(_T, {"spec.compression.quantization.mode": "QAT"}, "spec.compression.quantization.mode", "Static"),
     Wrong(_T, {"spec.export.formats": ["TFLite"]}, "spec.export.formats", "must contain ONNX"),
@@ -189,7 +189,7 @@ WRONG = (
     Wrong(_T, {"spec.successCriteria.0.min": REMOVE}, "spec.successCriteria[0]", "min, max or both"),
     Wrong(_T, {"spec.successCriteria.0.max": 0.5}, "spec.successCriteria[0].min", "must not exceed max"),
     Wrong(_T, {"spec.successCriteria.0.metric": "mAP"}, "spec.successCriteria[0].metric", "should match"),
-    Wrong(_T, {"spec.successCriteria.1.metric": "test/mAP50"}, "spec.successCriteria[1]", "Duplicate value"),
+    Wrong(_T, {"spec.successCriteria.1.metric": "test/mAP50"}, "spec.successCriteria", "duplicate entries"),
     Wrong(_T, {"spec.compute.workers": 5}, "spec.compute.workers", "between elastic"),
     Wrong(
         _T,
@@ -347,4 +347,5 @@ def test_api_server_refuses(wrong: Wrong, control_plane: ControlPlane, shared_na
 def test_models_refuse(wrong: Wrong) -> None:
     with pytest.raises(ValidationError) as refusal:
         MODELS[wrong.kind].model_validate(wrong.manifest())
-    assert wrong.path in {path for path, _ in problems(refusal.value)}
+    paths = [path for path, _ in problems(refusal.value)]
+    assert any(path == wrong.path or path.startswith(f"{wrong.path}[") for path in paths), paths
