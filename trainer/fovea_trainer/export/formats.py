@@ -21,9 +21,7 @@ def save_state_dict(module: nn.Module, path: Path) -> Path:
     return path
 
 
-def save_exported_program(
-    module: nn.Module, path: Path, input_size: tuple[int, int], *, dynamic_batch: bool
-) -> Path:
+def save_exported_program(module: nn.Module, path: Path, input_size: tuple[int, int], *, dynamic_batch: bool) -> Path:
     """Writes a `torch.export` program for input `[N, 3, H, W]`; `input_size` is (width, height)."""
     width, height = input_size
     example = torch.zeros(2 if dynamic_batch else 1, 3, height, width)

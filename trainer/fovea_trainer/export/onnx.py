@@ -16,7 +16,7 @@ from fovea_serving.predictor import INPUT
 from torch import Tensor, nn
 
 OPSET = 18
-"""ONNX operator set: the newest that the runtimes of interest (ONNX Runtime 1.14, TensorRT 10) read in full."""
+"""ONNX operator set: the newest that the runtimes of interest (ONNX Runtime, TensorRT 10) read in full."""
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +69,7 @@ def export_onnx(
     """
     wrapped = NamedOutputs(module.cpu().eval(), task).eval()
     width, height = input_size
-    example = torch.zeros(
-        2 if dynamic_batch else 1, 3, height, width
-    )  # a batch of 1 would be taken for a constant
+    example = torch.zeros(2 if dynamic_batch else 1, 3, height, width)  # a batch of 1 would be taken for a constant
     failures = []
     for exporter in (_with_torch_export, _with_torchscript):
         try:

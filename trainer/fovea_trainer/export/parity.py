@@ -40,9 +40,7 @@ class Parity:
         return f"PyTorch and ONNX agree on {self.images} images: {parts}"
 
 
-def check_parity(
-    module: nn.Module, onnx_path: Path, batch: Tensor | NDArray[np.float32], *, task: Task
-) -> Parity:
+def check_parity(module: nn.Module, onnx_path: Path, batch: Tensor | NDArray[np.float32], *, task: Task) -> Parity:
     """Compares the module with its exported file on a batch of real images.
 
     Args:
@@ -53,7 +51,7 @@ def check_parity(
 
     Raises:
         ParityError: an output differs by more than `ABSOLUTE[name] + RELATIVE * |value|`, has another shape
-            or is not finite; or the outputs are the same for all images, so that equality would prove nothing.
+            or is not finite; or the outputs hardly differ between images, so that equality proves nothing.
     """
     images = torch.as_tensor(batch).float()
     if len(images) < 2:

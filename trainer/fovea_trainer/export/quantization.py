@@ -67,9 +67,5 @@ def choose_quantized(metric: str, before: float, after: float, max_drop: float) 
     drop = before - after
     change = f"{metric} is {after:.4f} with 8-bit integers and {before:.4f} in FP32"
     if drop <= max_drop:
-        return QuantizationChoice(
-            True, f"INT8 is delivered: {change}, within the allowed drop of {max_drop:g}."
-        )
-    return QuantizationChoice(
-        False, f"FP32 is delivered: {change}, more than the allowed drop of {max_drop:g}."
-    )
+        return QuantizationChoice(True, f"INT8 is delivered: {change}, within the allowed drop of {max_drop:g}.")
+    return QuantizationChoice(False, f"FP32 is delivered: {change}, more than the allowed drop of {max_drop:g}.")

@@ -1,0 +1,146 @@
+"""What an evaluation gives: figures, curves, confusion, a score for each image, shortcomings in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from fovea_api.common import Task
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+NAME_LENGTH = 128
+"""Longest name of a metric that a Run's status takes."""
+METRICS_PER_SPLIT = 1000
+"""Metrics of one split that are kept, the summary first; thousands of classes would not fit into a status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """How often each truth (row) was predicted as what (column)."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line of a figure: a class's precision over recall, or accuracy over confidence."""
+
+    kind: str
+    name: str
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    weights: NDArray[np.float64] | None = None
+    """How many images or objects stand behind each point, where that differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScore:
+    """How well an image was predicted: 0 is all wrong, 1 all right. `index` is its place in the split."""
+
+    index: int
+    name: str
+    score: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The primary metric on a part of the split: `by` says by what it was parted."""
+
+    by: str
+    name: str
+    images: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """An exported model's quality on one split.
+
+    `metrics` are named `<split>/<metric>` and `<split>/<metric>/<class>`; `errors` counts a detector's errors by
+    kind; `threshold` is its score with the best F1, at which precision, recall and confusion are given.
+    """
+
+    task: Task
+    split: str
+    classes: tuple[str, ...]
+    images: int
+    primary: str
+    metrics: Mapping[str, float]
+    confusion: Confusion
+    curves: tuple[Curve, ...]
+    image_scores: tuple[ImageScore, ...]
+    slices: tuple[Slice, ...]
+    shortcomings: tuple[str, ...]
+    errors: Mapping[str, int]
+    threshold: float | None = None
+
+    def metric(self, name: str, class_name: str | None = None) -> float | None:
+        """A metric of this split by its short name, such as mAP50, or of one class."""
+        return self.metrics.get(f"{self.split}/{name}" + (f"/{class_name}" if class_name is not None else ""))
+
+    @property
+    def worst(self) -> tuple[ImageScore, ...]:
+        """The images, worst first."""
+        return tuple(sorted(self.image_scores, key=lambda image: (image.score, image.name)))
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The JSON form, for the bundle's `evaluation/<split>.json`."""
+        return {
+            "task": self.task.value,
+            "split": self.split,
+            "classes": list(self.classes),
+            "images": self.images,
+            "primaryMetric": self.primary,
+            "metrics": dict(self.metrics),
+            "confusion": {
+                "rows": list(self.confusion.rows),
+                "columns": list(self.confusion.columns),
+                "counts": self.confusion.counts.tolist(),
+            },
+            "curves": [
+                {
+                    "kind": curve.kind,
+                    "name": curve.name,
+                    "x": _rounded(curve.x),
+                    "y": _rounded(curve.y),
+                    "weights": None if curve.weights is None else _rounded(curve.weights),
+                }
+                for curve in self.curves
+            ],
+            "imageScores": [
+                {"name": image.name, "score": round(image.score, 6), "note": image.note} for image in self.image_scores
+            ],
+            "slices": [
+                {"by": part.by, "name": part.name, "images": part.images, "value": part.value} for part in self.slices
+            ],
+            "errors": dict(self.errors),
+            "threshold": self.threshold,
+            "shortcomings": list(self.shortcomings),
+        }
+
+
+def named(
+    split: str,
+    classes: Sequence[str],
+    summary: Mapping[str, float],
+    per_class: Mapping[str, NDArray[np.float64]],
+) -> dict[str, float]:
+    """Metrics by their full names. Values that are not finite (a class that does not occur) are left out."""
+    metrics = {f"{split}/{name}": float(value) for name, value in summary.items() if math.isfinite(value)}
+    for metric, values in per_class.items():
+        for class_name, value in zip(classes, values, strict=True):
+            name = f"{split}/{metric}/{class_name}"
+            fits = len(name) <= NAME_LENGTH and "/" not in class_name and len(metrics) < METRICS_PER_SPLIT
+            if fits and math.isfinite(value):
+                metrics[name] = float(value)
+    return metrics
+
+
+def _rounded(values: NDArray[np.float64]) -> list[JsonValue]:
+    return [round(float(value), 6) for value in values]
