@@ -168,9 +168,9 @@ def _coco(truths: Sequence[Truth], found: Sequence[Detection], only: int | None)
         backend="faster_coco_eval",
         class_metrics=only is None,
         max_detection_thresholds=list(MAX_DETECTIONS),
-        warn_on_many_detections=False,
         iou_thresholds=None if only is None else [MATCH],
     )
+    judge.warn_on_many_detections = False
     for truth, detection in zip(truths, found, strict=True):
         kept = np.ones(len(detection), bool) if only is None else detection.labels == only
         wanted = np.ones(len(truth.labels), bool) if only is None else truth.labels == only
@@ -208,7 +208,8 @@ def iou_matrix(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArr
     sides = np.maximum(np.minimum(one[..., 2:], two[..., 2:]) - np.maximum(one[..., :2], two[..., :2]), 0)
     common = sides.prod(-1)
     union = (one[..., 2:] - one[..., :2]).prod(-1) + (two[..., 2:] - two[..., :2]).prod(-1) - common
-    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    overlap: NDArray[np.float64] = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return overlap
 
 
 def match(truth: Truth, found: Detection, *, same_class: bool) -> Matches:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fovea_serving.predictor import Predictor
-
-from fovea_trainer.data.version import Sample
+from fovea_serving.predictor import Image, Predictor
 
 WARM_UP = 5
 """Predictions before the first that counts."""
@@ -23,7 +21,7 @@ MINIMUM = 20
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds from the bytes of one image to its prediction, decoding included."""
+    """Milliseconds of single predictions and how many were timed."""
 
     p50: float
     p95: float
@@ -35,9 +33,11 @@ class Latency:
         return {"latency/p50Milliseconds": self.p50, "latency/p95Milliseconds": self.p95}
 
 
-def measure_latency(predictor: Predictor, samples: Sequence[Sample], predictions: int = PREDICTIONS) -> Latency:
-    """Times single predictions, one image after the other, in turn over the samples."""
-    images = [samples[index].image_bytes for index in range(min(len(samples), predictions))]
+def measure_latency(predictor: Predictor, images: Sequence[Image | bytes], predictions: int = PREDICTIONS) -> Latency:
+    """Times single predictions, one image after the other, in turn over the images.
+
+    Given image files as bytes, as a server gets them, the time of decoding is included.
+    """
     for index in range(WARM_UP):
         predictor.predict([images[index % len(images)]])
     milliseconds = []
