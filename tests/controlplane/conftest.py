@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,7 @@ class ControlPlane:
     def apply(self, *manifests: dict[str, Any], namespace: str) -> str:
         """Server-side apply as field manager `tests`, in the given namespace."""
         documents = [
-            {**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}}
-            for manifest in manifests
+            {**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}} for manifest in manifests
         ]
         arguments = ("apply", "--server-side", "--field-manager=tests", "-f", "-")
         return self.kubectl(*arguments, input=yaml.safe_dump_all(documents))
@@ -98,17 +98,23 @@ def control_plane() -> ControlPlane:
     return plane
 
 
+@contextmanager
+def _namespace(plane: ControlPlane) -> Iterator[str]:
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    plane.kubectl("create", "namespace", name)
+    yield name
+    plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
 @pytest.fixture
 def namespace(control_plane: ControlPlane) -> Iterator[str]:
     """A fresh namespace, removed afterwards."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    control_plane.kubectl("create", "namespace", name)
-    yield name
-    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+    with _namespace(control_plane) as name:
+        yield name
 
 
 @pytest.fixture(scope="module")
-def shared_namespace(control_plane: ControlPlane) -> str:
-    """A namespace for tests that leave nothing in it."""
-    control_plane.try_kubectl("create", "namespace", "test-shared")
-    return "test-shared"
+def shared_namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """A fresh namespace for the tests of a module that leave nothing in it."""
+    with _namespace(control_plane) as name:
+        yield name

@@ -46,9 +46,7 @@ def contains(whole: object, part: object) -> bool:
 
 @pytest.mark.parametrize("kind", EXAMPLES)
 class TestNorthStar:
-    def test_is_accepted_and_comes_back_unchanged(
-        self, kind: str, control_plane: ControlPlane, namespace: str
-    ) -> None:
+    def test_is_accepted_and_comes_back_unchanged(self, kind: str, control_plane: ControlPlane, namespace: str) -> None:
         manifest = good(kind)
         control_plane.apply(manifest, namespace=namespace)
         stored = get(control_plane, kind, "blood-cells", namespace)
@@ -66,9 +64,7 @@ class TestNorthStar:
         theirs = model.model_validate({"metadata": manifest["metadata"], "spec": stored["spec"]})
         assert theirs.to_dict()["spec"] == ours
 
-    def test_a_second_apply_changes_nothing(
-        self, kind: str, control_plane: ControlPlane, namespace: str
-    ) -> None:
+    def test_a_second_apply_changes_nothing(self, kind: str, control_plane: ControlPlane, namespace: str) -> None:
         control_plane.apply(good(kind), namespace=namespace)
         first = get(control_plane, kind, "blood-cells", namespace)["metadata"]
         control_plane.apply(good(kind), namespace=namespace)
@@ -198,7 +194,7 @@ class TestShown:
         names = control_plane.kubectl("get", "fovea", "-n", namespace, "-o", "name").split()
         assert sorted(name.split(".")[0] for name in names) == sorted(EXAMPLES)
 
-    @pytest.mark.parametrize(("short", "kind"), zip(("dset", "tj", "sweep", "md"), EXAMPLES, strict=True))
+    @pytest.mark.parametrize(("short", "kind"), list(zip(("dset", "tj", "sweep", "md"), EXAMPLES, strict=True)))
     def test_short_name(self, short: str, kind: str, control_plane: ControlPlane, namespace: str) -> None:
         control_plane.apply(good(kind), namespace=namespace)
         shown = control_plane.kubectl("get", short, "-n", namespace, "-o", "name")
