@@ -1,0 +1,216 @@
+"""Container images: the product's own Containerfiles and the few that the cluster needs, built by buildah.
+
+An image goes from buildah's storage into one OCI layout, uncompressed, and from there into containerd; both steps move
+only the layers that the other side lacks, so after a change of code the layer with torch is neither written nor read.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import build
+from .node import STATE, ctr, unmount
+from .settings import BIN, CACHE, HERE, IMAGES, REPOSITORY
+from .shell import PATH, Failure, locked, run, say, write
+
+SYSTEM = ("pause", "kuberay")
+PRODUCT = ("operator", "serving", "trainer")
+ALL = (*SYSTEM, "kueue", "base", *PRODUCT)
+_LAYOUT = IMAGES / "layout"
+_STORAGE = CACHE / "buildah"
+_PACKAGES = "python3,python3-venv,ca-certificates,procps,wget"
+
+
+def reference(name: str) -> str:
+    return f"fovea.local/{'kuberay-operator' if name == 'kuberay' else name}:dev"
+
+
+def make(*names: str) -> None:
+    """Builds images and writes them to the layout; unchanged layers come from the cache."""
+    with locked(CACHE / "images.lock"):
+        for name in names:
+            start = time.monotonic()
+            if name in PRODUCT:
+                _make_base()
+                arguments = ["--build-arg", f"BASE_IMAGE={reference('base')}"]
+                with _pip_secrets() as secrets:
+                    _build(name, REPOSITORY / "images" / name / "Containerfile", REPOSITORY, *arguments, *secrets)
+            elif name == "base":
+                _make_base()
+            elif name in ALL:
+                _build(name, HERE / "images" / name / "Containerfile", _context(name))
+            else:
+                raise Failure(f"there is no image {name}; known: {', '.join(ALL)}")
+            _buildah("push", "--disable-compression", reference(name), f"oci:{_LAYOUT}:{reference(name)}")
+            say(f"image {reference(name)} is built ({time.monotonic() - start:.0f} s)")
+        _drop_stale_blobs()
+
+
+def load(*names: str) -> None:
+    """Imports images from the layout into containerd, pinned, with only the blobs that containerd lacks."""
+    with locked(CACHE / "images.lock"):
+        for name in names:
+            _load(reference(name))
+
+
+def digest(name: str) -> str:
+    """Digest of the image in the layout."""
+    return str(_entry(reference(name))["digest"])
+
+
+def _entry(image: str) -> dict:  # type: ignore[type-arg]
+    for entry in _index():
+        if entry["annotations"].get("org.opencontainers.image.ref.name") == image:
+            return entry
+    raise Failure(f"{image} is not built; run devcluster images first")
+
+
+def _load(image: str) -> None:
+    entry = _entry(image)
+    if any(line.split()[0] == image and entry["digest"] in line for line in ctr("images", "ls", f"name=={image}").splitlines()[1:]):
+        return
+    start = time.monotonic()
+    entry = {**entry, "annotations": {"io.containerd.image.name": image, "org.opencontainers.image.ref.name": "dev"}}
+    present = set(ctr("content", "ls", "-q").split())
+    digests = [digest for digest in _closure(entry["digest"]) if digest == entry["digest"] or digest not in present]
+    index = STATE / "run" / "index.json"
+    write(index, json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    importer = subprocess.Popen(["ctr", "--address", str(STATE / "run" / "containerd.sock"), "--namespace", "k8s.io", "images", "import", "--local", "-"],
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PATH": PATH})
+    assert importer.stdin and importer.stdout
+    try:
+        with importer.stdin, tarfile.open(fileobj=importer.stdin, mode="w|", bufsize=1 << 20) as archive:
+            archive.add(_LAYOUT / "oci-layout", "oci-layout")
+            archive.add(index, "index.json")
+            for digest in digests:
+                archive.add(_blob(digest), f"blobs/sha256/{digest.removeprefix('sha256:')}")
+    except BrokenPipeError:
+        pass  # the importer has died and says why
+    output = importer.stdout.read().decode(errors="replace")
+    if importer.wait():
+        raise Failure(f"containerd did not take {image}:\n{output[-2000:]}")
+    ctr("images", "label", image, "io.cri-containerd.pinned=pinned")
+    _share_blobs(digests)
+    say(f"image {image} is loaded ({time.monotonic() - start:.0f} s)")
+
+
+def _index() -> list[dict]:  # type: ignore[type-arg]
+    path = _LAYOUT / "index.json"
+    return json.loads(path.read_text())["manifests"] if path.exists() else []  # type: ignore[no-any-return]
+
+
+def _blob(digest: str) -> Path:
+    return _LAYOUT / "blobs" / "sha256" / digest.removeprefix("sha256:")
+
+
+def _closure(manifest: str) -> list[str]:
+    content = json.loads(_blob(manifest).read_text())
+    return [manifest, content["config"]["digest"], *(layer["digest"] for layer in content["layers"])]
+
+
+def _drop_stale_blobs() -> None:
+    """Removes blobs that no image of the layout uses any more."""
+    used = {digest.removeprefix("sha256:") for entry in _index() for digest in _closure(entry["digest"])}
+    for blob in (_LAYOUT / "blobs" / "sha256").iterdir():
+        if blob.name not in used:
+            blob.unlink()
+
+
+def _share_blobs(digests: list[str]) -> None:
+    """Lets the layout and containerd hold the same file: a layer of 6 GB then lies on the disk once less."""
+    store = STATE / "containerd" / "io.containerd.content.v1.content" / "blobs" / "sha256"
+    for digest in digests:
+        theirs, ours = store / digest.removeprefix("sha256:"), _blob(digest)
+        if theirs.exists() and theirs.stat().st_size == ours.stat().st_size:
+            part = ours.with_suffix(".part")
+            part.unlink(missing_ok=True)
+            os.link(theirs, part)
+            part.rename(ours)
+
+
+def _buildah(*words: str | Path) -> None:
+    """buildah with its own storage under CACHE, so that it shares nothing with another buildah or podman."""
+    temporary = _STORAGE / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    command = ["buildah", "--root", _STORAGE / "root", "--runroot", _STORAGE / "run", "--storage-driver", "overlay",
+               words[0], "--signature-policy", HERE / "config" / "policy.json", *words[1:]]
+    log = IMAGES / "build.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(log, "w") as output:
+            done = subprocess.run([str(word) for word in command], stdout=output, stderr=subprocess.STDOUT,
+                                  env={**os.environ, "PATH": PATH, "TMPDIR": str(temporary)})
+    except FileNotFoundError as error:
+        raise Failure("buildah is not installed; run devcluster/install as root") from error
+    if done.returncode:
+        raise Failure(f"buildah {words[0]} failed ({log}):\n" + "\n".join(log.read_text(errors="replace").splitlines()[-25:]))
+
+
+def _build(name: str, containerfile: Path, context: Path, *arguments: str) -> None:
+    say(f"building image {reference(name)}")
+    _buildah("build", "--isolation", "chroot", "--layers", "--pull-never", "--format", "oci", "--timestamp", "0",
+             *arguments, "--file", containerfile, "--tag", reference(name), context)
+
+
+def _context(name: str) -> Path:
+    """A folder with what the small Containerfiles copy."""
+    folder = IMAGES / "context" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "pause":
+        run("gcc", "-Os", "-static", "-s", "-o", folder / "pause", HERE / "images" / "pause" / "pause.c")
+    else:
+        program = {"kuberay": "ray-operator", "kueue": "kueue-manager"}[name]
+        build.build(program)
+        target = folder / program
+        target.unlink(missing_ok=True)
+        os.link(BIN / program, target)
+    return folder
+
+
+def _make_base() -> None:
+    """Debian 12 with Python 3.11 from the machine's own package mirror."""
+    folder = IMAGES / "context" / "base"
+    archive = folder / "base.tar"
+    if not archive.exists():
+        say("making the base image from Debian packages")
+        root = folder / "root"
+        unmount(root)
+        shutil.rmtree(root, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        mirror = run("apt-get", "indextargets", "--format", "$(SITE)").split()[0]
+        run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", root, mirror)
+        for pattern in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "usr/share/doc/*", "usr/share/man/*",
+                        "usr/share/locale/*", "etc/resolv.conf", "etc/hostname", "etc/apt/sources.list", "var/log/*"):
+            for path in root.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        part = archive.with_suffix(".part")
+        run("tar", "--numeric-owner", "--sort=name", "--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "-C", root, "-cf", part, ".")
+        unmount(root)
+        shutil.rmtree(root)
+        part.rename(archive)
+    _build("base", HERE / "images" / "base" / "Containerfile", folder)
+
+
+@contextmanager
+def _pip_secrets() -> Iterator[list[str]]:
+    """The machine's pip settings and certificates as build secrets: used while building, never part of an image."""
+    settings: dict[str, str] = {}
+    for line in run("python3", "-m", "pip", "config", "list", check=False).splitlines():
+        key, _, value = line.partition("=")
+        settings[key.rpartition(".")[2]] = value.strip("'")
+    settings.pop("find-links", None)  # a folder of this machine
+    certificates = settings.pop("cert", "") or os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt"
+    folder = IMAGES / "secrets"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        write(folder / "pip.conf", "[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
+              + "cert = /run/secrets/ca.crt\n", mode=0o600)
+        yield ["--secret", f"id=pip,src={folder / 'pip.conf'}", "--secret", f"id=ca,src={certificates}"]
+    finally:
+        shutil.rmtree(folder)
