@@ -91,7 +91,7 @@ def _sentence(share: float, truth: str, given: str, count: int, unit: str) -> st
     verb = {"background": "missed", "not seen": "outside of what the model sees"}.get(given, f"taken for {given}")
     if truth == "background" and unit == "objects":
         return f"{share:.0%} of the false alarms on background are called {given} ({count})."
-    return f"{share:.1%} of the {truth} {unit} are {verb} ({count:,})."
+    return f"{share:.0%} of the {truth} {unit} are {verb} ({count:,})."
 
 
 def _calibrated(gap: float | None) -> list[str]:

@@ -235,7 +235,7 @@ def _quality(evaluation: EvaluationResult) -> list[Section]:
         sections.append(curves)
     if evaluation.errors:
         sections.append(Section("Errors", _errors(evaluation), "What is wrong with the wrong ones, after TIDE."))
-    if evaluation.slices:
+    if len(evaluation.slices) > 1:
         rows = [(part.by, part.name, part.images, part.value) for part in evaluation.slices]
         body = base.table(["Slice by", "Value", "Images", evaluation.primary], rows)
         sections.append(Section("Slices", body, "The primary metric on parts of the split."))
@@ -477,6 +477,7 @@ def _recipe(report: TrainingReport) -> Section:
     rows = [
         (Markup("<code>{}</code>").format(path), Markup("<code>{}</code>").format(_words(value)))
         for path, value in flatten(report.lineage.recipe)
+        if value not in ([], "")
     ]
     return Section("Recipe", base.table(["Field", "Value"], rows), "Defaults spelled out.")
 
