@@ -1,0 +1,59 @@
+# The two commands: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+FOVEA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fovea
+export PATH := $(abspath $(BIN)):$(FOVEA_CACHE)/bin:$(PATH)
+
+.PHONY: help venv generate check-generated lint test test-unit test-controlplane tools lock clean
+
+help:  ## Lists the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
+
+venv: $(VENV)/installed  ## The virtual environment, from the hash-pinned requirements
+
+$(VENV)/installed: requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+generate: venv  ## Writes CRDs, the chart's copies and the API reference from the models
+	$(BIN)/python crds/generate.py
+
+check-generated: venv
+	$(BIN)/python crds/generate.py --check
+
+lint: check-generated  ## ruff, mypy, import contracts, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+TESTS := lint test-unit test-controlplane
+
+test:  ## Everything, fast tests first, with the seconds of each stage
+	@for stage in $(TESTS); do \
+	  start=$$(date +%s); $(MAKE) --no-print-directory $$stage || exit 1; \
+	  echo "$$stage: $$(($$(date +%s) - start)) s"; \
+	done
+
+test-unit: venv tools  ## Without a cluster
+	$(BIN)/python -m pytest tests/unit
+
+test-controlplane: venv tools  ## Against a real API server, which the devcluster brings up
+	devcluster/devcluster up --control-plane
+	$(BIN)/python -m pytest tests/controlplane
+
+tools:  ## The programs that tests start: a real S3 server and Helm
+	devcluster/devcluster build versitygw helm
+
+lock:  ## Renews requirements/*.txt
+	for extra in dev operator serving trainer; do \
+	  $(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra $$extra --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-index-url --no-emit-find-links --no-annotate -o requirements/$$extra.txt \
+	    $$([ $$extra = dev ] || echo -c requirements/dev.txt) || exit 1; done
+
+clean:  ## Removes the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,45 @@
+"""What the commands that read a manifest share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+
+def manifest_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options -f, --store, --source and --name."""
+    for option in (
+        click.option("--name", help="The object, where the file has several of its kind."),
+        click.option(
+            "--source",
+            multiple=True,
+            metavar="NAME=PLACE",
+            help="Where a source of the Dataset lies on this machine: a folder, an archive or a URI.",
+        ),
+        click.option(
+            "--store",
+            default="fovea-store",
+            show_default=True,
+            help="Folder or URI that datasets and bundles are written to.",
+        ),
+        click.option(
+            "--file",
+            "-f",
+            required=True,
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="The manifest.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def sources_of(given: Sequence[str]) -> dict[str, str]:
+    """Reads NAME=PLACE pairs."""
+    pairs = [item.partition("=") for item in given]
+    for name, divider, place in pairs:
+        if not (name and divider and place):
+            raise click.BadParameter(f"{name!r} is not NAME=PLACE", param_hint="--source")
+    return {name: place for name, _, place in pairs}

@@ -1,0 +1,28 @@
+"""`fovea models`: the architectures that can be trained."""
+
+from __future__ import annotations
+
+import click
+from fovea_api.architectures import catalogue
+
+from fovea_cli.output import output_option, print_json, print_table
+
+
+@click.command("models")
+@output_option
+def command(output: str) -> None:
+    """Lists the architectures, their tasks, published weights and options."""
+    models = sorted(catalogue().values(), key=lambda model: (model.task, model.name))
+    if output == "json":
+        print_json([model.to_dict() for model in models])
+        return
+    rows = [
+        (
+            model.name,
+            str(model.task),
+            ", ".join(model.weights),
+            ", ".join(option.name for option in model.options) or "-",
+        )
+        for model in models
+    ]
+    print_table(rows, ("NAME", "TASK", "WEIGHTS", "OPTIONS"))

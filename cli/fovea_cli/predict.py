@@ -1,0 +1,26 @@
+"""`fovea predict`: asks a model bundle about images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fovea_cli.output import output_option, print_json, print_table
+
+
+@click.command("predict")
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--draw", type=click.Path(file_okay=False, path_type=Path), help="Folder for the drawn images.")
+@output_option
+def command(bundle: Path, images: tuple[Path, ...], draw: Path | None, output: str) -> None:
+    """Predicts IMAGES (files or folders) with a BUNDLE, by the code that serves it."""
+    from fovea_serving.predict import describe, predict_files
+
+    predictions = predict_files(bundle, images, draw)
+    if output == "json":
+        print_json({str(path): prediction.to_dict() for path, prediction in predictions.items()})
+        return
+    rows = [(str(path), describe(prediction)) for path, prediction in predictions.items()]
+    print_table(rows, ("IMAGE", "PREDICTION"))

@@ -1,0 +1,15 @@
+"""`fovea run`: what the pods of a run execute."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.command("run", hidden=True)
+def command() -> None:
+    """Executes the run that the environment describes (FOVEA_RUN and others); used in the pods of a run."""
+    from fovea_trainer.run import main
+
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""`fovea train`: the Dataset and TrainingJob of a manifest, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fovea_cli.manifest import manifest_options, sources_of
+from fovea_cli.output import output_option, print_json, print_table
+
+
+@click.command("train")
+@manifest_options
+@click.option("--ray", is_flag=True, help="Train on Ray (of this machine, or of RAY_ADDRESS).")
+@output_option
+def command(file: Path, store: str, source: tuple[str, ...], name: str | None, ray: bool, output: str) -> None:
+    """Builds the dataset version and trains the model of a manifest, as the cluster would.
+
+    What the store holds already is adopted; an interrupted training goes on from its last checkpoint.
+    Ends with 0 if the success criteria are met, with 3 if the model misses them.
+    """
+    from fovea_trainer.local import criteria_of, train_manifest
+
+    result = train_manifest(file, store, ray=ray, name=name, sources=sources_of(source))
+    verdicts = criteria_of(file, name, result)
+    if output == "json":
+        print_json({**result.to_dict(), "successCriteria": [verdict.to_dict() for verdict in verdicts]})
+    else:
+        rows = [(metric, f"{value:.4g}") for metric, value in sorted(result.metrics.items())]
+        print_table(rows, ("METRIC", "VALUE"))
+        click.echo(f"\nbundle  {result.artifact}\nreport  {result.report}")
+        for verdict in verdicts:
+            click.echo(f"{'met   ' if verdict.met else 'MISSED'}  {verdict}")
+    if not all(verdict.met for verdict in verdicts):
+        raise SystemExit(3)
