@@ -73,9 +73,7 @@ def load_bundle(path: Path | str) -> Bundle:
         if not file.is_file():
             raise CorruptBundle("the file is missing", str(file), COPY_AGAIN)
         if file.stat().st_size != entry.bytes:
-            raise CorruptBundle(
-                f"{file.stat().st_size} bytes instead of {entry.bytes}", str(file), COPY_AGAIN
-            )
+            raise CorruptBundle(f"{file.stat().st_size} bytes instead of {entry.bytes}", str(file), COPY_AGAIN)
         if file_digest(file) != entry.sha256:
             raise CorruptBundle(f"the content's SHA-256 is not {entry.sha256}", str(file), COPY_AGAIN)
     if MODEL not in {entry.path for entry in manifest.files}:
@@ -83,9 +81,7 @@ def load_bundle(path: Path | str) -> Bundle:
     digest = bundle_digest(manifest)
     name = directory.resolve().name
     if name.startswith("sha256-") and name != digest:
-        raise CorruptBundle(
-            f"the manifest's digest is {digest}, not the directory's name", str(directory), COPY_AGAIN
-        )
+        raise CorruptBundle(f"the manifest's digest is {digest}, not the directory's name", str(directory), COPY_AGAIN)
     return Bundle(directory, manifest, digest)
 
 
@@ -93,9 +89,7 @@ def _read_manifest(file: Path) -> BundleManifest:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InvalidBundle(
-            "no such file", str(file), "give the directory of a finished model bundle"
-        ) from None
+        raise InvalidBundle("no such file", str(file), "give the directory of a finished model bundle") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CorruptBundle(f"not YAML: {error}", str(file), COPY_AGAIN) from error
     if not isinstance(content, dict):
@@ -111,21 +105,13 @@ def _read_manifest(file: Path) -> BundleManifest:
         # YAML has lists and timestamps where the JSON form has what pydantic's strict types want.
         return BundleManifest.model_validate(content)
     except ValidationError as error:
-        raise InvalidBundle(
-            "; ".join(f"{path}: {text}" for path, text in problems(error)), str(file)
-        ) from error
+        raise InvalidBundle("; ".join(f"{path}: {text}" for path, text in problems(error)), str(file)) from error
 
 
 def _inside(directory: Path, name: str) -> Path:
     """The file of this name, which must lie in the bundle itself, also after symbolic links are followed."""
     relative = PurePosixPath(name)
     file = directory / relative
-    if (
-        relative.is_absolute()
-        or ".." in relative.parts
-        or not file.resolve().is_relative_to(directory.resolve())
-    ):
-        raise InvalidBundle(
-            f"names a file outside of the bundle: {name!r}", str(directory / MANIFEST), COPY_AGAIN
-        )
+    if relative.is_absolute() or ".." in relative.parts or not file.resolve().is_relative_to(directory.resolve()):
+        raise InvalidBundle(f"names a file outside of the bundle: {name!r}", str(directory / MANIFEST), COPY_AGAIN)
     return file

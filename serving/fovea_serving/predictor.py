@@ -85,10 +85,7 @@ class Predictor:
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """The model's raw outputs by name for normalized images `[N, 3, height, width]`."""
-        parts = [
-            self._run(batch[start : start + self._max_batch])
-            for start in range(0, len(batch), self._max_batch)
-        ]
+        parts = [self._run(batch[start : start + self._max_batch]) for start in range(0, len(batch), self._max_batch)]
         return {name: np.concatenate([part[name] for part in parts]) for name in self.postprocess.outputs}
 
     def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -110,9 +107,7 @@ def _open(model: Path, threads: int) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises types of its own, straight below Exception
-        raise InvalidModel(
-            f"ONNX Runtime cannot load the model: {error}", str(model), "export it again"
-        ) from error
+        raise InvalidModel(f"ONNX Runtime cannot load the model: {error}", str(model), "export it again") from error
 
 
 def _check(session: ort.InferenceSession, model: Path, wanted: tuple[str, ...]) -> None:

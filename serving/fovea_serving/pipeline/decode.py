@@ -52,9 +52,7 @@ def _imdecode(data: bytes, flags: int, place: str | None) -> NDArray[np.integer]
             f"the image cannot be decoded: {error}", place, "give JPEG, PNG, WebP, BMP or TIFF"
         ) from error
     if image is None:
-        raise InvalidImage(
-            "the bytes are no image that can be decoded", place, "give JPEG, PNG, WebP, BMP or TIFF"
-        )
+        raise InvalidImage("the bytes are no image that can be decoded", place, "give JPEG, PNG, WebP, BMP or TIFF")
     return np.asarray(image)
 
 

@@ -42,18 +42,14 @@ class Geometry:
         left, top = (max(0, round(offset)) for offset in self.offset)
         right, bottom = (
             min(size, round(offset + length * scale))
-            for size, offset, length, scale in zip(
-                self.input, self.offset, self.original, self.scale, strict=True
-            )
+            for size, offset, length, scale in zip(self.input, self.offset, self.original, self.scale, strict=True)
         )
         return left, top, right, bottom
 
     @property
     def seen(self) -> tuple[int, int, int, int]:
         """(left, top, right, bottom) of the original's pixels that the input shows: all but for a crop."""
-        left, top, right, bottom = (
-            self.to_original(np.array([[0, 0, *self.input]], np.float32)).round().astype(int)[0]
-        )
+        left, top, right, bottom = self.to_original(np.array([[0, 0, *self.input]], np.float32)).round().astype(int)[0]
         return int(left), int(top), int(right), int(bottom)
 
     @property

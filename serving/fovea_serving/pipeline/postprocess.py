@@ -100,9 +100,7 @@ class Postprocess:
         """Names of the network's outputs that are read."""
         return OUTPUTS[self.task]
 
-    def __call__(
-        self, outputs: Mapping[str, NDArray[np.float32]], geometries: list[Geometry]
-    ) -> list[Prediction]:
+    def __call__(self, outputs: Mapping[str, NDArray[np.float32]], geometries: list[Geometry]) -> list[Prediction]:
         """The predictions of a batch.
 
         Args:
@@ -120,9 +118,7 @@ class Postprocess:
             for logits, geometry in zip(outputs["logits"], geometries, strict=True)
         ]
 
-    def _detect(
-        self, boxes: NDArray[np.float32], scores: NDArray[np.float32], geometry: Geometry
-    ) -> Detection:
+    def _detect(self, boxes: NDArray[np.float32], scores: NDArray[np.float32], geometry: Geometry) -> Detection:
         boxes = geometry.to_original(boxes)
         real = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         anchors, labels = np.nonzero((scores >= self.score_threshold) & real[:, None])
@@ -139,9 +135,7 @@ class Postprocess:
         found = scores[anchors[index], labels[index]]
         best = np.argsort(-found, kind="stable")[: self.max_detections]
         index = index[best]
-        return Detection(
-            boxes[anchors[index]], labels[index].astype(np.int64), found[best].astype(np.float32)
-        )
+        return Detection(boxes[anchors[index]], labels[index].astype(np.int64), found[best].astype(np.float32))
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -94,14 +94,10 @@ class Preprocess:
     def _place(
         self, image: NDArray[np.uint8], geometry: Geometry, interpolation: int, padding: int
     ) -> NDArray[np.uint8]:
-        width, height = (
-            round(length * scale) for length, scale in zip(geometry.original, geometry.scale, strict=True)
-        )
+        width, height = (round(length * scale) for length, scale in zip(geometry.original, geometry.scale, strict=True))
         fitted = image
         if (width, height) != geometry.original:
-            fitted = cv2.resize(image, (width, height), interpolation=interpolation).astype(
-                np.uint8, copy=False
-            )
+            fitted = cv2.resize(image, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
         if (width, height) == geometry.input:
             return fitted
         left, top = (int(offset) for offset in geometry.offset)
