@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import yaml
 from fovea_api.common import Model
+from fovea_api.criteria import CriterionResult, judge
 from fovea_api.dataset import Dataset
 from fovea_api.errors import InvalidInput, InvalidManifest
 from fovea_api.run import (
@@ -69,6 +70,12 @@ def train_manifest(
     dataset = _find(documents, Dataset, job.spec.dataset_ref.name, path)
     built = _run(_build_spec(_localized(dataset, path, sources or {}), store), store, False, reporter)
     return _run(_training_spec(job, built, store), store, ray, reporter)
+
+
+def criteria_of(path: Path, name: str | None, result: RunResult) -> tuple[CriterionResult, ...]:
+    """The verdicts of a training's result on the success criteria of its manifest."""
+    job = _find(_documents(path), TrainingJob, name, path)
+    return judge(job.spec.success_criteria, result.metrics)
 
 
 def build_manifest(

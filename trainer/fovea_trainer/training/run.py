@@ -20,7 +20,7 @@ from fovea_trainer.reporting import Reporter, StatusReporter
 from fovea_trainer.run import Surroundings, folder_of
 from fovea_trainer.store import Place, place
 from fovea_trainer.training.context import RayWorker, SingleProcess
-from fovea_trainer.training.finish import finish
+from fovea_trainer.training.finish import check_supported, finish
 from fovea_trainer.training.loop import Plan, fit
 from fovea_trainer.training.state import State
 from fovea_trainer.training.tracking import Tracker
@@ -50,6 +50,11 @@ class Order:
     @property
     def folder(self) -> Place:
         return folder_of(self.spec, self.surroundings.name)
+
+    @property
+    def bundles(self) -> Place:
+        """Where the job's bundles lie, each under its digest."""
+        return place(self.spec.store) / "trainingjob" / self.spec.owner.name / "bundles"
 
     def open(self) -> OpenVersion:
         """The dataset version, from this machine's cache."""
@@ -97,6 +102,7 @@ def train(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> RunR
     order = Order(spec, surroundings)
     if spec.inputs.dataset is None:
         raise InvalidInput("a training needs a dataset version", "spec.inputs.dataset")
+    check_supported(order.recipe)
     read_options(find(order.recipe.model.architecture), order.recipe.model.options)
     if not surroundings.ray:
         stop = threading.Event()

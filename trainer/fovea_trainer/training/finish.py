@@ -1,0 +1,285 @@
+"""After training: export, prove, measure, and store the bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import yaml
+from fovea_api.bundle import (
+    MANIFEST,
+    BundleFile,
+    BundleManifest,
+    BundleMetrics,
+    DatasetLineage,
+    Lineage,
+    Postprocessing,
+    Preprocessing,
+)
+from fovea_api.criteria import judge
+from fovea_api.errors import InvalidInput
+from fovea_api.run import Progress, RunResult, TrainingSummary
+from fovea_api.trainingjob import Recipe, Size
+from fovea_serving.bundle import MODEL, REPORT, WEIGHTS, bundle_digest, file_digest
+from fovea_serving.pipeline import Postprocess, Preprocess, decode
+from fovea_serving.predictor import Predictor
+
+from fovea_trainer.data.version import OpenVersion, Sample
+from fovea_trainer.evaluation import EvaluationResult, evaluate, measure_latency, size_megabytes
+from fovea_trainer.export import (
+    check_parity,
+    choose_quantized,
+    export_onnx,
+    quantize_static,
+    save_exported_program,
+    save_state_dict,
+    save_weights,
+)
+from fovea_trainer.models.network import Network
+from fovea_trainer.models.registry import registry
+from fovea_trainer.report.training import TrainingReport, write_report
+from fovea_trainer.training.context import Listener
+from fovea_trainer.training.examples import preprocessing
+from fovea_trainer.training.loop import TRAINING_PERCENT, make_network
+from fovea_trainer.training.state import State
+from fovea_trainer.training.validation import PRIMARY
+
+if TYPE_CHECKING:
+    from fovea_trainer.training.run import Order
+
+PARITY_IMAGES = 8
+"""Real images on which PyTorch and ONNX must agree."""
+CALIBRATION_BATCH = 8
+LATENCY_IMAGES = 32
+"""Different images that the latency is measured on."""
+LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "ray", "fovea")
+
+
+def check_supported(recipe: Recipe) -> None:
+    """Refuses, before any work, what this version cannot do. Raises InvalidInput."""
+    unsupported = [
+        ("spec.export.formats", "TFLite" in recipe.export.formats, "use ONNX, ExportedProgram or StateDict"),
+        ("spec.compression.pruning", recipe.compression.pruning is not None, "remove it"),
+        ("spec.compression.distillation", recipe.compression.distillation is not None, "remove it"),
+    ]
+    for place, asked, remedy in unsupported:
+        if asked:
+            raise InvalidInput(f"{place.rsplit('.', 1)[1]}: not available in this version", place, remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The network with the weights of the best epoch, and what belongs to it."""
+
+    network: Network
+    preprocess: Preprocess
+    postprocess: Postprocess
+    version: OpenVersion
+    recipe: Recipe
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.preprocess.width, self.preprocess.height
+
+    def predictor(self, model: Path, threads: int = 0) -> Predictor:
+        return Predictor(model, self.preprocess, self.postprocess, threads=threads)
+
+    def samples(self, split: str) -> Sequence[Sample]:
+        return self.version.split(split) if self.version.manifest.splits.get(split) else []
+
+    def evaluate(self, model: Path, split: str) -> EvaluationResult:
+        predictor, recipe = self.predictor(model), self.recipe
+        classes, samples = self.version.manifest.classes, self.version.split(split)
+        return evaluate(predictor, samples, classes, split=split, slices=recipe.evaluation.slices)
+
+
+def finish(order: Order, state: State, tell: Listener) -> RunResult:
+    """Exports the best weights, evaluates what was exported and stores the bundle.
+
+    Raises:
+        ParityError: the exported model does not compute what the trained one does.
+    """
+    trained = _restore(order, state)
+    recipe, folder = trained.recipe, order.surroundings.work_dir / "bundle"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "evaluation").mkdir(parents=True)
+    stage = _Stages(tell)
+
+    stage("Exporting", TRAINING_PERCENT)
+    model = export_onnx(
+        trained.network, folder / MODEL, trained.size, task=trained.network.task, dynamic_batch=recipe.export.dynamic_batch
+    )
+    check_parity(trained.network, model, _batch(trained, PARITY_IMAGES), task=trained.network.task)
+    save_weights(trained.network, folder / WEIGHTS)
+    if "StateDict" in recipe.export.formats:
+        save_state_dict(trained.network, folder / "model.pth")
+    if "ExportedProgram" in recipe.export.formats:
+        save_exported_program(
+            trained.network, folder / "model.pt2", trained.size, dynamic_batch=recipe.export.dynamic_batch
+        )
+
+    stage("Evaluating", TRAINING_PERCENT + 3)
+    splits = [split for split in recipe.evaluation.splits if len(trained.samples(split))]
+    evaluations = {split: trained.evaluate(model, split) for split in splits}
+    before, notes = dict[str, float](), tuple[str, ...]()
+    if recipe.compression.quantization is not None and evaluations:
+        stage("Compressing", TRAINING_PERCENT + 5)
+        evaluations, before, notes = _quantize(trained, model, evaluations)
+    for split, evaluation in evaluations.items():
+        (folder / "evaluation" / f"{split}.json").write_text(json.dumps(evaluation.to_dict()))
+    metrics = {name: value for evaluation in evaluations.values() for name, value in evaluation.metrics.items()}
+    metrics |= _latency(trained, model)
+    metrics |= size_megabytes(model)
+
+    stage("Reporting", TRAINING_PERCENT + 7)
+    summary = TrainingSummary(
+        best_epoch=state.best_epoch, epochs=state.epoch, seconds=state.seconds, cpu_hours=state.cpu_seconds / 3600
+    )
+    lineage = _lineage(order, trained, state)
+    write_report(
+        folder / REPORT,
+        TrainingReport(
+            name=order.spec.owner.name,
+            version=trained.version.manifest,
+            lineage=lineage,
+            training=summary,
+            history=state.history,
+            evaluations=tuple(evaluations.values()),
+            metrics=metrics,
+            criteria=judge(order.spec.success_criteria, metrics),
+            predictor=trained.predictor(model),
+            samples={split: trained.version.split(split) for split in {"train", *evaluations}},
+            notes=notes,
+        ),
+    )
+
+    stage("Storing", TRAINING_PERCENT + 9)
+    manifest = _manifest(trained, lineage, folder, BundleMetrics(before_compression=before, exported=metrics))
+    (folder / MANIFEST).write_text(yaml.safe_dump(manifest.to_dict(), sort_keys=False))
+    digest = bundle_digest(manifest)
+    target = order.bundles / digest
+    target.upload_tree(folder, last=MANIFEST)
+    stage("Done", 100)
+    return RunResult(
+        completed_at=datetime.now(UTC),
+        artifact=str(target),
+        digest=digest,
+        report=str(target / REPORT),
+        metrics=metrics,
+        training=summary,
+    )
+
+
+class _Stages:
+    def __init__(self, tell: Listener) -> None:
+        self._tell = tell
+
+    def __call__(self, stage: str, percent: int) -> None:
+        self._tell(Progress(stage=stage, percent=percent))
+
+
+def _restore(order: Order, state: State) -> Trained:
+    recipe, version = order.recipe, order.open()
+    # Published weights would be loaded only to be overwritten.
+    choice = recipe.model.model_copy(update={"pretrained": type(recipe.model.pretrained)(weights="None")})
+    network = make_network(recipe.model_copy(update={"model": choice}), version)
+    network.load_state_dict(state.best_weights)
+    network.eval()
+    preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
+    return Trained(network, preprocess, Postprocess(network.task), version, recipe)
+
+
+def _pixels(trained: Trained, split: str, count: int) -> list[np.ndarray]:
+    samples = trained.samples(split)
+    return [decode(samples[index].image_bytes, samples[index].name) for index in range(min(count, len(samples)))]
+
+
+def _batch(trained: Trained, count: int) -> np.ndarray:
+    return trained.preprocess.batch(_pixels(trained, "train", count))[0]
+
+
+def _quantize(
+    trained: Trained, model: Path, evaluations: dict[str, EvaluationResult]
+) -> tuple[dict[str, EvaluationResult], dict[str, float], tuple[str, ...]]:
+    """The evaluations of what is delivered, the metrics before if that is the 8-bit model, and why in words."""
+    wish = trained.recipe.compression.quantization
+    assert wish is not None
+    small = model.with_name("model.int8.onnx")
+    images = _pixels(trained, "train", wish.calibration_images)
+    batches = (
+        trained.preprocess.batch(images[start : start + CALIBRATION_BATCH])[0]
+        for start in range(0, len(images), CALIBRATION_BATCH)
+    )
+    quantize_static(model, small, batches)
+    judged_on = "validation" if "validation" in evaluations else next(iter(evaluations))
+    metric = trained.recipe.evaluation.primary_metric or PRIMARY[trained.network.task]
+    was = evaluations[judged_on].metric(metric) or 0.0
+    now = trained.evaluate(small, judged_on).metric(metric) or 0.0
+    choice = choose_quantized(f"{judged_on}/{metric}", was, now, wish.max_metric_drop)
+    if not choice.quantized:
+        small.unlink()
+        return evaluations, {}, (choice.reason,)
+    before = {name: value for evaluation in evaluations.values() for name, value in evaluation.metrics.items()}
+    os.replace(small, model)
+    return {split: trained.evaluate(model, split) for split in evaluations}, before, (choice.reason,)
+
+
+def _latency(trained: Trained, model: Path) -> dict[str, float]:
+    samples = next(filter(len, map(trained.samples, ("test", "validation", "train"))))
+    files = [samples[index].image_bytes for index in range(min(LATENCY_IMAGES, len(samples)))]
+    return dict(measure_latency(trained.predictor(model, threads=1), files).metrics)
+
+
+def _lineage(order: Order, trained: Trained, state: State) -> Lineage:
+    dataset, base = order.spec.inputs.dataset, order.spec.inputs.base_weights
+    assert dataset is not None
+    return Lineage(
+        dataset=DatasetLineage(name=dataset.name, version=dataset.version),
+        recipe=trained.recipe.to_dict(),
+        identity=order.spec.identity,
+        run=order.surroundings.name,
+        job=order.spec.owner.name,
+        base_weights=base.digest if base is not None else trained.recipe.model.pretrained.weights or "uri",
+        best_epoch=state.best_epoch,
+        image=order.spec.image,
+        versions={"python": platform.python_version(), **{name: package_version(name) for name in LIBRARIES}},
+    )
+
+
+def _manifest(trained: Trained, lineage: Lineage, folder: Path, metrics: BundleMetrics) -> BundleManifest:
+    preprocess, postprocess = trained.preprocess, trained.postprocess
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return BundleManifest(
+        task=trained.network.task,
+        architecture=trained.recipe.model.architecture,
+        classes=trained.version.manifest.classes,
+        preprocessing=Preprocessing(
+            size=Size(width=preprocess.width, height=preprocess.height),
+            resize=preprocess.resize,
+            mean=preprocess.mean,
+            std=preprocess.std,
+            pad_value=preprocess.pad_value,
+        ),
+        postprocessing=Postprocessing(
+            score_threshold=postprocess.score_threshold,
+            nms_iou=postprocess.nms_iou,
+            max_detections=postprocess.max_detections,
+        ),
+        metrics=metrics,
+        problem=trained.version.manifest.problem,
+        lineage=lineage,
+        files=tuple(
+            BundleFile(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=file_digest(path))
+            for path in files
+        ),
+        created_at=datetime.now(UTC),
+    )
