@@ -9,10 +9,12 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from . import build
 from .node import STATE, ctr, unmount
@@ -23,6 +25,7 @@ SYSTEM = ("pause", "kuberay")
 PRODUCT = ("operator", "serving", "trainer")
 ALL = (*SYSTEM, "kueue", "base", *PRODUCT)
 _LAYOUT = IMAGES / "layout"
+_LOCK = CACHE / "images.lock"  # of the layout
 _STORAGE = CACHE / "buildah"
 _PACKAGES = "python3,python3-venv,ca-certificates,procps,wget"
 
@@ -33,28 +36,28 @@ def reference(name: str) -> str:
 
 def make(*names: str) -> None:
     """Builds images and writes them to the layout; unchanged layers come from the cache."""
-    with locked(CACHE / "images.lock"):
-        for name in names:
-            start = time.monotonic()
-            if name in PRODUCT:
-                _make_base()
-                arguments = ["--build-arg", f"BASE_IMAGE={reference('base')}"]
-                with _pip_secrets() as secrets:
-                    _build(name, REPOSITORY / "images" / name / "Containerfile", REPOSITORY, *arguments, *secrets)
-            elif name == "base":
-                _make_base()
-            elif name in ALL:
-                _build(name, HERE / "images" / name / "Containerfile", _context(name))
-            else:
-                raise Failure(f"there is no image {name}; known: {', '.join(ALL)}")
-            _buildah("push", "--disable-compression", reference(name), f"oci:{_LAYOUT}:{reference(name)}")
-            say(f"image {reference(name)} is built ({time.monotonic() - start:.0f} s)")
-        _drop_stale_blobs()
+    for name in names:
+        start = time.monotonic()
+        if name in PRODUCT:
+            _make_base()
+            with _pip_secrets() as secrets:
+                _build(name, REPOSITORY / "images" / name / "Containerfile", REPOSITORY,
+                       "--build-arg", f"BASE_IMAGE={reference('base')}", *secrets)
+        elif name == "base":
+            _make_base()
+        elif name in ALL:
+            _build(name, HERE / "images" / name / "Containerfile", _context(name))
+        else:
+            raise Failure(f"there is no image {name}; known: {', '.join(ALL)}")
+        with locked(_LOCK):
+            _buildah(name, "push", "--compression-format", "zstd", "--compression-level", "1", reference(name), f"oci:{_LAYOUT}:{reference(name)}")
+            _drop_stale_blobs()
+        say(f"image {reference(name)} is built ({time.monotonic() - start:.0f} s)")
 
 
 def load(*names: str) -> None:
     """Imports images from the layout into containerd, pinned, with only the blobs that containerd lacks."""
-    with locked(CACHE / "images.lock"):
+    with locked(_LOCK):
         for name in names:
             _load(reference(name))
 
@@ -64,11 +67,15 @@ def digest(name: str) -> str:
     return str(_entry(reference(name))["digest"])
 
 
-def _entry(image: str) -> dict:  # type: ignore[type-arg]
+def _entry(image: str) -> dict[str, Any]:
     for entry in _index():
-        if entry["annotations"].get("org.opencontainers.image.ref.name") == image:
+        if _name(entry) == image:
             return entry
     raise Failure(f"{image} is not built; run devcluster images first")
+
+
+def _name(entry: dict[str, Any]) -> str | None:
+    return entry.get("annotations", {}).get("org.opencontainers.image.ref.name")  # type: ignore[no-any-return]
 
 
 def _load(image: str) -> None:
@@ -100,9 +107,9 @@ def _load(image: str) -> None:
     say(f"image {image} is loaded ({time.monotonic() - start:.0f} s)")
 
 
-def _index() -> list[dict]:  # type: ignore[type-arg]
+def _index() -> list[dict[str, Any]]:
     path = _LAYOUT / "index.json"
-    return json.loads(path.read_text())["manifests"] if path.exists() else []  # type: ignore[no-any-return]
+    return json.loads(path.read_text())["manifests"] if path.exists() else []
 
 
 def _blob(digest: str) -> Path:
@@ -115,8 +122,10 @@ def _closure(manifest: str) -> list[str]:
 
 
 def _drop_stale_blobs() -> None:
-    """Removes blobs that no image of the layout uses any more."""
-    used = {digest.removeprefix("sha256:") for entry in _index() for digest in _closure(entry["digest"])}
+    """Removes images that have lost their name to a newer one, and blobs that no image uses any more."""
+    named = [entry for entry in _index() if _name(entry)]
+    write(_LAYOUT / "index.json", json.dumps({"schemaVersion": 2, "manifests": named}))
+    used = {digest.removeprefix("sha256:") for entry in named for digest in _closure(entry["digest"])}
     for blob in (_LAYOUT / "blobs" / "sha256").iterdir():
         if blob.name not in used:
             blob.unlink()
@@ -134,14 +143,14 @@ def _share_blobs(digests: list[str]) -> None:
             part.rename(ours)
 
 
-def _buildah(*words: str | Path) -> None:
+def _buildah(name: str, *words: str | Path) -> None:
     """buildah with its own storage under CACHE, so that it shares nothing with another buildah or podman."""
     temporary = _STORAGE / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     command = ["buildah", "--root", _STORAGE / "root", "--runroot", _STORAGE / "run", "--storage-driver", "overlay",
                words[0], "--signature-policy", HERE / "config" / "policy.json", *words[1:]]
-    log = IMAGES / "build.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    log = IMAGES / f"buildah-{name}.log"
     try:
         with open(log, "w") as output:
             done = subprocess.run([str(word) for word in command], stdout=output, stderr=subprocess.STDOUT,
@@ -154,7 +163,7 @@ def _buildah(*words: str | Path) -> None:
 
 def _build(name: str, containerfile: Path, context: Path, *arguments: str) -> None:
     say(f"building image {reference(name)}")
-    _buildah("build", "--isolation", "chroot", "--layers", "--pull-never", "--format", "oci", "--timestamp", "0",
+    _buildah(name, "build", "--isolation", "chroot", "--layers", "--pull-never", "--format", "oci", "--timestamp", "0",
              *arguments, "--file", containerfile, "--tag", reference(name), context)
 
 
@@ -177,24 +186,29 @@ def _make_base() -> None:
     """Debian 12 with Python 3.11 from the machine's own package mirror."""
     folder = IMAGES / "context" / "base"
     archive = folder / "base.tar"
-    if not archive.exists():
-        say("making the base image from Debian packages")
-        root = folder / "root"
-        unmount(root)
-        shutil.rmtree(root, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        mirror = run("apt-get", "indextargets", "--format", "$(SITE)").split()[0]
-        run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", root, mirror)
-        for pattern in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "usr/share/doc/*", "usr/share/man/*",
-                        "usr/share/locale/*", "etc/resolv.conf", "etc/hostname", "etc/apt/sources.list", "var/log/*"):
-            for path in root.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        part = archive.with_suffix(".part")
-        run("tar", "--numeric-owner", "--sort=name", "--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "-C", root, "-cf", part, ".")
-        unmount(root)
-        shutil.rmtree(root)
-        part.rename(archive)
-    _build("base", HERE / "images" / "base" / "Containerfile", folder)
+    with locked(CACHE / "base.lock"):
+        if not archive.exists():
+            _make_base_archive(folder, archive)
+        _build("base", HERE / "images" / "base" / "Containerfile", folder)
+
+
+def _make_base_archive(folder: Path, archive: Path) -> None:
+    say("making the base image from Debian packages")
+    root = folder / "root"
+    unmount(root)
+    shutil.rmtree(root, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    mirror = run("apt-get", "indextargets", "--format", "$(SITE)").split()[0]
+    run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", root, mirror)
+    for pattern in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "usr/share/doc/*", "usr/share/man/*",
+                    "usr/share/locale/*", "etc/resolv.conf", "etc/hostname", "etc/apt/sources.list", "var/log/*"):
+        for path in root.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    part = archive.with_suffix(".part")
+    run("tar", "--numeric-owner", "--sort=name", "--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "-C", root, "-cf", part, ".")
+    unmount(root)
+    shutil.rmtree(root)
+    part.rename(archive)
 
 
 @contextmanager
@@ -206,11 +220,8 @@ def _pip_secrets() -> Iterator[list[str]]:
         settings[key.rpartition(".")[2]] = value.strip("'")
     settings.pop("find-links", None)  # a folder of this machine
     certificates = settings.pop("cert", "") or os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt"
-    folder = IMAGES / "secrets"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         write(folder / "pip.conf", "[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
               + "cert = /run/secrets/ca.crt\n", mode=0o600)
         yield ["--secret", f"id=pip,src={folder / 'pip.conf'}", "--secret", f"id=ca,src={certificates}"]
-    finally:
-        shutil.rmtree(folder)

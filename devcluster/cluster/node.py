@@ -1,6 +1,7 @@
 """The node: containerd, kubelet, service proxy, cluster DNS, volumes and the S3 server, as host processes."""
 
 import datetime
+import hashlib
 import os
 import secrets
 import shutil
@@ -86,7 +87,9 @@ def start_s3(processes: Processes) -> None:
     (STATE / "s3").mkdir(exist_ok=True)
     processes.start("s3", "versitygw", "--port", f"{HOST_IP}:{S3_PORT}", "--region", S3_REGION, "posix", STATE / "s3",
                     env={"ROOT_ACCESS_KEY_ID": access, "ROOT_SECRET_ACCESS_KEY": secret}, listens=(HOST_IP, S3_PORT))
-    request = ("curl", "-sf", "--noproxy", "*", "--aws-sigv4", f"aws:amz:{S3_REGION}:s3", "--config", STATE / "s3-curl")
+    empty = hashlib.sha256().hexdigest()
+    request = ("curl", "-sf", "--noproxy", "*", "--aws-sigv4", f"aws:amz:{S3_REGION}:s3", "--config", STATE / "s3-curl",
+               "--header", f"x-amz-content-sha256: {empty}")
     write(STATE / "s3-curl", f'user = "{access}:{secret}"\n', mode=0o600)
     bucket = f"{S3_ENDPOINT}/{S3_BUCKET}"
     processes.wait("s3", 20, lambda: succeeds(*request, "--head", bucket) or succeeds(*request, "-X", "PUT", bucket))
