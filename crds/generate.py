@@ -91,9 +91,7 @@ def index() -> str:
     ]
     for kind in KINDS:
         short = ", ".join(f"`{name}`" for name in kind.definition.short_names)
-        lines.append(
-            f"| [{kind.__name__}]({kind.__name__.lower()}.md) | {short} | {_cell(kind.__doc__ or '')} |"
-        )
+        lines.append(f"| [{kind.__name__}]({kind.__name__.lower()}.md) | {short} | {_cell(kind.__doc__ or '')} |")
     return "\n".join(lines) + "\n"
 
 
@@ -106,11 +104,7 @@ def page(kind: type[Resource]) -> str:
         "",
         schema["description"],
         "",
-        *(
-            ["Users read Runs and never write them; a policy of the chart refuses it.", ""]
-            if kind is Run
-            else []
-        ),
+        *(["Users read Runs and never write them; a policy of the chart refuses it.", ""] if kind is Run else []),
         f"`apiVersion: {API_VERSION}`, `kind: {kind.__name__}`",
     ]
     for part in ("spec", "status"):
@@ -187,9 +181,7 @@ def _default(name: str, field: Mapping[str, Any], required: list[str]) -> str:
     default = field.get("default")
     if default is None or default in ({}, []):
         return ""
-    text = (
-        yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
-    )
+    text = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
     return f"`{text}`"
 
 

@@ -61,9 +61,7 @@ class Option(Model):
             case "Number", int() | float() if not isinstance(value, bool) and self._bounds(value):
                 return float(value)
             case "Numbers", list() | tuple() if value:
-                numbers = [
-                    item for item in value if isinstance(item, int | float) and not isinstance(item, bool)
-                ]
+                numbers = [item for item in value if isinstance(item, int | float) and not isinstance(item, bool)]
                 if len(numbers) == len(value) and all(map(self._bounds, numbers)):
                     return tuple(float(item) for item in numbers)
         raise InvalidOption(f"{value!r} is not allowed", place, f"give {self.allowed()}")
@@ -140,9 +138,7 @@ def read_options(architecture: Architecture, given: Mapping[str, JsonValue]) -> 
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)
             remedy = f"it has {', '.join(near)}" if near else "it has none"
-            raise InvalidOption(
-                f"{architecture.name} has no option {name!r}", f"spec.model.options.{name}", remedy
-            )
+            raise InvalidOption(f"{architecture.name} has no option {name!r}", f"spec.model.options.{name}", remedy)
     return {
         name: option.read(given[name], f"spec.model.options.{name}") if name in given else option.default
         for name, option in known.items()

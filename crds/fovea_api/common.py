@@ -84,9 +84,7 @@ class Model(BaseModel):
         return (*([choice_rule(cls.exactly_one)] if cls.exactly_one else []), *inherited)
 
     @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         result = handler(schema)
         if rules := cls.all_rules():
             handler.resolve_ref_schema(result)["x-kubernetes-validations"] = [rule.schema() for rule in rules]
@@ -124,9 +122,7 @@ class ListMap:
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._unique, handler(source))
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return handler(schema) | {
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": list(self.keys),
@@ -145,9 +141,7 @@ class Set:
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._unique, handler(source))
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return handler(schema) | {"x-kubernetes-list-type": "set"}
 
     def _unique(self, items: tuple[object, ...]) -> tuple[object, ...]:
@@ -159,9 +153,7 @@ def _refuse_duplicates(keys: list[tuple[object, ...]]) -> None:
     for index, key in enumerate(keys):
         if key in keys[:index]:
             name = ", ".join(map(str, key))
-            raise PydanticCustomError(
-                "duplicate", "Duplicate value: {name}", {"name": name, "field": f"[{index}]"}
-            )
+            raise PydanticCustomError("duplicate", "Duplicate value: {name}", {"name": name, "field": f"[{index}]"})
 
 
 # --- Scalars --------------------------------------------------------------------------------------------
@@ -186,9 +178,7 @@ Digest = Annotated[str, Field(max_length=71, pattern="^sha256-[0-9a-f]{64}$")]
 Sha256 = Annotated[str, Field(max_length=64, pattern="^[0-9a-f]{64}$")]
 ClassName = Annotated[str, Field(min_length=1, max_length=128)]
 RunName = Annotated[str, Field(max_length=63, pattern="^r-[0-9a-f]{6,40}$")]
-Cron = Annotated[
-    str, Field(max_length=128, pattern="^[^ ]+( +[^ ]+){4}$|^@(hourly|daily|weekly|monthly|yearly)$")
-]
+Cron = Annotated[str, Field(max_length=128, pattern="^[^ ]+( +[^ ]+){4}$|^@(hourly|daily|weekly|monthly|yearly)$")]
 """Minute, hour, day of month, month, day of week."""
 TimeZone = Annotated[str, Field(max_length=64, pattern="^[A-Za-z0-9_+/-]+$")]
 Time = datetime
@@ -217,9 +207,7 @@ def format_duration(duration: timedelta) -> str:
 
 
 class _IntOrString:
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         text = handler(schema)
         text.pop("type")
         return {
@@ -259,16 +247,12 @@ def parse_quantity(text: str) -> float:
 class _Opaque:
     """A value whose fields Kubernetes or another program defines; it is kept as it is."""
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 
 
 class _AnyValue:
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"x-kubernetes-preserve-unknown-fields": True}
 
 

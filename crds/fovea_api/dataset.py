@@ -234,8 +234,7 @@ class Ratios(Model):
 
     rules: ClassVar = (
         Rule(
-            "self.train + self.validation + self.test > 0.999 && "
-            "self.train + self.validation + self.test < 1.001",
+            "self.train + self.validation + self.test > 0.999 && self.train + self.validation + self.test < 1.001",
             "train, validation and test must sum to 1",
             lambda it: 0.999 < it.train + it.validation + it.test < 1.001,
         ),

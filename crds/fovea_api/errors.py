@@ -58,9 +58,7 @@ class MissingExtra(FoveaError):
     """A part of Fovea is used whose optional dependencies are not installed."""
 
     def __init__(self, extra: str, part: str) -> None:
-        super().__init__(
-            f"{part} needs packages that are not installed", None, f"pip install 'fovea[{extra}]'"
-        )
+        super().__init__(f"{part} needs packages that are not installed", None, f"pip install 'fovea[{extra}]'")
 
 
 class Retryable(FoveaError):

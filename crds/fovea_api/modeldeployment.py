@@ -107,9 +107,7 @@ class Scaling(Model):
         Rule(
             "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
             "minReplicas must not exceed maxReplicas",
-            lambda it: (
-                it.min_replicas is None or it.max_replicas is None or it.min_replicas <= it.max_replicas
-            ),
+            lambda it: it.min_replicas is None or it.max_replicas is None or it.min_replicas <= it.max_replicas,
             ".minReplicas",
         ),
     )
@@ -385,9 +383,7 @@ class Triggers(Model):
         Rule(
             "has(self.schedule) || has(self.drift) || has(self.accuracyBelow) || self.newDatasetVersion",
             "give at least one of schedule, drift, accuracyBelow, newDatasetVersion",
-            lambda it: bool(
-                it.schedule or it.drift or it.accuracy_below is not None or it.new_dataset_version
-            ),
+            lambda it: bool(it.schedule or it.drift or it.accuracy_below is not None or it.new_dataset_version),
         ),
     )
 
@@ -625,9 +621,7 @@ class ModelDeployment(Resource):
             Column("Replicas", ".status.replicas", "integer"),
             Column("Stable", ".status.stable.run"),
             Column("Candidate", ".status.candidate.run"),
-            Column(
-                "Weight", ".status.candidate.weight", "integer", "Per cent of the traffic for the candidate"
-            ),
+            Column("Weight", ".status.candidate.weight", "integer", "Per cent of the traffic for the candidate"),
             Column("Drift", ".status.drift.state"),
             Column("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
             Column("URL", ".status.url", wide=True),

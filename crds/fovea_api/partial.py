@@ -30,9 +30,7 @@ class PartialOf:
             serialization=core_schema.plain_serializer_function_ser_schema(dict),
         )
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return handler(schema)
 
 
@@ -85,9 +83,7 @@ def merge(whole: M, part: Mapping[str, JsonValue]) -> M:
     return type(whole).model_validate(_merge(type(whole), whole.to_dict(), part))
 
 
-def _merge(
-    model: type[Model], whole: Mapping[str, JsonValue], part: Mapping[str, JsonValue]
-) -> dict[str, JsonValue]:
+def _merge(model: type[Model], whole: Mapping[str, JsonValue], part: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     by_alias = {field.alias: field for field in model.model_fields.values()}
     rivals = {model.model_fields[name].alias for name in model.exactly_one}
     replaced = rivals if rivals & part.keys() else set()

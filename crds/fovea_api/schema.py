@@ -152,9 +152,7 @@ class _Translation:
         properties = node.get("properties")
         if properties is not None:
             result: Schema = {
-                "properties": {
-                    name: self.translate(child, f"{path}.{name}") for name, child in properties.items()
-                }
+                "properties": {name: self.translate(child, f"{path}.{name}") for name, child in properties.items()}
             }
             if values is True:
                 result["x-kubernetes-preserve-unknown-fields"] = True
@@ -234,9 +232,7 @@ def _key_rules(names: Schema, path: str) -> list[Schema]:
         )
     if "pattern" in names:
         pattern = names["pattern"]
-        rules.append(
-            {"rule": f"self.all(key, key.matches({_cel(pattern)}))", "message": f"keys must match {pattern}"}
-        )
+        rules.append({"rule": f"self.all(key, key.matches({_cel(pattern)}))", "message": f"keys must match {pattern}"})
     if unknown := names.keys() - {"maxLength", "minLength", "pattern", "type"}:
         raise NotExpressible(f"keys with {', '.join(sorted(unknown))}", path)
     return rules
@@ -306,9 +302,7 @@ def openapi(kind: type[Resource]) -> Schema:
         "metadata": {"type": "object"},
     }
     for part in ("spec", "status"):
-        properties[part] = structural(json_schema(fields[part].annotation)) | {
-            "description": fields[part].description
-        }
+        properties[part] = structural(json_schema(fields[part].annotation)) | {"description": fields[part].description}
     return {
         "type": "object",
         "description": kind.__doc__,
@@ -316,8 +310,7 @@ def openapi(kind: type[Resource]) -> Schema:
         "properties": properties,
         "x-kubernetes-validations": [
             {
-                "rule": "size(self.metadata.name) <= 63 && "
-                f"self.metadata.name.matches({_cel(LABEL_PATTERN)})",
+                "rule": f"size(self.metadata.name) <= 63 && self.metadata.name.matches({_cel(LABEL_PATTERN)})",
                 "message": NAME_MESSAGE,
             }
         ],

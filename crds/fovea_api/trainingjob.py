@@ -154,9 +154,7 @@ class RandomScale(Model):
     probability: Fraction = 1.0
     """How often, 0 to 1."""
 
-    rules: ClassVar = (
-        Rule("self.min <= self.max", "min must not exceed max", lambda it: it.min <= it.max, ".min"),
-    )
+    rules: ClassVar = (Rule("self.min <= self.max", "min must not exceed max", lambda it: it.min <= it.max, ".min"),)
 
 
 class RandomCrop(Model):
@@ -359,13 +357,15 @@ class Evaluation(Model):
 
     primary_metric: Annotated[str, Field(max_length=64, pattern="^[A-Za-z][A-Za-z0-9]*$")] | None = None
     """Metric that picks the best epoch: mAP, accuracy, dice, … Absent: the task's usual one."""
-    splits: Annotated[
-        tuple[Literal["train", "validation", "test"], ...], Field(min_length=1, max_length=3), Set()
-    ] = ("validation", "test")
+    splits: Annotated[tuple[Literal["train", "validation", "test"], ...], Field(min_length=1, max_length=3), Set()] = (
+        "validation",
+        "test",
+    )
     """Splits that are evaluated."""
-    slices: Annotated[
-        tuple[Literal["class", "objectSize", "source", "group"], ...], Field(max_length=4), Set()
-    ] = ("class", "objectSize")
+    slices: Annotated[tuple[Literal["class", "objectSize", "source", "group"], ...], Field(max_length=4), Set()] = (
+        "class",
+        "objectSize",
+    )
     """What the metrics are broken down by."""
     latency: Latency = Latency()
     """Where latency criteria are measured."""
@@ -604,9 +604,7 @@ class TrainingJob(Resource):
             Column("Phase", ".status.phase"),
             Column("Progress", ".status.progress.percent", "integer", "Per cent of the current run"),
             Column("Epoch", ".status.progress.epoch", "number"),
-            Column(
-                "Metric", ".status.progress.best.name", description="The metric that picks the best epoch"
-            ),
+            Column("Metric", ".status.progress.best.name", description="The metric that picks the best epoch"),
             Column("Best", ".status.progress.best.value", "number", "Best value of that metric so far"),
             Column("ETA", ".status.progress.eta"),
             Column("Loss", ".status.progress.metrics.train/loss", "number", wide=True),

@@ -38,19 +38,13 @@ def _paths(model: type[Model], prefix: str = "") -> Iterator[str]:
         path = f"{prefix}{field.alias}"
         yield path
         for kind in (field.annotation, *get_args(field.annotation)):
-            if (
-                isinstance(kind, type)
-                and issubclass(kind, Model)
-                and get_origin(field.annotation) is not tuple
-            ):
+            if isinstance(kind, type) and issubclass(kind, Model) and get_origin(field.annotation) is not tuple:
                 yield from _paths(kind, f"{path}.")
 
 
 OPTIONS_PREFIX = "model.options."
 SWEEPABLE = tuple(
-    sorted(
-        path for path in _paths(Recipe) if path.startswith(("model.", "input.", "training.", "compression."))
-    )
+    sorted(path for path in _paths(Recipe) if path.startswith(("model.", "input.", "training.", "compression.")))
 )
 """Fields of a recipe that a sweep may set; besides these, every `model.options.<name>`."""
 
@@ -70,9 +64,7 @@ class Range(Model):
     max: Number
     """Largest value."""
 
-    rules: ClassVar = (
-        Rule("self.min < self.max", "min must be less than max", lambda it: it.min < it.max, ".min"),
-    )
+    rules: ClassVar = (Rule("self.min < self.max", "min must be less than max", lambda it: it.min < it.max, ".min"),)
 
 
 class LogRange(Range):
@@ -96,9 +88,7 @@ class IntRange(Model):
     max: Int
     """Largest value."""
 
-    rules: ClassVar = (
-        Rule("self.min < self.max", "min must be less than max", lambda it: it.min < it.max, ".min"),
-    )
+    rules: ClassVar = (Rule("self.min < self.max", "min must be less than max", lambda it: it.min < it.max, ".min"),)
 
 
 class Parameter(Model):

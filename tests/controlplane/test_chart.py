@@ -60,9 +60,7 @@ def release(control_plane: ControlPlane, namespace: str) -> Iterator[Release]:
 
 
 def description(plane: ControlPlane) -> str:
-    return plane.kubectl(
-        "get", "crd", CRD, "-o", "jsonpath={.spec.versions[0].schema.openAPIV3Schema.description}"
-    )
+    return plane.kubectl("get", "crd", CRD, "-o", "jsonpath={.spec.versions[0].schema.openAPIV3Schema.description}")
 
 
 def test_install_upgrade_uninstall(

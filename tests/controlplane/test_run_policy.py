@@ -107,17 +107,14 @@ def policy(control_plane: ControlPlane) -> None:
     manifests = [
         manifest
         for manifest in yaml.safe_load_all(render())
-        if manifest
-        and (manifest["kind"].startswith("Validating") or manifest["metadata"]["name"] == "fovea-run")
+        if manifest and (manifest["kind"].startswith("Validating") or manifest["metadata"]["name"] == "fovea-run")
     ]
     assert {one["kind"] for one in manifests} == {
         "ClusterRole",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
     }
-    control_plane.kubectl(
-        "apply", "--server-side", "--force-conflicts", "-f", "-", input=yaml.safe_dump_all(manifests)
-    )
+    control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=yaml.safe_dump_all(manifests))
 
 
 @pytest.fixture

@@ -296,9 +296,7 @@ def _locate(uri: str) -> str:
     if scheme == "file":
         return f"/{path}"
     if not root:
-        raise InvalidInput(
-            f"the {'claim' if scheme == 'pvc' else 'bucket'} is missing", uri, f"{scheme}://name/path"
-        )
+        raise InvalidInput(f"the {'claim' if scheme == 'pvc' else 'bucket'} is missing", uri, f"{scheme}://name/path")
     if scheme == "pvc":
         claims = os.environ.get(PVC_ROOT)
         if not claims:
@@ -364,17 +362,14 @@ def _certificates(bundle: str | None) -> str | None:
 def _explain(error: OSError, uri: str) -> InvalidInput | Retryable:
     text = str(error)
     if any(
-        word in text
-        for word in ("ACCESS_DENIED", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403")
+        word in text for word in ("ACCESS_DENIED", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403")
     ):
         return AccessDenied("the store refuses the credentials", uri, "check the keys of the Secret")
     if "NO_SUCH_BUCKET" in text or "NoSuchBucket" in text:
         return NotFound("the bucket does not exist", uri, "create it or check its name")
     if error.errno == 28:
         return StoreUnavailable("no space is left", uri, "make room or enlarge the volume")
-    return StoreUnavailable(
-        text.splitlines()[0] if text else repr(error), uri, "check the store and its endpoint"
-    )
+    return StoreUnavailable(text.splitlines()[0] if text else repr(error), uri, "check the store and its endpoint")
 
 
 class _replacing:

@@ -130,9 +130,7 @@ class TestMerge:
 
     def test_a_part_is_checked(self) -> None:
         with pytest.raises(ValidationError, match=r"recipe\.training\.epoch\b"):
-            Retraining.model_validate(
-                {"triggers": {"newDatasetVersion": True}, "recipe": {"training": {"epoch": 4}}}
-            )
+            Retraining.model_validate({"triggers": {"newDatasetVersion": True}, "recipe": {"training": {"epoch": 4}}})
 
 
 class TestScalars:
@@ -187,9 +185,7 @@ class TestErrors:
         with pytest.raises(ValidationError) as refusal:
             Dataset.model_validate(manifest)
         error = InvalidManifest.from_validation(refusal.value, "cells.yaml")
-        assert str(error).startswith(
-            "cells.yaml: spec.sources[0].sha256: an https:// source needs the sha256"
-        )
+        assert str(error).startswith("cells.yaml: spec.sources[0].sha256: an https:// source needs the sha256")
         assert "spec.splits.ratios: train, validation and test must sum to 1" in str(error)
         assert "spec.splits.sed: " in str(error)
 

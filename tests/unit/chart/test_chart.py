@@ -145,9 +145,7 @@ def test_defaults_reach_the_operator_as_settings(render: Render) -> None:
 
 
 def test_settings_have_the_last_word_and_keep_their_digits(render: Render) -> None:
-    settings = environment(
-        render('operator.settings={"workers":2,"run_user":1000000,"leader_election":false}')
-    )
+    settings = environment(render('operator.settings={"workers":2,"run_user":1000000,"leader_election":false}'))
     assert settings["FOVEA_OPERATOR_WORKERS"] == "2"
     assert settings["FOVEA_OPERATOR_RUN_USER"] == "1000000"
     assert settings["FOVEA_OPERATOR_LEADER_ELECTION"] == "false"

@@ -28,11 +28,7 @@ def detection(root: Path, format: str = "PascalVOC", **fields: object) -> dict[s
     }
 
 
-def read_all(
-    format: Format, root: Path, task: Task = Task.DETECTION, **options: object
-) -> list[tuple[Found, Labels]]:
+def read_all(format: Format, root: Path, task: Task = Task.DETECTION, **options: object) -> list[tuple[Found, Labels]]:
     """All images of a folder with their labels."""
     reader = open_reader(format, Tree.of(place(str(root))), Options(task, **options))  # type: ignore[arg-type]
-    return [
-        (found, found.labels if found.labels is not None else reader.read(found)) for found in reader.scan()
-    ]
+    return [(found, found.labels if found.labels is not None else reader.read(found)) for found in reader.scan()]

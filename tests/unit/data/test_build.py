@@ -63,9 +63,7 @@ def test_coco_export_is_read_by_pycocotools_compatible_code(build: Build, voc: P
     result = build(detection(voc))
     file = Path(result.artifact) / "coco/train.json"
     loaded = judge.COCO(str(file))
-    assert len(loaded.anns) == sum(
-        len(s.boxes) for s in open_version(result.artifact, tmp_path / "c").split("train")
-    )
+    assert len(loaded.anns) == sum(len(s.boxes) for s in open_version(result.artifact, tmp_path / "c").split("train"))
 
 
 def test_digest_depends_on_content_alone(build: Build, voc: Path, tmp_path: Path) -> None:
@@ -228,9 +226,7 @@ def test_a_changed_shard_is_refused(build: Build, voc: Path, tmp_path: Path) -> 
         open_version(result.artifact, tmp_path / "cache")
 
 
-def test_many_shards_read_as_one(
-    build: Build, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_shards_read_as_one(build: Build, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHARD_IMAGES", 5)
     result = build(detection(voc))
     version = open_version(result.artifact, tmp_path / "cache")

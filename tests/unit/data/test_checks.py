@@ -75,9 +75,7 @@ def test_exif_orientation_turns_size_and_fingerprint(orientation: int) -> None:
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "1", "LA", "I;16"])
 def test_all_usual_kinds_of_pixels_are_read(mode: str) -> None:
     image = Image.open(FILES[0]).convert("L")
-    image = (
-        Image.fromarray(np.asarray(image).astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
-    )
+    image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
     buffer = io.BytesIO()
     image.save(buffer, "TIFF" if mode == "CMYK" else "PNG")
     assert inspect_image(buffer.getvalue(), "x").width == 640

@@ -29,8 +29,7 @@ def boxes_of(root: Path, format: Format) -> dict[str, list[tuple[str, float, flo
     found = [check(source, item) for item in source.reader.scan()]
     assert all(item.digest for item in found)
     return {
-        Path(item.name).stem: [(b[0], *(round(v, 2) for v in b[1:5])) for b in item.content.boxes]
-        for item in found
+        Path(item.name).stem: [(b[0], *(round(v, 2) for v in b[1:5])) for b in item.content.boxes] for item in found
     }  # type: ignore[misc]
 
 

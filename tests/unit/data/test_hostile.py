@@ -23,9 +23,7 @@ from fovea_trainer.data.sources import Limits, open_source, unpack
 from fovea_trainer.data.version import open_version
 
 IMAGE = BCCD / "JPEGImages/BloodImage_00001.jpg"
-BOMB = (
-    '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]>\n<annotation><object>&c;</object></annotation>'
-)
+BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]>\n<annotation><object>&c;</object></annotation>'
 OUTSIDE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>\n<annotation>&x;</annotation>'
 BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>{}</xmax><ymax>9</ymax></bndbox>"
 
@@ -122,9 +120,7 @@ def test_yolo(case: str, build: Build, tmp_path: Path) -> None:
     assert place in refused(build, detection(root, "YOLO"))
 
 
-@pytest.mark.parametrize(
-    "text", ["names: [a, &x b, *x]", "names: 3", "names: [", "a: b: c", "\t- x", "names: {1: a}"]
-)
+@pytest.mark.parametrize("text", ["names: [a, &x b, *x]", "names: 3", "names: [", "a: b: c", "\t- x", "names: {1: a}"])
 def test_yolo_names(text: str, build: Build, tmp_path: Path) -> None:
     root = tmp_path / "s"
     root.mkdir()
@@ -280,9 +276,7 @@ def test_an_archive_is_a_source(build: Build, voc: Path, tmp_path: Path) -> None
 
 def test_names_from_data_cannot_inject_html(build: Build, voc: Path) -> None:
     file = voc / "Annotations/BloodImage_00002.xml"
-    file.write_text(
-        file.read_text().replace("<name>RBC</name>", "<name>&lt;script&gt;alert(1)&lt;/script&gt;</name>")
-    )
+    file.write_text(file.read_text().replace("<name>RBC</name>", "<name>&lt;script&gt;alert(1)&lt;/script&gt;</name>"))
     result = build(detection(voc))
     text = Path(result.report).read_text()
     assert "<script" not in text

@@ -62,10 +62,7 @@ def test_s3_source_and_store(server: Path, voc: Path, build: Build, tmp_path: Pa
     result = build({**spec, "sources": [source]}, store="s3://fovea/ns")
     assert result.digest == build(spec).digest
     assert result.artifact == f"s3://fovea/ns/dataset/d/{result.digest}"
-    assert (
-        len(open_version(result.artifact, tmp_path / "cache").split("train"))
-        == result.summary.splits["train"]
-    )
+    assert len(open_version(result.artifact, tmp_path / "cache").split("train")) == result.summary.splits["train"]
     assert build({**spec, "sources": [source]}, store="s3://fovea/ns", parent=result).adopted
     wrong = tmp_path / "wrong"
     shutil.copytree(tmp_path / "secrets/lab", wrong)

@@ -18,10 +18,7 @@ def items(count: int, classes: int = 3, group_of: int = 0, seed: int = 0) -> lis
     digests = sorted(hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(count))
     shown = [tuple(sorted(random.sample(range(classes), random.randint(1, classes)))) for _ in digests]
     groups = [f"g{int(digest[:8], 16) % (count // group_of)}" if group_of else "" for digest in digests]
-    return [
-        Item(digest, group, None, labels)
-        for digest, group, labels in zip(digests, groups, shown, strict=True)
-    ]
+    return [Item(digest, group, None, labels) for digest, group, labels in zip(digests, groups, shown, strict=True)]
 
 
 def by_digest(

@@ -193,9 +193,7 @@ def _parent(recipe: Recipe, parent: VersionInput | None) -> tuple[Kept, list[dic
         return Kept(), []
     version = place(parent.artifact)
     if (found := read_manifest(version)).digest != parent.version:
-        raise CorruptData(
-            f"the version there is {found.digest}, not {parent.version}", version.uri, "check the store"
-        )
+        raise CorruptData(f"the version there is {found.digest}, not {parent.version}", version.uri, "check the store")
     with (version / ASSIGNMENTS).open() as file:
         rows: list[dict[str, str]] = pq.read_table(file).to_pylist()
     groups = {row["group"]: row["split"] for row in rows if row["group"]}
@@ -211,15 +209,11 @@ def _read(
     total = sum(len(source.tree.files) for source in sources)
     done = 0
     for number, source in enumerate(sources):
-        for checked in pool.map(
-            check_chunk, ((source, chunk) for chunk in _chunks(source.reader.scan(), CHUNK))
-        ):
+        for checked in pool.map(check_chunk, ((source, chunk) for chunk in _chunks(source.reader.scan(), CHUNK))):
             for item in checked:
                 if item.digest and (item.digest in excluded or item.name in excluded):
                     item = replace(item, digest="", problems=())
-                    index.problem(
-                        Problem(ProblemKind.EXCLUDED, f"{source.name}: {item.name}", "listed in exclude")
-                    )
+                    index.problem(Problem(ProblemKind.EXCLUDED, f"{source.name}: {item.name}", "listed in exclude"))
                 index.add(number, item, source.name)
             done += len(checked)
             tell.images("Checking", done, max(done, total), 0, 60)
@@ -304,16 +298,13 @@ class _Index:
     def problem(self, problem: Problem) -> None:
         self.counts[problem.kind] += 1
         if self.counts[problem.kind] <= 100 * KEPT_PROBLEMS:
-            self.db.execute(
-                "INSERT INTO problems VALUES (?,?,?)", (problem.kind, problem.place, problem.message)
-            )
+            self.db.execute("INSERT INTO problems VALUES (?,?,?)", (problem.kind, problem.place, problem.message))
 
     def problems(self, kinds: Sequence[ProblemKind]) -> list[Problem]:
         """Problems of these kinds, sorted, so that they do not depend on the order of the workers."""
         marks = ",".join("?" * len(kinds))
         rows = self.db.execute(
-            f"SELECT kind, place, message FROM problems WHERE kind IN ({marks})"
-            " ORDER BY place, message, kind LIMIT ?",
+            f"SELECT kind, place, message FROM problems WHERE kind IN ({marks}) ORDER BY place, message, kind LIMIT ?",
             (*kinds, KEPT_PROBLEMS),
         )
         return [Problem(ProblemKind(kind), place, message) for kind, place, message in rows]
@@ -727,9 +718,7 @@ def _record(row: Row, sources: Sequence[OpenSource], classes: tuple[str, ...]) -
     source = sources[row.source]
     data = image_bytes(source.tree, row.image)
     if hashlib.sha256(data).hexdigest() != row.digest:
-        raise Retryable(
-            "the image changed while the dataset was built", f"{source.name}: {row.name}", "build again"
-        )
+        raise Retryable("the image changed while the dataset was built", f"{source.name}: {row.name}", "build again")
     segments = source.options.task == Task.SEMANTIC_SEGMENTATION
     mask = class_mask(source.tree, row.content, classes, row.width, row.height) if segments else None
     return {
@@ -755,9 +744,7 @@ def _write_coco(draft: _Draft, sources: Sequence[OpenSource], index: _Index, spl
         out.write(f'{{"categories": {json.dumps(categories)},\n"images": [')
         for number, row in enumerate(_rows(index.db, "split = ?", (split,)), 1):
             image = {"id": number, "file_name": row.name, "width": row.width, "height": row.height}
-            out.write(
-                f"{',' if number > 1 else ''}\n{json.dumps(image | {'source': sources[row.source].name})}"
-            )
+            out.write(f"{',' if number > 1 else ''}\n{json.dumps(image | {'source': sources[row.source].name})}")
         out.write('],\n"annotations": [')
         ids = itertools.count(1)
         for number, row in enumerate(_rows(index.db, "split = ?", (split,)), 1):
@@ -768,9 +755,7 @@ def _write_coco(draft: _Draft, sources: Sequence[OpenSource], index: _Index, spl
         out.write("]}\n")
 
 
-def _coco_annotations(
-    row: Row, sources: Sequence[OpenSource], classes: tuple[str, ...]
-) -> Iterator[dict[str, object]]:
+def _coco_annotations(row: Row, sources: Sequence[OpenSource], classes: tuple[str, ...]) -> Iterator[dict[str, object]]:
     if row.content.label is not None:
         yield {"category_id": classes.index(row.content.label) + 1}
     for box in row.content.boxes:
@@ -809,9 +794,7 @@ def _sample_digests(draft: _Draft, index: _Index) -> list[str]:
     """Images to be shown: for each class in turn the first that shows it, by digest (as good as random)."""
     shown: list[str] = []
     for name in itertools.islice(itertools.cycle(draft.classes), 4 * report.SHOWN_SAMPLES):
-        query = (
-            "SELECT digest FROM items WHERE split IS NOT NULL AND instr(classes, ?) ORDER BY digest LIMIT ?"
-        )
+        query = "SELECT digest FROM items WHERE split IS NOT NULL AND instr(classes, ?) ORDER BY digest LIMIT ?"
         for (digest,) in index.db.execute(query, (json.dumps(name), report.SHOWN_SAMPLES)):
             if digest not in shown:
                 shown.append(digest)
@@ -870,9 +853,7 @@ class _Workers:
     def __init__(self, workers: int) -> None:
         self.count = workers
         self.pool = (
-            ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-            if workers > 1
-            else None
+            ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) if workers > 1 else None
         )
 
     def __enter__(self) -> _Workers:
@@ -896,9 +877,7 @@ class _Workers:
             while waiting:
                 yield waiting.pop(0).result()
         except BrokenProcessPool as error:
-            raise Retryable(
-                "a worker process died", None, "it may lack memory: raise compute.resources"
-            ) from error
+            raise Retryable("a worker process died", None, "it may lack memory: raise compute.resources") from error
 
 
 class _Teller:

@@ -67,9 +67,7 @@ def inspect_image(data: bytes, place: str) -> Inspection:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
-                    raise InvalidInput(
-                        f"the image has {width} x {height} pixels, more than {MAX_PIXELS:,}", place
-                    )
+                    raise InvalidInput(f"the image has {width} x {height} pixels, more than {MAX_PIXELS:,}", place)
                 orientation = image.getexif().get(0x0112, 1)
                 # A JPEG is decoded at an eighth of its size where that is enough: all bytes are still read.
                 image.draft("L", (4 * HASH_SIDE, 4 * HASH_SIDE))
@@ -105,9 +103,7 @@ def inspect_pixels(grey: NDArray[np.uint8], width: int, height: int, turned: boo
     cells = cv2.resize(grey, (HASH_SIDE + 1, HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
     bits = cells[:, 1:] > cells[:, :-1] + RISE
     thumb = cv2.resize(grey, (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA)
-    return Inspection(
-        width, height, turned, np.packbits(bits).tobytes(), np.asarray(thumb, np.uint8).tobytes()
-    )
+    return Inspection(width, height, turned, np.packbits(bits).tobytes(), np.asarray(thumb, np.uint8).tobytes())
 
 
 def _grey(image: Image.Image) -> NDArray[np.uint8]:
@@ -158,9 +154,7 @@ def check_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[list[Box
             told(ProblemKind.INVALID_LABEL, box, f"{words} has coordinates that are no finite numbers")
             continue
         if box.x2 - box.x1 < MIN_BOX_SIDE or box.y2 - box.y1 < MIN_BOX_SIDE:
-            told(
-                ProblemKind.DEGENERATE_BOX, box, f"{words} is less than {MIN_BOX_SIDE:g} pixels wide or high"
-            )
+            told(ProblemKind.DEGENERATE_BOX, box, f"{words} is less than {MIN_BOX_SIDE:g} pixels wide or high")
             continue
         x1, y1, x2, y2 = max(box.x1, 0.0), max(box.y1, 0.0), min(box.x2, width), min(box.y2, height)
         if x2 - x1 < MIN_BOX_SIDE or y2 - y1 < MIN_BOX_SIDE:
@@ -209,9 +203,9 @@ def near_duplicates(hashes: NDArray[np.uint8], thumbs: NDArray[np.uint8]) -> NDA
         chosen = random.permutation(8 * hashes.shape[1])[:TABLE_BITS]
         key = np.zeros(count, np.uint32)
         for bit in chosen:
-            key = (key << np.uint32(1)) | (
-                (hashes[:, bit >> 3] >> np.uint8(7 - (bit & 7))) & np.uint8(1)
-            ).astype(np.uint32)
+            key = (key << np.uint32(1)) | ((hashes[:, bit >> 3] >> np.uint8(7 - (bit & 7))) & np.uint8(1)).astype(
+                np.uint32
+            )
         # Within one key the order of the whole hash brings like to like.
         order = np.lexsort((*np.roll(words, int(random.integers(4)), axis=1).T, key))
         for step in range(1, min(NEIGHBOURS, count - 1) + 1):

@@ -80,9 +80,7 @@ class Content:
         return cls(
             label,
             tuple((b[0], b[1], b[2], b[3], b[4], b[5]) for b in boxes),
-            tuple(
-                Region(r[0], tuple(tuple(p) for p in r[1]), tuple(r[2]), (r[3][0], r[3][1])) for r in regions
-            ),
+            tuple(Region(r[0], tuple(tuple(p) for p in r[1]), tuple(r[2]), (r[3][0], r[3][1])) for r in regions),
             MaskFile(mask[0], bytes.fromhex(mask[1]), bytes.fromhex(mask[2])) if mask else None,
             mask_digest,
             tuple((p[0], p[1]) for p in pixels),
@@ -190,9 +188,7 @@ def _content(
         ]
         wrong = [region for region in regions if region.runs and region.size != (height, width)]
         for region in wrong:
-            message = (
-                f"the region has {region.size[1]} x {region.size[0]} pixels, the image {width} x {height}"
-            )
+            message = f"the region has {region.size[1]} x {region.size[0]} pixels, the image {width} x {height}"
             problems.append(Problem(ProblemKind.INVALID_LABEL, region.place, message))
         kept = tuple(region for region in regions if region not in wrong)
         return Content(regions=kept), tuple(sorted({region.name for region in kept}))
@@ -213,8 +209,7 @@ def _content(
         return (Content(label=names[0]), (names[0],)) if len(names) == 1 else (None, ())
     if labels.size == RELATIVE:
         known = [
-            Box(b.name, b.x1 * width, b.y1 * height, b.x2 * width, b.y2 * height, b.difficult, b.place)
-            for b in known
+            Box(b.name, b.x1 * width, b.y1 * height, b.x2 * width, b.y2 * height, b.difficult, b.place) for b in known
         ]
     good, wrong_boxes = check_boxes(known, width, height)
     problems.extend(wrong_boxes)
@@ -251,9 +246,7 @@ def _mask_content(
     names = list(source.options.classes) or sorted(
         {name for raw in source.options.mask_values if (name := source.options.class_map.get(raw, raw))}
     )
-    content = Content(
-        mask=mask, mask_digest=digest, pixels=tuple((index, int(pixels[index])) for index in present)
-    )
+    content = Content(mask=mask, mask_digest=digest, pixels=tuple((index, int(pixels[index])) for index in present))
     return content, tuple(names[index] for index in present)
 
 
@@ -275,9 +268,7 @@ def raw_pixels(tree: Tree, image: RawImage) -> NDArray[np.uint8]:
         data = file.read(size)
     if len(data) != size:
         raise InvalidInput("the file ends within the image", f"{image.path}@{image.offset}")
-    shape = (
-        (image.height, image.width) if image.channels == 1 else (image.height, image.width, image.channels)
-    )
+    shape = (image.height, image.width) if image.channels == 1 else (image.height, image.width, image.channels)
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
@@ -302,9 +293,7 @@ def plain_png(pixels: NDArray[np.uint8]) -> bytes:
     )
 
 
-def class_mask(
-    tree: Tree, content: Content, classes: Sequence[str], width: int, height: int
-) -> NDArray[np.uint8]:
+def class_mask(tree: Tree, content: Content, classes: Sequence[str], width: int, height: int) -> NDArray[np.uint8]:
     """Class indices [height, width] of a mask file or of regions, later ones over earlier; IGNORE elsewhere.
 
     Where a class is named `background`, pixels of no region are of that class.

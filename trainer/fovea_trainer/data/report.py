@@ -72,9 +72,7 @@ class Findings:
     deviation: float = 0.0
 
 
-def render_quality_report(
-    name: str, version: DatasetVersion, statistics: Statistics, findings: Findings
-) -> str:
+def render_quality_report(name: str, version: DatasetVersion, statistics: Statistics, findings: Findings) -> str:
     """The report as HTML."""
     quality = version.quality
     broken = quality.corrupt + quality.invalid_labels
@@ -217,9 +215,7 @@ def _picture(picture: Picture, classes: Sequence[str], width: int | None = None)
     if len(picture.boxes):
         # The legend names the colours; names on hundreds of boxes would hide the picture.
         boxes = np.asarray(picture.boxes, float) * scale
-        image = base.draw_boxes(
-            image, boxes, picture.labels, classes if len(boxes) <= 6 else [""] * len(classes)
-        )
+        image = base.draw_boxes(image, boxes, picture.labels, classes if len(boxes) <= 6 else [""] * len(classes))
     if picture.mask is not None:
         mask = decode_mask(picture.mask)
         rows = (np.arange(image.shape[0]) * mask.shape[0] // image.shape[0])[:, None]

@@ -125,9 +125,7 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: object, newurl: str
     ) -> urllib.request.Request | None:
         if not newurl.startswith("https://"):
-            raise InvalidInput(
-                f"the server redirects to {newurl}", req.full_url, "give the final https:// address"
-            )
+            raise InvalidInput(f"the server redirects to {newurl}", req.full_url, "give the final https:// address")
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
@@ -150,9 +148,7 @@ def download(uri: str, file: Path, sha256: str) -> None:
         raise Retryable(f"the server cannot be reached: {error}", uri, "check the network") from error
     if digest.hexdigest() != sha256:
         temporary.unlink()
-        raise InvalidInput(
-            f"the file's sha256 is {digest.hexdigest()}", uri, "check the file, or correct sha256"
-        )
+        raise InvalidInput(f"the file's sha256 is {digest.hexdigest()}", uri, "check the file, or correct sha256")
     temporary.rename(file)
 
 
@@ -207,20 +203,14 @@ def unpack(archive: Path, target: Path, limits: Limits = LIMITS) -> None:
         pa.ArrowException,
         NotImplementedError,
     ) as error:
-        raise InvalidInput(
-            f"the archive is broken: {error}", archive.name, "fetch or pack it again"
-        ) from error
+        raise InvalidInput(f"the archive is broken: {error}", archive.name, "fetch or pack it again") from error
     except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
-        raise InvalidInput(
-            f"the archive is broken: {error.filename} is both file and folder", archive.name
-        ) from None
+        raise InvalidInput(f"the archive is broken: {error.filename} is both file and folder", archive.name) from None
     except OSError as error:
         # Broken gzip and zstd streams surface as OSError, as does a full disk.
         if error.errno is not None:
             raise Retryable(f"unpacking failed: {error.strerror}", str(target), "make room") from error
-        raise InvalidInput(
-            f"the archive is broken: {error}", archive.name, "fetch or pack it again"
-        ) from error
+        raise InvalidInput(f"the archive is broken: {error}", archive.name, "fetch or pack it again") from error
     target.mkdir(parents=True, exist_ok=True)
 
 
@@ -239,9 +229,7 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(archive) as file:
         for member in file.infolist():
             if member.flag_bits & 1:
-                raise InvalidInput(
-                    f"the member {member.filename!r} is encrypted", archive.name, "pack it without"
-                )
+                raise InvalidInput(f"the member {member.filename!r} is encrypted", archive.name, "pack it without")
             mode = member.external_attr >> 16
             if stat.S_ISLNK(mode):
                 raise _link(member.filename, archive)
@@ -263,9 +251,7 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 continue
             content = file.extractfile(member) if member.isreg() else None
             if content is None:
-                raise InvalidInput(
-                    f"the member {member.name!r} is no ordinary file", archive.name, "remove it"
-                )
+                raise InvalidInput(f"the member {member.name!r} is no ordinary file", archive.name, "remove it")
             yield member.name, content
 
 
@@ -293,9 +279,7 @@ def _unpack_gzip(tree: Tree, target: Path, limits: Limits) -> Tree:
                     written += len(chunk)
                     # Raw pixels with black grounds shrink well; gzip's own limit is about a thousandth.
                     if written > max(limits.ratio_from, limits.ratio * size):
-                        raise InvalidInput(
-                            f"the file unpacks to more than {limits.ratio} times its size", path
-                        )
+                        raise InvalidInput(f"the file unpacks to more than {limits.ratio} times its size", path)
                     file.write(chunk)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise InvalidInput(f"the file cannot be unpacked: {error}", path, "fetch it again") from error

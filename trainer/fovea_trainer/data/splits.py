@@ -96,9 +96,7 @@ def assign(items: Sequence[Item], pairs: NDArray[np.int64], splits: Splits, kept
                 result[index] = split
     across = [(int(a), int(b)) for a, b in pairs if result[a] != result[b]]
     leaked = [
-        (a, b) if result[a] == "train" else (b, a)
-        for a, b in across
-        if {result[a], result[b]} == {"train", "test"}
+        (a, b) if result[a] == "train" else (b, a) for a, b in across if {result[a], result[b]} == {"train", "test"}
     ]
     return Assignment(
         tuple(result),
@@ -161,9 +159,7 @@ def _by_hash(key: str, splits: Splits) -> str:
     return "validation" if value < splits.ratios.test + splits.ratios.validation else "train"
 
 
-def _stratify(
-    items: Sequence[Item], units: list[tuple[str, list[int]]], result: list[str], splits: Splits
-) -> None:
+def _stratify(items: Sequence[Item], units: list[tuple[str, list[int]]], result: list[str], splits: Splits) -> None:
     """Iterative stratification over whole units (after Sechidis et al., 2011), in an order set by hash."""
     shares = {
         "train": splits.ratios.train,

@@ -90,9 +90,7 @@ class Statistics:
                     "name": summary.name,
                     "images": summary.images,
                     "annotations": summary.annotations,
-                    "imagesBySplit": {
-                        split: counts[index] for split, counts in sorted(self.class_images.items())
-                    },
+                    "imagesBySplit": {split: counts[index] for split, counts in sorted(self.class_images.items())},
                     "pixelShare": self.class_pixels[index] / pixels if pixels else None,
                     "sizeHistogram": [self.object_shares[index][bin] for bin in range(SHARE_BINS)],
                 }
@@ -103,9 +101,7 @@ class Statistics:
                 for (width, height), count in sorted(self.sizes.items())
             ],
             "objectSizes": _sorted(self.object_sizes),
-            "objectsPerImage": {
-                str(key): self.objects_per_image[key] for key in sorted(self.objects_per_image)
-            },
+            "objectsPerImage": {str(key): self.objects_per_image[key] for key in sorted(self.objects_per_image)},
         }
 
 

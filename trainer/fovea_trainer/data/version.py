@@ -108,11 +108,7 @@ class Split(Sequence[Sample]):
 
     def column(self, name: str) -> list[object]:
         """One column of all samples, such as `label`, without touching the images."""
-        return [
-            value
-            for shard in range(len(self._files))
-            for value in self._table(shard).column(name).to_pylist()
-        ]
+        return [value for shard in range(len(self._files)) for value in self._table(shard).column(name).to_pylist()]
 
     def _table(self, shard: int) -> pa.Table:
         if shard not in self._tables:
@@ -157,9 +153,7 @@ class OpenVersion:
                 self.manifest.digest,
                 f"it has {', '.join(self.manifest.splits)}",
             )
-        return Split(
-            [self.folder / _cached(shard.path) for shard in shards], [shard.rows for shard in shards]
-        )
+        return Split([self.folder / _cached(shard.path) for shard in shards], [shard.rows for shard in shards])
 
 
 def read_manifest(version: Place) -> DatasetVersion:
@@ -207,9 +201,7 @@ def _fetch(shard: Place, target: Path, digest: str) -> None:
         with source.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
         if actual != digest:
-            raise CorruptData(
-                f"the shard's sha256 is {actual}, not {digest}", shard.uri, "build the version anew"
-            )
+            raise CorruptData(f"the shard's sha256 is {actual}, not {digest}", shard.uri, "build the version anew")
         with (
             pq.ParquetFile(source) as parquet,
             pa.OSFile(str(mapped), "wb") as sink,

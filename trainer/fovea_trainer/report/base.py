@@ -111,9 +111,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str
         for column, flush in zip(columns, numeric, strict=True)
     )
     head = Markup("<thead><tr>{}</tr></thead>").format(titles) if any(columns) else Markup("")
-    body = Markup("").join(
-        Markup("<tr>{}</tr>").format(Markup("").join(_cell(value) for value in row)) for row in rows
-    )
+    body = Markup("").join(Markup("<tr>{}</tr>").format(Markup("").join(_cell(value) for value in row)) for row in rows)
     title = Markup("<caption>{}</caption>").format(caption) if caption else Markup("")
     return Markup('<div class="scroll"><table>{}{}<tbody>{}</tbody></table></div>').format(title, head, body)
 
@@ -132,9 +130,9 @@ def _cell(value: object) -> Markup:
 def picture(image: Image, caption: str = "", *, width: int | None = None) -> Markup:
     """A picture with a caption; `width` in CSS pixels."""
     style = Markup(' style="width:{}px"').format(width) if width else Markup("")
-    return Markup(
-        '<figure{}><img src="{}" alt="{}" loading="lazy"><figcaption>{}</figcaption></figure>'
-    ).format(style, embed_image(image), caption, caption)
+    return Markup('<figure{}><img src="{}" alt="{}" loading="lazy"><figcaption>{}</figcaption></figure>').format(
+        style, embed_image(image), caption, caption
+    )
 
 
 def gallery(pictures: Sequence[Markup]) -> Markup:
@@ -176,9 +174,7 @@ def embed_figure(fig: Figure) -> Markup:
     import matplotlib
 
     buffer = io.StringIO()
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "fovea", "svg.fonttype": "none", "font.family": "sans-serif"}
-    ):
+    with matplotlib.rc_context({"svg.hashsalt": "fovea", "svg.fonttype": "none", "font.family": "sans-serif"}):
         fig.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     return Markup('<div class="chart">{}</div>').format(Markup(text[text.index("<svg") :]))
@@ -255,9 +251,7 @@ def _tag(canvas: Image, text: str, corner: tuple[int, int], ground: tuple[int, i
     x = min(max(corner[0], 0), max(canvas.shape[1] - width, 0))
     y = max(corner[1], height + base)
     cv2.rectangle(canvas, (x, y - height - base), (x + width, y), ground, cv2.FILLED)
-    cv2.putText(
-        canvas, text, (x, y - base // 2 - 1), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA
-    )
+    cv2.putText(canvas, text, (x, y - base // 2 - 1), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
 
 
 def draw_mask(

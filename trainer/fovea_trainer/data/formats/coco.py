@@ -49,15 +49,9 @@ class COCO:
     task: Task
 
     def scan(self) -> Iterator[Found]:
-        files = [
-            path
-            for path in self.tree.with_suffix(".json")
-            if "caption" not in path and "keypoint" not in path
-        ]
+        files = [path for path in self.tree.with_suffix(".json") if "caption" not in path and "keypoint" not in path]
         if not files:
-            raise InvalidInput(
-                "there is no JSON file", str(self.tree.root), "COCO has annotations/*.json and images"
-            )
+            raise InvalidInput("there is no JSON file", str(self.tree.root), "COCO has annotations/*.json and images")
         by_name: dict[str, list[str]] = defaultdict(list)
         for path in self.tree.files:
             by_name[PurePosixPath(path).name].append(path)
@@ -65,9 +59,7 @@ class COCO:
         for file in files:
             for found in self._file(file, by_name):
                 if found.name in seen:
-                    raise InvalidInput(
-                        f"the image {found.name} is also in {seen[found.name]}", file, "list it once"
-                    )
+                    raise InvalidInput(f"the image {found.name} is also in {seen[found.name]}", file, "list it once")
                 seen[found.name] = file
                 yield found
 
@@ -140,9 +132,7 @@ class COCO:
                 message = f"there is no category of id {annotation.category}"
                 problems.append(Problem(ProblemKind.UNKNOWN_CLASS, annotation.place, message))
             elif self.task == Task.SEMANTIC_SEGMENTATION:
-                regions.append(
-                    Region(name, annotation.polygons, annotation.runs, annotation.size, annotation.place)
-                )
+                regions.append(Region(name, annotation.polygons, annotation.runs, annotation.size, annotation.place))
             else:
                 x, y, width, height = annotation.box
                 boxes.append(Box(name, x, y, x + width, y + height, annotation.crowd, annotation.place))
@@ -208,11 +198,7 @@ def _segmentation(
 ) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...], tuple[int, int]]:
     if isinstance(value, dict):
         size, counts = value.get("size"), value.get("counts")
-        if (
-            not isinstance(size, list)
-            or len(size) != 2
-            or not all(type(side) is int and side > 0 for side in size)
-        ):
+        if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
             raise InvalidInput(f"`segmentation.size` is {_short(size)}, not [height, width]", place)
         height, width = (side for side in size if isinstance(side, int))
         runs = decode_runs(counts) if isinstance(counts, str) else counts
@@ -364,9 +350,7 @@ class _Window:
 
     def expect(self, sign: str) -> None:
         if (found := self.peek()) != sign:
-            raise self.error(
-                f"the JSON is broken: {sign!r} expected, {found or 'the end of the file'!r} found"
-            )
+            raise self.error(f"the JSON is broken: {sign!r} expected, {found or 'the end of the file'!r} found")
         self.advance(self.position + 1)
 
     def value(self) -> JsonValue:

@@ -40,9 +40,7 @@ class IDX:
         pairs = [
             (
                 path,
-                path.replace("-images-idx", "-labels-idx")
-                .replace("-idx3-", "-idx1-")
-                .replace("-idx4-", "-idx1-"),
+                path.replace("-images-idx", "-labels-idx").replace("-idx3-", "-idx1-").replace("-idx4-", "-idx1-"),
             )
             for path in self.tree.with_suffix("-ubyte")
             if "-images-idx" in path
@@ -62,9 +60,7 @@ class IDX:
         shape, start = header(self.tree, images)
         count = shape[0]
         if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
-            raise InvalidInput(
-                f"the dimensions {shape} are not those of images", images, "count, height, width"
-            )
+            raise InvalidInput(f"the dimensions {shape} are not those of images", images, "count, height, width")
         label_shape, label_start = header(self.tree, labels)
         if label_shape != (count,):
             raise InvalidInput(f"there are {count} images but labels of shape {label_shape}", labels)

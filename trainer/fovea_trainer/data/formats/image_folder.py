@@ -32,9 +32,7 @@ class ImageFolder:
         by_split = all(len(part) >= 3 and part[0].lower() in SPLIT_NAMES for part in parts)
         for path, part in zip(paths, parts, strict=True):
             if len(part) < 2:
-                raise InvalidInput(
-                    "the image lies in no class's folder", path, "move it into the folder of its class"
-                )
+                raise InvalidInput("the image lies in no class's folder", path, "move it into the folder of its class")
             split = SPLIT_NAMES[part[0].lower()] if by_split else None
             name = part[1] if by_split else part[0]
             yield Found(path, FileImage(path), split, Labels(name=name, place=path))

@@ -43,9 +43,7 @@ class Masks:
         masks: dict[str, str] = {}
         for path in self.tree.with_suffix(*IMAGE_SUFFIXES):
             folders = [part.lower() for part in PurePosixPath(path).parts[:-1]]
-            roles = [
-                (index, name) for index, name in enumerate(folders) if name in IMAGE_FOLDERS + MASK_FOLDERS
-            ]
+            roles = [(index, name) for index, name in enumerate(folders) if name in IMAGE_FOLDERS + MASK_FOLDERS]
             if not roles:
                 continue
             index, role = roles[-1]

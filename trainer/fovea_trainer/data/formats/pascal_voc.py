@@ -180,9 +180,7 @@ def parse_xml(data: bytes, path: str) -> Element:
 
     def start(tag: str, _: dict[str, str]) -> None:
         if len(stack) > MAX_DEPTH:
-            raise InvalidInput(
-                f"elements are nested more than {MAX_DEPTH} deep", f"{path}:{parser.CurrentLineNumber}"
-            )
+            raise InvalidInput(f"elements are nested more than {MAX_DEPTH} deep", f"{path}:{parser.CurrentLineNumber}")
         element = Element(tag, parser.CurrentLineNumber)
         stack[-1].children.append(element)
         stack.append(element)

@@ -70,9 +70,7 @@ class YOLO:
         except ValueError:
             raise InvalidInput(f"{line.strip()[:60]!r} holds something that is no number", place) from None
         if len(values) < 5 or (len(values) > 5 and len(values) % 2 == 0):
-            raise InvalidInput(
-                f"the line has {len(values)} numbers instead of 5 (class x y width height)", place
-            )
+            raise InvalidInput(f"the line has {len(values)} numbers instead of 5 (class x y width height)", place)
         if not 0 <= values[0] < MAX_CLASSES or values[0] != int(values[0]):
             raise InvalidInput(f"{words[0][:20]!r} is not the number of a class", place)
         index = int(values[0])
@@ -129,9 +127,7 @@ def _yaml_names(tree: Tree, path: str) -> tuple[str, ...]:
         content = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InvalidInput(
-            f"the YAML is broken: {error.problem}", f"{path}:{line}", "repair the file"
-        ) from None
+        raise InvalidInput(f"the YAML is broken: {error.problem}", f"{path}:{line}", "repair the file") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidInput(f"the YAML is broken: {error}", f"{path}:1", "repair the file") from None
     names = content.get("names") if isinstance(content, dict) else None
