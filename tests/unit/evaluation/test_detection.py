@@ -1,0 +1,209 @@
+"""The detector's judge on cases that can be counted by hand, and against other implementations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from fovea_serving.pipeline import Detection
+from fovea_trainer.data.version import Sample
+from fovea_trainer.evaluation.detection import Truth as GroundTruth
+from fovea_trainer.evaluation.detection import average_precision, count_errors, iou_matrix, judge_detection, match
+
+CLASSES = ("cell", "platelet")
+
+
+def sample(boxes: list, labels: list, *, difficult: list | None = None, source: str = "lab", name: str = "a") -> Sample:
+    return Sample(
+        digest=name,
+        name=name,
+        source=source,
+        image_bytes=b"",
+        width=500,
+        height=500,
+        label=-1,
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        labels=np.array(labels, np.int32),
+        mask_bytes=None,
+        difficult=np.array(difficult if difficult is not None else [False] * len(labels), bool),
+    )
+
+
+def found(*items: tuple[list, int, float]) -> Detection:
+    items = tuple(sorted(items, key=lambda item: -item[2]))
+    return Detection(
+        np.array([box for box, _, _ in items], np.float32).reshape(-1, 4),
+        np.array([label for _, label, _ in items], np.int64),
+        np.array([score for _, _, score in items], np.float32),
+    )
+
+
+def judge(*pairs: tuple[Sample, Detection], slices: tuple[str, ...] = ("class", "objectSize")):
+    return judge_detection(iter(pairs), CLASSES, "test", slices)
+
+
+ONE, TWO, FAR = [10, 10, 60, 60], [100, 100, 200, 200], [300, 300, 400, 400]
+
+
+def test_all_right_is_one() -> None:
+    result = judge((sample([ONE, TWO], [0, 1]), found((ONE, 0, 0.9), (TWO, 1, 0.8))))
+    for name in ("mAP", "mAP50", "mAP75", "precision", "recall", "f1", "meanIoU"):
+        assert result.metric(name) == pytest.approx(1), name
+    assert result.metrics["test/AP/platelet"] == pytest.approx(1)
+    assert result.threshold == pytest.approx(0.8)
+    assert sum(result.errors.values()) == 0
+    assert result.confusion.counts.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert result.worst[0].score == 1
+
+
+def test_each_kind_of_error_is_told_apart() -> None:
+    shifted = [10, 35, 60, 85]  # IoU 1/3 with ONE
+    boxes = np.array([ONE, TWO, FAR, [420, 10, 480, 70], [200, 10, 240, 50]], np.float32)
+    truth = GroundTruth(boxes, np.array([0, 0, 1, 1, 1]), np.zeros(5, bool))
+    answer = found(
+        (TWO, 0, 0.99),
+        ([101, 101, 201, 201], 0, 0.98),  # duplicate
+        (shifted, 0, 0.97),  # localisation
+        (FAR, 0, 0.96),  # classification
+        ([420, 40, 480, 100], 0, 0.95),  # both: its object counts as missed too
+        ([10, 400, 60, 450], 1, 0.94),  # background
+    )
+    errors = count_errors(truth, answer, match(truth, answer, same_class=True))
+    assert errors == {
+        "localisation": 1,
+        "classification": 1,
+        "both": 1,
+        "duplicate": 1,
+        "background": 1,
+        "missed": 2,
+    }
+
+
+def test_confusion_has_a_background() -> None:
+    result = judge(
+        (sample([ONE, TWO, FAR], [0, 0, 1]), found((ONE, 0, 0.9), (TWO, 1, 0.9), ([0, 400, 50, 450], 1, 0.9)))
+    )
+    assert result.confusion.rows == ("cell", "platelet", "background")
+    assert result.confusion.counts.tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 0]]
+
+
+def test_the_threshold_is_where_f1_is_best() -> None:
+    noise = [([300 + 5 * i, 10, 340 + 5 * i, 40], 0, 0.3 - i / 100) for i in range(9)]
+    result = judge((sample([ONE, TWO], [0, 0]), found((ONE, 0, 0.9), (TWO, 0, 0.6), *noise)))
+    assert result.threshold == pytest.approx(0.6)
+    assert result.metric("precision") == result.metric("recall") == 1
+
+
+def test_nothing_found_is_zero_and_no_crash() -> None:
+    result = judge((sample([ONE], [0]), found()), (sample([], [], name="b"), found()))
+    assert result.metric("mAP") == result.metric("f1") == 0
+    assert result.errors["missed"] == 1
+    assert result.worst[0].name == "a"
+
+
+def test_nothing_labelled_is_zero_and_no_crash() -> None:
+    result = judge((sample([], []), found((ONE, 0, 0.9))))
+    assert result.metric("mAP") == 0
+    assert result.errors["background"] == 1
+
+
+def test_a_class_that_does_not_occur_has_no_metric() -> None:
+    result = judge((sample([ONE], [0]), found((ONE, 0, 0.9), (TWO, 1, 0.5))))
+    assert "test/AP/platelet" not in result.metrics
+    assert result.metric("mAP") == pytest.approx(1)
+
+
+def test_difficult_objects_need_not_be_found_and_may_be() -> None:
+    truth = sample([ONE, TWO], [0, 0], difficult=[False, True])
+    for answer in (found((ONE, 0, 0.9)), found((ONE, 0, 0.9), (TWO, 0, 0.95))):
+        result = judge((truth, answer))
+        assert result.metric("mAP") == result.metric("precision") == result.metric("recall") == pytest.approx(1)
+
+
+def test_slices_by_source() -> None:
+    pairs = [
+        (sample([ONE], [0], source="lab"), found((ONE, 0, 0.9))),
+        (sample([ONE], [0], source="field", name="b"), found()),
+    ]
+    slices = {part.name: (part.images, part.value) for part in judge(*pairs, slices=("source",)).slices}
+    assert slices == {"lab": (1, pytest.approx(1)), "field": (1, 0)}
+
+
+def test_overlaps_equal_torchvisions() -> None:
+    random = np.random.default_rng(0)
+    one, two = (np.cumsum(random.uniform(1, 50, (n, 2, 2)), 1).reshape(n, 4).astype(np.float32) for n in (40, 30))
+    expected = torchvision.ops.box_iou(torch.from_numpy(one), torch.from_numpy(two)).numpy()
+    assert iou_matrix(one, two) == pytest.approx(expected, abs=1e-6)
+
+
+def random_scene(seed: int, objects: int, extra: int) -> tuple[GroundTruth, Detection]:
+    random = np.random.default_rng(seed)
+    corner = random.uniform(0, 400, (objects, 2))
+    boxes = np.concatenate([corner, corner + random.uniform(15, 110, (objects, 2))], 1).astype(np.float32)
+    labels = random.integers(0, 2, objects)
+    moved = boxes + random.normal(0, 4, boxes.shape).astype(np.float32)
+    corner = random.uniform(0, 400, (extra, 2))
+    wrong = np.concatenate([corner, corner + 40], 1).astype(np.float32)
+    scores = np.concatenate([random.uniform(0.2, 1, objects), random.uniform(0, 0.7, extra)]).astype(np.float32)
+    order = np.argsort(-scores)
+    answer = Detection(
+        np.concatenate([moved, wrong])[order],
+        np.concatenate([labels, random.integers(0, 2, extra)])[order],
+        scores[order],
+    )
+    return GroundTruth(boxes, labels, np.zeros(objects, bool)), answer
+
+
+def area_under_interpolated_curve(scenes: list[tuple[GroundTruth, Detection]], label: int, threshold: float) -> float:
+    """COCO's average precision written down plainly: 101 recalls, the best precision at or beyond each."""
+    ranked, total = [], 0
+    for truth, answer in scenes:
+        wanted, free = truth.boxes[truth.labels == label], np.ones((truth.labels == label).sum(), bool)
+        total += len(wanted)
+        for index in np.flatnonzero(answer.labels == label):
+            overlap = np.where(free, iou_matrix(answer.boxes[index : index + 1], wanted)[0], 0)
+            hit = bool(len(overlap) and overlap.max() >= threshold)
+            if hit:
+                free[overlap.argmax()] = False
+            ranked.append((answer.scores[index], hit))
+    hits = np.cumsum([hit for _, hit in sorted(ranked, key=lambda item: -item[0])])
+    recall, precision = hits / total, hits / np.arange(1, len(hits) + 1)
+    best = [precision[recall >= point].max(initial=0.0) for point in np.linspace(0, 1, 101)]
+    return float(np.mean(best))
+
+
+def test_average_precision_equals_the_plain_definition() -> None:
+    scenes = [random_scene(seed, 25, 40) for seed in range(12)]
+    judged = average_precision([truth for truth, _ in scenes], [answer for _, answer in scenes], 2)
+    for label in (0, 1):
+        assert judged.per_class_50[label] == pytest.approx(area_under_interpolated_curve(scenes, label, 0.5), abs=1e-4)
+        mean = np.mean([area_under_interpolated_curve(scenes, label, t) for t in np.arange(0.5, 0.96, 0.05)])
+        assert judged.per_class[label] == pytest.approx(mean, abs=1e-4)
+    assert judged.at_50 == pytest.approx(judged.per_class_50.mean(), abs=1e-6)
+
+
+def test_scenes_of_more_than_a_hundred_objects_count_in_full() -> None:
+    scene = random_scene(3, 220, 0)
+    truth = GroundTruth(scene[0].boxes, np.zeros(220, np.int64), np.zeros(220, bool))
+    scores = np.linspace(1, 0.5, 220).astype(np.float32)
+    answer = Detection(truth.boxes, truth.labels, scores)
+    assert average_precision([truth], [answer], 1).mean == pytest.approx(1, abs=1e-6)
+
+
+def test_matching_takes_the_best_free_object() -> None:
+    truth = GroundTruth(np.array([ONE, [12, 12, 62, 62]], np.float32), np.zeros(2, np.int64), np.zeros(2, bool))
+    matches = match(truth, found((ONE, 0, 0.9), (ONE, 0, 0.8), (ONE, 0, 0.7)), same_class=True)
+    assert matches.object.tolist() == [0, 1, -1]
+    assert matches.iou[0] == 1
+    assert 0.8 < matches.iou[1] < 1
+
+
+def test_the_result_is_json() -> None:
+    import json
+
+    result = judge((sample([ONE, TWO], [0, 1]), found((ONE, 0, 0.9))), slices=("class", "objectSize", "source"))
+    content = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert content["metrics"]["test/recall"] == 0.5
+    assert content["confusion"]["counts"][1] == [0, 0, 1]
+    assert any("missed" in sentence for sentence in content["shortcomings"])

@@ -1,0 +1,69 @@
+"""The judge of segmentations: against torchmetrics and hand-counted pixels."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from fovea_api.errors import CorruptData
+from fovea_serving.pipeline import IGNORE, SemanticSegmentation
+from fovea_trainer.data.version import Sample
+from fovea_trainer.evaluation.segmentation import judge_segmentation, pixel_confusion
+from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
+
+CLASSES = ("background", "cell", "wall")
+
+
+def sample(mask: np.ndarray, name: str = "a") -> Sample:
+    _, data = cv2.imencode(".png", mask)
+    nothing = np.zeros((0, 4), np.float32)
+    height, width = mask.shape
+    return Sample(name, name, "lab", b"", width, height, -1, nothing, np.zeros(0, np.int32), data.tobytes())
+
+
+def judge(*pairs: tuple[np.ndarray, np.ndarray]):
+    samples = ((sample(truth, str(i)), SemanticSegmentation(mask)) for i, (truth, mask) in enumerate(pairs))
+    return judge_segmentation(samples, CLASSES, "test", ("class", "source"))
+
+
+def test_figures_equal_torchmetrics() -> None:
+    random = np.random.default_rng(0)
+    pairs = []
+    for _ in range(4):
+        truth = random.integers(0, 3, (40, 50)).astype(np.uint8)
+        guess = np.where(random.random(truth.shape) < 0.7, truth, random.integers(0, 3, truth.shape)).astype(np.uint8)
+        truth[:5] = IGNORE
+        pairs.append((truth, guess))
+    result = judge(*pairs)
+    truth, guess = (torch.from_numpy(np.stack(part).astype(np.int64)) for part in zip(*pairs, strict=True))
+    options = {"num_classes": 3, "average": "none", "ignore_index": IGNORE}
+    dice, iou = multiclass_f1_score(guess, truth, **options), multiclass_jaccard_index(guess, truth, **options)
+    assert [result.metric("dice", name) for name in CLASSES] == pytest.approx(dice.tolist(), abs=1e-6)
+    assert [result.metric("iou", name) for name in CLASSES] == pytest.approx(iou.tolist(), abs=1e-6)
+    assert result.metric("dice") == pytest.approx(float(dice.mean()), abs=1e-6)
+
+
+def test_pixels_counted_by_hand() -> None:
+    truth = np.array([[0, 0, 1], [1, IGNORE, 2]], np.uint8)
+    guess = np.array([[0, 1, 1], [1, 2, IGNORE]], np.uint8)
+    assert pixel_confusion(truth, guess, 3).tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]]
+    result = judge((truth, guess))
+    assert result.metric("dice", "cell") == pytest.approx(4 / 5)
+    assert result.metric("iou", "cell") == pytest.approx(2 / 3)
+    assert result.metric("dice", "wall") == 0
+    assert result.confusion.columns[-1] == "not seen"
+
+
+def test_the_worst_image_comes_first() -> None:
+    truth = np.zeros((8, 8), np.uint8)
+    truth[:, 4:] = 1
+    result = judge((truth, truth), (truth, np.zeros_like(truth)))
+    assert result.worst[0].index == 1
+    assert result.worst[-1].score == 1
+    assert any("cell" in sentence for sentence in result.shortcomings)
+
+
+def test_a_mask_of_another_size_is_refused() -> None:
+    with pytest.raises(CorruptData, match="mask"):
+        judge((np.zeros((8, 8), np.uint8), np.zeros((8, 9), np.uint8)))

@@ -1,0 +1,192 @@
+"""Exported files compute what the module computes, and the check of that is not vacuous."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from fovea_api.common import Task
+from fovea_serving.pipeline import Postprocess, Preprocess, decode
+from fovea_serving.predictor import Predictor
+from fovea_trainer.export import (
+    ExportError,
+    ParityError,
+    check_parity,
+    choose_quantized,
+    export_onnx,
+    quantize_static,
+    save_exported_program,
+    save_state_dict,
+    save_weights,
+)
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+PHOTOS = sorted((Path(__file__).parents[3] / "examples/data/bccd/BCCD/JPEGImages").glob("*.jpg"))[:8]
+SIZE = (96, 64)
+
+
+@pytest.fixture(scope="module")
+def batch() -> np.ndarray:
+    return Preprocess(*SIZE).batch([decode(photo.read_bytes()) for photo in PHOTOS])[0]
+
+
+class Classifier(nn.Module):
+    """A small real network whose batch norms have seen real images."""
+
+    def __init__(self, batch: np.ndarray) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = timm.create_model("mobilenetv3_small_050", num_classes=3)
+        with torch.no_grad():
+            for _ in range(4):
+                self.body(torch.from_numpy(batch))
+        self.eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.body(image)
+
+
+class Detector(nn.Module):
+    """Boxes and scores of a grid of anchors, decoded in the graph; gives a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, 8, 1), nn.ReLU(), nn.Conv2d(16, 7, 3, 1, 1))
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        outputs = self.body(image).flatten(2).transpose(1, 2)
+        center = outputs[..., :2].tanh() * 20 + 40
+        half = outputs[..., 2:4].clamp(max=3).exp() * 4
+        return {"scores": outputs[..., 4:].sigmoid(), "boxes": torch.cat([center - half, center + half], -1)}
+
+
+class Segmenter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return nn.functional.interpolate(self.body(image), scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+@pytest.fixture(scope="module")
+def classifier(batch: np.ndarray) -> Classifier:
+    return Classifier(batch)
+
+
+@pytest.fixture(scope="module")
+def exported(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(classifier, tmp_path_factory.mktemp("onnx") / "model.onnx", SIZE, task=Task.CLASSIFICATION)
+
+
+def test_a_classifier_agrees_for_every_batch_size(exported: Path, classifier: Classifier, batch: np.ndarray) -> None:
+    parity = check_parity(classifier, exported, batch, task=Task.CLASSIFICATION)
+    assert parity.images == len(PHOTOS)
+    assert parity.difference["logits"] < 1e-4 < parity.spread["logits"]
+    predictor = Predictor(exported, Preprocess(*SIZE), Postprocess(Task.CLASSIFICATION), max_batch=3)
+    with torch.no_grad():
+        assert predictor.run(batch)["logits"] == pytest.approx(classifier(torch.from_numpy(batch)).numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("module", "task"), [(Detector(), Task.DETECTION), (Segmenter(), Task.SEMANTIC_SEGMENTATION)], ids=str
+)
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_every_task_is_exported(
+    module: nn.Module, task: Task, dynamic: bool, batch: np.ndarray, tmp_path: Path
+) -> None:
+    path = export_onnx(module, tmp_path / "model.onnx", SIZE, task=task, dynamic_batch=dynamic)
+    check_parity(module, path, batch, task=task)
+    model = onnx.load(str(path))
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    assert model.graph.input[0].name == "image"
+    assert bool(shape[0].dim_param) == dynamic
+    assert [dim.dim_value for dim in shape[1:]] == [3, 64, 96]
+    assert [output.name for output in model.graph.output] == list(Postprocess(task).outputs)
+
+
+def test_the_file_is_whole(exported: Path) -> None:
+    assert [file.name for file in exported.parent.iterdir()] == ["model.onnx"]
+
+
+def test_changed_weights_are_found(exported: Path, classifier: Classifier, batch: np.ndarray, tmp_path: Path) -> None:
+    model = onnx.load(str(exported))
+    weights = next(tensor for tensor in model.graph.initializer if sorted(tensor.dims) == [3, 1024])
+    values = onnx.numpy_helper.to_array(weights).copy()
+    values.reshape(-1)[:1024] += 0.01
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    with pytest.raises(ParityError, match=r"logits\[.*allowed is a difference"):
+        check_parity(classifier, tmp_path / "model.onnx", batch, task=Task.CLASSIFICATION)
+
+
+def test_a_network_that_ignores_its_input_proves_nothing(batch: np.ndarray, tmp_path: Path) -> None:
+    class Blind(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return image.mean((2, 3)) * 0 + torch.tensor([1.0, 2.0, 3.0])
+
+    path = export_onnx(Blind(), tmp_path / "model.onnx", SIZE, task=Task.CLASSIFICATION)
+    with pytest.raises(ParityError, match="proves nothing"):
+        check_parity(Blind(), path, batch, task=Task.CLASSIFICATION)
+
+
+def test_a_network_gone_wild_is_found(batch: np.ndarray, tmp_path: Path) -> None:
+    class Wild(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return image.mean((2, 3)).log()
+
+    path = export_onnx(Wild(), tmp_path / "model.onnx", SIZE, task=Task.CLASSIFICATION)
+    with pytest.raises(ParityError, match="not finite"):
+        check_parity(Wild(), path, -np.abs(batch), task=Task.CLASSIFICATION)
+
+
+def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
+    class Impossible(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            raise RuntimeError("no forward today")
+
+    with pytest.raises(ExportError, match="no forward today"):
+        export_onnx(Impossible(), tmp_path / "model.onnx", SIZE, task=Task.CLASSIFICATION)
+
+
+def test_weights_are_read_back_without_pickle(classifier: Classifier, batch: np.ndarray, tmp_path: Path) -> None:
+    save_weights(classifier, tmp_path / "model.safetensors")
+    save_state_dict(classifier, tmp_path / "model.pth")
+    plain = torch.load(tmp_path / "model.pth", weights_only=True)
+    for weights in (load_file(tmp_path / "model.safetensors"), plain):
+        other = Classifier(batch[:2])
+        other.load_state_dict(weights)
+        with torch.no_grad():
+            assert torch.equal(other(torch.from_numpy(batch)), classifier(torch.from_numpy(batch)))
+
+
+def test_an_exported_program_computes_the_same(classifier: Classifier, batch: np.ndarray, tmp_path: Path) -> None:
+    program = torch.export.load(save_exported_program(classifier, tmp_path / "model.pt2", SIZE, dynamic_batch=True))
+    with torch.no_grad():
+        given, wanted = program.module()(torch.from_numpy(batch)), classifier(torch.from_numpy(batch))
+    assert torch.allclose(given, wanted, atol=1e-5)
+
+
+def test_quantization_makes_it_smaller_and_stays_close(exported: Path, batch: np.ndarray, tmp_path: Path) -> None:
+    small = quantize_static(exported, tmp_path / "small.onnx", [batch[:4], batch[4:]])
+    assert small.stat().st_size < 0.5 * exported.stat().st_size
+    operations = {node.op_type for node in onnx.load(str(small)).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operations
+    task = Postprocess(Task.CLASSIFICATION)
+    full, quantized = (Predictor(path, Preprocess(*SIZE), task).run(batch)["logits"] for path in (exported, small))
+    assert np.corrcoef(full.ravel(), quantized.ravel())[0, 1] > 0.9
+    assert np.abs(full - quantized).max() > 0
+
+
+def test_a_metric_that_drops_too_far_falls_back() -> None:
+    assert choose_quantized("validation/mAP", 0.50, 0.495, 0.01).quantized
+    choice = choose_quantized("validation/mAP", 0.50, 0.48, 0.01)
+    assert not choice.quantized
+    assert "FP32 is delivered" in choice.reason
