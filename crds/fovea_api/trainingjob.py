@@ -635,6 +635,27 @@ def references(spec: TrainingJobSpec) -> Iterator[Reference]:
         yield Reference("TrainingJob", name, "spec.compression.distillation.teacherRef")
 
 
+def unsupported(recipe: Recipe) -> tuple[str, ...]:
+    """What a recipe asks for that the API knows and this version cannot do, each with its field and the remedy."""
+    compression, export = recipe.compression, recipe.export
+    quantization = compression.quantization
+    wishes = (
+        (compression.pruning is not None, "spec.compression.pruning", "pruning", "remove it"),
+        (compression.distillation is not None, "spec.compression.distillation", "distillation", "remove it"),
+        (
+            quantization is not None and quantization.mode == "Dynamic",
+            "spec.compression.quantization.mode",
+            "Dynamic quantization",
+            "use Static",
+        ),
+        ("TFLite" in export.formats, "spec.export.formats", "TFLite", "remove it; ONNX is always delivered"),
+        ("TensorRT" in export.deferred, "spec.export.deferred", "TensorRT", "remove it; ONNX is always delivered"),
+    )
+    return tuple(
+        f"{path}: {what} is not available in this version ({remedy})" for asked, path, what, remedy in wishes if asked
+    )
+
+
 __all__ = [
     "Criterion",
     "CriterionResult",
@@ -645,4 +666,5 @@ __all__ = [
     "Word",
     "judge",
     "references",
+    "unsupported",
 ]

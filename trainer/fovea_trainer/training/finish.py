@@ -28,7 +28,7 @@ from fovea_api.bundle import (
 from fovea_api.criteria import judge
 from fovea_api.errors import InvalidInput
 from fovea_api.run import Progress, RunResult, TrainingSummary
-from fovea_api.trainingjob import Recipe, Size
+from fovea_api.trainingjob import Recipe, Size, unsupported
 from fovea_serving.bundle import MODEL, REPORT, WEIGHTS, bundle_digest, file_digest
 from fovea_serving.pipeline import Postprocess, Preprocess, decode
 from fovea_serving.predictor import Predictor
@@ -66,14 +66,8 @@ LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "ra
 
 def check_supported(recipe: Recipe) -> None:
     """Refuses, before any work, what this version cannot do. Raises InvalidInput."""
-    unsupported = [
-        ("spec.export.formats", "TFLite" in recipe.export.formats, "use ONNX, ExportedProgram or StateDict"),
-        ("spec.compression.pruning", recipe.compression.pruning is not None, "remove it"),
-        ("spec.compression.distillation", recipe.compression.distillation is not None, "remove it"),
-    ]
-    for place, asked, remedy in unsupported:
-        if asked:
-            raise InvalidInput(f"{place.rsplit('.', 1)[1]}: not available in this version", place, remedy)
+    if problems := unsupported(recipe):
+        raise InvalidInput("; ".join(problems))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +109,18 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
     stage = _Stages(tell)
 
     stage("Exporting", TRAINING_PERCENT)
-    model = export_onnx(
-        trained.network, folder / MODEL, trained.size, task=trained.network.task, dynamic_batch=recipe.export.dynamic_batch
-    )
-    check_parity(trained.network, model, _batch(trained, PARITY_IMAGES), task=trained.network.task)
+    task, dynamic_batch = trained.network.task, recipe.export.dynamic_batch
+    model = export_onnx(trained.network, folder / MODEL, trained.size, task=task, dynamic_batch=dynamic_batch)
+    check_parity(trained.network, model, _batch(trained, PARITY_IMAGES), task=task)
     save_weights(trained.network, folder / WEIGHTS)
     if "StateDict" in recipe.export.formats:
         save_state_dict(trained.network, folder / "model.pth")
     if "ExportedProgram" in recipe.export.formats:
-        save_exported_program(
-            trained.network, folder / "model.pt2", trained.size, dynamic_batch=recipe.export.dynamic_batch
-        )
+        save_exported_program(trained.network, folder / "model.pt2", trained.size, dynamic_batch=dynamic_batch)
 
     stage("Evaluating", TRAINING_PERCENT + 3)
     splits = [split for split in recipe.evaluation.splits if len(trained.samples(split))]
-    evaluations = {split: trained.evaluate(model, split) for split in splits}
+    evaluations: dict[str, EvaluationResult] = {split: trained.evaluate(model, split) for split in splits}
     before, notes = dict[str, float](), tuple[str, ...]()
     if recipe.compression.quantization is not None and evaluations:
         stage("Compressing", TRAINING_PERCENT + 5)
