@@ -365,6 +365,8 @@ def _images(report: TrainingReport, evaluation: EvaluationResult) -> list[Sectio
         how = "The score is the probability given to the right class."
     else:
         how = "Truth on the left, prediction on the right."
+        if evaluation.task is Task.SEMANTIC_SEGMENTATION:
+            how = f"{how[:-1]}; {evaluation.classes[0]} is left clear."
     worst_body = base.join(legend, _gallery(report, evaluation, worst))
     sections = [Section("Worst images", worst_body, f"Of the {evaluation.split} split. {how}")]
     if len(ordered) > 1:
