@@ -1,6 +1,7 @@
 """The command line."""
 
 import argparse
+import os
 import sys
 
 from . import build, cluster, controlplane, images
@@ -37,6 +38,9 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `devcluster status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -145,6 +145,17 @@ def clean() -> None:
             path.unlink()
 
 
+    # fixed paths of containerd, runc and kubelet: only dead sockets and empty folders, another containerd may share them
+    shims, plugins = Path("/run/containerd/s"), Path("/var/lib/kubelet/device-plugins")
+    open_sockets = Path("/proc/net/unix").read_text()
+    for path in (*shims.glob("*"), *plugins.glob("*")):
+        if path.is_socket() and str(path) not in open_sockets:
+            path.unlink()
+    runc = Path("/run/containerd/runc")
+    for path in (shims, runc / "k8s.io", runc, runc.parent, plugins, plugins.parent):
+        _remove_folder(path)
+
+
 def _kill_shims() -> None:
     """Sandbox shims outlive their task: ours are those that name our socket."""
     for folder in Path("/proc").glob("[0-9]*"):
@@ -180,7 +191,7 @@ def _remove_folder(path: Path) -> None:
     try:
         path.rmdir()
     except OSError:
-        pass  # a zombie whose parent has not reaped it keeps its cgroup for a moment; harmless
+        pass  # absent or in use; a zombie that nobody has reaped yet keeps its cgroup for a moment
 
 
 def _kill(pid: int) -> None:
