@@ -1,0 +1,141 @@
+"""The one place that writes to the cluster."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from fovea_api import names
+from fovea_api.errors import FoveaError
+
+from fovea_operator.cache import Cache
+from fovea_operator.client import Api, Conflict, NotFound
+from fovea_operator.objects import (
+    EVENT,
+    RUN,
+    WATCHED,
+    JsonObject,
+    Key,
+    View,
+    items,
+    mapping,
+    text,
+)
+from fovea_operator.plan import Create, Delete, Emit, Plan, SetStatus, Write
+
+
+class NotOurs(FoveaError):
+    """An object of a name that we need exists and belongs to somebody else; it is never overwritten."""
+
+
+class KubeRayMissing(FoveaError):
+    """The cluster has no RayJobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Carries out plans. Each write is harmless when repeated, so a plan may be cut off anywhere."""
+
+    api: Api
+    cache: Cache
+    identity: str
+    """Name of this replica, for events."""
+
+    async def carry_out(self, plan: Plan) -> None:
+        """Writes in the order of the plan. Raises ApiError or NotOurs at the first that fails."""
+        for write in plan.writes:
+            await self._write(write)
+
+    async def _write(self, write: Write) -> None:
+        match write:
+            case Create(controller=None):
+                if await self.api.get(write.key) is None:
+                    await self.api.apply(write.key, write.manifest)
+            case Create():
+                await self._create(write)
+            case Delete():
+                await self.api.delete(write.key, write.uid)
+                self.cache.mark_deleting(write.key)
+            case SetStatus():
+                self._learn(write.key, await self.api.apply_status(write.key, write.status))
+            case Emit():
+                await self._emit(write)
+
+    async def _create(self, write: Create) -> None:
+        controller = write.controller
+        assert controller is not None
+        owner = self.cache.get(controller)
+        if owner is None:
+            raise NotFound(f"{controller} is gone")
+        metadata = dict(mapping(write.manifest, "metadata")) | {"ownerReferences": [_reference(controller, owner)]}
+        try:
+            made = await self.api.create(write.key.kind, write.manifest | {"metadata": metadata})
+        except Conflict:
+            made = await self._existing(write.key, owner)
+        except NotFound as error:
+            if write.key.kind.group == "ray.io":
+                raise KubeRayMissing(
+                    "the cluster knows no RayJobs", None, "install the KubeRay operator 1.6 or newer"
+                ) from error
+            raise
+        self._learn(write.key, made)
+
+    async def _existing(self, key: Key, owner: View) -> JsonObject:
+        """What is there of that name, if it is the one that we made and forgot."""
+        found = await self.api.get(key)
+        if found is None:
+            raise Conflict(f"{key} came and went")
+        uid = text(owner, "metadata", "uid")
+        if any(text(it, "uid") == uid for it in items(found, "metadata", "ownerReferences")):
+            return found
+        raise NotOurs(
+            f"{key} exists and does not belong to {text(owner, 'kind')} {text(owner, 'metadata', 'name')}",
+            None,
+            "delete or rename it",
+        )
+
+    def _learn(self, key: Key, value: JsonObject) -> None:
+        if key.kind in WATCHED:
+            self.cache.put(key.kind, value)
+
+    async def _emit(self, write: Emit) -> None:
+        """An event whose name is made of what it tells, so that telling it again is refused by the API server."""
+        regarding = self.cache.get(write.regarding) or {}
+        uid = text(regarding, "metadata", "uid")
+        told = hashlib.sha256(f"{uid}/{write.reason}/{write.once}".encode()).hexdigest()[:16]
+        key = write.regarding
+        event: JsonObject = {
+            "apiVersion": EVENT.api_version,
+            "kind": EVENT.name,
+            "metadata": {"name": f"{key.name}.{told}", "namespace": key.namespace},
+            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": f"{names.GROUP}/operator",
+            "reportingInstance": self.identity[:128],
+            "action": "Reconcile",
+            "reason": write.reason,
+            "note": write.note,
+            "type": write.type,
+            "regarding": {
+                "apiVersion": key.kind.api_version,
+                "kind": key.kind.name,
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": uid,
+            },
+        }
+        try:
+            await self.api.create(EVENT, event)
+        except Conflict:
+            return
+
+
+def _reference(key: Key, owner: View) -> JsonObject:
+    return {
+        "apiVersion": key.kind.api_version,
+        "kind": key.kind.name,
+        "name": key.name,
+        "uid": text(owner, "metadata", "uid"),
+        "controller": True,
+        "blockOwnerDeletion": key.kind == RUN,
+    }

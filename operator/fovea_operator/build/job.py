@@ -1,0 +1,36 @@
+"""The batch/v1 Job of a dataset build."""
+
+from __future__ import annotations
+
+from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
+
+from fovea_operator.build.pod import ENTRYPOINT, Work, main_container, pod_template
+from fovea_operator.build.rayjob import queue_labels
+from fovea_operator.objects import JOB, JsonObject
+from fovea_operator.settings import Settings
+
+
+def build_job(
+    work: Work, resources: Resources, extra: PodTemplate, policy: RunPolicy, settings: Settings
+) -> JsonObject:
+    """One pod that works once: Fovea itself repeats attempts. A queue's `suspend` is never written."""
+    template = pod_template(work, "fovea", resources, extra, settings)
+    spec = template["spec"]
+    assert isinstance(spec, dict)
+    container = main_container(template)
+    container["command"] = [*ENTRYPOINT.split()]
+    spec["restartPolicy"] = "Never"
+    return {
+        "apiVersion": JOB.api_version,
+        "kind": JOB.name,
+        "metadata": {
+            "name": work.name,
+            "namespace": work.namespace,
+            "labels": {**work.labels, **queue_labels(policy)},
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "ttlSecondsAfterFinished": int(parse_duration(policy.ttl_after_finished).total_seconds()),
+            "template": template,
+        },
+    }

@@ -1,0 +1,175 @@
+"""What every pod of a run has: environment, mounts, security, and the part that users may set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from fovea_api import names
+from fovea_api.common import PodTemplate, Resources
+from fovea_api.run import RunSpec
+from pydantic import JsonValue
+
+from fovea_operator.children import LABEL_ATTEMPT
+from fovea_operator.objects import JsonObject
+from fovea_operator.settings import Settings
+
+PVC_ROOT = "/fovea/pvc"
+SECRETS_ROOT = "/fovea/secrets"
+WORK_DIR = "/fovea/work"
+ENTRYPOINT = "fovea run"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One attempt at a run: everything that its child is built from."""
+
+    namespace: str
+    run: str
+    attempt: int
+    spec: RunSpec
+    image: str
+    store_secret: str
+
+    @property
+    def name(self) -> str:
+        """Name of the child, at most 47 characters."""
+        return f"{self.run}-{self.attempt}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of the child and of its pods."""
+        return {
+            names.LABEL_KIND: self.spec.owner.kind,
+            names.LABEL_NAME: self.spec.owner.name,
+            names.LABEL_RUN: self.run,
+            LABEL_ATTEMPT: str(self.attempt),
+            names.LABEL_MANAGED_BY: names.MANAGED_BY,
+        }
+
+
+def claim_of(uri: str) -> str | None:
+    """Name of the PersistentVolumeClaim of `pvc://claim/path`; None for another URI."""
+    scheme, _, rest = uri.partition("://")
+    return rest.partition("/")[0] or None if scheme == "pvc" else None
+
+
+def pod_template(
+    work: Work, container: str, resources: Resources, extra: PodTemplate, settings: Settings
+) -> JsonObject:
+    """Pod template of a run. Security, ServiceAccount and FOVEA_ variables are set after the user's part."""
+    volumes, mounts = _volumes(work, settings)
+    user = extra.to_dict()
+    spec: JsonObject = {
+        name: user[name]
+        for name in ("nodeSelector", "tolerations", "affinity", "imagePullSecrets", "runtimeClassName")
+        if user.get(name)
+    }
+    main: JsonObject = {
+        "name": container,
+        "image": work.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "env": [*_list(user, "env"), *_env(work)],
+        "resources": {name: part for name, part in resources.to_dict().items() if part},
+        "volumeMounts": [*_list(user, "volumeMounts"), *mounts],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    if work.store_secret:
+        main["envFrom"] = [{"secretRef": {"name": work.store_secret}}]
+    return {
+        "metadata": {
+            "labels": {**_map(user, "labels"), **work.labels},
+            "annotations": _map(user, "annotations"),
+        },
+        "spec": spec
+        | {
+            "serviceAccountName": names.RUN_SERVICE_ACCOUNT,
+            "securityContext": security_context(settings),
+            "terminationGracePeriodSeconds": settings.termination_grace_seconds,
+            "enableServiceLinks": False,
+            "containers": [main],
+            "volumes": [*_list(user, "volumes"), *volumes],
+        },
+    }
+
+
+def main_container(template: JsonObject) -> JsonObject:
+    """The one container of a template that `pod_template` made."""
+    spec = _map(template, "spec")
+    container = _list(spec, "containers")[0]
+    assert isinstance(container, dict)
+    return container
+
+
+def security_context(settings: Settings) -> JsonObject:
+    """The pod's part of the restricted Pod Security Standard."""
+    context: JsonObject = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if settings.run_user:
+        context |= dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), settings.run_user)
+        context["fsGroupChangePolicy"] = "OnRootMismatch"
+    return context
+
+
+def _env(work: Work) -> list[JsonValue]:
+    values = {
+        "FOVEA_RUN": work.spec.model_dump_json(exclude_none=True, by_alias=True),
+        "FOVEA_RUN_NAME": work.run,
+        "FOVEA_NAMESPACE": work.namespace,
+        "FOVEA_ATTEMPT": str(work.attempt),
+        "FOVEA_PVC_ROOT": PVC_ROOT,
+        "FOVEA_SECRETS_ROOT": SECRETS_ROOT,
+        "FOVEA_WORK_DIR": WORK_DIR,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _volumes(work: Work, settings: Settings) -> tuple[list[JsonValue], list[JsonValue]]:
+    volumes: list[JsonValue] = [
+        {"name": "fovea-work", "emptyDir": {"sizeLimit": settings.work_dir_size}},
+    ]
+    mounts: list[JsonValue] = [{"name": "fovea-work", "mountPath": WORK_DIR}]
+    for index, (claim, writable) in enumerate(sorted(_claims(work.spec).items())):
+        volume = f"fovea-pvc-{index}"
+        volumes.append({"name": volume, "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": volume, "mountPath": f"{PVC_ROOT}/{claim}", "readOnly": not writable})
+    for index, secret in enumerate(sorted(set(_secrets(dict(work.spec.recipe))))):
+        volume = f"fovea-secret-{index}"
+        volumes.append({"name": volume, "secret": {"secretName": secret, "defaultMode": 0o440}})
+        mounts.append({"name": volume, "mountPath": f"{SECRETS_ROOT}/{secret}", "readOnly": True})
+    return volumes, mounts
+
+
+def _claims(spec: RunSpec) -> dict[str, bool]:
+    """Claims that the order speaks of, and whether a run writes there: only the store and an export for review."""
+    found: dict[str, bool] = {}
+    for path, uri in _strings(spec.to_dict()):
+        if (claim := claim_of(uri)) is not None:
+            writable = path == ("store",) or path[-2:] == ("export", "uri")
+            found[claim] = found.get(claim, False) or writable
+    return found
+
+
+def _strings(value: JsonValue, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _strings(part, (*path, name))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _strings(part, path)
+
+
+def _secrets(recipe: JsonValue) -> Iterator[str]:
+    yield from (name for path, name in _strings(recipe) if path[-2:] == ("secretRef", "name"))
+
+
+def _list(value: JsonObject, name: str) -> list[JsonValue]:
+    found = value.get(name)
+    return found if isinstance(found, list) else []
+
+
+def _map(value: JsonObject, name: str) -> JsonObject:
+    found = value.get(name)
+    return found if isinstance(found, dict) else {}

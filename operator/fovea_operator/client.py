@@ -1,0 +1,200 @@
+"""The one door to the API server: JSON in, JSON out, errors as a small tree, every request counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from fovea_api import names
+from fovea_api.errors import FoveaError
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from fovea_operator.metrics import Metrics
+from fovea_operator.objects import JsonObject, Key, Kind, View, text
+
+_APPLY = "application/apply-patch+yaml"
+_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_PAGE = 500
+"""Objects in one answer of a listing; the API server's own recommendation."""
+
+
+class ApiError(FoveaError):
+    """The API server refused a request or could not be asked."""
+
+    code = 0
+
+    @property
+    def reason(self) -> str:
+        """The API server's own reason, such as Forbidden or Invalid."""
+        return self.place or type(self).__name__
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class NotFound(ApiError):
+    """No such object, or no such kind of object on this cluster."""
+
+    code = 404
+
+
+class Conflict(ApiError):
+    """The object exists already, or has changed meanwhile."""
+
+    code = 409
+
+
+class Refused(ApiError):
+    """The request is wrong or not allowed: invalid, forbidden, a quota or an admission policy."""
+
+    code = 422
+
+
+class Unreachable(ApiError):
+    """The API server is down, overloaded or does not answer."""
+
+
+def _error(status: int, body: str) -> ApiError:
+    try:
+        answer = json.loads(body)
+        message, reason = str(answer["message"]), str(answer.get("reason") or "")
+    except (ValueError, KeyError, TypeError):
+        message, reason = body[:500] or f"status {status}", ""
+    kinds: dict[int, type[ApiError]] = {404: NotFound, 409: Conflict, 400: Refused, 403: Refused, 422: Refused}
+    return kinds.get(status, Unreachable)(message, reason or str(status))
+
+
+class Api:
+    """Requests to one API server. Safe to share among tasks of one event loop."""
+
+    def __init__(self, client: ApiClient, timeout: float, metrics: Metrics) -> None:
+        self._client = client
+        self._timeout = timeout
+        self._metrics = metrics
+
+    @property
+    def client(self) -> ApiClient:
+        """The client underneath, for what the kubernetes package does itself (leader election)."""
+        return self._client
+
+    async def get(self, key: Key, metadata_only: bool = False) -> JsonObject | None:
+        """The object, or None when it does not exist."""
+        accept = _METADATA_ONLY if metadata_only else "application/json"
+        try:
+            return await self._request("GET", key.kind, key.kind.path(key.namespace, key.name), accept=accept)
+        except NotFound:
+            return None
+
+    async def list(
+        self, kind: Kind, namespace: str = "", selector: str = "", fields: str = ""
+    ) -> tuple[list[JsonObject], int]:
+        """All objects and the resource version at which they were listed. A kind the cluster lacks is empty."""
+        found: list[JsonObject] = []
+        query = {"limit": str(_PAGE), "labelSelector": selector, "fieldSelector": fields}
+        while True:
+            try:
+                page = await self._request("GET", kind, kind.path(namespace), query)
+            except NotFound:
+                return [], 0
+            items = page["items"]
+            assert isinstance(items, list)
+            found += [item for item in items if isinstance(item, dict)]
+            query["continue"] = text(page, "metadata", "continue")
+            if not query["continue"]:
+                return found, int(text(page, "metadata", "resourceVersion") or 0)
+
+    async def create(self, kind: Kind, manifest: View) -> JsonObject:
+        """Creates an object. Raises Conflict when one of its name exists."""
+        namespace = text(manifest, "metadata", "namespace")
+        query = {"fieldManager": names.FIELD_MANAGER}
+        return await self._request("POST", kind, kind.path(namespace), query, manifest)
+
+    async def apply(self, key: Key, manifest: View) -> JsonObject:
+        """Server-side apply of an object as field manager `fovea`."""
+        query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
+        path = key.kind.path(key.namespace, key.name)
+        return await self._request("PATCH", key.kind, path, query, manifest, content_type=_APPLY)
+
+    async def apply_status(self, key: Key, status: View) -> JsonObject:
+        """Server-side apply of the status as field manager `fovea`: exactly the fields given are ours."""
+        body: JsonObject = {
+            "apiVersion": key.kind.api_version,
+            "kind": key.kind.name,
+            "metadata": {"name": key.name, "namespace": key.namespace},
+            "status": dict(status),
+        }
+        path = key.kind.path(key.namespace, key.name, "status")
+        query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
+        return await self._request("PATCH", key.kind, path, query, body, content_type=_APPLY)
+
+    async def delete(self, key: Key, uid: str) -> None:
+        """Asks for the deletion of exactly this object; it is no error if it is gone."""
+        body: JsonObject = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        try:
+            await self._request("DELETE", key.kind, key.kind.path(key.namespace, key.name), body=body)
+        except (NotFound, Conflict):
+            return
+
+    async def ready(self) -> None:
+        """Raises Unreachable unless the API server answers."""
+        await self._request("GET", None, "/version")
+
+    async def _request(
+        self,
+        verb: str,
+        kind: Kind | None,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: View | None = None,
+        accept: str = "application/json",
+        content_type: str = "application/json",
+    ) -> JsonObject:
+        code = "0"
+        try:
+            request = await self._client.param_serialize(
+                verb,
+                path,
+                query_params=[(name, value) for name, value in (query or {}).items() if value],
+                header_params={"Accept": accept, "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = await self._client.call_api(
+                *request, _request_timeout=aiohttp.ClientTimeout(total=self._timeout)
+            )
+            content: bytes = await response.read()  # type: ignore[no-untyped-call]
+            code = str(response.status)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"the API server cannot be reached: {error or type(error).__name__}") from error
+        finally:
+            self._metrics.requests.labels(verb, kind.name if kind else "", code).inc()
+        if not 200 <= response.status < 300:
+            raise _error(response.status, content.decode(errors="replace"))
+        answer: Any = json.loads(content)
+        assert isinstance(answer, dict)
+        return answer
+
+
+async def load_configuration() -> Configuration:
+    """Credentials as every Kubernetes tool finds them: the pod's ServiceAccount, else $KUBECONFIG or ~/.kube/config."""
+    configuration: Configuration = type.__call__(Configuration)
+    try:
+        config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        await config.load_kube_config(  # type: ignore[no-untyped-call]
+            client_configuration=configuration, persist_config=False
+        )
+    return configuration
+
+
+@asynccontextmanager
+async def connect(configuration: Configuration, timeout: float, metrics: Metrics) -> AsyncIterator[Api]:
+    """An Api for the time of the block. `timeout` is in seconds for each request."""
+    async with ApiClient(configuration) as client:
+        yield Api(client, timeout, metrics)
+        await asyncio.sleep(0)

@@ -1,0 +1,103 @@
+"""One reconcile: observe, plan, apply. And what becomes of an object when that fails."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from fovea_api.common import Status
+from fovea_api.errors import FoveaError
+
+from fovea_operator.apply import Writer
+from fovea_operator.client import Refused
+from fovea_operator.conditions import Verdict, conditions, stuck, working
+from fovea_operator.logs import about
+from fovea_operator.metrics import Metrics
+from fovea_operator.objects import DATASET, TRAINING_JOB, Key, View, mapping, number, text
+from fovea_operator.observe import Observer
+from fovea_operator.plan import Emit, Plan, SetStatus
+from fovea_operator.plan.dataset import plan_dataset
+from fovea_operator.plan.trainingjob import plan_training
+from fovea_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Reconciles one object at a time; the queue sees to it that no object is worked on twice at once."""
+
+    observer: Observer
+    writer: Writer
+    settings: Settings
+    metrics: Metrics
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Brings the object one step on. Returns the seconds until the next look, or None.
+
+        Raises FoveaError when something outside failed; what a person must know about it is in the status then.
+        """
+        with about(key):
+            try:
+                plan = await self._plan(key)
+                if plan is None:
+                    return None
+                await self.writer.carry_out(plan)
+            except Refused as error:
+                await self._report(key, working(_word(error.reason), str(error)))
+                raise
+            except FoveaError as error:
+                if type(error).__name__ in ("NotOurs", "KubeRayMissing", "InvalidManifest"):
+                    await self._report(key, stuck(error.reason, str(error)))
+                raise
+            for write in plan.writes:
+                self._log(write)
+            return plan.requeue_after
+
+    async def _plan(self, key: Key) -> Plan | None:
+        now = datetime.now(UTC).replace(microsecond=0)
+        if key.kind == DATASET:
+            dataset = await self.observer.dataset(key, now)
+            return plan_dataset(dataset, self.settings) if dataset is not None else None
+        if key.kind == TRAINING_JOB:
+            job = await self.observer.training(key, now)
+            return plan_training(job, self.settings) if job is not None else None
+        value = self.observer.cache.get(key)
+        return self._status_plan(key, value, NOT_SUPPORTED, now) if value is not None else None
+
+    async def _report(self, key: Key, verdict: Verdict) -> None:
+        """Says in the object's conditions why nothing can be written; the rest of its status stays."""
+        value = self.observer.cache.get(key)
+        if value is not None:
+            now = datetime.now(UTC).replace(microsecond=0)
+            await self.writer.carry_out(self._status_plan(key, value, verdict, now))
+
+    def _status_plan(self, key: Key, value: View, verdict: Verdict, now: datetime) -> Plan:
+        raw = dict(mapping(value, "status"))
+        own = {name: raw[name] for name in ("observedGeneration", "conditions") if name in raw}
+        old = Status.model_validate(own)
+        generation = number(value, "metadata", "generation")
+        new = Status(observed_generation=generation, conditions=conditions(verdict, old.conditions, generation, now))
+        return Plan((SetStatus(key, raw | new.to_dict()),)) if new != old else Plan()
+
+    def _log(self, write: object) -> None:
+        match write:
+            case Emit():
+                logger.info("%s: %s", write.reason, write.note, extra={"reason": write.reason, "once": write.once})
+                outcome = write.reason.removeprefix("Attempt")
+                if write.reason.startswith("Attempt") and outcome != "Started":
+                    self.metrics.runs.labels(write.regarding.kind.name, outcome).inc()
+            case SetStatus() if text(write.status, "phase"):
+                logger.debug("%s is %s", write.key, text(write.status, "phase"))
+
+
+NOT_SUPPORTED = stuck(
+    "NotSupportedYet",
+    "this version of Fovea checks and keeps objects of this kind, and does nothing with them yet",
+)
+
+
+def _word(reason: str) -> str:
+    """A reason that a condition may have."""
+    return reason if reason.isalpha() else "Refused"

@@ -1,0 +1,151 @@
+"""The operator's process: leader election, the engine on the leader, health for the kubelet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fovea_api.errors import FoveaError
+from kubernetes.aio.client import Configuration
+
+from fovea_operator.apply import Writer
+from fovea_operator.cache import Cache
+from fovea_operator.client import Api, connect, load_configuration
+from fovea_operator.engine import Engine
+from fovea_operator.health import serve
+from fovea_operator.lease import Lease
+from fovea_operator.logs import set_up
+from fovea_operator.metrics import Metrics
+from fovea_operator.objects import Key
+from fovea_operator.observe import Observer
+from fovea_operator.queue import KeyedQueue
+from fovea_operator.settings import Settings
+from fovea_operator.watching import Watcher
+
+logger = logging.getLogger(__name__)
+
+
+def _identity() -> str:
+    return f"{os.environ.get('HOSTNAME') or socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+
+@dataclass(slots=True)
+class Operator:
+    """Everything that one operator process has; there is no state outside of it."""
+
+    settings: Settings
+    configuration: Configuration
+    identity: str = field(default_factory=_identity)
+    metrics: Metrics = field(default_factory=Metrics)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    leading: asyncio.Event = field(default_factory=asyncio.Event)
+    watching: asyncio.Event = field(default_factory=asyncio.Event)
+    port: int = 0
+    """The port of /metrics, once it is served."""
+    queue: KeyedQueue[Key] | None = None
+
+    async def run(self) -> int:
+        """Works until `stop` is set. Returns the exit code: 1 when leadership or the watch was lost."""
+        timeout = self.settings.request_timeout_seconds
+        async with (
+            connect(self.configuration, timeout, self.metrics) as api,
+            serve(self.settings.port, self._sick, self._unready, self.metrics) as self.port,
+        ):
+            if not self.settings.leader_election:
+                return await self._lead(api, None)
+            lease = Lease(api.client, self.identity, self.settings)
+            try:
+                await self._until_stopped(lease.acquire())
+                return 0 if self.stop.is_set() else await self._lead(api, lease)
+            finally:
+                await lease.release()
+
+    async def _lead(self, api: Api, lease: Lease | None) -> int:
+        logger.info("%s leads", self.identity)
+        self.leading.set()
+        self.metrics.leader.set(1)
+        cache = Cache()
+        engine = Engine(
+            Observer(api, cache, self.settings), Writer(api, cache, self.identity), self.settings, self.metrics
+        )
+        self.queue = KeyedQueue(engine.reconcile, self.settings, self.metrics, lambda key: key.kind.name, _reason)
+        watcher = Watcher(api, cache, self.queue, self.settings, self.metrics)
+        try:
+            return await self._until_stopped(self._work(watcher, self.queue, lease))
+        finally:
+            self.metrics.leader.set(0)
+
+    async def _work(self, watcher: Watcher, queue: KeyedQueue[Key], lease: Lease | None) -> int:
+        async with asyncio.TaskGroup() as group:
+            if lease is not None:
+                group.create_task(lease.keep(), name="lease")
+            while True:
+                try:
+                    await watcher.fill()
+                    break
+                except FoveaError as error:
+                    logger.warning("%s; trying again", error)
+                    await asyncio.sleep(self.settings.backoff_first_seconds)
+            group.create_task(watcher.watch(self.configuration, self.stop, self.watching), name="watch")
+            group.create_task(watcher.resync_forever(), name="resync")
+            group.create_task(queue.run(), name="queue")
+        return 1
+
+    async def _until_stopped(self, work: object) -> int:
+        """Awaits the work or the request to stop, whichever comes first."""
+        assert asyncio.iscoroutine(work)
+        task = asyncio.create_task(work)
+        stopped = asyncio.create_task(self.stop.wait())
+        try:
+            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                return 0
+            return task.result() or 0
+        except* FoveaError as errors:
+            for error in errors.exceptions:
+                logger.error("%s", error)
+        finally:
+            for it in (task, stopped):
+                it.cancel()
+            await asyncio.gather(task, stopped, return_exceptions=True)
+        return 1
+
+    def _sick(self) -> str:
+        return ""
+
+    def _unready(self) -> str:
+        if self.leading.is_set() and not self.watching.is_set():
+            return "the watch has not started yet"
+        return ""
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, FoveaError) else type(error).__name__
+
+
+async def _run(settings: Settings) -> int:
+    operator = Operator(settings, await load_configuration())
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(NotImplementedError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, operator.stop.set)
+    return await operator.run()
+
+
+def main(args: Sequence[str] = ()) -> int:
+    """Runs the operator. `args` are flags, see `settings.Settings`. Returns the exit code."""
+    try:
+        settings = Settings.read(args)
+    except FoveaError as error:
+        print(f"fovea operator: {error}", file=sys.stderr)
+        return 2
+    set_up(settings.log_level, settings.log_format)
+    return asyncio.run(_run(settings))

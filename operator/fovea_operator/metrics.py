@@ -1,0 +1,35 @@
+"""What the operator measures about itself, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """All metrics of one operator, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.queue_depth = Gauge("fovea_queue_depth", "Objects waiting to be reconciled.", ("kind",), registry=registry)
+        self.queue_wait = Histogram(
+            "fovea_queue_wait_seconds", "Time an object waited.", ("kind",), buckets=_SECONDS, registry=registry
+        )
+        self.reconcile_duration = Histogram(
+            "fovea_reconcile_seconds", "Time of one reconcile.", ("kind",), buckets=_SECONDS, registry=registry
+        )
+        self.reconcile_errors = Counter(
+            "fovea_reconcile_errors_total", "Reconciles that failed.", ("kind", "reason"), registry=registry
+        )
+        self.watch_events = Counter(
+            "fovea_watch_events_total", "Events of the watch.", ("kind", "type"), registry=registry
+        )
+        self.requests = Counter(
+            "fovea_api_requests_total", "Requests to the API server.", ("verb", "kind", "code"), registry=registry
+        )
+        self.cached = Gauge("fovea_cached_objects", "Objects in the cache.", ("kind",), registry=registry)
+        self.leader = Gauge("fovea_leader", "1 on the replica that works.", registry=registry)
+        self.runs = Counter(
+            "fovea_run_attempts_ended_total", "Attempts that ended.", ("type", "outcome"), registry=registry
+        )

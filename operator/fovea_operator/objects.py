@@ -1,0 +1,131 @@
+"""Kubernetes objects as JSON: the kinds the operator knows, keys, and typed access to what may be absent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from fovea_api import names
+from pydantic import JsonValue
+
+JsonObject = dict[str, JsonValue]
+View = Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Kind:
+    """A kind of object and where the API server has it."""
+
+    name: str
+    api_version: str
+    plural: str
+    namespaced: bool = True
+
+    @property
+    def group(self) -> str:
+        """The API group; empty for the core."""
+        return self.api_version.rpartition("/")[0]
+
+    @property
+    def version(self) -> str:
+        """The version within the group."""
+        return self.api_version.rpartition("/")[2]
+
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """URL path of the collection, of one object, or of its subresource."""
+        root = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
+        scope = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
+        return "/".join(filter(None, (f"{root}{scope}/{self.plural}", name, subresource)))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+DATASET = Kind("Dataset", names.API_VERSION, "datasets")
+TRAINING_JOB = Kind("TrainingJob", names.API_VERSION, "trainingjobs")
+TUNING_SWEEP = Kind("TuningSweep", names.API_VERSION, "tuningsweeps")
+MODEL_DEPLOYMENT = Kind("ModelDeployment", names.API_VERSION, "modeldeployments")
+RUN = Kind("Run", names.API_VERSION, "runs")
+RAY_JOB = Kind("RayJob", "ray.io/v1", "rayjobs")
+RAY_CLUSTER = Kind("RayCluster", "ray.io/v1", "rayclusters")
+JOB = Kind("Job", "batch/v1", "jobs")
+POD = Kind("Pod", "v1", "pods")
+NAMESPACE = Kind("Namespace", "v1", "namespaces", namespaced=False)
+SECRET = Kind("Secret", "v1", "secrets")
+CLAIM = Kind("PersistentVolumeClaim", "v1", "persistentvolumeclaims")
+SERVICE_ACCOUNT = Kind("ServiceAccount", "v1", "serviceaccounts")
+ROLE_BINDING = Kind("RoleBinding", "rbac.authorization.k8s.io/v1", "rolebindings")
+EVENT = Kind("Event", "events.k8s.io/v1", "events")
+
+OWNERS = (DATASET, TRAINING_JOB, TUNING_SWEEP, MODEL_DEPLOYMENT)
+"""Kinds that users write and the operator reconciles."""
+CHILDREN = (RAY_JOB, RAY_CLUSTER, JOB, POD)
+"""Kinds of which only those with our label are watched."""
+WATCHED = (NAMESPACE, *OWNERS, RUN, *CHILDREN)
+"""In the order in which they are listed: what is written first is listed first, so that a child that a listed
+status speaks of is never missing because it was created between two listings."""
+CHILD_SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+
+BY_NAME = {kind.name: kind for kind in (*WATCHED, SECRET, CLAIM, SERVICE_ACCOUNT, ROLE_BINDING)}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """One object."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+def mapping(value: View, *path: str) -> View:
+    """The object at the path; empty when anything on the way is absent."""
+    found: JsonValue = dict(value)
+    for part in path:
+        found = found.get(part) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def text(value: View, *path: str) -> str:
+    """The string at the path; empty when absent."""
+    found = mapping(value, *path[:-1]).get(path[-1])
+    return found if isinstance(found, str) else ""
+
+
+def flag(value: View, *path: str) -> bool:
+    """Whether true stands at the path."""
+    return mapping(value, *path[:-1]).get(path[-1]) is True
+
+
+def number(value: View, *path: str) -> int:
+    """The integer at the path; 0 when absent."""
+    found = mapping(value, *path[:-1]).get(path[-1])
+    return found if isinstance(found, int) else 0
+
+
+def items(value: View, *path: str) -> Iterator[View]:
+    """The objects of the list at the path."""
+    found = mapping(value, *path[:-1]).get(path[-1])
+    yield from (item for item in (found if isinstance(found, list) else ()) if isinstance(item, dict))
+
+
+def time(value: View, *path: str) -> datetime | None:
+    """The time at the path, in whole seconds of UTC."""
+    found = text(value, *path)
+    return datetime.fromisoformat(found).astimezone(UTC).replace(microsecond=0) if found else None
+
+
+def key_of(kind: Kind, value: View) -> Key:
+    """The key of an object."""
+    return Key(kind, text(value, "metadata", "namespace"), text(value, "metadata", "name"))
+
+
+def owner_of(value: View) -> Key | None:
+    """The object of ours that a Run or child works for, by its labels."""
+    labels = mapping(value, "metadata", "labels")
+    kind, name = BY_NAME.get(text(labels, names.LABEL_KIND)), text(labels, names.LABEL_NAME)
+    return Key(kind, text(value, "metadata", "namespace"), name) if kind in OWNERS and name else None

@@ -1,0 +1,55 @@
+"""What is to be written, as values. Planners make them from snapshots; `apply` alone carries them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fovea_operator.objects import JsonObject, Key
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """An object that is made once and never changed by us, with its controller (None: it belongs to the namespace)."""
+
+    key: Key
+    manifest: JsonObject
+    controller: Key | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """An object that must go: exactly the one with this uid."""
+
+    key: Key
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetStatus:
+    """Our whole part of an object's status."""
+
+    key: Key
+    status: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """A Kubernetes event, told once: the same `once` about the same object is never told again."""
+
+    regarding: Key
+    type: Literal["Normal", "Warning"]
+    reason: str
+    note: str
+    once: str
+
+
+Write = Create | Delete | SetStatus | Emit
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Writes in their order, and the seconds after which to look again."""
+
+    writes: tuple[Write, ...] = ()
+    requeue_after: float | None = None

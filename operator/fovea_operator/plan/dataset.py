@@ -1,0 +1,178 @@
+"""The planner of a Dataset: builds a version, builds again when the spec or the schedule says so."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from fovea_api.dataset import Dataset, DatasetStatus, Recipe
+from fovea_api.run import Execution, RunInputs, RunOwner, RunResult, RunSpec, RunType, VersionInput, run_identity
+from pydantic import ValidationError
+
+from fovea_operator.build.job import build_job
+from fovea_operator.conditions import Progressing, Verdict, conditions, done, stuck
+from fovea_operator.objects import DATASET, Key
+from fovea_operator.observe import DatasetSnapshot, RunView
+from fovea_operator.plan import Emit, Plan, Write
+from fovea_operator.plan.owner import Context, carry_out, current_run, history, hold_for, own_status, prune, usage
+from fovea_operator.plan.schedule import InvalidSchedule, last_time, next_time
+from fovea_operator.settings import Settings
+
+_PHASES: dict[str | None, Any] = {"Running": "Building", "Succeeded": "Ready"}
+
+
+def plan_dataset(snapshot: DatasetSnapshot, settings: Settings) -> Plan:
+    """The next writes for a Dataset."""
+    dataset, now = snapshot.dataset, snapshot.now
+    spec, old = dataset.spec, dataset.status or DatasetStatus()
+    key = Key(DATASET, dataset.metadata.namespace, dataset.metadata.name)
+    context = Context(key, dataset.metadata, snapshot.place, spec.run_policy, snapshot.runs, now, settings)
+    current = current_run(snapshot.runs, old.run)
+    hold = hold_for(snapshot.missing, snapshot.place)
+
+    try:
+        refresh, due = _schedule(dataset, current, now)
+    except InvalidSchedule as error:
+        return _without_run(key, dataset, stuck(error.reason, str(error)), now)
+    if current is None and not snapshot.place.store:
+        assert hold is not None
+        return _without_run(key, dataset, hold, now)
+
+    wanted = _wanted(context, dataset, old, current, due)
+    outcome = carry_out(
+        context,
+        current,
+        wanted,
+        hold,
+        lambda work: build_job(work, spec.compute.resources, spec.compute.pod_template, spec.run_policy, settings),
+    )
+    step, name = outcome.step, outcome.run
+    view = next((it for it in snapshot.runs if it.name == name), None)
+    result = view.status.result if view is not None else None
+    verdict = _verdict(step.verdict, result)
+    pruned = prune(context, [name])
+    status = _with_version(
+        old.model_copy(
+            update={
+                "observed_generation": dataset.metadata.generation,
+                "conditions": conditions(verdict, old.conditions, dataset.metadata.generation, now),
+                "phase": _PHASES.get(step.status.phase, step.status.phase),
+                "run": name,
+                "progress": view.status.progress if view is not None else None,
+                "next_refresh": refresh.strftime("%Y-%m-%dT%H:%M:%SZ") if refresh is not None else None,
+                "usage": usage(snapshot.runs),
+                "history": history(context, name, pruned),
+            }
+        ),
+        result,
+    )
+    events = _events(key, name, verdict, result, old)
+    wait = [step.requeue_after, (refresh - now).total_seconds() + 1 if refresh is not None else None]
+    return Plan(
+        (*outcome.writes, *events, *outcome.status_writes, *own_status(key, dataset.status, status), *pruned),
+        min((it for it in wait if it is not None), default=None),
+    )
+
+
+def _wanted(
+    context: Context, dataset: Dataset, old: DatasetStatus, current: RunView | None, due: datetime | None
+) -> RunSpec:
+    """The current run's order, unless the spec, the restart annotation or the schedule ask for a new one."""
+    spec, recipe = dataset.spec, dataset.spec.recipe()
+    execution = Execution(workers=spec.compute.workers, resources=spec.compute.resources)
+    image = spec.compute.image or context.settings.trainer_image
+    if current is not None:
+        restarted = context.restart not in ("", current.run.spec.nonce.partition("@")[0])
+        if not restarted and due is None and _frozen(current) == recipe:
+            return current.run.spec.model_copy(update={"execution": execution, "image": image})
+    parent = None
+    if spec.splits.keep_assignments and old.version is not None and old.artifact is not None:
+        parent = VersionInput(version=old.version, artifact=old.artifact)
+    nonce = context.restart + (f"@{due:%Y-%m-%dT%H:%M:%SZ}" if due is not None else "")
+    owner = RunOwner(kind="Dataset", name=dataset.metadata.name)
+    inputs = RunInputs(parent=parent)
+    return RunSpec(
+        type=RunType.DATASET_BUILD,
+        owner=owner,
+        identity=run_identity(RunType.DATASET_BUILD, owner, recipe, inputs, nonce),
+        nonce=nonce,
+        recipe=recipe.to_dict(),
+        inputs=inputs,
+        execution=execution,
+        store=context.place.store,
+        image=image,
+    )
+
+
+def _frozen(view: RunView) -> Recipe | None:
+    """The recipe of a run as this version of the API reads it; a field that it lacks has its default."""
+    try:
+        return Recipe.model_validate(dict(view.run.spec.recipe))
+    except ValidationError:
+        return None
+
+
+def _schedule(dataset: Dataset, current: RunView | None, now: datetime) -> tuple[datetime | None, datetime | None]:
+    """When the sources are read next, and the time that is due now, if one is. Missed times are made up once."""
+    refresh = dataset.spec.refresh
+    if refresh is None:
+        return None, None
+    following = next_time(refresh.schedule, refresh.time_zone, now)
+    if current is None or current.status.phase not in ("Succeeded", "Failed"):
+        return following, None
+    stamp = current.run.spec.nonce.partition("@")[2]
+    since = datetime.fromisoformat(stamp) if stamp else current.created
+    latest = last_time(refresh.schedule, refresh.time_zone, now)
+    return following, latest if latest > max(since, current.created) else None
+
+
+def _verdict(verdict: Verdict, result: RunResult | None) -> Verdict:
+    if verdict.progressing is not Progressing.DONE or result is None or result.dataset is None:
+        return verdict
+    summary = result.dataset
+    return done("VersionBuilt", f"{summary.images} images in {len(summary.splits)} splits")
+
+
+def _with_version(status: DatasetStatus, result: RunResult | None) -> DatasetStatus:
+    """The status with the version that the run made; without one it keeps what was built before."""
+    if result is None or result.error is not None or result.dataset is None:
+        return status
+    made = result.dataset
+    return status.model_copy(
+        update={
+            "version": made.version,
+            "artifact": result.artifact,
+            "images": made.images,
+            "annotations": made.annotations,
+            "splits": made.splits,
+            "classes": made.classes,
+            "quality": made.quality,
+            "report": result.report,
+        }
+    )
+
+
+def _events(key: Key, run: str, verdict: Verdict, result: RunResult | None, old: DatasetStatus) -> tuple[Write, ...]:
+    if old.run == run and old.phase in ("Ready", "Failed"):
+        return ()
+    if verdict.progressing is Progressing.STUCK:
+        return (Emit(key, "Warning", "BuildFailed", f"run {run}: {verdict.message}"[:1024], run),)
+    if verdict.progressing is not Progressing.DONE or result is None or result.dataset is None:
+        return ()
+    if result.dataset.version == old.version:
+        return (Emit(key, "Normal", "NothingChanged", f"run {run} found the version that was there", run),)
+    return (Emit(key, "Normal", "VersionBuilt", f"run {run} built {result.dataset.version}: {verdict.message}", run),)
+
+
+def _without_run(key: Key, dataset: Dataset, verdict: Verdict, now: datetime) -> Plan:
+    """The status of a Dataset for which no run can even be ordered; earlier good state stays."""
+    old = dataset.status or DatasetStatus()
+    generation = dataset.metadata.generation
+    status = old.model_copy(
+        update={
+            "observed_generation": generation,
+            "conditions": conditions(verdict, old.conditions, generation, now),
+            "phase": "Failed" if verdict.progressing is Progressing.STUCK else "Pending",
+        }
+    )
+    return Plan(own_status(key, dataset.status, status))

@@ -1,0 +1,285 @@
+"""The state machine of a run: attempts that follow one another until a result, a final failure or a suspension.
+
+All state is in the Run's status and in the children that exist, so it can be taken up again at any instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from fovea_api.common import RunPolicy, format_duration, parse_duration
+from fovea_api.run import Attempt, Outcome, RunError, RunStatus
+
+from fovea_operator.children import Child, ChildState
+from fovea_operator.conditions import Verdict, conditions, done, paused, stuck, working
+from fovea_operator.settings import Settings
+
+Phase = Literal["Pending", "Queued", "Running", "Succeeded", "Failed", "Suspended"]
+_PHASES: dict[ChildState, Phase] = {
+    ChildState.QUEUED: "Queued",
+    ChildState.STARTING: "Pending",
+    ChildState.RUNNING: "Running",
+}
+_PREEMPTED = "Preempted"
+_DEADLINE = "DeadlineExceeded"
+_MESSAGE_LIMIT = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something worth telling once about an attempt."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    text: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a run needs now, and what it has come to."""
+
+    status: RunStatus
+    """The operator's part: phase, conditions, attempts."""
+    verdict: Verdict
+    start: int | None = None
+    """Number of the attempt whose child is to be created."""
+    delete: tuple[Child, ...] = ()
+    notes: tuple[Note, ...] = ()
+    requeue_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Next:
+    """A step without its bookkeeping."""
+
+    phase: Phase
+    verdict: Verdict
+    attempts: tuple[Attempt, ...]
+    start: int | None = None
+    delete: tuple[Child, ...] = ()
+    requeue_after: float | None = None
+
+
+def advance(
+    run: str,
+    status: RunStatus,
+    children: Sequence[Child],
+    policy: RunPolicy,
+    hold: Verdict | None,
+    now: datetime,
+    settings: Settings,
+) -> Step:
+    """The next step of a run that is wanted. `hold` keeps it from starting an attempt."""
+    attempts = _adopt(status, children, now)
+    return _book(status, _next(run, status, attempts, children, policy, hold, now, settings), now)
+
+
+def supersede(status: RunStatus, children: Sequence[Child], by: str, now: datetime) -> Step:
+    """The step of a run that is wanted no more: its children go, its attempts stay on record."""
+    closed = tuple(
+        it if it.outcome else _close(it, Outcome.SUSPENDED, "Superseded", f"run {by} took its place", now)
+        for it in _adopt(status, children, now)
+    )
+    delete = tuple(child for child in children if not child.deleting)
+    verdict = paused("Superseded", f"run {by} took its place")
+    return _book(status, _Next("Suspended", verdict, closed, delete=delete), now)
+
+
+def is_finished(status: RunStatus) -> bool:
+    """Whether the run needs nothing more unless it is wanted again."""
+    return status.phase in ("Succeeded", "Failed", "Suspended")
+
+
+def _next(
+    run: str,
+    status: RunStatus,
+    attempts: tuple[Attempt, ...],
+    children: Sequence[Child],
+    policy: RunPolicy,
+    hold: Verdict | None,
+    now: datetime,
+    settings: Settings,
+) -> _Next:
+    if status.result is not None and status.result.error is None:
+        ended = status.result.completed_at
+        closed = tuple(it if it.outcome else _close(it, Outcome.SUCCEEDED, None, None, ended) for it in attempts)
+        return _Next("Succeeded", done("RunSucceeded", f"run {run} succeeded"), closed)
+
+    last = attempts[-1] if attempts else None
+    error = _error_of(status, last)
+    if last is not None and last.outcome is None:
+        child = next((it for it in children if it.key.name == last.child), None)
+        closed_last = _ended(last, child, error, policy, attempts, now)
+        if closed_last is None:
+            assert child is not None
+            return _under_way(run, status, attempts, child, policy, now)
+        last, attempts = closed_last, (*attempts[:-1], closed_last)
+
+    failures = [it for it in attempts if it.outcome is Outcome.FAILED]
+    if last is not None and last.outcome is Outcome.FAILED:
+        reason, message = last.reason or "Failed", last.message or "no reason is known"
+        if error is not None and not error.retryable:
+            return _Next("Failed", stuck(reason, message), attempts)
+        if reason == _DEADLINE and _overdue(attempts, policy, now):
+            remedy = "raise spec.runPolicy.activeDeadline to go on from the last checkpoint"
+            return _Next("Failed", stuck(_DEADLINE, f"{message}; {remedy}"), attempts)
+        if len(failures) > policy.retries:
+            tried = f"{len(failures)} attempts failed" if len(failures) > 1 else "the attempt failed"
+            remedy = "to go on from the last checkpoint raise spec.runPolicy.retries"
+            return _Next("Failed", stuck(reason, f"{tried}: {message}\n({remedy})"), attempts)
+
+    if policy.suspend:
+        return _Next("Suspended", paused("Suspended", "spec.runPolicy.suspend is true"), attempts)
+    if children:
+        leftover = tuple(child for child in children if not child.deleting)
+        waits = working("Stopping", f"waiting for {children[0].key} to go")
+        return _Next("Pending", waits, attempts, delete=leftover)
+    if hold is not None:
+        return _Next("Pending", hold, attempts, requeue_after=settings.reference_poll_seconds)
+    if last is not None and last.outcome is Outcome.FAILED and last.end_time is not None:
+        pause = min(settings.retry_first_seconds * 2.0 ** (len(failures) - 1), settings.retry_max_seconds)
+        left = (last.end_time + timedelta(seconds=pause) - now).total_seconds()
+        if left > 0:
+            message = f"attempt {last.number} failed ({last.reason}: {last.message}); the next follows"
+            return _Next("Pending", working("Retrying", message), attempts, requeue_after=left)
+    number = last.number + 1 if last is not None else 1
+    started = Attempt(number=number, child=f"{run}-{number}", start_time=now)
+    verdict = working("Starting", f"attempt {number} of run {run} was created")
+    return _Next(
+        "Pending", verdict, (*attempts, started), start=number, requeue_after=_until_deadline(attempts, policy, now)
+    )
+
+
+def _under_way(
+    run: str, status: RunStatus, attempts: tuple[Attempt, ...], child: Child, policy: RunPolicy, now: datetime
+) -> _Next:
+    """An attempt is open and its child has not ended."""
+    last = attempts[-1]
+    delete = () if child.deleting else (child,)
+    phase = _PHASES[child.state]
+    if policy.suspend:
+        return _Next(
+            phase, working("Suspending", f"stopping attempt {last.number} after a checkpoint"), attempts, delete=delete
+        )
+    if child.state is not ChildState.QUEUED and status.phase == "Queued":
+        last = last.model_copy(update={"start_time": now})  # time in a queue counts toward no deadline
+    if child.preempted and last.reason is None:
+        last = last.model_copy(update={"reason": _PREEMPTED})
+    attempts = (*attempts[:-1], last)
+    if child.state is not ChildState.QUEUED and _overdue(attempts, policy, now):
+        return _Next(phase, working("Stopping", "spec.runPolicy.activeDeadline has passed"), attempts, delete=delete)
+    what = {
+        ChildState.QUEUED: f"attempt {last.number} waits in its queue",
+        ChildState.STARTING: f"attempt {last.number} is starting",
+        ChildState.RUNNING: f"attempt {last.number} of run {run} is running",
+    }[child.state]
+    verdict = working(child.reason or phase, child.message or what)
+    return _Next(phase, verdict, attempts, requeue_after=_until_deadline(attempts, policy, now))
+
+
+def _ended(
+    last: Attempt,
+    child: Child | None,
+    error: RunError | None,
+    policy: RunPolicy,
+    attempts: tuple[Attempt, ...],
+    now: datetime,
+) -> Attempt | None:
+    """The open attempt with its outcome, or None when it goes on."""
+    final = error is not None and not error.retryable
+    if child is not None and not child.state.ended and not final:
+        return None
+    if error is not None and (final or child is not None):
+        return _close(last, Outcome.FAILED, error.reason, error.message, now)
+    if child is None and policy.suspend:
+        return _close(last, Outcome.SUSPENDED, "Suspended", "spec.runPolicy.suspend is true", now)
+    if child is None and _overdue(attempts, policy, now):
+        limit = policy.active_deadline
+        return _close(last, Outcome.FAILED, _DEADLINE, f"the run has taken longer than {limit}", now)
+    if last.reason == _PREEMPTED or (child is not None and child.preempted):
+        return _close(last, Outcome.PREEMPTED, _PREEMPTED, "the cluster took its pods away", now)
+    if child is None:
+        return _close(last, Outcome.FAILED, "ChildVanished", f"{last.child} was deleted, not by Fovea", now)
+    if child.state is ChildState.SUCCEEDED:
+        return _close(last, Outcome.FAILED, "ResultMissing", f"{last.child} ended without a result", now)
+    return _close(last, Outcome.FAILED, child.reason or "Failed", child.message or f"{last.child} failed", now)
+
+
+def _close(attempt: Attempt, outcome: Outcome, reason: str | None, message: str | None, now: datetime) -> Attempt:
+    text = message[-_MESSAGE_LIMIT:] if message is not None else None
+    return attempt.model_copy(update={"outcome": outcome, "end_time": now, "reason": reason, "message": text})
+
+
+def _adopt(status: RunStatus, children: Sequence[Child], now: datetime) -> tuple[Attempt, ...]:
+    """The attempts on record and those whose child exists although no status tells of it."""
+    known = {it.number for it in status.attempts}
+    found = [
+        Attempt(number=child.attempt, child=child.key.name, start_time=child.created)
+        for child in children
+        if child.attempt not in known
+    ]
+    return tuple(sorted((*status.attempts, *found), key=lambda it: it.number))
+
+
+def _error_of(status: RunStatus, last: Attempt | None) -> RunError | None:
+    """The error that the last attempt reported; one of an earlier attempt counts no more."""
+    if status.result is None or last is None or last.start_time is None:
+        return None
+    return status.result.error if status.result.completed_at >= last.start_time else None
+
+
+def _elapsed(attempts: Sequence[Attempt], now: datetime) -> timedelta:
+    spans = ((it.end_time or now) - it.start_time for it in attempts if it.start_time is not None)
+    return sum(spans, timedelta())
+
+
+def _overdue(attempts: Sequence[Attempt], policy: RunPolicy, now: datetime) -> bool:
+    limit = policy.active_deadline
+    return limit is not None and _elapsed(attempts, now) >= parse_duration(limit)
+
+
+def _until_deadline(attempts: Sequence[Attempt], policy: RunPolicy, now: datetime) -> float | None:
+    if policy.active_deadline is None:
+        return None
+    return max(0.0, (parse_duration(policy.active_deadline) - _elapsed(attempts, now)).total_seconds()) + 1
+
+
+def _book(old: RunStatus, step: _Next, now: datetime) -> Step:
+    status = RunStatus(
+        observed_generation=1,
+        conditions=conditions(step.verdict, old.conditions, 1, now),
+        phase=step.phase,
+        attempts=step.attempts,
+    )
+    return Step(
+        status, step.verdict, step.start, step.delete, tuple(_notes(old.attempts, step.attempts)), step.requeue_after
+    )
+
+
+def _notes(old: Sequence[Attempt], new: Sequence[Attempt]) -> Iterator[Note]:
+    before = {it.number: it for it in old}
+    for attempt in new:
+        known = before.get(attempt.number)
+        if known is None:
+            yield Note(
+                "Normal", "AttemptStarted", f"attempt {attempt.number} started as {attempt.child}", attempt.number
+            )
+        if attempt.outcome is None or (known is not None and known.outcome is not None):
+            continue
+        took = (
+            (attempt.end_time or attempt.start_time) - attempt.start_time
+            if attempt.start_time and attempt.end_time
+            else None
+        )
+        after = f" after {format_duration(took)}" if took is not None else ""
+        why = f": {attempt.reason}: {attempt.message}" if attempt.message else ""
+        yield Note(
+            "Warning" if attempt.outcome is Outcome.FAILED else "Normal",
+            f"Attempt{attempt.outcome.value}",
+            f"attempt {attempt.number} {attempt.outcome.value.lower()}{after}{why}"[:1024],
+            attempt.number,
+        )

@@ -1,0 +1,115 @@
+"""Every limit, default and timeout of the operator: one named setting each, with its unit and its reason."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, get_type_hints
+
+from fovea_api.errors import InvalidInput
+
+ENV_PREFIX = "FOVEA_OPERATOR_"
+
+
+def _setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of one operator. Each is a flag `--name-in-kebab` or a variable `FOVEA_OPERATOR_NAME`."""
+
+    # Where to look
+    namespaces: str = _setting("", "Namespaces to serve, comma-separated. Empty: all of the cluster.")
+    resync_seconds: float = _setting(
+        600.0, "Seconds between full listings. They prune what a lost watch left behind; each costs a read a kind."
+    )
+    relist_delay_seconds: float = _setting(
+        5.0, "Seconds after a relist by the watch until its kind is listed and pruned; joins a burst into one."
+    )
+
+    # The queue
+    workers: int = _setting(8, "Reconciles at the same time. They wait for the API server, not for a CPU.")
+    backoff_first_seconds: float = _setting(0.5, "Seconds until a failed reconcile is tried again.")
+    backoff_max_seconds: float = _setting(120.0, "Longest pause in seconds; each failure doubles the pause.")
+    backoff_jitter: float = _setting(0.2, "Random share added to a pause, so that retries do not come in step.")
+    reference_poll_seconds: float = _setting(
+        15.0, "Seconds between looks for a missing Secret or PersistentVolumeClaim, which are not watched."
+    )
+    scheduling_grace_seconds: float = _setting(
+        10.0, "Seconds that a new child may have no pods before the events that say why are read."
+    )
+
+    # The API server
+    request_timeout_seconds: float = _setting(30.0, "Seconds that one request may take.")
+
+    # Leader election
+    leader_election: bool = _setting(True, "Whether a Lease decides which replica works.")
+    lease_name: str = _setting("fovea-operator", "Name of the Lease.")
+    lease_namespace: str = _setting("fovea-system", "Namespace of the Lease: that of the operator.")
+    lease_seconds: float = _setting(15.0, "Seconds after which a silent leader is replaced; Kubernetes' own value.")
+    lease_renew_deadline_seconds: float = _setting(
+        10.0, "Seconds after which a leader that cannot renew stops; shorter than the lease, so two never work."
+    )
+    lease_retry_seconds: float = _setting(2.0, "Seconds between two tries to get or renew the Lease.")
+
+    # Runs
+    trainer_image: str = _setting("fovea/trainer:latest", "Image of runs whose object names none.")
+    image_pull_policy: str = _setting("IfNotPresent", "Pull policy of run pods.")
+    ray_version: str = _setting("2.60.0", "Ray version in the trainer image; KubeRay chooses its behaviour by it.")
+    store: str = _setting("", "Root URI of the store; `/<namespace>` is added. Empty: namespaces must say theirs.")
+    store_secret: str = _setting("", "Secret with the store's credentials in each namespace. Empty: none.")
+    cluster_role: str = _setting("fovea-run", "ClusterRole that the ServiceAccount of runs is bound to.")
+    run_user: int = _setting(1000, "User and group id of run pods; the images are built for it. 0: the image's own.")
+    work_dir_size: str = _setting("50Gi", "Size limit of the local cache of a run's pod; a quantity.")
+    termination_grace_seconds: int = _setting(
+        60, "Seconds that a stopped pod has to finish its checkpoint before it is killed."
+    )
+    submitter_cpu: str = _setting("100m", "CPU request of the pod that submits a Ray job; it only follows a log.")
+    submitter_memory: str = _setting("256Mi", "Memory request of the pod that submits a Ray job.")
+    submitter_memory_limit: str = _setting("1Gi", "Memory limit of the pod that submits a Ray job.")
+    retry_first_seconds: float = _setting(10.0, "Seconds between a failed attempt and the next.")
+    retry_max_seconds: float = _setting(300.0, "Longest pause in seconds between attempts; each failure doubles it.")
+    pre_running_seconds: int = _setting(
+        0, "Seconds in which a Ray cluster must come up before its attempt fails. 0: it may wait for nodes forever."
+    )
+
+    # Seeing
+    port: int = _setting(8080, "TCP port of /healthz, /readyz and /metrics. 0: any free one.")
+    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = _setting("json", "json, or text for people.")
+
+    @property
+    def namespace_list(self) -> tuple[str, ...]:
+        """The namespaces to serve; empty for all."""
+        return tuple(name for name in (part.strip() for part in self.namespaces.split(",")) if name)
+
+    @classmethod
+    def read(cls, args: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Settings:
+        """From flags, then from the environment, then defaults. Raises InvalidInput with the setting's name."""
+        environ = os.environ if environ is None else environ
+        parser = argparse.ArgumentParser("fovea operator", description="Runs the operator.")
+        for item in fields(cls):
+            parser.add_argument(
+                f"--{item.name.replace('_', '-')}", metavar="VALUE", help=f"{item.metadata['help']} [{item.default}]"
+            )
+        given = {name: value for name, value in vars(parser.parse_args(list(args))).items() if value is not None}
+        types = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            variable = ENV_PREFIX + item.name.upper()
+            text = given.get(item.name, environ.get(variable))
+            if text is not None:
+                values[item.name] = _parse(text, types[item.name], f"--{item.name.replace('_', '-')} ({variable})")
+        return cls(**values)
+
+
+def _parse(text: str, type_: type, place: str) -> Any:
+    try:
+        if type_ is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        return type_(text)
+    except (ValueError, KeyError):
+        raise InvalidInput(f"{text!r} is not a value of type {type_.__name__}", place) from None

@@ -1,0 +1,177 @@
+"""The wiring with kopf: events go to the cache, and the key of the object they concern to the queue. Nothing else.
+
+kopf lists again after a lost watch without telling what was deleted meanwhile, so each relist that it makes, and a
+clock, lead to a listing of our own that prunes the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import kopf
+from kubernetes.aio.client import Configuration
+
+from fovea_operator.cache import Cache
+from fovea_operator.client import Api, ApiError
+from fovea_operator.metrics import Metrics
+from fovea_operator.objects import (
+    CHILD_SELECTOR,
+    CHILDREN,
+    DATASET,
+    NAMESPACE,
+    OWNERS,
+    TRAINING_JOB,
+    WATCHED,
+    Key,
+    Kind,
+    View,
+    key_of,
+    owner_of,
+    text,
+)
+from fovea_operator.observe import parse, referred_jobs
+from fovea_operator.queue import KeyedQueue
+from fovea_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Watcher:
+    """Keeps the cache true and the queue fed."""
+
+    api: Api
+    cache: Cache
+    queue: KeyedQueue[Key]
+    settings: Settings
+    metrics: Metrics
+    _relisted: dict[Kind, asyncio.Task[None]] = field(default_factory=dict)
+
+    async def fill(self) -> None:
+        """Lists everything and asks for a reconcile of every owner."""
+        for kind in WATCHED:
+            await self._resync(kind)
+        for owner in OWNERS:
+            self._enqueue(self.cache.keys(owner))
+
+    async def resync_forever(self) -> None:
+        """Lists everything again from time to time."""
+        while True:
+            await asyncio.sleep(self.settings.resync_seconds)
+            for kind in WATCHED:
+                with contextlib.suppress(ApiError):
+                    await self._resync(kind)
+
+    async def watch(self, configuration: Configuration, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        """Runs kopf until `stop` is set."""
+        registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=registry)(lambda **_: _connection(configuration))
+        settings = kopf.OperatorSettings()
+        settings.posting.enabled = False
+        settings.peering.standalone = True
+        settings.networking.request_timeout = self.settings.request_timeout_seconds
+        for kind in WATCHED:
+            self._register(registry, kind)
+            if kind in CHILDREN:
+                settings.watching.label_selectors[kind.group, kind.version, kind.plural] = CHILD_SELECTOR
+        await kopf.operator(
+            registry=registry,
+            settings=settings,
+            standalone=True,
+            clusterwide=not self.settings.namespace_list,
+            namespaces=self.settings.namespace_list,
+            stop_flag=stop,
+            ready_flag=ready,
+        )
+
+    def _register(self, registry: kopf.OperatorRegistry, kind: Kind) -> None:
+        async def handle(event: kopf.RawEvent, **_: Any) -> None:
+            self.take(kind, event["type"], dict(event["object"]))
+
+        kopf.on.event(kind.group, kind.version, kind.plural, id=f"watch-{kind.plural}", registry=registry)(handle)
+
+    def take(self, kind: Kind, type: str | None, value: dict[str, Any]) -> None:
+        """One watch event; `type` is None for an object of a listing."""
+        self.metrics.watch_events.labels(kind.name, type or "LISTED").inc()
+        changed = self.cache.remove(kind, value) if type == "DELETED" else self.cache.put(kind, value)
+        self.metrics.cached.labels(kind.name).set(self.cache.count(kind))
+        if type is None and kind not in self._relisted:
+            self._relisted[kind] = asyncio.create_task(self._resync_soon(kind))
+        if changed:
+            self._enqueue(self._concerned(kind, key_of(kind, value), value))
+
+    async def _resync_soon(self, kind: Kind) -> None:
+        try:
+            await asyncio.sleep(self.settings.relist_delay_seconds)
+            with contextlib.suppress(ApiError):
+                await self._resync(kind)
+        finally:
+            del self._relisted[kind]
+
+    async def _resync(self, kind: Kind) -> None:
+        selector = CHILD_SELECTOR if kind in CHILDREN else ""
+        scopes = self.settings.namespace_list if kind.namespaced else ()
+        for scope in scopes or ("",):
+            listed, version = await self.api.list(kind, scope, selector)
+            for item in listed:  # items of a list do not say what they are
+                item |= {"kind": kind.name, "apiVersion": kind.api_version}
+            before = {key: value for key in self.cache.keys(kind) if (value := self.cache.get(key)) is not None}
+            within = (lambda key, scope=scope: key.namespace == scope) if scope else (lambda _: True)
+            for key in self.cache.replace(kind, listed, version, within):
+                value = self.cache.get(key) or before.get(key)
+                if value is not None:
+                    self._enqueue(self._concerned(kind, key, value))
+        self.metrics.cached.labels(kind.name).set(self.cache.count(kind))
+
+    def _concerned(self, kind: Kind, key: Key, value: View) -> Iterable[Key]:
+        """The owners whose reconcile may come out differently now."""
+        if kind == NAMESPACE:
+            return [it for owner in (DATASET, TRAINING_JOB) for it in self.cache.keys(owner, key.name)]
+        if kind not in OWNERS:
+            owner_key = owner_of(value)
+            return [owner_key] if owner_key is not None else []
+        return [key, *self._referring(kind, key)]
+
+    def _referring(self, kind: Kind, key: Key) -> Iterable[Key]:
+        """TrainingJobs that refer to this Dataset or TrainingJob."""
+        if kind not in (DATASET, TRAINING_JOB):
+            return
+        from fovea_api.trainingjob import TrainingJob
+
+        for other in self.cache.keys(TRAINING_JOB, key.namespace):
+            value = self.cache.get(other)
+            if value is None or other == key:
+                continue
+            if kind == DATASET:
+                if text(value, "spec", "datasetRef", "name") == key.name:
+                    yield other
+            else:
+                with contextlib.suppress(Exception):
+                    if key.name in referred_jobs(parse(TrainingJob, value)):
+                        yield other
+
+    def _enqueue(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self.queue.add(key)
+
+
+def _connection(configuration: Configuration) -> kopf.ConnectionInfo:
+    """Our own credentials, as kopf wants them. A ServiceAccount's token is read anew at each call."""
+    if configuration.refresh_api_key_hook is not None:
+        configuration.refresh_api_key_hook(configuration)
+    scheme, _, token = str(configuration.api_key.get("BearerToken", "")).partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        ca_data=configuration.ca_cert_data,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme.capitalize() if token else None,
+        token=token or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+    )
