@@ -77,11 +77,6 @@ class Api:
         self._timeout = timeout
         self._metrics = metrics
 
-    @property
-    def client(self) -> ApiClient:
-        """The client underneath, for what the kubernetes package does itself (leader election)."""
-        return self._client
-
     async def get(self, key: Key, metadata_only: bool = False) -> JsonObject | None:
         """The object, or None when it does not exist."""
         accept = _METADATA_ONLY if metadata_only else "application/json"
@@ -113,6 +108,10 @@ class Api:
         namespace = text(manifest, "metadata", "namespace")
         query = {"fieldManager": names.FIELD_MANAGER}
         return await self._request("POST", kind, kind.path(namespace), query, manifest)
+
+    async def replace(self, key: Key, manifest: View) -> JsonObject:
+        """Replaces an object. Raises Conflict when it has changed since it was read."""
+        return await self._request("PUT", key.kind, key.kind.path(key.namespace, key.name), body=manifest)
 
     async def apply(self, key: Key, manifest: View) -> JsonObject:
         """Server-side apply of an object as field manager `fovea`."""

@@ -41,6 +41,6 @@ async def serve(port: int, healthy: Check, ready: Check, metrics: Metrics) -> As
     try:
         site = web.TCPSite(runner, None, port)
         await site.start()
-        yield runner.addresses[0][1] if runner.addresses else port
+        yield next((address[1] for address in runner.addresses if len(address) == 2), port)
     finally:
         await runner.cleanup()

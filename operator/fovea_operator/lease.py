@@ -1,98 +1,99 @@
-"""Leader election by a coordination.k8s.io Lease: the kubernetes package's own, made to outlive a bad connection."""
+"""Leader election by a coordination.k8s.io Lease, by the rules of client-go.
+
+A standby waits until the Lease has not changed for its whole duration by the standby's own clock, so clocks need not
+agree. A leader that cannot renew for `lease_renew_deadline_seconds`, which is shorter, stops. (The kubernetes
+package's own election cannot create its Lease in 37.0.2, and ends at the first broken connection.)
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from datetime import UTC, datetime
 
-import aiohttp
 from fovea_api.errors import FoveaError
-from kubernetes.aio.client import ApiClient, ApiException, CoordinationV1Api
-from kubernetes.aio.leaderelection.electionconfig import Config
-from kubernetes.aio.leaderelection.leaderelection import LeaderElection
-from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
+from fovea_operator.client import Api, ApiError
+from fovea_operator.objects import LEASE, JsonObject, Key, mapping, number, text
 from fovea_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
-_TROUBLE = (aiohttp.ClientError, ApiException, TimeoutError, OSError)
 
 
 class LeaseLost(FoveaError):
     """The Lease could not be renewed in time; another replica may lead."""
 
 
-class _PatientLock(LeaseLock):
-    """A lock for which a broken connection is an answer like any other: not now."""
-
-    def __init__(self, settings: Settings, identity: str, client: ApiClient) -> None:
-        super().__init__(settings.lease_name, settings.lease_namespace, identity, client)
-        self._timeout = settings.lease_retry_seconds
-
-    async def get(self, name: str, namespace: str) -> Any:
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await super().get(name, namespace)
-        except _TROUBLE as error:
-            return False, ApiException(status=0, reason=f"{type(error).__name__}: {error}")
-
-    async def create(self, name: str, namespace: str, election_record: Any) -> bool:
-        try:
-            async with asyncio.timeout(self._timeout):
-                return bool(await super().create(name, namespace, election_record))
-        except _TROUBLE:
-            return False
-
-    async def update(self, name: str, namespace: str, updated_record: Any) -> bool:
-        try:
-            async with asyncio.timeout(self._timeout):
-                return bool(await super().update(name, namespace, updated_record))
-        except _TROUBLE:
-            return False
-
-
 class Lease:
     """The right to work, as long as it is kept."""
 
-    def __init__(self, client: ApiClient, identity: str, settings: Settings) -> None:
-        self._client = client
+    def __init__(self, api: Api, identity: str, settings: Settings) -> None:
+        self._api = api
         self._identity = identity
         self._settings = settings
-        self._election = LeaderElection(
-            Config(
-                _PatientLock(settings, identity, client),
-                settings.lease_seconds,
-                settings.lease_renew_deadline_seconds,
-                settings.lease_retry_seconds,
-                onstarted_leading=_nothing,
-                onstopped_leading=_nothing,
-            )
-        )
+        self._key = Key(LEASE, settings.lease_namespace, settings.lease_name)
+        self._seen = ""
+        """Resource version of the Lease when it last changed."""
+        self._since = 0.0
+        """When we saw that, in seconds of the loop's clock."""
 
     async def acquire(self) -> None:
         """Waits until we lead."""
-        await self._election.acquire()
+        while not await self._try():
+            await asyncio.sleep(self._settings.lease_retry_seconds)
 
     async def keep(self) -> None:
         """Renews for as long as it works. Raises LeaseLost."""
-        await self._election.renew_loop()
-        raise LeaseLost("the Lease could not be renewed in time", self._settings.lease_name)
+        clock = asyncio.get_running_loop().time
+        renewed = clock()
+        while clock() - renewed < self._settings.lease_renew_deadline_seconds:
+            await asyncio.sleep(self._settings.lease_retry_seconds)
+            if await self._try():
+                renewed = clock()
+        raise LeaseLost("the Lease could not be renewed in time", str(self._key))
 
     async def release(self) -> None:
         """Gives the Lease back, if we hold it, so that another replica need not wait for its end."""
-        api = CoordinationV1Api(self._client)
-        name, namespace = self._settings.lease_name, self._settings.lease_namespace
         try:
             async with asyncio.timeout(self._settings.lease_retry_seconds):
-                lease = await api.read_namespaced_lease(name, namespace)
-                if lease.spec is not None and lease.spec.holder_identity == self._identity:
-                    lease.spec.holder_identity = None
-                    lease.spec.lease_duration_seconds = 1
-                    await api.replace_namespaced_lease(name, namespace, lease)
-        except _TROUBLE as error:
+                lease = await self._api.get(self._key)
+                if lease is not None and text(lease, "spec", "holderIdentity") == self._identity:
+                    await self._api.replace(self._key, lease | {"spec": self._spec(lease, "")})
+        except (ApiError, TimeoutError) as error:
             logger.warning("the Lease could not be given back: %s", error)
 
+    async def _try(self) -> bool:
+        try:
+            async with asyncio.timeout(self._settings.lease_retry_seconds):
+                return await self._get_or_renew()
+        except (ApiError, TimeoutError) as error:
+            logger.debug("the Lease was not had: %s", error)
+            return False
 
-async def _nothing() -> None:
-    """What the election calls; we wait for it instead."""
+    async def _get_or_renew(self) -> bool:
+        lease = await self._api.get(self._key)
+        if lease is None:
+            metadata: JsonObject = {"name": self._key.name, "namespace": self._key.namespace}
+            fresh: JsonObject = {"apiVersion": LEASE.api_version, "kind": LEASE.name, "metadata": metadata}
+            await self._api.create(LEASE, fresh | {"spec": self._spec(fresh, self._identity)})
+            return True
+        holder, version = text(lease, "spec", "holderIdentity"), text(lease, "metadata", "resourceVersion")
+        now = asyncio.get_running_loop().time()
+        if version != self._seen:
+            self._seen, self._since = version, now
+        held = number(lease, "spec", "leaseDurationSeconds")
+        if holder not in ("", self._identity) and now - self._since < held:
+            return False
+        await self._api.replace(self._key, lease | {"spec": self._spec(lease, self._identity)})
+        return True
+
+    def _spec(self, lease: JsonObject, holder: str) -> JsonObject:
+        old = dict(mapping(lease, "spec"))
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        if text(old, "holderIdentity") != holder:
+            old |= {"acquireTime": now, "leaseTransitions": number(old, "leaseTransitions") + 1}
+        return old | {
+            "holderIdentity": holder,
+            "renewTime": now,
+            "leaseDurationSeconds": self._settings.lease_seconds if holder else 1,
+        }

@@ -61,7 +61,7 @@ class Operator:
         ):
             if not self.settings.leader_election:
                 return await self._lead(api, None)
-            lease = Lease(api.client, self.identity, self.settings)
+            lease = Lease(api, self.identity, self.settings)
             try:
                 await self._until_stopped(lease.acquire())
                 return 0 if self.stop.is_set() else await self._lead(api, lease)

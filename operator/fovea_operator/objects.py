@@ -56,6 +56,7 @@ SECRET = Kind("Secret", "v1", "secrets")
 CLAIM = Kind("PersistentVolumeClaim", "v1", "persistentvolumeclaims")
 SERVICE_ACCOUNT = Kind("ServiceAccount", "v1", "serviceaccounts")
 ROLE_BINDING = Kind("RoleBinding", "rbac.authorization.k8s.io/v1", "rolebindings")
+LEASE = Kind("Lease", "coordination.k8s.io/v1", "leases")
 EVENT = Kind("Event", "events.k8s.io/v1", "events")
 
 OWNERS = (DATASET, TRAINING_JOB, TUNING_SWEEP, MODEL_DEPLOYMENT)

@@ -296,5 +296,6 @@ def _may_start(owner: Dataset | TrainingJob, runs: tuple[RunView, ...]) -> bool:
     if any(not child.state.ended for view in runs for child in view.children):
         return False
     status = owner.status
-    settled = status is not None and status.observed_generation == owner.metadata.generation
-    return not (settled and status.phase in ("Ready", "Succeeded", "Failed", "Suspended"))
+    if status is None or status.observed_generation != owner.metadata.generation:
+        return True
+    return str(status.phase) not in ("Ready", "Succeeded", "Failed", "Suspended")

@@ -49,11 +49,11 @@ class Settings:
     leader_election: bool = _setting(True, "Whether a Lease decides which replica works.")
     lease_name: str = _setting("fovea-operator", "Name of the Lease.")
     lease_namespace: str = _setting("fovea-system", "Namespace of the Lease: that of the operator.")
-    lease_seconds: float = _setting(15.0, "Seconds after which a silent leader is replaced; Kubernetes' own value.")
-    lease_renew_deadline_seconds: float = _setting(
-        10.0, "Seconds after which a leader that cannot renew stops; shorter than the lease, so two never work."
+    lease_seconds: int = _setting(15, "Seconds after which a silent leader is replaced; Kubernetes' own value.")
+    lease_renew_deadline_seconds: int = _setting(
+        10, "Seconds after which a leader that cannot renew stops; shorter than the lease, so two never work."
     )
-    lease_retry_seconds: float = _setting(2.0, "Seconds between two tries to get or renew the Lease.")
+    lease_retry_seconds: int = _setting(2, "Seconds between two tries to get or renew the Lease.")
 
     # Runs
     trainer_image: str = _setting("fovea/trainer:latest", "Image of runs whose object names none.")
