@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from fovea_api import dataset
-from fovea_api.errors import FoveaError, Interrupted, InvalidInput
+from fovea_api.errors import FoveaError, Interrupted, InvalidInput, Retryable
 from fovea_api.run import RunError, RunResult, RunSpec, RunType
 from pydantic import ValidationError
 
@@ -118,7 +118,12 @@ def failure(error: BaseException) -> RunResult:
     reason = error.reason if isinstance(error, FoveaError) else type(error).__name__
     message = str(error) if known else f"{type(error).__name__}: {error}"
     return RunResult(
-        completed_at=datetime.now(UTC), error=RunError(reason=reason, message=message[-MESSAGE_LIMIT:] or reason)
+        completed_at=datetime.now(UTC),
+        error=RunError(
+            reason=reason,
+            message=message[-MESSAGE_LIMIT:] or reason,
+            retryable=not known or isinstance(error, Retryable),  # what nobody foresaw may have been the machine's
+        ),
     )
 
 
@@ -152,7 +157,9 @@ def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, Surroundi
         name, namespace = environment["FOVEA_RUN_NAME"], environment["FOVEA_NAMESPACE"]
         host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
     except KeyError as error:
-        raise InvalidInput(f"the variable {error.args[0]} is not set", None, "`fovea run` works in a run's pod only") from error
+        raise InvalidInput(
+            f"the variable {error.args[0]} is not set", None, "`fovea run` works in a run's pod only"
+        ) from error
     except ValidationError as error:
         raise InvalidInput(str(error), "FOVEA_RUN") from error
     surroundings = Surroundings(
