@@ -99,8 +99,8 @@ def read_boxes(file: Path) -> list[tuple[str, list[float]]]:
 def classification(bundle: Path, images: Path, labels: Path) -> dict[str, float]:
     """Share of right answers on an IDX test set."""
     session, manifest = load(bundle)
-    pixels = np.frombuffer(gzip.open(images).read(), np.uint8, offset=16).reshape(-1, 28, 28)
-    wanted = np.frombuffer(gzip.open(labels).read(), np.uint8, offset=8)
+    pixels = np.frombuffer(gzip.decompress(images.read_bytes()), np.uint8, offset=16).reshape(-1, 28, 28)
+    wanted = np.frombuffer(gzip.decompress(labels.read_bytes()), np.uint8, offset=8)
     right = 0
     for start in range(0, len(pixels), 100):
         batch = [fit(Image.fromarray(item).convert("RGB"), manifest)[0] for item in pixels[start : start + 100]]

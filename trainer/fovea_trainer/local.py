@@ -112,7 +112,7 @@ def _ray(wanted: bool) -> Iterator[None]:
         return
     import ray
 
-    ray.init(ignore_reinit_error=True, include_dashboard=False)
+    ray.init(ignore_reinit_error=True)
     try:
         yield
     finally:
@@ -152,7 +152,9 @@ def _localized(dataset: Dataset, path: Path, given: Mapping[str, str]) -> Datase
     known = {source.name for source in dataset.spec.sources}
     for name in given:
         if name not in known:
-            raise InvalidInput(f"there is no source {name!r}", "--source", f"the Dataset has {', '.join(sorted(known))}")
+            raise InvalidInput(
+                f"there is no source {name!r}", "--source", f"the Dataset has {', '.join(sorted(known))}"
+            )
     sources = []
     for source in dataset.spec.sources:
         beside = annotations.get(LOCAL_SOURCE + source.name)

@@ -51,8 +51,14 @@ def squares(task: Task, train: int = 24, validation: int = 8) -> Version:
         mask[y : y + side, x : x + side] = label + 1
         boxes = np.array([[x, y, x + side, y + side]], np.float32)
         samples.append(
-            Sample(f"{index}.png", png(image), label if task is Task.CLASSIFICATION else -1, boxes,
-                   np.array([label], np.int32), png(mask))  # fmt: skip
+            Sample(
+                f"{index}.png",
+                png(image),
+                label if task is Task.CLASSIFICATION else -1,
+                boxes,
+                np.array([label], np.int32),
+                png(mask),
+            )
         )
     splits = {"train": samples[:train], "validation": samples[train:]}
     classes = ("nothing", "red", "blue") if task is Task.SEMANTIC_SEGMENTATION else ("red", "blue")

@@ -56,7 +56,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:
-        raise InvalidInput(f"cannot read weights: {error}", str(path), "give a safetensors or state-dict file") from error
+        raise InvalidInput(
+            f"cannot read weights: {error}", str(path), "give a safetensors or state-dict file"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InvalidInput("the file holds no plain state dict", str(path), "save model.state_dict()")
     return state

@@ -82,8 +82,8 @@ class Examples(Dataset[Example]):
     def __getitem__(self, draw: int | Draw) -> Example:
         sample = self.samples[draw if isinstance(draw, int) else draw.index]
         fitted, geometry = self.preprocess.fit(decode(sample.image_bytes, sample.name))
-        item = Labelled(torch.from_numpy(np.ascontiguousarray(fitted.transpose(2, 0, 1))), *self._boxes(sample, geometry),
-                        self._mask(sample))  # fmt: skip
+        pixels = torch.from_numpy(np.ascontiguousarray(fitted.transpose(2, 0, 1)))
+        item = Labelled(pixels, *self._boxes(sample, geometry), self._mask(sample))
         if isinstance(draw, Draw):
             item = self.augment(item, draw.seed)
         image = self.preprocess.normalize(item.image.numpy().transpose(1, 2, 0))

@@ -315,7 +315,9 @@ class _Fit:
         done = state.epoch + state.step / self.order.steps_per_epoch
         if images_per_second is not None:
             self.speed = images_per_second
-        left = timedelta(seconds=(now - self.started) / done * (epochs - done) * 100 / TRAINING_PERCENT) if done else None
+        left = (
+            timedelta(seconds=(now - self.started) / done * (epochs - done) * 100 / TRAINING_PERCENT) if done else None
+        )
         metrics = dict(state.history[-1]) if state.history else {}
         if state.step:
             metrics["train/loss"] = state.loss_sum * self.context.workers / state.step

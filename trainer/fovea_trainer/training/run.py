@@ -147,7 +147,7 @@ def _train_on_ray(order: Order) -> RunResult:
     if result.checkpoint is None:
         raise WorkersLost("training ended without a checkpoint")
     rest = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(_finish)
-    done: RunResult | FoveaError = ray.get(rest.remote(order, result.checkpoint))  # type: ignore[assignment]
+    done: RunResult | FoveaError = ray.get(rest.remote(order, result.checkpoint))
     if isinstance(done, FoveaError):
         raise done
     return done

@@ -46,16 +46,16 @@ def validate(
             outputs = network.predict(images)
             parts = network.losses(images, targets.to(context.device))
             losses.append((float(sum(float(part) for part in parts.values())), len(images)))
-            arrays = [output.float().cpu().numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+            arrays = [
+                output.float().cpu().numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))
+            ]
             predictions += postprocess(dict(zip(network.output_names, arrays, strict=True)), geometries)
     network.train(training)
-    metrics = {}
-    for shares in [_gather((list(mine), predictions, losses), context)]:
-        everything = sorted((pair for index, found, _ in shares for pair in zip(index, found, strict=True)),
-                            key=lambda pair: pair[0])  # fmt: skip
-        metrics = score(network.task, network.num_classes, examples.samples, [found for _, found in everything])
-        weighted = [pair for _, _, pairs in shares for pair in pairs]
-        metrics["loss"] = sum(loss * count for loss, count in weighted) / max(1, sum(count for _, count in weighted))
+    shares = _gather((list(mine), predictions, losses), context)
+    everything = dict(pair for index, found, _ in shares for pair in zip(index, found, strict=True))
+    metrics = score(network.task, network.num_classes, examples.samples, [everything[i] for i in sorted(everything)])
+    weighted = [pair for _, _, pairs in shares for pair in pairs]
+    metrics["loss"] = sum(loss * count for loss, count in weighted) / max(1, sum(count for _, count in weighted))
     return {f"validation/{name}": value for name, value in metrics.items()}
 
 
@@ -88,9 +88,7 @@ def score(task: Task, classes: int, samples: Sequence[Sample], predictions: Sequ
     return {"dice": mean, "iou": float(iou[occurs].mean()) if occurs.any() else 0.0}
 
 
-def _pairs(
-    samples: Sequence[Sample], predictions: Sequence[Prediction]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pairs(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for index, prediction in enumerate(predictions):
         sample = samples[index]
         if isinstance(prediction, Classification):
@@ -105,6 +103,7 @@ def _detection(samples: Sequence[Sample], predictions: Sequence[Detection]) -> d
     from torchvision.ops import box_iou
 
     judge = MeanAveragePrecision(backend="faster_coco_eval")
+    judge.warn_on_many_detections = False  # only the best 100 of an image count, as in COCO
     hits = found = wanted = 0
     for index, prediction in enumerate(predictions):
         sample = samples[index]

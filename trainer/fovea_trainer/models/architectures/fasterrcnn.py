@@ -49,7 +49,8 @@ class LevelPool(nn.Module):
         # Equation 1 of Lin et al. (2017): a box of 112 px is seen best at stride 8, one of 224 at 16.
         level = torch.floor(torch.log2(area.sqrt() / 112 + 1e-6)).clamp(0, len(STRIDES) - 1)
         pooled = [
-            roi_align(values, rois, (POOL, POOL), 1 / stride, 2) * (level == index).to(values.dtype)[:, None, None, None]
+            roi_align(values, rois, (POOL, POOL), 1 / stride, 2)
+            * (level == index).to(values.dtype)[:, None, None, None]
             for index, (values, stride) in enumerate(zip(features.values(), STRIDES, strict=True))
         ]
         return torch.stack(pooled).sum(0)

@@ -1,0 +1,119 @@
+"""Every registered architecture builds, learns from a step, and exports what it computes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fovea_api.architectures import InvalidOption, UnknownArchitecture, catalogue, find, read_options
+from fovea_api.common import Task
+from fovea_api.errors import InvalidInput
+from fovea_api.trainingjob import Input, Loss, ModelChoice, Pretrained
+from fovea_trainer.export import check_parity, export_onnx
+from fovea_trainer.models import catalogue as generator
+from fovea_trainer.models.losses import LossSettings, UnsuitableLoss, choose_loss
+from fovea_trainer.models.network import Network, Targets
+from fovea_trainer.models.registry import build_network, input_size, registry
+
+ALL = sorted(catalogue())
+
+
+def network(name: str, **choice: object) -> Network:
+    architecture = find(name)
+    weights = Pretrained(weights="ImageNet" if "ImageNet" in architecture.packaged else "None")
+    loss = LossSettings(choose_loss(architecture, Loss.DEFAULT, False))
+    torch.manual_seed(0)
+    return build_network(ModelChoice.model_validate({"architecture": name, "pretrained": weights, **choice}), 3, loss)
+
+
+def batch(task: Task) -> tuple[torch.Tensor, Targets]:
+    images = torch.randn(4, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[10.0, 10, 50, 60], [40, 30, 90, 80]])
+    none = torch.zeros(0, 4)
+    targets = {
+        Task.CLASSIFICATION: Targets(labels=torch.tensor([0, 1, 2, 0])),
+        Task.DETECTION: Targets(
+            boxes=(boxes, none, boxes, none),
+            box_labels=tuple(torch.tensor([0, 2] * (index % 2 == 0), dtype=torch.int64) for index in range(4)),
+        ),
+        Task.SEMANTIC_SEGMENTATION: Targets(masks=torch.randint(0, 3, (4, 96, 128))),
+    }
+    return images, targets[task]
+
+
+def test_the_catalogue_is_what_the_registry_has() -> None:
+    assert generator.PATH.read_text("utf-8") == generator.render(), "run: python -m fovea_trainer.models.catalogue"
+
+
+def test_names_are_known_without_torch() -> None:
+    code = "import sys; from fovea_api.architectures import catalogue; catalogue(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_trains_and_exports_with_any_batch_size(name: str, tmp_path: Path) -> None:
+    net = network(name)
+    images, targets = batch(net.task)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3)
+    for _ in range(3):  # also warms the batch norms, without which equality would prove nothing
+        losses = net(images, targets)
+        assert all(torch.isfinite(value) for value in losses.values())
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    file = export_onnx(net, tmp_path / "model.onnx", (128, 96), task=net.task)
+    assert check_parity(net, file, images, task=net.task).images == 4
+    assert check_parity(net, file, images[:3], task=net.task).images == 3
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "retinanet-efficientnet-lite0", "unet-efficientnet-lite0"])
+def test_freezing_spares_what_it_says(name: str) -> None:
+    everything, norms, nothing = (
+        sum(parameter.requires_grad for parameter in network(name, freeze=what).backbone().parameters())
+        for what in ("None", "BackboneExceptNorm", "Backbone")
+    )
+    assert everything > norms > nothing == 0
+    frozen = network(name, freeze="Backbone")
+    before = {key: value.clone() for key, value in frozen.backbone().state_dict().items()}
+    frozen.train()(*batch(frozen.task))
+    assert all(torch.equal(value, before[key]) for key, value in frozen.backbone().state_dict().items())
+
+
+def test_the_packaged_weights_are_those_of_imagenet() -> None:
+    fresh = network("efficientnet-lite0", pretrained=Pretrained(weights="None"))
+    loaded = network("efficientnet-lite0")
+    spread = [float(np.std(net.backbone().state_dict()["conv_stem.weight"].numpy())) for net in (fresh, loaded)]
+    assert spread[1] > 2 * spread[0]
+
+
+def test_wrong_names_options_weights_losses_and_sizes_say_what_would_be_right() -> None:
+    with pytest.raises(UnknownArchitecture, match="did you mean resnet50"):
+        find("resnet-50")
+    with pytest.raises(InvalidOption, match=r"has no option 'fpnChanels' \(it has fpnChannels"):
+        read_options(find("fasterrcnn"), {"fpnChanels": 96})
+    with pytest.raises(InvalidOption, match="a whole number from 16 to 512"):
+        read_options(find("fasterrcnn"), {"fpnChannels": 5})
+    with pytest.raises(InvalidInput, match="has no COCO weights"):
+        build_network(ModelChoice(architecture="resnet18", pretrained=Pretrained(weights="COCO")), 3, LossSettings())
+    with pytest.raises(UnsuitableLoss, match="use Default or one of Focal, SmoothL1, GIoU"):
+        choose_loss(find("retinanet-efficientnet-lite0"), Loss.DICE, False)
+    with pytest.raises(InvalidInput, match="multiples of 32, not 100 x 64"):
+        input_size(find("unet-efficientnet-lite0"), Input.model_validate({"size": {"width": 100, "height": 64}}))
+
+
+def test_a_name_can_be_registered_once() -> None:
+    entry = registry()["resnet18"]
+    with pytest.raises(ValueError, match="registered twice"):
+        registry().register(entry.architecture)(entry.build)
+
+
+@pytest.mark.parametrize("loss", [Loss.SMOOTH_L1, Loss.GIOU])
+def test_other_box_losses(loss: Loss) -> None:
+    choice = ModelChoice(architecture="retinanet-efficientnet-lite0", pretrained=Pretrained(weights="None"))
+    net = build_network(choice, 3, LossSettings(loss))
+    assert all(torch.isfinite(value) for value in net(*batch(net.task)).values())
