@@ -10,4 +10,4 @@ def command() -> None:
     """Runs the operator; its settings are FOVEA_* variables (docs/operator.md)."""
     from fovea_operator.main import main
 
-    main()
+    raise SystemExit(main())
