@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -112,10 +113,15 @@ def _build(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> Run
     )
 
 
+def _word(name: str) -> str:
+    """A reason as conditions write it; Ray names classes such as RayTaskError(ValueError)."""
+    return "".join(part for part in re.split("[^A-Za-z0-9]", name) if part)
+
+
 def failure(error: BaseException) -> RunResult:
     """What is told of a run that failed."""
     known = isinstance(error, FoveaError)
-    reason = error.reason if isinstance(error, FoveaError) else type(error).__name__
+    reason = error.reason if isinstance(error, FoveaError) else _word(type(error).__name__)
     message = str(error) if known else f"{type(error).__name__}: {error}"
     return RunResult(
         completed_at=datetime.now(UTC),
