@@ -1,30 +1,26 @@
 """Container images: the product's own Containerfiles and the few that the cluster needs, built by buildah.
 
-An image goes from buildah's storage into one OCI layout, uncompressed, and from there into containerd; both steps move
-only the layers that the other side lacks, so after a change of code the layer with torch is neither written nor read.
+An image goes from buildah's storage into an OCI layout (layout.py) and from there into containerd; both steps move only
+the layers that the other side lacks, so after a change of code the layer with torch is neither written nor read.
 """
 
-import json
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from . import build
+from . import build, layout
 from .node import STATE, ctr, unmount
-from .settings import BIN, CACHE, HERE, IMAGES, REPOSITORY
+from .settings import BIN, CACHE, CRI_SOCKET, HERE, IMAGES, REPOSITORY
 from .shell import PATH, Failure, locked, run, say, write
 
 SYSTEM = ("pause", "kuberay")
 PRODUCT = ("operator", "serving", "trainer")
 ALL = (*SYSTEM, "kueue", "base", *PRODUCT)
-_LAYOUT = IMAGES / "layout"
 _LOCK = CACHE / "images.lock"  # of the layout
 _STORAGE = CACHE / "buildah"
 _PACKAGES = "python3,python3-venv,ca-certificates,procps,wget"
@@ -50,8 +46,7 @@ def make(*names: str) -> None:
         else:
             raise Failure(f"there is no image {name}; known: {', '.join(ALL)}")
         with locked(_LOCK):
-            _buildah(name, "push", "--compression-format", "zstd", "--compression-level", "1", reference(name), f"oci:{_LAYOUT}:{reference(name)}")
-            _drop_stale_blobs()
+            layout.add(reference(name), _STORAGE / "root")
         say(f"image {reference(name)} is built ({time.monotonic() - start:.0f} s)")
 
 
@@ -64,83 +59,30 @@ def load(*names: str) -> None:
 
 def digest(name: str) -> str:
     """Digest of the image in the layout."""
-    return str(_entry(reference(name))["digest"])
-
-
-def _entry(image: str) -> dict[str, Any]:
-    for entry in _index():
-        if _name(entry) == image:
-            return entry
-    raise Failure(f"{image} is not built; run devcluster images first")
-
-
-def _name(entry: dict[str, Any]) -> str | None:
-    return entry.get("annotations", {}).get("org.opencontainers.image.ref.name")  # type: ignore[no-any-return]
+    return layout.find(reference(name))
 
 
 def _load(image: str) -> None:
-    entry = _entry(image)
-    if any(line.split()[0] == image and entry["digest"] in line for line in ctr("images", "ls", f"name=={image}").splitlines()[1:]):
+    manifest = layout.find(image)
+    if any(line.split()[0] == image and manifest in line for line in ctr("images", "ls", f"name=={image}").splitlines()[1:]):
         return
     start = time.monotonic()
-    entry = {**entry, "annotations": {"io.containerd.image.name": image, "org.opencontainers.image.ref.name": "dev"}}
     present = set(ctr("content", "ls", "-q").split())
-    digests = [digest for digest in _closure(entry["digest"]) if digest == entry["digest"] or digest not in present]
-    index = STATE / "run" / "index.json"
-    write(index, json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    importer = subprocess.Popen(["ctr", "--address", str(STATE / "run" / "containerd.sock"), "--namespace", "k8s.io", "images", "import", "--local", "-"],
+    digests = [digest for digest in layout.closure(manifest) if digest == manifest or digest not in present]
+    importer = subprocess.Popen(["ctr", "--address", str(CRI_SOCKET), "--namespace", "k8s.io", "images", "import", "--local", "-"],
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PATH": PATH})
     assert importer.stdin and importer.stdout
     try:
-        with importer.stdin, tarfile.open(fileobj=importer.stdin, mode="w|", bufsize=1 << 20) as archive:
-            archive.add(_LAYOUT / "oci-layout", "oci-layout")
-            archive.add(index, "index.json")
-            for digest in digests:
-                archive.add(_blob(digest), f"blobs/sha256/{digest.removeprefix('sha256:')}")
+        with importer.stdin:
+            layout.archive(image, digests, importer.stdin)
     except BrokenPipeError:
         pass  # the importer has died and says why
     output = importer.stdout.read().decode(errors="replace")
     if importer.wait():
         raise Failure(f"containerd did not take {image}:\n{output[-2000:]}")
     ctr("images", "label", image, "io.cri-containerd.pinned=pinned")
-    _share_blobs(digests)
+    layout.share(digests, STATE / "containerd" / "io.containerd.content.v1.content" / "blobs" / "sha256")
     say(f"image {image} is loaded ({time.monotonic() - start:.0f} s)")
-
-
-def _index() -> list[dict[str, Any]]:
-    path = _LAYOUT / "index.json"
-    return json.loads(path.read_text())["manifests"] if path.exists() else []
-
-
-def _blob(digest: str) -> Path:
-    return _LAYOUT / "blobs" / "sha256" / digest.removeprefix("sha256:")
-
-
-def _closure(manifest: str) -> list[str]:
-    content = json.loads(_blob(manifest).read_text())
-    return [manifest, content["config"]["digest"], *(layer["digest"] for layer in content["layers"])]
-
-
-def _drop_stale_blobs() -> None:
-    """Removes images that have lost their name to a newer one, and blobs that no image uses any more."""
-    named = [entry for entry in _index() if _name(entry)]
-    write(_LAYOUT / "index.json", json.dumps({"schemaVersion": 2, "manifests": named}))
-    used = {digest.removeprefix("sha256:") for entry in named for digest in _closure(entry["digest"])}
-    for blob in (_LAYOUT / "blobs" / "sha256").iterdir():
-        if blob.name not in used:
-            blob.unlink()
-
-
-def _share_blobs(digests: list[str]) -> None:
-    """Lets the layout and containerd hold the same file: a layer of 6 GB then lies on the disk once less."""
-    store = STATE / "containerd" / "io.containerd.content.v1.content" / "blobs" / "sha256"
-    for digest in digests:
-        theirs, ours = store / digest.removeprefix("sha256:"), _blob(digest)
-        if theirs.exists() and theirs.stat().st_size == ours.stat().st_size:
-            part = ours.with_suffix(".part")
-            part.unlink(missing_ok=True)
-            os.link(theirs, part)
-            part.rename(ours)
 
 
 def _buildah(name: str, *words: str | Path) -> None:
