@@ -23,6 +23,8 @@ class Cache:
     replaces a newer one. So a reconcile always sees at least what the one before it wrote.
     """
 
+    changed: Callable[[Kind, JsonObject], None] = lambda kind, value: None
+    """Called with every object that is new, newer or gone, whoever changed it: the watch, a listing or ourselves."""
     _objects: dict[Key, JsonObject] = field(default_factory=dict)
     _owned: dict[Key, set[Key]] = field(default_factory=dict)
     _gone: dict[Key, int] = field(default_factory=dict)
@@ -50,6 +52,7 @@ class Cache:
         self._gone.pop(key, None)
         if (owner := owner_of(value)) is not None:
             self._owned.setdefault(owner, set()).add(key)
+        self.changed(kind, value)
         return True
 
     def remove(self, kind: Kind, value: View) -> bool:
@@ -74,19 +77,16 @@ class Cache:
 
     def replace(
         self, kind: Kind, listed: Iterable[JsonObject], version: int, within: Callable[[Key], bool] = lambda _: True
-    ) -> set[Key]:
-        """Takes a whole listing in: what is not in it and not newer than it is gone. Returns the keys that changed."""
-        changed, seen = set(), set()
+    ) -> None:
+        """Takes a whole listing in: what is not in it and not newer than it is gone."""
+        seen = set()
         for value in listed:
-            seen.add(key := key_of(kind, value))
-            if self.put(kind, value):
-                changed.add(key)
+            seen.add(key_of(kind, value))
+            self.put(kind, value)
         for key in self.keys(kind):
             if key not in seen and within(key) and version_of(self._objects[key]) <= version:
                 self._drop(key)
-                changed.add(key)
         self._gone = {key: gone for key, gone in self._gone.items() if key.kind != kind or gone > version}
-        return changed
 
     def count(self, kind: Kind) -> int:
         """Objects of a kind."""
@@ -99,6 +99,8 @@ class Cache:
             owned.discard(key)
             if not owned:
                 self._owned.pop(owner, None)
+        if known is not None:
+            self.changed(key.kind, known)
         return known is not None
 
 

@@ -54,10 +54,9 @@ class Watcher:
 
     async def fill(self) -> None:
         """Lists everything and asks for a reconcile of every owner."""
+        self.cache.changed = self.changed
         for kind in WATCHED:
             await self._resync(kind)
-        for owner in OWNERS:
-            self._enqueue(self.cache.keys(owner))
 
     async def resync_forever(self) -> None:
         """Lists everything again from time to time."""
@@ -98,12 +97,13 @@ class Watcher:
     def take(self, kind: Kind, type: str | None, value: dict[str, Any]) -> None:
         """One watch event; `type` is None for an object of a listing."""
         self.metrics.watch_events.labels(kind.name, type or "LISTED").inc()
-        changed = self.cache.remove(kind, value) if type == "DELETED" else self.cache.put(kind, value)
+        if type == "DELETED":
+            self.cache.remove(kind, value)
+        else:
+            self.cache.put(kind, value)
         self.metrics.cached.labels(kind.name).set(self.cache.count(kind))
         if type is None and kind not in self._relisted:
             self._relisted[kind] = asyncio.create_task(self._resync_soon(kind))
-        if changed:
-            self._enqueue(self._concerned(kind, key_of(kind, value), value))
 
     async def _resync_soon(self, kind: Kind) -> None:
         try:
@@ -120,13 +120,13 @@ class Watcher:
             listed, version = await self.api.list(kind, scope, selector)
             for item in listed:  # items of a list do not say what they are
                 item |= {"kind": kind.name, "apiVersion": kind.api_version}
-            before = {key: value for key in self.cache.keys(kind) if (value := self.cache.get(key)) is not None}
             within = (lambda key, scope=scope: key.namespace == scope) if scope else (lambda _: True)
-            for key in self.cache.replace(kind, listed, version, within):
-                value = self.cache.get(key) or before.get(key)
-                if value is not None:
-                    self._enqueue(self._concerned(kind, key, value))
+            self.cache.replace(kind, listed, version, within)
         self.metrics.cached.labels(kind.name).set(self.cache.count(kind))
+
+    def changed(self, kind: Kind, value: View) -> None:
+        """Asks for a reconcile of everything that an object concerns; the cache calls it."""
+        self._enqueue(self._concerned(kind, key_of(kind, value), value))
 
     def _concerned(self, kind: Kind, key: Key, value: View) -> Iterable[Key]:
         """The owners whose reconcile may come out differently now."""

@@ -1,0 +1,462 @@
+"""The operator against a real API server. No node runs: KubeRay's and the trainer's sides are played by patches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fovea_api import names
+from fovea_operator.client import Api, Unreachable, load_configuration
+from fovea_operator.main import Operator
+from fovea_operator.objects import DATASET, MODEL_DEPLOYMENT, RAY_JOB, RUN, TRAINING_JOB, TUNING_SWEEP, Kind
+from fovea_operator.settings import Settings
+from kubernetes import client
+
+from tests.controlplane.conftest import ROOT, ControlPlane, good
+
+VERSION = f"sha256-{'5' * 64}"
+BUNDLE = f"sha256-{'b' * 64}"
+WRITES = ("POST", "PUT", "PATCH", "DELETE")
+
+
+@pytest.fixture(scope="session")
+def kuberay_crds(control_plane: ControlPlane) -> None:
+    """KubeRay's own CRDs, from its Go module."""
+    module = ROOT / "devcluster" / "modules" / "kuberay"
+    command = ["go", "list", "-mod=mod", "-m", "-f", "{{.Dir}}", "github.com/ray-project/kuberay/ray-operator"]
+    found = subprocess.run(command, cwd=module, capture_output=True, text=True, check=True).stdout.strip()
+    folder = Path(found) / "config" / "crd" / "bases"
+    control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(folder))
+    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/rayjobs.ray.io")
+
+
+@dataclass
+class World:
+    """One namespace, an operator to start and stop, and the parts that others play."""
+
+    plane: ControlPlane
+    namespace: str
+    monkeypatch: pytest.MonkeyPatch
+    writes: list[tuple[str, str]] = field(default_factory=list)
+    """Verb and kind of every write that the operator sent."""
+    fail_after: int | None = None
+    """Writes that go through before the operator is cut off from the API server."""
+
+    def settings(self, **changed: Any) -> Settings:
+        return Settings(
+            **{
+                "namespaces": self.namespace,
+                "store": "s3://fovea",
+                "lease_namespace": self.namespace,
+                "port": 0,
+                "retry_first_seconds": 0.2,
+                "backoff_first_seconds": 0.1,
+                "reference_poll_seconds": 0.3,
+                "lease_seconds": 3,
+                "lease_renew_deadline_seconds": 2,
+                "lease_retry_seconds": 1,
+            }
+            | changed
+        )
+
+    def __post_init__(self) -> None:
+        original = Api._request
+        world = self
+
+        async def counted(self: Api, verb: str, kind: Kind | None, path: str, *args: Any, **more: Any) -> Any:
+            if verb in WRITES and kind is not None and kind.name != "Lease":
+                if world.fail_after is not None and len(world.writes) >= world.fail_after:
+                    raise Unreachable("cut off by the test")
+                world.writes.append((verb, kind.name))
+            return await original(self, verb, kind, path, *args, **more)
+
+        self.monkeypatch.setattr(Api, "_request", counted)
+
+    @asynccontextmanager
+    async def operator(self, **changed: Any) -> AsyncIterator[Operator]:
+        operator = Operator(self.settings(**changed), await load_configuration())
+        task = asyncio.create_task(operator.run())
+        try:
+            async with asyncio.timeout(30):
+                while not operator.watching.is_set():
+                    assert not task.done(), task.result()
+                    await asyncio.sleep(0.02)
+            yield operator
+        finally:
+            operator.stop.set()
+            await task
+
+    async def apply(self, *manifests: dict[str, Any]) -> None:
+        await asyncio.to_thread(self.plane.apply, *manifests, namespace=self.namespace)
+
+    def get(self, kind: Kind, name: str) -> dict[str, Any] | None:
+        with contextlib.suppress(Exception):
+            return self.plane.objects.get_namespaced_custom_object(
+                kind.group, kind.version, self.namespace, kind.plural, name
+            )
+        return None
+
+    def all(self, kind: Kind) -> list[dict[str, Any]]:
+        found = self.plane.objects.list_namespaced_custom_object(kind.group, kind.version, self.namespace, kind.plural)[
+            "items"
+        ]
+        return sorted(found, key=lambda it: it["metadata"]["name"])
+
+    def patch(self, kind: Kind, name: str, change: dict[str, Any], status: bool = True) -> None:
+        api = self.plane.objects
+        call = api.patch_namespaced_custom_object_status if status else api.patch_namespaced_custom_object
+        call(
+            kind.group, kind.version, self.namespace, kind.plural, name, change,
+            _content_type="application/merge-patch+json",
+        )  # fmt: skip
+
+    async def until(self, what: Callable[[], Any], timeout: float = 20) -> Any:
+        """What the callable returns, as soon as it is true."""
+        found = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while not (found := await asyncio.to_thread(what)):
+                    await asyncio.sleep(0.05)
+        assert found, f"waited {timeout} s in vain; {self.describe()}"
+        return found
+
+    def describe(self) -> str:
+        lines = []
+        for kind in (DATASET, TRAINING_JOB, RUN, RAY_JOB):
+            for it in self.all(kind):
+                status = it.get("status", {})
+                lines.append(f"{kind} {it['metadata']['name']}: {status}")
+        return "\n".join(lines)
+
+    def jobs(self) -> list[client.V1Job]:
+        found: list[client.V1Job] = client.BatchV1Api(self.plane.api).list_namespaced_job(self.namespace).items
+        return found
+
+    def ready(self, kind: Kind, name: str = "blood-cells") -> dict[str, Any]:
+        found = (self.get(kind, name) or {}).get("status", {}).get("conditions", [])
+        return next((it for it in found if it["type"] == "Ready"), {"status": "?", "reason": "?", "message": ""})
+
+    def reason(self, kind: Kind, wanted: str, name: str = "blood-cells") -> bool:
+        return bool(self.ready(kind, name)["reason"] == wanted)
+
+    def events(self, reason: str) -> list[str]:
+        found = self.plane.core.list_namespaced_event(self.namespace).items
+        return [it.message for it in found if it.reason == reason]
+
+    # The parts of KubeRay and of the run's pod
+
+    def dataset_is_ready(self, version: str = VERSION) -> None:
+        """A dataset version that an earlier operator recorded."""
+        run = next(it for it in self.all(RUN) if it["spec"]["type"] == "DatasetBuild")
+        result = {
+            "completedAt": "2030-01-01T00:00:00Z",
+            "artifact": f"s3://fovea/{self.namespace}/dataset/blood-cells/{version}/",
+            "digest": version,
+            "report": "s3://fovea/report.html",
+            "dataset": {
+                "version": version,
+                "images": 364,
+                "annotations": 4888,
+                "splits": {"train": 292, "validation": 36, "test": 36},
+                "classes": [{"name": "RBC", "images": 350, "annotations": 4155}],
+            },
+        }
+        self.patch(RUN, run["metadata"]["name"], {"status": {"result": result}})
+
+    def trained(self, run: str, **metrics: float) -> None:
+        result = {
+            "completedAt": "2030-01-01T00:00:00Z",
+            "artifact": "s3://fovea/bundle/",
+            "digest": BUNDLE,
+            "metrics": {name.replace("__", "/"): value for name, value in metrics.items()},
+            "training": {"bestEpoch": 3, "epochs": 4, "seconds": 60.5, "cpuHours": 0.5},
+        }
+        self.patch(RUN, run, {"status": {"result": result}})
+
+    def ray_job(self, name: str, deployment: str, job: str = "", **more: str) -> None:
+        self.patch(RAY_JOB, name, {"status": {"jobDeploymentStatus": deployment, "jobStatus": job, **more}})
+
+
+@pytest.fixture
+def world(control_plane: ControlPlane, kuberay_crds: None, namespace: str, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
+    return World(control_plane, namespace, monkeypatch)
+
+
+def dataset(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "Dataset",
+        "metadata": {"name": "blood-cells"},
+        "spec": {
+            "task": "Detection",
+            "sources": [{"name": "lab", "uri": "s3://lab/bccd", "format": "PascalVOC"}],
+        }
+        | spec,
+    }
+
+
+def training(annotations: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "TrainingJob",
+        "metadata": {"name": "blood-cells", "annotations": annotations or {}},
+        "spec": {
+            "datasetRef": {"name": "blood-cells"},
+            "model": {"architecture": "retinanet-efficientnet-lite0"},
+            "successCriteria": [{"metric": "test/mAP50", "min": 0.85}],
+        }
+        | spec,
+    }
+
+
+async def built(world: World) -> None:
+    """A Dataset with a version."""
+    await world.apply(dataset())
+    await world.until(lambda: world.all(RUN))
+    await asyncio.to_thread(world.dataset_is_ready)
+    await world.until(lambda: world.ready(DATASET)["status"] == "True")
+
+
+async def started(world: World, **spec: Any) -> str:
+    """A TrainingJob whose first attempt exists; returns its run."""
+    await world.apply(training(**spec))
+    child = await world.until(lambda: world.all(RAY_JOB))
+    await world.until(lambda: (world.get(TRAINING_JOB, "blood-cells") or {}).get("status", {}).get("run"))
+    return str(child[0]["metadata"]["labels"][names.LABEL_RUN])
+
+
+async def test_from_manifests_to_a_model(world: World) -> None:
+    async with world.operator():
+        await world.apply(training())
+        await world.until(lambda: world.reason(TRAINING_JOB, "DatasetNotFound"))
+        await world.apply(dataset())
+        await world.until(lambda: world.reason(TRAINING_JOB, "DatasetNotReady"))
+        job = await world.until(lambda: world.jobs())
+        assert job[0].spec.template.spec.service_account_name == "fovea-run"
+        await asyncio.to_thread(world.dataset_is_ready)
+        await world.until(lambda: world.ready(DATASET)["status"] == "True")
+        status = world.get(DATASET, "blood-cells")["status"]  # type: ignore[index]
+        assert (status["phase"], status["images"], status["version"]) == ("Ready", 364, VERSION)
+
+        child = (await world.until(lambda: world.all(RAY_JOB)))[0]["metadata"]["name"]
+        run = child.rpartition("-")[0]
+        await asyncio.to_thread(world.ray_job, child, "Running", "RUNNING")
+        progress = {"epoch": 1, "epochs": 8, "percent": 12, "metrics": {"train/loss": 0.5}}
+        await asyncio.to_thread(world.patch, RUN, run, {"status": {"progress": progress}})
+        await world.until(
+            lambda: world.get(TRAINING_JOB, "blood-cells")["status"].get("progress", {}).get("percent") == 12  # type: ignore[index]
+        )
+        assert world.get(TRAINING_JOB, "blood-cells")["status"]["phase"] == "Running"  # type: ignore[index]
+        await asyncio.to_thread(lambda: world.trained(run, test__mAP50=0.9))
+        await world.until(lambda: world.ready(TRAINING_JOB)["status"] == "True")
+        status = world.get(TRAINING_JOB, "blood-cells")["status"]  # type: ignore[index]
+        assert status["phase"] == "Succeeded"
+        assert status["result"]["eligible"] is True
+        assert status["usage"]["cpuHours"] == 0.5
+        assert status["history"] == [run]
+        for reason in ("RunCreated", "AttemptStarted", "AttemptSucceeded"):
+            assert len([it for it in world.events(reason) if run in it]) == 1
+        assert len(world.events("Succeeded")) == 1
+
+
+async def test_three_writes_from_a_training_job_to_its_ray_job(world: World) -> None:
+    async with world.operator():
+        await built(world)
+        world.writes.clear()
+        await started(world)
+        kinds = [kind for _, kind in world.writes]
+        before = [kind for kind in kinds[: kinds.index("RayJob") + 1] if kind != "Event"]
+        assert before == ["Run", "RayJob"]
+        await world.until(lambda: ("PATCH", "TrainingJob") in world.writes)
+
+
+async def test_a_restart_writes_nothing(world: World) -> None:
+    async with world.operator():
+        await built(world)
+        run = await started(world)
+        await asyncio.to_thread(world.ray_job, f"{run}-1", "Running", "RUNNING")
+        await world.until(lambda: world.reason(TRAINING_JOB, "Running"))
+    world.writes.clear()
+    async with world.operator(relist_delay_seconds=0.2, resync_seconds=1):
+        await asyncio.sleep(3)
+    assert world.writes == []
+    async with world.operator():
+        await asyncio.to_thread(lambda: world.trained(run, test__mAP50=0.9))
+        await world.until(lambda: world.ready(TRAINING_JOB)["status"] == "True")
+    world.writes.clear()
+    async with world.operator():
+        await asyncio.sleep(2)
+    assert world.writes == []
+
+
+async def test_a_failed_attempt_is_followed_by_the_next_of_the_same_run(world: World) -> None:
+    async with world.operator():
+        await built(world)
+        run = await started(world, runPolicy={"retries": 1})
+        await asyncio.to_thread(world.ray_job, f"{run}-1", "Failed", "", reason="AppFailed", message="head died")
+        await world.until(lambda: world.get(RAY_JOB, f"{run}-2"))
+        await world.until(lambda: world.get(RAY_JOB, f"{run}-1") is None)
+        await asyncio.to_thread(world.ray_job, f"{run}-2", "Failed", "", reason="AppFailed", message="head died again")
+        await world.until(lambda: world.reason(TRAINING_JOB, "AppFailed") and world.ready(TRAINING_JOB))
+        ready = world.ready(TRAINING_JOB)
+        assert "2 attempts failed: head died again" in ready["message"]
+        assert len(world.all(RUN)) == 2
+
+
+async def test_bad_input_fails_at_once(world: World) -> None:
+    async with world.operator():
+        await built(world)
+        run = await started(world)
+        error = {"reason": "InvalidInput", "message": "spec.training.batchSize: too large"}
+        result = {"completedAt": "2030-01-01T00:00:00Z", "error": error}
+        await asyncio.to_thread(world.patch, RUN, run, {"status": {"result": result}})
+        await world.until(lambda: world.reason(TRAINING_JOB, "InvalidInput"))
+        assert world.ready(TRAINING_JOB)["message"] == error["message"]
+        assert world.get(TRAINING_JOB, "blood-cells")["status"]["phase"] == "Failed"  # type: ignore[index]
+
+
+async def test_suspend_and_resume(world: World) -> None:
+    async with world.operator():
+        await built(world)
+        run = await started(world)
+        await world.apply(training(runPolicy={"suspend": True}))
+        await world.until(lambda: world.reason(TRAINING_JOB, "Suspended") and not world.all(RAY_JOB))
+        await world.apply(training())
+        await world.until(lambda: world.get(RAY_JOB, f"{run}-2"))
+        attempts = world.get(RUN, run)["status"]["attempts"]  # type: ignore[index]
+        assert attempts[0]["outcome"] == "Suspended"
+
+
+async def test_changes_that_train_again_and_changes_that_do_not(world: World) -> None:
+    async with world.operator():
+        await built(world)
+        run = await started(world)
+        await asyncio.to_thread(lambda: world.trained(run, test__mAP50=0.8))
+        await world.until(lambda: world.reason(TRAINING_JOB, "CriteriaNotMet"))
+        assert "test/mAP50 0.8 (wanted ≥ 0.85)" in world.ready(TRAINING_JOB)["message"]
+        await world.apply(training(successCriteria=[{"metric": "test/mAP50", "min": 0.7}]))
+        await world.until(lambda: world.ready(TRAINING_JOB)["status"] == "True")
+        assert len(world.all(RAY_JOB)) == 1
+
+        await world.apply(training(training={"epochs": 3}))
+        await world.until(lambda: len(world.all(RAY_JOB)) == 2)
+        await world.until(lambda: world.get(TRAINING_JOB, "blood-cells")["status"]["run"] != run)  # type: ignore[index]
+        second = world.get(TRAINING_JOB, "blood-cells")["status"]["run"]  # type: ignore[index]
+        await world.apply(training(training={"epochs": 4}))  # while the second runs: it must go
+        await world.until(lambda: world.get(RAY_JOB, f"{second}-1") is None)
+        await world.until(lambda: world.get(RUN, second)["status"]["phase"] == "Suspended")  # type: ignore[index]
+        await world.apply(training())  # back to what was trained already
+        await world.until(lambda: world.get(TRAINING_JOB, "blood-cells")["status"]["run"] == run)  # type: ignore[index]
+        await world.until(lambda: world.reason(TRAINING_JOB, "CriteriaNotMet"))
+        await world.apply(training(annotations={names.ANNOTATION_RESTART: "again"}))
+        await world.until(lambda: world.get(TRAINING_JOB, "blood-cells")["status"]["run"] not in (run, second))  # type: ignore[index]
+
+
+async def test_what_a_person_can_act_on(world: World) -> None:
+    async with world.operator():
+        await built(world)
+        await world.apply(training(model={"architecture": "retinanet-eficientnet-lite0"}))
+        await world.until(lambda: world.reason(TRAINING_JOB, "UnknownArchitecture"))
+        assert "retinanet-efficientnet-lite0" in world.ready(TRAINING_JOB)["message"]
+        await world.apply(training(model={"architecture": "resnet18", "pretrained": {"uri": "pvc://weights/x.pth"}}))
+        await world.until(lambda: world.reason(TRAINING_JOB, "PersistentVolumeClaimNotFound"))
+        assert "'weights' (spec.model.pretrained.uri)" in world.ready(TRAINING_JOB)["message"]
+        claim = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "weights"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        }
+        await world.apply(claim)
+        child = (await world.until(lambda: world.all(RAY_JOB)))[0]
+        worker = child["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
+        mounts = {it["mountPath"]: it.get("readOnly") for it in worker["containers"][0]["volumeMounts"]}
+        assert mounts["/fovea/pvc/weights"] is True
+
+
+async def test_kinds_of_a_later_version_say_so(world: World) -> None:
+    async with world.operator():
+        for kind in ("tuningsweep", "modeldeployment"):
+            await world.apply(good(kind))
+        for it in (TUNING_SWEEP, MODEL_DEPLOYMENT):
+            await world.until(lambda it=it: world.reason(it, "NotSupportedYet"))
+
+
+async def test_a_second_replica_takes_over(world: World) -> None:
+    async with world.operator() as first:
+        second = Operator(world.settings(), await load_configuration())
+        task = asyncio.create_task(second.run())
+        await asyncio.sleep(2.5)
+        assert not second.leading.is_set()
+        first.stop.set()
+        async with asyncio.timeout(10):
+            await second.leading.wait()
+        second.stop.set()
+        assert await task == 0
+
+
+async def killed_at(world: World, number: int, act: Callable[[], Awaitable[Any]]) -> None:
+    """Lets an operator die at its write of this number, then starts another."""
+    world.writes.clear()
+    world.fail_after = number
+    async with world.operator():
+        await act()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(3):
+                while len(world.writes) < number:
+                    await asyncio.sleep(0.02)
+                await asyncio.sleep(0.1)
+    world.fail_after = None
+
+
+def outcome(world: World) -> Any:
+    """What counts in the end, without names and times."""
+    job = world.get(TRAINING_JOB, "blood-cells") or {}
+    runs = [it for it in world.all(RUN) if it["spec"]["type"] == "Training"]
+    return (
+        [(it["type"], it["status"], it["reason"]) for it in job["status"]["conditions"]],
+        job["status"]["phase"],
+        [[(a["number"], a["child"], a.get("outcome")) for a in it["status"]["attempts"]] for it in runs],
+        [it["metadata"]["name"] for it in world.all(RAY_JOB)],
+        sorted(world.events("RunCreated")),
+        sorted(world.events("AttemptStarted")),
+        sorted(world.events("AttemptFailed")),
+    )
+
+
+async def test_killed_at_any_write_the_outcome_is_the_same(world: World) -> None:
+    async with world.operator():
+        await built(world)
+    ends = [await killed_twice(world, number) for number in range(9)]
+    assert all(end == ends[0] for end in ends), ends
+
+
+async def killed_twice(world: World, number: int) -> Any:
+    """A job is created and its first attempt fails; the operator dies at its n-th write in both."""
+    await killed_at(world, number, lambda: world.apply(training()))
+    async with world.operator():
+        run = await started(world)
+        await world.until(lambda: world.get(RUN, run)["status"].get("attempts"))  # type: ignore[index]
+    first, second = f"{run}-1", f"{run}-2"
+    await killed_at(
+        world,
+        number,
+        lambda: asyncio.to_thread(world.ray_job, first, "Failed", "", reason="AppFailed", message="died"),
+    )
+    async with world.operator():
+        await world.until(lambda: world.get(RAY_JOB, second) and world.get(RAY_JOB, first) is None)
+        await world.until(lambda: len(world.get(RUN, run)["status"]["attempts"]) == 2)  # type: ignore[index]
+        await world.until(lambda: world.reason(TRAINING_JOB, "Starting"))
+        await asyncio.sleep(0.3)
+    end = outcome(world)
+    await asyncio.to_thread(world.plane.kubectl, "-n", world.namespace, "delete", "trainingjob,events", "--all")
+    await world.until(lambda: not world.all(RAY_JOB) and len(world.all(RUN)) == 1)
+    return end
