@@ -123,7 +123,7 @@ def _write_layer(folder: Path) -> str:
         hashed = _Hashed(file)
         with tarfile.open(fileobj=hashed, mode="w|", bufsize=1 << 20, format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
             for entry, path in _entries(tar, folder):
-                if entry.isreg():
+                if entry.isreg() and entry.size:
                     with open(path, "rb") as content:
                         tar.addfile(entry, content)
                 else:
