@@ -87,7 +87,9 @@ def execute(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> Ru
         from fovea_trainer.training.run import train
 
         result = train(spec, surroundings, reporter)
-    result = result.model_copy(update={"completed_at": datetime.now(UTC), "logs": str(folder / LOG)})
+    result = result.model_copy(
+        update={"completed_at": datetime.now(UTC), "logs": None if surroundings.status is None else str(folder / LOG)}
+    )
     (folder / RESULT).write_text(json.dumps({"identity": spec.identity, "result": result.to_dict()}, indent=1))
     return result
 
