@@ -94,10 +94,17 @@ class Operator:
                 except FoveaError as error:
                     logger.warning("%s; trying again", error)
                     await asyncio.sleep(self.settings.backoff_first_seconds)
-            group.create_task(watcher.watch(self.configuration, self.stop, self.watching), name="watch")
+            group.create_task(self._watch(watcher), name="watch")
             group.create_task(watcher.resync_forever(), name="resync")
             group.create_task(queue.run(), name="queue")
         return 1
+
+    async def _watch(self, watcher: Watcher) -> None:
+        """kopf takes the process' signals over; when it ends, everything does."""
+        try:
+            await watcher.watch(self.configuration, self.stop, self.watching)
+        finally:
+            self.stop.set()
 
     async def _until_stopped(self, work: object) -> int:
         """Awaits the work or the request to stop, whichever comes first."""

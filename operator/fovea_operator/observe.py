@@ -35,6 +35,7 @@ from fovea_operator.objects import (
     Key,
     Kind,
     View,
+    key_of,
     mapping,
     text,
 )
@@ -55,11 +56,6 @@ class RunView:
     def name(self) -> str:
         """Name of the Run."""
         return self.run.metadata.name
-
-    @property
-    def children_alive(self) -> bool:
-        """Whether a child still works or is not yet being deleted."""
-        return any(not child.state.ended and not child.deleting for child in self.children)
 
     @property
     def status(self) -> RunStatus:
@@ -195,8 +191,8 @@ class Observer:
         children = [
             await self._child(owner, kind, value, now)
             for kind in (RAY_JOB, JOB)
-            for value in self.cache.owned(owner, kind)
-            if text(mapping(value, "metadata", "labels"), names.LABEL_RUN)
+            for value in list(self.cache.owned(owner, kind))
+            if text(mapping(value, "metadata", "labels"), names.LABEL_RUN) and not await self._gone(kind, value)
         ]
         views = []
         for value in list(self.cache.owned(owner, RUN)):
@@ -231,6 +227,17 @@ class Observer:
                 self.cache.put(RUN, value)
                 return RunView(parse(Run, value), view.children)
         return view
+
+    async def _gone(self, kind: Kind, value: View) -> bool:
+        """Whether a child that was told to go is gone: a deletion while the watch was starting is told to nobody."""
+        if not text(value, "metadata", "deletionTimestamp"):
+            return False
+        key = key_of(kind, value)
+        found = await self.api.get(key, metadata_only=True)
+        if found is not None and text(found, "metadata", "uid") == text(value, "metadata", "uid"):
+            return False
+        self.cache.forget(key)
+        return True
 
     async def _child(self, owner: Key, kind: Kind, value: View, now: datetime) -> Child:
         name = text(value, "metadata", "name")

@@ -38,6 +38,9 @@ class Settings:
     reference_poll_seconds: float = _setting(
         15.0, "Seconds between looks for a missing Secret or PersistentVolumeClaim, which are not watched."
     )
+    deletion_poll_seconds: float = _setting(
+        3.0, "Seconds between looks whether a child that was told to go is gone; the watch tells it sooner."
+    )
     scheduling_grace_seconds: float = _setting(
         10.0, "Seconds that a new child may have no pods before the events that say why are read."
     )

@@ -60,8 +60,10 @@ class Watcher:
 
     async def resync_forever(self) -> None:
         """Lists everything again from time to time."""
+        pause = self.settings.relist_delay_seconds  # once soon: what went while the watch started is told by nobody
         while True:
-            await asyncio.sleep(self.settings.resync_seconds)
+            await asyncio.sleep(pause)
+            pause = self.settings.resync_seconds
             for kind in WATCHED:
                 with contextlib.suppress(ApiError):
                     await self._resync(kind)

@@ -95,8 +95,9 @@ def carry_out(
     after: list[Write] = []
     stopping = False
     for other in context.runs:
-        if other.name != name and (not is_finished(other.status) or other.children_alive):
-            stopping = stopping or bool(other.children)
+        live = any(not child.state.ended for child in other.children)
+        if other.name != name and (live or not is_finished(other.status)):
+            stopping = stopping or live
             step = supersede(other.status, other.children, name, context.now)
             first += [Delete(child.key, child.uid) for child in step.delete]
             after += _status_of(context, other.name, other.status, step)

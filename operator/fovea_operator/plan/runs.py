@@ -79,12 +79,15 @@ def advance(
 
 
 def supersede(status: RunStatus, children: Sequence[Child], by: str, now: datetime) -> Step:
-    """The step of a run that is wanted no more: its children go, its attempts stay on record."""
+    """The step of a run that is wanted no more: its children go, its attempts and its end stay on record."""
     closed = tuple(
         it if it.outcome else _close(it, Outcome.SUSPENDED, "Superseded", f"run {by} took its place", now)
         for it in _adopt(status, children, now)
     )
     delete = tuple(child for child in children if not child.deleting)
+    if is_finished(status):
+        own = status.model_copy(update={"progress": None, "result": None})
+        return Step(own, paused("Superseded", f"run {by} took its place"), delete=delete)
     verdict = paused("Superseded", f"run {by} took its place")
     return _book(status, _Next("Suspended", verdict, closed, delete=delete), now)
 
@@ -116,7 +119,7 @@ def _next(
         closed_last = _ended(last, child, error, policy, attempts, now)
         if closed_last is None:
             assert child is not None
-            return _under_way(run, status, attempts, child, policy, now)
+            return _under_way(run, status, attempts, child, policy, now, settings)
         last, attempts = closed_last, (*attempts[:-1], closed_last)
 
     failures = [it for it in attempts if it.outcome is Outcome.FAILED]
@@ -137,7 +140,7 @@ def _next(
     if children:
         leftover = tuple(child for child in children if not child.deleting)
         waits = working("Stopping", f"waiting for {children[0].key} to go")
-        return _Next("Pending", waits, attempts, delete=leftover)
+        return _Next("Pending", waits, attempts, delete=leftover, requeue_after=settings.deletion_poll_seconds)
     if hold is not None:
         return _Next("Pending", hold, attempts, requeue_after=settings.reference_poll_seconds)
     if last is not None and last.outcome is Outcome.FAILED and last.end_time is not None:
@@ -155,7 +158,13 @@ def _next(
 
 
 def _under_way(
-    run: str, status: RunStatus, attempts: tuple[Attempt, ...], child: Child, policy: RunPolicy, now: datetime
+    run: str,
+    status: RunStatus,
+    attempts: tuple[Attempt, ...],
+    child: Child,
+    policy: RunPolicy,
+    now: datetime,
+    settings: Settings,
 ) -> _Next:
     """An attempt is open and its child has not ended."""
     last = attempts[-1]
@@ -163,7 +172,11 @@ def _under_way(
     phase = _PHASES[child.state]
     if policy.suspend:
         return _Next(
-            phase, working("Suspending", f"stopping attempt {last.number} after a checkpoint"), attempts, delete=delete
+            phase,
+            working("Suspending", f"stopping attempt {last.number} after a checkpoint"),
+            attempts,
+            delete=delete,
+            requeue_after=settings.deletion_poll_seconds,
         )
     if child.state is not ChildState.QUEUED and status.phase == "Queued":
         last = last.model_copy(update={"start_time": now})  # time in a queue counts toward no deadline
@@ -171,7 +184,13 @@ def _under_way(
         last = last.model_copy(update={"reason": _PREEMPTED})
     attempts = (*attempts[:-1], last)
     if child.state is not ChildState.QUEUED and _overdue(attempts, policy, now):
-        return _Next(phase, working("Stopping", "spec.runPolicy.activeDeadline has passed"), attempts, delete=delete)
+        return _Next(
+            phase,
+            working("Stopping", "spec.runPolicy.activeDeadline has passed"),
+            attempts,
+            delete=delete,
+            requeue_after=settings.deletion_poll_seconds,
+        )
     what = {
         ChildState.QUEUED: f"attempt {last.number} waits in its queue",
         ChildState.STARTING: f"attempt {last.number} is starting",
