@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FOVEA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fovea
 export PATH := $(abspath $(BIN)):$(FOVEA_CACHE)/bin:$(PATH)
 
-.PHONY: help venv generate check-generated lint test test-unit test-controlplane tools lock clean
+.PHONY: help venv demo generate check-generated lint test test-unit test-controlplane tools lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -18,6 +18,9 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
+
+demo:  ## From labelled images to a trained detector on a real Kubernetes (CLUSTER=devcluster|kind|current)
+	$(PYTHON) examples/demo.py
 
 generate: venv  ## Writes CRDs, the chart's copies and the API reference from the models
 	$(BIN)/python crds/generate.py
