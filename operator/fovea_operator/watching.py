@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import kopf
+from fovea_api.errors import FoveaError
 from kubernetes.aio.client import Configuration
 
 from fovea_operator.cache import Cache
@@ -41,6 +42,10 @@ from fovea_operator.settings import Settings
 logger = logging.getLogger(__name__)
 
 
+class KindAppeared(FoveaError):
+    """A kind that the cluster lacked at our start is there now; only a new start watches it."""
+
+
 @dataclass(slots=True)
 class Watcher:
     """Keeps the cache true and the queue fed."""
@@ -50,6 +55,8 @@ class Watcher:
     queue: KeyedQueue[Key]
     settings: Settings
     metrics: Metrics
+    _lacking: set[Kind] = field(default_factory=set)
+    """Kinds that the cluster did not have when we started."""
     _relisted: dict[Kind, asyncio.Task[None]] = field(default_factory=dict)
 
     async def fill(self) -> None:
@@ -75,6 +82,7 @@ class Watcher:
         settings = kopf.OperatorSettings()
         settings.posting.enabled = False
         settings.peering.standalone = True
+        settings.scanning.disabled = True  # it would need the right to list all CRDs of the cluster
         settings.networking.request_timeout = self.settings.request_timeout_seconds
         for kind in WATCHED:
             self._register(registry, kind)
@@ -120,6 +128,10 @@ class Watcher:
         scopes = self.settings.namespace_list if kind.namespaced else ()
         for scope in scopes or ("",):
             listed, version = await self.api.list(kind, scope, selector)
+            if not version:
+                self._lacking.add(kind)
+            elif kind in self._lacking:
+                raise KindAppeared(f"the cluster has {kind}s now; starting anew to watch them")
             for item in listed:  # items of a list do not say what they are
                 item |= {"kind": kind.name, "apiVersion": kind.api_version}
             within = (lambda key, scope=scope: key.namespace == scope) if scope else (lambda _: True)

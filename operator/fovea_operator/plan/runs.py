@@ -151,7 +151,7 @@ def _next(
             return _Next("Pending", working("Retrying", message), attempts, requeue_after=left)
     number = last.number + 1 if last is not None else 1
     started = Attempt(number=number, child=f"{run}-{number}", start_time=now)
-    verdict = working("Starting", f"attempt {number} of run {run} was created")
+    verdict = working("Starting", f"attempt {number} of run {run} is starting")
     return _Next(
         "Pending", verdict, (*attempts, started), start=number, requeue_after=_until_deadline(attempts, policy, now)
     )
@@ -193,10 +193,10 @@ def _under_way(
         )
     what = {
         ChildState.QUEUED: f"attempt {last.number} waits in its queue",
-        ChildState.STARTING: f"attempt {last.number} is starting",
+        ChildState.STARTING: f"attempt {last.number} of run {run} is starting",
         ChildState.RUNNING: f"attempt {last.number} of run {run} is running",
     }[child.state]
-    verdict = working(child.reason or phase, child.message or what)
+    verdict = working(child.reason or child.state.value, child.message or what)
     return _Next(phase, verdict, attempts, requeue_after=_until_deadline(attempts, policy, now))
 
 
