@@ -48,20 +48,33 @@ _GO = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK":
 
 def build(*names: str) -> None:
     """Builds what is missing or was built from other pins, one at a time: the Go compiler fills the cores itself."""
-    with locked(CACHE / "build.lock"):
-        for name in names:
-            if name not in PROGRAMS:
-                raise Failure(f"there is no program {name}; known: {', '.join(PROGRAMS)}")
-            _build(name, PROGRAMS[name])
+    for name in names:
+        if name not in PROGRAMS:
+            raise Failure(f"there is no program {name}; known: {', '.join(PROGRAMS)}")
+        if not _fresh(name):
+            with locked(CACHE / "build.lock"):
+                if not _fresh(name):  # nobody built it while we waited
+                    _build(name)
 
 
-def _build(name: str, program: Program) -> None:
-    folder = HERE / "modules" / program.module
-    pins = b"".join((folder / file).read_bytes() for file in ("go.mod", "go.sum"))
-    stamp = hashlib.sha256(pins + program.flags.encode()).hexdigest()
-    recorded = BIN / f".{name}.pins"
-    if (BIN / name).exists() and recorded.exists() and recorded.read_text() == stamp:
-        return
+def _fresh(name: str) -> bool:
+    recorded = _record(name)
+    return (BIN / name).exists() and recorded.exists() and recorded.read_text() == _pins(name)
+
+
+def _record(name: str) -> Path:
+    return BIN / f".{name}.pins"
+
+
+def _pins(name: str) -> str:
+    """Digest of everything that decides what the program is."""
+    program = PROGRAMS[name]
+    files = [(HERE / "modules" / program.module / file).read_bytes() for file in ("go.mod", "go.sum")]
+    return hashlib.sha256(b"".join(files) + program.flags.encode()).hexdigest()
+
+
+def _build(name: str) -> None:
+    program = PROGRAMS[name]
     say(f"building {name} from its Go module (the first time takes minutes)")
     start = time.monotonic()
     BIN.mkdir(parents=True, exist_ok=True)
@@ -69,13 +82,13 @@ def _build(name: str, program: Program) -> None:
     try:
         done = subprocess.run(
             ["go", "build", "-trimpath", "-ldflags", f"-s -w {program.flags}", "-o", part, program.package],
-            cwd=folder, env={**os.environ, **_GO}, text=True, stderr=subprocess.PIPE)
+            cwd=HERE / "modules" / program.module, env={**os.environ, **_GO}, text=True, stderr=subprocess.PIPE)
     except FileNotFoundError as error:
         raise Failure("the Go toolchain (1.26) is not on PATH; install it first") from error
     if done.returncode:
         raise Failure(f"go build of {name} failed:\n{done.stderr[-3000:]}")
     part.rename(BIN / name)
-    write(recorded, stamp)
+    write(_record(name), _pins(name))
     say(f"built {name} in {time.monotonic() - start:.0f} s")
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 from . import build, controlplane, images, network, node, pki
 from .controlplane import apply, kubectl
@@ -22,9 +21,10 @@ def up(with_kueue: bool) -> None:
     build.build(*build.CLUSTER)
     images.make(*images.SYSTEM, *(("kueue",) if with_kueue else ()))
     with locked(_LOCK):
+        network.refuse_strangers()
+        node.refuse_other_kubelet()
         CLUSTER.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _refuse_other_kubelet()
-        node.forget_last_boot()
+        node.claim()
         network.up()
         pki.ensure(CLUSTER)
         processes = Processes(CLUSTER.state)
@@ -43,7 +43,7 @@ def down(purge: bool) -> None:
     """Stops exactly what `up` started. Safe to run twice and after a crash."""
     _need_root()
     with locked(_LOCK):
-        if CLUSTER.state.exists():
+        if node.CLAIM.exists():  # else `up` never came as far as to start anything
             processes = Processes(CLUSTER.state)
             node.stop(processes)
             controlplane.stop(CLUSTER)
@@ -109,10 +109,3 @@ def _rolled_out(namespace: str, deployment: str) -> bool:
 def _need_root() -> None:
     if os.geteuid() != 0:
         raise Failure("a cluster that runs pods needs root; without it there is: devcluster up --control-plane")
-
-
-def _refuse_other_kubelet() -> None:
-    fresh = not Path(CLUSTER.state / "boot").exists()
-    busy = [str(path) for path in node.pod_cgroups() if any(file.read_text() for file in path.rglob("cgroup.procs"))]
-    if fresh and busy:
-        raise Failure(f"another kubelet runs pods on this machine ({busy[0]}); stop it first")

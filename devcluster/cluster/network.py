@@ -19,7 +19,6 @@ _TABLES = ("ip kube-proxy", "ip6 kube-proxy", "inet fovea-devcluster")
 
 def up() -> None:
     bridge = _bridge()
-    _refuse_strangers(bridge is not None)
     if not _SAVED.exists():
         write(_SAVED, json.dumps({key: _sysctl(key) for key in (*_SYSCTL, *_TOUCHED)}))
     for cidr in (SERVICE_CIDR, POD_SUPERNET):  # closed before anything is open
@@ -63,8 +62,9 @@ def _ours(bridge: dict[str, object]) -> bool:
         "ifalias" not in bridge and bridge.get("address") == _MAC and _SAVED.exists())
 
 
-def _refuse_strangers(bridge_exists: bool) -> None:
-    if bridge_exists and not _ours(_bridge() or {}):
+def refuse_strangers() -> None:
+    """Failure when another program has our bridge, our address ranges or a service proxy on this machine."""
+    if (bridge := _bridge()) and not _ours(bridge):
         raise Failure(f"the interface {BRIDGE} belongs to another program; remove or rename it first")
     ours = [ipaddress.ip_network(SERVICE_CIDR), ipaddress.ip_network(POD_SUPERNET)]
     for route in json.loads(run("ip", "-json", "-4", "route", "show", "table", "main") or "[]"):

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from .controlplane import kubectl
-from .processes import BOOT, Processes
+from .processes import BOOT, Processes, start_time
 from .settings import (
     CLUSTER,
     CRI_SOCKET,
@@ -23,9 +23,10 @@ from .settings import (
     S3_REGION,
     render,
 )
-from .shell import run, say, succeeds, write
+from .shell import Failure, run, say, succeeds, write
 
 STATE = CLUSTER.state
+CLAIM = STATE / "boot"  # holds the boot in which `up` last found no other cluster here
 S3_ENDPOINT = f"http://{HOST_IP}:{S3_PORT}"
 S3_SECRET = STATE / "s3-secret.yaml"
 _CTR = ("ctr", "--address", str(CRI_SOCKET), "--namespace", "k8s.io")
@@ -36,14 +37,18 @@ def ctr(*arguments: str | Path, check: bool = True) -> str:
     return run(*_CTR, *arguments, check=check)
 
 
-def forget_last_boot() -> None:
-    """Sockets, sandboxes and pod addresses of a boot that has ended exist no more: their records would only mislead."""
-    marker = STATE / "boot"
-    if marker.exists() and marker.read_text() != BOOT:
+def refuse_other_kubelet() -> None:
+    if _alive_in_pods() and not CLAIM.exists():
+        raise Failure("another kubelet runs pods on this machine; stop it first")
+
+
+def claim() -> None:
+    """Marks the machine's pods as ours. After a reboot, clears the records of sockets and sandboxes that are no more."""
+    if CLAIM.exists() and CLAIM.read_text() != BOOT:
         say("the machine was restarted since: clearing what that boot left")
         for folder in ("run", "cni/data", "processes"):
             shutil.rmtree(STATE / folder, ignore_errors=True)
-    write(marker, BOOT)
+    write(CLAIM, BOOT)
 
 
 def start_containerd(processes: Processes) -> None:
@@ -154,6 +159,7 @@ def clean() -> None:
     runc = Path("/run/containerd/runc")
     for path in (shims, runc / "k8s.io", runc, runc.parent, plugins, plugins.parent):
         _remove_folder(path)
+    CLAIM.unlink()
 
 
 def _kill_shims() -> None:
@@ -167,7 +173,12 @@ def _kill_shims() -> None:
             _kill(int(folder.name))
 
 
-def pod_cgroups() -> list[Path]:
+def _alive_in_pods() -> set[int]:
+    found = {int(pid) for cgroup in _pod_cgroups() for file in cgroup.rglob("cgroup.procs") for pid in file.read_text().split()}
+    return {pid for pid in found if start_time(pid)}
+
+
+def _pod_cgroups() -> list[Path]:
     root = Path("/sys/fs/cgroup")
     return [path for path in (root / "kubepods", *root.glob("*/kubepods")) if path.is_dir()]
 
@@ -175,13 +186,12 @@ def pod_cgroups() -> list[Path]:
 def _empty_cgroups() -> None:
     """Ends whatever still lives in a pod's cgroup and removes the cgroups."""
     for _ in range(20):
-        alive = {int(pid) for cgroup in pod_cgroups() for file in cgroup.rglob("cgroup.procs") for pid in file.read_text().split()}
+        if not (alive := _alive_in_pods()):
+            break
         for pid in alive:
             _kill(pid)
-        if not alive:
-            break
         time.sleep(0.1)
-    for cgroup in pod_cgroups():
+    for cgroup in _pod_cgroups():
         for folder in sorted((path for path in cgroup.rglob("*") if path.is_dir()), reverse=True):
             _remove_folder(folder)
         _remove_folder(cgroup)
