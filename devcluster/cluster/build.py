@@ -39,8 +39,18 @@ PROGRAMS = {
     "helm": Program("helm", "helm.sh/helm/v4/cmd/helm"),
 }
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
-CLUSTER = (*CONTROL_PLANE, "kube-scheduler", "kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr",
-           "coredns", "versitygw", "ray-operator")
+CLUSTER = (
+    *CONTROL_PLANE,
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "containerd",
+    "containerd-shim-runc-v2",
+    "ctr",
+    "coredns",
+    "versitygw",
+    "ray-operator",
+)
 ALL = (*CLUSTER, "helm")  # Kueue is built when it is asked for
 
 _GO = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off", "PATH": PATH}
@@ -82,7 +92,11 @@ def _build(name: str) -> None:
     try:
         done = subprocess.run(
             ["go", "build", "-trimpath", "-ldflags", f"-s -w {program.flags}", "-o", part, program.package],
-            cwd=HERE / "modules" / program.module, env={**os.environ, **_GO}, text=True, stderr=subprocess.PIPE)
+            cwd=HERE / "modules" / program.module,
+            env={**os.environ, **_GO},
+            text=True,
+            stderr=subprocess.PIPE,
+        )
     except FileNotFoundError as error:
         raise Failure("the Go toolchain (1.26) is not on PATH; install it first") from error
     if done.returncode:
@@ -94,5 +108,8 @@ def _build(name: str) -> None:
 
 def module_folder(program: str, module: str) -> Path:
     """Folder of a pinned module's source in the module cache (for its manifests)."""
-    return Path(run("go", "list", "-m", "-f", "{{.Dir}}", module,
-                    cwd=HERE / "modules" / PROGRAMS[program].module, env=_GO).strip())
+    return Path(
+        run(
+            "go", "list", "-m", "-f", "{{.Dir}}", module, cwd=HERE / "modules" / PROGRAMS[program].module, env=_GO
+        ).strip()
+    )

@@ -10,7 +10,9 @@ from .shell import Failure
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="devcluster", description="A real Kubernetes on one Debian machine, without Docker.")
+    parser = argparse.ArgumentParser(
+        prog="devcluster", description="A real Kubernetes on one Debian machine, without Docker."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -22,14 +24,21 @@ def main() -> int:
     up.add_argument("--with-kueue", action="store_true", help="install Kueue too")
     down = command("down", "Stop exactly what up started.")
     down.add_argument(alone[0], action="store_true", help=alone[1])
-    down.add_argument("--purge", action="store_true", help="delete the cluster's state too: objects, volumes, S3, loaded images")
+    down.add_argument(
+        "--purge", action="store_true", help="delete the cluster's state too: objects, volumes, S3, loaded images"
+    )
     command("status", "Show what runs, and how to use it.")
     kubeconfig = command("kubeconfig", "Print the path of the administrator's kubeconfig.")
     kubeconfig.add_argument(alone[0], action="store_true", help=alone[1])
     programs = command("build", "Build programs from their pinned Go modules.")
     programs.add_argument("names", nargs="*", metavar="PROGRAM", help=f"default: {' '.join(build.ALL)}")
-    for name, text in (("images", "Build images with buildah."), ("load", "Load built images into the running cluster.")):
-        command(name, text).add_argument("names", nargs="*", metavar="IMAGE", help=f"default: {' '.join(images.PRODUCT)}")
+    for name, text in (
+        ("images", "Build images with buildah."),
+        ("load", "Load built images into the running cluster."),
+    ):
+        command(name, text).add_argument(
+            "names", nargs="*", metavar="IMAGE", help=f"default: {' '.join(images.PRODUCT)}"
+        )
     arguments = parser.parse_args()
     try:
         return run(arguments)

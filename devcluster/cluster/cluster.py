@@ -57,13 +57,25 @@ def down(purge: bool) -> None:
 def status() -> int:
     """Prints what runs; 0 when the cluster is complete."""
     processes = Processes(CLUSTER.state)
-    expected = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet", "kube-proxy", "coredns", "volumes", "s3")
+    expected = (
+        "etcd",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "containerd",
+        "kubelet",
+        "kube-proxy",
+        "coredns",
+        "volumes",
+        "s3",
+    )
     complete = _processes("cluster", CLUSTER, expected)
     if complete:
         print(kubectl("get", "nodes", check=False), end="")
         print(kubectl("get", "pods", "--all-namespaces", check=False), end="")
         print(f"\nkubeconfig  {CLUSTER.kubeconfig()}")
-        print(f"s3          {node.S3_ENDPOINT}, bucket {S3_BUCKET}; credentials: kubectl -n NAMESPACE apply -f {node.S3_SECRET}")
+        print(f"s3          {node.S3_ENDPOINT}, bucket {S3_BUCKET}")
+        print(f"            credentials: kubectl -n NAMESPACE apply -f {node.S3_SECRET}")
         print(f"logs        {processes.logs}\n")
     _processes("control plane alone", CONTROL_PLANE, ("etcd", "kube-apiserver", "kube-controller-manager"))
     return 0 if complete else 1
@@ -97,13 +109,18 @@ def _install(name: str, program: str, module: str, namespace: str, deployment: s
     # a new image replaces the running pod
     patch = {"spec": {"template": {"metadata": {"annotations": {"fovea.dev/image": images.digest(name)}}}}}
     kubectl("-n", namespace, "patch", "deployment", deployment, "--field-manager=devcluster", "-p", json.dumps(patch))
-    wait_for(name, 180, lambda: _rolled_out(namespace, deployment),
-             lambda: kubectl("-n", namespace, "get", "pods", "-o", "wide", check=False))
+    wait_for(
+        name,
+        180,
+        lambda: _rolled_out(namespace, deployment),
+        lambda: kubectl("-n", namespace, "get", "pods", "-o", "wide", check=False),
+    )
 
 
 def _rolled_out(namespace: str, deployment: str) -> bool:
     return "successfully rolled out" in kubectl(
-        "-n", namespace, "rollout", "status", f"deployment/{deployment}", "--timeout=1s", check=False)
+        "-n", namespace, "rollout", "status", f"deployment/{deployment}", "--timeout=1s", check=False
+    )
 
 
 def _need_root() -> None:

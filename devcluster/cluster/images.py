@@ -37,8 +37,14 @@ def make(*names: str) -> None:
         if name in PRODUCT:
             _make_base()
             with _pip_secrets() as secrets:
-                _build(name, REPOSITORY / "images" / name / "Containerfile", REPOSITORY,
-                       "--build-arg", f"BASE_IMAGE={reference('base')}", *secrets)
+                _build(
+                    name,
+                    REPOSITORY / "images" / name / "Containerfile",
+                    REPOSITORY,
+                    "--build-arg",
+                    f"BASE_IMAGE={reference('base')}",
+                    *secrets,
+                )
         elif name == "base":
             _make_base()
         elif name in ALL:
@@ -64,14 +70,22 @@ def digest(name: str) -> str:
 
 def _load(image: str) -> None:
     manifest = layout.find(image)
-    if any(line.split()[0] == image and manifest in line for line in ctr("images", "ls", f"name=={image}").splitlines()[1:]):
+    if any(
+        line.split()[0] == image and manifest in line for line in ctr("images", "ls", f"name=={image}").splitlines()[1:]
+    ):
         return
     start = time.monotonic()
     present = set(ctr("content", "ls", "-q").split())
     digests = [digest for digest in layout.closure(manifest) if digest == manifest or digest not in present]
-    importer = subprocess.Popen(["ctr", "--address", str(CRI_SOCKET), "--namespace", "k8s.io", "images", "import", "--local", "-"],
-                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PATH": PATH})
-    assert importer.stdin and importer.stdout
+    importer = subprocess.Popen(
+        ["ctr", "--address", str(CRI_SOCKET), "--namespace", "k8s.io", "images", "import", "--local", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PATH": PATH},
+    )
+    assert importer.stdin
+    assert importer.stdout
     try:
         with importer.stdin:
             layout.archive(image, digests, importer.stdin)
@@ -89,24 +103,57 @@ def _buildah(name: str, *words: str | Path) -> None:
     """buildah with its own storage under CACHE, so that it shares nothing with another buildah or podman."""
     temporary = _STORAGE / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
-    command = ["buildah", "--root", _STORAGE / "root", "--runroot", _STORAGE / "run", "--storage-driver", "overlay",
-               words[0], "--signature-policy", HERE / "config" / "policy.json", *words[1:]]
+    command = [
+        "buildah",
+        "--root",
+        _STORAGE / "root",
+        "--runroot",
+        _STORAGE / "run",
+        "--storage-driver",
+        "overlay",
+        words[0],
+        "--signature-policy",
+        HERE / "config" / "policy.json",
+        *words[1:],
+    ]
     IMAGES.mkdir(parents=True, exist_ok=True)
     log = IMAGES / f"buildah-{name}.log"
     try:
         with open(log, "w") as output:
-            done = subprocess.run([str(word) for word in command], stdout=output, stderr=subprocess.STDOUT,
-                                  env={**os.environ, "PATH": PATH, "TMPDIR": str(temporary)})
+            done = subprocess.run(
+                [str(word) for word in command],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PATH": PATH, "TMPDIR": str(temporary)},
+            )
     except FileNotFoundError as error:
         raise Failure("buildah is not installed; run devcluster/install as root") from error
     if done.returncode:
-        raise Failure(f"buildah {words[0]} failed ({log}):\n" + "\n".join(log.read_text(errors="replace").splitlines()[-25:]))
+        raise Failure(
+            f"buildah {words[0]} failed ({log}):\n" + "\n".join(log.read_text(errors="replace").splitlines()[-25:])
+        )
 
 
 def _build(name: str, containerfile: Path, context: Path, *arguments: str) -> None:
     say(f"building image {reference(name)}")
-    _buildah(name, "build", "--isolation", "chroot", "--layers", "--pull-never", "--format", "oci", "--timestamp", "0",
-             *arguments, "--file", containerfile, "--tag", reference(name), context)
+    _buildah(
+        name,
+        "build",
+        "--isolation",
+        "chroot",
+        "--layers",
+        "--pull-never",
+        "--format",
+        "oci",
+        "--timestamp",
+        "0",
+        *arguments,
+        "--file",
+        containerfile,
+        "--tag",
+        reference(name),
+        context,
+    )
 
 
 def _context(name: str) -> Path:
@@ -142,12 +189,33 @@ def _make_base_archive(folder: Path, archive: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     mirror = run("apt-get", "indextargets", "--format", "$(SITE)").split()[0]
     run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", root, mirror)
-    for pattern in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "usr/share/doc/*", "usr/share/man/*",
-                    "usr/share/locale/*", "etc/resolv.conf", "etc/hostname", "etc/apt/sources.list", "var/log/*"):
+    for pattern in (
+        "var/cache/apt/archives/*.deb",
+        "var/lib/apt/lists/*",
+        "usr/share/doc/*",
+        "usr/share/man/*",
+        "usr/share/locale/*",
+        "etc/resolv.conf",
+        "etc/hostname",
+        "etc/apt/sources.list",
+        "var/log/*",
+    ):
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     part = archive.with_suffix(".part")
-    run("tar", "--numeric-owner", "--sort=name", "--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "-C", root, "-cf", part, ".")
+    run(
+        "tar",
+        "--numeric-owner",
+        "--sort=name",
+        "--exclude=./dev/*",
+        "--exclude=./proc/*",
+        "--exclude=./sys/*",
+        "-C",
+        root,
+        "-cf",
+        part,
+        ".",
+    )
     unmount(root)
     shutil.rmtree(root)
     part.rename(archive)
@@ -164,6 +232,11 @@ def _pip_secrets() -> Iterator[list[str]]:
     certificates = settings.pop("cert", "") or os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(folder / "pip.conf", "[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
-              + "cert = /run/secrets/ca.crt\n", mode=0o600)
+        write(
+            folder / "pip.conf",
+            "[global]\n"
+            + "".join(f"{key} = {value}\n" for key, value in settings.items())
+            + "cert = /run/secrets/ca.crt\n",
+            mode=0o600,
+        )
         yield ["--secret", f"id=pip,src={folder / 'pip.conf'}", "--secret", f"id=ca,src={certificates}"]

@@ -1,7 +1,7 @@
 """An OCI layout with uncompressed layers, filled from buildah's storage.
 
-`buildah push` reads, compresses and hashes every layer again on each push: minutes for the 7 GB with torch. Here a layer
-is written once, as a plain tar of its overlay folder, and found again by its id in the storage.
+`buildah push` reads, compresses and hashes every layer again on each push: minutes for the 7 GB with torch. Here a
+layer is written once, as a plain tar of its overlay folder, and found again by its id in the storage.
 """
 
 import base64
@@ -46,8 +46,12 @@ def add(image: str, storage: Path) -> None:
     config = _read(storage / "overlay-images" / record["id"] / f"={key}")
     layers = [known[layer] for layer in chain]
     config["rootfs"] = {"type": "layers", "diff_ids": layers}  # uncompressed: a layer's digest is its diff id
-    manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": _describe(_CONFIG, _write_json(config)),
-                "layers": [_describe(_LAYER, digest) for digest in layers]}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": _MANIFEST,
+        "config": _describe(_CONFIG, _write_json(config)),
+        "layers": [_describe(_LAYER, digest) for digest in layers],
+    }
     names = {**_names(), image: _write_json(manifest)}
     write(_NAMES, json.dumps(names))
     used = {blob(digest) for name in names.values() for digest in closure(name)}
@@ -82,11 +86,23 @@ def blob(digest: str) -> Path:
 def archive(image: str, digests: list[str], out: IO[bytes]) -> None:
     """Writes an OCI archive of the image that holds only the given blobs."""
     manifest = find(image)
-    index = {"schemaVersion": 2, "manifests": [{
-        **_describe(_MANIFEST, manifest),
-        "annotations": {"io.containerd.image.name": image, "org.opencontainers.image.ref.name": image.rpartition(":")[2]}}]}
+    index = {
+        "schemaVersion": 2,
+        "manifests": [
+            {
+                **_describe(_MANIFEST, manifest),
+                "annotations": {
+                    "io.containerd.image.name": image,
+                    "org.opencontainers.image.ref.name": image.rpartition(":")[2],
+                },
+            }
+        ],
+    }
     with tarfile.open(fileobj=out, mode="w|", bufsize=1 << 20) as tar:
-        for name, text in (("oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"})), ("index.json", json.dumps(index))):
+        for name, text in (
+            ("oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"})),
+            ("index.json", json.dumps(index)),
+        ):
             entry = tarfile.TarInfo(name)
             entry.size = len(text)
             tar.addfile(entry, io.BytesIO(text.encode()))

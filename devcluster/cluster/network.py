@@ -59,7 +59,8 @@ def _bridge() -> dict[str, object] | None:
 def _ours(bridge: dict[str, object]) -> bool:
     # made but not yet marked when a kill came: the fixed address and our own record tell
     return bridge.get("ifalias") == _ALIAS or (
-        "ifalias" not in bridge and bridge.get("address") == _MAC and _SAVED.exists())
+        "ifalias" not in bridge and bridge.get("address") == _MAC and _SAVED.exists()
+    )
 
 
 def refuse_strangers() -> None:
@@ -71,8 +72,10 @@ def refuse_strangers() -> None:
         if route["dst"] == "default" or route.get("dev") == BRIDGE or str(route.get("metric")) == _METRIC:
             continue
         if any(ipaddress.ip_network(route["dst"]).overlaps(network) for network in ours):
-            raise Failure(f"the route to {route['dst']} over {route.get('dev', route.get('type'))} overlaps with the "
-                          f"cluster's ranges {POD_SUPERNET} and {SERVICE_CIDR}; another cluster or network uses them")
+            raise Failure(
+                f"the route to {route['dst']} over {route.get('dev', route.get('type'))} overlaps with the "
+                f"cluster's ranges {POD_SUPERNET} and {SERVICE_CIDR}; another cluster or network uses them"
+            )
     if not _SAVED.exists():
         tables = run("nft", "list", "tables")
         if "table ip kube-proxy" in tables or "table ip6 kube-proxy" in tables:

@@ -1,5 +1,6 @@
 """The node: containerd, kubelet, service proxy, cluster DNS, volumes and the S3 server, as host processes."""
 
+import contextlib
 import datetime
 import hashlib
 import os
@@ -43,7 +44,7 @@ def refuse_other_kubelet() -> None:
 
 
 def claim() -> None:
-    """Marks the machine's pods as ours. After a reboot, clears the records of sockets and sandboxes that are no more."""
+    """Marks the machine's pods as ours. After a reboot, clears the records of what is no more."""
     if CLAIM.exists() and CLAIM.read_text() != BOOT:
         say("the machine was restarted since: clearing what that boot left")
         for folder in ("run", "cni/data", "processes"):
@@ -63,21 +64,45 @@ def start_containerd(processes: Processes) -> None:
 def start(processes: Processes) -> None:
     """Everything that runs pods; containerd runs and holds the sandbox image."""
     user = CLUSTER.kubeconfig("scheduler")
-    processes.start("kube-scheduler", "kube-scheduler", f"--kubeconfig={user}", f"--authentication-kubeconfig={user}",
-                    f"--authorization-kubeconfig={user}", "--bind-address=127.0.0.1", "--leader-elect=false", "--profiling=false",
-                    listens=("127.0.0.1", 10259))
+    processes.start(
+        "kube-scheduler",
+        "kube-scheduler",
+        f"--kubeconfig={user}",
+        f"--authentication-kubeconfig={user}",
+        f"--authorization-kubeconfig={user}",
+        "--bind-address=127.0.0.1",
+        "--leader-elect=false",
+        "--profiling=false",
+        listens=("127.0.0.1", 10259),
+    )
     write(STATE / "kubelet.yaml", render("kubelet.yaml"))
     write(STATE / "kube-proxy.yaml", render("kube-proxy.yaml"))
     write(STATE / "Corefile", render("Corefile"))
     write(STATE / "resolv.conf", "")
     started = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-    fresh = processes.start("kubelet", "kubelet", f"--config={STATE / 'kubelet.yaml'}", f"--kubeconfig={CLUSTER.kubeconfig('kubelet')}",
-                            f"--root-dir={STATE / 'kubelet'}", f"--cert-dir={STATE / 'kubelet-pki'}", f"--hostname-override={NODE}", f"--node-ip={HOST_IP}",
-                            listens=(HOST_IP, 10250))
+    fresh = processes.start(
+        "kubelet",
+        "kubelet",
+        f"--config={STATE / 'kubelet.yaml'}",
+        f"--kubeconfig={CLUSTER.kubeconfig('kubelet')}",
+        f"--root-dir={STATE / 'kubelet'}",
+        f"--cert-dir={STATE / 'kubelet-pki'}",
+        f"--hostname-override={NODE}",
+        f"--node-ip={HOST_IP}",
+        listens=(HOST_IP, 10250),
+    )
     processes.start("kube-proxy", "kube-proxy", f"--config={STATE / 'kube-proxy.yaml'}", listens=("127.0.0.1", 10256))
     processes.start("coredns", "coredns", "-conf", STATE / "Corefile", listens=(HOST_IP, 53))
-    processes.start("volumes", sys.executable, "-m", "cluster.volumes", CLUSTER.server, CLUSTER.pki, STATE / "volumes",
-                    env={"PYTHONPATH": str(HERE), "PYTHONDONTWRITEBYTECODE": "1"})
+    processes.start(
+        "volumes",
+        sys.executable,
+        "-m",
+        "cluster.volumes",
+        CLUSTER.server,
+        CLUSTER.pki,
+        STATE / "volumes",
+        env={"PYTHONPATH": str(HERE), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
     start_s3(processes)
     processes.wait("kubelet", 120, lambda: _node_ready(started if fresh else None))
     processes.wait("coredns", 30, lambda: succeeds("curl", "-sf", "http://127.0.0.1:8181/ready"))
@@ -90,15 +115,37 @@ def start_s3(processes: Processes) -> None:
         write(keys, f"fovea{secrets.token_hex(6)} {secrets.token_hex(20)}\n", mode=0o600)
     access, secret = keys.read_text().split()
     (STATE / "s3").mkdir(exist_ok=True)
-    processes.start("s3", "versitygw", "--port", f"{HOST_IP}:{S3_PORT}", "--region", S3_REGION, "posix", STATE / "s3",
-                    env={"ROOT_ACCESS_KEY_ID": access, "ROOT_SECRET_ACCESS_KEY": secret}, listens=(HOST_IP, S3_PORT))
+    processes.start(
+        "s3",
+        "versitygw",
+        "--port",
+        f"{HOST_IP}:{S3_PORT}",
+        "--region",
+        S3_REGION,
+        "posix",
+        STATE / "s3",
+        env={"ROOT_ACCESS_KEY_ID": access, "ROOT_SECRET_ACCESS_KEY": secret},
+        listens=(HOST_IP, S3_PORT),
+    )
     empty = hashlib.sha256().hexdigest()
-    request = ("curl", "-sf", "--noproxy", "*", "--aws-sigv4", f"aws:amz:{S3_REGION}:s3", "--config", STATE / "s3-curl",
-               "--header", f"x-amz-content-sha256: {empty}")
+    request = (
+        "curl",
+        "-sf",
+        "--noproxy",
+        "*",
+        "--aws-sigv4",
+        f"aws:amz:{S3_REGION}:s3",
+        "--config",
+        STATE / "s3-curl",
+        "--header",
+        f"x-amz-content-sha256: {empty}",
+    )
     write(STATE / "s3-curl", f'user = "{access}:{secret}"\n', mode=0o600)
     bucket = f"{S3_ENDPOINT}/{S3_BUCKET}"
     processes.wait("s3", 20, lambda: succeeds(*request, "--head", bucket) or succeeds(*request, "-X", "PUT", bucket))
-    write(S3_SECRET, f"""\
+    write(
+        S3_SECRET,
+        f"""\
 apiVersion: v1
 kind: Secret
 metadata: {{name: fovea-store}}
@@ -107,7 +154,9 @@ stringData:
   AWS_SECRET_ACCESS_KEY: {secret}
   AWS_REGION: {S3_REGION}
   AWS_ENDPOINT_URL: {S3_ENDPOINT}
-""", mode=0o600)
+""",
+        mode=0o600,
+    )
 
 
 def _node_ready(since: datetime.datetime | None) -> bool:
@@ -149,8 +198,7 @@ def clean() -> None:
         if path.is_symlink() and os.readlink(path).startswith(f"{STATE}/"):
             path.unlink()
 
-
-    # fixed paths of containerd, runc and kubelet: only dead sockets and empty folders, another containerd may share them
+    # fixed paths of containerd, runc and kubelet, perhaps shared: only dead sockets and empty folders
     shims, plugins = Path("/run/containerd/s"), Path("/var/lib/kubelet/device-plugins")
     open_sockets = Path("/proc/net/unix").read_text()
     for path in (*shims.glob("*"), *plugins.glob("*")):
@@ -174,7 +222,12 @@ def _kill_shims() -> None:
 
 
 def _alive_in_pods() -> set[int]:
-    found = {int(pid) for cgroup in _pod_cgroups() for file in cgroup.rglob("cgroup.procs") for pid in file.read_text().split()}
+    found = {
+        int(pid)
+        for cgroup in _pod_cgroups()
+        for file in cgroup.rglob("cgroup.procs")
+        for pid in file.read_text().split()
+    }
     return {pid for pid in found if start_time(pid)}
 
 
@@ -198,17 +251,13 @@ def _empty_cgroups() -> None:
 
 
 def _remove_folder(path: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):  # absent or in use: a zombie keeps its cgroup until somebody reaps it
         path.rmdir()
-    except OSError:
-        pass  # absent or in use; a zombie that nobody has reaped yet keeps its cgroup for a moment
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def unmount(folder: Path) -> None:

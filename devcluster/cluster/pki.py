@@ -28,10 +28,31 @@ def ensure(plane: Plane) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True, mode=0o700)
     for name in ("ca", "etcd-ca", "front-proxy-ca"):
-        run("openssl", "req", "-x509", *_KEY, "-days", "3650", "-subj", f"/CN=fovea-{name}", "-keyout",
-            part / f"{name}.key", "-out", part / f"{name}.crt", "-addext", "basicConstraints=critical,CA:TRUE",
-            "-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature")
-    names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"]
+        run(
+            "openssl",
+            "req",
+            "-x509",
+            *_KEY,
+            "-days",
+            "3650",
+            "-subj",
+            f"/CN=fovea-{name}",
+            "-keyout",
+            part / f"{name}.key",
+            "-out",
+            part / f"{name}.crt",
+            "-addext",
+            "basicConstraints=critical,CA:TRUE",
+            "-addext",
+            "keyUsage=critical,keyCertSign,cRLSign,digitalSignature",
+        )
+    names = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "localhost",
+    ]
     addresses = ["127.0.0.1", API_SERVICE_IP, plane.address]
     san = ",".join([*(f"DNS:{name}" for name in names), *(f"IP:{address}" for address in dict.fromkeys(addresses))])
     _certificate(part, "etcd-ca", "etcd-server", "/CN=etcd", "serverAuth,clientAuth", "IP:127.0.0.1,DNS:localhost")
@@ -53,9 +74,24 @@ def _certificate(folder: Path, authority: str, name: str, subject: str, usage: s
     extensions = f"basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage={usage}\n"
     write(folder / "extensions", extensions + (f"subjectAltName={san}\n" if san else ""))
     request = run("openssl", "req", *_KEY, "-subj", subject, "-keyout", folder / f"{name}.key")
-    run("openssl", "x509", "-req", "-CA", folder / f"{authority}.crt", "-CAkey", folder / f"{authority}.key",
-        "-set_serial", f"0x{secrets.token_hex(12)}", "-days", "3650", "-extfile", folder / "extensions",
-        "-out", folder / f"{name}.crt", stdin=request)
+    run(
+        "openssl",
+        "x509",
+        "-req",
+        "-CA",
+        folder / f"{authority}.crt",
+        "-CAkey",
+        folder / f"{authority}.key",
+        "-set_serial",
+        f"0x{secrets.token_hex(12)}",
+        "-days",
+        "3650",
+        "-extfile",
+        folder / "extensions",
+        "-out",
+        folder / f"{name}.crt",
+        stdin=request,
+    )
     (folder / "extensions").unlink()
 
 
@@ -63,11 +99,17 @@ def _kubeconfig(folder: Path, plane: Plane, user: str) -> None:
     def data(file: str) -> str:
         return base64.b64encode((folder / file).read_bytes()).decode()
 
-    write(folder / f"{user}.kubeconfig", f"""\
+    write(
+        folder / f"{user}.kubeconfig",
+        f"""\
 apiVersion: v1
 kind: Config
 current-context: fovea
 contexts: [{{name: fovea, context: {{cluster: fovea, user: {user}}}}}]
 clusters: [{{name: fovea, cluster: {{server: "{plane.server}", certificate-authority-data: {data("ca.crt")}}}}}]
-users: [{{name: {user}, user: {{client-certificate-data: {data(f"{user}.crt")}, client-key-data: {data(f"{user}.key")}}}}}]
-""", mode=0o600)
+users:
+- name: {user}
+  user: {{client-certificate-data: {data(f"{user}.crt")}, client-key-data: {data(f"{user}.key")}}}
+""",
+        mode=0o600,
+    )

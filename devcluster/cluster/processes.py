@@ -43,8 +43,9 @@ class Processes:
     def names(self) -> list[str]:
         return sorted(path.name for path in self.records.glob("[!.]*"))
 
-    def start(self, name: str, *command: str | Path, listens: tuple[str, int] | None = None,
-              env: dict[str, str] | None = None) -> bool:
+    def start(
+        self, name: str, *command: str | Path, listens: tuple[str, int] | None = None, env: dict[str, str] | None = None
+    ) -> bool:
         """Starts the program unless it runs; False when it ran. `listens`: the address that must be free before."""
         if self.pid(name):
             return False
@@ -54,8 +55,10 @@ class Processes:
                 try:
                     probe.bind(listens)
                 except OSError as error:
-                    raise Failure(f"{name} cannot listen on {listens[0]}:{listens[1]}: {error.strerror}; another "
-                                  "program uses it, stop that first") from error
+                    raise Failure(
+                        f"{name} cannot listen on {listens[0]}:{listens[1]}: {error.strerror}; another "
+                        "program uses it, stop that first"
+                    ) from error
         self.records.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
         words = [str(word) for word in command]
@@ -89,7 +92,11 @@ class Processes:
 
     def tail(self, name: str, lines: int = 8) -> str:
         path = self.logs / f"{name}.log"
-        return "\n".join(line[:400] for line in path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+        return (
+            "\n".join(line[:400] for line in path.read_text(errors="replace").splitlines()[-lines:])
+            if path.exists()
+            else ""
+        )
 
     def stop(self, *names: str, seconds: float = 3) -> None:
         """TERM to all of them at once, KILL to what is left after `seconds`; forgets them."""

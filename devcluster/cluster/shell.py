@@ -11,7 +11,9 @@ from pathlib import Path
 
 from .settings import BIN
 
-PATH = f"{BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/go/bin:{os.environ.get('PATH', '')}"
+PATH = (
+    f"{BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/go/bin:{os.environ.get('PATH', '')}"
+)
 _START = time.monotonic()
 
 
@@ -23,13 +25,26 @@ def say(text: str) -> None:
     print(f"{time.monotonic() - _START:7.1f}s  {text}", file=sys.stderr, flush=True)
 
 
-def run(*command: str | Path, stdin: str | None = None, check: bool = True, env: dict[str, str] | None = None,
-        cwd: Path | None = None, timeout: float | None = None) -> str:
+def run(
+    *command: str | Path,
+    stdin: str | None = None,
+    check: bool = True,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float | None = None,
+) -> str:
     """Standard output of a command; Failure with its standard error when it fails and `check` is set."""
     words = [str(word) for word in command]
     try:
-        done = subprocess.run(words, input=stdin, text=True, capture_output=True, cwd=cwd, timeout=timeout,
-                              env={**os.environ, "PATH": PATH, **(env or {})})
+        done = subprocess.run(
+            words,
+            input=stdin,
+            text=True,
+            capture_output=True,
+            cwd=cwd,
+            timeout=timeout,
+            env={**os.environ, "PATH": PATH, **(env or {})},
+        )
     except FileNotFoundError as error:
         raise Failure(f"{words[0]} is not installed; run devcluster/install as root") from error
     except subprocess.TimeoutExpired as error:
@@ -41,8 +56,12 @@ def run(*command: str | Path, stdin: str | None = None, check: bool = True, env:
 
 def succeeds(*command: str | Path, timeout: float = 20) -> bool:
     try:
-        return subprocess.run([str(word) for word in command], capture_output=True, timeout=timeout,
-                              env={**os.environ, "PATH": PATH}).returncode == 0
+        return (
+            subprocess.run(
+                [str(word) for word in command], capture_output=True, timeout=timeout, env={**os.environ, "PATH": PATH}
+            ).returncode
+            == 0
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return False
 

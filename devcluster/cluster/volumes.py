@@ -25,20 +25,31 @@ class Volumes:
         self.tls.load_cert_chain(pki / "volumes.crt", pki / "volumes.key")
 
     def call(self, method: str, path: str, body: object = None) -> dict:  # type: ignore[type-arg]
-        request = urllib.request.Request(self.server + path, method=method, data=json.dumps(body).encode() if body else None,
-                                         headers={"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.server + path,
+            method=method,
+            data=json.dumps(body).encode() if body else None,
+            headers={"Content-Type": "application/json"},
+        )
         with urllib.request.urlopen(request, context=self.tls, timeout=10) as answer:
             return json.load(answer)  # type: ignore[no-any-return]
 
     def reconcile(self) -> None:
-        volumes = {item["metadata"]["name"]: item for item in self.call("GET", "/api/v1/persistentvolumes?resourceVersion=0")["items"]}
+        volumes = {
+            item["metadata"]["name"]: item
+            for item in self.call("GET", "/api/v1/persistentvolumes?resourceVersion=0")["items"]
+        }
         for claim in self.call("GET", "/api/v1/persistentvolumeclaims?resourceVersion=0")["items"]:
             meta, spec = claim["metadata"], claim["spec"]
             name = f"pvc-{meta['uid']}"
             if spec.get("storageClassName") == CLASS and not spec.get("volumeName") and name not in volumes:
                 self.provide(name, meta, spec)
         for name, volume in volumes.items():
-            if volume["spec"].get("storageClassName") == CLASS and volume["status"].get("phase") == "Released" and name.startswith("pvc-"):
+            if (
+                volume["spec"].get("storageClassName") == CLASS
+                and volume["status"].get("phase") == "Released"
+                and name.startswith("pvc-")
+            ):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
                 self.call("DELETE", f"/api/v1/persistentvolumes/{name}")
 
@@ -46,18 +57,29 @@ class Volumes:
         path = self.folder / name
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o777)
-        self.call("POST", "/api/v1/persistentvolumes", {
-            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
-            "spec": {
-                "capacity": {"storage": spec["resources"]["requests"]["storage"]},
-                "accessModes": spec["accessModes"],
-                "storageClassName": CLASS,
-                "persistentVolumeReclaimPolicy": "Delete",
-                "hostPath": {"path": str(path), "type": "Directory"},
-                "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": meta["namespace"],
-                             "name": meta["name"], "uid": meta["uid"]},
+        self.call(
+            "POST",
+            "/api/v1/persistentvolumes",
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolume",
+                "metadata": {"name": name},
+                "spec": {
+                    "capacity": {"storage": spec["resources"]["requests"]["storage"]},
+                    "accessModes": spec["accessModes"],
+                    "storageClassName": CLASS,
+                    "persistentVolumeReclaimPolicy": "Delete",
+                    "hostPath": {"path": str(path), "type": "Directory"},
+                    "claimRef": {
+                        "apiVersion": "v1",
+                        "kind": "PersistentVolumeClaim",
+                        "namespace": meta["namespace"],
+                        "name": meta["name"],
+                        "uid": meta["uid"],
+                    },
+                },
             },
-        })
+        )
         print(f"{meta['namespace']}/{meta['name']}: {path}", flush=True)
 
 
