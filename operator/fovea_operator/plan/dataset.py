@@ -41,7 +41,7 @@ def plan_dataset(snapshot: DatasetSnapshot, settings: Settings) -> Plan:
     wanted = _wanted(context, dataset, old, current, due)
     outcome = carry_out(
         context,
-        current,
+        old.run,
         wanted,
         hold,
         lambda work: build_job(work, spec.compute.resources, spec.compute.pod_template, spec.run_policy, settings),

@@ -80,12 +80,15 @@ class Outcome:
 
 def carry_out(
     context: Context,
-    current: RunView | None,
+    named: str | None,
     wanted: RunSpec,
     hold: Verdict | None,
     build: Build,
 ) -> Outcome:
-    """Makes the wanted run the current one, stops the others, and takes the wanted run's next step."""
+    """Makes the wanted run the current one, stops the others, and takes the wanted run's next step.
+
+    `named` is the run that the owner's status names so far.
+    """
     name = run_name(wanted.identity)
     view = next((it for it in context.runs if it.name == name), None)
     status = view.status if view is not None else RunStatus()
@@ -104,6 +107,7 @@ def carry_out(
     run_key = Key(RUN, context.key.namespace, name)
     if view is None:
         first.append(Create(run_key, run_manifest(context, name, wanted), context.key))
+    if named != name and not status.attempts:
         note = f"run {name} was created"
         after.append(Emit(context.key, "Normal", "RunCreated", note, name))
     if hold is None and stopping:

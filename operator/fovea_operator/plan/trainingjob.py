@@ -47,7 +47,7 @@ def plan_training(snapshot: TrainingSnapshot, settings: Settings) -> Plan:
     hold = hold_for(snapshot.missing, snapshot.place)
     outcome = carry_out(
         context,
-        current,
+        old.run,
         wanted,
         hold,
         lambda work: build_ray_job(work, spec.compute, spec.run_policy, settings),

@@ -1,0 +1,62 @@
+"""The cache: newest wins, gone stays gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fovea_operator.cache import Cache
+from fovea_operator.objects import RUN, TRAINING_JOB, Key
+
+KEY = Key(RUN, "ns", "r-1")
+OWNER = Key(TRAINING_JOB, "ns", "job")
+
+
+def run(version: int, name: str = "r-1") -> dict[str, Any]:
+    labels = {"fovea.dev/kind": "TrainingJob", "fovea.dev/name": "job"}
+    metadata = {"name": name, "namespace": "ns", "resourceVersion": str(version), "labels": labels}
+    return {"kind": "Run", "metadata": metadata, "spec": {"number": version}}
+
+
+def test_an_older_version_never_replaces_a_newer_one() -> None:
+    cache = Cache()
+    assert cache.put(RUN, run(5))
+    assert not cache.put(RUN, run(4))
+    assert not cache.put(RUN, run(5))
+    assert cache.get(KEY)["spec"] == {"number": 5}  # type: ignore[index]
+
+
+def test_a_late_event_does_not_bring_back_what_is_gone() -> None:
+    cache = Cache()
+    cache.put(RUN, run(5))
+    assert cache.remove(RUN, run(7))
+    assert not cache.put(RUN, run(6))
+    assert cache.get(KEY) is None
+    assert cache.put(RUN, run(8))  # made anew
+
+
+def test_a_late_deletion_does_not_take_what_was_made_anew() -> None:
+    cache = Cache()
+    cache.put(RUN, run(9))
+    assert not cache.remove(RUN, run(7))
+    assert cache.get(KEY) is not None
+
+
+def test_a_listing_prunes_what_is_older_than_itself_only() -> None:
+    changed: list[str] = []
+    cache = Cache(lambda kind, value: changed.append(value["metadata"]["name"]))  # type: ignore[index,call-overload]
+    cache.put(RUN, run(5))
+    cache.put(RUN, run(20, "r-2"))
+    changed.clear()
+    cache.replace(RUN, [], 10)
+    assert cache.get(KEY) is None
+    assert cache.get(Key(RUN, "ns", "r-2")) is not None
+    assert changed == ["r-1"]
+
+
+def test_runs_are_found_by_their_owner() -> None:
+    cache = Cache()
+    cache.put(RUN, run(5))
+    cache.put(RUN, run(6, "r-0"))
+    assert [it["metadata"]["name"] for it in cache.owned(OWNER, RUN)] == ["r-0", "r-1"]  # type: ignore[index]
+    cache.forget(KEY)
+    assert len(list(cache.owned(OWNER, RUN))) == 1

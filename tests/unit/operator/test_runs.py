@@ -1,0 +1,192 @@
+"""The state machine of a run, as a table of situations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from fovea_api.common import RunPolicy
+from fovea_api.run import RunResult, RunStatus
+from fovea_operator.children import Child, ChildState
+from fovea_operator.conditions import Progressing, Verdict, working
+from fovea_operator.objects import RAY_JOB, Key
+from fovea_operator.plan.runs import Step, advance, supersede
+from fovea_operator.settings import Settings
+
+RUN = "r-0123456789"
+START = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
+NOW = START + timedelta(hours=1)
+SETTINGS = Settings(retry_first_seconds=10, retry_max_seconds=60)
+
+
+def child(number: int = 1, state: ChildState = ChildState.RUNNING, **more: Any) -> Child:
+    return Child(Key(RAY_JOB, "ns", f"{RUN}-{number}"), f"uid-{number}", RUN, START, state, **more)
+
+
+def attempt(number: int = 1, outcome: str | None = None, reason: str | None = None, **more: Any) -> dict[str, Any]:
+    ended = {"outcome": outcome, "endTime": NOW - timedelta(seconds=60), "reason": reason, "message": "why"}
+    started = {"number": number, "child": f"{RUN}-{number}", "startTime": START}
+    return started | (ended if outcome else {"reason": reason}) | more
+
+
+def status(*attempts: dict[str, Any], phase: str | None = None, **result: Any) -> RunStatus:
+    made = {"completedAt": NOW} | result if result else None
+    return RunStatus.model_validate({"attempts": attempts, "phase": phase, "result": made})
+
+
+def error(reason: str, retryable: bool = False, at: datetime = NOW) -> dict[str, Any]:
+    return {"error": {"reason": reason, "message": "what was wrong", "retryable": retryable}, "completedAt": at}
+
+
+def step(old: RunStatus, *children: Child, hold: Verdict | None = None, now: datetime = NOW, **policy: Any) -> Step:
+    return advance(RUN, old, children, RunPolicy.model_validate(policy), hold, now, SETTINGS)
+
+
+FAILED = child(state=ChildState.FAILED, reason="AppFailed", message="head died")
+OPEN = status(attempt(), phase="Running")
+
+SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
+    "a new run starts its first attempt": (
+        step(status()),
+        {"phase": "Pending", "start": 1, "outcomes": [None]},
+    ),
+    "what is missing holds it": (
+        step(status(), hold=working("SecretNotFound", "…")),
+        {"phase": "Pending", "start": None, "reason": "SecretNotFound", "outcomes": []},
+    ),
+    "a child that no status tells of is taken over": (
+        step(status(), child()),
+        {"phase": "Running", "start": None, "outcomes": [None]},
+    ),
+    "it runs": (step(OPEN, child()), {"phase": "Running", "start": None, "reason": "Running"}),
+    "it waits in a queue": (step(OPEN, child(state=ChildState.QUEUED)), {"phase": "Queued"}),
+    "a quota's words are told": (
+        step(OPEN, child(state=ChildState.STARTING, reason="FailedCreate", message="exceeded quota: team")),
+        {"phase": "Pending", "reason": "FailedCreate", "message": "exceeded quota: team"},
+    ),
+    "a result ends it, whatever the child says": (
+        step(status(attempt(), artifact="s3://b/"), child()),
+        {"phase": "Succeeded", "outcomes": ["Succeeded"], "deleted": 0, "progressing": Progressing.DONE},
+    ),
+    "a failed attempt is recorded and its child goes before the next": (
+        step(OPEN, FAILED),
+        {"phase": "Pending", "start": None, "outcomes": ["Failed"], "deleted": 1},
+    ),
+    "the next attempt waits for its pause": (
+        step(status(attempt(outcome="Failed", reason="AppFailed", endTime=NOW - timedelta(seconds=4)))),
+        {"start": None, "reason": "Retrying", "requeue": 6.0},
+    ),
+    "then it starts": (
+        step(status(attempt(outcome="Failed", reason="AppFailed"))),
+        {"start": 2, "outcomes": ["Failed", None]},
+    ),
+    "retries are used up": (
+        step(status(attempt(outcome="Failed", reason="AppFailed")), retries=0),
+        {"phase": "Failed", "start": None, "reason": "AppFailed", "progressing": Progressing.STUCK},
+    ),
+    "preemption uses none up": (
+        step(status(attempt(outcome="Preempted", reason="Preempted")), retries=0),
+        {"start": 2},
+    ),
+    "a lost node is preemption": (
+        step(OPEN, replace(FAILED, preempted=True), retries=0),
+        {"outcomes": ["Preempted"], "phase": "Pending"},
+    ),
+    "preemption is remembered after the pods are gone": (
+        step(status(attempt(reason="Preempted")), FAILED, retries=0),
+        {"outcomes": ["Preempted"]},
+    ),
+    "a child that somebody deleted counts as a failure": (
+        step(OPEN, retries=0),
+        {"phase": "Failed", "reason": "ChildVanished", "outcomes": ["Failed"]},
+    ),
+    "bad input fails at once, though the child still runs": (
+        step(status(attempt(), **error("InvalidInput")), child()),
+        {"phase": "Failed", "reason": "InvalidInput", "message": "what was wrong", "outcomes": ["Failed"]},
+    ),
+    "an error that may pass is tried again": (
+        step(status(attempt(), **error("StoreUnreachable", retryable=True)), FAILED),
+        {"phase": "Pending", "outcomes": ["Failed"], "deleted": 1},
+    ),
+    "an error of an earlier attempt counts no more": (
+        step(
+            status(
+                attempt(1, outcome="Failed", reason="X"),
+                attempt(2, startTime=NOW - timedelta(seconds=5)),
+                **error("InvalidInput", at=NOW - timedelta(seconds=60)),
+            ),
+            child(2),
+        ),
+        {"phase": "Running", "outcomes": ["Failed", None]},
+    ),
+    "an end without a result is a failure": (
+        step(OPEN, child(state=ChildState.SUCCEEDED)),
+        {"outcomes": ["Failed"], "deleted": 1},
+    ),
+    "suspending stops the child": (
+        step(OPEN, child(), suspend=True),
+        {"phase": "Running", "reason": "Suspending", "deleted": 1, "outcomes": [None]},
+    ),
+    "it is asked only once": (step(OPEN, child(deleting=True), suspend=True), {"deleted": 0}),
+    "suspended": (
+        step(OPEN, suspend=True),
+        {"phase": "Suspended", "outcomes": ["Suspended"], "progressing": Progressing.PAUSED},
+    ),
+    "resumed": (
+        step(status(attempt(outcome="Suspended", reason="Suspended"), phase="Suspended")),
+        {"start": 2, "phase": "Pending"},
+    ),
+    "the deadline stops the child": (
+        step(OPEN, child(), activeDeadline="30m"),
+        {"deleted": 1, "reason": "Stopping", "outcomes": [None]},
+    ),
+    "past the deadline": (
+        step(OPEN, activeDeadline="30m"),
+        {"phase": "Failed", "reason": "DeadlineExceeded", "outcomes": ["Failed"]},
+    ),
+    "a higher deadline lets it go on": (
+        step(status(attempt(outcome="Failed", reason="DeadlineExceeded")), activeDeadline="3h"),
+        {"start": 2},
+    ),
+    "time in a queue counts toward no deadline": (
+        step(status(attempt(), phase="Queued"), child(), activeDeadline="30m"),
+        {"phase": "Running", "deleted": 0, "requeue": 1801.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_situation(name: str) -> None:
+    made, wanted = SITUATIONS[name]
+    found = {
+        "phase": made.status.phase,
+        "start": made.start,
+        "reason": made.verdict.reason,
+        "message": made.verdict.message,
+        "progressing": made.verdict.progressing,
+        "outcomes": [it.outcome and it.outcome.value for it in made.status.attempts],
+        "deleted": len(made.delete),
+        "requeue": made.requeue_after,
+    }
+    assert {key: found[key] for key in wanted} == wanted
+
+
+def test_a_step_repeated_changes_nothing() -> None:
+    first = step(OPEN, child())
+    later = NOW + timedelta(minutes=5)
+    assert step(first.status, child(), now=later).status == first.status
+    assert step(first.status, child(), now=later).notes == ()
+
+
+def test_a_superseded_run_stops_and_a_finished_one_stays_as_it_ended() -> None:
+    stopped = supersede(OPEN, [child()], "r-new", NOW)
+    assert (stopped.status.phase, len(stopped.delete)) == ("Suspended", 1)
+    ended = RunStatus.model_validate({"phase": "Succeeded", "result": RunResult(completed_at=NOW).to_dict()})
+    assert supersede(ended, [child()], "r-new", NOW).status.phase == "Succeeded"
+
+
+def test_failure_message_names_the_remedy() -> None:
+    made = step(status(attempt(outcome="Failed", reason="AppFailed")), retries=0)
+    assert "raise spec.runPolicy.retries" in made.verdict.message
