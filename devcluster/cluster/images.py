@@ -95,8 +95,18 @@ def _load(image: str) -> None:
     if importer.wait():
         raise Failure(f"containerd did not take {image}:\n{output[-2000:]}")
     ctr("images", "label", image, "io.cri-containerd.pinned=pinned")
+    _forget_replaced()
     layout.share(digests, STATE / "containerd" / "io.containerd.content.v1.content" / "blobs" / "sha256")
     say(f"image {image} is loaded ({time.monotonic() - start:.0f} s)")
+
+
+def _forget_replaced() -> None:
+    """Removes images that have lost their name to a newer one; running pods keep theirs."""
+    images = [line.split() for line in ctr("images", "ls").splitlines()[1:]]
+    named = {words[2] for words in images if not words[0].startswith("sha256:")}
+    for words in images:
+        if words[2] not in named:
+            ctr("images", "rm", "--sync", words[0])
 
 
 def _buildah(name: str, *words: str | Path) -> None:

@@ -16,6 +16,8 @@ import urllib.request
 from pathlib import Path
 
 CLASS = "hostpath"
+PROVISIONER = "fovea.dev/hostpath"
+_OWNER = "pv.kubernetes.io/provisioned-by"  # the controller manager leaves such volumes to us
 
 
 class Volumes:
@@ -45,11 +47,8 @@ class Volumes:
             if spec.get("storageClassName") == CLASS and not spec.get("volumeName") and name not in volumes:
                 self.provide(name, meta, spec)
         for name, volume in volumes.items():
-            if (
-                volume["spec"].get("storageClassName") == CLASS
-                and volume["status"].get("phase") == "Released"
-                and name.startswith("pvc-")
-            ):
+            owner = volume["metadata"].get("annotations", {}).get(_OWNER)
+            if owner == PROVISIONER and volume["status"].get("phase") == "Released":
                 shutil.rmtree(self.folder / name, ignore_errors=True)
                 self.call("DELETE", f"/api/v1/persistentvolumes/{name}")
 
@@ -63,7 +62,7 @@ class Volumes:
             {
                 "apiVersion": "v1",
                 "kind": "PersistentVolume",
-                "metadata": {"name": name},
+                "metadata": {"name": name, "annotations": {_OWNER: PROVISIONER}},
                 "spec": {
                     "capacity": {"storage": spec["resources"]["requests"]["storage"]},
                     "accessModes": spec["accessModes"],
