@@ -24,6 +24,7 @@ _PHASES: dict[ChildState, Phase] = {
     ChildState.RUNNING: "Running",
 }
 _PREEMPTED = "Preempted"
+_SUSPENDED = "Suspended"
 _DEADLINE = "DeadlineExceeded"
 _MESSAGE_LIMIT = 8192
 
@@ -138,7 +139,8 @@ def _next(
     if policy.suspend:
         return _Next("Suspended", paused("Suspended", "spec.runPolicy.suspend is true"), attempts)
     if children:
-        leftover = tuple(child for child in children if not child.deleting)
+        on_record = {it.number for it in status.attempts if it.outcome is not None}  # else the reason would be lost
+        leftover = tuple(child for child in children if not child.deleting and child.attempt in on_record)
         waits = working("Stopping", f"waiting for {children[0].key} to go")
         return _Next("Pending", waits, attempts, delete=leftover, requeue_after=settings.deletion_poll_seconds)
     if hold is not None:
@@ -171,15 +173,19 @@ def _under_way(
     delete = () if child.deleting else (child,)
     phase = _PHASES[child.state]
     if policy.suspend:
+        recorded = last.reason == _SUSPENDED  # first why it goes, then that it goes
+        last = last.model_copy(update={"reason": _SUSPENDED})
         return _Next(
             phase,
             working("Suspending", f"stopping attempt {last.number} after a checkpoint"),
-            attempts,
-            delete=delete,
+            (*attempts[:-1], last),
+            delete=delete if recorded else (),
             requeue_after=settings.deletion_poll_seconds,
         )
     if child.state is not ChildState.QUEUED and status.phase == "Queued":
         last = last.model_copy(update={"start_time": now})  # time in a queue counts toward no deadline
+    if last.reason == _SUSPENDED and not child.deleting:  # somebody thought better of it in time
+        last = last.model_copy(update={"reason": None})
     if child.preempted and last.reason is None:
         last = last.model_copy(update={"reason": _PREEMPTED})
     attempts = (*attempts[:-1], last)
@@ -214,7 +220,7 @@ def _ended(
         return None
     if error is not None and (final or child is not None):
         return _close(last, Outcome.FAILED, error.reason, error.message, now)
-    if child is None and policy.suspend:
+    if child is None and (policy.suspend or last.reason == _SUSPENDED):
         return _close(last, Outcome.SUSPENDED, "Suspended", "spec.runPolicy.suspend is true", now)
     if child is None and _overdue(attempts, policy, now):
         limit = policy.active_deadline

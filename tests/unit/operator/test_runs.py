@@ -70,9 +70,13 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         step(status(attempt(), artifact="s3://b/"), child()),
         {"phase": "Succeeded", "outcomes": ["Succeeded"], "deleted": 0, "progressing": Progressing.DONE},
     ),
-    "a failed attempt is recorded and its child goes before the next": (
+    "a failed attempt is recorded first": (
         step(OPEN, FAILED),
-        {"phase": "Pending", "start": None, "outcomes": ["Failed"], "deleted": 1},
+        {"phase": "Pending", "start": None, "outcomes": ["Failed"], "deleted": 0},
+    ),
+    "then its child goes, before the next starts": (
+        step(status(attempt(outcome="Failed", reason="AppFailed")), FAILED),
+        {"phase": "Pending", "start": None, "reason": "Stopping", "deleted": 1},
     ),
     "the next attempt waits for its pause": (
         step(status(attempt(outcome="Failed", reason="AppFailed", endTime=NOW - timedelta(seconds=4)))),
@@ -108,7 +112,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
     ),
     "an error that may pass is tried again": (
         step(status(attempt(), **error("StoreUnreachable", retryable=True)), FAILED),
-        {"phase": "Pending", "outcomes": ["Failed"], "deleted": 1},
+        {"phase": "Pending", "outcomes": ["Failed"]},
     ),
     "an error of an earlier attempt counts no more": (
         step(
@@ -123,13 +127,24 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
     ),
     "an end without a result is a failure": (
         step(OPEN, child(state=ChildState.SUCCEEDED)),
-        {"outcomes": ["Failed"], "deleted": 1},
+        {"outcomes": ["Failed"]},
     ),
-    "suspending stops the child": (
+    "suspending is recorded first": (
         step(OPEN, child(), suspend=True),
+        {"phase": "Running", "reason": "Suspending", "deleted": 0, "outcomes": [None]},
+    ),
+    "then the child is stopped": (
+        step(status(attempt(reason="Suspended")), child(), suspend=True),
         {"phase": "Running", "reason": "Suspending", "deleted": 1, "outcomes": [None]},
     ),
-    "it is asked only once": (step(OPEN, child(deleting=True), suspend=True), {"deleted": 0}),
+    "it is asked only once": (
+        step(status(attempt(reason="Suspended")), child(deleting=True), suspend=True),
+        {"deleted": 0},
+    ),
+    "resumed while it was stopping: no retry is used up": (
+        step(status(attempt(reason="Suspended")), retries=0),
+        {"outcomes": ["Suspended", None], "start": 2},
+    ),
     "suspended": (
         step(OPEN, suspend=True),
         {"phase": "Suspended", "outcomes": ["Suspended"], "progressing": Progressing.PAUSED},

@@ -1,0 +1,129 @@
+"""Children: what Fovea sets stands after every merge, and what users may set is there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fovea_api.common import PodTemplate, Resources, RunPolicy
+from fovea_api.dataset import Recipe
+from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
+from fovea_api.trainingjob import Compute
+from fovea_operator.build.job import build_job
+from fovea_operator.build.pod import Work
+from fovea_operator.build.rayjob import build_ray_job
+from fovea_operator.settings import Settings
+
+SETTINGS = Settings()
+RECIPE = Recipe.model_validate(
+    {
+        "task": "Detection",
+        "sources": [
+            {"name": "lab", "uri": "pvc://datasets/bccd", "format": "COCO"},
+            {"name": "b", "uri": "s3://b/x", "format": "COCO", "secretRef": {"name": "hospital"}},
+        ],
+    }
+)
+
+
+def work(store: str = "pvc://store/ns") -> Work:
+    owner = RunOwner(kind="Dataset", name="cells")
+    identity = run_identity(RunType.DATASET_BUILD, owner, RECIPE, RunInputs())
+    spec = RunSpec(type=RunType.DATASET_BUILD, owner=owner, identity=identity, recipe=RECIPE.to_dict(), store=store)
+    return Work("ns", run_name(identity), 2, spec, "trainer:1", "store-keys")
+
+
+def job(extra: dict[str, Any] | None = None, **policy: Any) -> Any:
+    template = PodTemplate.model_validate(extra or {})
+    resources = Resources(requests={"cpu": "1"})
+    return build_job(work(), resources, template, RunPolicy.model_validate(policy), SETTINGS)
+
+
+def ray_job(policy: dict[str, Any] | None = None, **compute: Any) -> Any:
+    return build_ray_job(work(), Compute.model_validate(compute), RunPolicy.model_validate(policy or {}), SETTINGS)
+
+
+def pods(manifest: Any) -> list[Any]:
+    """All pod templates of a manifest."""
+    spec = manifest["spec"]
+    if "template" in spec:
+        return [spec["template"]]
+    cluster = spec["rayClusterSpec"]
+    workers = [group["template"] for group in cluster["workerGroupSpecs"]]
+    return [spec["submitterPodTemplate"], cluster["headGroupSpec"]["template"], *workers]
+
+
+def test_every_pod_keeps_the_restricted_standard() -> None:
+    for manifest in (job(), ray_job()):
+        for pod in pods(manifest):
+            assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+            assert pod["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            for container in pod["spec"]["containers"]:
+                assert container["securityContext"] == {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                }
+
+
+def test_names_fit_kuberay() -> None:
+    assert len(work().name) <= 47
+    assert work().name == f"{work().run}-2"
+
+
+def test_volumes_only_the_store_is_written() -> None:
+    container = pods(job())[0]["spec"]["containers"][0]
+    mounts = {it["mountPath"]: it.get("readOnly", False) for it in container["volumeMounts"]}
+    assert mounts == {
+        "/fovea/work": False,
+        "/fovea/pvc/datasets": True,
+        "/fovea/pvc/store": False,
+        "/fovea/secrets/hospital": True,
+    }
+    assert container["envFrom"] == [{"secretRef": {"name": "store-keys"}}]
+
+
+def test_the_order_travels_whole() -> None:
+    env = {it["name"]: it["value"] for it in pods(job())[0]["spec"]["containers"][0]["env"]}
+    assert RunSpec.model_validate(json.loads(env["FOVEA_RUN"])) == work().spec
+    assert (env["FOVEA_ATTEMPT"], env["FOVEA_NAMESPACE"], env["FOVEA_RUN_NAME"]) == ("2", "ns", work().run)
+
+
+def test_a_users_part_is_merged_and_fovea_has_the_last_word() -> None:
+    extra = {
+        "nodeSelector": {"disk": "ssd"},
+        "env": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
+        "labels": {"team": "a", "app.kubernetes.io/managed-by": "me"},
+        "volumes": [{"name": "scratch", "emptyDir": {}}],
+        "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
+    }
+    pod = pods(job(extra))[0]
+    assert pod["spec"]["nodeSelector"] == {"disk": "ssd"}
+    assert pod["spec"]["serviceAccountName"] == "fovea-run"
+    assert pod["metadata"]["labels"]["team"] == "a"
+    assert pod["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "fovea"
+    assert {"name": "scratch", "emptyDir": {}} in pod["spec"]["volumes"]
+    assert {"name": "HTTPS_PROXY", "value": "http://proxy"} in pod["spec"]["containers"][0]["env"]
+
+
+def test_a_queue_is_named_and_suspend_is_left_to_it() -> None:
+    policy = {"queueName": "team-a", "workloadPriorityClassName": "high"}
+    for manifest in (job(**policy), ray_job(policy)):
+        labels = manifest["metadata"]["labels"]
+        assert labels["kueue.x-k8s.io/queue-name"] == "team-a"
+        assert labels["kueue.x-k8s.io/priority-class"] == "high"
+        assert "suspend" not in manifest["spec"]
+
+
+def test_the_ray_cluster_works_once_and_goes() -> None:
+    spec = ray_job({"ttlAfterFinished": "10m"}, workers=2)["spec"]
+    assert (spec["backoffLimit"], spec["shutdownAfterJobFinishes"], spec["ttlSecondsAfterFinished"]) == (0, True, 600)
+    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert spec["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 2
+
+
+def test_elastic_asks_for_the_most_unless_a_queue_admits() -> None:
+    elastic = {"workers": 2, "elastic": {"minWorkers": 1, "maxWorkers": 4}}
+    group = ray_job(**elastic)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    queued = ray_job({"queueName": "q"}, **elastic)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    assert (group["replicas"], queued["replicas"]) == (4, 2)

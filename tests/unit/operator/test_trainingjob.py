@@ -1,0 +1,143 @@
+"""Which changes train again: the planner of a TrainingJob, as a table of situations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from fovea_api.dataset import Dataset
+from fovea_api.run import Run
+from fovea_api.trainingjob import TrainingJob
+from fovea_operator.objects import RAY_JOB, RUN, TRAINING_JOB
+from fovea_operator.observe import Place, RunView, TrainingSnapshot
+from fovea_operator.plan import Create, Delete, Plan, SetStatus
+from fovea_operator.plan.trainingjob import plan_training
+from fovea_operator.settings import Settings
+
+NOW = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
+OLD, NEW = f"sha256-{'1' * 64}", f"sha256-{'2' * 64}"
+METADATA = {"name": "cells", "namespace": "ns", "uid": "u", "generation": 1}
+
+
+def job(status: dict[str, Any] | None = None, restart: str = "", **spec: Any) -> TrainingJob:
+    base = {"datasetRef": {"name": "cells"}, "model": {"architecture": "resnet18"}}
+    annotations = {"fovea.dev/restart": restart} if restart else {}
+    return TrainingJob.model_validate(
+        {"metadata": METADATA | {"annotations": annotations}, "spec": base | spec, "status": status}
+    )
+
+
+def dataset(version: str | None = OLD) -> Dataset:
+    spec = {"task": "Classification", "sources": [{"name": "a", "uri": "s3://a", "format": "ImageFolder"}]}
+    status = {"version": version, "artifact": f"s3://fovea/ns/dataset/cells/{version}/"} if version else None
+    return Dataset.model_validate({"metadata": METADATA, "spec": spec, "status": status})
+
+
+def snapshot(job: TrainingJob, *runs: RunView, version: str | None = OLD) -> TrainingSnapshot:
+    return TrainingSnapshot(job, runs, dataset(version), {}, ("cells",), Place("s3://fovea/ns", ""), (), NOW)
+
+
+def made(plan: Plan, kind: object) -> list[Create]:
+    return [it for it in plan.writes if isinstance(it, Create) and it.key.kind == kind]
+
+
+def status_of(plan: Plan) -> dict[str, Any]:
+    return next(dict(it.status) for it in plan.writes if isinstance(it, SetStatus) and it.key.kind == TRAINING_JOB)
+
+
+def trained(recipe: dict[str, Any] | None = None) -> tuple[dict[str, Any], RunView]:
+    """A job's status and its finished run, on version OLD with the plain recipe."""
+    plan = plan_training(snapshot(job()), Settings())
+    create = made(plan, RUN)[0]
+    spec = dict(create.manifest["spec"])  # type: ignore[arg-type]
+    if recipe is not None:
+        spec["recipe"] = recipe
+    result = {"completedAt": NOW, "artifact": "s3://b/", "digest": OLD, "metrics": {"test/accuracy": 0.9}}
+    attempts = [
+        {"number": 1, "child": f"{create.key.name}-1", "startTime": NOW, "endTime": NOW, "outcome": "Succeeded"}
+    ]
+    status = {"phase": "Succeeded", "result": result, "attempts": attempts, "observedGeneration": 1}
+    metadata = {"name": create.key.name, "namespace": "ns", "uid": "r", "creationTimestamp": NOW}
+    view = RunView(Run.model_validate({"metadata": metadata, "spec": spec, "status": status}), ())
+    return {"run": create.key.name, "observedGeneration": 1}, view
+
+
+CHANGED = {"training": {"epochs": 3}}
+SITUATIONS: dict[str, tuple[dict[str, Any], str | None, bool]] = {
+    # the spec, the dataset's newest version, whether it trains again
+    "nothing changed": ({}, OLD, False),
+    "the recipe changed": (CHANGED, OLD, True),
+    "a default was spelled out": ({"training": {"seed": 0}}, OLD, False),
+    "the recipe changed, and that is to be ignored": (CHANGED | {"runPolicy": {"onChange": "Ignore"}}, OLD, False),
+    "criteria changed": ({"successCriteria": [{"metric": "test/accuracy", "min": 0.5}]}, OLD, False),
+    "compute changed": ({"compute": {"workers": 4, "image": "other"}}, OLD, False),
+    "a new dataset version": ({}, NEW, False),
+    "a new dataset version, wanted": ({"runPolicy": {"onNewDatasetVersion": "NewRun"}}, NEW, True),
+    "the version in use was pinned": ({"datasetRef": {"name": "cells", "version": OLD}}, NEW, False),
+    "another version was pinned": ({"datasetRef": {"name": "cells", "version": NEW}}, OLD, True),
+    "restart was asked for": ({"restart": "again"}, OLD, True),
+    "restart was asked for though changes are ignored": (
+        {"restart": "again", "runPolicy": {"onChange": "Ignore"}},
+        OLD,
+        True,
+    ),
+    "the dataset is gone": ({}, None, False),
+}
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_what_trains_again(name: str) -> None:
+    spec, version, again = SITUATIONS[name]
+    status, view = trained()
+    plan = plan_training(snapshot(job(status, **spec), view, version=version), Settings())
+    assert bool(made(plan, RAY_JOB)) is again
+    assert bool(made(plan, RUN)) is again
+
+
+def test_a_recipe_frozen_by_an_older_version_equals_its_defaults() -> None:
+    status, view = trained(recipe={"model": {"architecture": "resnet18"}})
+    assert not made(plan_training(snapshot(job(status), view), Settings()), RUN)
+
+
+def test_criteria_are_judged_as_they_stand() -> None:
+    status, view = trained()
+    hard = [{"metric": "test/accuracy", "min": 0.95}]
+    found = status_of(plan_training(snapshot(job(status, successCriteria=hard), view), Settings()))
+    assert found["result"]["eligible"] is False
+    ready = next(it for it in found["conditions"] if it["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "CriteriaNotMet")
+    assert "test/accuracy 0.9 (wanted ≥ 0.95)" in ready["message"]
+
+
+def test_a_settled_job_plans_nothing() -> None:
+    status, view = trained()
+    first = plan_training(snapshot(job(status), view), Settings())
+    run_status = next((dict(it.status) for it in first.writes if isinstance(it, SetStatus) and it.key.kind == RUN), {})
+    settled = view.run.model_copy(update={"status": view.status.model_validate(view.status.to_dict() | run_status)})
+    again = plan_training(snapshot(job(status_of(first)), replace(view, run=settled)), Settings())
+    assert again.writes == ()
+
+
+def test_going_back_finds_what_was_trained() -> None:
+    status, view = trained()
+    plan = plan_training(snapshot(job(status | {"run": "r-ffffffffff"}), view), Settings())
+    assert not made(plan, RUN)
+    assert status_of(plan)["run"] == view.name
+
+
+def test_history_is_kept_to_its_limit() -> None:
+    status, view = trained()
+    olds = [
+        replace(
+            view,
+            run=view.run.model_copy(
+                update={"metadata": view.run.metadata.model_copy(update={"name": f"r-{number:010d}"})}
+            ),
+        )
+        for number in range(4)
+    ]
+    plan = plan_training(snapshot(job(status, runPolicy={"historyLimit": 3}), view, *olds), Settings())
+    gone = [it.key.name for it in plan.writes if isinstance(it, Delete)]
+    assert gone == [olds[2].name, olds[3].name]
