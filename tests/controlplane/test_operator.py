@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -457,7 +458,10 @@ def outcome(world: World) -> Any:
         job["status"]["phase"],
         [[(a["number"], a["child"], a.get("outcome")) for a in it["status"]["attempts"]] for it in runs],
         [it["metadata"]["name"] for it in world.all(RAY_JOB)],
-        [sorted(it for it in world.events(reason) if job["status"]["run"] in it) for reason in STORY],
+        [
+            sorted(re.sub(r" after \w+", "", it) for it in world.events(reason) if job["status"]["run"] in it)
+            for reason in STORY
+        ],
     )
 
 
