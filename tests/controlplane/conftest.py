@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,19 @@ class ControlPlane:
         command = [_kubectl(), f"--kubeconfig={self.kubeconfig}", *arguments]
         return subprocess.run(command, input=input, capture_output=True, text=True, timeout=120)
 
+    def install_crds(self, *files: Path) -> None:
+        """Applies CustomResourceDefinitions and waits until they are served."""
+        paths = [argument for path in files for argument in ("-f", str(path))]
+        self.kubectl("apply", "--server-side", "--force-conflicts", *paths)
+        wait = ("wait", "--for=condition=Established", "--timeout=60s", *paths)
+        for _ in range(50):  # kubectl gives up at once on a CRD that has no conditions yet
+            result = self.try_kubectl(*wait)
+            if "accessor error" not in result.stderr:
+                break
+            time.sleep(0.2)
+        if result.returncode != 0:
+            raise Refused(result.stderr.strip())
+
     def apply(self, *manifests: dict[str, Any], namespace: str) -> str:
         """Server-side apply as field manager `tests`, in the given namespace."""
         documents = [
@@ -91,10 +105,7 @@ def control_plane() -> ControlPlane:
     """The control plane with Fovea's CRDs established."""
     kubeconfig = _kubeconfig()
     plane = ControlPlane(kubeconfig, config.new_client_from_config(str(kubeconfig)))
-    crds = sorted((ROOT / "crds").glob("*.fovea.dev.yaml"))
-    files = [argument for path in crds for argument in ("-f", str(path))]
-    plane.kubectl("apply", "--server-side", "--force-conflicts", *files)
-    plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
+    plane.install_crds(*sorted((ROOT / "crds").glob("*.fovea.dev.yaml")))
     return plane
 
 

@@ -47,8 +47,7 @@ def kuberay_crds(control_plane: ControlPlane) -> None:
     command = ["go", "list", "-mod=mod", "-m", "-f", "{{.Dir}}", "github.com/ray-project/kuberay/ray-operator"]
     found = subprocess.run(command, cwd=module, capture_output=True, text=True, check=True).stdout.strip()
     folder = Path(found) / "config" / "crd" / "bases"
-    control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(folder))
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/rayjobs.ray.io")
+    control_plane.install_crds(*sorted(folder.glob("ray.io_*.yaml")))
 
 
 @dataclass
