@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FOVEA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fovea
 export PATH := $(abspath $(BIN)):$(FOVEA_CACHE)/bin:$(PATH)
 
-.PHONY: help venv demo generate check-generated lint test test-unit test-controlplane tools lock clean
+.PHONY: help venv demo generate check-generated lint test test-unit test-controlplane test-cluster tools lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -34,7 +34,7 @@ lint: check-generated  ## ruff, mypy, import contracts, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-TESTS := lint test-unit test-controlplane
+TESTS := lint test-unit test-controlplane test-cluster
 
 test:  ## Everything, fast tests first, with the seconds of each stage
 	@for stage in $(TESTS); do \
@@ -48,6 +48,9 @@ test-unit: venv tools  ## Without a cluster
 test-controlplane: venv tools  ## Against a real API server, which the devcluster brings up
 	devcluster/devcluster up --control-plane
 	$(BIN)/python -m pytest tests/controlplane
+
+test-cluster: venv  ## On a real cluster: the demo, faults, the README's commands; half an hour, root
+	$(BIN)/python -m pytest -s tests/cluster
 
 tools:  ## The programs that tests start: a real S3 server and Helm
 	devcluster/devcluster build versitygw helm

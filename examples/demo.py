@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """`make demo`: from labelled images to a trained detector on a real Kubernetes, driven by manifests only.
 
-CLUSTER=devcluster (default; Debian as root), kind (Docker), or any cluster by KUBECONFIG with CLUSTER=current. Needs
-kubectl and helm; everything else is in the manifests. Writes .demo/summary.json and .demo/report.html.
+CLUSTER=devcluster (default; Debian as root), kind (Docker), or any cluster by KUBECONFIG with CLUSTER=current, which
+need kubectl and helm; everything else is in the manifests. NAMESPACE is where they are applied (fovea-demo). Writes
+.demo/summary.json and .demo/report.html.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / ".demo"
 DEVCLUSTER = ROOT / "devcluster" / "devcluster"
-SYSTEM, NAMESPACE, NAME = "fovea-system", "fovea-demo", "blood-cells"
+SYSTEM, NAME = "fovea-system", "blood-cells"
+NAMESPACE = os.environ.get("NAMESPACE") or "fovea-demo"
 IMAGES = {name: f"fovea.local/{name}:dev" for name in ("operator", "trainer")}
 LIMIT_SECONDS = 45 * 60
 """After this the demo gives up; 8 epochs take some 10 minutes on 2 cores."""
@@ -69,11 +71,14 @@ def main() -> int:
                 "demo: the devcluster needs root. Use CLUSTER=kind with Docker, KUBECONFIG for a cluster of yours, or "
                 "train without Kubernetes: make venv && .venv/bin/fovea train -f examples/blood-cells.yaml"
             )
-        with stage("cluster"):
+        with stage("cluster and images"):
+            run(DEVCLUSTER.with_name("install"))
+            images = subprocess.Popen([DEVCLUSTER, "images", *IMAGES])  # they mostly wait for packages: beside the rest
+            run(DEVCLUSTER, "build")
             run(DEVCLUSTER, "up")
-        with stage("images"):
-            run(DEVCLUSTER, "images", "operator", "trainer")
-            run(DEVCLUSTER, "load", "operator", "trainer")
+            if images.wait() != 0:
+                sys.exit("demo: the images were not built")
+            run(DEVCLUSTER, "load", *IMAGES)
         os.environ["KUBECONFIG"] = output(DEVCLUSTER, "kubeconfig").strip()
         os.environ["PATH"] = f"{programs()}{os.pathsep}{os.environ['PATH']}"
     elif cluster == "kind":

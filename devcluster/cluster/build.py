@@ -19,7 +19,7 @@ _CONTAINERD = "github.com/containerd/containerd/v2"
 @dataclass(frozen=True)
 class Program:
     module: str  # folder under modules/
-    package: str
+    package: str  # "." for a main package of our own in that folder
     flags: str = ""
 
 
@@ -32,7 +32,7 @@ PROGRAMS = {
     "containerd": Program("containerd", f"{_CONTAINERD}/cmd/containerd", f"-X {_CONTAINERD}/version.Version=2.2.9"),
     "containerd-shim-runc-v2": Program("containerd", f"{_CONTAINERD}/cmd/containerd-shim-runc-v2"),
     "ctr": Program("containerd", f"{_CONTAINERD}/cmd/ctr"),
-    "coredns": Program("coredns", "github.com/coredns/coredns"),
+    "coredns": Program("coredns", "."),
     "versitygw": Program("versitygw", "github.com/versity/versitygw/cmd/versitygw"),
     "ray-operator": Program("kuberay", "github.com/ray-project/kuberay/ray-operator"),
     "kueue-manager": Program("kueue", "sigs.k8s.io/kueue/cmd/kueue"),
@@ -79,8 +79,9 @@ def _record(name: str) -> Path:
 def _pins(name: str) -> str:
     """Digest of everything that decides what the program is."""
     program = PROGRAMS[name]
-    files = [(HERE / "modules" / program.module / file).read_bytes() for file in ("go.mod", "go.sum")]
-    return hashlib.sha256(b"".join(files) + program.flags.encode()).hexdigest()
+    folder = HERE / "modules" / program.module
+    files = [folder / "go.mod", folder / "go.sum", *sorted(folder.glob("*.go"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files) + program.flags.encode()).hexdigest()
 
 
 def _build(name: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,9 +15,8 @@ import pytest
 import yaml
 from kubernetes import client, config
 
-ROOT = Path(__file__).resolve().parents[2]
-DEVCLUSTER = ROOT / "devcluster" / "devcluster"
-BINARIES = Path(os.environ.get("FOVEA_CACHE", Path.home() / ".cache" / "fovea")) / "bin"
+from tests.kube import ROOT, Kube, Refused, devcluster
+
 KUBECONFIG_VARIABLE = "FOVEA_CONTROL_PLANE_KUBECONFIG"
 """Names the kubeconfig of a control plane that runs already; else the devcluster brings one up."""
 
@@ -35,10 +32,9 @@ def good(kind: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class ControlPlane:
+class ControlPlane(Kube):
     """A running API server, as kubectl and as Python clients see it."""
 
-    kubeconfig: Path
     api: client.ApiClient
 
     @property
@@ -48,17 +44,6 @@ class ControlPlane:
     @property
     def core(self) -> client.CoreV1Api:
         return client.CoreV1Api(self.api)
-
-    def kubectl(self, *arguments: str, input: str | None = None) -> str:
-        """Runs kubectl; returns what it prints. Raises Refused with its words if it fails."""
-        result = self.try_kubectl(*arguments, input=input)
-        if result.returncode != 0:
-            raise Refused(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
-        return result.stdout
-
-    def try_kubectl(self, *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
-        command = [_kubectl(), f"--kubeconfig={self.kubeconfig}", *arguments]
-        return subprocess.run(command, input=input, capture_output=True, text=True, timeout=120)
 
     def install_crds(self, *files: Path) -> None:
         """Applies CustomResourceDefinitions and waits until they are served."""
@@ -73,31 +58,12 @@ class ControlPlane:
         if result.returncode != 0:
             raise Refused(result.stderr.strip())
 
-    def apply(self, *manifests: dict[str, Any], namespace: str) -> str:
-        """Server-side apply as field manager `tests`, in the given namespace."""
-        documents = [
-            {**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}} for manifest in manifests
-        ]
-        arguments = ("apply", "--server-side", "--field-manager=tests", "-f", "-")
-        return self.kubectl(*arguments, input=yaml.safe_dump_all(documents))
-
-
-class Refused(Exception):
-    """kubectl failed; the message is its own."""
-
-
-def _kubectl() -> str:
-    found = shutil.which("kubectl", path=f"{BINARIES}{os.pathsep}{os.environ.get('PATH', '')}")
-    assert found, "kubectl is missing: run `devcluster/devcluster up --control-plane`"
-    return found
-
 
 def _kubeconfig() -> Path:
     if given := os.environ.get(KUBECONFIG_VARIABLE):
         return Path(given)
-    subprocess.run([DEVCLUSTER, "up", "--control-plane"], check=True, timeout=1800)
-    command = [DEVCLUSTER, "kubeconfig", "--control-plane"]
-    return Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    devcluster("up", "--control-plane")
+    return Path(devcluster("kubeconfig", "--control-plane"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,112 @@
+"""A real cluster with nodes, KubeRay and an S3 store, on which the README's `make demo` has run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fovea_trainer.store import Place, place
+
+from tests.kube import CACHE, ROOT, Kube, devcluster
+
+NAMESPACE_VARIABLE = "FOVEA_DEMO_NAMESPACE"
+"""Names a namespace in which `make demo` has run already, for work on these tests; it is left as it is."""
+SYSTEM = "fovea-system"
+FOVEA = Path(sys.executable).with_name("fovea")
+
+
+@dataclass(frozen=True)
+class Demo(Kube):
+    """The cluster after the demo."""
+
+    namespace: str
+    summary: Mapping[str, Any]
+    credentials: Path
+    """Folder with the store's settings, a file each, as in a mounted Secret."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which `fovea`, kubectl and helm find cluster and store."""
+        settings = {file.name: file.read_text() for file in self.credentials.iterdir()}
+        path = f"{CACHE / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, **settings, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
+
+    def stored(self, uri: str) -> Place:
+        """What lies in the store."""
+        return place(uri, str(self.credentials))
+
+    def object(self, kind: str, name: str) -> Any:
+        """An object of the demo's namespace; None where it does not exist."""
+        return self.get(self.namespace, kind, name)
+
+    def ready(self, kind: str, name: str) -> tuple[str, str]:
+        """Status and reason of the object's condition Ready."""
+        conditions = ((self.object(kind, name) or {}).get("status") or {}).get("conditions", ())
+        return next(((it["status"], it["reason"]) for it in conditions if it["type"] == "Ready"), ("", ""))
+
+    def wait_ready(self, kind: str, name: str, seconds: float) -> Any:
+        """The object, once it is Ready. Fails as soon as it cannot go on."""
+        self.until(lambda: self.ready(kind, name)[0] == "True" or self._stalled(kind, name), seconds)
+        assert self.ready(kind, name)[0] == "True", self._stalled(kind, name)
+        return self.object(kind, name)
+
+    def _stalled(self, kind: str, name: str) -> str:
+        found = self.object(kind, name)
+        held = {it["type"]: it for it in found.get("status", {}).get("conditions", ())}
+        current = held.get("Stalled", {}).get("observedGeneration") == found["metadata"]["generation"]
+        return str(held["Stalled"]) if current and held["Stalled"]["status"] == "True" else ""
+
+    def until(self, what: Callable[[], Any], seconds: float, pause: float = 1) -> Any:
+        """What the callable gives, as soon as it is true; fails with what the namespace looks like."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if found := what():
+                return found
+            time.sleep(pause)
+        state = self.kubectl("-n", self.namespace, "get", "fovea,rayjobs,pods", "-o", "wide")
+        pytest.fail(f"waited {seconds:.0f} s in vain for this\n{state}")
+
+    def events(self, name: str) -> list[tuple[str, str]]:
+        """Reason and words of the events about an object, oldest first."""
+        found = self.get(self.namespace, "events", f"--field-selector=involvedObject.name={name}")["items"]
+        return [(it["reason"], it["message"]) for it in sorted(found, key=lambda it: it["eventTime"] or "")]
+
+    def run(self, name: str) -> Any:
+        """The current Run of a TrainingJob; None before there is one."""
+        named = ((self.object("trainingjob", name) or {}).get("status") or {}).get("run")
+        return self.object("run", named) if named else None
+
+    def epoch(self, name: str) -> float:
+        """How far a TrainingJob's current run is."""
+        status = (self.run(name) or {}).get("status", {})
+        return float(status.get("progress", {}).get("epoch", 0))
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """The cluster after `make demo` in a namespace of its own; run pytest with -s to see it work."""
+    given = os.environ.get(NAMESPACE_VARIABLE)
+    namespace = given or f"fovea-demo-{uuid.uuid4().hex[:6]}"
+    if not given:
+        environment = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
+        command = ["make", "--no-print-directory", "-C", str(ROOT), "demo"]
+        subprocess.run(command, env=environment | {"NAMESPACE": namespace, "CLUSTER": "devcluster"}, check=True)
+    folder = tmp_path_factory.mktemp("store")
+    secret = yaml.safe_load((CACHE / "cluster" / "s3-secret.yaml").read_text())
+    for key, value in secret["stringData"].items():
+        (folder / key).write_text(value)
+    summary = json.loads((ROOT / ".demo" / "summary.json").read_text())
+    kube = Demo(Path(devcluster("kubeconfig")), namespace, summary, folder)
+    yield kube
+    if not given:
+        kube.kubectl("delete", "namespace", namespace, "--wait=false")

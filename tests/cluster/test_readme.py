@@ -1,0 +1,62 @@
+"""The README's commands, word for word. `make demo` is the fixture `demo`; CI itself runs the rest of its block."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import Demo
+from tests.kube import ROOT
+
+pytestmark = pytest.mark.timeout(3000)
+
+
+def commands(heading: str) -> list[str]:
+    """The commands of the first shell block below a heading of README.md, without their comments."""
+    section = (ROOT / "README.md").read_text().split(f"\n## {heading}\n")[1]
+    block = re.split(r"^```(?:sh)?\n", section, flags=re.MULTILINE)[1]
+    joined = block.replace("\\\n", " ")
+    return [line for text in joined.splitlines() if (line := text.partition("  #")[0].strip())]
+
+
+def test_try_it_is_what_ci_runs() -> None:
+    given = (ROOT / ".ci" / "run").read_text()
+    install, demo, tests = commands("Try it")
+    assert demo == "make demo"
+    assert install in given
+    assert tests.removeprefix("make ") in given
+
+
+def test_train_by_hand(demo: Demo, tmp_path: Path) -> None:
+    """In a folder of its own with the repository's files, so that the store starts empty."""
+    for path in (*ROOT.iterdir(), ROOT / ".venv"):
+        if path.name not in ("fovea-store", ".demo") and not (tmp_path / path.name).exists():
+            (tmp_path / path.name).symlink_to(path)
+    for command in commands("Train by hand"):
+        done = subprocess.run(["bash", "-ec", command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    assert "met     test/mAP50" in done.stdout
+    (bundle,) = (tmp_path / "fovea-store").glob("trainingjob/blood-cells/bundles/*")
+    assert {path.name for path in bundle.iterdir()} == {
+        Path(entry.path).parts[0] for entry in demo.stored(demo.summary["bundle"]).files()
+    }, "by hand and on a cluster a bundle has the same files"
+
+
+def test_kubernetes(demo: Demo, tmp_path: Path) -> None:
+    """Against the demo's cluster and namespace, where the model is trained already; --reuse-values keeps its images."""
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_bytes(demo.kubeconfig.read_bytes())
+    environment = demo.environment | {"KUBECONFIG": str(kubeconfig)}
+    context = ["kubectl", "config", "set-context", "--current", f"--namespace={demo.namespace}"]
+    subprocess.run(context, env=environment, check=True, capture_output=True)
+    for command in commands("Kubernetes"):
+        if command.startswith("helm"):
+            command = command.replace("BUCKET", "fovea") + " --reuse-values --force-conflicts --wait"
+        if " apply " in command:
+            command += " --server-side --force-conflicts"
+        done = subprocess.run(["bash", "-ec", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert "condition met" in done.stdout
