@@ -232,6 +232,8 @@ class TrainingSummary(Model):
     """Epochs that were trained, over all attempts."""
     seconds: Annotated[Number, Field(ge=0)]
     """Wall-clock seconds from the start of the first attempt."""
+    best: Best | None = None
+    """Value of the watched metric at the best epoch; absent without a validation split."""
     cpu_hours: Annotated[Number, Field(ge=0)] = 0
     """CPU core hours used."""
     gpu_hours: Annotated[Number, Field(ge=0)] = 0

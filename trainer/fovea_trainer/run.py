@@ -22,7 +22,7 @@ from types import FrameType
 
 from fovea_api import dataset
 from fovea_api.errors import FoveaError, Interrupted, InvalidInput, Retryable
-from fovea_api.run import RunError, RunResult, RunSpec, RunType
+from fovea_api.run import Progress, RunError, RunResult, RunSpec, RunType
 from pydantic import ValidationError
 
 from fovea_trainer.reporting import Reporter, RunStatus, StatusReporter
@@ -79,6 +79,8 @@ def execute(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> Ru
     found = find_result(spec, surroundings.name)
     if found is not None:
         log.info("adopted the result of the same identity from the store: %s", found.artifact)
+        best = found.training.best if found.training is not None else None
+        reporter.tell(Progress(stage="Done", percent=100, best=best, message="adopted from the store"))
         return found
     folder = folder_of(spec, surroundings.name)
     if spec.type is RunType.DATASET_BUILD:
@@ -137,7 +139,7 @@ def failure(error: BaseException) -> RunResult:
 
 def main() -> int:
     """The entry of a run's pod; gives the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    log_to_stdout()
     signal.signal(signal.SIGTERM, _interrupt)
     spec, surroundings = read_environment(os.environ)
     assert surroundings.status is not None
@@ -156,6 +158,11 @@ def main() -> int:
                 reporter.finish(failure(error))
             return code
     return 0
+
+
+def log_to_stdout() -> None:
+    """Makes this process log what it does."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
 
 
 def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, Surroundings]:

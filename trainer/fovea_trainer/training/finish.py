@@ -49,7 +49,7 @@ from fovea_trainer.models.registry import registry
 from fovea_trainer.report.training import TrainingReport, write_report
 from fovea_trainer.training.context import Listener
 from fovea_trainer.training.examples import preprocessing
-from fovea_trainer.training.loop import TRAINING_PERCENT, make_network
+from fovea_trainer.training.loop import TRAINING_PERCENT, best_of, latest_metrics, make_network, watched_metric
 from fovea_trainer.training.state import State
 from fovea_trainer.training.validation import PRIMARY
 
@@ -106,7 +106,9 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
     recipe, folder = trained.recipe, order.surroundings.work_dir / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "evaluation").mkdir(parents=True)
-    stage = _Stages(tell)
+    best = best_of(state, watched_metric(recipe, trained.network.task))
+    figures = Progress(epoch=state.epoch, epochs=recipe.training.epochs, metrics=latest_metrics(state), best=best)
+    stage = _Stages(tell, figures)
 
     stage("Exporting", TRAINING_PERCENT)
     task, dynamic_batch = trained.network.task, recipe.export.dynamic_batch
@@ -133,7 +135,11 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
 
     stage("Reporting", TRAINING_PERCENT + 7)
     summary = TrainingSummary(
-        best_epoch=state.best_epoch, epochs=state.epoch, seconds=state.seconds, cpu_hours=state.cpu_seconds / 3600
+        best_epoch=state.best_epoch,
+        epochs=state.epoch,
+        seconds=state.seconds,
+        cpu_hours=state.cpu_seconds / 3600,
+        best=best,
     )
     lineage = _lineage(order, trained, state)
     write_report(
@@ -171,11 +177,11 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
 
 
 class _Stages:
-    def __init__(self, tell: Listener) -> None:
-        self._tell = tell
+    def __init__(self, tell: Listener, figures: Progress) -> None:
+        self._tell, self._figures = tell, figures
 
     def __call__(self, stage: str, percent: int) -> None:
-        self._tell(Progress(stage=stage, percent=percent))
+        self._tell(self._figures.model_copy(update={"stage": stage, "percent": percent}))
 
 
 def _restore(order: Order, state: State) -> Trained:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from fovea_api.common import format_duration
+from fovea_api.common import Task, format_duration
 from fovea_api.errors import FoveaError, Interrupted, InvalidInput
 from fovea_api.run import Best, Progress
 from fovea_api.trainingjob import EarlyStopping, Recipe
@@ -51,6 +52,8 @@ TRAINING_PERCENT = 90
 """Share of a run that training is; export, evaluation and report are the rest."""
 TELL_SECONDS = 1.0
 """Between two reports of progress within an epoch."""
+
+log = logging.getLogger(__name__)
 
 
 class TrainingDiverged(FoveaError):
@@ -148,11 +151,12 @@ class _Fit:
         self.state = context.resume() or State()
         if self.state.network:
             self._restore()
+            log.info("training goes on after epoch %d, step %d", self.state.epoch, self.state.step)
         self.precision = self._choose_precision()
         self.scaler = self.precision.scaler()
         if self.state.scaler:
             self.scaler.load_state_dict(self.state.scaler)
-        self.primary = f"validation/{recipe.evaluation.primary_metric or PRIMARY[task]}"
+        self.primary = watched_metric(recipe, task)
         self.started, self.cpu_started = time.monotonic() - self.state.seconds, time.process_time()
         self.cpu_before = self.state.cpu_seconds
         self.told = 0.0
@@ -318,12 +322,9 @@ class _Fit:
         left = (
             timedelta(seconds=(now - self.started) / done * (epochs - done) * 100 / TRAINING_PERCENT) if done else None
         )
-        metrics = dict(state.history[-1]) if state.history else {}
+        metrics = latest_metrics(state)
         if state.step:
-            metrics["train/loss"] = state.loss_sum * self.context.workers / state.step
-        best = None
-        if state.best_value is not None:
-            best = Best(name=self.primary, value=state.best_value, epoch=state.best_epoch)
+            metrics["train/loss"] = rounded(state.loss_sum * self.context.workers / state.step)
         self.context.tell(
             Progress(
                 stage="Training",
@@ -333,11 +334,33 @@ class _Fit:
                 eta=None if left is None else format_duration(left),
                 images_per_second=round(self.speed, 1),
                 metrics=metrics,
-                best=best,
+                best=best_of(state, self.primary),
             )
         )
 
     speed = 0.0
+
+
+def watched_metric(recipe: Recipe, task: Task) -> str:
+    """The metric that picks the best epoch."""
+    return f"validation/{recipe.evaluation.primary_metric or PRIMARY[task]}"
+
+
+def latest_metrics(state: State) -> dict[str, float]:
+    """The metrics of the last whole epoch, as people read them."""
+    return {name: rounded(value) for name, value in state.history[-1].items()} if state.history else {}
+
+
+def best_of(state: State, metric: str) -> Best | None:
+    """The best value of the watched metric so far; None where nothing is watched."""
+    if state.best_value is None:
+        return None
+    return Best(name=metric, value=rounded(state.best_value), epoch=state.best_epoch)
+
+
+def rounded(value: float) -> float:
+    """Four significant digits: what a column or a line shows."""
+    return float(f"{value:.4g}")
 
 
 def _better(metric: str, value: float, than: float, by: float) -> bool:

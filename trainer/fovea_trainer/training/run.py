@@ -12,12 +12,12 @@ from pathlib import Path
 from fovea_api.architectures import find, read_options
 from fovea_api.common import parse_quantity
 from fovea_api.errors import FoveaError, InvalidInput, Retryable
-from fovea_api.run import Execution, RunResult, RunSpec
+from fovea_api.run import Execution, Progress, RunResult, RunSpec
 from fovea_api.trainingjob import Recipe
 
 from fovea_trainer.data.version import OpenVersion, open_version
 from fovea_trainer.reporting import Reporter, StatusReporter
-from fovea_trainer.run import Surroundings, folder_of
+from fovea_trainer.run import Surroundings, folder_of, log_to_stdout
 from fovea_trainer.store import Place, place
 from fovea_trainer.training.context import RayWorker, SingleProcess
 from fovea_trainer.training.finish import check_supported, finish
@@ -110,10 +110,10 @@ def train(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> RunR
         context = SingleProcess(checkpoints / "checkpoints", spec.execution.checkpoints_kept, reporter.tell, stop)
         state = fit(order.recipe, order.open(), context, order.plan(0))
         return finish(order, state, reporter.tell)
-    return _train_on_ray(order)
+    return _train_on_ray(order, reporter)
 
 
-def _train_on_ray(order: Order) -> RunResult:
+def _train_on_ray(order: Order, reporter: Reporter) -> RunResult:
     import ray
     import ray.train
     import ray.train.torch
@@ -147,16 +147,18 @@ def _train_on_ray(order: Order) -> RunResult:
     if result.checkpoint is None:
         raise WorkersLost("training ended without a checkpoint")
     rest = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(_finish)
-    done: RunResult | FoveaError = ray.get(rest.remote(order, result.checkpoint))
+    done: tuple[RunResult, Progress] | FoveaError = ray.get(rest.remote(order, result.checkpoint))
     if isinstance(done, FoveaError):
         raise done
-    return done
+    reporter.tell(done[1])  # this process reports last, and its report replaces the workers'
+    return done[0]
 
 
 def _worker(config: Mapping[str, Order]) -> None:
     """A worker of Ray Train."""
     import torch
 
+    log_to_stdout()
     order = config["order"]
     torch.set_num_threads(worker_threads(order.spec.execution))  # Ray sets one
     status = order.surroundings.status
@@ -165,19 +167,27 @@ def _worker(config: Mapping[str, Order]) -> None:
         fit(order.recipe, order.open(), context, order.plan(context.rank))
 
 
-def _finish(order: Order, checkpoint: object) -> RunResult | FoveaError:
-    """The rest of the run, as a Ray task on a worker's resources."""
+def _finish(order: Order, checkpoint: object) -> tuple[RunResult, Progress] | FoveaError:
+    """The rest of the run, as a Ray task on a worker's resources; the result and the last progress told."""
     import ray.train
     import torch
 
+    log_to_stdout()
     assert isinstance(checkpoint, ray.train.Checkpoint)
     torch.set_num_threads(worker_threads(order.spec.execution))
     with checkpoint.as_directory() as folder:
         state = State.load(Path(folder))
     status = order.surroundings.status
+    told: list[Progress] = []
     try:
         with StatusReporter(status) if status is not None else nullcontext() as reporter:
-            return finish(order, state, reporter.tell if reporter is not None else lambda progress: None)
+
+            def tell(progress: Progress) -> None:
+                told.append(progress)
+                if reporter is not None:
+                    reporter.tell(progress)
+
+            return finish(order, state, tell), told[-1]
     except FoveaError as error:  # Ray would wrap it in a text
         return error
 
