@@ -58,6 +58,7 @@ SERVICE_ACCOUNT = Kind("ServiceAccount", "v1", "serviceaccounts")
 ROLE_BINDING = Kind("RoleBinding", "rbac.authorization.k8s.io/v1", "rolebindings")
 LEASE = Kind("Lease", "coordination.k8s.io/v1", "leases")
 EVENT = Kind("Event", "events.k8s.io/v1", "events")
+WORKLOAD = Kind("Workload", "kueue.x-k8s.io/v1beta2", "workloads")
 
 OWNERS = (DATASET, TRAINING_JOB, TUNING_SWEEP, MODEL_DEPLOYMENT)
 """Kinds that users write and the operator reconciles."""

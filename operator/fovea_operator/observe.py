@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,9 +33,11 @@ from fovea_operator.objects import (
     RUN,
     SECRET,
     TRAINING_JOB,
+    WORKLOAD,
     Key,
     Kind,
     View,
+    items,
     key_of,
     mapping,
     text,
@@ -42,6 +45,7 @@ from fovea_operator.objects import (
 from fovea_operator.settings import Settings
 
 ANNOTATION_STORE = f"{names.GROUP}/store"
+LABEL_WORKLOAD_OF = "kueue.x-k8s.io/job-uid"
 ANNOTATION_STORE_SECRET = f"{names.GROUP}/store-secret"
 
 
@@ -244,12 +248,24 @@ class Observer:
         clusters = [it for it in self.cache.owned(owner, RAY_CLUSTER) if controller_of(it) == name]
         pods = [it for it in self.cache.owned(owner, POD) if child_of_pod(it) == name]
         child = read_child(kind, value, clusters, pods)
+        if child.state is ChildState.QUEUED:
+            return replace(child, message=await self._admission(child) or child.message)
         age = (now - child.created).total_seconds()
         waiting = child.state is ChildState.STARTING and not pods and not child.reason
         if waiting and age >= self.settings.scheduling_grace_seconds:
             reason, message = await self._refusal(child.key)
             return replace(child, reason=reason, message=message)
         return child
+
+    async def _admission(self, child: Child) -> str:
+        """Why Kueue has not admitted a child, in its words; empty where there is no Kueue or it has not spoken."""
+        selector = f"{LABEL_WORKLOAD_OF}={child.uid}"
+        with contextlib.suppress(Refused):
+            for workload in (await self.api.list(WORKLOAD, child.key.namespace, selector))[0]:
+                for condition in items(workload, "status", "conditions"):
+                    if text(condition, "type") == "QuotaReserved" and text(condition, "status") == "False":
+                        return text(condition, "message")
+        return ""
 
     async def _refusal(self, key: Key) -> tuple[str, str]:
         """The newest warning about a child that gets no pods: the words of a quota or a policy."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -49,10 +50,19 @@ class Demo(Kube):
         """An object of the demo's namespace; None where it does not exist."""
         return self.get(self.namespace, kind, name)
 
+    def condition(self, kind: str, name: str, type: str = "Ready") -> Mapping[str, Any]:
+        """A condition of the object; empty before there is one."""
+        conditions = ((self.object(kind, name) or {}).get("status") or {}).get("conditions", ())
+        return next((it for it in conditions if it["type"] == type), {})
+
     def ready(self, kind: str, name: str) -> tuple[str, str]:
         """Status and reason of the object's condition Ready."""
-        conditions = ((self.object(kind, name) or {}).get("status") or {}).get("conditions", ())
-        return next(((it["status"], it["reason"]) for it in conditions if it["type"] == "Ready"), ("", ""))
+        found = self.condition(kind, name)
+        return found.get("status", ""), found.get("reason", "")
+
+    def message(self, kind: str, name: str) -> str:
+        """Words of the object's condition Ready."""
+        return str(self.condition(kind, name).get("message", ""))
 
     def wait_ready(self, kind: str, name: str, seconds: float) -> Any:
         """The object, once it is Ready. Fails as soon as it cannot go on."""
@@ -61,10 +71,9 @@ class Demo(Kube):
         return self.object(kind, name)
 
     def _stalled(self, kind: str, name: str) -> str:
-        found = self.object(kind, name)
-        held = {it["type"]: it for it in found.get("status", {}).get("conditions", ())}
-        current = held.get("Stalled", {}).get("observedGeneration") == found["metadata"]["generation"]
-        return str(held["Stalled"]) if current and held["Stalled"]["status"] == "True" else ""
+        held = self.condition(kind, name, "Stalled")
+        current = held.get("observedGeneration") == self.object(kind, name)["metadata"]["generation"]
+        return str(held) if current and held["status"] == "True" else ""
 
     def until(self, what: Callable[[], Any], seconds: float, pause: float = 1) -> Any:
         """What the callable gives, as soon as it is true; fails with what the namespace looks like."""
@@ -85,6 +94,16 @@ class Demo(Kube):
         """The current Run of a TrainingJob; None before there is one."""
         named = ((self.object("trainingjob", name) or {}).get("status") or {}).get("run")
         return self.object("run", named) if named else None
+
+    def log(self, run: str) -> str:
+        """What the Run's attempts printed, as `fovea logs` shows it."""
+        command = [FOVEA, "logs", run, "--namespace", self.namespace]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
+
+    def resumed(self, run: str) -> list[list[int]]:
+        """For each attempt, the epochs after which training was taken up again, as the log tells."""
+        attempts = self.log(run).split("--- attempt ")[1:]
+        return [[int(it) for it in re.findall(r"training goes on after epoch (\d+)", part)] for part in attempts]
 
     def epoch(self, name: str) -> float:
         """How far a TrainingJob's current run is."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fovea_trainer.data.version import open_version
 
-from tests.cluster.conftest import FOVEA, Demo
+from tests.cluster.conftest import Demo
 from tests.kube import ROOT, documents
 
 pytestmark = pytest.mark.timeout(3600)
@@ -62,10 +62,8 @@ def test_events_tell_the_story_once(demo: Demo) -> None:
 
 def test_the_log_is_kept(demo: Demo) -> None:
     run = demo.object("trainingjob", NAME)["status"]["run"]
-    command = [FOVEA, "logs", run, "--namespace", demo.namespace]
-    done = subprocess.run(command, env=demo.environment, capture_output=True, text=True, check=True)
-    assert "--- attempt 1 ---" in done.stdout
-    assert "bundle" in done.stdout
+    assert "--- attempt 1 ---" in demo.log(run)
+    assert "bundle" in demo.log(run)
 
 
 def test_a_lost_object_is_adopted_from_the_store(demo: Demo) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import re
-import subprocess
 from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import FOVEA, SYSTEM, Demo
+from tests.cluster.conftest import SYSTEM, Demo
 from tests.kube import ROOT, documents
 
 pytestmark = pytest.mark.timeout(1800)
@@ -39,11 +37,6 @@ def kill(demo: Demo, namespace: str, selector: str) -> str:
 def in_the_middle_of(demo: Demo, epoch: int) -> float:
     """Waits until the training is at least a quarter into an epoch (counted from 0), past the checkpoint before it."""
     return demo.until(lambda: (done := demo.epoch(NAME)) >= epoch + 0.25 and done, 600)  # type: ignore[no-any-return]
-
-
-def resumed(log: str) -> list[int]:
-    """The epochs after which training was taken up again, as the log tells."""
-    return [int(epoch) for epoch in re.findall(r"training goes on after epoch (\d+)", log)]
 
 
 def attempts(demo: Demo) -> list[dict[str, Any]]:
@@ -77,15 +70,22 @@ def test_operator_worker_and_head_die_in_mid_epoch(demo: Demo) -> None:
     assert (first["outcome"], second["outcome"]) == ("Failed", "Succeeded")
     assert job["status"]["run"] == run
     assert job["status"]["result"]["metrics"]["test/mAP50"] >= 0.5
-    first_log, second_log = log_of(demo, run).split("--- attempt 2 ---")
-    assert resumed(first_log) == [1], "the new worker went on from the checkpoint of epoch 1"
-    assert resumed(second_log) == [2], "the new head went on from the checkpoint of epoch 2"
+    assert demo.resumed(run) == [[1], [2]], "a new worker, then a new head: each went on from the last checkpoint"
     story = [reason for reason, _ in demo.events(NAME)]
     assert sorted(story) == sorted(
         ["RunCreated", "AttemptStarted", "AttemptFailed", "AttemptStarted", "AttemptSucceeded", "Succeeded"]
     )
 
 
-def log_of(demo: Demo, run: str) -> str:
-    command = [FOVEA, "logs", run, "--namespace", demo.namespace]
-    return subprocess.run(command, env=demo.environment, capture_output=True, text=True, check=True).stdout
+def test_a_quota_refuses_in_its_own_words(demo: Demo) -> None:
+    dataset, _ = copy.deepcopy(documents(ROOT / "examples" / "blood-cells.yaml"))
+    dataset["metadata"]["name"] = name = "blood-cells-quota"
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    demo.apply(quota, namespace=demo.namespace)
+    demo.until(lambda: demo.get(demo.namespace, "resourcequota", "none").get("status", {}).get("hard"), 30)
+    try:
+        demo.apply(dataset, namespace=demo.namespace)
+        demo.until(lambda: "exceeded quota: none" in demo.message("dataset", name), 120)
+    finally:
+        demo.kubectl("-n", demo.namespace, "delete", "resourcequota", "none")
+    assert demo.wait_ready("dataset", name, 600)["status"]["images"] == 364

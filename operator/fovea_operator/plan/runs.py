@@ -203,7 +203,9 @@ def _under_way(
         ChildState.RUNNING: f"attempt {last.number} of run {run} is running",
     }[child.state]
     verdict = working(child.reason or child.state.value, child.message or what)
-    return _Next(phase, verdict, attempts, requeue_after=_until_deadline(attempts, policy, now))
+    queued = child.state is ChildState.QUEUED
+    again = settings.reference_poll_seconds if queued else _until_deadline(attempts, policy, now)
+    return _Next(phase, verdict, attempts, requeue_after=again)
 
 
 def _ended(
