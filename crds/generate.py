@@ -34,6 +34,13 @@ ELSEWHERE = {
 }
 
 
+class _SpelledOut(yaml.SafeDumper):
+    """Writes what occurs twice twice, where YAML would refer back to it by an alias."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Generates the CRDs and the API reference from the models.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
@@ -59,7 +66,7 @@ def generated() -> Iterator[tuple[Path, str]]:
     """All generated files, relative to the root, with their content."""
     for kind in KINDS:
         crd = custom_resource_definition(kind)
-        text = HEADER + yaml.safe_dump(crd, sort_keys=False, allow_unicode=True, width=110)
+        text = HEADER + yaml.dump(crd, Dumper=_SpelledOut, sort_keys=False, allow_unicode=True, width=110)
         for folder in CRD_FOLDERS:
             yield folder / f"{crd['metadata']['name']}.yaml", text
         yield REFERENCE / f"{kind.__name__.lower()}.md", page(kind)
@@ -181,7 +188,8 @@ def _default(name: str, field: Mapping[str, Any], required: list[str]) -> str:
     default = field.get("default")
     if default is None or default in ({}, []):
         return ""
-    text = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+    flow = yaml.dump(default, Dumper=_SpelledOut, default_flow_style=True, width=1000)
+    text = flow.removesuffix("\n").removesuffix("\n...")
     return f"`{text}`"
 
 

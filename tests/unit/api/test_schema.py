@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import pytest
+import yaml
 from fovea_api.common import (
     AnyValue,
     Int,
@@ -212,3 +213,9 @@ def test_generated_files_are_up_to_date() -> None:
     command = [sys.executable, str(ROOT / "crds" / "generate.py"), "--check"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "crds").glob("*.yaml")), ids=lambda file: file.name)
+def test_generated_yaml_is_spelled_out(file: Path) -> None:
+    aliases = [event for event in yaml.parse(file.read_text()) if isinstance(event, yaml.AliasEvent)]
+    assert aliases == []
