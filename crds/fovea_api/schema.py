@@ -3,10 +3,16 @@
 Kubernetes knows a part of OpenAPI 3.0 only: no references, no unions, no nullable by union, and a bound on
 everything that a CEL rule looks at. What cannot be said in it raises `NotExpressible`; nothing is left out
 silently.
+
+The API server stores the defaults that it fills in, and a later apply is merged into what is stored. So a block's
+own default is written only where it says what its fields' defaults say too. Any other would mix with what a user
+writes into the block afterwards: `uri` beside a stored `weights`, limits below stored requests. Such a block stays
+absent, its description says what that means, and the models, which everybody reads objects by, supply it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -125,7 +131,7 @@ class _Translation:
         elif not node.get("x-kubernetes-preserve-unknown-fields"):
             raise NotExpressible(f"type {kind!r}", path)
         if node.get("default") is not None:
-            result["default"] = _without_nulls(node["default"])
+            result |= _default(node, result)
         return result
 
     def _plain(self, node: Schema, path: str) -> Schema:
@@ -240,6 +246,19 @@ def _key_rules(names: Schema, path: str) -> list[Schema]:
 
 def _cel(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _default(node: Schema, result: Schema) -> Schema:
+    """What a schema says of its default: the value, or for a block that must stay absent, what absent means."""
+    default = _without_nulls(node["default"])
+    if result.get("type") != "object":
+        return {"default": default}
+    fields = {name: _without_nulls(field.get("default")) for name, field in node.get("properties", {}).items()}
+    own = {name: value for name, value in default.items() if value != fields.get(name)}
+    if own:
+        return {"description": f"{node.get('description', '')} Absent: {json.dumps(own)}.".lstrip()}
+    stored = result.get("properties", {}).items()
+    return {"default": {name: field["default"] for name, field in stored if "default" in field}}
 
 
 def _without_nulls(default: Any) -> Any:

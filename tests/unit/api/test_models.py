@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from fovea_api.architectures import Architecture, catalogue
 from fovea_api.common import (
     Resources,
     format_duration,
@@ -49,6 +50,16 @@ class TestIdentity:
     def test_a_default_spelled_out_is_the_same_recipe(self) -> None:
         spelled = recipe(training={"epochs": 10, "optimizer": {"name": "AdamW", "learningRate": 0.001}})
         assert identity(spelled) == identity(recipe())
+
+    def test_imagenet_weights_are_what_absent_weights_mean(self) -> None:
+        """Runs of before, frozen with the weights spelled out, are the runs of today's specs without them."""
+        spelled = recipe(model={"architecture": "resnet18", "pretrained": {"weights": "ImageNet"}})
+        assert spelled == recipe()
+        assert identity(spelled) == identity(recipe())
+
+    @pytest.mark.parametrize("architecture", catalogue().values(), ids=lambda it: it.name)
+    def test_every_architecture_has_the_weights_that_are_the_default(self, architecture: Architecture) -> None:
+        assert recipe().model.pretrained.weights in architecture.weights
 
     def test_survives_the_api_server(self) -> None:
         once = recipe(training={"epochs": 3, "gradientClipNorm": 5})
@@ -114,10 +125,21 @@ class TestMerge:
         assert (merged.training.epochs, merged.training.batch_size) == (2, 4)
         assert merged.evaluation.splits == ("validation",)
 
-    def test_the_parts_own_choice_wins(self) -> None:
-        merged = merge(recipe(), {"model": {"pretrained": {"from": "Current"}}})
-        assert merged.model.pretrained.from_ == "Current"
-        assert merged.model.pretrained.weights is None
+    @pytest.mark.parametrize(
+        "below",
+        [{}, {"pretrained": {"weights": "ImageNet"}}, {"pretrained": {"trainingJobRef": {"name": "base"}}}],
+        ids=["absent", "weights", "trainingJobRef"],
+    )
+    def test_the_parts_own_choice_wins(self, below: dict[str, Any]) -> None:
+        whole = recipe(model={"architecture": "resnet18", **below})
+        merged = merge(whole, {"model": {"pretrained": {"from": "Current"}}})
+        assert merged.model.pretrained.to_dict() == {"from": "Current"}
+        assert merged.model.architecture == "resnet18"
+
+    def test_the_same_choice_is_replaced(self) -> None:
+        whole = recipe(model={"architecture": "resnet18", "pretrained": {"trainingJobRef": {"name": "base"}}})
+        merged = merge(whole, {"model": {"pretrained": {"trainingJobRef": {"name": "other"}}}})
+        assert merged.model.pretrained.to_dict() == {"trainingJobRef": {"name": "other"}}
 
     def test_the_result_keeps_the_rules(self) -> None:
         with pytest.raises(ValidationError, match="must contain ONNX"):

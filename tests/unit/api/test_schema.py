@@ -70,12 +70,11 @@ def test_blocks_are_inlined_with_bounds_and_defaults() -> None:
     class Outer(Model):
         """Outer."""
 
-        inner: Inner = Inner(name="x")
+        inner: Inner
         """The inner one, here."""
 
     inner = schema(Outer)["properties"]["inner"]
     assert inner["description"] == "The inner one, here."
-    assert inner["default"] == {"name": "x", "size": 3}
     assert inner["required"] == ["name"]
     assert inner["properties"]["size"] == {
         "type": "integer",
@@ -88,6 +87,61 @@ def test_blocks_are_inlined_with_bounds_and_defaults() -> None:
         "default": 3,
     }
     assert inner["properties"]["note"] == {"type": "string", "maxLength": 10, "description": "A note."}
+
+
+class Plain(Model):
+    """A block whose fields all have defaults."""
+
+    size: Annotated[Int, Field(ge=0)] = 3
+    """A size."""
+    inner: Inner = Inner(name="x")
+    """The inner one."""
+
+
+def test_a_blocks_default_is_that_of_its_fields() -> None:
+    class Outer(Model):
+        """Outer."""
+
+        plain: Plain = Plain()
+        """As it is."""
+
+    assert schema(Outer)["properties"]["plain"]["default"] == {"size": 3}
+
+
+@pytest.mark.parametrize(
+    ("default", "absent"),
+    [(Plain(size=4), '{"size": 4}'), (Plain(inner=Inner(name="y")), '{"inner": {"name": "y", "size": 3}}')],
+)
+def test_a_default_that_says_more_is_told_and_not_stored(default: Plain, absent: str) -> None:
+    class Outer(Model):
+        """Outer."""
+
+        plain: Plain = default
+        """The block."""
+
+    plain = schema(Outer)["properties"]["plain"]
+    assert "default" not in plain
+    assert plain["description"] == f"The block. Absent: {absent}."
+
+
+def test_a_choice_has_no_stored_default() -> None:
+    """A stored one would be a second choice beside the one that a user adds later."""
+
+    class Outer(Model):
+        """Outer."""
+
+        chosen: Chosen = Chosen(left=Inner(name="x"))
+        """The choice."""
+
+    class Outermost(Model):
+        """Outermost."""
+
+        outer: Outer = Outer()
+        """Its block."""
+
+    outer = schema(Outermost)["properties"]["outer"]
+    assert outer["default"] == {}
+    assert "default" not in outer["properties"]["chosen"]
 
 
 def test_lists_say_how_they_are_merged() -> None:
@@ -207,6 +261,13 @@ class TestKinds:
         pods = ("affinity", "volumes[]", "volumeMounts[]", "env[]")
         fields = ("options[]", "choice[]", "parameters[]", "spec.recipe")
         assert {path for path in found if not path.endswith((*pods, *fields))} == set()
+
+    def test_stored_defaults_are_those_of_the_fields(self, kind: type[Resource]) -> None:
+        """What the API server stores for an absent block is what it stores for an empty one."""
+        for path, node in nodes({"properties": self.parts(kind)}):
+            if node.get("type") == "object" and "default" in node:
+                fields = node.get("properties", {}).items()
+                assert node["default"] == {name: it["default"] for name, it in fields if "default" in it}, path
 
 
 def test_generated_files_are_up_to_date() -> None:

@@ -70,6 +70,12 @@ SITUATIONS: dict[str, tuple[dict[str, Any], str | None, bool]] = {
     "nothing changed": ({}, OLD, False),
     "the recipe changed": (CHANGED, OLD, True),
     "a default was spelled out": ({"training": {"seed": 0}}, OLD, False),
+    "the default weights were spelled out": (
+        {"model": {"architecture": "resnet18", "pretrained": {"weights": "ImageNet"}}},
+        OLD,
+        False,
+    ),
+    "other weights": ({"model": {"architecture": "resnet18", "pretrained": {"weights": "None"}}}, OLD, True),
     "the recipe changed, and that is to be ignored": (CHANGED | {"runPolicy": {"onChange": "Ignore"}}, OLD, False),
     "criteria changed": ({"successCriteria": [{"metric": "test/accuracy", "min": 0.5}]}, OLD, False),
     "compute changed": ({"compute": {"workers": 4, "image": "other"}}, OLD, False),
@@ -98,6 +104,12 @@ def test_what_trains_again(name: str) -> None:
 
 def test_a_recipe_frozen_by_an_older_version_equals_its_defaults() -> None:
     status, view = trained(recipe={"model": {"architecture": "resnet18"}})
+    assert not made(plan_training(snapshot(job(status), view), Settings()), RUN)
+
+
+def test_a_recipe_frozen_with_the_default_weights_equals_a_spec_without_them() -> None:
+    model = {"architecture": "resnet18", "pretrained": {"weights": "ImageNet"}}
+    status, view = trained(recipe={"model": model})
     assert not made(plan_training(snapshot(job(status), view), Settings()), RUN)
 
 
