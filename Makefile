@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FOVEA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fovea
 export PATH := $(abspath $(BIN)):$(FOVEA_CACHE)/bin:$(PATH)
 
-.PHONY: help venv demo generate check-generated lint test test-unit test-controlplane test-cluster test-slow tools lock clean
+.PHONY: help venv demo generate check-generated helm lint test test-unit test-controlplane test-cluster test-slow tools lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -22,11 +22,18 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 demo:  ## From labelled images to a trained detector on a real Kubernetes (CLUSTER=devcluster|kind|current)
 	$(PYTHON) examples/demo.py
 
-generate: venv  ## Writes CRDs, the chart's copies and the API reference from the models
+generate: venv helm  ## Writes CRDs, the chart's copies, the API reference, the architectures and the chart's tables
 	$(BIN)/python crds/generate.py
+	$(BIN)/python -m fovea_trainer.models.catalogue
+	$(BIN)/python charts/document.py
 
-check-generated: venv
+check-generated: venv helm
 	$(BIN)/python crds/generate.py --check
+	$(BIN)/python -m fovea_trainer.models.catalogue --check
+	$(BIN)/python charts/document.py --check
+
+helm:
+	@command -v helm > /dev/null || devcluster/devcluster build helm
 
 lint: check-generated  ## ruff, mypy, import contracts, generated files
 	$(BIN)/ruff check .

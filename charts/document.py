@@ -110,12 +110,11 @@ def document() -> str:
 
 def main() -> int:
     wanted = document()
-    if "--check" in sys.argv[1:]:
-        if README.read_text() != wanted:
-            print(f"{README}: the tables are out of date; run `python charts/document.py`", file=sys.stderr)
-            return 1
-    else:
+    if "--check" not in sys.argv[1:]:
         README.write_text(wanted)
+    elif README.read_text() != wanted:
+        print(f"{README} is out of date; run `make generate`", file=sys.stderr)
+        return 1
     return 0
 
 

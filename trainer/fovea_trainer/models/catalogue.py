@@ -1,8 +1,12 @@
-"""Writes `fovea_api/architectures.json` from the registry: `python -m fovea_trainer.models.catalogue`."""
+"""Writes `fovea_api/architectures.json` from the registry.
+
+Run it as `python -m fovea_trainer.models.catalogue`; `--check` writes nothing and fails if the file is out of date.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import fovea_api
@@ -18,5 +22,15 @@ def render() -> str:
     return json.dumps(items, indent=1) + "\n"
 
 
+def main() -> int:
+    wanted = render()
+    if "--check" not in sys.argv[1:]:
+        PATH.write_text(wanted, "utf-8")
+    elif PATH.read_text("utf-8") != wanted:
+        print(f"{PATH} is out of date; run `make generate`", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    PATH.write_text(render(), "utf-8")
+    raise SystemExit(main())
