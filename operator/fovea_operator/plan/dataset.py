@@ -7,14 +7,24 @@ from typing import Any
 
 from fovea_api.dataset import Dataset, DatasetStatus, Recipe
 from fovea_api.run import Execution, RunInputs, RunOwner, RunResult, RunSpec, RunType, VersionInput, run_identity
-from pydantic import ValidationError
 
 from fovea_operator.build.job import build_job
 from fovea_operator.conditions import Progressing, Verdict, conditions, done, stuck
 from fovea_operator.objects import DATASET, Key
 from fovea_operator.observe import DatasetSnapshot, RunView
 from fovea_operator.plan import Emit, Plan, Write
-from fovea_operator.plan.owner import Context, carry_out, current_run, history, hold_for, own_status, prune, usage
+from fovea_operator.plan.owner import (
+    Context,
+    carry_out,
+    current_run,
+    frozen,
+    history,
+    hold_for,
+    own_status,
+    prune,
+    usage,
+    without_run,
+)
 from fovea_operator.plan.schedule import InvalidSchedule, last_time, next_time
 from fovea_operator.settings import Settings
 
@@ -33,10 +43,10 @@ def plan_dataset(snapshot: DatasetSnapshot, settings: Settings) -> Plan:
     try:
         refresh, due = _schedule(dataset, current, now)
     except InvalidSchedule as error:
-        return _without_run(key, dataset, stuck(error.reason, str(error)), now)
+        return without_run(context, old, stuck(error.reason, str(error)))
     if current is None and not snapshot.place.store:
         assert hold is not None
-        return _without_run(key, dataset, hold, now)
+        return without_run(context, old, hold)
 
     wanted = _wanted(context, dataset, old, current, due)
     outcome = carry_out(
@@ -83,7 +93,7 @@ def _wanted(
     image = spec.compute.image or context.settings.trainer_image
     if current is not None:
         restarted = context.restart not in ("", current.run.spec.nonce.partition("@")[0])
-        if not restarted and due is None and _frozen(current) == recipe:
+        if not restarted and due is None and frozen(current, Recipe) == recipe:
             return current.run.spec.model_copy(update={"execution": execution, "image": image})
     parent = None
     if spec.splits.keep_assignments and old.version is not None and old.artifact is not None:
@@ -102,14 +112,6 @@ def _wanted(
         store=context.place.store,
         image=image,
     )
-
-
-def _frozen(view: RunView) -> Recipe | None:
-    """The recipe of a run as this version of the API reads it; a field that it lacks has its default."""
-    try:
-        return Recipe.model_validate(dict(view.run.spec.recipe))
-    except ValidationError:
-        return None
 
 
 def _schedule(dataset: Dataset, current: RunView | None, now: datetime) -> tuple[datetime | None, datetime | None]:
@@ -162,17 +164,3 @@ def _events(key: Key, run: str, verdict: Verdict, result: RunResult | None, old:
     if result.dataset.version == old.version:
         return (Emit(key, "Normal", "NothingChanged", f"run {run} found the version that was there", run),)
     return (Emit(key, "Normal", "VersionBuilt", f"run {run} built {result.dataset.version}: {verdict.message}", run),)
-
-
-def _without_run(key: Key, dataset: Dataset, verdict: Verdict, now: datetime) -> Plan:
-    """The status of a Dataset for which no run can even be ordered; earlier good state stays."""
-    old = dataset.status or DatasetStatus()
-    generation = dataset.metadata.generation
-    status = old.model_copy(
-        update={
-            "observed_generation": generation,
-            "conditions": conditions(verdict, old.conditions, generation, now),
-            "phase": "Failed" if verdict.progressing is Progressing.STUCK else "Pending",
-        }
-    )
-    return Plan(own_status(key, dataset.status, status))

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from fovea_api import names
-from fovea_api.common import Metadata, RunPolicy, Status
+from fovea_api.common import Metadata, Model, RunPolicy, Status
+from fovea_api.dataset import DatasetStatus
 from fovea_api.run import Run, RunSpec, RunStatus, Usage, run_name
+from fovea_api.trainingjob import TrainingJobStatus
+from pydantic import ValidationError
 
 from fovea_operator.build.pod import Work
 from fovea_operator.children import Child
-from fovea_operator.conditions import Verdict, working
+from fovea_operator.conditions import Progressing, Verdict, conditions, working
 from fovea_operator.objects import (
     BY_NAME,
     ROLE_BINDING,
@@ -22,11 +26,12 @@ from fovea_operator.objects import (
     Key,
 )
 from fovea_operator.observe import Missing, Place, RunView
-from fovea_operator.plan import Create, Delete, Emit, SetStatus, Write
+from fovea_operator.plan import Create, Delete, Emit, Plan, SetStatus, Write
 from fovea_operator.plan.runs import Step, advance, is_finished, supersede
 from fovea_operator.settings import Settings
 
 Build = Callable[[Work], JsonObject]
+R = TypeVar("R", bound=Model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,31 @@ class Context:
 def current_run(runs: Sequence[RunView], named: str | None) -> RunView | None:
     """The run that the status names; without one, the newest."""
     return next((view for view in runs if view.name == named), runs[0] if runs else None)
+
+
+def frozen(view: RunView, recipe: type[R]) -> R | None:
+    """The recipe of a run as this version of the API reads it; a field that it lacks has its default."""
+    try:
+        return recipe.model_validate(dict(view.run.spec.recipe))
+    except ValidationError:
+        return None
+
+
+def without_run(context: Context, old: DatasetStatus | TrainingJobStatus, verdict: Verdict) -> Plan:
+    """The status of an object for which no run can be ordered now; earlier good state stays."""
+    generation, stuck = context.metadata.generation, verdict.progressing is Progressing.STUCK
+    status = old.model_copy(
+        update={
+            "observed_generation": generation,
+            "conditions": conditions(verdict, old.conditions, generation, context.now),
+            "phase": "Failed" if stuck else "Pending",
+        }
+    )
+    told = any(it.type == "Ready" and it.reason == verdict.reason for it in old.conditions)
+    events: list[Write] = []
+    if stuck and not told:
+        events.append(Emit(context.key, "Warning", verdict.reason, verdict.message[:1024], old.run or ""))
+    return Plan((*events, *own_status(context.key, old, status)))
 
 
 def hold_for(missing: Sequence[Missing], place: Place) -> Verdict | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from datetime import datetime
 
 from fovea_api.architectures import find, read_options
 from fovea_api.errors import InvalidInput
@@ -19,14 +18,25 @@ from fovea_api.run import (
     run_name,
 )
 from fovea_api.trainingjob import Recipe, TrainingJob, TrainingJobStatus, TrainingResult, judge
-from pydantic import ValidationError
 
 from fovea_operator.build.rayjob import build_ray_job
 from fovea_operator.conditions import Progressing, Verdict, conditions, done, stuck, working
 from fovea_operator.objects import TRAINING_JOB, Key
 from fovea_operator.observe import RunView, TrainingSnapshot
 from fovea_operator.plan import Emit, Plan, Write
-from fovea_operator.plan.owner import Context, carry_out, current_run, history, hold_for, own_status, prune, usage
+from fovea_operator.plan.owner import (
+    Context,
+    carry_out,
+    current_run,
+    frozen,
+    history,
+    hold_for,
+    own_status,
+    prune,
+    usage,
+    without_run,
+)
+from fovea_operator.plan.runs import is_finished
 from fovea_operator.settings import Settings
 
 
@@ -41,8 +51,8 @@ def plan_training(snapshot: TrainingSnapshot, settings: Settings) -> Plan:
     wanted = _wanted(context, snapshot, old, current)
     blocked = wanted if isinstance(wanted, Verdict) else None
     if isinstance(wanted, Verdict):
-        if current is None or run_is_over(current):
-            return _without_run(key, job, wanted, now)
+        if current is None or is_finished(current.status):
+            return without_run(context, old, wanted)
         wanted = current.run.spec.model_copy(update=_execution(context, job))
     hold = hold_for(snapshot.missing, snapshot.place)
     outcome = carry_out(
@@ -74,11 +84,6 @@ def plan_training(snapshot: TrainingSnapshot, settings: Settings) -> Plan:
         (*outcome.writes, *events, *outcome.status_writes, *own_status(key, job.status, status), *pruned),
         step.requeue_after,
     )
-
-
-def run_is_over(view: RunView) -> bool:
-    """Whether a run has ended for good, so that a job that cannot start a new one just reports why."""
-    return view.status.phase in ("Succeeded", "Failed", "Suspended")
 
 
 # --- Which run ---------------------------------------------------------------------------------------------------
@@ -124,20 +129,12 @@ def _is_new(context: Context, snapshot: TrainingSnapshot, current: RunView) -> b
     other_dataset = used is None or used.name != spec.dataset_ref.name
     pinned = spec.dataset_ref.version
     moved = other_dataset or (pinned is not None and used is not None and pinned != used.version)
-    if policy.on_change == "NewRun" and (moved or _frozen(current) != spec.recipe()):
+    if policy.on_change == "NewRun" and (moved or frozen(current, Recipe) != spec.recipe()):
         return True
     if policy.on_new_dataset_version == "Ignore" or pinned is not None or snapshot.dataset is None:
         return False
     newest = snapshot.dataset.status.version if snapshot.dataset.status is not None else None
     return newest is not None and used is not None and newest != used.version
-
-
-def _frozen(view: RunView) -> Recipe | None:
-    """The recipe of a run as this version of the API reads it; a field that it lacks has its default."""
-    try:
-        return Recipe.model_validate(dict(view.run.spec.recipe))
-    except ValidationError:
-        return None
 
 
 def _execution(context: Context, job: TrainingJob) -> dict[str, Execution | str]:
@@ -254,20 +251,6 @@ def _events(key: Key, run: str, verdict: Verdict, old: TrainingJobStatus) -> tup
         return ()
     good = verdict.progressing is Progressing.DONE
     return (Emit(key, "Normal" if good else "Warning", verdict.reason, verdict.message[:1024], run),)
-
-
-def _without_run(key: Key, job: TrainingJob, verdict: Verdict, now: datetime) -> Plan:
-    """The status of a job for which no run can be ordered now; earlier results stay."""
-    old = job.status or TrainingJobStatus()
-    generation = job.metadata.generation
-    status = old.model_copy(
-        update={
-            "observed_generation": generation,
-            "conditions": conditions(verdict, old.conditions, generation, now),
-            "phase": "Failed" if verdict.progressing is Progressing.STUCK else "Pending",
-        }
-    )
-    return Plan((*_events(key, old.run or "", verdict, old), *own_status(key, job.status, status)))
 
 
 __all__ = ["plan_training", "run_name"]
