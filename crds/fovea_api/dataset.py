@@ -39,6 +39,7 @@ from fovea_api.common import (
     TimeZone,
     Uri,
 )
+from fovea_api.errors import NotSupported
 from fovea_api.run import Progress, Usage
 from fovea_api.version import ClassSummary, DatasetSummary, QualitySummary, SplitCounts
 
@@ -64,9 +65,8 @@ SUPPORTED_FORMATS: Mapping[Task, tuple[Format, ...]] = {
     Task.CLASSIFICATION: (Format.IMAGE_FOLDER, Format.IDX, Format.COCO, Format.PASCAL_VOC, Format.YOLO),
     Task.DETECTION: (Format.PASCAL_VOC, Format.COCO, Format.YOLO),
     Task.SEMANTIC_SEGMENTATION: (Format.MASKS, Format.COCO),
-    Task.INSTANCE_SEGMENTATION: (Format.COCO,),
 }
-"""The formats that a source can be read from, by task."""
+"""The tasks that a version can be built for, and the formats that its sources can be read from."""
 
 _READABLE = sorted({name for formats in SUPPORTED_FORMATS.values() for name in formats})
 _UNREADABLE = sorted(set(Format) - set(_READABLE))
@@ -341,6 +341,17 @@ class Recipe(Model):
     """Images that must never appear."""
 
 
+def _readable(task: Task, formats: tuple[Format, ...]) -> Rule:
+    names = ", ".join(formats)
+    return Rule(
+        f"self.task != '{task}' || "
+        f"self.sources.all(it, !has(it.format) || it.format in {[str(name) for name in formats]})",
+        f"sources for {task} can be read from {names}; convert the others or change the task",
+        lambda it: it.task != task or all(source.format in (None, *formats) for source in it.sources),
+        ".sources",
+    )
+
+
 class DatasetSpec(Recipe):
     """Which labelled images are wanted, and how they are checked and split."""
 
@@ -361,6 +372,13 @@ class DatasetSpec(Recipe):
             "task is immutable; make a Dataset of another name for another task",
             field=".task",
         ),
+        Rule(
+            f"self.task in {[str(task) for task in SUPPORTED_FORMATS]}",
+            f"this task is not available in this version; use one of {', '.join(SUPPORTED_FORMATS)}",
+            lambda it: it.task in SUPPORTED_FORMATS,
+            ".task",
+        ),
+        *(_readable(task, formats) for task, formats in SUPPORTED_FORMATS.items()),
     )
 
     def recipe(self) -> Recipe:
@@ -442,6 +460,36 @@ def references(spec: DatasetSpec) -> Iterator[Reference]:
         yield Reference("ModelDeployment", name, "spec.prelabel.modelDeploymentRef")
 
 
+def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
+    """What a recipe asks for that the API knows and this version cannot do, each with its field and the remedy."""
+    tasks = ", ".join(SUPPORTED_FORMATS)
+    wishes = [(recipe.task not in SUPPORTED_FORMATS, "spec.task", recipe.task.value, f"use one of {tasks}")]
+    for index, source in enumerate(recipe.sources):
+        video, generator = f"spec.sources[{index}].video", f"spec.sources[{index}].generator"
+        wishes += [
+            (source.video is not None, video, "reading videos", "store its frames and give uri and format"),
+            (source.generator is not None, generator, "running programs", "store its output and give uri and format"),
+        ]
+    return tuple(
+        NotSupported(f"{what} is not available in this version", place, remedy)
+        for asked, place, what, remedy in wishes
+        if asked
+    )
+
+
+def empty_sources(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Sources that give nothing because no deployment has a model in this version: name, and why in words."""
+    for source in recipe.sources:
+        if source.captures is not None:
+            yield source.name, _no_model(source.captures.model_deployment_ref, "there are no captures")
+    if recipe.prelabel is not None:
+        yield "prelabel", _no_model(recipe.prelabel.model_deployment_ref, "nothing is labelled")
+
+
+def _no_model(deployment: Ref, so: str) -> str:
+    return f"ModelDeployment {deployment.name!r} has no model, so {so}"
+
+
 __all__ = [
     "SUPPORTED_FORMATS",
     "Dataset",
@@ -451,5 +499,7 @@ __all__ = [
     "Format",
     "ObjectName",
     "Recipe",
+    "empty_sources",
     "references",
+    "unsupported",
 ]

@@ -50,6 +50,10 @@ class InvalidManifest(InvalidInput):
         return cls("\n".join(f"{path}: {message}" for path, message in problems(error)), place)
 
 
+class NotSupported(InvalidInput):
+    """What the API knows and this version cannot do."""
+
+
 class CorruptData(InvalidInput):
     """Stored data does not have the content that its digest promises."""
 

@@ -38,6 +38,7 @@ from fovea_api.common import (
     Word,
 )
 from fovea_api.criteria import Criterion, CriterionResult, MetricName, judge
+from fovea_api.errors import NotSupported
 from fovea_api.run import Progress, Usage
 
 Seed = Annotated[Int, Field(ge=0, le=2**31 - 1)]
@@ -635,7 +636,7 @@ def references(spec: TrainingJobSpec) -> Iterator[Reference]:
         yield Reference("TrainingJob", name, "spec.compression.distillation.teacherRef")
 
 
-def unsupported(recipe: Recipe) -> tuple[str, ...]:
+def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
     """What a recipe asks for that the API knows and this version cannot do, each with its field and the remedy."""
     compression, export = recipe.compression, recipe.export
     quantization = compression.quantization
@@ -652,7 +653,9 @@ def unsupported(recipe: Recipe) -> tuple[str, ...]:
         ("TensorRT" in export.deferred, "spec.export.deferred", "TensorRT", "remove it; ONNX is always delivered"),
     )
     return tuple(
-        f"{path}: {what} is not available in this version ({remedy})" for asked, path, what, remedy in wishes if asked
+        NotSupported(f"{what} is not available in this version", place, remedy)
+        for asked, place, what, remedy in wishes
+        if asked
     )
 
 

@@ -70,6 +70,12 @@ WRONG = (
     # Dataset
     Changed(_D, {"spec.task": "Segmentation"}, "spec.task", "Detection"),
     Changed(_D, {"spec.task": REMOVE}, "spec.task", "Required"),
+    Changed(
+        _D,
+        {"spec.task": "InstanceSegmentation"},
+        "spec.task",
+        "use one of Classification, Detection, SemanticSegmentation",
+    ),
     Changed(_D, {"spec.sources": []}, "spec.sources", "at least 1"),
     Changed(_D, {"spec.sources": REMOVE}, "spec.sources", "Required"),
     Changed(_D, {f"{LAB}.name": "Lab 1"}, f"{S}.name", "should match"),
@@ -85,6 +91,8 @@ WRONG = (
         f"{S}.format",
         "use one of COCO, IDX, ImageFolder, Masks, PascalVOC, YOLO",
     ),
+    Changed(_D, {f"{LAB}.format": "ImageFolder"}, "spec.sources", "Detection can be read from PascalVOC, COCO, YOLO"),
+    Changed(_D, {"spec.task": "SemanticSegmentation"}, "spec.sources", "can be read from Masks, COCO"),
     Changed(_D, {f"{LAB}.format": "LabelStudio"}, f"{S}.format", "cannot be read yet"),
     Changed(_D, {f"{LAB}.format": "Video"}, f"{S}.format", "cannot be read yet"),
     Changed(_D, {f"{LAB}.uri": "https://example.com/bccd.zip"}, f"{S}.sha256", "needs the sha256"),
@@ -308,7 +316,7 @@ MODELS = {kind.__name__.lower(): kind for kind in KINDS}
 
 RIGHT = (
     Changed(_D, {"spec.splits.ratios": {"train": 1, "validation": 0, "test": 0}}),
-    Changed(_D, {f"{LAB}.format": "Masks", f"{LAB}.maskValues": {"cell": 255}}),
+    Changed(_D, {"spec.task": "SemanticSegmentation", f"{LAB}.format": "Masks", f"{LAB}.maskValues": {"cell": 255}}),
     Changed(_D, {f"{LAB}.uri": "https://example.com/a.zip", f"{LAB}.sha256": "a" * 64}),
     Changed(_D, {"spec.classMap": {"rbc": "RBC", "artefact": ""}}),
     Changed(_D, {"spec.splits.method": "FromSource"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from fovea_api.dataset import Dataset, DatasetStatus, Recipe
+from fovea_api.dataset import Dataset, DatasetStatus, Recipe, unsupported
 from fovea_api.run import Execution, RunInputs, RunOwner, RunResult, RunSpec, RunType, VersionInput, run_identity
 
 from fovea_operator.build.job import build_job
@@ -15,16 +15,19 @@ from fovea_operator.observe import DatasetSnapshot, RunView
 from fovea_operator.plan import Emit, Plan, Write
 from fovea_operator.plan.owner import (
     Context,
+    Means,
     carry_out,
     current_run,
     frozen,
     history,
     hold_for,
+    not_supported,
     own_status,
     prune,
     usage,
     without_run,
 )
+from fovea_operator.plan.runs import is_finished
 from fovea_operator.plan.schedule import InvalidSchedule, last_time, next_time
 from fovea_operator.settings import Settings
 
@@ -38,17 +41,20 @@ def plan_dataset(snapshot: DatasetSnapshot, settings: Settings) -> Plan:
     key = Key(DATASET, dataset.metadata.namespace, dataset.metadata.name)
     context = Context(key, dataset.metadata, snapshot.place, spec.run_policy, snapshot.runs, now, settings)
     current = current_run(snapshot.runs, old.run)
-    hold = hold_for(snapshot.missing, snapshot.place)
 
+    refresh: datetime | None = None
+    wanted: RunSpec | Verdict
     try:
         refresh, due = _schedule(dataset, current, now)
+        wanted = _wanted(context, dataset, old, current, due)
     except InvalidSchedule as error:
-        return without_run(context, old, stuck(error.reason, str(error)))
-    if current is None and not snapshot.place.store:
-        assert hold is not None
-        return without_run(context, old, hold)
-
-    wanted = _wanted(context, dataset, old, current, due)
+        wanted = stuck(error.reason, str(error))
+    blocked = wanted if isinstance(wanted, Verdict) else None
+    if isinstance(wanted, Verdict):
+        if current is None or is_finished(current.status):
+            return without_run(context, old, wanted)
+        wanted = current.run.spec.model_copy(update=_means(context, dataset))
+    hold = hold_for(snapshot.missing, snapshot.place)
     outcome = carry_out(
         context,
         old.run,
@@ -65,7 +71,7 @@ def plan_dataset(snapshot: DatasetSnapshot, settings: Settings) -> Plan:
         old.model_copy(
             update={
                 "observed_generation": dataset.metadata.generation,
-                "conditions": conditions(verdict, old.conditions, dataset.metadata.generation, now),
+                "conditions": conditions(blocked or verdict, old.conditions, dataset.metadata.generation, now),
                 "phase": _PHASES.get(step.status.phase, step.status.phase),
                 "run": name,
                 "progress": view.status.progress if view is not None else None,
@@ -86,15 +92,17 @@ def plan_dataset(snapshot: DatasetSnapshot, settings: Settings) -> Plan:
 
 def _wanted(
     context: Context, dataset: Dataset, old: DatasetStatus, current: RunView | None, due: datetime | None
-) -> RunSpec:
-    """The current run's order, unless the spec, the restart annotation or the schedule ask for a new one."""
+) -> RunSpec | Verdict:
+    """The current run's order; a new one if the spec, the restart annotation or the schedule say so; or why none."""
     spec, recipe = dataset.spec, dataset.spec.recipe()
-    execution = Execution(workers=spec.compute.workers, resources=spec.compute.resources)
-    image = spec.compute.image or context.settings.trainer_image
     if current is not None:
         restarted = context.restart not in ("", current.run.spec.nonce.partition("@")[0])
         if not restarted and due is None and frozen(current, Recipe) == recipe:
-            return current.run.spec.model_copy(update={"execution": execution, "image": image})
+            return current.run.spec.model_copy(update=_means(context, dataset))
+    if problems := unsupported(recipe):
+        return not_supported(problems)
+    if (hold := hold_for((), context.place)) is not None:
+        return hold
     parent = None
     if spec.splits.keep_assignments and old.version is not None and old.artifact is not None:
         parent = VersionInput(version=old.version, artifact=old.artifact)
@@ -108,10 +116,17 @@ def _wanted(
         nonce=nonce,
         recipe=recipe.to_dict(),
         inputs=inputs,
-        execution=execution,
         store=context.place.store,
-        image=image,
+        **_means(context, dataset),
     )
+
+
+def _means(context: Context, dataset: Dataset) -> Means:
+    compute = dataset.spec.compute
+    return {
+        "execution": Execution(workers=compute.workers, resources=compute.resources),
+        "image": compute.image or context.settings.trainer_image,
+    }
 
 
 def _schedule(dataset: Dataset, current: RunView | None, now: datetime) -> tuple[datetime | None, datetime | None]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from fovea_api import names
 from fovea_api.common import Metadata, Model, RunPolicy, Status
 from fovea_api.dataset import DatasetStatus
-from fovea_api.run import Run, RunSpec, RunStatus, Usage, run_name
+from fovea_api.errors import NotSupported
+from fovea_api.run import Execution, Run, RunSpec, RunStatus, Usage, run_name
 from fovea_api.trainingjob import TrainingJobStatus
 from pydantic import ValidationError
 
 from fovea_operator.build.pod import Work
 from fovea_operator.children import Child
-from fovea_operator.conditions import Progressing, Verdict, conditions, working
+from fovea_operator.conditions import Progressing, Verdict, conditions, stuck, working
 from fovea_operator.objects import (
     BY_NAME,
     ROLE_BINDING,
@@ -52,6 +53,13 @@ class Context:
         return self.metadata.annotations.get(names.ANNOTATION_RESTART, "")[:200]
 
 
+class Means(TypedDict):
+    """What a run's work is done with. No part of its identity, so a change of it starts no new run."""
+
+    execution: Execution
+    image: str
+
+
 def current_run(runs: Sequence[RunView], named: str | None) -> RunView | None:
     """The run that the status names; without one, the newest."""
     return next((view for view in runs if view.name == named), runs[0] if runs else None)
@@ -67,19 +75,24 @@ def frozen(view: RunView, recipe: type[R]) -> R | None:
 
 def without_run(context: Context, old: DatasetStatus | TrainingJobStatus, verdict: Verdict) -> Plan:
     """The status of an object for which no run can be ordered now; earlier good state stays."""
-    generation, stuck = context.metadata.generation, verdict.progressing is Progressing.STUCK
+    generation, failed = context.metadata.generation, verdict.progressing is Progressing.STUCK
     status = old.model_copy(
         update={
             "observed_generation": generation,
             "conditions": conditions(verdict, old.conditions, generation, context.now),
-            "phase": "Failed" if stuck else "Pending",
+            "phase": "Failed" if failed else "Pending",
         }
     )
     told = any(it.type == "Ready" and it.reason == verdict.reason for it in old.conditions)
     events: list[Write] = []
-    if stuck and not told:
+    if failed and not told:
         events.append(Emit(context.key, "Warning", verdict.reason, verdict.message[:1024], old.run or ""))
     return Plan((*events, *own_status(context.key, old, status)))
+
+
+def not_supported(problems: Sequence[NotSupported]) -> Verdict:
+    """That this version cannot do what is asked for, each wish with its field and the remedy."""
+    return stuck(problems[0].reason, "; ".join(map(str, problems)))
 
 
 def hold_for(missing: Sequence[Missing], place: Place) -> Verdict | None:
@@ -250,4 +263,17 @@ def own_status(key: Key, old: Status | None, new: Status) -> tuple[Write, ...]:
     return () if old == new else (SetStatus(key, new.to_dict()),)
 
 
-__all__ = ["Child", "Context", "Outcome", "Run", "carry_out", "current_run", "history", "hold_for", "prune"]
+__all__ = [
+    "Child",
+    "Context",
+    "Outcome",
+    "Run",
+    "carry_out",
+    "current_run",
+    "frozen",
+    "history",
+    "hold_for",
+    "not_supported",
+    "prune",
+    "without_run",
+]

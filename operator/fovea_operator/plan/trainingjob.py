@@ -17,7 +17,7 @@ from fovea_api.run import (
     run_identity,
     run_name,
 )
-from fovea_api.trainingjob import Recipe, TrainingJob, TrainingJobStatus, TrainingResult, judge
+from fovea_api.trainingjob import Recipe, TrainingJob, TrainingJobStatus, TrainingResult, judge, unsupported
 
 from fovea_operator.build.rayjob import build_ray_job
 from fovea_operator.conditions import Progressing, Verdict, conditions, done, stuck, working
@@ -26,11 +26,13 @@ from fovea_operator.observe import RunView, TrainingSnapshot
 from fovea_operator.plan import Emit, Plan, Write
 from fovea_operator.plan.owner import (
     Context,
+    Means,
     carry_out,
     current_run,
     frozen,
     history,
     hold_for,
+    not_supported,
     own_status,
     prune,
     usage,
@@ -53,7 +55,7 @@ def plan_training(snapshot: TrainingSnapshot, settings: Settings) -> Plan:
     if isinstance(wanted, Verdict):
         if current is None or is_finished(current.status):
             return without_run(context, old, wanted)
-        wanted = current.run.spec.model_copy(update=_execution(context, job))
+        wanted = current.run.spec.model_copy(update=_means(context, job))
     hold = hold_for(snapshot.missing, snapshot.place)
     outcome = carry_out(
         context,
@@ -95,13 +97,15 @@ def _wanted(
     """The current run's order, a new one, or why none can be given."""
     job, spec = snapshot.job, snapshot.job.spec
     if current is not None and not _is_new(context, snapshot, current):
-        return current.run.spec.model_copy(update=_execution(context, job))
+        return current.run.spec.model_copy(update=_means(context, job))
     try:
         read_options(find(spec.model.architecture), spec.model.options)
     except InvalidInput as error:
         return stuck(error.reason, str(error))
-    if not snapshot.place.store:
-        return hold_for((), snapshot.place) or working("StoreNotConfigured", "no store")
+    if problems := unsupported(spec):
+        return not_supported(problems)
+    if (hold := hold_for((), snapshot.place)) is not None:
+        return hold
     inputs = _inputs(snapshot, old)
     if isinstance(inputs, Verdict):
         return inputs
@@ -115,8 +119,7 @@ def _wanted(
         success_criteria=spec.success_criteria,
         inputs=inputs,
         store=snapshot.place.store,
-        execution=_execution(context, job)["execution"],
-        image=str(_execution(context, job)["image"]),
+        **_means(context, job),
     )
 
 
@@ -137,7 +140,7 @@ def _is_new(context: Context, snapshot: TrainingSnapshot, current: RunView) -> b
     return newest is not None and used is not None and newest != used.version
 
 
-def _execution(context: Context, job: TrainingJob) -> dict[str, Execution | str]:
+def _means(context: Context, job: TrainingJob) -> Means:
     compute, checkpoint = job.spec.compute, job.spec.checkpoint
     elastic = compute.elastic
     return {

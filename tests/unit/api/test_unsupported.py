@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from fovea_api.trainingjob import Recipe, unsupported
+from fovea_api import dataset, trainingjob
+from fovea_api.common import Task
+from fovea_api.dataset import SUPPORTED_FORMATS, Dataset, empty_sources
+
+LAB = {"name": "lab", "uri": "s3://b/lab", "format": "COCO"}
+CAPTURES = {
+    "name": "production",
+    "captures": {"modelDeploymentRef": {"name": "cells"}, "labels": {"uri": "s3://b/labels", "format": "CVAT"}},
+}
+PRELABEL = {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}
 
 
 @pytest.mark.parametrize(
@@ -16,16 +27,61 @@ from fovea_api.trainingjob import Recipe, unsupported
         ({"export": {"deferred": ["TensorRT"]}}, "spec.export.deferred"),
     ],
 )
-def test_each_wish_is_refused_with_its_field(part: dict, field: str) -> None:
-    (message,) = unsupported(Recipe.model_validate({"model": {"architecture": "resnet18"}, **part}))
-    assert message.startswith(f"{field}: ")
-    assert "not available in this version" in message
+def test_each_wish_of_a_training_is_refused_with_its_field(part: dict[str, Any], field: str) -> None:
+    recipe = trainingjob.Recipe.model_validate({"model": {"architecture": "resnet18"}, **part})
+    (problem,) = trainingjob.unsupported(recipe)
+    assert (problem.reason, problem.place) == ("NotSupported", field)
+    assert "not available in this version" in str(problem)
 
 
-def test_what_works_is_not_refused() -> None:
+def test_what_works_in_a_training_is_not_refused() -> None:
     recipe = {
         "model": {"architecture": "resnet18"},
         "compression": {"quantization": {"mode": "Static"}},
         "export": {"formats": ["ONNX", "ExportedProgram", "StateDict"]},
     }
-    assert unsupported(Recipe.model_validate(recipe)) == ()
+    assert trainingjob.unsupported(trainingjob.Recipe.model_validate(recipe)) == ()
+
+
+def recipe(*sources: dict[str, Any], task: str = "Detection", **fields: Any) -> dataset.Recipe:
+    return dataset.Recipe.model_validate({"task": task, "sources": sources, **fields})
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        (recipe(LAB, {"name": "camera", "video": {"uri": "rtsp://c/s"}}), "spec.sources[1].video"),
+        (
+            recipe(LAB, LAB | {"name": "b"}, {"name": "c", "generator": {"image": "sim:1", "format": "COCO"}}),
+            "spec.sources[2].generator",
+        ),
+        (recipe(LAB, task="InstanceSegmentation"), "spec.task"),
+    ],
+    ids=["video", "generator", "task"],
+)
+def test_each_wish_of_a_dataset_is_refused_with_its_field(given: dataset.Recipe, field: str) -> None:
+    (problem,) = dataset.unsupported(given)
+    assert (problem.reason, problem.place) == ("NotSupported", field)
+    assert "not available in this version" in str(problem)
+
+
+def test_what_needs_a_deployment_is_empty_and_not_refused() -> None:
+    given = recipe(LAB, CAPTURES, prelabel=PRELABEL)
+    assert dataset.unsupported(given) == ()
+    assert list(empty_sources(given)) == [
+        ("production", "ModelDeployment 'cells' has no model, so there are no captures"),
+        ("prelabel", "ModelDeployment 'cells' has no model, so nothing is labelled"),
+    ]
+    assert list(empty_sources(recipe(LAB))) == []
+
+
+@pytest.mark.parametrize("task", SUPPORTED_FORMATS)
+@pytest.mark.parametrize("format", dataset.Format)
+def test_a_dataset_is_accepted_where_its_format_can_be_read(task: Task, format: dataset.Format) -> None:
+    source = LAB | {"format": format.value}
+    manifest = {"metadata": {"name": "cells"}, "spec": {"task": task.value, "sources": [source, CAPTURES]}}
+    if format in SUPPORTED_FORMATS[task]:
+        assert Dataset.model_validate(manifest).spec.task is task
+    else:
+        with pytest.raises(ValueError, match=r"can be read from|cannot be read yet"):
+            Dataset.model_validate(manifest)

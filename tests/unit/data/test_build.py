@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from dataset_support import BCCD, MEMBRANE, Build, detection
 from fovea_api.common import Task
-from fovea_api.errors import InvalidInput
+from fovea_api.errors import InvalidInput, NotSupported
 from fovea_api.version import MANIFEST
 from fovea_serving.pipeline import decode, decode_mask
 from fovea_trainer.data import build as module
@@ -174,6 +174,47 @@ def test_excluded_images_never_appear(build: Build, voc: Path, tmp_path: Path) -
     after = names(result, tmp_path / "cache")
     assert len(after) == 22
     assert not {"JPEGImages/BloodImage_00001.jpg", "JPEGImages/BloodImage_00002.jpg"} & set(after)
+
+
+CAPTURES = {"modelDeploymentRef": {"name": "cells"}, "labels": {"uri": "s3://labels/cells/", "format": "CVAT"}}
+PRELABEL = {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}
+
+
+def test_deployments_without_a_model_give_nothing_and_the_report_says_so(
+    build: Build, voc: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = detection(voc, prelabel=PRELABEL)
+    spec["sources"] = [*spec["sources"], {"name": "production", "captures": CAPTURES}]  # type: ignore[misc]
+    result = build(spec)
+    assert result.digest == build(detection(voc)).digest
+    assert result.summary.images == 24
+    page = place(result.report).read_text()
+    for text in ("production", "there are no captures", "prelabel", "nothing is labelled"):
+        assert text in page
+        assert text in caplog.text
+
+
+def test_captures_alone_are_no_dataset(build: Build) -> None:
+    with pytest.raises(InvalidInput, match=r"no image .* is left: production: ModelDeployment 'cells' has no model"):
+        build({"task": "Detection", "sources": [{"name": "production", "captures": CAPTURES}]})
+
+
+@pytest.mark.parametrize(
+    ("source", "field"),
+    [
+        ({"video": {"uri": "rtsp://camera/stream"}}, r"spec\.sources\[1\]\.video"),
+        ({"generator": {"image": "simulator:1", "format": "COCO"}}, r"spec\.sources\[1\]\.generator"),
+    ],
+    ids=["video", "generator"],
+)
+def test_what_cannot_be_read_yet_is_refused_before_any_work(
+    source: dict[str, object], field: str, build: Build, voc: Path, tmp_path: Path
+) -> None:
+    spec = detection(voc)
+    spec["sources"] = [*spec["sources"], {"name": "other", **source}]  # type: ignore[misc]
+    with pytest.raises(NotSupported, match=field):
+        build(spec)
+    assert not (tmp_path / "store").exists()
 
 
 def test_groups_by_pattern(build: Build, voc: Path, tmp_path: Path) -> None:

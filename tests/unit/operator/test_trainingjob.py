@@ -113,6 +113,26 @@ def test_a_recipe_frozen_with_the_default_weights_equals_a_spec_without_them() -
     assert not made(plan_training(snapshot(job(status), view), Settings()), RUN)
 
 
+def test_what_this_version_cannot_do_is_told_before_a_run_is_made() -> None:
+    plan = plan_training(snapshot(job(export={"formats": ["ONNX", "TFLite"]})), Settings())
+    assert not made(plan, RUN)
+    found = {it["type"]: it for it in status_of(plan)["conditions"]}
+    assert (found["Stalled"]["status"], found["Stalled"]["reason"]) == ("True", "NotSupported")
+    assert found["Ready"]["message"].startswith("spec.export.formats: TFLite is not available in this version")
+
+
+def test_a_run_of_before_goes_on_while_the_spec_asks_for_what_cannot_be_done() -> None:
+    plan = plan_training(snapshot(job()), Settings())
+    create, status = made(plan, RUN)[0], status_of(plan)
+    manifest = dict(create.manifest) | {"status": {"phase": "Running"}}
+    view = RunView(Run.model_validate(manifest), ())
+    plan = plan_training(snapshot(job(status, export={"formats": ["ONNX", "TFLite"]}), view), Settings())
+    assert not made(plan, RUN)
+    assert made(plan, RAY_JOB)[0].key.name == f"{view.name}-1"
+    ready = next(it for it in status_of(plan)["conditions"] if it["type"] == "Ready")
+    assert ready["reason"] == "NotSupported"
+
+
 def test_criteria_are_judged_as_they_stand() -> None:
     status, view = trained()
     hard = [{"metric": "test/accuracy", "min": 0.95}]

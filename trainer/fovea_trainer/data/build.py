@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import multiprocessing
 import re
 import sqlite3
@@ -29,8 +30,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fovea_api.common import Task, format_duration
-from fovea_api.dataset import Recipe
-from fovea_api.errors import CorruptData, InvalidInput, Retryable
+from fovea_api.dataset import Recipe, empty_sources, unsupported
+from fovea_api.errors import CorruptData, InvalidInput, NotSupported, Retryable
 from fovea_api.run import Progress, VersionInput, digest_of
 from fovea_api.version import (
     MANIFEST,
@@ -92,6 +93,8 @@ SHOWN_PROBLEMS = 10
 KEPT_PROBLEMS = 500
 """Problems of a kind that the report lists; all are counted."""
 
+log = logging.getLogger(__name__)
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -135,13 +138,12 @@ def build_dataset(
         progress: Told at most once a second how far the build is.
 
     Raises:
+        NotSupported: the recipe asks for what this version cannot do.
         InvalidInput: a source is wrong, or a label is and the recipe says Fail; a class is too rare.
         Retryable: a store failed, or a source changed while it was read.
     """
-    if recipe.task == Task.INSTANCE_SEGMENTATION:
-        raise InvalidInput(
-            "InstanceSegmentation cannot be built yet", "spec.task", "use Detection or SemanticSegmentation"
-        )
+    if problems := unsupported(recipe):
+        raise NotSupported("; ".join(map(str, problems)))
     work = Path(work_dir)
     work.mkdir(parents=True, exist_ok=True)
     tell = _Teller(progress)
@@ -153,11 +155,12 @@ def build_dataset(
         for options in [Options(recipe.task, recipe.classes, recipe.class_map, source.mask_values)]
         for tree in [open_source(source, work / "sources" / source.name)]
     ]
-    if not sources:
-        raise InvalidInput("no source can be read yet", "spec.sources", "give a source with uri and format")
     excluded = _excluded(recipe)
     kept, kept_rows = _parent(recipe, parent)
     with closing(_Index(work / "index.sqlite")) as index, _Workers(workers) as pool:
+        for source, why in empty_sources(recipe):
+            log.warning("%s is empty: %s", source, why)
+            index.problem(Problem(ProblemKind.EMPTY_SOURCE, source, why))
         _read(sources, index, pool, excluded, tell)
         _refuse(recipe, index)
         classes = recipe.classes or tuple(index.classes())

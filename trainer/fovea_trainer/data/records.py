@@ -39,6 +39,7 @@ class ProblemKind(StrEnum):
     CONFLICTING_LABELS = "ConflictingLabels"
     SPLIT_LEAKAGE = "SplitLeakage"
     EXCLUDED = "Excluded"
+    EMPTY_SOURCE = "EmptySource"
 
 
 BROKEN_IMAGE = (ProblemKind.CORRUPT_IMAGE, ProblemKind.MISSING_IMAGE)

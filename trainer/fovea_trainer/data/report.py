@@ -42,6 +42,7 @@ MEANING: Mapping[ProblemKind, tuple[str, str]] = {
     ProblemKind.CONFLICTING_LABELS: ("Same image, other labels", "first labels kept"),
     ProblemKind.SPLIT_LEAKAGE: ("Train image that looks like a test image", "left train"),
     ProblemKind.EXCLUDED: ("Excluded on demand", "left out"),
+    ProblemKind.EMPTY_SOURCE: ("Source that gives nothing yet", "taken as empty"),
 }
 """What a problem is called, and what was done about it."""
 

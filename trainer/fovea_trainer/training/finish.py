@@ -26,7 +26,7 @@ from fovea_api.bundle import (
     Preprocessing,
 )
 from fovea_api.criteria import judge
-from fovea_api.errors import InvalidInput
+from fovea_api.errors import NotSupported
 from fovea_api.run import Progress, RunResult, TrainingSummary
 from fovea_api.trainingjob import Recipe, Size, unsupported
 from fovea_serving.bundle import MODEL, REPORT, WEIGHTS, bundle_digest, file_digest
@@ -65,9 +65,9 @@ LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "ra
 
 
 def check_supported(recipe: Recipe) -> None:
-    """Refuses, before any work, what this version cannot do. Raises InvalidInput."""
+    """Refuses, before any work, what this version cannot do. Raises NotSupported."""
     if problems := unsupported(recipe):
-        raise InvalidInput("; ".join(problems))
+        raise NotSupported("; ".join(map(str, problems)))
 
 
 @dataclass(frozen=True, slots=True)

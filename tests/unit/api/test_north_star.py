@@ -1,0 +1,36 @@
+"""The north-star examples: this version accepts every field of them, also what it cannot do yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fovea_api import dataset, trainingjob
+from fovea_api.schema import KINDS
+
+NORTH_STAR = Path(__file__).parents[2] / "controlplane" / "north-star"
+MODELS = {kind.__name__.lower(): kind for kind in KINDS}
+
+
+def example(kind: str) -> dict[str, Any]:
+    manifest: dict[str, Any] = yaml.safe_load((NORTH_STAR / f"{kind}.yaml").read_text("utf-8"))
+    return {**manifest, "status": None}
+
+
+@pytest.mark.parametrize("kind", ["dataset", "trainingjob", "tuningsweep", "modeldeployment"])
+def test_is_accepted(kind: str) -> None:
+    assert MODELS[kind].model_validate(example(kind)).metadata.name == "blood-cells"
+
+
+def test_what_cannot_be_done_yet_is_told_with_its_field() -> None:
+    data = dataset.Dataset.model_validate(example("dataset"))
+    assert [it.place for it in dataset.unsupported(data.spec)] == ["spec.sources[2].video", "spec.sources[3].generator"]
+    job = trainingjob.TrainingJob.model_validate(example("trainingjob"))
+    assert [it.place for it in trainingjob.unsupported(job.spec)] == [
+        "spec.compression.pruning",
+        "spec.compression.distillation",
+        "spec.export.formats",
+        "spec.export.deferred",
+    ]
