@@ -1,0 +1,253 @@
+"""What builds a version again, and what becomes of the version before: the planner of a Dataset, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from fovea_api.dataset import Dataset
+from fovea_api.run import Run
+from fovea_operator.children import Child, ChildState
+from fovea_operator.objects import DATASET, JOB, RUN, Key
+from fovea_operator.observe import DatasetSnapshot, Missing, Place, RunView
+from fovea_operator.plan import Create, Delete, Emit, Plan, SetStatus
+from fovea_operator.plan.dataset import plan_dataset
+from fovea_operator.settings import Settings
+
+NOW = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
+BUILT = NOW - timedelta(days=2)
+VERSION = f"sha256-{'1' * 64}"
+ARTIFACT = f"s3://fovea/ns/dataset/cells/{VERSION}/"
+STORE = Place("s3://fovea/ns", "")
+LAB = {"name": "lab", "uri": "s3://lab/x", "format": "PascalVOC"}
+MISSING = Missing("Secret", "keys", "spec.sources[0].secretRef")
+DAILY: dict[str, Any] = {"refresh": {"schedule": "0 3 * * *"}}
+NOT_YET: dict[str, Any] = {"refresh": {"schedule": "0 3 1 * *"}}
+NOWHERE: dict[str, Any] = {"refresh": {"schedule": "0 3 * * *", "timeZone": "Europe/Nowhere"}}
+CHANGED: dict[str, Any] = {"classes": ["RBC"]}
+VIDEO: dict[str, Any] = {"sources": [LAB, {"name": "camera", "video": {"uri": "rtsp://camera/stream"}}]}
+
+
+def dataset(status: dict[str, Any] | None = None, restart: str = "", **spec: Any) -> Dataset:
+    annotations = {"fovea.dev/restart": restart} if restart else {}
+    metadata = {"name": "cells", "namespace": "ns", "uid": "u", "generation": 1, "annotations": annotations}
+    return Dataset.model_validate(
+        {"metadata": metadata, "spec": {"task": "Detection", "sources": [LAB]} | spec, "status": status}
+    )
+
+
+def plan(given: Dataset, *runs: RunView, place: Place = STORE, missing: tuple[Missing, ...] = ()) -> Plan:
+    return plan_dataset(DatasetSnapshot(given, runs, place, missing, NOW), Settings())
+
+
+def made(found: Plan, kind: object) -> list[Create]:
+    return [it for it in found.writes if isinstance(it, Create) and it.key.kind == kind]
+
+
+def status_of(found: Plan) -> dict[str, Any]:
+    return next(dict(it.status) for it in found.writes if isinstance(it, SetStatus) and it.key.kind == DATASET)
+
+
+def condition(found: Plan, type: str = "Ready") -> tuple[str, str]:
+    it = next(it for it in status_of(found)["conditions"] if it["type"] == type)
+    return it["status"], it["reason"]
+
+
+def events(found: Plan) -> list[str]:
+    return [it.reason for it in found.writes if isinstance(it, Emit)]
+
+
+def ordered(**status: Any) -> RunView:
+    """The run of the plain spec, made two days ago, with what it has come to."""
+    create = made(plan(dataset()), RUN)[0]
+    metadata = {"name": create.key.name, "namespace": "ns", "uid": "r", "creationTimestamp": BUILT}
+    return RunView(Run.model_validate(dict(create.manifest) | {"metadata": metadata, "status": status}), ())
+
+
+def attempt(run: str, **more: Any) -> dict[str, Any]:
+    return {"number": 1, "child": f"{run}-1", "startTime": BUILT} | more
+
+
+def running() -> RunView:
+    name = ordered().name
+    child = Child(Key(JOB, "ns", f"{name}-1"), "j", name, BUILT, ChildState.RUNNING)
+    progress = {"stage": "Checking", "percent": 40}
+    return replace(ordered(phase="Running", attempts=[attempt(name)], progress=progress), children=(child,))
+
+
+def succeeded() -> RunView:
+    summary = {"version": VERSION, "images": 9, "annotations": 20, "splits": {"train": 7, "test": 2}, "classes": []}
+    result = {"completedAt": BUILT, "artifact": ARTIFACT, "digest": VERSION, "dataset": summary, "report": "s3://r"}
+    ended = attempt(ordered().name, endTime=BUILT, outcome="Succeeded")
+    return ordered(phase="Succeeded", attempts=[ended], result=result)
+
+
+def failed() -> RunView:
+    why = {"reason": "InvalidInput", "message": "lab: the source is empty"}
+    ended = attempt(ordered().name, endTime=BUILT, outcome="Failed", **why)
+    return ordered(phase="Failed", attempts=[ended], result={"completedAt": BUILT, "error": why})
+
+
+def settled(view: RunView, **spec: Any) -> tuple[dict[str, Any], RunView]:
+    """The Dataset's status and its run after the planner saw this run."""
+    found = plan(dataset({"run": view.name}, **spec), view)
+    written = next((dict(it.status) for it in found.writes if isinstance(it, SetStatus) and it.key.kind == RUN), {})
+    run = view.run.model_copy(update={"status": view.status.model_validate(view.status.to_dict() | written)})
+    return status_of(found), replace(view, run=run)
+
+
+SITUATIONS: dict[str, tuple[dict[str, Any], bool]] = {
+    # the spec beside a version that was built two days ago, whether it builds again
+    "a default was spelled out": ({"splits": {"seed": 0}}, False),
+    "the recipe changed": (CHANGED, True),
+    "compute changed": ({"compute": {"workers": 4, "image": "other"}}, False),
+    "the schedule is due": (DAILY, True),
+    "the schedule is not due": (NOT_YET, False),
+    "the schedule means nothing": (NOWHERE, False),
+    "restart was asked for": ({"restart": "again"}, True),
+    "a source cannot be read yet": (VIDEO, False),
+    "suspended": (CHANGED | {"runPolicy": {"suspend": True}}, False),
+}
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_what_builds_again(name: str) -> None:
+    spec, again = SITUATIONS[name]
+    status, view = settled(succeeded())
+    found = plan(dataset(status, **spec), view)
+    assert bool(made(found, JOB)) is again
+    assert not found.writes or status_of(found)["version"] == VERSION
+
+
+def test_nothing_changed_plans_nothing() -> None:
+    status, view = settled(succeeded())
+    assert plan(dataset(status), view) == Plan()
+
+
+class TestFirstApply:
+    def test_makes_a_run_and_its_first_attempt(self) -> None:
+        found = plan(dataset())
+        (run,), (job,) = made(found, RUN), made(found, JOB)
+        assert (run.controller, job.controller) == (Key(DATASET, "ns", "cells"), run.key)
+        assert job.key.name == f"{run.key.name}-1"
+        assert status_of(found)["run"] == run.key.name
+        assert status_of(found)["phase"] == "Pending"
+        assert condition(found, "Reconciling") == ("True", "Starting")
+        assert "RunCreated" in events(found)
+
+    def test_without_a_store_says_where_to_name_one(self) -> None:
+        found = plan(dataset(), place=Place("", ""))
+        assert not made(found, RUN)
+        assert condition(found, "Reconciling") == ("True", "StoreNotConfigured")
+
+    def test_with_a_missing_secret_makes_the_run_and_waits(self) -> None:
+        found = plan(dataset(), missing=(MISSING,))
+        assert made(found, RUN)
+        assert not made(found, JOB)
+        assert condition(found) == ("False", "SecretNotFound")
+        assert found.requeue_after == Settings().reference_poll_seconds
+
+    def test_suspended_starts_nothing(self) -> None:
+        found = plan(dataset(runPolicy={"suspend": True}))
+        assert not made(found, JOB)
+        assert status_of(found)["phase"] == "Suspended"
+        assert condition(found, "Stalled")[0] == condition(found, "Reconciling")[0] == "False"
+
+    @pytest.mark.parametrize(
+        ("spec", "reason", "field"),
+        [(NOWHERE, "InvalidSchedule", "spec.refresh.timeZone"), (VIDEO, "NotSupported", "spec.sources[1].video")],
+        ids=["time zone", "video"],
+    )
+    def test_of_what_cannot_be_done_makes_no_run(self, spec: dict[str, Any], reason: str, field: str) -> None:
+        found = plan(dataset(**spec))
+        assert not made(found, RUN)
+        assert condition(found, "Stalled") == ("True", reason)
+        assert status_of(found)["phase"] == "Failed"
+        assert status_of(found)["conditions"][0]["message"].startswith(field)
+        assert events(found) == [reason]
+        assert plan(dataset(status_of(found), **spec)).writes == ()
+
+
+class TestRunning:
+    def test_shows_progress(self) -> None:
+        found = plan(dataset({"run": running().name}), running())
+        assert not made(found, JOB)
+        assert status_of(found)["phase"] == "Building"
+        assert status_of(found)["progress"] == {"stage": "Checking", "percent": 40, "metrics": {}}
+        assert condition(found) == ("False", "Running")
+
+    def test_a_changed_recipe_stops_it_first(self) -> None:
+        found = plan(dataset({"run": running().name}, **CHANGED), running())
+        assert [it.key.name for it in found.writes if isinstance(it, Delete)] == [f"{running().name}-1"]
+        assert made(found, RUN)
+        assert not made(found, JOB)
+        assert condition(found) == ("False", "Stopping")
+
+    @pytest.mark.parametrize("spec", [NOWHERE, VIDEO], ids=["time zone", "video"])
+    def test_goes_on_while_the_spec_cannot_be_followed(self, spec: dict[str, Any]) -> None:
+        found = plan(dataset({"run": running().name}, **spec), running())
+        assert not any(isinstance(it, Create | Delete) for it in found.writes)
+        assert status_of(found)["phase"] == "Building"
+        assert condition(found, "Stalled")[0] == "True"
+
+    def test_the_schedule_waits_for_it(self) -> None:
+        found = plan(dataset({"run": running().name}, **DAILY), running())
+        assert not made(found, RUN)
+        assert status_of(found)["nextRefresh"] == "2026-11-25T03:00:00Z"
+
+
+class TestBuilt:
+    def test_shows_the_version(self) -> None:
+        found = plan(dataset({"run": succeeded().name, "phase": "Building"}), succeeded())
+        status = status_of(found)
+        assert (status["phase"], status["version"], status["artifact"]) == ("Ready", VERSION, ARTIFACT)
+        assert (status["images"], status["splits"]) == (9, {"train": 7, "test": 2})
+        assert condition(found) == ("True", "VersionBuilt")
+        assert events(found) == ["VersionBuilt"]
+
+    def test_the_same_version_again_is_told_as_such(self) -> None:
+        status = {"run": succeeded().name, "phase": "Building", "version": VERSION}
+        assert events(plan(dataset(status), succeeded())) == ["NothingChanged"]
+
+    @pytest.mark.parametrize(
+        ("splits", "parent"), [({}, VERSION), ({"keepAssignments": False}, None)], ids=["kept", "not kept"]
+    )
+    def test_the_next_build_keeps_its_assignments(self, splits: dict[str, Any], parent: str | None) -> None:
+        status, view = settled(succeeded())
+        found = plan(dataset(status, **CHANGED, splits=splits), view)
+        inputs: Any = made(found, RUN)[0].manifest["spec"]
+        assert inputs["inputs"].get("parent", {}).get("version") == parent
+
+    def test_a_due_build_is_told_apart_by_its_time(self) -> None:
+        status, view = settled(succeeded())
+        found = plan(dataset(status, **DAILY), view)
+        spec: Any = made(found, RUN)[0].manifest["spec"]
+        assert spec["nonce"] == "@2026-11-24T03:00:00Z"
+        assert found.requeue_after == timedelta(hours=7).total_seconds() + 1
+
+
+class TestFailed:
+    def test_keeps_the_earlier_version(self) -> None:
+        earlier = {"run": failed().name, "phase": "Building", "version": VERSION, "artifact": ARTIFACT, "images": 9}
+        found = plan(dataset(earlier), failed())
+        status = status_of(found)
+        assert (status["phase"], status["version"], status["images"]) == ("Failed", VERSION, 9)
+        assert condition(found, "Stalled") == ("True", "InvalidInput")
+        assert events(found) == ["BuildFailed"]
+
+    def test_a_changed_recipe_builds_again(self) -> None:
+        status, view = settled(failed())
+        assert made(plan(dataset(status, **CHANGED), view), JOB)
+
+
+def test_history_is_kept_to_its_limit() -> None:
+    status, view = settled(succeeded())
+    olds = [
+        replace(view, run=view.run.model_copy(update={"metadata": view.run.metadata.model_copy(update={"name": name})}))
+        for name in ("r-000000", "r-000001", "r-000002")
+    ]
+    found = plan(dataset(status, runPolicy={"historyLimit": 2}), view, *olds)
+    assert [it.key.name for it in found.writes if isinstance(it, Delete)] == ["r-000001", "r-000002"]
+    assert status_of(found)["history"] == [view.name, "r-000000"]
