@@ -22,10 +22,12 @@ from fovea_api.common import (
     Number,
     ObjectName,
     OpaqueObject,
+    PodTemplate,
     Resource,
     Resources,
     Rule,
     RunName,
+    RunPolicy,
     Status,
     Time,
     Word,
@@ -36,6 +38,8 @@ from fovea_api.version import DatasetSummary
 Location = Annotated[str, Field(max_length=2048)]
 Message = Annotated[str, Field(max_length=8192)]
 Count = Annotated[Int, Field(ge=0)]
+MAX_VERSIONS = 2000
+"""Versions of a Dataset that a Run speaks of: twice what can be kept, 150 KB."""
 
 
 class RunType(StrEnum):
@@ -43,6 +47,7 @@ class RunType(StrEnum):
 
     DATASET_BUILD = "DatasetBuild"
     TRAINING = "Training"
+    CLEANUP = "Cleanup"
 
 
 class RunOwner(Model):
@@ -126,6 +131,19 @@ class Execution(Model):
     """Newest checkpoints that are kept."""
 
 
+class CleanupRecipe(Model):
+    """What a Cleanup leaves of its owner's folder in the store, and how its pod runs."""
+
+    keep_newest: Annotated[Int, Field(ge=0, le=1000)] = 0
+    """Newest dataset versions that stay. 0: nothing stays, neither versions nor runs nor bundles."""
+    keep: Annotated[tuple[Digest, ...], Field(max_length=MAX_VERSIONS)] = ()
+    """Dataset versions that stay beyond that: in use, pinned or a parent. Filled in when an attempt starts."""
+    pod_template: PodTemplate = PodTemplate()
+    """Where and how the pod runs: as the owner's."""
+    run_policy: RunPolicy = RunPolicy()
+    """Retries, and the owner's queue."""
+
+
 class RunSpec(Model):
     """The frozen order. Immutable."""
 
@@ -138,7 +156,7 @@ class RunSpec(Model):
     nonce: Annotated[str, Field(max_length=256)] = ""
     """Tells apart runs of one recipe on one input: the fovea.dev/restart annotation or a schedule's time."""
     recipe: OpaqueObject
-    """What determines the result, defaults spelled out: a Dataset's or a TrainingJob's recipe."""
+    """What determines the result, defaults spelled out: a Dataset's or TrainingJob's recipe, or a cleanup's."""
     success_criteria: Annotated[tuple[Criterion, ...], Field(max_length=64)] = ()
     """The criteria as they stood at the start, for the report. Not part of the identity."""
     inputs: RunInputs = RunInputs()
@@ -270,6 +288,8 @@ class RunResult(Model):
     """The dataset version in figures, for a DatasetBuild."""
     training: TrainingSummary | None = None
     """The training in figures, for a Training."""
+    versions: Annotated[tuple[Digest, ...], Field(max_length=MAX_VERSIONS)] = ()
+    """The Dataset's versions that are in the store now, newest first, for a DatasetBuild and a Cleanup."""
     error: RunError | None = None
     """Why the run failed. Absent: it did not."""
 
@@ -316,7 +336,7 @@ class RunStatus(Status):
 
 
 class Run(Resource):
-    """One piece of work, its recipe frozen: a dataset build or a training. Made by Fovea; only to be read."""
+    """One piece of work, its recipe frozen: a dataset build, a training, a cleanup. Made by Fovea; only to be read."""
 
     definition: ClassVar = Definition(
         plural="runs",
@@ -342,6 +362,8 @@ class Run(Resource):
 
 
 __all__ = [
+    "MAX_VERSIONS",
+    "CleanupRecipe",
     "Progress",
     "Run",
     "RunInputs",

@@ -14,15 +14,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from fovea_api import dataset
+from fovea_api import bundle, dataset, version
 from fovea_api.errors import FoveaError, Interrupted, InvalidInput, Retryable
-from fovea_api.run import Progress, RunError, RunResult, RunSpec, RunType
+from fovea_api.run import MAX_VERSIONS, CleanupRecipe, Progress, RunError, RunOwner, RunResult, RunSpec, RunType
 from pydantic import ValidationError
 
 from fovea_trainer.reporting import Reporter, RunStatus, StatusReporter
@@ -32,6 +32,8 @@ LOG_UPLOAD_SECONDS = 15.0
 """Between two copies of the growing log to the store; what a killed pod can lose of it."""
 RESULT, LOG = "result.json", "log.txt"
 FAILED, MESSAGE_LIMIT = 1, 4000
+COMMITS = {RunType.DATASET_BUILD: version.MANIFEST, RunType.TRAINING: bundle.MANIFEST}
+"""The file that makes an artifact whole."""
 
 log = logging.getLogger(__name__)
 
@@ -55,18 +57,27 @@ class Surroundings:
     status: RunStatus | None = None
 
 
+def owner_folder(store: str, owner: RunOwner) -> Place:
+    """The folder of an object in the store: all that its runs have written."""
+    return place(store) / owner.kind.lower() / owner.name
+
+
 def folder_of(spec: RunSpec, name: str) -> Place:
     """The run's folder in the store."""
-    return place(spec.store) / spec.owner.kind.lower() / spec.owner.name / "runs" / name
+    return owner_folder(spec.store, spec.owner) / "runs" / name
 
 
 def find_result(spec: RunSpec, name: str) -> RunResult | None:
-    """The complete result of the same identity in the store, if there is one."""
+    """The complete result of the same identity in the store, if there is one and what it speaks of is there too."""
     try:
         content = json.loads((folder_of(spec, name) / RESULT).read_text())
         if content.get("identity") != spec.identity:
             return None
-        return RunResult.model_validate(content["result"])
+        result = RunResult.model_validate(content["result"])
+        if result.artifact is None or not (place(result.artifact) / COMMITS[spec.type]).is_file():
+            log.info("the artifact of the stored result is gone and is made anew: %s", result.artifact)
+            return None
+        return result
     except NotFound:
         return None
     except (ValueError, KeyError) as error:
@@ -75,7 +86,9 @@ def find_result(spec: RunSpec, name: str) -> RunResult | None:
 
 
 def execute(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> RunResult:
-    """The result of the run, adopted from the store or made and stored there."""
+    """The result of the run, adopted from the store or made and stored there. A cleanup leaves none in the store."""
+    if spec.type is RunType.CLEANUP:
+        return _clean_up(spec, reporter)
     found = find_result(spec, surroundings.name)
     if found is not None:
         log.info("adopted the result of the same identity from the store: %s", found.artifact)
@@ -98,6 +111,7 @@ def execute(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> Ru
 
 def _build(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> RunResult:
     from fovea_trainer.data.build import build_dataset
+    from fovea_trainer.data.version import stored_versions
 
     built = build_dataset(
         dataset.Recipe.model_validate(spec.recipe),
@@ -114,7 +128,16 @@ def _build(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> Run
         digest=built.digest,
         report=built.report,
         dataset=built.summary,
+        versions=stored_versions(owner_folder(spec.store, spec.owner))[:MAX_VERSIONS],
     )
+
+
+def _clean_up(spec: RunSpec, reporter: Reporter) -> RunResult:
+    from fovea_trainer.cleanup import clean_up
+
+    recipe = CleanupRecipe.model_validate(dict(spec.recipe))
+    left = clean_up(spec.owner, spec.store, recipe, reporter.tell)
+    return RunResult(completed_at=datetime.now(UTC), versions=left[:MAX_VERSIONS])
 
 
 def _word(name: str) -> str:
@@ -146,7 +169,10 @@ def main() -> int:
     surroundings.work_dir.mkdir(parents=True, exist_ok=True)
     with (
         StatusReporter(surroundings.status) as reporter,
-        kept_log(folder_of(spec, surroundings.name) / LOG, surroundings),
+        # A cleanup's log would lie in what it deletes.
+        nullcontext()
+        if spec.type is RunType.CLEANUP
+        else kept_log(folder_of(spec, surroundings.name) / LOG, surroundings),
     ):
         try:
             result = execute(spec, surroundings, reporter)

@@ -10,8 +10,9 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -163,6 +164,12 @@ class Place:
             return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
         return self._call(find)
+
+    def modified(self, paths: Sequence[str]) -> dict[str, datetime]:
+        """When the files at these paths below were last written, by path; those that do not exist are left out."""
+        places = [(self / path)._path() for path in paths]
+        infos = self._call(lambda: self._filesystem().get_file_info(places)) if places else []
+        return {path: info.mtime for path, info in zip(paths, infos, strict=True) if info.type == fs.FileType.File}
 
     # --- Writing ---
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from dataset_support import Build, detection
+from fovea_api.run import CleanupRecipe, RunOwner
+from fovea_trainer.cleanup import clean_up
 from fovea_trainer.data.version import open_version
-from fovea_trainer.store import AccessDenied, place
+from fovea_trainer.store import AccessDenied, _filesystem, place
 
 SERVER = shutil.which("versitygw")
 START_SECONDS = 20.0
@@ -50,6 +52,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         except OSError:
             assert process.poll() is None and time.monotonic() < end, "versitygw did not start"  # noqa: PT018
             time.sleep(0.1)
+    _filesystem.cache_clear()  # a process has one endpoint; here each test has its own
     yield root
     process.terminate()
     process.wait()
@@ -69,3 +72,28 @@ def test_s3_source_and_store(server: Path, voc: Path, build: Build, tmp_path: Pa
     (wrong / "AWS_SECRET_ACCESS_KEY").write_text("another")
     with pytest.raises(AccessDenied, match="check the keys of the Secret"):
         place("s3://fovea/ns/x", str(wrong)).read_bytes()
+
+
+def test_s3_cleanup(server: Path) -> None:
+    folder = place("s3://fovea/ns/dataset/cells")
+    digests = [f"sha256-{number:064}" for number in (3, 1, 2)]
+    for number, digest in enumerate(digests):
+        (folder / digest / "shards/train-00000.parquet").write_text("words")
+        (folder / digest / "manifest.json").write_text("words")
+        if number < 2:
+            time.sleep(1.1)  # S3 tells times in whole seconds
+    (folder / "runs/r-0123456789/result.json").write_text("words")
+    other = place("s3://fovea/ns/dataset/cells-2/runs/r-0123456789/result.json")
+    other.write_text("words")
+    owner = RunOwner(kind="Dataset", name="cells")
+
+    def clean(**recipe: object) -> tuple[str, ...]:
+        return clean_up(owner, "s3://fovea/ns", CleanupRecipe.model_validate(recipe), lambda _: None)
+
+    for _ in range(2):
+        assert clean(keepNewest=1, keep=[digests[0]]) == (digests[2], digests[0])
+    assert folder.folders() == sorted([digests[0], digests[2], "runs"])
+    for _ in range(2):
+        assert clean() == ()
+    assert not folder.exists()
+    assert other.exists()

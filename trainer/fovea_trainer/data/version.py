@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -165,6 +166,17 @@ def read_manifest(version: Place) -> DatasetVersion:
         raise NotFound("there is no complete dataset version", version.uri, "build it first") from None
     except ValidationError as error:
         raise CorruptData(f"the manifest does not fit: {error}", file.uri, "build the version anew") from None
+
+
+def stored_versions(dataset: Place) -> tuple[str, ...]:
+    """Digests of the complete versions in a Dataset's folder, the one written last first."""
+    written = dataset.modified([f"{name}/{MANIFEST}" for name in version_folders(dataset)])
+    return tuple(path.partition("/")[0] for path in sorted(written, key=lambda path: (written[path], path))[::-1])
+
+
+def version_folders(dataset: Place) -> list[str]:
+    """Names of the folders of versions in a Dataset's folder, complete or not."""
+    return [name for name in dataset.folders() if re.fullmatch("sha256-[0-9a-f]{64}", name)]
 
 
 def open_version(uri: str, cache_dir: Path | str, credentials: str | None = None) -> OpenVersion:
