@@ -50,8 +50,8 @@ class Writer:
     async def _write(self, write: Write) -> None:
         match write:
             case Create(controller=None):
-                if await self.api.get(write.key) is None:
-                    await self.api.apply(write.key, write.manifest)
+                found = await self.api.get(write.key) or await self.api.apply(write.key, write.manifest)
+                self._learn(write.key, found)
             case Create():
                 await self._create(write)
             case Delete():

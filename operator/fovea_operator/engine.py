@@ -8,15 +8,17 @@ from datetime import UTC, datetime
 
 from fovea_api.common import Status
 from fovea_api.errors import FoveaError
+from fovea_api.run import RunType
 
 from fovea_operator.apply import Writer
 from fovea_operator.client import Refused
 from fovea_operator.conditions import Verdict, conditions, stuck, working
 from fovea_operator.logs import about
 from fovea_operator.metrics import Metrics
-from fovea_operator.objects import DATASET, TRAINING_JOB, Key, View, mapping, number, text
+from fovea_operator.objects import DATASET, RUN, TRAINING_JOB, Key, View, key_of, mapping, number, text
 from fovea_operator.observe import Observer
 from fovea_operator.plan import Emit, Plan, SetStatus
+from fovea_operator.plan.cleanup import plan_gone
 from fovea_operator.plan.dataset import plan_dataset
 from fovea_operator.plan.trainingjob import plan_training
 from fovea_operator.settings import Settings
@@ -57,24 +59,34 @@ class Engine:
 
     async def _plan(self, key: Key) -> Plan | None:
         now = datetime.now(UTC).replace(microsecond=0)
-        if key.kind == DATASET:
-            dataset = await self.observer.dataset(key, now)
-            return plan_dataset(dataset, self.settings) if dataset is not None else None
-        if key.kind == TRAINING_JOB:
-            job = await self.observer.training(key, now)
-            return plan_training(job, self.settings) if job is not None else None
+        if key.kind == DATASET and (dataset := await self.observer.dataset(key, now)) is not None:
+            return plan_dataset(dataset, self.settings)
+        if key.kind == TRAINING_JOB and (job := await self.observer.training(key, now)) is not None:
+            return plan_training(job, self.settings)
+        if key.kind in (DATASET, TRAINING_JOB):
+            gone = await self.observer.gone(key, now)
+            return plan_gone(gone, self.settings) if gone is not None else None
         value = self.observer.cache.get(key)
         return self._status_plan(key, value, NOT_SUPPORTED, now) if value is not None else None
 
     async def _report(self, key: Key, verdict: Verdict) -> None:
-        """Says in the object's conditions why nothing can be written; the rest of its status stays."""
+        """Says in the object's conditions why nothing can be written; the rest of its status stays.
+
+        Of an object that is gone, the Run that cleans up after it says so.
+        """
+        now = datetime.now(UTC).replace(microsecond=0)
         value = self.observer.cache.get(key)
         if value is not None:
-            now = datetime.now(UTC).replace(microsecond=0)
             await self.writer.carry_out(self._status_plan(key, value, verdict, now))
+            return
+        for run in list(self.observer.cache.owned(key, RUN)):
+            if text(run, "spec", "type") == RunType.CLEANUP:
+                await self.writer.carry_out(self._status_plan(key_of(RUN, run), run, verdict, now))
 
     def _status_plan(self, key: Key, value: View, verdict: Verdict, now: datetime) -> Plan:
         raw = dict(mapping(value, "status"))
+        if key.kind == RUN:  # its pods' part stays theirs
+            raw = {name: part for name, part in raw.items() if name not in ("progress", "result")}
         own = {name: raw[name] for name in ("observedGeneration", "conditions") if name in raw}
         old = Status.model_validate(own)
         generation = number(value, "metadata", "generation")

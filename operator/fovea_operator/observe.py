@@ -13,26 +13,35 @@ from fovea_api.common import Model, Reference
 from fovea_api.dataset import Dataset
 from fovea_api.dataset import references as dataset_references
 from fovea_api.errors import InvalidManifest
-from fovea_api.run import Run, RunStatus
+from fovea_api.modeldeployment import ModelDeployment
+from fovea_api.modeldeployment import references as deployment_references
+from fovea_api.run import Run, RunStatus, RunType
 from fovea_api.trainingjob import TrainingJob
+from fovea_api.trainingjob import references as training_references
+from fovea_api.tuningsweep import TuningSweep
+from fovea_api.tuningsweep import references as sweep_references
 from pydantic import ValidationError
 
 from fovea_operator.build.pod import claim_of
 from fovea_operator.cache import Cache
 from fovea_operator.children import Child, ChildState, child_of_pod, controller_of, read_child
-from fovea_operator.client import Api, Refused
+from fovea_operator.client import Api, NotFound, Refused
 from fovea_operator.objects import (
+    CHILDREN,
     CLAIM,
     DATASET,
     EVENT,
     JOB,
+    MODEL_DEPLOYMENT,
     NAMESPACE,
+    OWNERS,
     POD,
     RAY_CLUSTER,
     RAY_JOB,
     RUN,
     SECRET,
     TRAINING_JOB,
+    TUNING_SWEEP,
     WORKLOAD,
     Key,
     Kind,
@@ -71,6 +80,18 @@ class RunView:
         """When the Run was made."""
         return self.run.metadata.creation_timestamp or datetime.fromtimestamp(0, UTC)
 
+    @property
+    def at_work(self) -> bool:
+        """Whether a pod may be working on it, or is about to."""
+        return any(it.outcome is None for it in self.status.attempts) or any(
+            not child.state.ended for child in self.children
+        )
+
+    @property
+    def deletes_all(self) -> bool:
+        """Whether it is the cleanup that an object's deletion starts; the others delete old versions alone."""
+        return self.run.spec.type is RunType.CLEANUP and not self.run.spec.nonce
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -97,10 +118,13 @@ class DatasetSnapshot:
 
     dataset: Dataset
     runs: tuple[RunView, ...]
-    """Newest first."""
+    """Builds, newest first."""
     place: Place
     missing: tuple[Missing, ...]
     now: datetime
+    cleanups: tuple[RunView, ...] = ()
+    used: frozenset[str] = frozenset()
+    """Versions that a Run reads or that are pinned; looked for only when a cleanup of versions may start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +133,28 @@ class TrainingSnapshot:
 
     job: TrainingJob
     runs: tuple[RunView, ...]
-    """Newest first."""
+    """Trainings, newest first."""
     dataset: Dataset | None
     """The Dataset that the job refers to."""
     others: Mapping[str, TrainingJob]
     """TrainingJobs that the job refers to, as far as they exist."""
     datasets: tuple[str, ...]
     """Names of all Datasets of the namespace, for suggestions."""
+    place: Place
+    missing: tuple[Missing, ...]
+    now: datetime
+    cleanups: tuple[RunView, ...] = ()
+    dataset_cleanup: str = ""
+    """Name of a cleanup that deletes versions of the Dataset, or is going to soon; empty: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoneSnapshot:
+    """What is known of an object that was deleted and whose data are to follow."""
+
+    cleanup: RunView
+    users: tuple[str, ...]
+    """What works for the object still or refers to it, in words."""
     place: Place
     missing: tuple[Missing, ...]
     now: datetime
@@ -148,7 +187,7 @@ class Observer:
         if value is None or text(value, "metadata", "deletionTimestamp"):
             return None
         dataset = parse(Dataset, value)
-        runs = await self._runs(key, now)
+        runs, cleanups = _divided(await self._runs(key, now))
         place = self._place(key.namespace)
         missing: tuple[Missing, ...] = ()
         if _may_start(dataset, runs):
@@ -161,7 +200,8 @@ class Observer:
             if dataset.spec.exclude is not None:
                 uris.append((dataset.spec.exclude.uri, "spec.exclude.uri"))
             missing = await self._missing(key.namespace, [*wanted, *_claims([*uris, (place.store, "the store")])])
-        return DatasetSnapshot(dataset, runs, place, missing, now)
+        used = await self._used(key, runs, cleanups)
+        return DatasetSnapshot(dataset, runs, place, missing, now, cleanups, used)
 
     async def training(self, key: Key, now: datetime) -> TrainingSnapshot | None:
         """The snapshot of a TrainingJob; None when it is gone."""
@@ -169,13 +209,14 @@ class Observer:
         if value is None or text(value, "metadata", "deletionTimestamp"):
             return None
         job = parse(TrainingJob, value)
-        runs = await self._runs(key, now)
+        runs, cleanups = _divided(await self._runs(key, now))
         place = self._place(key.namespace)
         missing: tuple[Missing, ...] = ()
         if _may_start(job, runs):
             uris = [(place.store, "the store"), (job.spec.model.pretrained.uri or "", "spec.model.pretrained.uri")]
             missing = await self._missing(key.namespace, [*_secrets(place), *_claims(uris)])
-        dataset = self.cache.get(Key(DATASET, key.namespace, job.spec.dataset_ref.name))
+        dataset_key = Key(DATASET, key.namespace, job.spec.dataset_ref.name)
+        dataset = self.cache.get(dataset_key)
         return TrainingSnapshot(
             job,
             runs,
@@ -189,7 +230,90 @@ class Observer:
             place,
             missing,
             now,
+            cleanups,
+            next((view.name for view in self._known_runs(dataset_key) if _threatens(view)), ""),
         )
+
+    async def gone(self, key: Key, now: datetime) -> GoneSnapshot | None:
+        """The snapshot of an object that is no more; None where there is nothing to do for it.
+
+        That a cache lacks an object may mean that it has not been listed: before an attempt can start, all that
+        counts is read live.
+        """
+        if self.cache.get(key) is not None or self._is_going(key.namespace):
+            return None
+        cleanup = next((view for view in await self._runs(key, now) if view.deletes_all), None)
+        if cleanup is None:
+            return None
+        users, missing = self._users(key, cleanup.name), tuple[Missing, ...]()
+        place = replace(self._place(key.namespace), store=cleanup.run.spec.store)
+        if not (users or cleanup.at_work or _has_ended(cleanup)):
+            await self._read_live(key.namespace)
+            if self.cache.get(key) is not None:
+                return None
+            users = self._users(key, cleanup.name)
+            missing = await self._missing(key.namespace, [*_secrets(place), *_claims([(place.store, "the store")])])
+        return GoneSnapshot(cleanup, users, place, missing, now)
+
+    def _is_going(self, namespace: str) -> bool:
+        return bool(text(self.cache.get(Key(NAMESPACE, "", namespace)) or {}, "metadata", "deletionTimestamp"))
+
+    async def _read_live(self, namespace: str) -> None:
+        """Takes all objects and Runs of a namespace into the cache. Raises NotFound where a kind is not served now."""
+        for kind in (*OWNERS, RUN):
+            listed, version = await self.api.list(kind, namespace)
+            if not version:
+                raise NotFound(f"the API server serves no {kind}s now", kind.name)
+            for value in listed:
+                self.cache.put(kind, value | {"kind": kind.name, "apiVersion": kind.api_version})
+
+    def _users(self, key: Key, cleanup: str) -> tuple[str, ...]:
+        """What works for an object that is gone, and what refers to it or to its data, in words."""
+        own = [
+            f"{kind} {text(value, 'metadata', 'name')}"
+            for kind in (RUN, *CHILDREN)
+            for value in self.cache.owned(key, kind)
+            if text(mapping(value, "metadata", "labels"), names.LABEL_RUN) != cleanup
+        ]
+        named = [
+            f"{other.kind} {other.name} ({reference.path})"
+            for other, reference in self._references(key.namespace)
+            if (reference.kind, reference.name) == (key.kind.name, key.name)
+        ]
+        folder = f"/{key.kind.name.lower()}/{key.name}/"
+        reading = [
+            f"Run {run.metadata.name} of {run.spec.owner.kind} {run.spec.owner.name}"
+            for run in self._all(RUN, Run, key.namespace)
+            if any(folder in artifact for artifact in _artifacts(run))
+        ]
+        return (*own, *named, *reading)
+
+    async def _used(self, key: Key, runs: tuple[RunView, ...], cleanups: tuple[RunView, ...]) -> frozenset[str]:
+        """Versions of a Dataset that are read or pinned; looked for only when a cleanup of versions may start."""
+        if any(it.at_work for it in (*runs, *cleanups)) or not any(map(_threatens, cleanups)):
+            return frozenset()
+        await self._read_live(key.namespace)
+        read = (run.spec.inputs.dataset for run in self._all(RUN, Run, key.namespace))
+        jobs = (job.spec.dataset_ref for job in self._all(TRAINING_JOB, TrainingJob, key.namespace))
+        sweeps = (it.spec.template.spec.dataset_ref for it in self._all(TUNING_SWEEP, TuningSweep, key.namespace))
+        used = (it for it in (*read, *jobs, *sweeps) if it is not None and it.name == key.name)
+        return frozenset(it.version for it in used if it.version is not None)
+
+    def _references(self, namespace: str) -> Iterator[tuple[Key, Reference]]:
+        for job in self._all(TRAINING_JOB, TrainingJob, namespace):
+            for it in training_references(job.spec):
+                yield Key(TRAINING_JOB, namespace, job.metadata.name), it
+        for sweep in self._all(TUNING_SWEEP, TuningSweep, namespace):
+            for it in sweep_references(sweep.spec):
+                yield Key(TUNING_SWEEP, namespace, sweep.metadata.name), it
+        for deployment in self._all(MODEL_DEPLOYMENT, ModelDeployment, namespace):
+            for it in deployment_references(deployment.spec):
+                yield Key(MODEL_DEPLOYMENT, namespace, deployment.metadata.name), it
+
+    def _all(self, kind: Kind, model: type[M], namespace: str) -> Iterator[M]:
+        for key in self.cache.keys(kind, namespace):
+            if (value := self.cache.get(key)) is not None:
+                yield parse(model, value)
 
     async def _runs(self, owner: Key, now: datetime) -> tuple[RunView, ...]:
         children = [
@@ -206,6 +330,10 @@ class Observer:
             own = tuple(child for child in children if child.run == view.name)
             views.append(await self._fresh(RunView(view.run, own)))
         return tuple(sorted(views, key=lambda view: (view.created, view.name), reverse=True))
+
+    def _known_runs(self, owner: Key) -> Iterator[RunView]:
+        """The Runs of another object, without their children."""
+        yield from (RunView(parse(Run, value), ()) for value in self.cache.owned(owner, RUN))
 
     async def _fresh(self, view: RunView) -> RunView:
         """Reads again what two watches may show in the wrong order, before a planner judges by it.
@@ -293,6 +421,31 @@ class Observer:
             if not exists:
                 found.append(Missing(item.kind, item.name, item.path))
         return tuple(found)
+
+
+def _divided(views: tuple[RunView, ...]) -> tuple[tuple[RunView, ...], tuple[RunView, ...]]:
+    """The runs that make something, and the cleanups."""
+    cleanups = tuple(it for it in views if it.run.spec.type is RunType.CLEANUP)
+    return tuple(it for it in views if it not in cleanups), cleanups
+
+
+def _threatens(cleanup: RunView) -> bool:
+    """Whether a run deletes versions, or will soon whatever happens to its Dataset."""
+    if cleanup.run.spec.type is not RunType.CLEANUP:
+        return False
+    return cleanup.at_work or not (cleanup.deletes_all or _has_ended(cleanup))
+
+
+def _has_ended(view: RunView) -> bool:
+    return view.status.phase in ("Succeeded", "Failed")
+
+
+def _artifacts(run: Run) -> Iterator[str]:
+    """Places of what a run reads."""
+    inputs = run.spec.inputs
+    for it in (inputs.dataset, inputs.parent, inputs.base_weights, inputs.teacher):
+        if it is not None:
+            yield it.artifact
 
 
 def referred_jobs(job: TrainingJob) -> Iterator[str]:

@@ -79,6 +79,12 @@ class Settings:
         0, "Seconds in which a Ray cluster must come up before its attempt fails. 0: it may wait for nodes forever."
     )
 
+    cleanup_delay_seconds: float = _setting(
+        60.0, "Seconds from the order to delete old dataset versions to its start; longer than any write under way."
+    )
+    cleanup_cpu: str = _setting("100m", "CPU request of the pod that deletes from the store; it waits for the store.")
+    cleanup_memory: str = _setting("512Mi", "Memory request and limit of the pod that deletes from the store.")
+
     # Seeing
     port: int = _setting(8080, "TCP port of /healthz, /readyz and /metrics. 0: any free one.")
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR.")

@@ -10,9 +10,10 @@ from fovea_api.run import Execution, RunInputs, RunOwner, RunResult, RunSpec, Ru
 
 from fovea_operator.build.job import build_job
 from fovea_operator.conditions import Progressing, Verdict, conditions, done, stuck
-from fovea_operator.objects import DATASET, Key
+from fovea_operator.objects import DATASET, RUN, Key
 from fovea_operator.observe import DatasetSnapshot, RunView
-from fovea_operator.plan import Emit, Plan, Write
+from fovea_operator.plan import Delete, Emit, Plan, Write
+from fovea_operator.plan.cleanup import Pods, hold_while_cleaning, lost_builds, prune_versions, with_deletion
 from fovea_operator.plan.owner import (
     Context,
     Means,
@@ -36,11 +37,23 @@ _PHASES: dict[str | None, Any] = {"Running": "Building", "Succeeded": "Ready"}
 
 def plan_dataset(snapshot: DatasetSnapshot, settings: Settings) -> Plan:
     """The next writes for a Dataset."""
-    dataset, now = snapshot.dataset, snapshot.now
-    spec, old = dataset.spec, dataset.status or DatasetStatus()
+    dataset = snapshot.dataset
+    spec = dataset.spec
     key = Key(DATASET, dataset.metadata.namespace, dataset.metadata.name)
-    context = Context(key, dataset.metadata, snapshot.place, spec.run_policy, snapshot.runs, now, settings)
-    current = current_run(snapshot.runs, old.run)
+    lost = lost_builds(snapshot)
+    runs = tuple(view for view in snapshot.runs if view not in lost)
+    context = Context(key, dataset.metadata, snapshot.place, spec.run_policy, runs, snapshot.now, settings)
+    pods = Pods(spec.compute.image, spec.compute.pod_template, spec.run_policy)
+    plan = _plan(context, snapshot, pods)
+    forgotten = (Delete(Key(RUN, key.namespace, view.name), view.run.metadata.uid) for view in lost)
+    plan = Plan((*forgotten, *plan.writes), plan.requeue_after)
+    return with_deletion(plan, context, spec.deletion_policy, pods, snapshot.cleanups)
+
+
+def _plan(context: Context, snapshot: DatasetSnapshot, pods: Pods) -> Plan:
+    dataset, key, now, settings = snapshot.dataset, context.key, context.now, context.settings
+    spec, old = dataset.spec, dataset.status or DatasetStatus()
+    current = current_run(context.runs, old.run)
 
     refresh: datetime | None = None
     wanted: RunSpec | Verdict
@@ -54,7 +67,7 @@ def plan_dataset(snapshot: DatasetSnapshot, settings: Settings) -> Plan:
         if current is None or is_finished(current.status):
             return without_run(context, old, wanted)
         wanted = current.run.spec.model_copy(update=_means(context, dataset))
-    hold = hold_for(snapshot.missing, snapshot.place)
+    hold = hold_for(snapshot.missing, snapshot.place) or hold_while_cleaning(snapshot.cleanups)
     outcome = carry_out(
         context,
         old.run,
@@ -63,7 +76,7 @@ def plan_dataset(snapshot: DatasetSnapshot, settings: Settings) -> Plan:
         lambda work: build_job(work, spec.compute.resources, spec.compute.pod_template, spec.run_policy, settings),
     )
     step, name = outcome.step, outcome.run
-    view = next((it for it in snapshot.runs if it.name == name), None)
+    view = next((it for it in context.runs if it.name == name), None)
     result = view.status.result if view is not None else None
     verdict = _verdict(step.verdict, result)
     pruned = prune(context, [name])
@@ -76,16 +89,18 @@ def plan_dataset(snapshot: DatasetSnapshot, settings: Settings) -> Plan:
                 "run": name,
                 "progress": view.status.progress if view is not None else None,
                 "next_refresh": refresh.strftime("%Y-%m-%dT%H:%M:%SZ") if refresh is not None else None,
-                "usage": usage(snapshot.runs),
+                "usage": usage(context.runs),
                 "history": history(context, name, pruned),
             }
         ),
         result,
     )
     events = _events(key, name, verdict, result, old)
-    wait = [step.requeue_after, (refresh - now).total_seconds() + 1 if refresh is not None else None]
+    building = not is_finished(step.status) or any(it.at_work for it in context.runs)
+    cleanup, later = prune_versions(context, snapshot, pods, view, building)
+    wait = [step.requeue_after, later, (refresh - now).total_seconds() + 1 if refresh is not None else None]
     return Plan(
-        (*outcome.writes, *events, *outcome.status_writes, *own_status(key, dataset.status, status), *pruned),
+        (*outcome.writes, *events, *outcome.status_writes, *own_status(key, dataset.status, status), *pruned, *cleanup),
         min((it for it in wait if it is not None), default=None),
     )
 

@@ -137,6 +137,7 @@ def carry_out(
     status = view.status if view is not None else RunStatus()
     children = view.children if view is not None else ()
 
+    run_key = Key(RUN, context.key.namespace, name)
     first: list[Write] = []
     after: list[Write] = []
     stopping = False
@@ -146,10 +147,9 @@ def carry_out(
             stopping = stopping or live
             step = supersede(other.status, other.children, name, context.now)
             first += [Delete(child.key, child.uid) for child in step.delete]
-            after += _status_of(context, other.name, other.status, step)
-    run_key = Key(RUN, context.key.namespace, name)
+            after += step_writes(context.key, Key(RUN, context.key.namespace, other.name), other.status, step)
     if view is None:
-        first.append(Create(run_key, run_manifest(context, name, wanted), context.key))
+        first.append(Create(run_key, run_manifest(run_key, wanted), context.key))
     if named != name and not status.attempts:
         note = f"run {name} was created"
         after.append(Emit(context.key, "Normal", "RunCreated", note, name))
@@ -161,37 +161,44 @@ def carry_out(
         spec = view.run.spec if view is not None else wanted
         now = spec.model_copy(update={"execution": wanted.execution, "image": wanted.image})
         work = Work(context.key.namespace, name, step.start, now, now.image, context.place.store_secret)
-        manifest = build(work)
-        kind = BY_NAME[str(manifest["kind"])]
-        first += namespace_setup(context.key.namespace, context.settings)
-        first.append(Create(Key(kind, context.key.namespace, work.name), manifest, run_key))
-    after += _status_of(context, name, status, step)
+        first += child_writes(run_key, work, build(work), context.settings)
+    after += step_writes(context.key, run_key, status, step)
     return Outcome(tuple(first), tuple(after), step, name)
 
 
-def _status_of(context: Context, name: str, old: RunStatus, step: Step) -> list[Write]:
+def child_writes(run: Key, work: Work, manifest: JsonObject, settings: Settings) -> tuple[Create, ...]:
+    """The child of an attempt, after what pods of its namespace need."""
+    kind = BY_NAME[str(manifest["kind"])]
+    return (
+        *namespace_setup(run.namespace, settings),
+        Create(Key(kind, run.namespace, work.name), manifest, run),
+    )
+
+
+def step_writes(regarding: Key, run: Key, old: RunStatus, step: Step) -> list[Write]:
+    """What a run's step tells as events about an object, and the Run's status where it has changed."""
     own = old.model_copy(update={"progress": None, "result": None})
     writes: list[Write] = [
-        Emit(context.key, note.type, note.reason, f"run {name}: {note.text}", f"{name}-{note.attempt}")
+        Emit(regarding, note.type, note.reason, f"run {run.name}: {note.text}", f"{run.name}-{note.attempt}")
         for note in step.notes
     ]
     if own != step.status:
-        writes.append(SetStatus(Key(RUN, context.key.namespace, name), step.status.to_dict()))
+        writes.append(SetStatus(run, step.status.to_dict()))
     return writes
 
 
-def run_manifest(context: Context, name: str, spec: RunSpec) -> JsonObject:
+def run_manifest(run: Key, spec: RunSpec) -> JsonObject:
     """The Run, with the labels by which it is found."""
     return {
         "apiVersion": RUN.api_version,
         "kind": RUN.name,
         "metadata": {
-            "name": name,
-            "namespace": context.key.namespace,
+            "name": run.name,
+            "namespace": run.namespace,
             "labels": {
-                names.LABEL_KIND: context.key.kind.name,
-                names.LABEL_NAME: context.key.name,
-                names.LABEL_RUN: name,
+                names.LABEL_KIND: spec.owner.kind,
+                names.LABEL_NAME: spec.owner.name,
+                names.LABEL_RUN: run.name,
                 names.LABEL_MANAGED_BY: names.MANAGED_BY,
             },
         },

@@ -27,6 +27,7 @@ _PREEMPTED = "Preempted"
 _SUSPENDED = "Suspended"
 _DEADLINE = "DeadlineExceeded"
 _MESSAGE_LIMIT = 8192
+RAISE_RETRIES = "to go on from the last checkpoint raise spec.runPolicy.retries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,14 @@ def advance(
     hold: Verdict | None,
     now: datetime,
     settings: Settings,
+    remedy: str = RAISE_RETRIES,
 ) -> Step:
-    """The next step of a run that is wanted. `hold` keeps it from starting an attempt."""
+    """The next step of a run that is wanted. `hold` keeps it from starting an attempt.
+
+    `remedy` says what a person can do when all retries are used up.
+    """
     attempts = _adopt(status, children, now)
-    return _book(status, _next(run, status, attempts, children, policy, hold, now, settings), now)
+    return _book(status, _next(run, status, attempts, children, policy, hold, now, settings, remedy), now)
 
 
 def supersede(status: RunStatus, children: Sequence[Child], by: str, now: datetime) -> Step:
@@ -107,6 +112,7 @@ def _next(
     hold: Verdict | None,
     now: datetime,
     settings: Settings,
+    remedy: str,
 ) -> _Next:
     if status.result is not None and status.result.error is None:
         ended = status.result.completed_at
@@ -129,11 +135,10 @@ def _next(
         if error is not None and not error.retryable:
             return _Next("Failed", stuck(reason, message), attempts)
         if reason == _DEADLINE and _overdue(attempts, policy, now):
-            remedy = "raise spec.runPolicy.activeDeadline to go on from the last checkpoint"
-            return _Next("Failed", stuck(_DEADLINE, f"{message}; {remedy}"), attempts)
+            longer = "raise spec.runPolicy.activeDeadline to go on from the last checkpoint"
+            return _Next("Failed", stuck(_DEADLINE, f"{message}; {longer}"), attempts)
         if len(failures) > policy.retries:
             tried = f"{len(failures)} attempts failed" if len(failures) > 1 else "the attempt failed"
-            remedy = "to go on from the last checkpoint raise spec.runPolicy.retries"
             return _Next("Failed", stuck(reason, f"{tried}: {message}\n({remedy})"), attempts)
 
     if policy.suspend:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 
 from fovea_api.architectures import find, read_options
 from fovea_api.errors import InvalidInput
@@ -24,6 +25,7 @@ from fovea_operator.conditions import Progressing, Verdict, conditions, done, st
 from fovea_operator.objects import TRAINING_JOB, Key
 from fovea_operator.observe import RunView, TrainingSnapshot
 from fovea_operator.plan import Emit, Plan, Write
+from fovea_operator.plan.cleanup import CLEANING_UP, Pods, hold_while_cleaning, with_deletion
 from fovea_operator.plan.owner import (
     Context,
     Means,
@@ -44,19 +46,26 @@ from fovea_operator.settings import Settings
 
 def plan_training(snapshot: TrainingSnapshot, settings: Settings) -> Plan:
     """The next writes for a TrainingJob."""
-    job, now = snapshot.job, snapshot.now
-    spec, old = job.spec, job.status or TrainingJobStatus()
+    job, spec = snapshot.job, snapshot.job.spec
     key = Key(TRAINING_JOB, job.metadata.namespace, job.metadata.name)
-    context = Context(key, job.metadata, snapshot.place, spec.run_policy, snapshot.runs, now, settings)
+    context = Context(key, job.metadata, snapshot.place, spec.run_policy, snapshot.runs, snapshot.now, settings)
+    pods = Pods(spec.compute.image, spec.compute.pod_template, spec.run_policy)
+    return with_deletion(_plan(context, snapshot), context, spec.deletion_policy, pods, snapshot.cleanups)
+
+
+def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
+    job, key, now, settings = snapshot.job, context.key, context.now, context.settings
+    spec, old = job.spec, job.status or TrainingJobStatus()
     current = current_run(snapshot.runs, old.run)
 
     wanted = _wanted(context, snapshot, old, current)
     blocked = wanted if isinstance(wanted, Verdict) else None
     if isinstance(wanted, Verdict):
         if current is None or is_finished(current.status):
-            return without_run(context, old, wanted)
+            wait = settings.reference_poll_seconds if wanted.reason == CLEANING_UP else None
+            return replace(without_run(context, old, wanted), requeue_after=wait)
         wanted = current.run.spec.model_copy(update=_means(context, job))
-    hold = hold_for(snapshot.missing, snapshot.place)
+    hold = hold_for(snapshot.missing, snapshot.place) or hold_while_cleaning(snapshot.cleanups)
     outcome = carry_out(
         context,
         old.run,
@@ -190,6 +199,9 @@ def _dataset(snapshot: TrainingSnapshot) -> DatasetInput | Verdict:
         return working("DatasetNotFound", f"there is no Dataset {reference.name!r} in this namespace{hint}")
     status = snapshot.dataset.status
     if reference.version is not None:
+        if snapshot.dataset_cleanup and (status is None or status.version != reference.version):
+            what = f"run {snapshot.dataset_cleanup}, which deletes old versions of Dataset {reference.name!r}"
+            return working(CLEANING_UP, f"waiting for {what}")
         artifact = f"{snapshot.place.store}/dataset/{reference.name}/{reference.version}/"
         return DatasetInput(name=reference.name, version=reference.version, artifact=artifact)
     if status is None or status.version is None or status.artifact is None:

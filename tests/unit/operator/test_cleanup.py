@@ -1,0 +1,395 @@
+"""When data are deleted from the store and when they are kept: the planners' cleanups, as tables of situations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from fovea_api.dataset import Dataset
+from fovea_api.run import CleanupRecipe, Run, RunSpec, run_name
+from fovea_api.trainingjob import TrainingJob
+from fovea_operator.children import Child, ChildState
+from fovea_operator.objects import DATASET, JOB, RAY_JOB, RUN, TRAINING_JOB, Key
+from fovea_operator.observe import DatasetSnapshot, GoneSnapshot, Missing, Place, RunView, TrainingSnapshot
+from fovea_operator.plan import Create, Delete, Emit, Plan, SetStatus
+from fovea_operator.plan.cleanup import plan_gone
+from fovea_operator.plan.dataset import plan_dataset
+from fovea_operator.plan.trainingjob import plan_training
+from fovea_operator.settings import Settings
+
+NOW = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
+SETTINGS = Settings(cleanup_delay_seconds=60, trainer_image="trainer:1", reference_poll_seconds=15)
+PLACE = Place("s3://fovea/ns", "keys")
+METADATA = {"name": "cells", "namespace": "ns", "uid": "u", "generation": 1}
+POLICY = {"deletionPolicy": "Delete"}
+
+
+def version(number: int) -> str:
+    return f"sha256-{number:064}"
+
+
+# --- Objects and Runs ----------------------------------------------------------------------------------------------
+
+
+def dataset(status: dict[str, Any] | None = None, **spec: Any) -> Dataset:
+    base = {"task": "Classification", "sources": [{"name": "a", "uri": "s3://a", "format": "ImageFolder"}]}
+    return Dataset.model_validate({"metadata": METADATA, "spec": base | spec, "status": status})
+
+
+def job(**spec: Any) -> TrainingJob:
+    base = {"datasetRef": {"name": "cells"}, "model": {"architecture": "resnet18"}}
+    return TrainingJob.model_validate({"metadata": METADATA, "spec": base | spec})
+
+
+def of_dataset(it: Dataset, *runs: RunView, now: datetime = NOW, **more: Any) -> Plan:
+    return plan_dataset(DatasetSnapshot(it, runs, PLACE, (), now, **more), SETTINGS)
+
+
+def of_job(it: TrainingJob, *runs: RunView, dataset: Dataset | None = None, **more: Any) -> Plan:
+    snapshot = TrainingSnapshot(it, runs, dataset, {}, ("cells",), PLACE, (), NOW, **more)
+    return plan_training(snapshot, SETTINGS)
+
+
+def made(plan: Plan, kind: object, type: str = "") -> list[Create]:
+    found = [it for it in plan.writes if isinstance(it, Create) and it.key.kind == kind]
+    return [it for it in found if not type or it.manifest["spec"]["type"] == type]  # type: ignore[index,call-overload]
+
+
+def deleted(plan: Plan) -> list[str]:
+    return [it.key.name for it in plan.writes if isinstance(it, Delete)]
+
+
+def status_of(plan: Plan, name: str) -> dict[str, Any]:
+    found = [dict(it.status) for it in plan.writes if isinstance(it, SetStatus) and it.key.name == name]
+    return found[-1] if found else {}
+
+
+def ready(status: dict[str, Any]) -> tuple[str, str]:
+    found = next(it for it in status["conditions"] if it["type"] == "Ready")
+    return found["reason"], found["message"]
+
+
+def run(spec: Any, status: dict[str, Any] | None = None, *children: Child, created: datetime = NOW) -> RunView:
+    order = RunSpec.model_validate(spec)
+    metadata = {"name": run_name(order.identity), "namespace": "ns", "uid": "r", "creationTimestamp": created}
+    return RunView(Run.model_validate({"metadata": metadata, "spec": order.to_dict(), "status": status}), children)
+
+
+def child(view: RunView, state: ChildState = ChildState.RUNNING) -> Child:
+    return Child(Key(JOB, "ns", f"{view.name}-1"), "c", view.name, NOW, state)
+
+
+def attempt(view: RunView, outcome: str | None = None) -> dict[str, Any]:
+    ended = {"outcome": outcome, "endTime": NOW - timedelta(hours=1), "reason": "X", "message": "why"}
+    return {"number": 1, "child": f"{view.name}-1", "startTime": NOW} | (ended if outcome else {})
+
+
+def waiting(**spec: Any) -> RunView:
+    """The Run that waits for the end of a Dataset of policy Delete."""
+    create = made(of_dataset(dataset(**(POLICY | spec))), RUN, "Cleanup")[0]
+    return run(create.manifest["spec"])
+
+
+def working_on(view: RunView) -> RunView:
+    """The same with a pod at work."""
+    status = view.status.model_validate({"phase": "Running", "attempts": [attempt(view)]})
+    return RunView(view.run.model_copy(update={"status": status}), (child(view),))
+
+
+def with_status(view: RunView, **status: Any) -> RunView:
+    return RunView(view.run.model_copy(update={"status": view.status.model_validate(status)}), view.children)
+
+
+def built(number: int, versions: int, nonce: str = "") -> RunView:
+    """A finished build of version `number` when the store had so many versions."""
+    view = run(made(of_dataset(dataset()), RUN, "DatasetBuild")[0].manifest["spec"])
+    spec = view.run.spec.model_copy(update={"nonce": nonce, "identity": version(number)} if nonce else {})
+    left = [version(number - it) for it in range(versions)]
+    summary = {"version": version(number), "images": 9, "annotations": 9, "splits": {"train": 9}, "classes": []}
+    result = {
+        "completedAt": NOW + timedelta(minutes=number),
+        "artifact": f"s3://fovea/ns/dataset/cells/{version(number)}",
+        "digest": version(number),
+        "dataset": summary,
+        "versions": left,
+    }
+    return run(spec, {"phase": "Succeeded", "result": result, "attempts": [attempt(view, "Succeeded")]})
+
+
+def pruning(build: RunView, **spec: Any) -> RunView:
+    """The Run that was ordered after a build."""
+    return run(made(of_dataset(dataset(**spec), build), RUN, "Cleanup")[0].manifest["spec"])
+
+
+# --- deletionPolicy: the object exists -----------------------------------------------------------------------------
+
+
+def test_retain_orders_nothing() -> None:
+    for plan in (of_dataset(dataset()), of_job(job(), dataset=dataset({"version": version(1), "artifact": "s3://x"}))):
+        assert made(plan, RUN)
+        assert not made(plan, RUN, "Cleanup")
+
+
+def test_delete_orders_before_any_data_exist_and_waits() -> None:
+    known = dataset({"version": version(1), "artifact": "s3://x"})
+    for kind, plan in ((DATASET, of_dataset(dataset(**POLICY))), (TRAINING_JOB, of_job(job(**POLICY), dataset=known))):
+        create = plan.writes[0]
+        assert isinstance(create, Create)
+        assert create.controller is None, "it must outlive its object"
+        assert create.manifest["spec"]["type"] == "Cleanup"  # type: ignore[index,call-overload]
+        labels = create.manifest["metadata"]["labels"]  # type: ignore[index,call-overload]
+        assert (labels["fovea.dev/kind"], labels["fovea.dev/name"]) == (kind.name, "cells")
+        status = status_of(plan, create.key.name)
+        assert status["phase"] == "Pending"
+        assert ready(status) == ("Waiting", f"acts when {kind.name} cells is deleted")
+        assert not [
+            it for it in plan.writes if isinstance(it, Create) and it.key.name.startswith(f"{create.key.name}-")
+        ]
+
+
+def test_without_a_run_there_is_nothing_to_order() -> None:
+    nowhere = DatasetSnapshot(dataset(**POLICY), (), Place("", ""), (), NOW)
+    assert not made(plan_dataset(nowhere, SETTINGS), RUN)
+    assert not made(of_job(job(**POLICY)), RUN)
+
+
+def settled(view: RunView) -> RunView:
+    return with_status(view, **status_of(of_dataset(dataset(**POLICY), cleanups=(view,)), view.name))
+
+
+FAILED = {"phase": "Failed", "result": {"completedAt": NOW, "error": {"reason": "AccessDenied", "message": "keys"}}}
+WAITING = waiting()
+LIVING: dict[str, tuple[dict[str, Any], RunView, tuple[bool, bool]]] = {
+    # spec, the Run that waits, whether it is (deleted, made)
+    "it waits on": (POLICY, settled(WAITING), (False, False)),
+    "back to Retain": ({}, WAITING, (True, False)),
+    "back to Retain while a pod is at work": ({}, working_on(WAITING), (False, False)),
+    "the queue changed": (POLICY | {"runPolicy": {"queueName": "q"}}, WAITING, (True, True)),
+    "the image changed": (POLICY | {"compute": {"image": "mine:2"}}, WAITING, (True, True)),
+    "a failed one of the object before": (POLICY, with_status(WAITING, **FAILED), (True, True)),
+    "the policy is Retain and one has failed": ({}, with_status(WAITING, **FAILED), (True, False)),
+}
+
+
+@pytest.mark.parametrize("name", LIVING)
+def test_an_object_that_exists(name: str) -> None:
+    spec, view, wanted = LIVING[name]
+    plan = of_dataset(dataset(**spec), cleanups=(view,))
+    assert (view.name in deleted(plan), bool(made(plan, RUN, "Cleanup"))) == wanted
+    assert not [it for it in plan.writes if isinstance(it, Create) and it.key.name == f"{view.name}-1"]
+
+
+def test_a_settled_one_is_not_written_again() -> None:
+    view = settled(WAITING)
+    plan = of_dataset(dataset(**POLICY), cleanups=(view,))
+    assert not [it for it in plan.writes if isinstance(it, SetStatus | Create) and it.key.name == view.name]
+
+
+def test_an_object_that_cannot_run_still_chooses_its_policy() -> None:
+    spec = {"model": {"architecture": "resnet-eighteen"}}
+    known = dataset({"version": version(1), "artifact": "s3://x"})
+    view = run(made(of_job(job(**POLICY), dataset=known), RUN, "Cleanup")[0].manifest["spec"])
+    assert deleted(of_job(job(**spec), cleanups=(view,))) == [view.name]
+
+
+def test_an_object_made_again_waits_until_the_cleanup_has_ended() -> None:
+    """It loses none of its new data, for it makes none."""
+    plan = of_dataset(dataset(**POLICY), cleanups=(working_on(WAITING),))
+    assert made(plan, RUN, "DatasetBuild")
+    assert not made(plan, JOB)
+    reason, message = ready(status_of(plan, "cells"))
+    assert (reason, WAITING.name in message) == ("CleaningUp", True)
+    known = dataset({"version": version(1), "artifact": "s3://x"})
+    assert not made(of_job(job(), dataset=known, cleanups=(working_on(WAITING),)), RAY_JOB)
+    assert made(of_job(job(), dataset=known, cleanups=(WAITING,)), RAY_JOB)
+
+
+# --- deletionPolicy: the object is gone ----------------------------------------------------------------------------
+
+
+def gone(view: RunView, users: tuple[str, ...] = (), missing: tuple[Missing, ...] = (), now: datetime = NOW) -> Plan:
+    return plan_gone(GoneSnapshot(view, users, PLACE, missing, now), SETTINGS)
+
+
+def order_of(plan: Plan) -> RunSpec:
+    container = made(plan, JOB)[0].manifest["spec"]["template"]["spec"]["containers"][0]  # type: ignore[index,call-overload]
+    env = {it["name"]: it.get("value") for it in container["env"]}  # type: ignore[index,call-overload,union-attr]
+    return RunSpec.model_validate(json.loads(env["FOVEA_RUN"]))  # type: ignore[arg-type]
+
+
+def test_the_cleanup_of_a_gone_object_starts_where_its_pods_ran() -> None:
+    template = {"nodeSelector": {"disk": "ssd"}, "imagePullSecrets": [{"name": "registry"}]}
+    view = waiting(compute={"podTemplate": template, "image": "mine:1"}, runPolicy={"queueName": "q", "retries": 0})
+    plan = gone(view)
+    create = made(plan, JOB)[0]
+    pod: Any = create.manifest["spec"]["template"]["spec"]  # type: ignore[index,call-overload]
+    assert create.controller == Key(RUN, "ns", view.name)
+    assert create.manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "q"  # type: ignore[index,call-overload]
+    assert (pod["nodeSelector"], pod["imagePullSecrets"]) == ({"disk": "ssd"}, [{"name": "registry"}])
+    assert pod["containers"][0]["image"] == "mine:1"
+    assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "keys"}}]
+    recipe = CleanupRecipe.model_validate(dict(order_of(plan).recipe))
+    assert (recipe.keep_newest, recipe.keep) == (0, ())
+    assert all(it.regarding == Key(RUN, "ns", view.name) for it in plan.writes if isinstance(it, Emit))
+
+
+GONE: dict[str, tuple[Plan, dict[str, Any]]] = {
+    "nothing refers to it": (gone(WAITING), {"started": True, "deleted": []}),
+    "something does": (
+        gone(WAITING, users=tuple(f"Pod p{number}" for number in range(7))),
+        {"started": False, "reason": "InUse", "requeue": 15.0},
+    ),
+    "the store's claim is missing": (
+        gone(WAITING, missing=(Missing("PersistentVolumeClaim", "store", "the store"),)),
+        {"started": False, "reason": "PersistentVolumeClaimNotFound"},
+    ),
+    "its pod is at work": (gone(working_on(WAITING)), {"started": False, "deleted": [], "reason": "Running"}),
+    "an attempt failed": (
+        gone(with_status(WAITING, phase="Pending", attempts=[attempt(WAITING, "Failed")])),
+        {"started": True},
+    ),
+    "it succeeded": (
+        gone(with_status(working_on(WAITING), attempts=[attempt(WAITING)], result={"completedAt": NOW})),
+        {"started": False, "deleted": [WAITING.name]},
+    ),
+    "it failed for good": (
+        gone(with_status(working_on(WAITING), **FAILED, attempts=[attempt(WAITING) | {"startTime": NOW}])),
+        {"started": False, "deleted": [], "reason": "AccessDenied"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_an_object_that_is_gone(name: str) -> None:
+    plan, wanted = GONE[name]
+    status = status_of(plan, WAITING.name)
+    found = {
+        "started": bool(made(plan, JOB)),
+        "deleted": deleted(plan),
+        "reason": ready(status)[0] if status else "",
+        "requeue": plan.requeue_after,
+    }
+    assert {key: found[key] for key in wanted} == wanted
+
+
+def test_users_are_told_and_the_list_stays_short() -> None:
+    plan, _ = GONE["something does"]
+    assert ready(status_of(plan, WAITING.name))[1].endswith("Pod p0, Pod p1, Pod p2, Pod p3, Pod p4 and 2 more")
+
+
+def test_the_last_failure_names_the_remedy() -> None:
+    attempts = [attempt(WAITING, "Failed") | {"number": number} for number in range(1, 22)]
+    status = status_of(gone(with_status(WAITING, phase="Pending", attempts=attempts)), WAITING.name)
+    assert status["phase"] == "Failed"
+    assert "apply Dataset cells and delete it anew" in ready(status)[1]
+
+
+# --- retainVersions ------------------------------------------------------------------------------------------------
+
+KEEP_TWO = {"retainVersions": 2}
+LATER = NOW + timedelta(seconds=61)
+STATUS = {"version": version(3), "artifact": f"s3://fovea/ns/dataset/cells/{version(3)}"}
+
+
+@pytest.mark.parametrize(("versions", "ordered"), [(0, False), (1, False), (2, False), (3, True)])
+def test_old_versions_are_deleted_when_there_are_too_many(versions: int, ordered: bool) -> None:
+    plan = of_dataset(dataset(**KEEP_TWO), built(3, versions))
+    found = made(plan, RUN, "Cleanup")
+    assert bool(found) is ordered
+    if ordered:
+        assert found[0].controller == Key(DATASET, "ns", "cells")
+        assert not made(plan, JOB), "it is built in a later reconcile"
+
+
+def prune(view: RunView, *builds: RunView, now: datetime = LATER, used: tuple[int, ...] = ()) -> Plan:
+    versions = frozenset(version(number) for number in used)
+    return of_dataset(dataset(STATUS, **KEEP_TWO), *builds, now=now, cleanups=(view,), used=versions)
+
+
+def test_it_keeps_the_newest_the_current_and_the_used() -> None:
+    build = built(3, 3)
+    plan = prune(pruning(build, **KEEP_TWO), build, used=(1, 7))
+    recipe = CleanupRecipe.model_validate(dict(order_of(plan).recipe))
+    assert recipe.keep_newest == 2
+    assert recipe.keep == (version(1), version(3), version(7))
+
+
+def test_it_keeps_the_version_whose_splits_the_newest_keeps() -> None:
+    build = built(3, 3)
+    inputs = {"parent": {"version": version(2), "artifact": "s3://x"}}
+    spec = build.run.spec.model_copy(update={"inputs": type(build.run.spec.inputs).model_validate(inputs)})
+    build = replace(build, run=build.run.model_copy(update={"spec": spec}))
+    recipe = CleanupRecipe.model_validate(dict(order_of(prune(pruning(build, **KEEP_TWO), build)).recipe))
+    assert recipe.keep == (version(2), version(3))
+
+
+def test_it_waits_until_every_run_that_was_being_ordered_is_known() -> None:
+    build = built(3, 3)
+    plan = prune(pruning(build, **KEEP_TWO), build, now=NOW + timedelta(seconds=20))
+    assert not made(plan, JOB)
+    assert plan.requeue_after == 40
+
+
+def test_a_build_and_a_cleanup_never_work_at_the_same_time() -> None:
+    build = built(3, 3)
+    order = pruning(build, **KEEP_TWO)
+    at_work = with_status(build, phase="Running", attempts=[attempt(build)])
+    at_work = RunView(at_work.run, (child(at_work),))
+    plan = prune(working_on(order), with_status(build, phase="Pending"))
+    assert not made(plan, JOB)
+    assert ready(status_of(plan, "cells"))[0] == "CleaningUp"
+    plan = of_dataset(dataset(STATUS, **KEEP_TWO), at_work, now=LATER, cleanups=(order,))
+    assert not made(plan, JOB)
+    changed = dataset(STATUS, **KEEP_TWO, classes=["a"])
+    plan = of_dataset(changed, build, now=LATER, cleanups=(order,))
+    assert [it.manifest["metadata"]["labels"]["fovea.dev/run"] for it in made(plan, JOB)] != [order.name]  # type: ignore[index,call-overload]
+
+
+def cleaned(order: RunView, *left: int) -> RunView:
+    result = {"completedAt": NOW + timedelta(seconds=210), "versions": [version(number) for number in left]}
+    return with_status(order, phase="Succeeded", attempts=[attempt(order, "Succeeded")], result=result)
+
+
+def test_one_cleanup_is_kept_as_a_record_and_writes_nothing_more() -> None:
+    build = built(3, 3)
+    record = cleaned(pruning(build, **KEEP_TWO), 3, 2)
+    settled = with_status(record, **(record.status.to_dict() | status_of(prune(record, build), record.name)))
+    assert not [it for it in prune(settled, build).writes if getattr(it, "key", None) == Key(RUN, "ns", record.name)]
+    newer = built(4, 3, nonce="again")
+    plan = of_dataset(dataset(STATUS | {"run": newer.name}, **KEEP_TWO), newer, cleanups=(settled,))
+    assert deleted(plan) == [record.name]
+    assert len(made(plan, RUN, "Cleanup")) == 1
+
+
+def test_fewer_retained_versions_are_a_reason_too() -> None:
+    build = built(3, 3)
+    record = cleaned(pruning(build, **KEEP_TWO), 3, 2)
+    plan = of_dataset(dataset(STATUS, retainVersions=1), build, cleanups=(record,))
+    assert deleted(plan) == [record.name]
+    assert len(made(plan, RUN, "Cleanup")) == 1
+
+
+def test_builds_whose_version_was_deleted_are_forgotten() -> None:
+    old, build = built(1, 1, nonce="old"), built(3, 3)
+    record = cleaned(pruning(build, **KEEP_TWO), 3, 2)
+    plan = prune(record, build, old)
+    assert deleted(plan) == [old.name]
+    assert status_of(plan, "cells")["history"] == [build.name]
+
+
+def test_a_pinned_old_version_waits_for_the_cleanup() -> None:
+    pinned = {"datasetRef": {"name": "cells", "version": version(1)}}
+    known = dataset(STATUS)
+    plan = of_job(job(**pinned), dataset=known, dataset_cleanup="r-0123456789")
+    assert not made(plan, RUN)
+    assert ready(status_of(plan, "cells"))[0] == "CleaningUp"
+    assert plan.requeue_after == 15
+    for free in (
+        of_job(job(**pinned), dataset=known),
+        of_job(job(), dataset=known, dataset_cleanup="r-0123456789"),
+        of_job(job(datasetRef={"name": "cells", "version": version(3)}), dataset=known, dataset_cleanup="r-1"),
+    ):
+        assert made(free, RAY_JOB)
