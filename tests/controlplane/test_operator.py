@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -166,14 +167,15 @@ class World:
 
     # The parts of KubeRay and of the run's pod
 
-    def dataset_is_ready(self, version: str = VERSION) -> None:
-        """A dataset version that an earlier operator recorded."""
-        run = next(it for it in self.all(RUN) if it["spec"]["type"] == "DatasetBuild")
+    def dataset_is_ready(self, version: str = VERSION, versions: tuple[str, ...] = ()) -> None:
+        """The result of the build that has none yet; `versions` are those that it found in the store."""
+        run = next(it for it in self.builds() if "result" not in it.get("status", {}))
         result = {
             "completedAt": "2030-01-01T00:00:00Z",
             "artifact": f"s3://fovea/{self.namespace}/dataset/blood-cells/{version}/",
             "digest": version,
             "report": "s3://fovea/report.html",
+            "versions": versions,
             "dataset": {
                 "version": version,
                 "images": 364,
@@ -183,6 +185,42 @@ class World:
             },
         }
         self.patch(RUN, run["metadata"]["name"], {"status": {"result": result}})
+
+    def pods_end(self, runs: list[dict[str, Any]]) -> None:
+        """The pods of these Runs end well, and with them their Jobs: the job controller is real."""
+        for run in runs:
+            selector = f"{names.LABEL_RUN}={run['metadata']['name']}"
+            for pod in self.plane.core.list_namespaced_pod(self.namespace, label_selector=selector).items:
+                with contextlib.suppress(client.ApiException):
+                    change = {"status": {"phase": "Succeeded"}}
+                    self.plane.core.patch_namespaced_pod_status(pod.metadata.name, self.namespace, change)
+
+    def builds(self) -> list[dict[str, Any]]:
+        """The Runs of type DatasetBuild."""
+        return [it for it in self.all(RUN) if it["spec"]["type"] == "DatasetBuild"]
+
+    def cleanups(self) -> dict[str, dict[str, Any]]:
+        """The Runs of type Cleanup, by the kind of their object."""
+        return {it["spec"]["owner"]["kind"]: it for it in self.all(RUN) if it["spec"]["type"] == "Cleanup"}
+
+    def cleanup_waits(self, kind: str) -> str:
+        """Reason and message of a Cleanup."""
+        found = self.cleanups().get(kind, {}).get("status", {}).get("conditions", [])
+        return next((f"{it['reason']}: {it['message']}" for it in found if it["type"] == "Ready"), "")
+
+    def cleaning(self) -> list[client.V1Job]:
+        """Jobs of Cleanups."""
+        runs = [it["metadata"]["name"] for it in self.cleanups().values()]
+        return [job for job in self.jobs() if job.metadata.labels[names.LABEL_RUN] in runs]
+
+    def cleaned(self, *versions: str) -> None:
+        """All Cleanups report that they are done, and which versions are left."""
+        for run in self.cleanups().values():
+            result = {"completedAt": "2030-01-01T01:00:00Z", "versions": versions}
+            self.patch(RUN, run["metadata"]["name"], {"status": {"result": result}})
+
+    async def delete(self, *what: str) -> None:
+        await asyncio.to_thread(self.plane.kubectl, "-n", self.namespace, "delete", *what)
 
     def trained(self, run: str, **metrics: float) -> None:
         result = {
@@ -231,10 +269,10 @@ def training(annotations: dict[str, str] | None = None, **spec: Any) -> dict[str
     }
 
 
-async def built(world: World) -> None:
+async def built(world: World, **spec: Any) -> None:
     """A Dataset with a version."""
-    await world.apply(dataset())
-    await world.until(lambda: world.all(RUN))
+    await world.apply(dataset(**spec))
+    await world.until(world.builds)
     await asyncio.to_thread(world.dataset_is_ready)
     await world.until(lambda: world.ready(DATASET)["status"] == "True")
 
@@ -493,3 +531,112 @@ async def killed_twice(world: World, number: int) -> Any:
     await asyncio.to_thread(world.plane.kubectl, "-n", world.namespace, "delete", "trainingjob,events", "--all")
     await world.until(lambda: not world.all(RAY_JOB) and len(world.all(RUN)) == 1)
     return end
+
+
+async def test_data_go_when_their_object_and_all_that_use_them_are_gone(world: World) -> None:
+    async with world.operator():
+        await built(world, deletionPolicy="Delete")
+        run = await started(world, deletionPolicy="Delete")
+        await asyncio.to_thread(lambda: world.trained(run, test__mAP50=0.9))
+        await world.until(lambda: world.ready(TRAINING_JOB)["status"] == "True")
+        for kind in ("Dataset", "TrainingJob"):
+            assert world.cleanup_waits(kind) == f"Waiting: acts when {kind} blood-cells is deleted"
+        await world.delete("dataset", "blood-cells")
+        users = f"TrainingJob blood-cells (spec.datasetRef), Run {run} of TrainingJob blood-cells"
+        wanted = f"InUse: the data are deleted when these are gone: {users}"
+        await world.until(lambda: world.cleanup_waits("Dataset") == wanted)
+        await asyncio.sleep(0.5)
+    world.writes.clear()
+    async with world.operator(relist_delay_seconds=0.2, resync_seconds=1):
+        await asyncio.sleep(3)
+    assert world.writes == []
+    async with world.operator():
+        await world.delete("trainingjob", "blood-cells")
+        await world.until(lambda: len(world.cleaning()) == 2)
+        runs = [it["metadata"]["name"] for it in world.cleanups().values()]
+        await asyncio.to_thread(world.cleaned)
+        await world.until(lambda: not world.all(RUN))
+        for it in runs:
+            assert len([note for note in world.events("AttemptSucceeded") if it in note]) == 1
+    world.writes.clear()
+    async with world.operator():
+        await asyncio.sleep(2)
+    assert world.writes == []
+
+
+async def test_back_to_retain_the_data_stay(world: World) -> None:
+    async with world.operator():
+        await built(world, deletionPolicy="Delete")
+        await world.until(world.cleanups)
+        await world.apply(dataset())
+        await world.until(lambda: not world.cleanups())
+        await world.delete("dataset", "blood-cells")
+        await world.until(lambda: not world.all(RUN))
+        await asyncio.sleep(1)
+        assert world.cleaning() == []
+
+
+async def test_an_object_made_again_starts_nothing_while_the_data_of_the_one_before_go(world: World) -> None:
+    async with world.operator():
+        await built(world, deletionPolicy="Delete")
+        await world.delete("dataset", "blood-cells")
+        await world.until(world.cleaning)
+        await world.apply(dataset())
+        await world.until(lambda: world.reason(DATASET, "CleaningUp"))
+        assert len(world.jobs()) == 1
+        cleanups = list(world.cleanups().values())
+        await asyncio.to_thread(world.cleaned)
+
+        def goes_on() -> bool:
+            world.pods_end(cleanups)
+            return not world.cleanups() and world.reason(DATASET, "Starting")
+
+        await world.until(goes_on)
+
+
+async def test_killed_at_any_write_of_a_cleanup_the_data_go_once(world: World) -> None:
+    for number in range(7):
+        async with world.operator():
+            await built(world, deletionPolicy="Delete")
+            await world.until(lambda: world.cleanup_waits("Dataset").startswith("Waiting"))
+        await killed_at(world, number, lambda: world.delete("dataset", "blood-cells"))
+        async with world.operator():
+            jobs = await world.until(world.cleaning)
+            run = jobs[0].metadata.labels[names.LABEL_RUN]
+            await world.until(lambda run=run: world.get(RUN, run)["status"].get("attempts"))
+        await killed_at(world, number, lambda: asyncio.to_thread(world.cleaned))
+        async with world.operator():
+            await world.until(lambda: not world.all(RUN))
+        started_ = [it for it in world.events("AttemptStarted") if run in it]
+        assert len(started_) == number + 1, f"killed at write {number}"
+
+
+async def test_old_versions_go_and_those_in_use_stay(world: World) -> None:
+    other, newer = f"sha256-{'4' * 64}", f"sha256-{'6' * 64}"
+    pinned = training(datasetRef={"name": "blood-cells", "version": other}) | {"metadata": {"name": "pinned"}}
+    async with world.operator(cleanup_delay_seconds=1):
+        await built(world, retainVersions=1)
+        await started(world)  # on the first version
+        await world.apply(dataset(retainVersions=1, classes=["RBC", "WBC"]))
+        await world.until(lambda: len(world.builds()) == 2)
+        await asyncio.to_thread(world.dataset_is_ready, newer, (newer, VERSION, other))
+        await world.until(world.cleanups)
+
+        def start() -> list[client.V1Job]:
+            world.pods_end(world.builds())  # no cleanup starts before the builds' pods have ended
+            return world.cleaning()
+
+        container = (await world.until(start))[0].spec.template.spec.containers[0]
+        order = json.loads(next(it.value for it in container.env if it.name == "FOVEA_RUN"))
+        assert (order["recipe"]["keepNewest"], order["recipe"]["keep"]) == (1, sorted([VERSION, newer]))
+        await world.apply(pinned)  # too late to be kept, so it must not start while versions go
+        await world.until(lambda: world.reason(TRAINING_JOB, "CleaningUp", "pinned"))
+        await asyncio.to_thread(world.cleaned, newer, VERSION)
+        await world.until(lambda: world.cleanups()["Dataset"]["status"]["phase"] == "Succeeded")
+        await world.until(lambda: world.get(TRAINING_JOB, "pinned")["status"].get("run"))  # type: ignore[index]
+        await world.until(lambda: world.reason(TRAINING_JOB, "Starting", "pinned"))
+        await asyncio.sleep(0.5)
+    world.writes.clear()
+    async with world.operator(cleanup_delay_seconds=1):
+        await asyncio.sleep(2)
+    assert world.writes == []

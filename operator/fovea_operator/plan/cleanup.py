@@ -142,7 +142,10 @@ def prune_versions(
                 hold = working("Waiting", "acts when every run that was being ordered is known")
             made, step = _step(view, hold, _kept(current, snapshot), context, context.settings)
             writes += made
-            wait = step.requeue_after if hold is None else left if left > 0 else None
+            if hold is None:
+                wait = step.requeue_after
+            elif left > 0:
+                wait = left
         else:
             writes.append(Delete(_key(view), view.run.metadata.uid))
     if wanted is not None and not any(it.name == name or it.at_work for it in views):
