@@ -36,7 +36,7 @@ class Settings:
     backoff_max_seconds: float = _setting(120.0, "Longest pause in seconds; each failure doubles the pause.")
     backoff_jitter: float = _setting(0.2, "Random share added to a pause, so that retries do not come in step.")
     reference_poll_seconds: float = _setting(
-        15.0, "Seconds between looks for a missing Secret or claim and at a queue's words, which are not watched."
+        15.0, "Seconds between looks for what is not watched: a missing Secret or claim, why a child gets no pods."
     )
     deletion_poll_seconds: float = _setting(
         3.0, "Seconds between looks whether a child that was told to go is gone; the watch tells it sooner."

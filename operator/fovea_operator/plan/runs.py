@@ -5,6 +5,7 @@ All state is in the Run's status and in the children that exist, so it can be ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -208,9 +209,10 @@ def _under_way(
         ChildState.RUNNING: f"attempt {last.number} of run {run} is running",
     }[child.state]
     verdict = working(child.reason or child.state.value, child.message or what)
-    queued = child.state is ChildState.QUEUED
-    again = settings.reference_poll_seconds if queued else _until_deadline(attempts, policy, now)
-    return _Next(phase, verdict, attempts, requeue_after=again)
+    until = _until_deadline(attempts, policy, now)
+    if child.state is not ChildState.RUNNING:  # what keeps it waiting is told by objects that are not watched
+        until = min(settings.reference_poll_seconds, until if until is not None else math.inf)
+    return _Next(phase, verdict, attempts, requeue_after=until)
 
 
 def _ended(

@@ -61,7 +61,18 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         {"phase": "Running", "start": None, "outcomes": [None]},
     ),
     "it runs": (step(OPEN, child()), {"phase": "Running", "start": None, "reason": "Running"}),
-    "it waits in a queue": (step(OPEN, child(state=ChildState.QUEUED)), {"phase": "Queued"}),
+    "it waits in a queue, whose words may change": (
+        step(OPEN, child(state=ChildState.QUEUED)),
+        {"phase": "Queued", "requeue": SETTINGS.reference_poll_seconds},
+    ),
+    "it gets no pods; why is to be found out": (
+        step(OPEN, child(state=ChildState.STARTING)),
+        {"phase": "Pending", "requeue": SETTINGS.reference_poll_seconds},
+    ),
+    "its deadline comes before the next look": (
+        step(OPEN, child(state=ChildState.STARTING), activeDeadline="3605s"),
+        {"phase": "Pending", "requeue": 6.0},
+    ),
     "a quota's words are told": (
         step(OPEN, child(state=ChildState.STARTING, reason="FailedCreate", message="exceeded quota: team")),
         {"phase": "Pending", "reason": "FailedCreate", "message": "exceeded quota: team"},
