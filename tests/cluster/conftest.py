@@ -129,3 +129,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     yield kube
     if not given:
         kube.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.fixture
+def environment(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store's credentials, for what reads it here."""
+    for name, value in demo.environment.items():
+        monkeypatch.setenv(name, value)

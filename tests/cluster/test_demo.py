@@ -25,10 +25,9 @@ def test_the_detector_meets_its_criteria(demo: Demo) -> None:
     assert Path(demo.summary["report"]).stat().st_size > 100_000
 
 
-def test_a_script_of_its_own_measures_the_same(demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("environment")
+def test_a_script_of_its_own_measures_the_same(demo: Demo, tmp_path: Path) -> None:
     """tests/independent_check.py knows nothing of Fovea but the format of the bundle."""
-    for name, value in demo.environment.items():
-        monkeypatch.setenv(name, value)
     demo.stored(demo.summary["bundle"]).download_tree(tmp_path / "bundle")
     artifact = demo.object("dataset", NAME)["status"]["artifact"]
     names = open_version(artifact, tmp_path / "version").split("test").column("name")

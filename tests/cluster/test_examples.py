@@ -52,13 +52,6 @@ def patch(demo: Demo, name: str, **spec: Any) -> None:
     demo.kubectl("-n", demo.namespace, "patch", "trainingjob", name, "--type=merge", "--patch", text)
 
 
-@pytest.fixture
-def environment(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store's credentials, for what reads it here."""
-    for name, value in demo.environment.items():
-        monkeypatch.setenv(name, value)
-
-
 @pytest.mark.usefixtures("environment")
 def test_fashion_mnist_suspended_and_resumed_on_two_workers(demo: Demo, tmp_path: Path) -> None:
     assert FASHION_MNIST.is_dir(), "install Debian's package dataset-fashion-mnist"
