@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from dataset_support import Build, detection
+from fovea_api.errors import InvalidInput
 from fovea_api.run import CleanupRecipe, RunOwner
 from fovea_trainer.cleanup import clean_up
 from fovea_trainer.data.version import open_version
@@ -97,3 +99,14 @@ def test_s3_cleanup(server: Path) -> None:
         assert clean() == ()
     assert not folder.exists()
     assert other.exists()
+
+
+def test_an_archive_in_s3_and_a_wrong_digest(server: Path, voc: Path, build: Build, tmp_path: Path) -> None:
+    (server / "lab").mkdir()
+    shutil.make_archive(str(server / "lab/voc"), "zip", voc)
+    digest = hashlib.sha256((server / "lab/voc.zip").read_bytes()).hexdigest()
+    source = {"name": "lab", "uri": "s3://lab/voc.zip", "format": "PascalVOC", "sha256": digest}
+    spec = detection(voc)
+    assert build({**spec, "sources": [source]}).digest == build(spec).digest
+    with pytest.raises(InvalidInput, match=r"s3://lab/voc\.zip: the file's sha256 is .*correct sha256"):
+        build({**spec, "sources": [{**source, "sha256": "0" * 64}]})

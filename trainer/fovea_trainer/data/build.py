@@ -66,7 +66,7 @@ from fovea_trainer.data.records import (
     ProblemKind,
     RawImage,
 )
-from fovea_trainer.data.sources import open_source
+from fovea_trainer.data.sources import open_source, without_secrets
 from fovea_trainer.data.splits import SPLITS, Assignment, Item, Kept, assign
 from fovea_trainer.data.statistics import Statistics
 from fovea_trainer.data.version import (
@@ -574,7 +574,7 @@ def _summarize(
     provenance = tuple(
         SourceProvenance(
             name=source.name,
-            uri=formats[source.name].uri or "",
+            uri=without_secrets(formats[source.name].uri or ""),
             format=formats[source.name].format or "",
             images=statistics.sources[source.name],
             digest=f"sha256-{digest.hexdigest()}",

@@ -6,11 +6,13 @@ Archives and downloads are unpacked below the work folder; folders in a store ar
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import lzma
 import os
 import shutil
+import ssl
 import stat
 import tarfile
 import urllib.error
@@ -19,8 +21,11 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.message import Message
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 from fovea_api.dataset import Format, Source
@@ -35,6 +40,7 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".
 COPY_CHUNK_BYTES = 1 << 20
 DOWNLOAD_TIMEOUT_SECONDS = 60.0
 """Of one read; a server that is silent for longer is given up."""
+WRONG_DIGEST = "check the file, or correct sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +69,37 @@ def open_source(source: Source, work: Path, limits: Limits = LIMITS) -> Tree:
             "this kind of source cannot be read yet", f"spec.sources[{source.name}]", "give uri and format"
         )
     work.mkdir(parents=True, exist_ok=True)
-    if source.uri.startswith("https://"):
-        assert source.sha256 is not None, "the API requires it"
-        name = source.uri.split("?")[0].split("#")[0].rsplit("/", 1)[-1] or "download"
-        file = work / name
-        if not file.exists() or sha256_of(file) != source.sha256:
-            download(source.uri, file, source.sha256)
-        root = place(str(file))
-    else:
-        root = place(source.uri, _credentials(source))
+    shown = without_secrets(source.uri)
+    root = place(str(_downloaded(source, work, limits))) if is_download(source) else source_place(source)
     if root.is_file():
         root = _single_file(root, source, work, limits)
     elif source.sha256 is not None:
-        raise InvalidInput(
-            "sha256 is given, but the source is a folder", source.uri, "remove sha256 or give an archive"
-        )
+        raise InvalidInput("sha256 is given, but the source is a folder", shown, "remove sha256 or give an archive")
     tree = Tree.of(root)
     if not tree.files:
-        raise InvalidInput("the source is empty", source.uri, "check the path")
+        raise InvalidInput("the source is empty", shown, "check the path")
     if source.format == Format.IDX and any(path.endswith(".gz") for path in tree.files):
         return _unpack_gzip(tree, work / "plain", limits)
     return tree
+
+
+def is_download(source: Source) -> bool:
+    """Whether the source is a file that is fetched from a web server."""
+    return source.uri is not None and source.uri.startswith("https://")
+
+
+def source_place(source: Source) -> Place:
+    """Where a source lies that is in a store."""
+    assert source.uri is not None
+    return place(source.uri, _credentials(source))
+
+
+def without_secrets(uri: str) -> str:
+    """The URI as messages and reports show it: a web address without user, password, query (signatures), fragment."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return uri
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _credentials(source: Source) -> str | None:
@@ -94,22 +110,38 @@ def _credentials(source: Source) -> str | None:
     return str(Path(root) / source.secret_ref.name) if root else None
 
 
+def _downloaded(source: Source, work: Path, limits: Limits) -> Path:
+    """The file of a source on a web server; what an earlier attempt fetched is taken."""
+    assert source.uri is not None
+    assert source.sha256 is not None, "the API requires it"
+    file = work / urlsplit(source.uri).path.rsplit("/", 1)[-1]
+    _refuse_other_files(file.name, without_secrets(source.uri))
+    if not file.exists() or sha256_of(file) != source.sha256:
+        download(source.uri, file, source.sha256, limits)
+    return file
+
+
 def _single_file(file: Place, source: Source, work: Path, limits: Limits) -> Place:
-    if not file.name.lower().endswith(ARCHIVES):
-        raise InvalidInput(
-            "the source is a file, but no archive that can be unpacked",
-            file.uri,
-            f"give a folder or {', '.join(ARCHIVES)}",
-        )
+    shown = without_secrets(source.uri or "")
+    _refuse_other_files(file.name, shown)
     local = file.local_path() if file.is_local else work / file.name
     if not file.is_local:
         file.download(local)
     if source.sha256 is not None and (actual := sha256_of(local)) != source.sha256:
-        raise InvalidInput(f"the file's sha256 is {actual}", file.uri, "check the file, or correct sha256")
+        raise InvalidInput(f"the file's sha256 is {actual}, not {source.sha256}", shown, WRONG_DIGEST)
     target = work / "unpacked"
     shutil.rmtree(target, ignore_errors=True)
-    unpack(local, target, limits)
+    unpack(local, target, limits, shown)
     return place(str(target))
+
+
+def _refuse_other_files(name: str, shown: str) -> None:
+    if not name.lower().endswith(ARCHIVES):
+        raise InvalidInput(
+            "the source is a file, but no archive that can be unpacked",
+            shown,
+            f"give a folder or {', '.join(ARCHIVES)}",
+        )
 
 
 def sha256_of(file: Path) -> str:
@@ -122,34 +154,81 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
     """Refuses to be sent from https to anything else, such as a file."""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: object, newurl: str
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
     ) -> urllib.request.Request | None:
         if not newurl.startswith("https://"):
-            raise InvalidInput(f"the server redirects to {newurl}", req.full_url, "give the final https:// address")
+            raise InvalidInput(
+                f"the server redirects to {without_secrets(newurl)}",
+                without_secrets(req.full_url),
+                "give the final https:// address",
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
-def download(uri: str, file: Path, sha256: str) -> None:
-    """Fetches a file over https and checks its digest; `file` appears only when it is whole and right."""
-    digest = hashlib.sha256()
-    temporary = file.with_name(f".{file.name}.part")
+def download(uri: str, file: Path, sha256: str, limits: Limits = LIMITS) -> None:
+    """Fetches a file over https and checks its digest; `file` appears only when it is whole and right.
+
+    The server's certificate is checked against the system's authorities, or those of SSL_CERT_FILE.
+
+    Raises:
+        InvalidInput: the server refuses, is not who it says, or the file is another or too large.
+        Retryable: the server does not answer, or the connection broke; the disk is full.
+    """
+    shown, digest, temporary = without_secrets(uri), hashlib.sha256(), file.with_name(f".{file.name}.part")
     try:
-        with (
-            urllib.request.build_opener(_HttpsOnly).open(uri, timeout=DOWNLOAD_TIMEOUT_SECONDS) as response,
-            temporary.open("wb") as target,
-        ):
-            while chunk := response.read(COPY_CHUNK_BYTES):
+        with _opened(uri, shown) as response, temporary.open("wb") as target:
+            for chunk in _received(response, shown, limits):
                 digest.update(chunk)
                 target.write(chunk)
-    except urllib.error.HTTPError as error:
-        kind = Retryable if error.code >= 500 or error.code in (408, 429) else InvalidInput
-        raise kind(f"the server answers {error.code} {error.reason}", uri, "check the address") from None
+        if digest.hexdigest() != sha256:
+            raise InvalidInput(f"the file's sha256 is {digest.hexdigest()}, not {sha256}", shown, WRONG_DIGEST)
+        temporary.replace(file)
     except OSError as error:
-        raise Retryable(f"the server cannot be reached: {error}", uri, "check the network") from error
-    if digest.hexdigest() != sha256:
-        temporary.unlink()
-        raise InvalidInput(f"the file's sha256 is {digest.hexdigest()}", uri, "check the file, or correct sha256")
-    temporary.rename(file)
+        raise Retryable(f"{shown} cannot be kept: {error.strerror}", str(file), "make room") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _opened(uri: str, shown: str) -> HTTPResponse:
+    if "@" in urlsplit(uri).netloc:
+        raise InvalidInput(
+            "user and password in an address are not sent", shown, "give a signed address, or copy the file to a store"
+        )
+    try:
+        response: HTTPResponse = urllib.request.build_opener(_HttpsOnly).open(uri, timeout=DOWNLOAD_TIMEOUT_SECONDS)
+        return response
+    except urllib.error.HTTPError as error:
+        message = f"the server answers {error.code} {error.reason}"
+        if error.code >= 500 or error.code in (408, 425, 429):
+            raise Retryable(message, shown, "try again later") from None
+        remedy = "give an address that needs no login" if error.code in (401, 403) else "check the address"
+        raise InvalidInput(message, shown, remedy) from None
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            remedy = "let SSL_CERT_FILE name a file with the certificate of its authority"
+            raise InvalidInput(f"the server cannot be trusted: {reason.verify_message}", shown, remedy) from None
+        remedy = "check the address and the network"
+        raise Retryable(f"the server cannot be reached: {reason}", shown, remedy) from error
+
+
+def _received(response: HTTPResponse, shown: str, limits: Limits) -> Iterator[bytes]:
+    """The body in pieces. A body that is shorter than the server said ends in an error, too."""
+    length, done = int(response.headers.get("Content-Length", -1)), 0
+    try:
+        while chunk := response.read(COPY_CHUNK_BYTES):
+            done += len(chunk)
+            if done > limits.bytes:
+                raise InvalidInput(f"the file is larger than {limits.bytes:,} bytes", shown, "check the address")
+            yield chunk
+    except (OSError, HTTPException) as error:
+        raise _broken(done, shown) from error
+    if done < length:
+        raise _broken(done, shown)
+
+
+def _broken(done: int, shown: str) -> Retryable:
+    return Retryable(f"the connection broke after {done:,} bytes", shown, "try again; check the network")
 
 
 # --- Archives -----------------------------------------------------------------------------------------------
@@ -161,6 +240,7 @@ class _Meter:
 
     archive: Path
     limits: Limits
+    shown: str
     files: int = 0
     bytes: int = 0
 
@@ -178,17 +258,26 @@ class _Meter:
             raise self._bomb(f"more than {self.limits.ratio} times its size")
 
     def _bomb(self, what: str) -> InvalidInput:
-        return InvalidInput(f"the archive unpacks to {what}", self.archive.name, "check where it comes from")
+        return InvalidInput(f"the archive unpacks to {what}", self.shown, "check where it comes from")
 
 
-def unpack(archive: Path, target: Path, limits: Limits = LIMITS) -> None:
-    """Unpacks the ordinary files of an archive. Links, devices and paths that leave `target` are refused."""
-    meter = _Meter(archive, limits)
+def unpack(archive: Path, target: Path, limits: Limits = LIMITS, shown: str | None = None) -> None:
+    """Unpacks the ordinary files of an archive. Links, devices and paths that leave `target` are refused.
+
+    Args:
+        archive: A local file with one of the ARCHIVES' suffixes.
+        target: Folder that is filled.
+        limits: Beyond which the archive is refused.
+        shown: What errors call the archive; absent: its name.
+    """
+    shown = shown or archive.name
+    meter = _Meter(archive, limits, shown)
     is_zip = archive.name.lower().endswith(".zip")
+    again = "fetch or pack it again"
     try:
-        for name, content in _zip_members(archive) if is_zip else _tar_members(archive):
+        for name, content in _zip_members(archive, shown) if is_zip else _tar_members(archive, shown):
             meter.file()
-            path = _safe(target, name, archive)
+            path = _safe(target, name, shown)
             path.parent.mkdir(parents=True, exist_ok=True)
             with content, path.open("wb") as file:
                 while chunk := content.read(COPY_CHUNK_BYTES):
@@ -203,41 +292,43 @@ def unpack(archive: Path, target: Path, limits: Limits = LIMITS) -> None:
         pa.ArrowException,
         NotImplementedError,
     ) as error:
-        raise InvalidInput(f"the archive is broken: {error}", archive.name, "fetch or pack it again") from error
+        raise InvalidInput(f"the archive is broken: {error}", shown, again) from error
     except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
-        raise InvalidInput(f"the archive is broken: {error.filename} is both file and folder", archive.name) from None
+        raise InvalidInput(f"the archive is broken: {error.filename} is both file and folder", shown, again) from None
     except OSError as error:
         # Broken gzip and zstd streams surface as OSError, as does a full disk.
+        if error.errno == errno.ENAMETOOLONG:
+            raise InvalidInput("the archive has a member with too long a name", shown, "pack it again") from None
         if error.errno is not None:
-            raise Retryable(f"unpacking failed: {error.strerror}", str(target), "make room") from error
-        raise InvalidInput(f"the archive is broken: {error}", archive.name, "fetch or pack it again") from error
+            raise Retryable(f"unpacking {shown} failed: {error.strerror}", str(target), "make room") from error
+        raise InvalidInput(f"the archive is broken: {error}", shown, again) from error
     target.mkdir(parents=True, exist_ok=True)
 
 
-def _safe(target: Path, name: str, archive: Path) -> Path:
+def _safe(target: Path, name: str, shown: str) -> Path:
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in parts[0]:
         raise InvalidInput(
             f"the member {name!r} would be written outside of the folder",
-            archive.name,
+            shown,
             "pack it with relative paths; check where it comes from",
         )
     return target.joinpath(*(part for part in parts if part not in ("", ".")))
 
 
-def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _zip_members(archive: Path, shown: str) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(archive) as file:
         for member in file.infolist():
             if member.flag_bits & 1:
-                raise InvalidInput(f"the member {member.filename!r} is encrypted", archive.name, "pack it without")
+                raise InvalidInput(f"the member {member.filename!r} is encrypted", shown, "pack it without a password")
             mode = member.external_attr >> 16
             if stat.S_ISLNK(mode):
-                raise _link(member.filename, archive)
+                raise _link(member.filename, shown)
             if not member.is_dir():
                 yield member.filename, file.open(member)
 
 
-def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _tar_members(archive: Path, shown: str) -> Iterator[tuple[str, IO[bytes]]]:
     with contextlib.ExitStack() as stack:
         if archive.name.lower().endswith(".zst"):
             stream = stack.enter_context(pa.input_stream(str(archive), compression="zstd"))
@@ -246,17 +337,17 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
             file = stack.enter_context(tarfile.open(archive, mode="r|*"))
         for member in file:
             if member.issym() or member.islnk():
-                raise _link(member.name, archive)
+                raise _link(member.name, shown)
             if member.isdir():
                 continue
             content = file.extractfile(member) if member.isreg() else None
             if content is None:
-                raise InvalidInput(f"the member {member.name!r} is no ordinary file", archive.name, "remove it")
+                raise InvalidInput(f"the member {member.name!r} is no ordinary file", shown, "remove it")
             yield member.name, content
 
 
-def _link(name: str, archive: Path) -> InvalidInput:
-    return InvalidInput(f"the member {name!r} is a link", archive.name, "pack the file that it points to")
+def _link(name: str, shown: str) -> InvalidInput:
+    return InvalidInput(f"the member {name!r} is a link", shown, "pack the file that it points to")
 
 
 def _unpack_gzip(tree: Tree, target: Path, limits: Limits) -> Tree:
