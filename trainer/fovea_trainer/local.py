@@ -13,7 +13,7 @@ from typing import TypeVar
 import yaml
 from fovea_api.common import Model
 from fovea_api.criteria import CriterionResult, judge
-from fovea_api.dataset import Dataset
+from fovea_api.dataset import Dataset, Recipe
 from fovea_api.errors import InvalidInput, InvalidManifest
 from fovea_api.run import (
     DatasetInput,
@@ -23,14 +23,17 @@ from fovea_api.run import (
     RunResult,
     RunSpec,
     RunType,
+    VersionInput,
+    digest_of,
     run_identity,
     run_name,
 )
 from fovea_api.trainingjob import TrainingJob, TrainingJobSpec
 from pydantic import JsonValue, ValidationError
 
+from fovea_trainer.data.sources import is_download, source_place
 from fovea_trainer.reporting import Reporter, TerminalReporter
-from fovea_trainer.run import Surroundings, execute
+from fovea_trainer.run import Surroundings, execute, read_result, runs_of
 from fovea_trainer.store import place
 
 LOCAL_SOURCE = "local.fovea.dev/"
@@ -169,25 +172,57 @@ def _localized(dataset: Dataset, path: Path, given: Mapping[str, str]) -> Datase
 
 
 def _build_spec(dataset: Dataset, store: str) -> RunSpec:
-    recipe = dataset.spec.recipe()
+    recipe, owner = dataset.spec.recipe(), RunOwner(kind="Dataset", name=dataset.metadata.name)
+    nonce = _state_of(recipe)
+    parent = _parent(owner, recipe, nonce, store) if recipe.splits.keep_assignments else None
     execution = Execution(workers=dataset.spec.compute.workers)
-    return _spec(RunType.DATASET_BUILD, RunOwner(kind="Dataset", name=dataset.metadata.name), recipe,
-                 RunInputs(), execution, store)  # fmt: skip
+    return _spec(RunType.DATASET_BUILD, owner, recipe, RunInputs(parent=parent), execution, store, nonce)
+
+
+def _state_of(recipe: Recipe) -> str:
+    """Digest of the state of all files that a build reads, so that a written file makes another run.
+
+    On a cluster it is the schedule that makes one. Downloads are left out: the recipe has their digests.
+    """
+    read = [source_place(source) for source in recipe.sources if source.uri is not None and not is_download(source)]
+    if recipe.exclude is not None:
+        read.append(place(recipe.exclude.uri))
+    return digest_of({each.uri: each.stamp() for each in read})
+
+
+def _parent(owner: RunOwner, recipe: Recipe, nonce: str, store: str) -> VersionInput | None:
+    """The newest version in the store; but where its run had the very order that is given now, that run's parent.
+
+    So the identity of an order that was carried out last is found again, and its result adopted.
+    """
+    runs = runs_of(store, owner)
+    made = [made for name in runs.folders() if (made := read_result(runs / name)) is not None]
+    made.sort(key=lambda it: it.result.completed_at, reverse=True)
+    versions = [_version(it.result) for it in made]
+    for parent in (None, *versions) if made else ():
+        inputs = RunInputs(parent=parent)
+        if run_identity(RunType.DATASET_BUILD, owner, recipe, inputs, nonce) == made[0].identity:
+            return parent
+    return versions[0] if versions else None
+
+
+def _version(built: RunResult) -> VersionInput:
+    assert built.digest is not None
+    assert built.artifact is not None
+    return VersionInput(version=built.digest, artifact=built.artifact)
 
 
 def _training_spec(job: TrainingJob, built: RunResult, store: str) -> RunSpec:
     spec = job.spec
-    version = spec.dataset_ref.version
-    assert built.digest is not None
-    assert built.artifact is not None
-    if version is not None and version != built.digest:
+    wanted, found = spec.dataset_ref.version, _version(built)
+    if wanted is not None and wanted != found.version:
         raise InvalidInput(
-            f"the sources give version {built.digest}, not {version}",
+            f"the sources give version {found.version}, not {wanted}",
             "spec.datasetRef.version",
             "remove it, or bring back the sources as they were",
         )
     _refuse_references(spec)
-    dataset = DatasetInput(name=spec.dataset_ref.name, version=built.digest, artifact=built.artifact)
+    dataset = DatasetInput(name=spec.dataset_ref.name, version=found.version, artifact=found.artifact)
     elastic = spec.compute.elastic
     execution = Execution(
         workers=spec.compute.workers,
@@ -211,12 +246,19 @@ def _refuse_references(spec: TrainingJobSpec) -> None:
 
 
 def _spec(
-    kind: RunType, owner: RunOwner, recipe: Model, inputs: RunInputs, execution: Execution, store: str
+    kind: RunType,
+    owner: RunOwner,
+    recipe: Model,
+    inputs: RunInputs,
+    execution: Execution,
+    store: str,
+    nonce: str = "",
 ) -> RunSpec:
     return RunSpec(
         type=kind,
         owner=owner,
-        identity=run_identity(kind, owner, recipe, inputs),
+        identity=run_identity(kind, owner, recipe, inputs, nonce),
+        nonce=nonce,
         recipe=recipe.to_dict(),
         inputs=inputs,
         execution=execution,

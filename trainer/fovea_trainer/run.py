@@ -32,8 +32,6 @@ LOG_UPLOAD_SECONDS = 15.0
 """Between two copies of the growing log to the store; what a killed pod can lose of it."""
 RESULT, LOG = "result.json", "log.txt"
 FAILED, MESSAGE_LIMIT = 1, 4000
-COMMITS = {RunType.DATASET_BUILD: version.MANIFEST, RunType.TRAINING: bundle.MANIFEST}
-"""The file that makes an artifact whole."""
 
 log = logging.getLogger(__name__)
 
@@ -64,25 +62,48 @@ def owner_folder(store: str, owner: RunOwner) -> Place:
 
 def folder_of(spec: RunSpec, name: str) -> Place:
     """The run's folder in the store."""
-    return owner_folder(spec.store, spec.owner) / "runs" / name
+    return runs_of(spec.store, spec.owner) / name
+
+
+def runs_of(store: str, owner: RunOwner) -> Place:
+    """Where the runs of an object have their folders in the store."""
+    return owner_folder(store, owner) / "runs"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A complete result in the store, and the identity of the run that made it."""
+
+    identity: str
+    result: RunResult
 
 
 def find_result(spec: RunSpec, name: str) -> RunResult | None:
-    """The complete result of the same identity in the store, if there is one and what it speaks of is there too."""
+    """The complete result of the same identity in the store, if there is one."""
+    made = read_result(folder_of(spec, name))
+    return made.result if made is not None and made.identity == spec.identity else None
+
+
+def read_result(folder: Place) -> Made | None:
+    """The result in a run's folder; None where there is none, or what it made is no longer there."""
     try:
-        content = json.loads((folder_of(spec, name) / RESULT).read_text())
-        if content.get("identity") != spec.identity:
-            return None
-        result = RunResult.model_validate(content["result"])
-        if result.artifact is None or not (place(result.artifact) / COMMITS[spec.type]).is_file():
-            log.info("the artifact of the stored result is gone and is made anew: %s", result.artifact)
-            return None
-        return result
+        content = json.loads((folder / RESULT).read_text())
+        made = Made(content["identity"], RunResult.model_validate(content["result"]))
     except NotFound:
         return None
     except (ValueError, KeyError) as error:
-        log.warning("the stored result cannot be read and is made anew: %s", error)
+        log.warning("%s cannot be read and is made anew: %s", folder / RESULT, error)
         return None
+    if not _is_whole(made.result):
+        log.warning("%s is gone; it is made anew", made.result.artifact)
+        return None
+    return made
+
+
+def _is_whole(result: RunResult) -> bool:
+    """Whether what a run made is in the store, with the file that is written last."""
+    commit = version.MANIFEST if result.dataset is not None else bundle.MANIFEST
+    return result.artifact is not None and (place(result.artifact) / commit).is_file()
 
 
 def execute(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> RunResult:

@@ -6,6 +6,7 @@ process opens its own connection. Writes are atomic: on object stores by nature,
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -49,10 +50,12 @@ class StoreUnavailable(Retryable):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file below a place: its path relative to that place (POSIX) and its size in bytes."""
+    """A file below a place: its path relative to that place (POSIX), its size in bytes and when it was written."""
 
     path: str
     size: int
+    modified: int = 0
+    """Nanoseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +152,23 @@ class Place:
             infos = self._filesystem().get_file_info(selector)
             files = (info for info in infos if info.type == fs.FileType.File)
             return sorted(
-                (Entry(info.path[len(root) :].lstrip("/"), info.size) for info in files),
+                (Entry(info.path[len(root) :].lstrip("/"), info.size, info.mtime_ns or 0) for info in files),
                 key=lambda entry: entry.path,
             )
 
         return self._call(find)
+
+    def stamp(self) -> str:
+        """Digest of names, sizes and times of the file or of all files below: another one after a write there.
+
+        Raises NotFound.
+        """
+        info = self._call(self._info)
+        entries = [Entry("", info.size, info.mtime_ns or 0)] if info.type == fs.FileType.File else self.files()
+        digest = hashlib.sha256()
+        for entry in entries:
+            digest.update(f"{entry.path!r} {entry.size} {entry.modified}\n".encode())
+        return digest.hexdigest()
 
     def folders(self) -> list[str]:
         """Names of the folders directly below; empty where there is nothing."""
