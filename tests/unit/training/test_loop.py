@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fovea_api.common import Task
 from fovea_api.errors import Interrupted, InvalidInput
 from fovea_api.run import Progress
 from fovea_api.trainingjob import Recipe
+from fovea_trainer.training import loop
 from fovea_trainer.training.context import SingleProcess
 from fovea_trainer.training.loop import TrainingDiverged, fit
 from fovea_trainer.training.state import State
@@ -127,6 +129,39 @@ def test_an_unknown_metric_is_named_with_those_there_are(tmp_path: Path) -> None
     job = recipe(earlyStopping={"metric": "validation/mAP"})
     with pytest.raises(InvalidInput, match=r"validation/mAP is not measured.*validation/accuracy"):
         fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, Listener()))
+
+
+def test_without_a_validation_split_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    version = squares(Task.CLASSIFICATION, validation=0)
+    state = fit(recipe(), version, SingleProcess(tmp_path, 1, Listener()))
+    assert (state.best_epoch, state.best_value) == (3, None)
+    assert all(torch.equal(value, state.ema[name]) for name, value in state.best_weights.items())
+
+
+def test_what_cannot_be_watched_is_refused_before_the_first_epoch(tmp_path: Path) -> None:
+    told = Listener()
+    job = recipe(earlyStopping={"metric": "validation/accuracy"})
+    with pytest.raises(InvalidInput, match=r"earlyStopping: there is no validation split.*splits\.ratios"):
+        fit(job, squares(Task.CLASSIFICATION, validation=0), SingleProcess(tmp_path, 1, told))
+    with pytest.raises(InvalidInput, match=r"primaryMetric: validation/mAP is not measured"):
+        fit(Recipe.model_validate(recipe().to_dict() | {"evaluation": {"primaryMetric": "mAP"}}),
+            squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, told))  # fmt: skip
+    assert told == []
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_a_metric_that_is_no_number_is_never_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str
+) -> None:
+    """What a network's overflow in half precision gives; the double stands for the one epoch in which it does."""
+    values = iter([math.nan, 0.5, math.inf if metric == "accuracy" else -math.inf, math.nan])
+    monkeypatch.setattr(loop, "validate", lambda *_: {f"validation/{metric}": next(values)})
+    told = Listener()
+    job = recipe(epochs=4, earlyStopping={"metric": f"validation/{metric}", "patience": 2})
+    job = Recipe.model_validate(job.to_dict() | {"evaluation": {"primaryMetric": metric}})
+    state = fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, told))
+    assert (state.best_epoch, state.best_value, state.epoch) == (2, 0.5, 4)
+    assert all(math.isfinite(value) for progress in told for value in progress.metrics.values())
 
 
 def test_class_weights_and_focal_loss_train(tmp_path: Path) -> None:

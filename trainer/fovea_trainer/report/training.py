@@ -426,9 +426,8 @@ def _learning(report: TrainingReport) -> Section:
     ]
     training = report.training
     took = format_duration(timedelta(seconds=training.seconds))
-    lead = (
-        f"{_count(training.epochs, 'epoch', 'epochs')} in {took}; the weights of epoch {training.best_epoch} are kept."
-    )
+    kept = f"epoch {training.best_epoch}" if training.best is not None else "the last epoch"
+    lead = f"{_count(training.epochs, 'epoch', 'epochs')} in {took}; the weights of {kept} are kept."
     return Section("Learning", base.columns(*charts) if charts else Markup(""), lead)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -49,7 +50,14 @@ from fovea_trainer.models.registry import registry
 from fovea_trainer.report.training import TrainingReport, write_report
 from fovea_trainer.training.context import Listener
 from fovea_trainer.training.examples import preprocessing
-from fovea_trainer.training.loop import TRAINING_PERCENT, best_of, latest_metrics, make_network, watched_metric
+from fovea_trainer.training.loop import (
+    NO_VALIDATION,
+    TRAINING_PERCENT,
+    best_of,
+    latest_metrics,
+    make_network,
+    watched_metric,
+)
 from fovea_trainer.training.state import State
 from fovea_trainer.training.validation import PRIMARY
 
@@ -61,7 +69,11 @@ PARITY_IMAGES = 8
 CALIBRATION_BATCH = 8
 LATENCY_IMAGES = 32
 """Different images that the latency is measured on."""
+CHOICE_IMAGES = 1000
+"""Images that decide between two exported models, where their split is not evaluated anyway."""
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "ray", "fovea")
+
+log = logging.getLogger(__name__)
 
 
 def check_supported(recipe: Recipe) -> None:
@@ -90,9 +102,10 @@ class Trained:
     def samples(self, split: str) -> Sequence[Sample]:
         return self.version.split(split) if self.version.manifest.splits.get(split) else []
 
-    def evaluate(self, model: Path, split: str) -> EvaluationResult:
+    def evaluate(self, model: Path, split: str, most: int | None = None) -> EvaluationResult:
         predictor, recipe = self.predictor(model), self.recipe
-        classes, samples = self.version.manifest.classes, self.version.split(split)
+        everything = self.version.split(split)
+        classes, samples = self.version.manifest.classes, everything if most is None else everything[:most]
         return evaluate(predictor, samples, classes, split=split, slices=recipe.evaluation.slices)
 
 
@@ -113,7 +126,8 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
     stage("Exporting", TRAINING_PERCENT)
     task, dynamic_batch = trained.network.task, recipe.export.dynamic_batch
     model = export_onnx(trained.network, folder / MODEL, trained.size, task=task, dynamic_batch=dynamic_batch)
-    check_parity(trained.network, model, _batch(trained, PARITY_IMAGES), task=task)
+    parity = check_parity(trained.network, model, _batch(trained, PARITY_IMAGES), task=task)
+    log.info("exported the weights of epoch %d; %s", state.best_epoch, parity)
     save_weights(trained.network, folder / WEIGHTS)
     if "StateDict" in recipe.export.formats:
         save_state_dict(trained.network, folder / "model.pth")
@@ -123,15 +137,21 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
     stage("Evaluating", TRAINING_PERCENT + 3)
     splits = [split for split in recipe.evaluation.splits if len(trained.samples(split))]
     evaluations: dict[str, EvaluationResult] = {split: trained.evaluate(model, split) for split in splits}
-    before, notes = dict[str, float](), tuple[str, ...]()
-    if recipe.compression.quantization is not None and evaluations:
+    before, notes = dict[str, float](), [] if trained.samples("validation") else [NO_VALIDATION]
+    if recipe.compression.quantization is not None:
         stage("Compressing", TRAINING_PERCENT + 5)
-        evaluations, before, notes = _quantize(trained, model, evaluations)
+        evaluations, before, reason = _quantize(trained, model, evaluations)
+        log.info(reason)
+        notes.append(reason)
     for split, evaluation in evaluations.items():
+        log.info("on the %d images of the %s split: %s", evaluation.images, split, _summary(evaluation.metrics))
         (folder / "evaluation" / f"{split}.json").write_text(json.dumps(evaluation.to_dict()))
     metrics = {name: value for evaluation in evaluations.values() for name, value in evaluation.metrics.items()}
     metrics |= _latency(trained, model)
     metrics |= size_megabytes(model)
+    criteria = judge(order.spec.success_criteria, metrics)
+    for criterion in criteria:
+        log.info("success criterion %s: %s", "met" if criterion.met else "missed", criterion)
 
     stage("Reporting", TRAINING_PERCENT + 7)
     summary = TrainingSummary(
@@ -152,7 +172,7 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
             history=state.history,
             evaluations=tuple(evaluations.values()),
             metrics=metrics,
-            criteria=judge(order.spec.success_criteria, metrics),
+            criteria=criteria,
             predictor=trained.predictor(model),
             samples={split: trained.version.split(split) for split in {"train", *evaluations}},
             notes=notes,
@@ -165,6 +185,7 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
     digest = bundle_digest(manifest)
     target = order.bundles / digest
     target.upload_tree(folder, last=MANIFEST)
+    log.info("bundle with model and report: %s", target)
     stage("Done", 100)
     return RunResult(
         completed_at=datetime.now(UTC),
@@ -204,10 +225,18 @@ def _batch(trained: Trained, count: int) -> np.ndarray:
     return trained.preprocess.batch(_pixels(trained, "train", count))[0]
 
 
+def _summary(metrics: Mapping[str, float]) -> str:
+    """The metrics of a whole split in a line."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name.count("/") == 1)
+
+
 def _quantize(
     trained: Trained, model: Path, evaluations: dict[str, EvaluationResult]
-) -> tuple[dict[str, EvaluationResult], dict[str, float], tuple[str, ...]]:
-    """The evaluations of what is delivered, the metrics before if that is the 8-bit model, and why in words."""
+) -> tuple[dict[str, EvaluationResult], dict[str, float], str]:
+    """The evaluations of what is delivered, the metrics before if that is the 8-bit model, and why in words.
+
+    The choice is made on the validation split, or on train images where there is none; never on the test split.
+    """
     wish = trained.recipe.compression.quantization
     assert wish is not None
     small = model.with_name("model.int8.onnx")
@@ -217,17 +246,18 @@ def _quantize(
         for start in range(0, len(images), CALIBRATION_BATCH)
     )
     quantize_static(model, small, batches)
-    judged_on = "validation" if "validation" in evaluations else next(iter(evaluations))
+    judged_on = "validation" if trained.samples("validation") else "train"
     metric = trained.recipe.evaluation.primary_metric or PRIMARY[trained.network.task]
-    was = evaluations[judged_on].metric(metric) or 0.0
-    now = trained.evaluate(small, judged_on).metric(metric) or 0.0
+    full = evaluations.get(judged_on) or trained.evaluate(model, judged_on, CHOICE_IMAGES)
+    tried = trained.evaluate(small, judged_on, None if judged_on in evaluations else CHOICE_IMAGES)
+    was, now = full.metric(metric) or 0.0, tried.metric(metric) or 0.0
     choice = choose_quantized(f"{judged_on}/{metric}", was, now, wish.max_metric_drop)
     if not choice.quantized:
         small.unlink()
-        return evaluations, {}, (choice.reason,)
+        return evaluations, {}, choice.reason
     before = {name: value for evaluation in evaluations.values() for name, value in evaluation.metrics.items()}
     os.replace(small, model)
-    return {split: trained.evaluate(model, split) for split in evaluations}, before, (choice.reason,)
+    return {split: trained.evaluate(model, split) for split in evaluations}, before, choice.reason
 
 
 def _latency(trained: Trained, model: Path) -> dict[str, float]:

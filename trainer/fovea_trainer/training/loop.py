@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,12 +47,13 @@ from fovea_trainer.training.optimization import (
 from fovea_trainer.training.order import Order, WorkerBatches, mix, shares
 from fovea_trainer.training.state import State, clone
 from fovea_trainer.training.tracking import Tracker
-from fovea_trainer.training.validation import PRIMARY, validate
+from fovea_trainer.training.validation import MEASURED, PRIMARY, validate
 
 TRAINING_PERCENT = 90
 """Share of a run that training is; export, evaluation and report are the rest."""
 TELL_SECONDS = 1.0
 """Between two reports of progress within an epoch."""
+NO_VALIDATION = "There is no validation split: the weights of the last epoch are kept, whatever the test split says."
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +133,8 @@ class _Fit:
         self.train = Examples(samples, task, preprocess, Augment(recipe.input.augmentations))
         held_out = version.split("validation") if version.manifest.splits.get("validation") else []
         self.validation = Examples(held_out, task, preprocess, Augment(()))
+        if held_out or self.training.early_stopping is not None:
+            _check_watched(recipe, task, bool(held_out))
         balanced = recipe.input.balance in ("Oversample", "Undersample")
         shown = shares(classes_of(samples, task), recipe.input.balance) if balanced else np.ones(len(samples))
         self.order = Order(shown, self.training.batch_size, self.training.seed)
@@ -151,7 +155,6 @@ class _Fit:
         self.state = context.resume() or State()
         if self.state.network:
             self._restore()
-            log.info("training goes on after epoch %d, step %d", self.state.epoch, self.state.step)
         self.precision = self._choose_precision()
         self.scaler = self.precision.scaler()
         if self.state.scaler:
@@ -164,13 +167,43 @@ class _Fit:
     # --- Epochs ---
 
     def run(self) -> State:
+        self._introduce()
         model = self._distributed()
         while self.state.epoch < self.training.epochs and not self.state.stopped:
+            began = time.monotonic()
             loss = self._train_epoch(model)
-            self._end_epoch(loss)
+            self._end_epoch(loss, began)
         if self.plan.tracker is not None:
             self.plan.tracker.close()
         return self.state
+
+    def _introduce(self) -> None:
+        """Logs what is trained on what."""
+        training, device, workers = self.training, self.context.device, self.context.workers
+        threads = f"{torch.get_num_threads()} threads"
+        place = f"the CPU ({threads})" if device.type == "cpu" else torch.cuda.get_device_name(device)
+        self._log(
+            "training %s (weights to start from: %s) on %d images for %d epochs of %d steps of %d; %s, %s on %s",
+            self.recipe.model.architecture,
+            self.plan.base_weights or self.recipe.model.pretrained.weights,
+            len(self.train),
+            training.epochs,
+            self.order.steps_per_epoch,
+            training.batch_size,
+            self.precision.name,
+            f"{workers} worker{'s' if workers > 1 else ''}",
+            place,
+        )
+        if len(self.validation):
+            self._log("each epoch is judged by %s on %d images", self.primary, len(self.validation))
+        else:
+            self._log(NO_VALIDATION)
+        if self.state.network:
+            self._log("training goes on after epoch %d, step %d", self.state.epoch, self.state.step)
+
+    def _log(self, message: str, *values: object) -> None:
+        if self.context.rank == 0:
+            log.info(message, *values)
 
     def _distributed(self) -> torch.nn.Module:
         if self.context.workers == 1:
@@ -237,7 +270,7 @@ class _Fit:
         self.scaler.update()
         return value * share
 
-    def _end_epoch(self, loss: float) -> None:
+    def _end_epoch(self, loss: float, began: float) -> None:
         state = self.state
         state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
         metrics = {"train/loss": loss, "train/learningRate": float(self.optimizer.param_groups[0]["lr"])}
@@ -251,22 +284,32 @@ class _Fit:
         if self.plan.tracker is not None:
             self.plan.tracker.log(metrics, state.epoch)
         last = state.epoch == self.training.epochs or state.stopped
-        self._save(last or state.epoch % self.plan.checkpoint_every == 0)
+        save = last or state.epoch % self.plan.checkpoint_every == 0
+        self._save(save)
+        self._log(
+            "epoch %d/%d in %.0f s: %s%s%s",
+            state.epoch,
+            self.training.epochs,
+            time.monotonic() - began,
+            ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
+            " (the best so far)" if state.best_value is not None and state.best_epoch == state.epoch else "",
+            "; checkpoint saved" if save else "",
+        )
+        if state.stopped:
+            assert self.training.early_stopping is not None
+            watched = self.training.early_stopping
+            self._log("training ends early: %s got no better for %d epochs", watched.metric, watched.patience)
         self._tell(None)
 
     def _remember_best(self, metrics: Mapping[str, float], network: Network) -> None:
-        state = self.state
-        if len(self.validation) and self.primary not in metrics:
-            raise _unknown_metric(self.primary, "spec.evaluation.primaryMetric", metrics)
-        value = metrics.get(self.primary)
-        if value is None or state.best_value is None or _better(self.primary, value, state.best_value, 0.0):
+        """Keeps the weights of the best epoch, or of the last one as long as there is no value to compare."""
+        state, value = self.state, _finite(metrics.get(self.primary))
+        if state.best_value is None or (value is not None and _better(self.primary, value, state.best_value, 0.0)):
             state.best_epoch, state.best_value, state.best_weights = state.epoch, value, clone(network.state_dict())
 
     def _watch(self, stopping: EarlyStopping, metrics: Mapping[str, float]) -> None:
-        state, value = self.state, metrics.get(stopping.metric)
-        if value is None:
-            raise _unknown_metric(stopping.metric, "spec.training.earlyStopping.metric", metrics)
-        if state.watched_best is None or _better(stopping.metric, value, state.watched_best, stopping.min_delta):
+        state, value, best = self.state, _finite(metrics[stopping.metric]), self.state.watched_best
+        if value is not None and (best is None or _better(stopping.metric, value, best, stopping.min_delta)):
             state.watched_best, state.stale_epochs = value, 0
         else:
             state.stale_epochs += 1
@@ -347,8 +390,9 @@ def watched_metric(recipe: Recipe, task: Task) -> str:
 
 
 def latest_metrics(state: State) -> dict[str, float]:
-    """The metrics of the last whole epoch, as people read them."""
-    return {name: rounded(value) for name, value in state.history[-1].items()} if state.history else {}
+    """The metrics of the last whole epoch, as people read them; those that are no numbers are left out."""
+    last = state.history[-1] if state.history else {}
+    return {name: rounded(value) for name, value in last.items() if math.isfinite(value)}
 
 
 def best_of(state: State, metric: str) -> Best | None:
@@ -367,6 +411,22 @@ def _better(metric: str, value: float, than: float, by: float) -> bool:
     return value < than - by if metric.endswith("/loss") else value > than + by
 
 
-def _unknown_metric(name: str, place: str, known: Mapping[str, float]) -> InvalidInput:
-    names = ", ".join(sorted(metric for metric in known if metric.startswith("validation/")))
-    return InvalidInput(f"{name} is not measured after an epoch", place, f"use one of {names or 'none: no validation'}")
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _check_watched(recipe: Recipe, task: Task, held_out: bool) -> None:
+    """Refuses, before the first epoch, metrics to watch that there will not be."""
+    stopping = recipe.training.early_stopping
+    if not held_out:
+        raise InvalidInput(
+            "there is no validation split whose metrics could be watched",
+            "spec.training.earlyStopping",
+            "remove it, or give validation a share in the Dataset's splits.ratios",
+        )
+    known = [f"validation/{name}" for name in MEASURED[task]]
+    watched = [("spec.evaluation.primaryMetric", watched_metric(recipe, task))]
+    watched += [("spec.training.earlyStopping.metric", stopping.metric)] if stopping is not None else []
+    for place, metric in watched:
+        if metric not in known:
+            raise InvalidInput(f"{metric} is not measured after an epoch", place, f"use one of {', '.join(known)}")
