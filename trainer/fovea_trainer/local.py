@@ -6,7 +6,7 @@ What a cluster's pods do, by the same code; only the Run objects, which nobody k
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +32,7 @@ from fovea_api.trainingjob import TrainingJob, TrainingJobSpec
 from pydantic import JsonValue, ValidationError
 
 from fovea_trainer.data.sources import is_download, source_place
-from fovea_trainer.reporting import Reporter, TerminalReporter
+from fovea_trainer.reporting import Reporter, TerminalReporter, log_to_terminal
 from fovea_trainer.run import Surroundings, execute, read_result, runs_of
 from fovea_trainer.store import place
 
@@ -100,10 +100,10 @@ def _run(spec: RunSpec, store: str, ray: bool, reporter: Reporter | None) -> Run
     local = work.local_path() if work.is_local else Path(DEFAULT_STORE).absolute()
     surroundings = Surroundings(name, attempt=1, work_dir=local / ".work" / name, ray=ray)
     surroundings.work_dir.mkdir(parents=True, exist_ok=True)
-    listener = reporter or TerminalReporter()
-    with _ray(ray):
+    terminal = TerminalReporter() if reporter is None else nullcontext(reporter)
+    with terminal as listener, log_to_terminal(), _ray(ray):
         result = execute(spec, surroundings, listener)
-    listener.finish(result)
+        listener.finish(result)
     return result
 
 

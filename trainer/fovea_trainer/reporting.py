@@ -10,7 +10,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -142,27 +143,53 @@ class StatusReporter:
 
 
 class TerminalReporter:
-    """A progress bar on a terminal; elsewhere a line for each stage, each epoch and every PROGRESS_SECONDS."""
+    """A progress bar on a terminal; elsewhere a line every PROGRESS_SECONDS, between those of the log."""
 
     def __init__(self) -> None:
         live = sys.stderr.isatty()
         self._bar = tqdm(total=100, unit="%", bar_format="{desc} {bar} {n:3d} % {postfix}") if live else None
-        self._last = (0.0, "", 0)
+        self._last = time.monotonic()
 
     def tell(self, progress: Progress) -> None:
         if self._bar is not None:
             self._bar.n = progress.percent or 0
             self._bar.set_description_str(progress.stage or "", refresh=False)
             self._bar.set_postfix_str(_figures(progress), refresh=True)
-            return
-        now, stage, epoch = time.monotonic(), progress.stage or "", int(progress.epoch or 0)
-        if now - self._last[0] >= PROGRESS_SECONDS or (stage, epoch) != self._last[1:]:
-            self._last = (now, stage, epoch)
-            print(f"{progress.percent or 0:3d} % {stage:<12} {_figures(progress)}", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._last >= PROGRESS_SECONDS:
+            self._last = time.monotonic()
+            print(f"{progress.percent or 0:3d} % {progress.stage or '':<12} {_figures(progress)}", file=sys.stderr)
 
     def finish(self, result: RunResult) -> None:
+        pass  # the command prints it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class _AboveTheBar(logging.Handler):
+    """Prints to standard error; a progress bar there moves down."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def log_to_terminal() -> Iterator[None]:
+    """Shows a person what happens in the meantime."""
+    ours, handler = logging.getLogger("fovea_trainer"), _AboveTheBar()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    level = ours.level
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(level)
 
 
 def _figures(progress: Progress) -> str:

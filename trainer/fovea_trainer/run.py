@@ -25,7 +25,7 @@ from fovea_api.errors import FoveaError, Interrupted, InvalidInput, Retryable
 from fovea_api.run import MAX_VERSIONS, CleanupRecipe, Progress, RunError, RunOwner, RunResult, RunSpec, RunType
 from pydantic import ValidationError
 
-from fovea_trainer.reporting import Reporter, RunStatus, StatusReporter
+from fovea_trainer.reporting import Reporter, RunStatus, StatusReporter, StatusUnavailable
 from fovea_trainer.store import NotFound, Place, place
 
 LOG_UPLOAD_SECONDS = 15.0
@@ -108,11 +108,15 @@ def _is_whole(result: RunResult) -> bool:
 
 def execute(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> RunResult:
     """The result of the run, adopted from the store or made and stored there. A cleanup leaves none in the store."""
+    owner = spec.owner
+    log.info(
+        "run %s, attempt %d: %s of %s %s", surroundings.name, surroundings.attempt, spec.type, owner.kind, owner.name
+    )
     if spec.type is RunType.CLEANUP:
         return _clean_up(spec, reporter)
     found = find_result(spec, surroundings.name)
     if found is not None:
-        log.info("adopted the result of the same identity from the store: %s", found.artifact)
+        log.info("the store has the result of an equal run, which is taken: %s", found.artifact)
         best = found.training.best if found.training is not None else None
         reporter.tell(Progress(stage="Done", percent=100, best=best, message="adopted from the store"))
         return found
@@ -197,19 +201,31 @@ def main() -> int:
     ):
         try:
             result = execute(spec, surroundings, reporter)
-            reporter.finish(result)
         except BaseException as error:
-            log.exception("the run failed")
+            known = isinstance(error, FoveaError)
+            log.error("the run ended early: %s", error, exc_info=None if known else error)
+            # After an interruption the next attempt goes on: nothing has failed.
+            told = isinstance(error, Interrupted) or _tell(reporter, failure(error))
             code = error.exit_code if isinstance(error, FoveaError) else FAILED
-            if not isinstance(error, Interrupted):  # the next attempt goes on: nothing has failed
-                reporter.finish(failure(error))
-            return code
-    return 0
+            return code if told else Retryable.exit_code
+        log.info("the run is done: %s", result.artifact)
+        return 0 if _tell(reporter, result) else Retryable.exit_code
+
+
+def _tell(reporter: Reporter, result: RunResult) -> bool:
+    """Whether the result has arrived; what has not, the next attempt tells, which finds it in the store."""
+    try:
+        reporter.finish(result)
+    except (StatusUnavailable, Interrupted) as error:
+        log.error("the result could not be reported: %s", error)
+        return False
+    return True
 
 
 def log_to_stdout() -> None:
-    """Makes this process log what it does."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    """Makes this process log what it does; of libraries, only warnings."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    logging.getLogger("fovea_trainer").setLevel(logging.INFO)
 
 
 def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, Surroundings]:

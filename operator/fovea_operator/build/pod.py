@@ -120,6 +120,7 @@ def _env(work: Work) -> list[JsonValue]:
         "FOVEA_SECRETS_ROOT": SECRETS_ROOT,
         "FOVEA_WORK_DIR": WORK_DIR,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_COLOR_PREFIX": "0",
     }
     return [{"name": name, "value": value} for name, value in values.items()]
 

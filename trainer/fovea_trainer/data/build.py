@@ -166,13 +166,26 @@ def build_dataset(
         classes = recipe.classes or tuple(index.classes())
         draft = _split(recipe, classes, sources, index, kept, kept_rows)
         target = place(store_root) / "dataset" / name / draft.digest
+        _log_draft(draft)
         try:
-            return _result(read_manifest(target), target, adopted=True)
+            found = _result(read_manifest(target), target, adopted=True)
+            log.info("the store has this version already: %s", target)
+            return found
         except NotFound:
             pass
         manifest = _write(recipe, name, draft, sources, index, pool, target, work, parent, tell)
     tell.stage("Done", 100)
+    log.info("version with its report written: %s", target)
     return _result(manifest, target, adopted=False)
+
+
+def _log_draft(draft: _Draft) -> None:
+    statistics, quality = draft.statistics, draft.quality
+    splits = ", ".join(f"{statistics.splits[split]} {split}" for split in SPLITS if statistics.splits[split])
+    log.info("%d images with %d annotations: %s", statistics.images, statistics.annotations, splits)
+    found = {name.replace("_", " "): count for name, count in quality.model_dump().items() if count}
+    if found:
+        log.info("the checks found %s", ", ".join(f"{count} {name}" for name, count in found.items()))
 
 
 def _result(manifest: DatasetVersion, target: Place, adopted: bool) -> BuildResult:
@@ -212,6 +225,7 @@ def _read(
     total = sum(len(source.tree.files) for source in sources)
     done = 0
     for number, source in enumerate(sources):
+        log.info("reading source %s: %d files in %s", source.name, len(source.tree.files), source.tree.root)
         for checked in pool.map(check_chunk, ((source, chunk) for chunk in _chunks(source.reader.scan(), CHUNK))):
             for item in checked:
                 if item.digest and (item.digest in excluded or item.name in excluded):

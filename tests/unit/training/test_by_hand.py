@@ -1,0 +1,128 @@
+"""`fovea train` on a folder of pictures: what is logged, and what happens without a validation split."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import subprocess
+import sys
+import termios
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+from fovea_api.common import Task
+from fovea_trainer.local import train_manifest
+from fovea_trainer.training.loop import NO_VALIDATION
+from pydantic import JsonValue
+from synthetic import squares
+
+
+def manifest(folder: Path, splits: Mapping[str, int], **spec: JsonValue) -> Path:
+    """Pictures in folders of splits and classes, and the manifest to train on them."""
+    pictures = iter(squares(Task.CLASSIFICATION, sum(splits.values()), 0).samples["train"])
+    for split, count in splits.items():
+        for picture in [next(pictures) for _ in range(count)]:
+            file = folder / "pictures" / split / ("red", "blue")[picture.label] / picture.name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(picture.image_bytes)
+    dataset = {
+        "task": "Classification",
+        "sources": [{"name": "lab", "uri": f"file://{folder}/pictures", "format": "ImageFolder"}],
+        "splits": {"method": "FromSource", "keepNearDuplicatesTogether": False},
+    }
+    job: dict[str, JsonValue] = {
+        "datasetRef": {"name": "squares"},
+        "model": {
+            "architecture": "resnet18",
+            "options": {"width": 0.125, "stem": "Small"},
+            "pretrained": {"weights": "None"},
+        },
+        "input": {"size": {"width": 32, "height": 32}},
+        "training": {"epochs": 2, "batchSize": 8, "precision": "FP32", "optimizer": {"learningRate": 0.01}},
+        **spec,
+    }
+    objects = [
+        {"apiVersion": "fovea.dev/v1alpha1", "kind": kind, "metadata": {"name": "squares"}, "spec": content}
+        for kind, content in (("Dataset", dataset), ("TrainingJob", job))
+    ]
+    path = folder / "manifest.yaml"
+    path.write_text(yaml.safe_dump_all(objects))
+    return path
+
+
+def test_without_a_validation_split_nothing_is_chosen_by_the_test_split(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = manifest(
+        tmp_path,
+        {"train": 32, "test": 16},
+        compression={"quantization": {"calibrationImages": 16}},
+        successCriteria=[{"metric": "test/accuracy", "min": 0.1}],
+    )
+    with caplog.at_level(logging.INFO, "fovea_trainer"):
+        result = train_manifest(path, str(tmp_path / "store"))
+    assert result.training is not None
+    assert (result.training.best_epoch, result.training.best) == (2, None)
+    assert "test/accuracy" in result.metrics
+    text = Path(str(result.report)).read_text()
+    for words in (NO_VALIDATION, "the weights of the last epoch are kept", "train/accuracy is"):
+        assert words in text, words
+    assert "test/accuracy is" not in text, "the choice of INT8 is not made on the test split"
+    story = iter(record.getMessage() for record in caplog.records)
+    for chapter in (
+        "DatasetBuild of Dataset squares",
+        "reading source lab: 48 files",
+        "48 images with 48 annotations: 32 train, 16 test",
+        "version with its report written: ",
+        "Training of TrainingJob squares",
+        "training resnet18 (weights to start from: None) on 32 images for 2 epochs of 4 steps of 8; FP32, 1 worker on",
+        NO_VALIDATION,
+        "epoch 1/2 in ",
+        "epoch 2/2 in ",
+        "exported the weights of epoch 2; PyTorch and ONNX agree on 8 images",
+        "is delivered: train/accuracy is",
+        "on the 16 images of the test split: test/accuracy",
+        "success criterion met: test/accuracy",
+        f"bundle with model and report: {result.artifact}",
+    ):
+        assert any(chapter in line for line in story), f"{chapter!r} is missing, or not at its place"
+
+
+SCRIPT = """
+import logging, sys
+from fovea_api.run import Progress
+from fovea_trainer.reporting import TerminalReporter, log_to_terminal
+with TerminalReporter() as reporter, log_to_terminal():
+    for percent in (10, 20, 30):
+        reporter.tell(Progress(stage="Training", percent=percent))
+        logging.getLogger("fovea_trainer.x").info("a line of the log at %d", percent)
+print("the end", file=sys.stderr)
+"""
+
+
+def test_the_log_does_not_break_the_progress_bar() -> None:
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", SCRIPT], stderr=terminal, env=environment, check=True)
+    os.close(terminal)
+    shown = _screen(os.read(main, 100_000).decode())
+    os.close(main)
+    assert [line[9:] for line in shown[:3]] == [f"a line of the log at {percent}" for percent in (10, 20, 30)]
+    assert shown[3].startswith("Training")
+    assert "30 %" in shown[3]
+    assert shown[4] == "the end"
+
+
+def _screen(text: str) -> list[str]:
+    """Lines as a terminal shows them: a carriage return goes to the line's start and overwrites."""
+    lines = []
+    for line in text.replace("\r\n", "\n").split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.rstrip())
+    return lines
