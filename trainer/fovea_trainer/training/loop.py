@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -119,7 +120,8 @@ def fit(recipe: Recipe, version: Version, context: Context, plan: Plan = Plan())
         TrainingDiverged: the loss is not finite.
         Interrupted: the context asked to stop; a checkpoint was saved.
     """
-    return _Fit(recipe, version, context, plan).run()
+    with plan.tracker or nullcontext():
+        return _Fit(recipe, version, context, plan).run()
 
 
 class _Fit:
@@ -173,8 +175,6 @@ class _Fit:
             began = time.monotonic()
             loss = self._train_epoch(model)
             self._end_epoch(loss, began)
-        if self.plan.tracker is not None:
-            self.plan.tracker.close()
         return self.state
 
     def _introduce(self) -> None:

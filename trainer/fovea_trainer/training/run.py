@@ -66,7 +66,8 @@ class Order:
         events = self.surroundings.work_dir / "tensorboard" / f"attempt-{self.surroundings.attempt}"
         tracker = None
         if rank == 0:
-            tracker = Tracker(events, self.folder / "tensorboard" / events.name, self.surroundings.name, self._flat())
+            name, job = self.surroundings.name, self.spec.owner.name
+            tracker = Tracker(events, self.folder / "tensorboard" / events.name, name, job, self._flat())
         return Plan(self.spec.execution.checkpoint_every_epochs, self._base_weights(), tracker)
 
     def _base_weights(self) -> Path | None:

@@ -1,32 +1,60 @@
-"""Curves for TensorBoard, and for MLflow where MLFLOW_TRACKING_URI is set."""
+"""Curves for TensorBoard, and for MLflow where MLFLOW_TRACKING_URI is set. Neither ever ends a training."""
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
-from fovea_api.errors import MissingExtra
+from fovea_api.errors import FoveaError, Interrupted
 from torch.utils.tensorboard import SummaryWriter
 
+from fovea_trainer.data.sources import without_secrets
 from fovea_trainer.store import Place
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
+
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+RUN_TAG = "fovea.run"
+"""Tag of MLflow's run with the name of ours, by which a later attempt finds it."""
+MLFLOW_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds that an epoch may wait for a server that hangs
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # what was not taken is offered again after the next epoch
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""How MLflow behaves unless the environment says otherwise."""
+PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000
+"""What a server takes in one request."""
+PARAM_LENGTH = 500
+"""Characters of a value that servers of all versions take."""
+
+log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Writes metrics as they come.
+    """Writes metrics as they come; a context, which tells MLflow how training ended.
 
     Args:
         folder: Local folder for the event files.
         target: Where they are copied after each epoch; None: nowhere.
         name: Name of the run.
+        experiment: Name of MLflow's experiment, unless MLFLOW_EXPERIMENT_NAME names one.
         parameters: The recipe, flattened, for MLflow.
     """
 
-    def __init__(self, folder: Path, target: Place | None, name: str, parameters: Mapping[str, object]) -> None:
+    def __init__(
+        self, folder: Path, target: Place | None, name: str, experiment: str, parameters: Mapping[str, object]
+    ) -> None:
         self._folder, self._target = folder, target
         self._events = SummaryWriter(str(folder))
-        self._mlflow = _mlflow(name, parameters) if os.environ.get("MLFLOW_TRACKING_URI") else None
+        self._mlflow = MLflowRun(name, experiment, parameters) if os.environ.get(TRACKING_URI) else None
 
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Metrics after an epoch, counted from 1."""
@@ -34,21 +62,92 @@ class Tracker:
             self._events.add_scalar(name, value, epoch)
         self._events.flush()
         if self._mlflow is not None:
-            self._mlflow.log_metrics({name: float(value) for name, value in metrics.items()}, step=epoch)
+            self._mlflow.log(metrics, epoch)
         if self._target is not None:
-            self._target.upload_tree(self._folder)
+            try:
+                self._target.upload_tree(self._folder)
+            except FoveaError as error:
+                log.warning("the curves for TensorBoard were not copied to the store: %s", error)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._events.close()
         if self._mlflow is not None:
-            self._mlflow.end_run()
+            stopped = kind is not None and (issubclass(kind, Interrupted) or not issubclass(kind, Exception))
+            self._mlflow.end("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
 
 
-def _mlflow(name: str, parameters: Mapping[str, object]) -> Any:
-    try:
-        import mlflow
-    except ImportError as error:
-        raise MissingExtra("mlflow", "MLflow tracking (MLFLOW_TRACKING_URI is set)") from error
-    mlflow.start_run(run_name=name)
-    mlflow.log_params(dict(parameters))
-    return mlflow
+class MLflowRun:
+    """A run in MLflow; later attempts go on in the same one.
+
+    A server that is away is told of once. What it misses is kept and offered again after each epoch.
+    """
+
+    def __init__(self, name: str, experiment: str, parameters: Mapping[str, object]) -> None:
+        for variable, value in MLFLOW_SETTINGS.items():
+            os.environ.setdefault(variable, value)
+        from mlflow.entities import Param
+
+        self._name, self._experiment = name, os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
+        self._params: list[Param] = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in parameters.items()]
+        self._metrics: list[Metric] = []
+        self._status = "RUNNING"
+        self._id: str | None = None
+        self._away = False
+        self._send()
+
+    def log(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Metrics after an epoch, counted from 1."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._metrics += [Metric(name, float(value), now, epoch) for name, value in metrics.items()]
+        self._send()
+
+    def end(self, status: str) -> None:
+        """Tells how training ended: FINISHED, FAILED or KILLED."""
+        self._status = status
+        self._send()
+
+    def _send(self) -> None:
+        uri = os.environ[TRACKING_URI]
+        shown = without_secrets(uri)
+        try:
+            self._deliver()
+        except Exception as error:  # of whatever kind: a tracker is no reason to lose a training
+            if not self._away:
+                reason = str(error).replace(uri, shown)
+                log.warning("MLflow at %s takes nothing; it is offered again after each epoch: %s", shown, reason)
+            self._away = True
+        else:
+            if self._away:
+                log.info("MLflow at %s has what it missed", shown)
+            self._away = False
+
+    def _deliver(self) -> None:
+        from mlflow import MlflowClient
+
+        client = MlflowClient()
+        if self._id is None:
+            self._id = self._find(client)
+        while self._params:
+            client.log_batch(self._id, params=self._params[:PARAMS_AT_ONCE])
+            del self._params[:PARAMS_AT_ONCE]
+        while self._metrics:
+            client.log_batch(self._id, metrics=self._metrics[:METRICS_AT_ONCE])
+            del self._metrics[:METRICS_AT_ONCE]
+        if self._status != "RUNNING":
+            client.set_terminated(self._id, self._status)
+
+    def _find(self, client: MlflowClient) -> str:
+        """Id of the run that an earlier attempt made, which runs again, or of a new one."""
+        known = client.get_experiment_by_name(self._experiment)
+        experiment = client.create_experiment(self._experiment) if known is None else known.experiment_id
+        found = client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{self._name}'", max_results=1)
+        if not found:
+            made = client.create_run(experiment, run_name=self._name, tags={RUN_TAG: self._name})
+            return str(made.info.run_id)
+        client.update_run(found[0].info.run_id, status="RUNNING")
+        return str(found[0].info.run_id)

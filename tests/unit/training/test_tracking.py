@@ -1,0 +1,120 @@
+"""MLflow's own store, in a folder, and a server that is away. (A server needs far more packages than its client.)"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fovea_api.common import Task
+from fovea_api.errors import Interrupted
+from fovea_api.trainingjob import Recipe
+from fovea_trainer.training.context import SingleProcess
+from fovea_trainer.training.loop import Plan, TrainingDiverged, fit
+from fovea_trainer.training.state import State
+from fovea_trainer.training.tracking import Tracker
+from synthetic import squares
+
+EPOCHS = 3
+RECIPE = Recipe.model_validate(
+    {
+        "model": {
+            "architecture": "resnet18",
+            "options": {"width": 0.125, "stem": "Small"},
+            "pretrained": {"weights": "None"},
+        },
+        "input": {"size": {"width": 32, "height": 32}},
+        "training": {"epochs": EPOCHS, "batchSize": 8, "precision": "FP32"},
+    }
+)
+OVERFLOWING = RECIPE.to_dict() | {"input": {"normalize": {"mean": [0, 0, 0], "std": [1e-38] * 3}}}
+
+
+@pytest.fixture(autouse=True)
+def _mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HTTP_REQUEST_TIMEOUT", "HTTP_REQUEST_MAX_RETRIES", "DISABLE_TELEMETRY"):
+        monkeypatch.delenv(f"MLFLOW_{variable}", raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlflow")
+
+
+def train(folder: Path, recipe: Recipe = RECIPE, stop: threading.Event | None = None) -> State:
+    tracker = Tracker(folder / "events", None, "r-0123456789", "squares", {"training.epochs": 3, "model.x": "y" * 900})
+    context = SingleProcess(folder / "checkpoints", 1, lambda _: None, stop)
+    return fit(recipe, squares(Task.CLASSIFICATION), context, Plan(tracker=tracker))
+
+
+def runs(folder: Path) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"file://{folder}/mlflow")
+    experiment = client.get_experiment_by_name("squares")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def curve(folder: Path, run: Any, metric: str) -> list[tuple[int, float]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"file://{folder}/mlflow")
+    return sorted((it.step, it.value) for it in client.get_metric_history(run.info.run_id, metric))
+
+
+def test_parameters_the_metrics_of_each_epoch_and_the_end_arrive(tmp_path: Path) -> None:
+    state = train(tmp_path)
+    (run,) = runs(tmp_path)
+    assert (run.info.run_name, run.info.status) == ("r-0123456789", "FINISHED")
+    assert run.data.params["training.epochs"] == "3"
+    assert run.data.params["model.x"] == "y" * 500
+    for metric in ("train/loss", "validation/accuracy"):
+        wanted = [(epoch, item[metric]) for epoch, item in enumerate(state.history, 1)]
+        assert curve(tmp_path, run, metric) == wanted
+
+
+def test_an_attempt_that_was_stopped_is_gone_on_with_in_the_same_run(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        train(tmp_path, stop=stop)
+    assert [run.info.status for run in runs(tmp_path)] == ["KILLED"]
+    train(tmp_path)
+    (run,) = runs(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert [step for step, _ in curve(tmp_path, run, "train/loss")] == [1, 2, 3]
+
+
+def test_a_training_that_fails_is_shown_as_failed(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged):
+        train(tmp_path, Recipe.model_validate(OVERFLOWING))
+    assert [run.info.status for run in runs(tmp_path)] == ["FAILED"]
+
+
+def test_a_server_that_is_away_is_told_of_once_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@127.0.0.1:{port}")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert train(tmp_path).epoch == EPOCHS
+    (told,) = [record.getMessage() for record in caplog.records if "MLflow" in record.getMessage()]
+    assert told.startswith(f"MLflow at http://127.0.0.1:{port} takes nothing; it is offered again after each epoch: ")
+    assert "hunter2" not in caplog.text
+
+
+def test_what_a_tracker_missed_it_gets_when_it_is_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    blocked = tmp_path / "mlflow"
+    blocked.write_text("no folder")
+    tracker = Tracker(tmp_path / "events", None, "r-0123456789", "squares", {"a": 1})
+    with caplog.at_level(logging.INFO, "fovea_trainer"), tracker:
+        tracker.log({"train/loss": 2.0}, 1)
+        blocked.unlink()
+        tracker.log({"train/loss": 1.0}, 2)
+    (run,) = runs(tmp_path)
+    assert curve(tmp_path, run, "train/loss") == [(1, 2.0), (2, 1.0)]
+    assert run.data.params == {"a": "1"}
+    assert "has what it missed" in caplog.text
