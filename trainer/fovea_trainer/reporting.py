@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -83,7 +84,7 @@ class RunStatus:
         except urllib.error.HTTPError as error:
             reason = error.read(2000).decode(errors="replace")
             raise StatusUnavailable(f"the API server answers {error.code}: {reason}", url) from error
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise StatusUnavailable(f"the API server cannot be reached: {error}", url) from error
 
 
@@ -104,6 +105,7 @@ class StatusReporter:
     def finish(self, result: RunResult) -> None:
         """Offers the result until it is taken. Raises StatusUnavailable after RESULT_SECONDS."""
         self.close()
+        self._thread.join()  # a progress that arrived after the result would remove it
         # A server-side apply names all fields that its manager owns: what it leaves out would be removed.
         fields: dict[str, JsonValue] = {"result": result.to_dict()}
         if self._latest is not None:

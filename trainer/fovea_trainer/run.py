@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -274,7 +274,7 @@ def kept_log(target: Place, surroundings: Surroundings) -> Iterator[None]:
     def upload() -> None:
         try:
             target.upload(file)
-        except FoveaError as error:
+        except (FoveaError, OSError) as error:
             print(f"the log cannot be copied to the store: {error}", file=sys.__stderr__)
 
     def keep_uploading() -> None:
@@ -294,7 +294,10 @@ def kept_log(target: Place, surroundings: Surroundings) -> Iterator[None]:
 
 @contextmanager
 def _tee(file: Path) -> Iterator[None]:
-    """Copies file descriptors 1 and 2 into a file too; libraries in C and child processes included."""
+    """Copies file descriptors 1 and 2 into a file too; libraries in C and child processes included.
+
+    A full disk costs the copy alone.
+    """
     originals = [os.dup(1), os.dup(2)]
     reader, writer = os.pipe()
     for stream in (1, 2):
@@ -304,8 +307,11 @@ def _tee(file: Path) -> Iterator[None]:
     def copy() -> None:
         with file.open("ab", buffering=0) as sink, os.fdopen(reader, "rb", buffering=0) as source:
             while chunk := source.read(65536):
-                os.write(originals[0], chunk)
-                sink.write(chunk)
+                shown = memoryview(chunk)
+                while shown:
+                    shown = shown[os.write(originals[0], shown) :]
+                with suppress(OSError):
+                    sink.write(chunk)
 
     thread = threading.Thread(target=copy, name="tee", daemon=True)
     thread.start()

@@ -409,11 +409,14 @@ class _replacing:
         return self.temporary
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            with self.temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(self.temporary, self.target)
-        else:
+        try:
+            if kind is None:
+                with self.temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(self.temporary, self.target)
+        except OSError as failed:  # a file system may notice a full disk only here
+            raise _explain(failed, str(self.target)) from failed
+        finally:
             self.temporary.unlink(missing_ok=True)
 
 

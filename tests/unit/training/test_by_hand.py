@@ -126,3 +126,43 @@ def _screen(text: str) -> list[str]:
             shown = part + shown[len(part) :]
         lines.append(shown.rstrip())
     return lines
+
+
+def test_a_training_that_is_stopped_saves_its_state_and_goes_on_from_it(tmp_path: Path) -> None:
+    training = {"epochs": 6, "batchSize": 8, "precision": "FP32"}
+    path = manifest(tmp_path, {"train": 32, "validation": 8}, training=training, evaluation={"splits": ["validation"]})
+    script = "from fovea_cli.main import main; main()"
+    command = [sys.executable, "-c", script, "train", "-f", str(path), "--store", str(tmp_path / "store")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "epoch 1/6" in line:
+                process.terminate()
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 75, rest
+    assert "its state saved" in rest
+    again = subprocess.run(command, capture_output=True, env=environment, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "training goes on after epoch 1, step" in again.stderr
+    assert "epoch 1/6" not in again.stderr
+    assert "epoch 6/6" in again.stderr
+
+
+def test_on_ray_an_error_that_is_final_is_met_twice_at_most(tmp_path: Path) -> None:
+    overflow: dict[str, JsonValue] = {"mean": [0, 0, 0], "std": [1e-38] * 3}
+    path = manifest(tmp_path, {"train": 32}, input={"size": {"width": 32, "height": 32}, "normalize": overflow})
+    script = f"""
+from pathlib import Path
+from fovea_trainer.local import train_manifest
+from fovea_trainer.training.loop import TrainingDiverged
+try:
+    train_manifest(Path({str(path)!r}), {str(tmp_path / "store")!r}, ray=True)
+except TrainingDiverged as error:
+    print("told:", error)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, text=True)
+    assert "told: spec.training: the loss is" in done.stdout, done.stderr[-3000:]
+    assert "lower optimizer.learningRate" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import threading
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fovea_api.trainingjob import Recipe
 from fovea_trainer.training import loop
 from fovea_trainer.training.context import SingleProcess
 from fovea_trainer.training.loop import TrainingDiverged, fit
-from fovea_trainer.training.state import State
+from fovea_trainer.training.state import FILE, CheckpointNotSaved, State
 from pydantic import JsonValue
 from synthetic import squares
 
@@ -79,6 +80,35 @@ def test_resuming_within_an_epoch_gives_what_an_uninterrupted_run_gives(tmp_path
             fit(job, version, SingleProcess(tmp_path / "parts", 2, Listener(), stop))
     parts = fit(job, version, SingleProcess(tmp_path / "parts", 2, Listener()))
     assert equal(whole, parts)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    version, job = squares(Task.CLASSIFICATION), recipe()
+    whole = fit(job, version, SingleProcess(tmp_path, 2, Listener()))
+    newest = sorted(tmp_path.glob("*-*"))[-1] / FILE
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    half = tmp_path / "000009-00000000"  # a kill before the rename
+    half.mkdir()
+    (half / f"{FILE}.1").write_bytes(b"half")
+    resumed = fit(job, version, SingleProcess(tmp_path, 1, Listener()))
+    assert equal(whole, resumed)
+    assert "training goes on from the one before" in caplog.text
+    assert [folder.name for folder in tmp_path.glob("*-*")] == ["000003-00000000"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    version, job = squares(Task.CLASSIFICATION), recipe(epochs=2)
+    whole = fit(job, version, SingleProcess(tmp_path / "whole", 1, Listener()))
+    fit(recipe(epochs=1), version, SingleProcess(tmp_path / "parts", 1, Listener()))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # stands for the full disk
+    try:
+        with pytest.raises(CheckpointNotSaved, match=r"checkpoint of epoch 2 cannot be written.*\(make room\)"):
+            fit(job, version, SingleProcess(tmp_path / "parts", 1, Listener()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.glob(f"parts/*/{FILE}.*"))
+    assert equal(whole, fit(job, version, SingleProcess(tmp_path / "parts", 1, Listener())))
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

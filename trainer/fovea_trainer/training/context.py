@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import threading
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from fovea_api.errors import CorruptData
 from fovea_api.run import Progress
 
 from fovea_trainer.training.state import FILE, State
 
 Listener = Callable[[Progress], None]
+
+log = logging.getLogger(__name__)
 
 
 class Context(Protocol):
@@ -63,8 +67,13 @@ class SingleProcess:
         self._stop = stop or threading.Event()
 
     def resume(self) -> State | None:
-        newest = [folder for folder in self._checkpoints() if (folder / FILE).exists()][-1:]
-        return State.load(newest[0]) if newest else None
+        for folder in reversed(self._complete()):
+            try:
+                return State.load(folder)
+            except CorruptData as error:
+                log.warning("%s; training goes on from the one before", error.message)
+                shutil.rmtree(folder)
+        return None
 
     def tell(self, progress: Progress) -> None:
         self._listener(progress)
@@ -73,11 +82,16 @@ class SingleProcess:
         if not save:
             return
         state.save(self._folder / f"{state.epoch:06}-{state.step:08}")
-        for old in self._checkpoints()[: -self._keep]:
-            shutil.rmtree(old)
+        kept = self._complete()[-self._keep :]
+        for folder in self._checkpoints():
+            if folder not in kept:
+                shutil.rmtree(folder)
 
     def stopping(self) -> bool:
         return self._stop.is_set()
+
+    def _complete(self) -> list[Path]:
+        return [folder for folder in self._checkpoints() if (folder / FILE).exists()]
 
     def _checkpoints(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("*-*") if path.is_dir())

@@ -129,8 +129,8 @@ class _Fit:
         self.recipe, self.training, self.context, self.plan = recipe, recipe.training, context, plan
         task = version.manifest.task
         samples = version.split("train")
-        if len(samples) == 0:
-            raise InvalidInput("the train split is empty", "spec.splits", "give it a share of the images")
+        if len(samples) < 2:  # the export is proved on different images
+            raise InvalidInput(f"the train split has {len(samples)} images", "spec.splits", "give it two at least")
         preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
         self.train = Examples(samples, task, preprocess, Augment(recipe.input.augmentations))
         held_out = version.split("validation") if version.manifest.splits.get("validation") else []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from fovea_api.architectures import find, read_options
 from fovea_api.common import parse_quantity
@@ -105,13 +108,34 @@ def train(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> RunR
         raise InvalidInput("a training needs a dataset version", "spec.inputs.dataset")
     check_supported(order.recipe)
     read_options(find(order.recipe.model.architecture), order.recipe.model.options)
-    if not surroundings.ray:
-        stop = threading.Event()
-        checkpoints = order.folder.local_path() if order.folder.is_local else surroundings.work_dir
+    if surroundings.ray:
+        return _train_on_ray(order, reporter)
+    checkpoints = order.folder.local_path() if order.folder.is_local else surroundings.work_dir
+    with _asked_to_stop() as stop:
         context = SingleProcess(checkpoints / "checkpoints", spec.execution.checkpoints_kept, reporter.tell, stop)
         state = fit(order.recipe, order.open(), context, order.plan(0))
-        return finish(order, state, reporter.tell)
-    return _train_on_ray(order, reporter)
+    return finish(order, state, reporter.tell)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """An event that the first SIGINT (Ctrl-C) or SIGTERM sets; the second one acts as it did before."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python leaves signals to the main thread
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        log.info("training stops after this step and saves its state; once more stops it at once")
+        signal.signal(number, before[signal.Signals(number)])
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _train_on_ray(order: Order, reporter: Reporter) -> RunResult:
@@ -125,9 +149,10 @@ def _train_on_ray(order: Order, reporter: Reporter) -> RunResult:
     if execution.min_workers is not None and execution.max_workers is not None:
         workers = (execution.min_workers, execution.max_workers)
     filesystem, path = (order.folder / "ray").arrow()
+    verdict: Any = ray.remote(num_cpus=0)(_Verdict).remote()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"order": order},
+        train_loop_config={"order": order, "verdict": verdict},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]  # Ray's annotation knows no elasticity
             use_gpu="GPU" in resources,
@@ -145,6 +170,9 @@ def _train_on_ray(order: Order, reporter: Reporter) -> RunResult:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _cause(error) from error
+    final: FoveaError | None = ray.get(verdict.get.remote())
+    if final is not None:
+        raise final
     if result.checkpoint is None:
         raise WorkersLost("training ended without a checkpoint")
     rest = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(_finish)
@@ -155,12 +183,39 @@ def _train_on_ray(order: Order, reporter: Reporter) -> RunResult:
     return done[0]
 
 
-def _worker(config: Mapping[str, Order]) -> None:
+class _Verdict:
+    """Remembers an error that is final. Ray starts the workers again after every error; these then end at once."""
+
+    def __init__(self) -> None:
+        self._error: FoveaError | None = None
+
+    def set(self, error: FoveaError) -> None:
+        self._error = self._error or error
+
+    def get(self) -> FoveaError | None:
+        return self._error
+
+
+def _worker(config: Mapping[str, Any]) -> None:
     """A worker of Ray Train."""
-    import torch
+    import ray
 
     log_to_stdout()
-    order = config["order"]
+    order, verdict = config["order"], config["verdict"]
+    assert isinstance(order, Order)
+    if ray.get(verdict.get.remote()) is not None:
+        return
+    try:
+        _train_as_worker(order)
+    except FoveaError as error:
+        if not isinstance(error, Retryable):
+            ray.get(verdict.set.remote(error))
+        raise
+
+
+def _train_as_worker(order: Order) -> None:
+    import torch
+
     torch.set_num_threads(worker_threads(order.spec.execution))  # Ray sets one
     status = order.surroundings.status
     with StatusReporter(status) if status is not None else nullcontext() as reporter:

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fovea_api.errors import CorruptData
+from fovea_api.errors import CorruptData, Retryable
 from torch import Tensor
 
 FILE = "state.pt"
+
+
+class CheckpointNotSaved(Retryable):
+    """The disk is full or fails."""
 
 
 @dataclass
@@ -46,14 +50,21 @@ class State:
     scaler: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> Path:
-        """Writes the state into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Writes the state into a folder. Raises CheckpointNotSaved; earlier checkpoints stay as they are."""
         temporary = folder / f"{FILE}.{os.getpid()}"
-        with temporary.open("wb") as file:
-            torch.save({name: getattr(self, name) for name in self.__dataclass_fields__}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / FILE)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save({name: getattr(self, name) for name in self.__dataclass_fields__}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, folder / FILE)
+        except (OSError, RuntimeError) as error:  # torch wraps what its writer meets
+            temporary.unlink(missing_ok=True)
+            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            raise CheckpointNotSaved(
+                f"the checkpoint of epoch {self.epoch} cannot be written: {reason}", str(folder), "make room"
+            ) from error
         return folder
 
     @classmethod
@@ -71,4 +82,4 @@ def clone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in weights.items()}
 
 
-__all__ = ["FILE", "State", "clone"]
+__all__ = ["FILE", "CheckpointNotSaved", "State", "clone"]
