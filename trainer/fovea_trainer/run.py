@@ -32,6 +32,7 @@ LOG_UPLOAD_SECONDS = 15.0
 """Between two copies of the growing log to the store; what a killed pod can lose of it."""
 RESULT, LOG = "result.json", "log.txt"
 FAILED, MESSAGE_LIMIT = 1, 4000
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 log = logging.getLogger(__name__)
 
@@ -224,8 +225,15 @@ def _tell(reporter: Reporter, result: RunResult) -> bool:
 
 def log_to_stdout() -> None:
     """Makes this process log what it does; of libraries, only warnings."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
-    logging.getLogger("fovea_trainer").setLevel(logging.INFO)
+    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT, stream=sys.stdout)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    ours = logging.getLogger("fovea_trainer")
+    ours.setLevel(logging.INFO)
+    if not ours.handlers:  # one of its own: Ray has set up the root logger of its workers already
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        ours.addHandler(handler)
+        ours.propagate = False
 
 
 def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, Surroundings]:

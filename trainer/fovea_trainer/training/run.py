@@ -142,6 +142,7 @@ def _train_on_ray(order: Order, reporter: Reporter) -> RunResult:
     import ray
     import ray.train
     import ray.train.torch
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     execution = order.spec.execution
     resources = worker_resources(execution)
@@ -149,7 +150,8 @@ def _train_on_ray(order: Order, reporter: Reporter) -> RunResult:
     if execution.min_workers is not None and execution.max_workers is not None:
         workers = (execution.min_workers, execution.max_workers)
     filesystem, path = (order.folder / "ray").arrow()
-    verdict: Any = ray.remote(num_cpus=0)(_Verdict).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # lost with us alone
+    verdict: Any = ray.remote(num_cpus=0)(_Verdict).options(scheduling_strategy=here).remote()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"order": order, "verdict": verdict},
