@@ -209,7 +209,7 @@ def main() -> int:
             told = isinstance(error, Interrupted) or _tell(reporter, failure(error))
             code = error.exit_code if isinstance(error, FoveaError) else FAILED
             return code if told else Retryable.exit_code
-        log.info("the run is done: %s", result.artifact)
+        log.info("the run is done%s", f": {result.artifact}" if result.artifact else "")
         return 0 if _tell(reporter, result) else Retryable.exit_code
 
 
