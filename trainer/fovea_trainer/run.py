@@ -103,8 +103,9 @@ def read_result(folder: Place) -> Made | None:
 
 def _is_whole(result: RunResult) -> bool:
     """Whether what a run made is in the store, with the file that is written last."""
-    commit = version.MANIFEST if result.dataset is not None else bundle.MANIFEST
-    return result.artifact is not None and (place(result.artifact) / commit).is_file()
+    if result.artifact is None:
+        return False
+    return any((place(result.artifact) / commit).is_file() for commit in (version.MANIFEST, bundle.MANIFEST))
 
 
 def execute(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> RunResult:
