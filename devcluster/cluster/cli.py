@@ -32,13 +32,12 @@ def main() -> int:
     kubeconfig.add_argument(alone[0], action="store_true", help=alone[1])
     programs = command("build", "Build programs from their pinned Go modules.")
     programs.add_argument("names", nargs="*", metavar="PROGRAM", help=f"default: {' '.join(build.ALL)}")
-    for name, text in (
-        ("images", "Build images with buildah."),
-        ("load", "Load built images into the running cluster."),
+    product = " ".join(images.PRODUCT)
+    for name, text, default in (
+        ("images", "Build images with buildah.", product),
+        ("load", "Load built images into the running cluster.", f"those of {product} that are built"),
     ):
-        command(name, text).add_argument(
-            "names", nargs="*", metavar="IMAGE", help=f"default: {' '.join(images.PRODUCT)}"
-        )
+        command(name, text).add_argument("names", nargs="*", metavar="IMAGE", help=f"default: {default}")
     arguments = parser.parse_args()
     try:
         return run(arguments)
@@ -71,5 +70,5 @@ def run(arguments: argparse.Namespace) -> int:
         case "images":
             images.make(*(arguments.names or images.PRODUCT))
         case "load":
-            cluster.load(*(arguments.names or images.PRODUCT))
+            cluster.load(*arguments.names)
     return 0

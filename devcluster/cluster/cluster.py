@@ -95,7 +95,7 @@ def _processes(title: str, plane: Plane, names: tuple[str, ...]) -> bool:
 def load(*names: str) -> None:
     if not Processes(CLUSTER.state).pid("containerd"):
         raise Failure("the cluster is down; run devcluster up first")
-    images.load(*names)
+    images.load(*(names or images.built()))
 
 
 def _install(name: str, program: str, module: str, namespace: str, deployment: str) -> None:

@@ -63,6 +63,17 @@ def load(*names: str) -> None:
             _load(reference(name))
 
 
+def built() -> tuple[str, ...]:
+    """Those of the product's images that are in the layout; tells of the others."""
+    found = tuple(name for name in PRODUCT if layout.has(reference(name)))
+    if not found:
+        raise Failure("no image is built; run devcluster images first")
+    for name in PRODUCT:
+        if name not in found:
+            say(f"image {reference(name)} is not built, so it is not loaded; devcluster images {name} builds it")
+    return found
+
+
 def digest(name: str) -> str:
     """Digest of the image in the layout."""
     return layout.find(reference(name))

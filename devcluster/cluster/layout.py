@@ -68,6 +68,10 @@ def find(image: str) -> str:
     return names[image]
 
 
+def has(image: str) -> bool:
+    return image in _names()
+
+
 def _names() -> dict[str, str]:
     names: dict[str, str] = _read(_NAMES) if _NAMES.exists() else {}
     return {image: digest for image, digest in names.items() if blob(digest).exists()}

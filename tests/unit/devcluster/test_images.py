@@ -1,0 +1,44 @@
+"""Which images `devcluster load` takes when none is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+DEVCLUSTER = Path(__file__).parents[3] / "devcluster"
+SCRIPT = """
+from cluster import images
+from cluster.shell import Failure
+try:
+    print(*images.built())
+except Failure as failure:
+    print("failure:", failure)
+"""
+
+
+@pytest.mark.parametrize(
+    ("built", "loaded", "told"),
+    [
+        (["operator", "serving", "trainer", "base"], "operator serving trainer", ""),
+        (["trainer", "operator"], "operator trainer", "devcluster images serving builds it"),
+        ([], "failure: no image is built; run devcluster images first", ""),
+    ],
+)
+def test_those_that_are_built_are_loaded(tmp_path: Path, built: Sequence[str], loaded: str, told: str) -> None:
+    blobs = tmp_path / "images" / "layout" / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    for name in built:
+        (blobs / name).write_text("{}")
+    names = {f"fovea.local/{name}:dev": f"sha256:{name}" for name in built}
+    (tmp_path / "images" / "layout" / "names.json").write_text(json.dumps(names))
+    environment = {**os.environ, "FOVEA_CACHE": str(tmp_path), "PYTHONPATH": str(DEVCLUSTER)}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == loaded
+    assert told in done.stderr
+    assert bool(told) == bool(done.stderr)
