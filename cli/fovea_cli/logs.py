@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 
 import click
 from fovea_api.errors import InvalidInput, Retryable
+
+_FINAL = re.compile(r"\((NotFound|Forbidden|Unauthorized|BadRequest)\)|doesn't have a resource type")
+"""In kubectl's words: what trying again does not change."""
 
 
 @click.command("logs")
@@ -30,7 +34,10 @@ def command(run: str, namespace: str | None) -> None:
     except FileNotFoundError as error:
         raise InvalidInput("kubectl is not installed", None, "install it; `fovea logs` asks it for the run") from error
     except subprocess.CalledProcessError as error:
-        raise Retryable(error.stderr.strip()) from error
+        said = ["kubectl failed", *str(error.stderr).strip().splitlines()][-1]
+        if _FINAL.search(said):
+            raise InvalidInput(said, None, "kubectl get runs --all-namespaces") from error
+        raise Retryable(said) from error
     uri = json.loads(found.stdout).get("status", {}).get("result", {}).get("logs")
     if uri is None:
         raise InvalidInput(

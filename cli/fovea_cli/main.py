@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
 
 import click
 from fovea_api.errors import FoveaError, MissingExtra
@@ -21,9 +23,19 @@ COMMANDS = {
     "completion": ("fovea_cli.completion", None),
 }
 """Each command: the module that defines it under the name `command`, and the extra that it needs."""
+SERVICES = frozenset({"operator", "run"})
+"""Commands of pods: what they print is a log, which is where the traceback of an unexpected error belongs."""
 
 
-class LazyGroup(click.Group):
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error in the words and with the exit code of the command line."""
+
+    message: str
+    exit_code: int = 1
+
+
+class Commands(click.Group):
     """Imports a command's module when it is asked for, so that `fovea crds` needs neither torch nor kopf."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -36,27 +48,50 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(module).command
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise  # click's own
+        except Exception as error:
+            failure = explain(error, ctx.invoked_subcommand or "")
+            if failure is None and ctx.invoked_subcommand in SERVICES:
+                raise
+            failure = failure or _unexpected(error)
+            click.echo(f"fovea: {failure.message}", err=True)
+            raise click.exceptions.Exit(failure.exit_code) from error
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+
+def explain(error: Exception, command: str) -> Failure | None:
+    """What a command's error means to its user; None for one that nobody foresaw."""
+    extra = COMMANDS.get(command, ("", None))[1]
+    match error:
+        case FoveaError():
+            return Failure(str(error), error.exit_code)
+        case ModuleNotFoundError(name=str() as module) if extra and not module.startswith("fovea_"):
+            return Failure(str(MissingExtra(extra, f"`fovea {command}` (module {module})")))
+        case OSError(filename=str() as file, strerror=str() as reason):
+            return Failure(f"{file}: {reason}")
+    return None
+
+
+def _unexpected(error: Exception) -> Failure:
+    with tempfile.NamedTemporaryFile("w", prefix="fovea-", suffix=".log", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    text = f"{type(error).__name__}: {error}"
+    return Failure(f"unexpected error, please report it: {text} (the traceback is in {file.name})")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fovea")
 def cli() -> None:
-    """Fovea: the whole life of a computer-vision model, by hand as on the cluster."""
+    """Fovea: the whole life of a computer-vision model, by hand as on the cluster.
+
+    Ends with 0; with 1 for wrong input, 2 for a wrong command line, 3 for a model that misses its success criteria
+    and 75 for what may work later.
+    """
 
 
 def main() -> None:
-    """Entry of the console script. Ends with 0; 1 for wrong input; 75 for what may work later; 2 for usage."""
-    try:
-        cli(prog_name="fovea")
-    except ModuleNotFoundError as error:
-        name = next((word for word in sys.argv[1:] if word in COMMANDS), "")
-        extra = COMMANDS.get(name, ("", None))[1]
-        if extra is None or (error.name or "").startswith("fovea_cli"):
-            raise
-        _fail(MissingExtra(extra, f"`fovea {name}` (module {error.name})"))
-    except FoveaError as error:
-        _fail(error)
-
-
-def _fail(error: FoveaError) -> None:
-    click.echo(f"fovea: {error}", err=True)
-    sys.exit(error.exit_code)
+    """Entry of the console script."""
+    cli(prog_name="fovea")

@@ -20,5 +20,5 @@ def command(artifact: str, to: Path) -> None:
     """Copies the report of an ARTIFACT (folder or URI of a bundle or a dataset version) to a file."""
     from fovea_trainer.store import place
 
-    to.write_bytes((place(artifact) / "report.html").read_bytes())
+    place(str(to)).write_bytes((place(artifact) / "report.html").read_bytes())
     click.echo(str(to))

@@ -129,7 +129,8 @@ def predict_files(
             shown = prediction.above(confidence) if isinstance(prediction, Detection) else prediction
             results[file] = FilePrediction(shown, verified.manifest.classes)
             if file in targets:
-                cv2.imwrite(str(targets[file]), cv2.cvtColor(results[file].draw(image), cv2.COLOR_RGB2BGR))
+                drawn = cv2.cvtColor(results[file].draw(image), cv2.COLOR_RGB2BGR)
+                targets[file].write_bytes(cv2.imencode(".png", drawn)[1].tobytes())
     return results
 
 

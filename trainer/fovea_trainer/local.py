@@ -127,6 +127,8 @@ def _documents(path: Path) -> list[dict[str, JsonValue]]:
         loaded = list(yaml.safe_load_all(path.read_text("utf-8")))
     except OSError as error:
         raise InvalidManifest(f"the file cannot be read: {error.strerror}", str(path)) from error
+    except UnicodeDecodeError as error:
+        raise InvalidManifest("the file is not UTF-8 text", str(path), "save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise InvalidManifest(f"the file is no YAML: {error}", str(path)) from error
     return [document for document in loaded if isinstance(document, dict)]

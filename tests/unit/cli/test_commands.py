@@ -1,0 +1,158 @@
+"""What the commands of the README print, and with what they end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import cv2
+import pytest
+import yaml
+from cli_support import Fovea, Trained, write_manifest
+from fovea_api.architectures import catalogue
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_train_prints_metrics_bundle_and_verdicts(fovea: Fovea, trained: Trained) -> None:
+    assert 0 <= trained.result["metrics"]["test/accuracy"] <= 1
+    assert [verdict["met"] for verdict in trained.result["successCriteria"]] == [True]
+    again = fovea("train", "-f", trained.manifest, "--store", trained.store)
+    assert again.exit_code == 0
+    assert f"bundle  {trained.bundle}\n" in again.stdout
+    assert "test/accuracy" in again.stdout
+    assert "met     size/megabytes" in again.stdout
+
+
+def test_a_missed_criterion_ends_with_3(fovea: Fovea, trained: Trained, tmp_path: Path) -> None:
+    wanted = [{"metric": "test/accuracy", "min": 0.0}, {"metric": "size/megabytes", "max": 0.001}]
+    manifest = write_manifest(tmp_path / "colours.yaml", trained.pictures, successCriteria=wanted)
+    done = fovea("train", "-f", manifest, "--store", trained.store)
+    assert done.exit_code == 3
+    assert "met     test/accuracy" in done.stdout
+    assert "MISSED  size/megabytes" in done.stdout
+    assert str(trained.bundle) in done.stdout, "the same training, judged anew"
+
+
+def test_dataset_build_prints_the_version_that_train_uses(fovea: Fovea, trained: Trained) -> None:
+    text = fovea("dataset", "build", "-f", trained.manifest, "--store", trained.store)
+    data = json.loads(fovea("dataset", "build", "-f", trained.manifest, "--store", trained.store, "-o", "json").stdout)
+    assert [line.split() for line in text.stdout.splitlines()[:4]] == [
+        ["SPLIT", "IMAGES"], ["train", "16"], ["validation", "8"], ["test", "8"],
+    ]  # fmt: skip
+    lineage = yaml.safe_load((trained.bundle / "bundle.yaml").read_text())["lineage"]
+    assert f"version  {data['digest']}\n" in text.stdout
+    assert lineage["dataset"]["version"] == data["digest"]
+    assert Path(data["report"]).is_file()
+
+
+def test_dataset_build_takes_a_source_from_where_it_lies(fovea: Fovea, pictures: Path, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "colours.yaml", Path("/not/here"))
+    place = ("-f", manifest, "--store", tmp_path / "store")
+    gone = fovea("dataset", "build", *place)
+    assert (gone.exit_code, "/not/here" in gone.stderr) == (1, True)
+    assert fovea("dataset", "build", *place, "--source", f"lab={pictures}").exit_code == 0
+    other = fovea("dataset", "build", *place, "--source", f"clinic={pictures}")
+    assert (other.exit_code, "the Dataset has lab" in other.stderr) == (1, True)
+
+
+def test_predict_names_classes_and_draws(fovea: Fovea, trained: Trained, tmp_path: Path) -> None:
+    images = trained.pictures / "test"
+    text = fovea("predict", trained.bundle, images, "--draw", tmp_path / "drawn")
+    assert text.exit_code == 0, text.output
+    assert text.stdout.splitlines()[0].split() == ["IMAGE", "PREDICTION"]
+    assert len(text.stdout.splitlines()) == 9
+    drawn = {file.name: cv2.imread(str(file)) for file in (tmp_path / "drawn").iterdir()}
+    assert set(drawn) == {file.name for file in images.rglob("*.png")}
+    assert {image.shape for image in drawn.values()} == {(32, 32, 3)}
+    one = images / "red" / "test-0.png"
+    found = json.loads(fovea("predict", trained.bundle, one, "--output", "json").stdout)
+    assert {entry["class"] for entry in found[str(one)]["classes"]} == {"red", "blue"}
+
+
+def test_predict_says_what_is_wrong(fovea: Fovea, trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "test-0.png").mkdir()
+    (tmp_path / "words.png").write_text("no picture")
+    one = trained.pictures / "test" / "red" / "test-0.png"
+    for words, told in (
+        ((tmp_path, one), f"{tmp_path}/bundle.yaml: no such file"),
+        ((trained.bundle, tmp_path / "words.png"), f"{tmp_path}/words.png: the bytes are no image"),
+        ((trained.bundle, tmp_path / "test-0.png"), "no images found"),
+        ((trained.bundle, one, "--draw", tmp_path), f"{tmp_path}/test-0.png: Is a directory"),
+    ):
+        done = fovea("predict", *words)
+        assert (done.exit_code, done.stdout) == (1, ""), told
+        assert done.stderr.startswith(f"fovea: {told}") or told in done.stderr
+
+
+def test_report_is_copied(fovea: Fovea, trained: Trained, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "report.html"
+    done = fovea("report", trained.bundle, "--to", target)
+    assert (done.exit_code, done.stdout) == (0, f"{target}\n")
+    assert target.read_bytes() == (trained.bundle / "report.html").read_bytes()
+    (tmp_path / "file").touch()
+    for artifact, to, told in (
+        (tmp_path, target, f"fovea: {tmp_path}/report.html: there is nothing"),
+        ("http://bucket/bundle", target, "fovea: http://bucket/bundle: http:// is not a store"),
+        (trained.bundle, tmp_path / "file" / "report.html", f"fovea: {tmp_path}/file"),
+    ):
+        done = fovea("report", artifact, "--to", to)
+        assert done.exit_code != 0
+        assert done.stderr.startswith(told)
+
+
+def test_models_lists_every_architecture(fovea: Fovea) -> None:
+    text = fovea("models").stdout.splitlines()
+    data = json.loads(fovea("models", "--output", "json").stdout)
+    assert text[0].split() == ["NAME", "TASK", "WEIGHTS", "OPTIONS"]
+    assert [line.split()[0] for line in text[1:]] == [model["name"] for model in data]
+    assert {model["name"] for model in data} == {model.name for model in catalogue().values()}
+
+
+def test_crds_prints_what_kubectl_applies(fovea: Fovea) -> None:
+    printed = list(yaml.load_all(fovea("crds").stdout, yaml.CSafeLoader))
+    kept = [yaml.load(file.read_text(), yaml.CSafeLoader) for file in sorted((ROOT / "crds").glob("*.yaml"))]
+    assert sorted(printed, key=lambda it: it["metadata"]["name"]) == kept
+
+
+def test_completion_completes(fovea: Fovea, tmp_path: Path) -> None:
+    script = tmp_path / "completion.bash"
+    script.write_text(fovea("completion", "bash").stdout)
+    checked = subprocess.run(["bash", "-c", f"source {script} && complete -p fovea"], capture_output=True, text=True)
+    assert "_fovea_completion" in checked.stdout, checked.stderr
+    assert fovea("completion", "tcsh").exit_code == 2
+
+
+def test_logs_without_kubectl(fovea: Fovea, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = fovea("logs", "r-0123456789")
+    assert done.exit_code == 1
+    assert done.stderr == "fovea: kubectl is not installed (install it; `fovea logs` asks it for the run)\n"
+
+
+@pytest.mark.parametrize(
+    ("run", "said", "code", "told"),
+    [
+        ("", 'Error from server (NotFound): runs.fovea.dev "r-1" not found', 1, "kubectl get runs --all-namespaces"),
+        ("", 'error: the server doesn\'t have a resource type "runs"', 1, "resource type"),
+        ("", "E1125 memcache.go\nThe connection to the server 127.0.0.1:1 was refused", 75, "was refused"),
+        ("{}", "", 1, "the run r-1 has stored no log yet"),
+        ('{"status": {"result": {"logs": "FOLDER/log.txt"}}}', "", 0, "--- attempt 1"),
+    ],
+)
+def test_logs(
+    fovea: Fovea, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: str, said: str, code: int, told: str
+) -> None:
+    """A stand-in says what kubectl says; tests/cluster reads real logs."""
+    (tmp_path / "log.txt").write_text("--- attempt 1\n")
+    (tmp_path / "out").write_text(run.replace("FOLDER", str(tmp_path)))
+    (tmp_path / "err").write_text(said)
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(f"#!/bin/sh\ncat {tmp_path}/out\ncat {tmp_path}/err >&2\nexit {int(bool(said))}\n")
+    kubectl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    done = fovea("logs", "r-1", "--namespace", "lab")
+    assert done.exit_code == code
+    assert told in (done.stderr if code else done.stdout)
+    assert "memcache" not in done.output
