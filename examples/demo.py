@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """`make demo`: from labelled images to a trained detector on a real Kubernetes, driven by manifests only.
 
-CLUSTER=devcluster (default; Debian as root), kind (Docker), or any cluster by KUBECONFIG with CLUSTER=current, which
-need kubectl and helm; everything else is in the manifests. NAMESPACE is where they are applied (fovea-demo). Writes
-.demo/summary.json and .demo/report.html.
+CLUSTER=devcluster (default; Debian as root), kind (with docker, kind, kubectl and helm), or current: that of your
+KUBECONFIG, with KubeRay on it, with kubectl and helm, and with OPERATOR_IMAGE and TRAINER_IMAGE, built from images/ and
+pushed to where it pulls from. kind and current need STORE_SECRET. Everything else is in the manifests; NAMESPACE is
+where they are applied (fovea-demo). Writes .demo/summary.json and .demo/report.html.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,31 +24,16 @@ OUT = ROOT / ".demo"
 DEVCLUSTER = ROOT / "devcluster" / "devcluster"
 SYSTEM, NAME = "fovea-system", "blood-cells"
 NAMESPACE = os.environ.get("NAMESPACE") or "fovea-demo"
-IMAGES = {name: f"fovea.local/{name}:dev" for name in ("operator", "trainer")}
+LOCAL_IMAGES = {name: f"fovea.local/{name}:dev" for name in ("operator", "trainer")}
+"""Those that the devcluster and kind get, built here."""
+KUBERAY = (
+    "helm", "upgrade", "--install", "kuberay-operator", "kuberay-operator", "--version", "1.6.0",
+    "--repo", "https://ray-project.github.io/kuberay-helm/", "--namespace", "kuberay-system", "--create-namespace",
+    "--wait",
+)  # fmt: skip
 LIMIT_SECONDS = 45 * 60
 """After this the demo gives up; 8 epochs take some 10 minutes on 2 cores."""
 
-LOADER = {
-    "apiVersion": "v1",
-    "kind": "Pod",
-    "metadata": {"name": "loader"},
-    "spec": {
-        "terminationGracePeriodSeconds": 1,
-        "securityContext": {
-            "runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000, "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [{
-            "name": "loader",
-            "image": IMAGES["trainer"],
-            "imagePullPolicy": "IfNotPresent",
-            "command": ["sleep", "7200"],
-            "envFrom": [{"secretRef": {"name": "fovea-store"}}],
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-            "volumeMounts": [{"name": "datasets", "mountPath": "/datasets"}],
-        }],
-        "volumes": [{"name": "datasets", "persistentVolumeClaim": {"claimName": "datasets"}}],
-    },
-}  # fmt: skip
 CLAIM = {
     "apiVersion": "v1",
     "kind": "PersistentVolumeClaim",
@@ -63,44 +50,26 @@ seconds: dict[str, float] = {}
 
 
 def main() -> int:
-    OUT.mkdir(exist_ok=True)
     cluster = os.environ.get("CLUSTER") or ("current" if os.environ.get("KUBECONFIG") else "devcluster")
-    if cluster == "devcluster":
-        if os.geteuid() != 0:
-            sys.exit(
-                "demo: the devcluster needs root. Use CLUSTER=kind with Docker, KUBECONFIG for a cluster of yours, or "
-                "train without Kubernetes: make venv && .venv/bin/fovea train -f examples/blood-cells.yaml"
-            )
-        with stage("cluster and images"):
-            run(DEVCLUSTER.with_name("install"))
-            images = subprocess.Popen([DEVCLUSTER, "images", *IMAGES])  # they mostly wait for packages: beside the rest
-            run(DEVCLUSTER, "build")
-            run(DEVCLUSTER, "up")
-            if images.wait() != 0:
-                sys.exit("demo: the images were not built")
-            run(DEVCLUSTER, "load", *IMAGES)
-        os.environ["KUBECONFIG"] = output(DEVCLUSTER, "kubeconfig").strip()
-        os.environ["PATH"] = f"{programs()}{os.pathsep}{os.environ['PATH']}"
-    elif cluster == "kind":
-        with stage("cluster"):
-            run("kind", "create", "cluster", "--name", "fovea", "--config", ROOT / "kind-config.yaml")
-        with stage("images"):
-            for name, image in IMAGES.items():
-                run("docker", "build", "-t", image, "-f", ROOT / "images" / name / "Containerfile", ROOT)
-                run("kind", "load", "docker-image", "--name", "fovea", image)
-    secret = store_secret(cluster)
+    check(cluster)
+    images, secret = images_of(cluster), store_secret(cluster)
+    PREPARE[cluster]()
+    context = output("kubectl", "config", "current-context").strip()
+    server = output("kubectl", "config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
+    print(f"== {cluster}: context {context}, {server}", flush=True)
+    need_kuberay()
     with stage("operator"):
         run(
             "helm", "upgrade", "--install", "fovea", ROOT / "charts" / "fovea", "--namespace", SYSTEM,
             "--create-namespace", "--wait", "--timeout", "3m", "--force-conflicts",
-            "--set", "image.repository=fovea.local/operator,image.tag=dev",
-            "--set", f"defaults.trainerImage={IMAGES['trainer']}",
+            "--set-string", operator_values(images["operator"]),
+            "--set-string", f"defaults.trainerImage={images['trainer']}",
             "--set", "defaults.store.uri=s3://fovea,defaults.store.secretName=fovea-store",
         )  # fmt: skip
     with stage("images of blood cells"):
         apply(TENANT)
         run("kubectl", "-n", NAMESPACE, "apply", "-f", secret)
-        apply(CLAIM, LOADER)
+        apply(CLAIM, loader(images["trainer"]))
         run("kubectl", "-n", NAMESPACE, "wait", "--for=condition=Ready", "pod/loader", "--timeout=120s")
         files = subprocess.Popen(["tar", "-C", ROOT / "examples/data/bccd", "-cf", "-", "BCCD"], stdout=subprocess.PIPE)
         unpack = "rm -rf /datasets/bccd && mkdir /datasets/bccd && tar -C /datasets/bccd --strip-components=1 -xf -"
@@ -116,16 +85,116 @@ def main() -> int:
     return summarize(dataset, job)
 
 
+def check(cluster: str) -> None:
+    """Ends with what is missing on this machine, before anything is made."""
+    if cluster not in PREPARE:
+        sys.exit(f"demo: there is no CLUSTER={cluster}; it is one of {', '.join(PREPARE)}")
+    if cluster == "devcluster":
+        if os.geteuid() != 0:
+            sys.exit(
+                "demo: the devcluster needs root. Use CLUSTER=kind with Docker, KUBECONFIG for a cluster of yours, or "
+                "train without Kubernetes: make venv && .venv/bin/fovea train -f examples/blood-cells.yaml"
+            )
+        return
+    wanted = ("docker", "kind", "kubectl", "helm") if cluster == "kind" else ("kubectl", "helm")
+    if missing := [program for program in wanted if shutil.which(program) is None]:
+        sys.exit(f"demo: CLUSTER={cluster} needs {', '.join(wanted)}; not on the PATH: {', '.join(missing)}")
+
+
+def images_of(cluster: str) -> dict[str, str]:
+    """Operator and trainer image; a cluster that is not ours pulls them from where its user has put them."""
+    if cluster != "current":
+        return LOCAL_IMAGES
+    given = {name: os.environ.get(f"{name.upper()}_IMAGE", "") for name in LOCAL_IMAGES}
+    if missing := [f"{name.upper()}_IMAGE" for name, image in given.items() if not image]:
+        sys.exit(
+            f"demo: CLUSTER=current needs {' and '.join(missing)}, such as registry.example/fovea/operator:dev: "
+            "build images/operator/Containerfile and images/trainer/Containerfile, and push them to where the cluster "
+            "pulls from"
+        )
+    return given
+
+
+def make_devcluster() -> None:
+    with stage("cluster and images"):
+        run(DEVCLUSTER.with_name("install"))
+        images = subprocess.Popen([DEVCLUSTER, "images", *LOCAL_IMAGES])  # beside the rest: it mostly waits
+        run(DEVCLUSTER, "build")
+        run(DEVCLUSTER, "up")
+        if images.wait() != 0:
+            sys.exit("demo: the images were not built")
+        run(DEVCLUSTER, "load", *LOCAL_IMAGES)
+    os.environ["KUBECONFIG"] = output(DEVCLUSTER, "kubeconfig").strip()
+    os.environ["PATH"] = f"{programs()}{os.pathsep}{os.environ['PATH']}"
+
+
+def make_kind() -> None:
+    with stage("cluster"):
+        if "fovea" in output("kind", "get", "clusters").split():
+            run("kind", "export", "kubeconfig", "--name", "fovea")
+        else:
+            run("kind", "create", "cluster", "--name", "fovea", "--config", ROOT / "kind-config.yaml")
+        run(*KUBERAY)
+    with stage("images"):
+        for name, image in LOCAL_IMAGES.items():
+            run("docker", "build", "-t", image, "-f", ROOT / "images" / name / "Containerfile", ROOT)
+            run("kind", "load", "docker-image", "--name", "fovea", image)
+
+
+PREPARE = {"devcluster": make_devcluster, "kind": make_kind, "current": lambda: None}
+
+
+def need_kuberay() -> None:
+    """Ends where the cluster does not know RayJobs: without them the training would wait for ever."""
+    if not output("kubectl", "get", "crd", "rayjobs.ray.io", "--ignore-not-found", "-o", "name"):
+        sys.exit(f"demo: the cluster has no KubeRay, which trains; install it: {' '.join(KUBERAY)}")
+
+
+def operator_values(image: str) -> str:
+    """The chart's values of an image reference."""
+    name, _, digest = image.partition("@")
+    folder, slash, last = name.rpartition("/")  # a colon before the last slash is a port's
+    base, _, tag = last.partition(":")
+    return f"image.repository={folder}{slash}{base},image.tag={tag},image.digest={digest}"
+
+
 def store_secret(cluster: str) -> Path:
     """The manifest with the credentials of the store `s3://fovea`: the devcluster's own, else $STORE_SECRET."""
     if cluster == "devcluster":
         return programs().parent / "cluster" / "s3-secret.yaml"
-    if given := os.environ.get("STORE_SECRET"):
-        return Path(given)
+    given = Path(os.environ.get("STORE_SECRET", ""))
+    if given.is_file():
+        return given
     sys.exit(
-        "demo: STORE_SECRET must name a manifest of a Secret `fovea-store` with AWS_ACCESS_KEY_ID, "
-        "AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL of an S3 server that has a bucket `fovea`"
+        f"demo: CLUSTER={cluster} needs STORE_SECRET, a file with the manifest of a Secret `fovea-store` with "
+        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL of an S3 server that has a bucket "
+        "`fovea`"
     )
+
+
+def loader(image: str) -> dict:
+    """A pod that takes the pictures into their claim, and gives the report out of the store."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "loader"},
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {
+                "runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000, "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [{
+                "name": "loader",
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["sleep", "7200"],
+                "envFrom": [{"secretRef": {"name": "fovea-store"}}],
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                "volumeMounts": [{"name": "datasets", "mountPath": "/datasets"}],
+            }],
+            "volumes": [{"name": "datasets", "persistentVolumeClaim": {"claimName": "datasets"}}],
+        },
+    }  # fmt: skip
 
 
 def programs() -> Path:
@@ -165,6 +234,7 @@ def summarize(dataset: dict, job: dict) -> int:
          f"fovea report '{result['bundle']}' --to /tmp/report.html >/dev/null && cat /tmp/report.html"],
         capture_output=True, check=True,
     ).stdout  # fmt: skip
+    OUT.mkdir(exist_ok=True)
     (OUT / "report.html").write_bytes(report)
     summary = {
         "dataset": {
@@ -208,7 +278,10 @@ def run(*command: str | Path) -> None:
 
 
 def output(*command: str | Path) -> str:
-    return subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if result.returncode != 0:
+        sys.exit(f"demo: `{' '.join(map(str, command))}` failed: {result.stderr.strip()}")
+    return result.stdout
 
 
 if __name__ == "__main__":
