@@ -45,6 +45,7 @@ def make(*names: str) -> None:
                     f"BASE_IMAGE={reference('base')}",
                     *secrets,
                 )
+            _forget_old_dependencies(name)
         elif name == "base":
             _make_base()
         elif name in ALL:
@@ -132,10 +133,7 @@ def _buildah(name: str, *words: str | Path) -> None:
         _STORAGE / "run",
         "--storage-driver",
         "overlay",
-        words[0],
-        "--signature-policy",
-        HERE / "config" / "policy.json",
-        *words[1:],
+        *words,
     ]
     IMAGES.mkdir(parents=True, exist_ok=True)
     log = IMAGES / f"buildah-{name}.log"
@@ -157,24 +155,37 @@ def _buildah(name: str, *words: str | Path) -> None:
 
 def _build(name: str, containerfile: Path, context: Path, *arguments: str) -> None:
     say(f"building image {reference(name)}")
-    _buildah(
-        name,
-        "build",
-        "--isolation",
-        "chroot",
-        "--layers",
-        "--pull-never",
-        "--format",
-        "oci",
-        "--timestamp",
-        "0",
-        *arguments,
-        "--file",
-        containerfile,
-        "--tag",
-        reference(name),
-        context,
-    )
+    with locked(_STORAGE.with_suffix(".lock")):
+        _buildah(name, "rm", "--all")  # what a build that was killed or failed has left, gigabytes
+        _buildah(
+            name,
+            "build",
+            "--signature-policy",
+            HERE / "config" / "policy.json",
+            "--isolation",
+            "chroot",
+            "--layers",
+            "--pull-never",
+            "--format",
+            "oci",
+            "--timestamp",
+            "0",
+            *arguments,
+            "--file",
+            containerfile,
+            "--tag",
+            reference(name),
+            context,
+        )
+
+
+def _forget_old_dependencies(name: str) -> None:
+    """Layers of an image's earlier dependencies go, 7 GB for the trainer; those of its earlier code are small."""
+    requirements, record = REPOSITORY / "requirements" / f"{name}.txt", IMAGES / f"requirements-{name}"
+    if record.exists() and record.read_bytes() != requirements.read_bytes():
+        with locked(_STORAGE.with_suffix(".lock")):
+            _buildah(name, "rmi", "--prune", "--force")
+    record.write_bytes(requirements.read_bytes())
 
 
 def _context(name: str) -> Path:

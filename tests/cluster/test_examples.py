@@ -92,10 +92,10 @@ def queue(demo: Demo) -> None:
     _apply_kueue(demo, flavor, _cluster_queue(0), local)
 
 
-def _cluster_queue(cpu: int) -> dict[str, Any]:
+def _cluster_queue(cpu: int, stop_policy: str = "None") -> dict[str, Any]:
     quotas = [{"name": "cpu", "nominalQuota": cpu}, {"name": "memory", "nominalQuota": "64Gi"}]
     group = {"coveredResources": ["cpu", "memory"], "flavors": [{"name": "nodes", "resources": quotas}]}
-    spec = {"namespaceSelector": {}, "resourceGroups": [group]}
+    spec = {"namespaceSelector": {}, "resourceGroups": [group], "stopPolicy": stop_policy}
     return {"kind": "ClusterQueue", "metadata": {"name": QUEUE}, "spec": spec}
 
 
@@ -106,7 +106,7 @@ def _apply_kueue(demo: Demo, *manifests: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("environment", "queue")
-def test_membranes_through_a_queue(demo: Demo, tmp_path: Path) -> None:
+def test_membranes_through_a_queue_that_takes_its_pods_away(demo: Demo, tmp_path: Path) -> None:
     name = "membranes"
     apply(demo, name, MEMBRANES, queueName=QUEUE)
     names = dataset_version(demo, name, tmp_path / "version", "test")
@@ -117,7 +117,13 @@ def test_membranes_through_a_queue(demo: Demo, tmp_path: Path) -> None:
     demo.until(lambda: "insufficient quota for cpu" in demo.message("trainingjob", name), 60)
 
     _apply_kueue(demo, _cluster_queue(8))
+    demo.until(lambda: demo.epoch(name) >= 11, 1200)
+    _apply_kueue(demo, _cluster_queue(8, "HoldAndDrain"))
+    demo.until(lambda: demo.ready("trainingjob", name) == ("False", "WaitingForQuota"), 180)
+    _apply_kueue(demo, _cluster_queue(8))
     status = demo.wait_ready("trainingjob", name, 2400)["status"]
+    assert [it["outcome"] for it in demo.run(name)["status"]["attempts"]] == ["Succeeded"], "a queue takes no attempt"
+    assert demo.resumed(status["run"]) == [[10]], "taken away by the queue, it went on from the checkpoint of epoch 10"
     (tmp_path / "names").write_text("\n".join(names))
     folders = [MEMBRANES / "images", MEMBRANES / "labels", tmp_path / "names"]
     measured = independent(demo, status["result"]["bundle"], tmp_path / "bundle", "segmentation", *folders)
