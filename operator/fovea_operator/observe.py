@@ -15,7 +15,7 @@ from fovea_api.dataset import references as dataset_references
 from fovea_api.errors import InvalidManifest
 from fovea_api.modeldeployment import ModelDeployment
 from fovea_api.modeldeployment import references as deployment_references
-from fovea_api.run import Run, RunStatus, RunType
+from fovea_api.run import Attempt, Run, RunStatus, RunType
 from fovea_api.trainingjob import TrainingJob
 from fovea_api.trainingjob import references as training_references
 from fovea_api.tuningsweep import TuningSweep
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from fovea_operator.build.pod import claim_of
 from fovea_operator.cache import Cache
-from fovea_operator.children import Child, ChildState, child_of_pod, controller_of, read_child
+from fovea_operator.children import LABEL_ATTEMPT, Child, ChildState, child_of_pod, controller_of, read_child
 from fovea_operator.client import Api, NotFound, Refused
 from fovea_operator.objects import (
     CHILDREN,
@@ -50,6 +50,7 @@ from fovea_operator.objects import (
     key_of,
     mapping,
     text,
+    time,
 )
 from fovea_operator.settings import Settings
 
@@ -328,14 +329,14 @@ class Observer:
                 continue
             view = RunView(parse(Run, value), ())
             own = tuple(child for child in children if child.run == view.name)
-            views.append(await self._fresh(RunView(view.run, own)))
+            views.append(await self._fresh(owner, RunView(view.run, own), now))
         return tuple(sorted(views, key=lambda view: (view.created, view.name), reverse=True))
 
     def _known_runs(self, owner: Key) -> Iterator[RunView]:
         """The Runs of another object, without their children."""
         yield from (RunView(parse(Run, value), ()) for value in self.cache.owned(owner, RUN))
 
-    async def _fresh(self, view: RunView) -> RunView:
+    async def _fresh(self, owner: Key, view: RunView, now: datetime) -> RunView:
         """Reads again what two watches may show in the wrong order, before a planner judges by it.
 
         A run writes its result before its child ends, but the child's end may be seen first; and a child that is
@@ -352,13 +353,27 @@ class Observer:
             if value is None:
                 return view
             self.cache.put(kind, value)
-            return RunView(view.run, (*view.children, read_child(kind, value)))
-        if child.state.ended and view.status.result is None:
+            child = await self._child(owner, kind, value, now)
+            view = RunView(view.run, (*view.children, child))
+        if child.state.ended and not _told(view.status, open_attempt):
             value = await self.api.get(Key(RUN, namespace, view.name))
             if value is not None:
                 self.cache.put(RUN, value)
-                return RunView(parse(Run, value), view.children)
+                view = RunView(parse(Run, value), view.children)
+        if child.state is ChildState.FAILED and not _told(view.status, open_attempt):
+            failed = await self._with_pods(owner, child, now)
+            view = RunView(view.run, tuple(failed if it is child else it for it in view.children))
         return view
+
+    async def _with_pods(self, owner: Key, child: Child, now: datetime) -> Child:
+        """A failed child with what its pods tell, as they are now: the watch of pods may be behind that of Jobs."""
+        value = self.cache.get(child.key)
+        if value is None:
+            return child
+        selector = f"{names.LABEL_RUN}={child.run},{LABEL_ATTEMPT}={child.attempt}"
+        for pod in (await self.api.list(POD, child.key.namespace, selector))[0]:
+            self.cache.put(POD, pod | {"kind": POD.name, "apiVersion": POD.api_version})
+        return await self._child(owner, child.key.kind, value, now)
 
     async def _gone(self, kind: Kind, value: View) -> bool:
         """Whether a child that was told to go is gone: a deletion while the watch was starting is told to nobody."""
@@ -378,12 +393,19 @@ class Observer:
         child = read_child(kind, value, clusters, pods)
         if child.state is ChildState.QUEUED:
             return replace(child, message=await self._admission(child) or child.message)
-        age = (now - child.created).total_seconds()
-        waiting = child.state is ChildState.STARTING and not pods and not child.reason
-        if waiting and age >= self.settings.scheduling_grace_seconds:
+        if child.state is not ChildState.STARTING or child.reason:
+            return child
+        pending = next((it for it in pods if text(it, "status", "phase") == "Pending"), None)
+        since = time(pending, "metadata", "creationTimestamp") if pending is not None else child.created
+        if since is None or (now - since).total_seconds() < self.settings.scheduling_grace_seconds:
+            return child
+        if pending is not None:
+            reason, message = await self._trouble(key_of(POD, pending))
+        elif not pods:
             reason, message = await self._refusal(child.key)
-            return replace(child, reason=reason, message=message)
-        return child
+        else:
+            return child
+        return replace(child, reason=reason, message=message)
 
     async def _admission(self, child: Child) -> str:
         """Why Kueue has not admitted a child, in its words; empty where there is no Kueue or it has not spoken."""
@@ -397,10 +419,20 @@ class Observer:
 
     async def _refusal(self, key: Key) -> tuple[str, str]:
         """The newest warning about a child that gets no pods: the words of a quota or a policy."""
-        fields = f"regarding.kind={key.kind.name},regarding.name={key.name},type=Warning"
-        found, _ = await self.api.list(EVENT, key.namespace, fields=fields)
-        newest = max(found, key=lambda it: int(text(it, "metadata", "resourceVersion") or 0), default=None)
-        return (text(newest, "reason"), text(newest, "note")) if newest is not None else ("", "")
+        newest = await self._newest_event(key, ",type=Warning")
+        return text(newest, "reason"), text(newest, "note")
+
+    async def _trouble(self, pod: Key) -> tuple[str, str]:
+        """What keeps a pod's containers from being created (a missing Secret or claim), if that was told last."""
+        newest = await self._newest_event(pod)
+        if text(newest, "type") != "Warning" or text(newest, "reason") == "FailedScheduling":
+            return "", ""
+        return text(newest, "reason"), f"pod {pod.name}: {text(newest, 'note')}"
+
+    async def _newest_event(self, key: Key, fields: str = "") -> View:
+        regarding = f"regarding.kind={key.kind.name},regarding.name={key.name}"
+        found, _ = await self.api.list(EVENT, key.namespace, fields=regarding + fields)
+        return max(found, key=lambda it: int(text(it, "metadata", "resourceVersion") or 0), default={})
 
     def _place(self, namespace: str) -> Place:
         annotations = mapping(self.cache.get(Key(NAMESPACE, "", namespace)) or {}, "metadata", "annotations")
@@ -434,6 +466,12 @@ def _threatens(cleanup: RunView) -> bool:
     if cleanup.run.spec.type is not RunType.CLEANUP:
         return False
     return cleanup.at_work or not (cleanup.deletes_all or _has_ended(cleanup))
+
+
+def _told(status: RunStatus, attempt: Attempt) -> bool:
+    """Whether the attempt's pods have reported how it ended; an error of an earlier attempt is none of this one."""
+    result, start = status.result, attempt.start_time
+    return result is not None and (result.error is None or start is None or result.completed_at >= start)
 
 
 def _has_ended(view: RunView) -> bool:

@@ -42,7 +42,8 @@ class Settings:
         3.0, "Seconds between looks whether a child that was told to go is gone; the watch tells it sooner."
     )
     scheduling_grace_seconds: float = _setting(
-        10.0, "Seconds that a new child may have no pods before the events that say why are read."
+        10.0,
+        "Seconds that a child may have no pods, or a pod no containers, before the events that say why are read.",
     )
 
     # The API server

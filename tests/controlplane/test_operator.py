@@ -195,6 +195,27 @@ class World:
                     change = {"status": {"phase": "Succeeded"}}
                     self.plane.core.patch_namespaced_pod_status(pod.metadata.name, self.namespace, change)
 
+    def pod(self) -> str:
+        """Name of the one pod; empty: there is none yet."""
+        found = self.plane.core.list_namespaced_pod(self.namespace).items
+        return str(found[0].metadata.name) if found else ""
+
+    def pod_fails(self, **container: Any) -> None:
+        """The container of the one pod ends as given, and with it the pod and its Job."""
+        ended = {"exitCode": 1, "reason": "Error", **container}
+        state = {"name": "fovea", "image": "", "imageID": "", "ready": False, "restartCount": 0}
+        status = {"phase": "Failed", "containerStatuses": [{**state, "state": {"terminated": ended}}]}
+        self.plane.core.patch_namespaced_pod_status(self.pod(), self.namespace, {"status": status})
+
+    def kubelet_says(self, type: str, reason: str, message: str) -> None:
+        """An event about the one pod."""
+        pod = client.V1ObjectReference(api_version="v1", kind="Pod", name=self.pod(), namespace=self.namespace)
+        event = client.CoreV1Event(
+            metadata=client.V1ObjectMeta(generate_name="kubelet-"),
+            involved_object=pod, type=type, reason=reason, message=message,
+        )  # fmt: skip
+        self.plane.core.create_namespaced_event(self.namespace, event)
+
     def builds(self) -> list[dict[str, Any]]:
         """The Runs of type DatasetBuild."""
         return [it for it in self.all(RUN) if it["spec"]["type"] == "DatasetBuild"]
@@ -361,6 +382,41 @@ async def test_a_failed_attempt_is_followed_by_the_next_of_the_same_run(world: W
         ready = world.ready(TRAINING_JOB)
         assert "2 attempts failed: head died again" in ready["message"]
         assert len(world.all(RUN)) == 2
+
+
+async def test_why_a_pod_died_and_its_last_words_are_told(world: World) -> None:
+    async with world.operator():
+        await world.apply(dataset(runPolicy={"retries": 1}))
+        pod = await world.until(world.pod)
+        await asyncio.to_thread(world.pod_fails, message="reading lab\nno space left on device\n")
+        words = (
+            f"pod {pod}, container fovea ended with exit code 1; its last words: reading lab\nno space left on device"
+        )
+        await world.until(lambda: any(words in it for it in world.events("AttemptFailed")))
+        await world.until(lambda: world.pod() not in ("", pod))
+        await asyncio.to_thread(lambda: world.pod_fails(reason="OOMKilled", exitCode=137))
+        await world.until(lambda: world.reason(DATASET, "OOMKilled"))
+        assert "raise spec.compute.resources.limits.memory" in world.ready(DATASET)["message"]
+
+
+async def test_a_deleted_pod_is_told(world: World) -> None:
+    async with world.operator():
+        await world.apply(dataset(runPolicy={"retries": 0}))
+        pod = await world.until(world.pod)
+        await world.delete("pod", pod, "--grace-period=0", "--force")
+        await world.until(lambda: world.reason(DATASET, "PodDeleted"))
+
+
+async def test_what_keeps_a_container_from_being_created_is_told_while_it_does(world: World) -> None:
+    note = 'MountVolume.SetUp failed for volume "fovea-secret-0" : secret "hospital" not found'
+    async with world.operator(scheduling_grace_seconds=0):
+        await world.apply(dataset())
+        pod = await world.until(world.pod)
+        await asyncio.to_thread(world.kubelet_says, "Warning", "FailedMount", note)
+        await world.until(lambda: world.reason(DATASET, "FailedMount"))
+        assert world.ready(DATASET)["message"] == f"pod {pod}: {note}"
+        await asyncio.to_thread(world.kubelet_says, "Normal", "Pulling", "pulling the image")
+        await world.until(lambda: world.reason(DATASET, "Starting"))
 
 
 async def test_bad_input_fails_at_once(world: World) -> None:

@@ -18,6 +18,8 @@ PVC_ROOT = "/fovea/pvc"
 SECRETS_ROOT = "/fovea/secrets"
 WORK_DIR = "/fovea/work"
 ENTRYPOINT = "fovea run"
+TERMINATION_MESSAGE_POLICY = "FallbackToLogsOnError"
+"""Puts the end of a dead container's log into the pod's status, where `children` finds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def pod_template(
         "name": container,
         "image": work.image,
         "imagePullPolicy": settings.image_pull_policy,
+        "terminationMessagePolicy": TERMINATION_MESSAGE_POLICY,
         "env": [*_list(user, "env"), *_env(work)],
         "resources": {name: part for name, part in resources.to_dict().items() if part},
         "volumeMounts": [*_list(user, "volumeMounts"), *mounts],

@@ -12,7 +12,8 @@ from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
 from fovea_api.trainingjob import Compute
 from pydantic import JsonValue
 
-from fovea_operator.build.pod import ENTRYPOINT, Work, pod_template, security_context
+from fovea_operator.build.pod import ENTRYPOINT, TERMINATION_MESSAGE_POLICY, Work, pod_template, security_context
+from fovea_operator.children import HEAD, SUBMITTER, WORKER
 from fovea_operator.objects import RAY_JOB, JsonObject
 from fovea_operator.settings import Settings
 
@@ -25,8 +26,8 @@ def build_ray_job(work: Work, compute: Compute, policy: RunPolicy, settings: Set
     """
     elastic = compute.elastic
     workers = elastic.max_workers if elastic is not None and policy.queue_name is None else compute.workers
-    head = pod_template(work, "ray-head", compute.head.resources, compute.pod_template, settings)
-    worker = pod_template(work, "ray-worker", compute.resources, compute.pod_template, settings)
+    head = pod_template(work, HEAD, compute.head.resources, compute.pod_template, settings)
+    worker = pod_template(work, WORKER, compute.resources, compute.pod_template, settings)
     spec: JsonObject = {
         "submissionMode": "K8sJobMode",
         "entrypoint": ENTRYPOINT,
@@ -97,9 +98,10 @@ def _submitter(work: Work, extra: PodTemplate, settings: Settings) -> JsonValue:
             "enableServiceLinks": False,
             "containers": [
                 {
-                    "name": "submitter",
+                    "name": SUBMITTER,
                     "image": work.image,
                     "imagePullPolicy": settings.image_pull_policy,
+                    "terminationMessagePolicy": TERMINATION_MESSAGE_POLICY,
                     "resources": resources.to_dict(),
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                 }

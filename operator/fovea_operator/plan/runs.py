@@ -193,7 +193,7 @@ def _under_way(
     if last.reason == _SUSPENDED and not child.deleting:  # somebody thought better of it in time
         last = last.model_copy(update={"reason": None})
     if child.preempted and last.reason is None:
-        last = last.model_copy(update={"reason": _PREEMPTED})
+        last = last.model_copy(update={"reason": _PREEMPTED, "message": child.preempted})
     attempts = (*attempts[:-1], last)
     if child.state is not ChildState.QUEUED and _overdue(attempts, policy, now):
         return _Next(
@@ -235,7 +235,8 @@ def _ended(
         limit = policy.active_deadline
         return _close(last, Outcome.FAILED, _DEADLINE, f"the run has taken longer than {limit}", now)
     if last.reason == _PREEMPTED or (child is not None and child.preempted):
-        return _close(last, Outcome.PREEMPTED, _PREEMPTED, "the cluster took its pods away", now)
+        how = (child.preempted if child is not None else "") or last.message or "its pods are gone"
+        return _close(last, Outcome.PREEMPTED, _PREEMPTED, f"the cluster took its pods away: {how}", now)
     if child is None:
         return _close(last, Outcome.FAILED, "ChildVanished", f"{last.child} was deleted, not by Fovea", now)
     if child.state is ChildState.SUCCEEDED:

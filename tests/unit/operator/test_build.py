@@ -65,6 +65,12 @@ def test_every_pod_keeps_the_restricted_standard() -> None:
                 }
 
 
+def test_a_dead_container_leaves_its_last_words() -> None:
+    for manifest in (job(), ray_job()):
+        for pod in pods(manifest):
+            assert pod["spec"]["containers"][0]["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
 def test_names_fit_kuberay() -> None:
     assert len(work().name) <= 47
     assert work().name == f"{work().run}-2"

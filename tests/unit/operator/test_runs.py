@@ -106,12 +106,12 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         {"start": 2},
     ),
     "a lost node is preemption": (
-        step(OPEN, replace(FAILED, preempted=True), retries=0),
-        {"outcomes": ["Preempted"], "phase": "Pending"},
+        step(OPEN, replace(FAILED, preempted="pod p: node drained"), retries=0),
+        {"outcomes": ["Preempted"], "messages": ["the cluster took its pods away: pod p: node drained"]},
     ),
     "preemption is remembered after the pods are gone": (
-        step(status(attempt(reason="Preempted")), FAILED, retries=0),
-        {"outcomes": ["Preempted"]},
+        step(status(attempt(reason="Preempted", message="pod p: node drained")), FAILED, retries=0),
+        {"outcomes": ["Preempted"], "messages": ["the cluster took its pods away: pod p: node drained"]},
     ),
     "a child that somebody deleted counts as a failure": (
         step(OPEN, retries=0),
@@ -193,6 +193,7 @@ def test_situation(name: str) -> None:
         "message": made.verdict.message,
         "progressing": made.verdict.progressing,
         "outcomes": [it.outcome and it.outcome.value for it in made.status.attempts],
+        "messages": [it.message for it in made.status.attempts],
         "deleted": len(made.delete),
         "requeue": made.requeue_after,
     }

@@ -1,0 +1,141 @@
+"""Why a child failed: what its pods tell goes before what its controller says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fovea_operator.children import Child, read_child
+from fovea_operator.objects import JOB, RAY_JOB, Kind
+
+OOM = {"reason": "OOMKilled", "exitCode": 137, "finishedAt": "2026-11-24T20:05:00Z"}
+ERROR = {"reason": "Error", "exitCode": 1, "finishedAt": "2026-11-24T20:06:00Z", "message": "reading\nno space left\n"}
+LONG = ERROR | {"message": "\n".join(f"line {number}" for number in range(1000))}
+
+
+def container(name: str, state: dict[str, Any] | None = None, last: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "state": {"terminated": state} if state else {"running": {}},
+        "lastState": {"terminated": last} if last else {},
+    }
+
+
+def pod(
+    *containers: dict[str, Any], name: str = "p", node: str = "", at: str = "20:00", **fields: Any
+) -> dict[str, Any]:
+    labels = {"ray.io/node-type": node} if node else {}
+    metadata = {"name": name, "labels": labels, "creationTimestamp": f"2026-11-24T{at}:00Z"}
+    if fields.pop("deleted", False):
+        metadata["deletionTimestamp"] = "2026-11-24T20:06:00Z"
+    return {"metadata": metadata, "status": {"containerStatuses": list(containers), **fields}}
+
+
+def failed_job(*pods: dict[str, Any]) -> Child:
+    condition = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "BackoffLimitExceeded",
+        "message": "Job has reached the specified backoff limit",
+    }
+    return read(JOB, {"conditions": [condition]}, *pods)
+
+
+def failed_ray_job(*pods: dict[str, Any], reason: str = "SubmissionFailed", message: str = "") -> Child:
+    said = message or "Ray Job submitter failed: BackoffLimitExceeded: Job has reached the specified backoff limit"
+    return read(RAY_JOB, {"jobDeploymentStatus": "Failed", "reason": reason, "message": said}, *pods)
+
+
+def read(kind: Kind, status: dict[str, Any], *pods: dict[str, Any]) -> Child:
+    metadata = {"name": "r-0123456789-1", "namespace": "ns", "labels": {"fovea.dev/run": "r-0123456789"}}
+    return read_child(kind, {"metadata": metadata, "status": status}, (), pods)
+
+
+SUBMITTER = pod(container("submitter", ERROR), name="s", at="20:01")
+HEAD, NEW_HEAD = pod(node="head", name="h"), pod(node="head", name="h2", at="20:04")
+DELETED = "the pod of the Ray head was deleted, or its node was lost"
+
+SITUATIONS: dict[str, tuple[Child, str, str]] = {
+    "a build had too little memory": (
+        failed_job(pod(container("fovea", OOM))),
+        "OOMKilled",
+        "pod p, container fovea needed more memory than it may have; raise spec.compute.resources.limits.memory",
+    ),
+    "a cleanup had too little memory": (
+        failed_job(pod(container("cleanup", OOM))),
+        "OOMKilled",
+        "pod p, container cleanup needed more memory than it may have; raise the operator's setting cleanup_memory",
+    ),
+    "a program died: its last words are told": (
+        failed_job(pod(container("fovea", ERROR))),
+        "BackoffLimitExceeded",
+        "pod p, container fovea ended with exit code 1; its last words: reading\nno space left",
+    ),
+    "a program could not be started": (
+        failed_job(pod(container("fovea", {"reason": "StartError", "exitCode": 128, "message": "no such file"}))),
+        "StartError",
+        "pod p, container fovea ended with exit code 128; its last words: no such file",
+    ),
+    "a pod was evicted": (
+        failed_job(pod(phase="Failed", reason="Evicted", message='Usage of EmptyDir volume "fovea-work" exceeds 50Gi')),
+        "Evicted",
+        'pod p: Usage of EmptyDir volume "fovea-work" exceeds 50Gi',
+    ),
+    "a pod is being deleted": (failed_job(pod(deleted=True)), "PodDeleted", "pod p was deleted"),
+    "a deleted pod has stopped": (
+        failed_job(pod(container("fovea", {"reason": "Error", "exitCode": 75}), deleted=True)),
+        "BackoffLimitExceeded",
+        "pod p was deleted; container fovea ended with exit code 75",
+    ),
+    "a pod is gone": (failed_job(), "PodDeleted", "its pod was deleted, or its node was lost"),
+    "a Ray head had too little memory and was started again": (
+        failed_ray_job(SUBMITTER, pod(container("ray-head", None, OOM), node="head", name="h")),
+        "OOMKilled",
+        "pod h, container ray-head needed more memory than it may have; "
+        "raise spec.compute.head.resources.limits.memory",
+    ),
+    "a Ray head was replaced": (
+        failed_ray_job(SUBMITTER, NEW_HEAD),
+        "SubmissionFailed",
+        f"{DELETED}; pod s, container submitter ended with exit code 1; its last words: reading\nno space left",
+    ),
+    "only the submitter died": (
+        failed_ray_job(SUBMITTER, HEAD),
+        "SubmissionFailed",
+        "pod s, container submitter ended with exit code 1; its last words: reading\nno space left",
+    ),
+    "KubeRay knows more than the submitter": (
+        failed_ray_job(SUBMITTER, HEAD, reason="AppFailed", message="Job entrypoint command failed: ValueError"),
+        "AppFailed",
+        "Job entrypoint command failed: ValueError",
+    ),
+    "but not of memory": (
+        failed_ray_job(SUBMITTER, pod(container("ray-worker", OOM), node="worker"), message="driver died"),
+        "OOMKilled",
+        "pod p, container ray-worker needed more memory than it may have; raise spec.compute.resources.limits.memory",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_why_it_failed(name: str) -> None:
+    child, reason, message = SITUATIONS[name]
+    assert (child.reason, child.message) == (reason, message)
+
+
+def test_of_a_long_log_the_end_is_told_in_whole_lines() -> None:
+    message = failed_job(pod(container("fovea", LONG))).message
+    assert len(message) < 1200
+    assert "last words: … line " in message
+    assert message.endswith("\nline 999")
+
+
+def test_how_the_cluster_took_a_pod_away_is_told_in_its_words() -> None:
+    condition = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "PreemptionByScheduler",
+        "message": "preempting to accommodate a higher priority pod",
+    }
+    child = failed_job(pod(conditions=[condition]))
+    assert child.preempted == "pod p: preempting to accommodate a higher priority pod"
