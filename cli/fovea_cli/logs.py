@@ -1,13 +1,19 @@
-"""`fovea logs`: what a finished run printed, from the store."""
+"""`fovea logs`: what a run printed, from the store."""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
+from typing import TYPE_CHECKING
 
 import click
-from fovea_api.errors import InvalidInput, Retryable
+from fovea_api.errors import InvalidInput, InvalidManifest, Retryable
+from fovea_api.run import Run
+from pydantic import JsonValue, ValidationError
+
+if TYPE_CHECKING:
+    from fovea_trainer.store import Place
 
 _FINAL = re.compile(r"\((NotFound|Forbidden|Unauthorized|BadRequest)\)|doesn't have a resource type")
 """In kubectl's words: what trying again does not change."""
@@ -17,11 +23,11 @@ _FINAL = re.compile(r"\((NotFound|Forbidden|Unauthorized|BadRequest)\)|doesn't h
 @click.argument("run")
 @click.option("--namespace", "-n", help="Namespace of the run; absent: kubectl's own.")
 def command(run: str, namespace: str | None) -> None:
-    """Prints the log of a finished RUN (its name, r-…; see `kubectl get runs`).
+    """Prints the log of a RUN (its name, r-…; see `kubectl get runs`), whether it succeeded, failed or is going on.
 
-    The log of a run that is going on: `kubectl logs -f -l fovea.dev/run=RUN`.
+    What a run that is going on prints now: `kubectl logs -f -l fovea.dev/run=RUN`.
     """
-    from fovea_trainer.store import place
+    from fovea_trainer.store import NotFound
 
     scope = [] if namespace is None else ["--namespace", namespace]
     try:
@@ -38,11 +44,22 @@ def command(run: str, namespace: str | None) -> None:
         if _FINAL.search(said):
             raise InvalidInput(said, None, "kubectl get runs --all-namespaces") from error
         raise Retryable(said) from error
-    uri = json.loads(found.stdout).get("status", {}).get("result", {}).get("logs")
-    if uri is None:
+    try:
+        click.echo(_log_of(json.loads(found.stdout)).read_text(), nl=False)
+    except NotFound as error:
         raise InvalidInput(
             f"the run {run} has stored no log yet",
             None,
             f"kubectl logs -l fovea.dev/run={run} --all-containers",
-        )
-    click.echo(place(uri).read_text(), nl=False)
+        ) from error
+
+
+def _log_of(run: JsonValue) -> Place:
+    """Where a run keeps its log, whatever has become of it: in its folder, which follows from its order."""
+    from fovea_trainer.run import LOG, folder_of
+
+    try:
+        found = Run.model_validate(run)
+    except ValidationError as error:
+        raise InvalidManifest.from_validation(error, "the run, as this version reads it") from error
+    return folder_of(found.spec, found.metadata.name) / LOG

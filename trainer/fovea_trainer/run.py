@@ -172,13 +172,14 @@ def _word(name: str) -> str:
     return "".join(part for part in re.split("[^A-Za-z0-9]", name) if part)
 
 
-def failure(error: BaseException) -> RunResult:
-    """What is told of a run that failed."""
+def failure(error: BaseException, logs: str | None = None) -> RunResult:
+    """What is told of a run that failed, and where its log is kept."""
     known = isinstance(error, FoveaError)
     reason = error.reason if isinstance(error, FoveaError) else _word(type(error).__name__)
     message = str(error) if known else f"{type(error).__name__}: {error}"
     return RunResult(
         completed_at=datetime.now(UTC),
+        logs=logs,
         error=RunError(
             reason=reason,
             message=message[-MESSAGE_LIMIT:] or reason,
@@ -194,12 +195,12 @@ def main() -> int:
     spec, surroundings = read_environment(os.environ)
     assert surroundings.status is not None
     surroundings.work_dir.mkdir(parents=True, exist_ok=True)
+    # A cleanup's log would lie in what it deletes.
+    kept = None if spec.type is RunType.CLEANUP else folder_of(spec, surroundings.name) / LOG
+    logs = None if kept is None else str(kept)
     with (
         StatusReporter(surroundings.status) as reporter,
-        # A cleanup's log would lie in what it deletes.
-        nullcontext()
-        if spec.type is RunType.CLEANUP
-        else kept_log(folder_of(spec, surroundings.name) / LOG, surroundings),
+        nullcontext() if kept is None else kept_log(kept, surroundings),
     ):
         try:
             result = execute(spec, surroundings, reporter)
@@ -207,7 +208,7 @@ def main() -> int:
             known = isinstance(error, FoveaError)
             log.error("the run ended early: %s", error, exc_info=None if known else error)
             # After an interruption the next attempt goes on: nothing has failed.
-            told = isinstance(error, Interrupted) or _tell(reporter, failure(error))
+            told = isinstance(error, Interrupted) or _tell(reporter, failure(error, logs))
             code = error.exit_code if isinstance(error, FoveaError) else FAILED
             return code if told else Retryable.exit_code
         log.info("the run is done%s", f": {result.artifact}" if result.artifact else "")

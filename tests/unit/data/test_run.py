@@ -10,7 +10,9 @@ from pathlib import Path
 
 from dataset_support import detection
 from fovea_api.dataset import Recipe
+from fovea_api.errors import InvalidInput
 from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
+from fovea_trainer.run import failure
 
 MAIN = """
 import sys
@@ -75,3 +77,8 @@ def test_a_disk_that_is_full_is_told_as_such_and_the_log_goes_on(voc: Path, tmp_
     assert "the run ended early" in done.stdout
     assert not list((tmp_path / "store").rglob("manifest.json"))
     assert not list((tmp_path / "store").rglob("*.tmp"))
+
+
+def test_a_failure_tells_where_its_log_is() -> None:
+    result = failure(InvalidInput("no image is left", "spec.sources"), "s3://fovea/ns/log.txt")
+    assert (result.logs, result.error and result.error.reason) == ("s3://fovea/ns/log.txt", "InvalidInput")
