@@ -46,6 +46,8 @@ class Option(Model):
     """Largest value, for numbers (of a list: of each)."""
     choices: tuple[str, ...] = ()
     """Allowed values, for strings."""
+    lengths: tuple[int, ...] = ()
+    """Allowed numbers of items, for lists; empty: any."""
     description: str
     """What it does, with its unit."""
 
@@ -60,7 +62,7 @@ class Option(Model):
                 return value
             case "Number", int() | float() if not isinstance(value, bool) and self._bounds(value):
                 return float(value)
-            case "Numbers", list() | tuple() if value:
+            case "Numbers", list() | tuple() if value and (not self.lengths or len(value) in self.lengths):
                 numbers = [item for item in value if isinstance(item, int | float) and not isinstance(item, bool)]
                 if len(numbers) == len(value) and all(map(self._bounds, numbers)):
                     return tuple(float(item) for item in numbers)
@@ -73,7 +75,8 @@ class Option(Model):
         bounds = (f" from {self.min:g}" if self.min is not None else "") + (
             f" to {self.max:g}" if self.max is not None else ""
         )
-        words = {"Integer": "a whole number", "Number": "a number", "Numbers": "a list of numbers"}
+        count = f"{' or '.join(map(str, self.lengths))} " if self.lengths else ""
+        words = {"Integer": "a whole number", "Number": "a number", "Numbers": f"a list of {count}numbers"}
         return words.get(self.type, "true or false") + bounds
 
     def _bounds(self, value: float) -> bool:
@@ -103,6 +106,8 @@ class Architecture(Model):
     """Published weights that training can start with."""
     packaged: tuple[Weights, ...] = ()
     """Those that come with the installation and need no network."""
+    fixed_by_weights: tuple[str, ...] = ()
+    """Options that must be left at their defaults where training starts with published weights."""
     losses: tuple[str, ...]
     """Named losses, the default one first."""
     options: tuple[Option, ...] = ()

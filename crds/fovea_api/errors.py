@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,6 +73,15 @@ class Retryable(FoveaError):
 
 class Interrupted(Retryable):
     """The work was asked to stop (SIGTERM) and has saved what it had."""
+
+
+def refuse(errors: Iterable[FoveaError]) -> None:
+    """Raises what is wrong, if anything is: the error, or one that has all of them, one a line."""
+    found = list(errors)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise InvalidInput("\n".join(map(str, found)))
 
 
 def problems(error: ValidationError) -> Iterator[tuple[str, str]]:

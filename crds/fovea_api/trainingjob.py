@@ -39,6 +39,7 @@ from fovea_api.common import (
 )
 from fovea_api.criteria import Criterion, CriterionResult, MetricName, judge
 from fovea_api.errors import NotSupported
+from fovea_api.metrics import SPLITS
 from fovea_api.run import Progress, Usage
 
 Seed = Annotated[Int, Field(ge=0, le=2**31 - 1)]
@@ -531,6 +532,18 @@ class Recipe(Model):
     """The forms in which the model is delivered."""
 
 
+def _evaluated(split: str) -> Rule:
+    return Rule(
+        f"'{split}' in self.evaluation.splits || self.successCriteria.all(it, !it.metric.startsWith('{split}/'))",
+        f"a criterion on the {split} split needs {split} in evaluation.splits; add it or choose another split",
+        lambda it: (
+            split in it.evaluation.splits
+            or not any(criterion.metric.startswith(f"{split}/") for criterion in it.success_criteria)
+        ),
+        ".successCriteria",
+    )
+
+
 class TrainingJobSpec(Recipe):
     """Which model is wanted: dataset, recipe, criteria, compute."""
 
@@ -546,6 +559,16 @@ class TrainingJobSpec(Recipe):
     """How runs are started, repeated, limited and kept."""
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
     """What happens to runs and bundles in the store when this object goes."""
+
+    rules: ClassVar = (
+        *(_evaluated(split) for split in SPLITS),
+        Rule(
+            "self.training.batchSize >= self.compute.workers",
+            "a batch must have an image for each worker at least; raise batchSize or lower compute.workers",
+            lambda it: it.training.batch_size >= it.compute.workers,
+            ".training.batchSize",
+        ),
+    )
 
     def recipe(self) -> Recipe:
         """The part that determines the result."""

@@ -479,7 +479,10 @@ async def test_what_a_person_can_act_on(world: World) -> None:
         await world.until(lambda: world.reason(TRAINING_JOB, "UnknownArchitecture"))
         assert "retinanet-efficientnet-lite0" in world.ready(TRAINING_JOB)["message"]
         world.plane.kubectl("-n", world.namespace, "delete", "trainingjob", "--all")
-        await world.apply(training(model={"architecture": "resnet18", "pretrained": {"uri": "pvc://weights/x.pth"}}))
+        await world.apply(training(model={"architecture": "resnet18"}))
+        await world.until(lambda: world.reason(TRAINING_JOB, "TaskMismatch"))
+        assert "use one of fasterrcnn, retinanet-efficientnet-lite0" in world.ready(TRAINING_JOB)["message"]
+        await world.apply(training(model={"architecture": "fasterrcnn", "pretrained": {"uri": "pvc://weights/x.pth"}}))
         await world.until(lambda: world.reason(TRAINING_JOB, "PersistentVolumeClaimNotFound"))
         assert "'weights' (spec.model.pretrained.uri)" in world.ready(TRAINING_JOB)["message"]
         claim = {

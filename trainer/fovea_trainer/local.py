@@ -14,7 +14,8 @@ import yaml
 from fovea_api.common import Model
 from fovea_api.criteria import CriterionResult, judge
 from fovea_api.dataset import Dataset, Recipe
-from fovea_api.errors import InvalidInput, InvalidManifest
+from fovea_api.errors import InvalidInput, InvalidManifest, refuse
+from fovea_api.impossible import impossible
 from fovea_api.run import (
     DatasetInput,
     Execution,
@@ -71,6 +72,7 @@ def train_manifest(
     documents = _documents(path)
     job = _find(documents, TrainingJob, name, path)
     dataset = _find(documents, Dataset, job.spec.dataset_ref.name, path)
+    refuse(impossible(job.spec, dataset.spec))
     built = _run(_build_spec(_localized(dataset, path, sources or {}), store), store, False, reporter)
     return _run(_training_spec(job, built, store), store, ray, reporter)
 

@@ -22,9 +22,9 @@ from fovea_operator.plan.owner import (
     frozen,
     history,
     hold_for,
-    not_supported,
     own_status,
     prune,
+    refusal,
     usage,
     without_run,
 )
@@ -115,7 +115,7 @@ def _wanted(
         if not restarted and due is None and frozen(current, Recipe) == recipe:
             return current.run.spec.model_copy(update=_means(context, dataset))
     if problems := unsupported(recipe):
-        return not_supported(problems)
+        return refusal(problems)
     if (hold := hold_for((), context.place)) is not None:
         return hold
     parent = None

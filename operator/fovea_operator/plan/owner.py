@@ -10,7 +10,7 @@ from typing import TypedDict, TypeVar
 from fovea_api import names
 from fovea_api.common import Metadata, Model, RunPolicy, Status
 from fovea_api.dataset import DatasetStatus
-from fovea_api.errors import NotSupported
+from fovea_api.errors import InvalidInput
 from fovea_api.run import Execution, Run, RunSpec, RunStatus, Usage, run_name
 from fovea_api.trainingjob import TrainingJobStatus
 from pydantic import ValidationError
@@ -90,8 +90,8 @@ def without_run(context: Context, old: DatasetStatus | TrainingJobStatus, verdic
     return Plan((*events, *own_status(context.key, old, status)))
 
 
-def not_supported(problems: Sequence[NotSupported]) -> Verdict:
-    """That this version cannot do what is asked for, each wish with its field and the remedy."""
+def refusal(problems: Sequence[InvalidInput]) -> Verdict:
+    """That what is asked for cannot be done, each wish with its field and the remedy."""
     return stuck(problems[0].reason, "; ".join(map(str, problems)))
 
 
@@ -280,7 +280,7 @@ __all__ = [
     "frozen",
     "history",
     "hold_for",
-    "not_supported",
     "prune",
+    "refusal",
     "without_run",
 ]

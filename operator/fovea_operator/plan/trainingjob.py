@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
-from fovea_api.architectures import find, read_options
-from fovea_api.errors import InvalidInput
+from fovea_api.impossible import impossible
 from fovea_api.run import (
     BundleInput,
     DatasetInput,
@@ -34,9 +33,9 @@ from fovea_operator.plan.owner import (
     frozen,
     history,
     hold_for,
-    not_supported,
     own_status,
     prune,
+    refusal,
     usage,
     without_run,
 )
@@ -107,12 +106,9 @@ def _wanted(
     job, spec = snapshot.job, snapshot.job.spec
     if current is not None and not _is_new(context, snapshot, current):
         return current.run.spec.model_copy(update=_means(context, job))
-    try:
-        read_options(find(spec.model.architecture), spec.model.options)
-    except InvalidInput as error:
-        return stuck(error.reason, str(error))
-    if problems := unsupported(spec):
-        return not_supported(problems)
+    dataset = snapshot.dataset.spec if snapshot.dataset is not None else None
+    if problems := impossible(spec, dataset) or unsupported(spec):
+        return refusal(problems)
     if (hold := hold_for((), snapshot.place)) is not None:
         return hold
     inputs = _inputs(snapshot, old)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fovea_api.common import Task
+from fovea_api.metrics import BY_CLASS, evaluated
 from fovea_serving.pipeline import Classification
 from fovea_trainer.data.version import Sample
 from fovea_trainer.evaluation.classification import judge_classification
@@ -97,3 +99,9 @@ def test_thousands_of_classes_do_not_overflow_a_status() -> None:
     result = judge(np.arange(40), probabilities, classes)
     assert result.metric("accuracy") == 1
     assert len(result.metrics) <= 1000
+
+
+def test_all_metrics_are_known_to_the_api(case: tuple[np.ndarray, np.ndarray]) -> None:
+    made = judge(*case).metrics
+    assert {it for it in made if it.count("/") == 1} <= set(evaluated(Task.CLASSIFICATION, ("test",), ("objectSize",)))
+    assert {it.split("/")[1] for it in made if it.count("/") == 2} == set(BY_CLASS[Task.CLASSIFICATION])

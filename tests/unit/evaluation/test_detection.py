@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from fovea_api.common import Task
+from fovea_api.metrics import BY_CLASS, evaluated
 from fovea_serving.pipeline import Detection
 from fovea_trainer.data.version import Sample
 from fovea_trainer.evaluation.detection import Truth as GroundTruth
@@ -207,3 +209,9 @@ def test_the_result_is_json() -> None:
     assert content["metrics"]["test/recall"] == 0.5
     assert content["confusion"]["counts"][1] == [0, 0, 1]
     assert any("missed" in sentence for sentence in content["shortcomings"])
+
+
+def test_all_metrics_are_known_to_the_api() -> None:
+    made = judge((sample([ONE, TWO], [0, 1]), found((ONE, 0, 0.9), (TWO, 1, 0.8)))).metrics
+    assert {it for it in made if it.count("/") == 1} <= set(evaluated(Task.DETECTION, ("test",), ("objectSize",)))
+    assert {it.split("/")[1] for it in made if it.count("/") == 2} == set(BY_CLASS[Task.DETECTION])

@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from fovea_api.common import Task
 from fovea_api.errors import CorruptData
+from fovea_api.metrics import BY_CLASS, evaluated
 from fovea_serving.pipeline import IGNORE, SemanticSegmentation
 from fovea_trainer.data.version import Sample
 from fovea_trainer.evaluation.segmentation import judge_segmentation, pixel_confusion
@@ -67,3 +69,9 @@ def test_the_worst_image_comes_first() -> None:
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(CorruptData, match="mask"):
         judge((np.zeros((8, 8), np.uint8), np.zeros((8, 9), np.uint8)))
+
+
+def test_all_metrics_are_known_to_the_api() -> None:
+    task, made = Task.SEMANTIC_SEGMENTATION, judge((np.array([[0, 1, 2]], np.uint8),) * 2).metrics
+    assert {it for it in made if it.count("/") == 1} <= set(evaluated(task, ("test",), ("objectSize",)))
+    assert {it.split("/")[1] for it in made if it.count("/") == 2} == set(BY_CLASS[task])

@@ -12,10 +12,11 @@ import torch
 from fovea_api.architectures import InvalidOption, UnknownArchitecture, catalogue, find, read_options
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
+from fovea_api.impossible import UnsuitableLoss
 from fovea_api.trainingjob import Input, Loss, ModelChoice, Pretrained
 from fovea_trainer.export import check_parity, export_onnx
 from fovea_trainer.models import catalogue as generator
-from fovea_trainer.models.losses import LossSettings, UnsuitableLoss, choose_loss
+from fovea_trainer.models.losses import LossSettings, choose_loss
 from fovea_trainer.models.network import Network, Targets
 from fovea_trainer.models.registry import build_network, input_size, registry
 

@@ -121,6 +121,17 @@ def test_what_this_version_cannot_do_is_told_before_a_run_is_made() -> None:
     assert found["Ready"]["message"].startswith("spec.export.formats: TFLite is not available in this version")
 
 
+def test_what_can_never_work_is_told_before_a_run_is_made() -> None:
+    spec = {"training": {"loss": "GIoU"}, "successCriteria": [{"metric": "test/acuracy", "min": 0.5}]}
+    plan = plan_training(snapshot(job(**spec)), Settings())
+    assert not made(plan, RUN)
+    found = {it["type"]: it for it in status_of(plan)["conditions"]}
+    assert (found["Stalled"]["status"], found["Stalled"]["reason"]) == ("True", "UnsuitableLoss")
+    assert "spec.training.loss: resnet18 cannot be trained with the loss GIoU" in found["Ready"]["message"]
+    assert "spec.successCriteria[0].metric: test/acuracy is not measured" in found["Ready"]["message"]
+    assert "did you mean test/accuracy" in found["Ready"]["message"]
+
+
 def test_a_run_of_before_goes_on_while_the_spec_asks_for_what_cannot_be_done() -> None:
     plan = plan_training(snapshot(job()), Settings())
     create, status = made(plan, RUN)[0], status_of(plan)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fovea_api.common import Task
+from fovea_api.errors import InvalidInput
 from fovea_trainer.local import train_manifest
 from fovea_trainer.training.loop import NO_VALIDATION
 from pydantic import JsonValue
@@ -166,3 +167,10 @@ except TrainingDiverged as error:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, text=True)
     assert "told: spec.training: the loss is" in done.stdout, done.stderr[-3000:]
     assert "lower optimizer.learningRate" in done.stdout
+
+
+def test_what_can_never_work_is_refused_before_the_pictures_are_read(tmp_path: Path) -> None:
+    path = manifest(tmp_path, {"train": 1}, successCriteria=[{"metric": "test/acuracy", "min": 0.5}])
+    with pytest.raises(InvalidInput, match=r"successCriteria\[0\].*did you mean test/accuracy"):
+        train_manifest(path, str(tmp_path / "store"))
+    assert not (tmp_path / "store").exists()

@@ -173,7 +173,7 @@ def test_what_cannot_be_watched_is_refused_before_the_first_epoch(tmp_path: Path
     job = recipe(earlyStopping={"metric": "validation/accuracy"})
     with pytest.raises(InvalidInput, match=r"earlyStopping: there is no validation split.*splits\.ratios"):
         fit(job, squares(Task.CLASSIFICATION, validation=0), SingleProcess(tmp_path, 1, told))
-    with pytest.raises(InvalidInput, match=r"primaryMetric: validation/mAP is not measured"):
+    with pytest.raises(InvalidInput, match=r"primaryMetric: mAP is not measured"):
         fit(Recipe.model_validate(recipe().to_dict() | {"evaluation": {"primaryMetric": "mAP"}}),
             squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, told))  # fmt: skip
     assert told == []

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from fovea_api.architectures import Architecture
-from fovea_api.errors import InvalidInput
+from fovea_api.errors import refuse
+from fovea_api.impossible import wrong_loss
 from fovea_api.trainingjob import Loss
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,10 +16,6 @@ IGNORE = 255
 """Class index of a mask's pixels that count nowhere."""
 FOCAL_GAMMA = 2.0
 """Focusing of Lin et al., "Focal Loss for Dense Object Detection" (2017)."""
-
-
-class UnsuitableLoss(InvalidInput):
-    """A loss that the architecture cannot be trained with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +38,7 @@ def choose_loss(architecture: Architecture, asked: Loss, focal: bool) -> Loss:
     known = architecture.losses
     if asked is Loss.DEFAULT:
         return Loss.FOCAL if focal and "Focal" in known else Loss(known[0])
-    if asked not in known:
-        raise UnsuitableLoss(
-            f"{architecture.name} cannot be trained with the loss {asked}",
-            "spec.training.loss",
-            f"use Default or one of {', '.join(known)}",
-        )
+    refuse(wrong_loss(architecture, asked))
     return asked
 
 

@@ -10,7 +10,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from fovea_api.architectures import Architecture, OptionValue, find, read_options
-from fovea_api.errors import InvalidInput
+from fovea_api.errors import refuse
+from fovea_api.impossible import wrong_sizes, wrong_weights
 from fovea_api.trainingjob import Input, ModelChoice, Size
 
 if TYPE_CHECKING:
@@ -103,13 +104,8 @@ def build_network(model: ModelChoice, num_classes: int, loss: LossSettings) -> N
     """
     entry = registry()[model.architecture]
     options = Options(read_options(entry.architecture, model.options))
+    refuse(wrong_weights(entry.architecture, model))
     published = model.pretrained.weights or "None"
-    if published not in entry.architecture.weights:
-        raise InvalidInput(
-            f"{model.architecture} has no {published} weights",
-            "spec.model.pretrained.weights",
-            f"use one of {', '.join(entry.architecture.weights)}, or uri",
-        )
     network = entry.build(entry.architecture, options, num_classes, loss, published != "None")
     network.freeze(model.freeze)
     return network
@@ -117,18 +113,5 @@ def build_network(model: ModelChoice, num_classes: int, loss: LossSettings) -> N
 
 def input_size(architecture: Architecture, given: Input) -> Size:
     """Size of the network's input. Raises InvalidInput if the architecture cannot take it."""
-    size = given.size or Size(width=architecture.width, height=architecture.height)
-    windows = [item.random_crop for item in given.augmentations if item.random_crop is not None]
-    step = architecture.multiple
-    for place, width, height in [
-        ("spec.input.size", size.width, size.height),
-        *(("spec.input.augmentations.randomCrop", window.width, window.height) for window in windows),
-    ]:
-        if width % step or height % step:
-            near = " x ".join(str(max(step, round(pixels / step) * step)) for pixels in (width, height))
-            raise InvalidInput(
-                f"{architecture.name} needs sides that are multiples of {step}, not {width} x {height}",
-                place,
-                f"the nearest is {near}",
-            )
-    return size
+    refuse(wrong_sizes(architecture, given))
+    return given.size or Size(width=architecture.width, height=architecture.height)

@@ -28,6 +28,7 @@ from fovea_api.bundle import (
 )
 from fovea_api.criteria import judge
 from fovea_api.errors import NotSupported
+from fovea_api.metrics import PRIMARY
 from fovea_api.run import Progress, RunResult, TrainingSummary
 from fovea_api.trainingjob import Recipe, Size, unsupported
 from fovea_serving.bundle import MODEL, REPORT, WEIGHTS, bundle_digest, file_digest
@@ -59,7 +60,6 @@ from fovea_trainer.training.loop import (
     watched_metric,
 )
 from fovea_trainer.training.state import State
-from fovea_trainer.training.validation import PRIMARY
 
 if TYPE_CHECKING:
     from fovea_trainer.training.run import Order

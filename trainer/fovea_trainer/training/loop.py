@@ -16,7 +16,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from fovea_api.common import Task, format_duration
-from fovea_api.errors import FoveaError, Interrupted, InvalidInput
+from fovea_api.errors import FoveaError, Interrupted, InvalidInput, refuse
+from fovea_api.impossible import wrong_balance, wrong_task, wrong_watched
+from fovea_api.metrics import PRIMARY
 from fovea_api.run import Best, Progress
 from fovea_api.trainingjob import EarlyStopping, Recipe
 from fovea_api.version import DatasetVersion
@@ -48,7 +50,7 @@ from fovea_trainer.training.optimization import (
 from fovea_trainer.training.order import Order, WorkerBatches, mix, shares
 from fovea_trainer.training.state import State, clone
 from fovea_trainer.training.tracking import Tracker
-from fovea_trainer.training.validation import MEASURED, PRIMARY, validate
+from fovea_trainer.training.validation import validate
 
 TRAINING_PERCENT = 90
 """Share of a run that training is; export, evaluation and report are the rest."""
@@ -90,19 +92,11 @@ def make_network(recipe: Recipe, version: Version) -> Network:
     """The network of a recipe for the classes of a dataset version, before training."""
     architecture = registry()[recipe.model.architecture].architecture
     manifest = version.manifest
-    if architecture.task is not manifest.task:
-        raise InvalidInput(
-            f"{architecture.name} is for {architecture.task}, the dataset for {manifest.task}",
-            "spec.model.architecture",
-            "choose an architecture of the dataset's task",
-        )
+    refuse(wrong_task(architecture, manifest.task))
+    refuse(wrong_balance(architecture, recipe.input))
     balance = recipe.input.balance
     weights: tuple[float, ...] = ()
     if balance == "ClassWeights":
-        if "CrossEntropy" not in architecture.losses or architecture.task == "Detection":
-            raise InvalidInput(
-                f"{architecture.name} has no class weights", "spec.input.balance", "use Oversample or FocalLoss"
-            )
         weights = class_weights(version.split("train"), manifest.task, len(manifest.classes))
     loss = choose_loss(architecture, recipe.training.loss, balance == "FocalLoss")
     settings = LossSettings(loss, weights, recipe.training.label_smoothing)
@@ -417,16 +411,10 @@ def _finite(value: float | None) -> float | None:
 
 def _check_watched(recipe: Recipe, task: Task, held_out: bool) -> None:
     """Refuses, before the first epoch, metrics to watch that there will not be."""
-    stopping = recipe.training.early_stopping
     if not held_out:
         raise InvalidInput(
             "there is no validation split whose metrics could be watched",
             "spec.training.earlyStopping",
             "remove it, or give validation a share in the Dataset's splits.ratios",
         )
-    known = [f"validation/{name}" for name in MEASURED[task]]
-    watched = [("spec.evaluation.primaryMetric", watched_metric(recipe, task))]
-    watched += [("spec.training.earlyStopping.metric", stopping.metric)] if stopping is not None else []
-    for place, metric in watched:
-        if metric not in known:
-            raise InvalidInput(f"{metric} is not measured after an epoch", place, f"use one of {', '.join(known)}")
+    refuse(wrong_watched(task, recipe))

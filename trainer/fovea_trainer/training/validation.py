@@ -23,14 +23,6 @@ from fovea_trainer.training.context import Context
 from fovea_trainer.training.examples import Examples, Sample, collate
 from fovea_trainer.training.optimization import Precision
 
-PRIMARY = {Task.CLASSIFICATION: "accuracy", Task.DETECTION: "mAP", Task.SEMANTIC_SEGMENTATION: "dice"}
-"""The metric that picks the best epoch, unless the recipe names another."""
-MEASURED = {
-    Task.CLASSIFICATION: ("accuracy", "f1", "loss"),
-    Task.DETECTION: ("mAP", "mAP50", "precision", "recall", "loss"),
-    Task.SEMANTIC_SEGMENTATION: ("dice", "iou", "loss"),
-}
-"""The metrics that there are after an epoch."""
 OPERATING_SCORE = 0.4
 """Score from which a detection counts for precision and recall: the default of deployments."""
 

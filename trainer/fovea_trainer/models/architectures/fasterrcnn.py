@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from fovea_api.architectures import Architecture, Option
 from fovea_api.common import Task
-from fovea_api.errors import InvalidInput
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
@@ -164,7 +163,7 @@ def _iou(boxes: Tensor) -> Tensor:
         options=(
             Option(name="fpnChannels", type="Integer", default=96, min=16, max=512,
                    description="Channels of the feature pyramid."),
-            Option(name="anchorSizes", type="Numbers", default=(24, 60, 120), min=4, max=2048,
+            Option(name="anchorSizes", type="Numbers", default=(24, 60, 120), min=4, max=2048, lengths=(3,),
                    description="Anchor sizes in input pixels of strides 8, 16 and 32."),
             Option(name="anchorRatios", type="Numbers", default=(0.7, 1.0, 1.4), min=0.05, max=20,
                    description="Height over width of the anchors."),
@@ -177,12 +176,6 @@ def _iou(boxes: Tensor) -> Tensor:
 )  # fmt: skip
 def build(info: Architecture, options: Options, classes: int, loss: LossSettings, pretrained: bool) -> FasterRCNN:
     channels, sizes = options.integer("fpnChannels"), options.numbers("anchorSizes")
-    if len(sizes) != len(STRIDES):
-        raise InvalidInput(
-            f"there are {len(STRIDES)} levels and {len(sizes)} sizes",
-            "spec.model.options.anchorSizes",
-            f"give {len(STRIDES)} sizes",
-        )
     anchors = Anchors([[size] for size in sizes], options.numbers("anchorRatios"))
     pyramid = Pyramid(channels, pretrained)
     return FasterRCNN(pyramid, channels, anchors, options.integer("proposals"), classes, loss)

@@ -6,7 +6,6 @@ from typing import Any
 
 from fovea_api.architectures import Architecture, Option
 from fovea_api.common import Task
-from fovea_api.errors import InvalidInput
 from torch import nn
 
 from fovea_trainer.models.classifier import IMAGENET_MEAN, IMAGENET_STD, LOSSES, Classifier, classifier
@@ -27,19 +26,13 @@ def _architecture(name: str, layers: int) -> Architecture:
     return Architecture(
         name=name, task=Task.CLASSIFICATION, description=f"ResNet of {layers} layers (He et al. 2016), through timm.",
         width=224, height=224, mean=IMAGENET_MEAN, std=IMAGENET_STD, weights=("None", "ImageNet"),
-        losses=LOSSES, options=OPTIONS, licence="Apache-2.0",
+        losses=LOSSES, options=OPTIONS, fixed_by_weights=("width", "stem"), licence="Apache-2.0",
     )  # fmt: skip
 
 
 @register(_architecture("resnet18", 18), _architecture("resnet50", 50))
 def build(info: Architecture, options: Options, classes: int, loss: LossSettings, pretrained: bool) -> Classifier:
     width, small = options.number("width"), options.text("stem") == "Small"
-    if pretrained and (width != 1 or small):
-        raise InvalidInput(
-            "there are no published weights for another width or stem",
-            "spec.model.pretrained.weights",
-            "set weights: None, or leave width and stem at their defaults",
-        )
     arguments: dict[str, Any] = {}
     if width != 1:
         arguments["channels"] = tuple(max(8, int(channels * width)) for channels in (64, 128, 256, 512))

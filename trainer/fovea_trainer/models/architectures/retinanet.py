@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from fovea_api.architectures import Architecture, Option
 from fovea_api.common import Task
-from fovea_api.errors import InvalidInput
 from fovea_api.trainingjob import Loss
 from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
@@ -85,6 +84,7 @@ class RetinaNet(Network):
             Option(name="fpnChannels", type="Integer", default=96, min=16, max=512,
                    description="Channels of the feature pyramid and the heads."),
             Option(name="anchorSizes", type="Numbers", default=(16, 24, 40, 60, 90, 120), min=4, max=2048,
+                   lengths=(3, 6, 9, 12),
                    description="Anchor sizes in input pixels, shared out evenly to strides 8, 16 and 32."),
             Option(name="anchorRatios", type="Numbers", default=(0.7, 1.0, 1.4), min=0.05, max=20,
                    description="Height over width of the anchors."),
@@ -95,13 +95,7 @@ class RetinaNet(Network):
 )  # fmt: skip
 def build(info: Architecture, options: Options, classes: int, loss: LossSettings, pretrained: bool) -> RetinaNet:
     channels, sizes = options.integer("fpnChannels"), options.numbers("anchorSizes")
-    each, rest = divmod(len(sizes), len(STRIDES))
-    if rest:
-        raise InvalidInput(
-            f"{len(sizes)} sizes cannot be shared out evenly to {len(STRIDES)} levels",
-            "spec.model.options.anchorSizes",
-            f"give {len(STRIDES)}, {2 * len(STRIDES)} or {3 * len(STRIDES)} sizes",
-        )
+    each = len(sizes) // len(STRIDES)
     levels = [sizes[level * each : (level + 1) * each] for level in range(len(STRIDES))]
     anchors = Anchors(levels, options.numbers("anchorRatios"))
     return RetinaNet(Pyramid(channels, pretrained), channels, anchors, classes, loss)

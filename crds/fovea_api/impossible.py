@@ -1,0 +1,154 @@
+"""What a TrainingJob asks for that can never work, found before any work: by the operator and by a run by hand.
+
+The API server refuses what one field or a rule over a few can tell. Here is what takes the catalogue of architectures,
+the names of the metrics and the Dataset. The trainer holds itself to the same functions.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+
+from fovea_api.architectures import Architecture, InvalidOption, catalogue, find, read_options
+from fovea_api.common import Task
+from fovea_api.dataset import DatasetSpec
+from fovea_api.errors import InvalidInput
+from fovea_api.metrics import BY_CLASS, evaluated, watchable
+from fovea_api.trainingjob import Input, Loss, ModelChoice, Recipe, TrainingJobSpec
+
+
+class TaskMismatch(InvalidInput):
+    """Architecture and dataset are for different tasks."""
+
+
+class UnknownMetric(InvalidInput):
+    """A metric that is not measured; the message has the nearest ones."""
+
+
+class UnsuitableLoss(InvalidInput):
+    """A loss that the architecture cannot be trained with."""
+
+
+def impossible(spec: TrainingJobSpec, dataset: DatasetSpec | None = None) -> tuple[InvalidInput, ...]:
+    """All that can never work, each with its field and the nearest valid values; `dataset` where it is known."""
+    try:
+        architecture = find(spec.model.architecture)
+        read_options(architecture, spec.model.options)
+    except InvalidInput as error:
+        return (error,)
+    if dataset is not None and (mismatch := tuple(wrong_task(architecture, dataset.task))):
+        return mismatch  # all else depends on which of the two is right
+    return (
+        *wrong_weights(architecture, spec.model),
+        *wrong_loss(architecture, spec.training.loss),
+        *wrong_balance(architecture, spec.input),
+        *wrong_sizes(architecture, spec.input),
+        *wrong_watched(architecture.task, spec),
+        *_wrong_criteria(architecture.task, spec, dataset.classes if dataset is not None else ()),
+    )
+
+
+def wrong_task(architecture: Architecture, task: Task) -> Iterator[InvalidInput]:
+    """That an architecture is for another task than the dataset."""
+    if architecture.task is not task:
+        suited = sorted(it.name for it in catalogue().values() if it.task is task)
+        yield TaskMismatch(
+            f"{architecture.name} is for {architecture.task}, the dataset for {task}",
+            "spec.model.architecture",
+            f"use one of {', '.join(suited)}, or another dataset",
+        )
+
+
+def wrong_weights(architecture: Architecture, model: ModelChoice) -> Iterator[InvalidInput]:
+    """Published weights that an architecture, or it with these options, does not have."""
+    published, place = model.pretrained.weights or "None", "spec.model.pretrained.weights"
+    if published not in architecture.weights:
+        remedy = f"use one of {', '.join(architecture.weights)}, or uri"
+        yield InvalidOption(f"{architecture.name} has no {published} weights", place, remedy)
+    elif published != "None":
+        options = read_options(architecture, model.options)
+        defaults = {it.name: it.default for it in architecture.options}
+        if changed := [name for name in architecture.fixed_by_weights if options[name] != defaults[name]]:
+            words = " and ".join(changed)
+            yield InvalidOption(
+                f"there are no published weights of {architecture.name} for another {words}",
+                place,
+                f"set weights: None, or leave {words} at the default",
+            )
+
+
+def wrong_loss(architecture: Architecture, loss: Loss) -> Iterator[InvalidInput]:
+    """A named loss that an architecture cannot be trained with."""
+    if loss is not Loss.DEFAULT and loss not in architecture.losses:
+        yield UnsuitableLoss(
+            f"{architecture.name} cannot be trained with the loss {loss}",
+            "spec.training.loss",
+            f"use Default or one of {', '.join(architecture.losses)}",
+        )
+
+
+def wrong_balance(architecture: Architecture, given: Input) -> Iterator[InvalidInput]:
+    """Class weights where the loss takes none."""
+    if given.balance == "ClassWeights" and (
+        architecture.task is Task.DETECTION or Loss.CROSS_ENTROPY not in architecture.losses
+    ):
+        yield InvalidOption(
+            f"{architecture.name} has no class weights", "spec.input.balance", "use Oversample or Undersample"
+        )
+
+
+def wrong_sizes(architecture: Architecture, given: Input) -> Iterator[InvalidInput]:
+    """Sizes of the input or of random windows that an architecture cannot take."""
+    sizes = [("spec.input.size", given.size)] + [
+        (f"spec.input.augmentations[{index}].randomCrop", item.random_crop)
+        for index, item in enumerate(given.augmentations)
+    ]
+    step = architecture.multiple
+    for place, size in sizes:
+        if size is not None and (size.width % step or size.height % step):
+            near = " x ".join(str(max(step, round(pixels / step) * step)) for pixels in (size.width, size.height))
+            yield InvalidOption(
+                f"{architecture.name} needs sides that are multiples of {step}, not {size.width} x {size.height}",
+                place,
+                f"the nearest is {near}",
+            )
+
+
+def wrong_watched(task: Task, recipe: Recipe) -> Iterator[InvalidInput]:
+    """Metrics to judge an epoch by that are not measured after one."""
+    primary, stopping, known = recipe.evaluation.primary_metric, recipe.training.early_stopping, watchable(task)
+    if primary is not None and f"validation/{primary}" not in known:
+        names = [name.partition("/")[2] for name in known]
+        yield _unknown(primary, "after an epoch", "spec.evaluation.primaryMetric", names)
+    if stopping is not None and stopping.metric not in known:
+        yield _unknown(stopping.metric, "after an epoch", "spec.training.earlyStopping.metric", known)
+
+
+def _wrong_criteria(task: Task, spec: TrainingJobSpec, classes: tuple[str, ...]) -> Iterator[InvalidInput]:
+    """Success criteria on what an evaluation does not measure. The classes are checked where the Dataset names them."""
+    splits = spec.evaluation.splits
+    known = list(evaluated(task, splits, spec.evaluation.slices))
+    prefixes = [f"{split}/{name}" for split in splits for name in BY_CLASS.get(task, ())]
+    for index, criterion in enumerate(spec.success_criteria):
+        metric, place = criterion.metric, f"spec.successCriteria[{index}].metric"
+        prefix, of_a_class, name = _parted(metric)
+        if not of_a_class and metric not in known:
+            yield _unknown(metric, "by this job", place, [*known, *(f"{it}/<class>" for it in prefixes)])
+        elif of_a_class and prefix not in prefixes:
+            yield _unknown(metric, "by this job", place, [f"{it}/{name}" for it in prefixes])
+        elif of_a_class and classes and name not in classes:
+            yield _unknown(metric, "by this job", place, [f"{prefix}/{it}" for it in classes])
+
+
+def _parted(metric: str) -> tuple[str, str, str]:
+    """`test/AP/car` as `test/AP`, `/`, `car`; without a class the last two are empty."""
+    split, _, rest = metric.partition("/")
+    name, slash, of_class = rest.partition("/")
+    return f"{split}/{name}", slash, of_class
+
+
+def _unknown(metric: str, when: str, place: str, known: Iterable[str]) -> UnknownMetric:
+    names = list(known)
+    near = difflib.get_close_matches(metric, names, n=3, cutoff=0.6)
+    remedy = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(names)}"
+    return UnknownMetric(f"{metric} is not measured {when}", place, remedy)

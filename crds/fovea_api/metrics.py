@@ -1,0 +1,49 @@
+"""The names of all metrics: what is measured after an epoch, and on the exported artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from fovea_api.common import Task
+
+SPLITS = ("train", "validation", "test")
+PRIMARY: Mapping[Task, str] = {
+    Task.CLASSIFICATION: "accuracy",
+    Task.DETECTION: "mAP",
+    Task.SEMANTIC_SEGMENTATION: "dice",
+}
+"""The metric that picks the best epoch, unless the recipe names another."""
+MEASURED: Mapping[Task, tuple[str, ...]] = {
+    Task.CLASSIFICATION: ("accuracy", "f1", "loss"),
+    Task.DETECTION: ("mAP", "mAP50", "precision", "recall", "loss"),
+    Task.SEMANTIC_SEGMENTATION: ("dice", "iou", "loss"),
+}
+"""The metrics of the validation split that there are after an epoch."""
+EVALUATED: Mapping[Task, tuple[str, ...]] = {
+    Task.CLASSIFICATION: ("accuracy", "precision", "recall", "f1", "ece"),
+    Task.DETECTION: ("mAP", "mAP50", "mAP75", "precision", "recall", "f1", "meanIoU", "scoreThreshold"),
+    Task.SEMANTIC_SEGMENTATION: ("dice", "iou", "pixelAccuracy"),
+}
+"""The metrics of a whole split, measured on the exported artefact."""
+BY_SIZE: Mapping[Task, tuple[str, ...]] = {Task.DETECTION: ("mAPSmall", "mAPMedium", "mAPLarge")}
+"""Those that the slice objectSize adds."""
+BY_CLASS: Mapping[Task, tuple[str, ...]] = {
+    Task.CLASSIFICATION: ("precision", "recall", "f1"),
+    Task.DETECTION: ("AP", "AP50"),
+    Task.SEMANTIC_SEGMENTATION: ("dice", "iou"),
+}
+"""The metrics of each class, `<split>/<metric>/<class>`."""
+OF_THE_MODEL = ("latency/p50Milliseconds", "latency/p95Milliseconds", "size/megabytes")
+"""The metrics that belong to no split."""
+
+
+def watchable(task: Task) -> tuple[str, ...]:
+    """The metrics by which an epoch can be judged."""
+    return tuple(f"validation/{name}" for name in MEASURED.get(task, ()))
+
+
+def evaluated(task: Task, splits: Sequence[str], slices: Sequence[str]) -> Iterator[str]:
+    """The metrics that an evaluation of these splits gives, but for those of a class."""
+    names = (*EVALUATED.get(task, ()), *(BY_SIZE.get(task, ()) if "objectSize" in slices else ()))
+    yield from (f"{split}/{name}" for split in splits for name in names)
+    yield from OF_THE_MODEL
