@@ -174,6 +174,25 @@ Word = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(max_length=2048)]
 Uri = Annotated[str, Field(max_length=2048, pattern="^(file|pvc|s3|gs|https)://[^ ]+$")]
 """pvc://claim/path, s3://bucket/path, gs://bucket/path, https://…; file:// in local runs."""
+
+
+def not_downloaded(field: str) -> tuple[Rule, ...]:
+    """The rules of a URI that is read as it is, from a store: only a source is fetched from a web server."""
+    return (
+        Rule(
+            f"!has(self.{field}) || !self.{field}.startsWith('https://')",
+            "nothing is downloaded here; copy it to a store and give pvc://, s3:// or gs://",
+            lambda it: not (getattr(it, field) or "").startswith("https://"),
+            f".{field}",
+        ),
+        Rule(
+            f"!has(self.{field}) || !self.{field}.startsWith('file://')",
+            "file:// works in local runs only; on a cluster use pvc://, s3:// or gs://",
+            field=f".{field}",
+        ),
+    )
+
+
 Digest = Annotated[str, Field(max_length=71, pattern="^sha256-[0-9a-f]{64}$")]
 Sha256 = Annotated[str, Field(max_length=64, pattern="^[0-9a-f]{64}$")]
 ClassName = Annotated[str, Field(min_length=1, max_length=128)]

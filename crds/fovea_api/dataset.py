@@ -38,6 +38,7 @@ from fovea_api.common import (
     Text,
     TimeZone,
     Uri,
+    not_downloaded,
 )
 from fovea_api.errors import NotSupported
 from fovea_api.run import Progress, Usage
@@ -143,7 +144,7 @@ class Source(Model):
     mask_values: MaskValues = {}
     """For Masks: the pixel value of each class. Absent: the value is the index of the class."""
     secret_ref: Ref | None = None
-    """Secret with the credentials of the source (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)."""
+    """Secret with the credentials of an s3:// source (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)."""
     video: Video | None = None
     """Frames of a video or a camera."""
     generator: Generator | None = None
@@ -182,6 +183,12 @@ class Source(Model):
             "maskValues belongs to format Masks; remove it or change the format",
             lambda it: not it.mask_values or it.format == Format.MASKS,
             ".maskValues",
+        ),
+        Rule(
+            "!has(self.secretRef) || (has(self.uri) && self.uri.startsWith('s3://'))",
+            "secretRef has an effect for s3:// only; remove it (for https:// give a signed address)",
+            lambda it: it.secret_ref is None or (it.uri is not None and it.uri.startswith("s3://")),
+            ".secretRef",
         ),
         Rule(
             "!has(self.uri) || !self.uri.startsWith('file://')",
@@ -293,7 +300,9 @@ class Exclude(Model):
     """Images that must never appear (a patient's objection)."""
 
     uri: Uri
-    """Text file, one SHA-256 digest or name a line."""
+    """Text file in a store, one SHA-256 digest or name a line."""
+
+    rules: ClassVar = not_downloaded("uri")
 
 
 class Refresh(Model):

@@ -36,6 +36,7 @@ from fovea_api.common import (
     Time,
     Uri,
     Word,
+    not_downloaded,
 )
 from fovea_api.criteria import Criterion, CriterionResult, MetricName, judge
 from fovea_api.errors import NotSupported
@@ -63,13 +64,14 @@ class Pretrained(Model):
     weights: Literal["None", "ImageNet", "COCO"] | None = None
     """Published weights of the architecture; None: random weights."""
     uri: Uri | None = None
-    """A model bundle, or a safetensors or state-dict file."""
+    """A model bundle, or a safetensors or state-dict file, in a store: pvc://, s3:// or gs://."""
     training_job_ref: Ref | None = None
     """The newest eligible bundle of another TrainingJob."""
     from_: Literal["Current"] | None = Field(default=None, alias="from")
     """Current: the model being served, when a deployment retrains; else the job's own newest bundle."""
 
     exactly_one: ClassVar = ("weights", "uri", "training_job_ref", "from_")
+    rules: ClassVar = not_downloaded("uri")
 
 
 Options = Annotated[Mapping[str, AnyValue], Field(max_length=64)]

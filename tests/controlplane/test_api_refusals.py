@@ -126,6 +126,8 @@ WRONG = (
     Changed(_D, {"spec.quality.onCorruptImage": "Ignore"}, "spec.quality.onCorruptImage", "Drop"),
     Changed(_D, {"spec.quality.minImagesPerClass": 1.5}, "spec.quality.minImagesPerClass", "integer"),
     Changed(_D, {"spec.refresh.schedule": "daily"}, "spec.refresh.schedule", "should match"),
+    Changed(_D, {"spec.exclude.uri": "https://example.com/a.txt"}, "spec.exclude.uri", "nothing is downloaded here"),
+    Changed(_D, {f"{LAB}.secretRef": {"name": "lab"}}, f"{LAB.replace('.0', '[0]')}.secretRef", "s3:// only"),
     Changed(_D, {"spec.retainVersions": 0}, "spec.retainVersions", "greater than or equal to 1"),
     Changed(_D, {"spec.problem.statement": LONG}, "spec.problem.statement", "Too long"),
     Changed(_D, {"spec.compute.workers": 1000}, "spec.compute.workers", "less than or equal to 64"),
@@ -139,6 +141,12 @@ WRONG = (
     Changed(_T, {"spec.model.pretrained.from": "Current"}, "spec.model.pretrained", "exactly one of"),
     Changed(_T, {"spec.model.pretrained": {}}, "spec.model.pretrained", "exactly one of"),
     Changed(_T, {"spec.model.pretrained.weights": "Imagenet"}, "spec.model.pretrained.weights", "ImageNet"),
+    Changed(
+        _T,
+        {"spec.model.pretrained": {"uri": "https://example.com/a.pth"}},
+        "spec.model.pretrained.uri",
+        "nothing is downloaded here",
+    ),
     Changed(_T, {"spec.model.freeze": "All"}, "spec.model.freeze", "Backbone"),
     Changed(_T, {"spec.input.size.width": 8}, "spec.input.size.width", "greater than or equal to 16"),
     Changed(_T, {"spec.input.size.height": REMOVE}, "spec.input.size.height", "Required"),
@@ -375,8 +383,17 @@ def test_models_accept(right: Changed) -> None:
     MODELS[right.kind].model_validate(right.manifest())
 
 
-def test_file_uris_are_for_local_runs(control_plane: ControlPlane, namespace: str) -> None:
-    manifest = Changed(_D, {f"{LAB}.uri": "file:///data/bccd"}, "").manifest()
-    MODELS["dataset"].model_validate(manifest)
+@pytest.mark.parametrize(
+    "change",
+    [
+        Changed(_D, {f"{LAB}.uri": "file:///data/bccd"}),
+        Changed(_D, {"spec.exclude.uri": "file:///data/excluded.txt"}),
+        Changed(_T, {"spec.model.pretrained": {"uri": "file:///data/weights.pth"}}),
+    ],
+    ids=str,
+)
+def test_file_uris_are_for_local_runs(change: Changed, control_plane: ControlPlane, namespace: str) -> None:
+    manifest = change.manifest()
+    MODELS[change.kind].model_validate(manifest)
     with pytest.raises(Refused, match=r"file:// works in local runs only"):
         control_plane.apply(manifest, namespace=namespace)
