@@ -348,7 +348,7 @@ class Training(Model):
 
 
 class Latency(Model):
-    """Where latency is measured."""
+    """Where latency is measured: in this version where the run is, on one core; other values end as NotSupported."""
 
     resources: Resources = Resources(requests={"cpu": "1"})
     """Resources of the measurement."""
@@ -370,7 +370,8 @@ class Evaluation(Model):
         "class",
         "objectSize",
     )
-    """What the metrics are broken down by."""
+    """What the primary metric is broken down by: objectSize (detection), source, group. The metrics of each class are
+    always given, so class changes nothing."""
     latency: Latency = Latency()
     """Where latency criteria are measured."""
 
@@ -663,7 +664,7 @@ def references(spec: TrainingJobSpec) -> Iterator[Reference]:
 
 def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
     """What a recipe asks for that the API knows and this version cannot do, each with its field and the remedy."""
-    compression, export = recipe.compression, recipe.export
+    compression, export, latency = recipe.compression, recipe.export, recipe.evaluation.latency
     quantization = compression.quantization
     wishes = (
         (compression.pruning is not None, "spec.compression.pruning", "pruning", "remove it"),
@@ -673,6 +674,18 @@ def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
             "spec.compression.quantization.mode",
             "Dynamic quantization",
             "use Static",
+        ),
+        (
+            latency.resources != Latency().resources,
+            "spec.evaluation.latency.resources",
+            "measuring latency on other resources than one core",
+            "remove it",
+        ),
+        (
+            bool(latency.node_selector),
+            "spec.evaluation.latency.nodeSelector",
+            "measuring latency on another node than the run's",
+            "remove it; compute.podTemplate.nodeSelector places the run",
         ),
         ("TFLite" in export.formats, "spec.export.formats", "TFLite", "remove it; ONNX is always delivered"),
         ("TensorRT" in export.deferred, "spec.export.deferred", "TensorRT", "remove it; ONNX is always delivered"),

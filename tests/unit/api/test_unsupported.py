@@ -23,6 +23,11 @@ PRELABEL = {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}
         ({"compression": {"pruning": {"sparsity": 0.3}}}, "spec.compression.pruning"),
         ({"compression": {"distillation": {"teacherRef": {"name": "large"}}}}, "spec.compression.distillation"),
         ({"compression": {"quantization": {"mode": "Dynamic"}}}, "spec.compression.quantization.mode"),
+        (
+            {"evaluation": {"latency": {"resources": {"requests": {"cpu": "4"}}}}},
+            "spec.evaluation.latency.resources",
+        ),
+        ({"evaluation": {"latency": {"nodeSelector": {"disk": "ssd"}}}}, "spec.evaluation.latency.nodeSelector"),
         ({"export": {"formats": ["ONNX", "TFLite"]}}, "spec.export.formats"),
         ({"export": {"deferred": ["TensorRT"]}}, "spec.export.deferred"),
     ],
@@ -38,6 +43,7 @@ def test_what_works_in_a_training_is_not_refused() -> None:
     recipe = {
         "model": {"architecture": "resnet18"},
         "compression": {"quantization": {"mode": "Static"}},
+        "evaluation": {"latency": {"resources": {"requests": {"cpu": "1"}}}},
         "export": {"formats": ["ONNX", "ExportedProgram", "StateDict"]},
     }
     assert trainingjob.unsupported(trainingjob.Recipe.model_validate(recipe)) == ()
