@@ -94,8 +94,8 @@ class Model(BaseModel):
         """The JSON form with all defaults spelled out and absent fields left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
-    def without_defaults(self) -> dict[str, JsonValue]:
-        """The JSON form of what differs from the defaults: what a user would have had to write."""
+    def identifying(self) -> dict[str, JsonValue]:
+        """The JSON form of what tells one result from another: what differs from the defaults."""
         return self.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from fovea_api.common import (
     Bool,
@@ -42,7 +42,7 @@ from fovea_api.common import (
 )
 from fovea_api.errors import NotSupported
 from fovea_api.run import Progress, Usage
-from fovea_api.version import ClassSummary, DatasetSummary, QualitySummary, SplitCounts
+from fovea_api.version import ClassSummary, DatasetSummary, QualitySummary, SplitCounts, StatedProblem
 
 
 class Format(StrEnum):
@@ -82,6 +82,10 @@ class Problem(Model):
     """Why it is worth doing."""
     outcome: Text = ""
     """What counts as success for those who asked."""
+
+    def stated(self) -> StatedProblem:
+        """As versions, bundles and reports keep it."""
+        return StatedProblem(statement=self.statement, rationale=self.rationale, outcome=self.outcome)
 
 
 class Video(Model):
@@ -333,7 +337,7 @@ class Recipe(Model):
     task: Task
     """What is predicted. Immutable."""
     problem: Problem = Problem()
-    """The problem in words."""
+    """The problem in words. An edit builds nothing anew; the report of the next training has it."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1, max_length=64), ListMap(("name",))]
     """Where images come from."""
     prelabel: Prelabel | None = None
@@ -348,6 +352,10 @@ class Recipe(Model):
     """What happens to what is not right."""
     exclude: Exclude | None = None
     """Images that must never appear."""
+
+    def identifying(self) -> dict[str, JsonValue]:
+        """As of every model, without the problem: the words about it change no version."""
+        return {name: value for name, value in super().identifying().items() if name != "problem"}
 
 
 def _readable(task: Task, formats: tuple[Format, ...]) -> Rule:

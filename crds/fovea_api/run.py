@@ -33,7 +33,7 @@ from fovea_api.common import (
     Word,
 )
 from fovea_api.criteria import Criterion
-from fovea_api.version import DatasetSummary
+from fovea_api.version import DatasetSummary, StatedProblem
 
 Location = Annotated[str, Field(max_length=2048)]
 Message = Annotated[str, Field(max_length=8192)]
@@ -68,6 +68,8 @@ class DatasetInput(Model):
     """Digest of the version."""
     artifact: Location
     """Where the version lies."""
+    problem: StatedProblem | None = None
+    """The problem as the Dataset states it now, for the report. Absent: as it did when the version was built."""
 
 
 class VersionInput(Model):
@@ -175,12 +177,12 @@ def run_identity(type: RunType, owner: RunOwner, recipe: Model, inputs: RunInput
     """Digest that says which result is wanted: `sha256-<64 hex>` of canonical JSON (sorted keys, no spaces).
 
     Defaults of the recipe are left out, so a field that a later version adds changes no identity as long as
-    nobody sets it. Places, images, criteria and compute are not part of it.
+    nobody sets it. Places, images, criteria, compute and the problem's words are not part of it.
     """
     order = {
         "type": type.value,
         "owner": owner.to_dict(),
-        "recipe": recipe.without_defaults(),
+        "recipe": recipe.identifying(),
         "inputs": inputs.digests(),
         "nonce": nonce,
     }

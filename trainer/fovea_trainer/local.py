@@ -74,7 +74,7 @@ def train_manifest(
     dataset = _find(documents, Dataset, job.spec.dataset_ref.name, path)
     refuse(impossible(job.spec, dataset.spec))
     built = _run(_build_spec(_localized(dataset, path, sources or {}), store), store, False, reporter)
-    return _run(_training_spec(job, built, store), store, ray, reporter)
+    return _run(_training_spec(job, dataset, built, store), store, ray, reporter)
 
 
 def criteria_of(path: Path, name: str | None, result: RunResult) -> tuple[CriterionResult, ...]:
@@ -216,7 +216,7 @@ def _version(built: RunResult) -> VersionInput:
     return VersionInput(version=built.digest, artifact=built.artifact)
 
 
-def _training_spec(job: TrainingJob, built: RunResult, store: str) -> RunSpec:
+def _training_spec(job: TrainingJob, source: Dataset, built: RunResult, store: str) -> RunSpec:
     spec = job.spec
     wanted, found = spec.dataset_ref.version, _version(built)
     if wanted is not None and wanted != found.version:
@@ -226,7 +226,8 @@ def _training_spec(job: TrainingJob, built: RunResult, store: str) -> RunSpec:
             "remove it, or bring back the sources as they were",
         )
     _refuse_references(spec)
-    dataset = DatasetInput(name=spec.dataset_ref.name, version=found.version, artifact=found.artifact)
+    problem = source.spec.problem.stated()
+    dataset = DatasetInput(name=source.metadata.name, version=found.version, artifact=found.artifact, problem=problem)
     elastic = spec.compute.elastic
     execution = Execution(
         workers=spec.compute.workers,

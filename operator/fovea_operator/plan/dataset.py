@@ -112,7 +112,9 @@ def _wanted(
     spec, recipe = dataset.spec, dataset.spec.recipe()
     if current is not None:
         restarted = context.restart not in ("", current.run.spec.nonce.partition("@")[0])
-        if not restarted and due is None and frozen(current, Recipe) == recipe:
+        before = frozen(current, Recipe)
+        same = before is not None and before.identifying() == recipe.identifying()
+        if same and not restarted and due is None:
             return current.run.spec.model_copy(update=_means(context, dataset))
     if problems := unsupported(recipe):
         return refusal(problems)

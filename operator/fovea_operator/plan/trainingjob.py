@@ -194,17 +194,18 @@ def _dataset(snapshot: TrainingSnapshot) -> DatasetInput | Verdict:
         hint = f"; did you mean {' or '.join(near)}?" if near else "; apply it, or correct spec.datasetRef.name"
         return working("DatasetNotFound", f"there is no Dataset {reference.name!r} in this namespace{hint}")
     status = snapshot.dataset.status
+    problem = snapshot.dataset.spec.problem.stated()
     if reference.version is not None:
         if snapshot.dataset_cleanup and (status is None or status.version != reference.version):
             what = f"run {snapshot.dataset_cleanup}, which deletes old versions of Dataset {reference.name!r}"
             return working(CLEANING_UP, f"waiting for {what}")
         artifact = f"{snapshot.place.store}/dataset/{reference.name}/{reference.version}/"
-        return DatasetInput(name=reference.name, version=reference.version, artifact=artifact)
+        return DatasetInput(name=reference.name, version=reference.version, artifact=artifact, problem=problem)
     if status is None or status.version is None or status.artifact is None:
         why = next((it.message for it in status.conditions if it.type == "Ready"), "") if status is not None else ""
         words = f": {why}" if why else ""
         return working("DatasetNotReady", f"Dataset {reference.name!r} has no version yet{words}")
-    return DatasetInput(name=reference.name, version=status.version, artifact=status.artifact)
+    return DatasetInput(name=reference.name, version=status.version, artifact=status.artifact, problem=problem)
 
 
 def _bundle(snapshot: TrainingSnapshot, name: str, path: str) -> BundleInput | Verdict:

@@ -102,6 +102,7 @@ SITUATIONS: dict[str, tuple[dict[str, Any], bool]] = {
     # the spec beside a version that was built two days ago, whether it builds again
     "a default was spelled out": ({"splits": {"seed": 0}}, False),
     "the recipe changed": (CHANGED, True),
+    "the problem was put into other words": ({"problem": {"statement": "Count cells"}}, False),
     "compute changed": ({"compute": {"workers": 4, "image": "other"}}, False),
     "the schedule is due": (DAILY, True),
     "the schedule is not due": (NOT_YET, False),

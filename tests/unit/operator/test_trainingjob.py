@@ -102,6 +102,18 @@ def test_what_trains_again(name: str) -> None:
     assert bool(made(plan, RUN)) is again
 
 
+def test_the_report_of_a_training_has_the_problem_as_it_is_stated_now() -> None:
+    given = dataset()
+    stated = given.spec.problem.model_copy(update={"statement": "Tell cells apart"})
+    given = given.model_copy(update={"spec": given.spec.model_copy(update={"problem": stated})})
+    orders = [
+        dict(made(plan_training(replace(snapshot(job()), dataset=it), Settings()), RUN)[0].manifest["spec"])  # type: ignore[arg-type]
+        for it in (given, dataset())
+    ]
+    assert orders[0]["inputs"]["dataset"]["problem"]["statement"] == "Tell cells apart"  # type: ignore[index,call-overload]
+    assert orders[0]["identity"] == orders[1]["identity"]
+
+
 def test_a_recipe_frozen_by_an_older_version_equals_its_defaults() -> None:
     status, view = trained(recipe={"model": {"architecture": "resnet18"}})
     assert not made(plan_training(snapshot(job(status), view), Settings()), RUN)

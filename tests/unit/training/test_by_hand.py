@@ -16,6 +16,7 @@ import yaml
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from fovea_trainer.local import train_manifest
+from fovea_trainer.store import place
 from fovea_trainer.training.loop import NO_VALIDATION
 from pydantic import JsonValue
 from synthetic import squares
@@ -167,6 +168,19 @@ except TrainingDiverged as error:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, text=True)
     assert "told: spec.training: the loss is" in done.stdout, done.stderr[-3000:]
     assert "lower optimizer.learningRate" in done.stdout
+
+
+def test_the_problem_in_other_words_builds_nothing_and_is_in_the_next_report(tmp_path: Path) -> None:
+    path = manifest(tmp_path, {"train": 16, "validation": 4}, training={"epochs": 1, "batchSize": 8})
+    first = train_manifest(path, str(tmp_path / "store"))
+    dataset, job = yaml.safe_load_all(path.read_text())
+    dataset["spec"]["problem"] = {"statement": "Tell red from blue"}
+    job["spec"]["training"]["seed"] = 1
+    path.write_text(yaml.safe_dump_all([dataset, job]))
+    second = train_manifest(path, str(tmp_path / "store"))
+    assert len(list((tmp_path / "store/dataset/squares/runs").iterdir())) == 1
+    reports = [place(str(result.report)).read_text() for result in (first, second)]
+    assert ["Tell red from blue" in report for report in reports] == [False, True]
 
 
 def test_what_can_never_work_is_refused_before_the_pictures_are_read(tmp_path: Path) -> None:

@@ -40,7 +40,6 @@ from fovea_api.version import (
     QualitySummary,
     Shard,
     SourceProvenance,
-    StatedProblem,
 )
 from numpy.typing import NDArray
 
@@ -678,7 +677,7 @@ def _write(
         images=draft.statistics.images,
         annotations=draft.statistics.annotations,
         shards=tuple(shards),
-        problem=StatedProblem.model_validate(recipe.problem.model_dump()),
+        problem=recipe.problem.stated(),
         provenance=draft.provenance,
         parent=parent.version if parent else None,
         quality=draft.quality,

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -60,9 +60,13 @@ class Order:
         return place(self.spec.store) / "trainingjob" / self.spec.owner.name / "bundles"
 
     def open(self) -> OpenVersion:
-        """The dataset version, from this machine's cache."""
-        assert self.spec.inputs.dataset is not None
-        return open_version(self.spec.inputs.dataset.artifact, self.surroundings.work_dir / "versions")
+        """The dataset version, from this machine's cache, with the problem as it is stated now."""
+        given = self.spec.inputs.dataset
+        assert given is not None
+        version = open_version(given.artifact, self.surroundings.work_dir / "versions")
+        if given.problem is None:
+            return version
+        return replace(version, manifest=version.manifest.model_copy(update={"problem": given.problem}))
 
     def plan(self, rank: int) -> Plan:
         """How to carry out the work."""
