@@ -467,7 +467,7 @@ class RunPolicy(Model):
     history_limit: Annotated[Int, Field(ge=1, le=100)] = 10
     """Number of finished Runs that are kept as objects."""
     queue_name: ObjectName | None = None
-    """Kueue LocalQueue that admits the runs. Absent: no queue."""
+    """Kueue LocalQueue that admits the runs. Absent: the installation's, if it has one."""
     workload_priority_class_name: ObjectName | None = None
     """Kueue WorkloadPriorityClass of the runs."""
 

@@ -65,6 +65,9 @@ class Settings:
     ray_version: str = _setting("2.60.0", "Ray version in the trainer image; KubeRay chooses its behaviour by it.")
     store: str = _setting("", "Root URI of the store; `/<namespace>` is added. Empty: namespaces must say theirs.")
     store_secret: str = _setting("", "Secret with the store's credentials in each namespace. Empty: none.")
+    queue_name: str = _setting(
+        "", "Kueue LocalQueue of runs whose object names none; one in each namespace. Empty: none."
+    )
     cluster_role: str = _setting("fovea-run", "ClusterRole that the ServiceAccount of runs is bound to.")
     run_user: int = _setting(1000, "User and group id of run pods; the images are built for it. 0: the image's own.")
     work_dir_size: str = _setting("50Gi", "Size limit of the local cache of a run's pod; a quantity.")

@@ -65,6 +65,7 @@ fovea-run
   "trainer_image" (default (printf "fovea/trainer:%s" .Chart.AppVersion) .Values.defaults.trainerImage)
   "image_pull_policy" .Values.defaults.imagePullPolicy
   "ray_version" .Values.defaults.rayVersion
+  "queue_name" (default "" .Values.defaults.queueName)
   "store" .Values.defaults.store.uri
   "store_secret" .Values.defaults.store.secretName
 }}

@@ -29,7 +29,7 @@ def build_job(
         "metadata": {
             "name": work.name,
             "namespace": work.namespace,
-            "labels": {**work.labels, **queue_labels(policy)},
+            "labels": {**work.labels, **queue_labels(policy, settings)},
         },
         "spec": {
             "backoffLimit": 0,

@@ -25,7 +25,8 @@ def build_ray_job(work: Work, compute: Compute, policy: RunPolicy, settings: Set
     number is asked for, and no autoscaler is needed. A queue admits exactly `workers`.
     """
     elastic = compute.elastic
-    workers = elastic.max_workers if elastic is not None and policy.queue_name is None else compute.workers
+    queued = bool(policy.queue_name or settings.queue_name)
+    workers = elastic.max_workers if elastic is not None and not queued else compute.workers
     head = pod_template(work, HEAD, compute.head.resources, compute.pod_template, settings)
     worker = pod_template(work, WORKER, compute.resources, compute.pod_template, settings)
     spec: JsonObject = {
@@ -63,19 +64,19 @@ def build_ray_job(work: Work, compute: Compute, policy: RunPolicy, settings: Set
         "metadata": {
             "name": work.name,
             "namespace": work.namespace,
-            "labels": {**work.labels, **queue_labels(policy)},
+            "labels": {**work.labels, **queue_labels(policy, settings)},
         },
         "spec": spec,
     }
 
 
-def queue_labels(policy: RunPolicy) -> dict[str, str]:
-    """Kueue's labels on a child. Kueue then owns its `suspend`."""
+def queue_labels(policy: RunPolicy, settings: Settings) -> dict[str, str]:
+    """Kueue's labels on a child: its own queue, else the installation's. Kueue then owns its `suspend`."""
     labels = {
-        names.LABEL_QUEUE: policy.queue_name,
+        names.LABEL_QUEUE: policy.queue_name or settings.queue_name,
         names.LABEL_PRIORITY: policy.workload_priority_class_name,
     }
-    return {name: value for name, value in labels.items() if value is not None}
+    return {name: value for name, value in labels.items() if value}
 
 
 def _submitter(work: Work, extra: PodTemplate, settings: Settings) -> JsonValue:

@@ -68,6 +68,7 @@ WRONG = [
     ('defaults.trainerImage="has space"', "/defaults/trainerImage"),
     ('defaults.rayVersion="latest"', "/defaults/rayVersion"),
     ("defaults.rayVersion=2.6", "/defaults/rayVersion"),
+    ('defaults.queueName="Team A"', "/defaults/queueName"),
     ('defaults.store.uri="http://somewhere"', "/defaults/store/uri"),
     ('defaults.store.uri="/local/path"', "/defaults/store/uri"),
     ('defaults.store.secretName="Upper"', "/defaults/store/secretName"),
@@ -136,12 +137,17 @@ def test_defaults_reach_the_operator_as_settings(render: Render) -> None:
     values = {
         "defaults.trainerImage": "registry.example.com/trainer:2",
         "defaults.rayVersion": "2.61.0",
+        "defaults.queueName": "team-a",
         "defaults.store.uri": "s3://bucket/models",
         "defaults.store.secretName": "bucket",
         "operator.logLevel": "DEBUG",
     }
     settings = environment(render(*(f"{path}={json.dumps(value)}" for path, value in values.items())))
     assert set(values.values()) <= set(settings.values())
+
+
+def test_reused_values_of_a_release_before_may_lack_what_is_new(render: Render) -> None:
+    assert environment(render("defaults.queueName=null"))["FOVEA_OPERATOR_QUEUE_NAME"] == ""
 
 
 def test_settings_have_the_last_word_and_keep_their_digits(render: Render) -> None:

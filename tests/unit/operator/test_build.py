@@ -120,6 +120,17 @@ def test_a_queue_is_named_and_suspend_is_left_to_it() -> None:
         assert "suspend" not in manifest["spec"]
 
 
+def test_the_installations_queue_is_that_of_runs_that_name_none() -> None:
+    settings = Settings(queue_name="all")
+    for policy, queue in ((RunPolicy(), "all"), (RunPolicy(queue_name="team-a"), "team-a")):
+        built = build_job(work(), Resources(), PodTemplate(), policy, settings)
+        elastic = Compute.model_validate({"workers": 2, "elastic": {"minWorkers": 1, "maxWorkers": 4}})
+        trained: Any = build_ray_job(work(), elastic, policy, settings)
+        for manifest in (built, trained):
+            assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == queue
+        assert trained["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 2
+
+
 def test_the_ray_cluster_works_once_and_goes() -> None:
     spec = ray_job({"ttlAfterFinished": "10m"}, workers=2)["spec"]
     assert (spec["backoffLimit"], spec["shutdownAfterJobFinishes"], spec["ttlSecondsAfterFinished"]) == (0, True, 600)
