@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -10,7 +11,7 @@ from fovea_api import names
 from fovea_api.errors import FoveaError
 
 from fovea_operator.cache import Cache
-from fovea_operator.client import Api, Conflict, NotFound
+from fovea_operator.client import Api, ApiError, Conflict, NotFound
 from fovea_operator.objects import (
     EVENT,
     RUN,
@@ -23,6 +24,12 @@ from fovea_operator.objects import (
     text,
 )
 from fovea_operator.plan import Create, Delete, Emit, Plan, SetStatus, Write
+
+logger = logging.getLogger(__name__)
+
+_REASON_BYTES = 128
+_NOTE_BYTES = 1024
+"""The API server refuses an event with more; it counts the bytes of UTF-8."""
 
 
 class NotOurs(FoveaError):
@@ -43,7 +50,7 @@ class Writer:
     """Name of this replica, for events."""
 
     async def carry_out(self, plan: Plan) -> None:
-        """Writes in the order of the plan. Raises ApiError or NotOurs at the first that fails."""
+        """Writes in the order of the plan. Raises ApiError or NotOurs at the first that fails; events may be lost."""
         for write in plan.writes:
             await self._write(write)
 
@@ -113,8 +120,8 @@ class Writer:
             "reportingController": f"{names.GROUP}/operator",
             "reportingInstance": self.identity[:128],
             "action": "Reconcile",
-            "reason": write.reason,
-            "note": write.note,
+            "reason": _cut(write.reason, _REASON_BYTES),
+            "note": _cut(write.note, _NOTE_BYTES),
             "type": write.type,
             "regarding": {
                 "apiVersion": key.kind.api_version,
@@ -128,6 +135,13 @@ class Writer:
             await self.api.create(EVENT, event)
         except Conflict:
             return
+        except ApiError as error:  # an event is news; what is true stands in the status, which must be written
+            logger.warning("the event %s about %s was not told: %s", write.reason, key, error)
+
+
+def _cut(text: str, size: int) -> str:
+    """The first bytes of a text, in whole characters."""
+    return text.encode()[:size].decode(errors="ignore")
 
 
 def _reference(key: Key, owner: View) -> JsonObject:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from fovea_api import names
-from fovea_operator.client import Api, Unreachable, load_configuration
+from fovea_operator.client import Api, Refused, Unreachable, load_configuration
 from fovea_operator.main import Operator
 from fovea_operator.objects import (
     DATASET,
@@ -62,6 +62,8 @@ class World:
     """Verb and kind of every write that the operator sent."""
     fail_after: int | None = None
     """Writes that go through before the operator is cut off from the API server."""
+    refused: str = ""
+    """A kind whose writes the API server refuses: a policy or a quota, played by the test."""
 
     def settings(self, **changed: Any) -> Settings:
         return Settings(
@@ -89,6 +91,8 @@ class World:
             if verb in WRITES and kind is not None and kind.name != "Lease":
                 if world.fail_after is not None and len(world.writes) >= world.fail_after:
                     raise Unreachable("cut off by the test")
+                if kind.name == world.refused:
+                    raise Refused("refused by the test", "Forbidden")
                 world.writes.append((verb, kind.name))
             return await original(self, verb, kind, path, *args, **more)
 
@@ -429,6 +433,31 @@ async def test_bad_input_fails_at_once(world: World) -> None:
         await world.until(lambda: world.reason(TRAINING_JOB, "InvalidInput"))
         assert world.ready(TRAINING_JOB)["message"] == error["message"]
         assert world.get(TRAINING_JOB, "blood-cells")["status"]["phase"] == "Failed"  # type: ignore[index]
+
+
+async def test_an_error_longer_than_an_event_may_be_closes_its_attempt(world: World) -> None:
+    async with world.operator():
+        await built(world)
+        run = await started(world)
+        error = {"reason": "A" * 200, "message": "ü" * 2000}
+        result = {"completedAt": "2030-01-01T00:00:00Z", "error": error}
+        await asyncio.to_thread(world.patch, RUN, run, {"status": {"result": result}})
+        await world.until(lambda: world.get(RUN, run)["status"]["phase"] == "Failed")  # type: ignore[index]
+        await world.until(lambda: world.ready(TRAINING_JOB)["message"] == error["message"])
+        note = (await world.until(lambda: world.events("AttemptFailed")))[0]
+        assert 1022 <= len(note.encode()) <= 1024
+        assert note.endswith("ü")
+        assert await world.until(lambda: world.events("A" * 128))
+
+
+async def test_a_refused_event_keeps_no_status_from_being_written(world: World) -> None:
+    async with world.operator():
+        await built(world)
+        world.refused = "Event"
+        run = await started(world)
+        await asyncio.to_thread(lambda: world.trained(run, test__mAP50=0.9))
+        await world.until(lambda: world.ready(TRAINING_JOB)["status"] == "True")
+        assert not any(run in note for note in world.events("AttemptSucceeded"))
 
 
 async def test_suspend_and_resume(world: World) -> None:
