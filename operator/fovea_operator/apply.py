@@ -21,7 +21,9 @@ from fovea_operator.objects import (
     View,
     items,
     mapping,
+    owner_of,
     text,
+    uid_of,
 )
 from fovea_operator.plan import Create, Delete, Emit, Plan, SetStatus, Write
 
@@ -34,6 +36,10 @@ _NOTE_BYTES = 1024
 
 class NotOurs(FoveaError):
     """An object of a name that we need exists and belongs to somebody else; it is never overwritten."""
+
+
+class Leftover(FoveaError):
+    """An object of a name that we need is left of an object that was deleted and made again; it goes by itself."""
 
 
 class KubeRayMissing(FoveaError):
@@ -50,7 +56,7 @@ class Writer:
     """Name of this replica, for events."""
 
     async def carry_out(self, plan: Plan) -> None:
-        """Writes in the order of the plan. Raises ApiError or NotOurs at the first that fails; events may be lost."""
+        """Writes in the order of the plan. Raises FoveaError at the first that fails; events may be lost."""
         for write in plan.writes:
             await self._write(write)
 
@@ -79,7 +85,7 @@ class Writer:
         try:
             made = await self.api.create(write.key.kind, write.manifest | {"metadata": metadata})
         except Conflict:
-            made = await self._existing(write.key, owner)
+            made = await self._existing(write, owner)
         except NotFound as error:
             if write.key.kind.group == "ray.io":
                 raise KubeRayMissing(
@@ -88,14 +94,16 @@ class Writer:
             raise
         self._learn(write.key, made)
 
-    async def _existing(self, key: Key, owner: View) -> JsonObject:
+    async def _existing(self, write: Create, owner: View) -> JsonObject:
         """What is there of that name, if it is the one that we made and forgot."""
+        key = write.key
         found = await self.api.get(key)
         if found is None:
             raise Conflict(f"{key} came and went")
-        uid = text(owner, "metadata", "uid")
-        if any(text(it, "uid") == uid for it in items(found, "metadata", "ownerReferences")):
+        if any(text(it, "uid") == uid_of(owner) for it in items(found, "metadata", "ownerReferences")):
             return found
+        if owner_of(found) is not None and owner_of(found) == owner_of(write.manifest):
+            raise Leftover("left of an object that was deleted", str(key), "it goes by itself")
         raise NotOurs(
             f"{key} exists and does not belong to {text(owner, 'kind')} {text(owner, 'metadata', 'name')}",
             None,
@@ -109,7 +117,7 @@ class Writer:
     async def _emit(self, write: Emit) -> None:
         """An event whose name is made of what it tells, so that telling it again is refused by the API server."""
         regarding = self.cache.get(write.regarding) or {}
-        uid = text(regarding, "metadata", "uid")
+        uid = uid_of(regarding)
         told = hashlib.sha256(f"{uid}/{write.reason}/{write.once}".encode()).hexdigest()[:16]
         key = write.regarding
         event: JsonObject = {
@@ -149,7 +157,7 @@ def _reference(key: Key, owner: View) -> JsonObject:
         "apiVersion": key.kind.api_version,
         "kind": key.kind.name,
         "name": key.name,
-        "uid": text(owner, "metadata", "uid"),
+        "uid": uid_of(owner),
         "controller": True,
         "blockOwnerDeletion": key.kind == RUN,
     }

@@ -51,6 +51,11 @@ def stuck(reason: str, message: str) -> Verdict:
     return Verdict(Progressing.STUCK, reason, message)
 
 
+def waiting_for_leftover(key: object) -> Verdict:
+    """An object was deleted and made again: what is left of the one before may still write where a new run would."""
+    return working("Stopping", f"waiting for {key} of the object before to go")
+
+
 def conditions(
     verdict: Verdict, old: Sequence[Condition], generation: int | None, now: datetime
 ) -> tuple[Condition, ...]:

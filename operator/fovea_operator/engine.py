@@ -10,9 +10,9 @@ from fovea_api.common import Status
 from fovea_api.errors import FoveaError
 from fovea_api.run import RunType
 
-from fovea_operator.apply import Writer
+from fovea_operator.apply import Leftover, Writer
 from fovea_operator.client import Refused
-from fovea_operator.conditions import Verdict, conditions, stuck, working
+from fovea_operator.conditions import Verdict, conditions, stuck, waiting_for_leftover, working
 from fovea_operator.logs import about
 from fovea_operator.metrics import Metrics
 from fovea_operator.objects import DATASET, RUN, TRAINING_JOB, Key, View, key_of, mapping, number, text
@@ -46,6 +46,9 @@ class Engine:
                 if plan is None:
                     return None
                 await self.writer.carry_out(plan)
+            except Leftover as error:
+                await self._report(key, waiting_for_leftover(error.place))
+                return self.settings.deletion_poll_seconds
             except Refused as error:
                 await self._report(key, working(_word(error.reason), str(error)))
                 raise

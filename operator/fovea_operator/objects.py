@@ -126,6 +126,16 @@ def key_of(kind: Kind, value: View) -> Key:
     return Key(kind, text(value, "metadata", "namespace"), text(value, "metadata", "name"))
 
 
+def uid_of(value: View) -> str:
+    """The uid of an object."""
+    return text(value, "metadata", "uid")
+
+
+def controller_uid(value: View) -> str:
+    """The uid of the object that controls this one; empty when none does."""
+    return next((text(it, "uid") for it in items(value, "metadata", "ownerReferences") if flag(it, "controller")), "")
+
+
 def owner_of(value: View) -> Key | None:
     """The object of ours that a Run or child works for, by its labels."""
     labels = mapping(value, "metadata", "labels")

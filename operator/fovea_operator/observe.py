@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -46,11 +46,13 @@ from fovea_operator.objects import (
     Key,
     Kind,
     View,
+    controller_uid,
     items,
     key_of,
     mapping,
     text,
     time,
+    uid_of,
 )
 from fovea_operator.settings import Settings
 
@@ -126,6 +128,8 @@ class DatasetSnapshot:
     cleanups: tuple[RunView, ...] = ()
     used: frozenset[str] = frozenset()
     """Versions that a Run reads or that are pinned; looked for only when a cleanup of versions may start."""
+    leftover: Key | None = None
+    """A Run, a child or a pod of an object that was deleted and made again; no attempt starts beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,8 @@ class TrainingSnapshot:
     cleanups: tuple[RunView, ...] = ()
     dataset_cleanup: str = ""
     """Name of a cleanup that deletes versions of the Dataset, or is going to soon; empty: there is none."""
+    leftover: Key | None = None
+    """A Run, a child or a pod of an object that was deleted and made again; no attempt starts beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +208,8 @@ class Observer:
                 uris.append((dataset.spec.exclude.uri, "spec.exclude.uri"))
             missing = await self._missing(key.namespace, [*wanted, *_claims([*uris, (place.store, "the store")])])
         used = await self._used(key, runs, cleanups)
-        return DatasetSnapshot(dataset, runs, place, missing, now, cleanups, used)
+        leftover = await self._leftover(key, (*runs, *cleanups))
+        return DatasetSnapshot(dataset, runs, place, missing, now, cleanups, used, leftover)
 
     async def training(self, key: Key, now: datetime) -> TrainingSnapshot | None:
         """The snapshot of a TrainingJob; None when it is gone."""
@@ -233,6 +240,7 @@ class Observer:
             now,
             cleanups,
             next((view.name for view in self._known_runs(dataset_key) if _threatens(view)), ""),
+            await self._leftover(key, (*runs, *cleanups)),
         )
 
     async def gone(self, key: Key, now: datetime) -> GoneSnapshot | None:
@@ -317,20 +325,44 @@ class Observer:
                 yield parse(model, value)
 
     async def _runs(self, owner: Key, now: datetime) -> tuple[RunView, ...]:
-        children = [
-            await self._child(owner, kind, value, now)
-            for kind in (RAY_JOB, JOB)
-            for value in list(self.cache.owned(owner, kind))
-            if text(mapping(value, "metadata", "labels"), names.LABEL_RUN) and not await self._gone(kind, value)
-        ]
+        """The Runs that the object controls, and the cleanups of its name that belong to nobody, newest first."""
+        uid = uid_of(self.cache.get(owner) or {})
         views = []
         for value in list(self.cache.owned(owner, RUN)):
-            if text(value, "metadata", "deletionTimestamp"):
+            free = text(value, "spec", "type") == RunType.CLEANUP and not controller_uid(value)
+            if await self._gone(RUN, value) or text(value, "metadata", "deletionTimestamp"):
                 continue
-            view = RunView(parse(Run, value), ())
-            own = tuple(child for child in children if child.run == view.name)
-            views.append(await self._fresh(owner, RunView(view.run, own), now))
+            if not free and controller_uid(value) != uid:
+                continue
+            children = [
+                await self._child(owner, kind, child, now)
+                for kind in (RAY_JOB, JOB)
+                for child in list(self.cache.owned(owner, kind))
+                if controller_uid(child) == uid_of(value) and not await self._gone(kind, child)
+            ]
+            views.append(await self._fresh(owner, RunView(parse(Run, value), tuple(children)), now))
         return tuple(sorted(views, key=lambda view: (view.created, view.name), reverse=True))
+
+    async def _leftover(self, owner: Key, runs: Iterable[RunView]) -> Key | None:
+        """What works for an object of this name and for none of its Runs.
+
+        A pod of Ray hangs on objects that are not watched; one that is older than its Run, or of no Run that is
+        known and older than the object, is left of the object before.
+        """
+        made = time(self.cache.get(owner) or {}, "metadata", "creationTimestamp")
+        uids = {view.run.metadata.uid for view in runs}
+        since = {view.name: view.created for view in runs}
+        for kind in (RUN, RAY_JOB, JOB, RAY_CLUSTER, POD):
+            for value in list(self.cache.owned(owner, kind)):
+                run = text(mapping(value, "metadata", "labels"), names.LABEL_RUN)
+                if kind in (RAY_CLUSTER, POD):
+                    born, first = time(value, "metadata", "creationTimestamp"), since.get(run, made)
+                    left = born is not None and first is not None and born < first
+                else:
+                    left = (uid_of(value) if kind == RUN else controller_uid(value)) not in uids
+                if run and left and not await self._gone(kind, value):
+                    return key_of(kind, value)
+        return None
 
     def _known_runs(self, owner: Key) -> Iterator[RunView]:
         """The Runs of another object, without their children."""

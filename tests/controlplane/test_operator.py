@@ -699,6 +699,45 @@ async def test_killed_at_any_write_of_a_cleanup_the_data_go_once(world: World) -
         assert len(started_) == number + 1, f"killed at write {number}"
 
 
+@pytest.mark.parametrize("kind", [RUN, RAY_JOB], ids=str)
+async def test_an_object_made_again_waits_for_what_is_left_and_inherits_nothing(world: World, kind: Kind) -> None:
+    """A finalizer, such as KubeRay's, keeps a part of the object before; it had succeeded."""
+    async with world.operator():
+        await built(world)
+        run = await started(world)
+        await asyncio.to_thread(lambda: world.trained(run, test__mAP50=0.9))
+        await world.until(lambda: world.ready(TRAINING_JOB)["status"] == "True")
+        name = run if kind == RUN else f"{run}-1"
+        before = {it: world.get(it, at)["metadata"]["uid"] for it, at in ((RUN, run), (RAY_JOB, f"{run}-1"))}  # type: ignore[index]
+        keep = {"metadata": {"finalizers": ["fovea.dev/test"]}}
+        await asyncio.to_thread(world.patch, kind, name, keep, status=False)
+        await world.delete("trainingjob", "blood-cells")
+        await world.until(lambda: "deletionTimestamp" in world.get(kind, name)["metadata"])  # type: ignore[index]
+        await world.apply(training())
+        wanted = f"waiting for {kind} {world.namespace}/{name} of the object before to go"
+        await world.until(lambda: world.ready(TRAINING_JOB)["message"] == wanted)
+        assert world.ready(TRAINING_JOB)["reason"] == "Stopping"
+        await asyncio.sleep(0.5)
+        assert not [it for it in world.all(RAY_JOB) if it["metadata"]["uid"] != before[RAY_JOB]]
+        await asyncio.to_thread(world.patch, kind, name, {"metadata": {"finalizers": []}}, status=False)
+        await world.until(lambda: world.reason(TRAINING_JOB, "Starting"))
+        for it, at in ((RUN, run), (RAY_JOB, f"{run}-1")):
+            assert world.get(it, at)["metadata"]["uid"] != before[it]  # type: ignore[index]
+
+
+async def test_a_run_that_was_left_behind_is_named_until_somebody_deletes_it(world: World) -> None:
+    async with world.operator():
+        await built(world)
+        run = await started(world)
+        await world.delete("trainingjob", "blood-cells", "--cascade=orphan")
+        await world.until(lambda: not world.get(RUN, run)["metadata"].get("ownerReferences"))  # type: ignore[index]
+        await world.apply(training())
+        wanted = f"waiting for Run {world.namespace}/{run} of the object before to go"
+        await world.until(lambda: world.ready(TRAINING_JOB)["message"] == wanted)
+        await world.delete("runs.fovea.dev", run)
+        await world.until(lambda: world.reason(TRAINING_JOB, "Starting"))
+
+
 async def test_old_versions_go_and_those_in_use_stay(world: World) -> None:
     other, newer = f"sha256-{'4' * 64}", f"sha256-{'6' * 64}"
     pinned = training(datasetRef={"name": "blood-cells", "version": other}) | {"metadata": {"name": "pinned"}}

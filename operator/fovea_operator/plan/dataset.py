@@ -67,7 +67,7 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: Pods) -> Plan:
         if current is None or is_finished(current.status):
             return without_run(context, old, wanted)
         wanted = current.run.spec.model_copy(update=_means(context, dataset))
-    hold = hold_for(snapshot.missing, snapshot.place) or hold_while_cleaning(snapshot.cleanups)
+    hold = hold_for(snapshot.missing, snapshot.place, snapshot.leftover) or hold_while_cleaning(snapshot.cleanups)
     outcome = carry_out(
         context,
         old.run,

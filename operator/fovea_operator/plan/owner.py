@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from fovea_operator.build.pod import Work
 from fovea_operator.children import Child
-from fovea_operator.conditions import Progressing, Verdict, conditions, stuck, working
+from fovea_operator.conditions import Progressing, Verdict, conditions, stuck, waiting_for_leftover, working
 from fovea_operator.objects import (
     BY_NAME,
     ROLE_BINDING,
@@ -95,7 +95,7 @@ def refusal(problems: Sequence[InvalidInput]) -> Verdict:
     return stuck(problems[0].reason, "; ".join(map(str, problems)))
 
 
-def hold_for(missing: Sequence[Missing], place: Place) -> Verdict | None:
+def hold_for(missing: Sequence[Missing], place: Place, leftover: Key | None = None) -> Verdict | None:
     """Why no attempt can start, as far as the namespace is concerned."""
     if not place.store:
         return working(
@@ -103,6 +103,8 @@ def hold_for(missing: Sequence[Missing], place: Place) -> Verdict | None:
             "nobody said where results go; annotate the namespace with fovea.dev/store=<URI> "
             "or set defaults.store.uri of the chart",
         )
+    if leftover is not None:
+        return waiting_for_leftover(leftover)
     if not missing:
         return None
     first = missing[0]

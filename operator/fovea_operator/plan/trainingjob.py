@@ -64,7 +64,7 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
             wait = settings.reference_poll_seconds if wanted.reason == CLEANING_UP else None
             return replace(without_run(context, old, wanted), requeue_after=wait)
         wanted = current.run.spec.model_copy(update=_means(context, job))
-    hold = hold_for(snapshot.missing, snapshot.place) or hold_while_cleaning(snapshot.cleanups)
+    hold = hold_for(snapshot.missing, snapshot.place, snapshot.leftover) or hold_while_cleaning(snapshot.cleanups)
     outcome = carry_out(
         context,
         old.run,
