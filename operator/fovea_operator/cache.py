@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fovea_api import names
 
 from fovea_operator.objects import JsonObject, Key, Kind, View, key_of, mapping, owner_of, text
+
+_BATCH = 500
+"""Objects of a listing that are taken in before other tasks (probes, the Lease) get their turn."""
 
 
 def version_of(value: View) -> int:
@@ -23,9 +27,11 @@ class Cache:
     replaces a newer one. So a reconcile always sees at least what the one before it wrote.
     """
 
-    changed: Callable[[Kind, JsonObject], None] = lambda kind, value: None
-    """Called with every object that is new, newer or gone, whoever changed it: the watch, a listing or ourselves."""
+    changed: Callable[[Kind, Sequence[View]], None] = lambda kind, values: None
+    """Called with the objects that are new, newer or gone, whoever changed them: the watch, a listing or ourselves."""
     _objects: dict[Key, JsonObject] = field(default_factory=dict)
+    _keys: dict[Kind, dict[str, dict[Key, None]]] = field(default_factory=dict)
+    """The keys of all objects, by kind and namespace, in the order in which they came."""
     _owned: dict[Key, set[Key]] = field(default_factory=dict)
     _gone: dict[Key, int] = field(default_factory=dict)
     """Resource version at which a key was seen deleted, so that a late event does not bring it back."""
@@ -40,19 +46,31 @@ class Cache:
 
     def keys(self, kind: Kind, namespace: str | None = None) -> list[Key]:
         """All keys of a kind, or those of one namespace."""
-        return [key for key in self._objects if key.kind == kind and (namespace is None or key.namespace == namespace)]
+        found = self._keys.get(kind, {})
+        if namespace is not None:
+            return list(found.get(namespace, ()))
+        return [key for keys in found.values() for key in keys]
+
+    def owners(self) -> list[Key]:
+        """What Runs and children work for, whether it is there or gone."""
+        return list(self._owned)
 
     def put(self, kind: Kind, value: JsonObject) -> bool:
         """Takes an object in, unless a newer version of it is known. Returns whether anything is new."""
+        if new := self._take(kind, value):
+            self.changed(kind, (value,))
+        return new
+
+    def _take(self, kind: Kind, value: JsonObject) -> bool:
         key, version = key_of(kind, value), version_of(value)
         known = self._objects.get(key)
         if version <= max(version_of(known) if known else -1, self._gone.get(key, -1)):
             return False
         self._objects[key] = _slim(kind, value)
+        self._keys.setdefault(kind, {}).setdefault(key.namespace, {})[key] = None
         self._gone.pop(key, None)
         if (owner := owner_of(value)) is not None:
             self._owned.setdefault(owner, set()).add(key)
-        self.changed(kind, value)
         return True
 
     def remove(self, kind: Kind, value: View) -> bool:
@@ -62,7 +80,7 @@ class Cache:
         if known is not None and version_of(known) > version:
             return False
         self._gone[key] = version
-        return self._drop(key)
+        return self.forget(key)
 
     def mark_deleting(self, key: Key) -> None:
         """Notes that we asked for the object's deletion; the watch will say when it is gone."""
@@ -72,36 +90,45 @@ class Cache:
             self._objects[key] = known | {"metadata": metadata}
 
     def forget(self, key: Key) -> bool:
-        """Takes out an object that a read has shown to be gone."""
-        return self._drop(key)
+        """Takes out an object that a read has shown to be gone. Returns whether it was there."""
+        known = self._drop(key)
+        if known is not None:
+            self.changed(key.kind, (known,))
+        return known is not None
 
-    def replace(
+    async def replace(
         self, kind: Kind, listed: Iterable[JsonObject], version: int, within: Callable[[Key], bool] = lambda _: True
     ) -> None:
-        """Takes a whole listing in: what is not in it and not newer than it is gone."""
-        seen = set()
-        for value in listed:
+        """Takes a whole listing in: what is not in it and not newer than it is gone. Tells all changes at its end."""
+        seen: set[Key] = set()
+        told: list[View] = []
+        for number, value in enumerate(listed, 1):
             seen.add(key_of(kind, value))
-            self.put(kind, value)
+            if self._take(kind, value):
+                told.append(value)
+            if number % _BATCH == 0:
+                await asyncio.sleep(0)
         for key in self.keys(kind):
             if key not in seen and within(key) and version_of(self._objects[key]) <= version:
-                self._drop(key)
+                told += filter(None, [self._drop(key)])
+        if told:
+            self.changed(kind, told)
         self._gone = {key: gone for key, gone in self._gone.items() if key.kind != kind or gone > version}
 
     def count(self, kind: Kind) -> int:
         """Objects of a kind."""
-        return len(self.keys(kind))
+        return sum(map(len, self._keys.get(kind, {}).values()))
 
-    def _drop(self, key: Key) -> bool:
+    def _drop(self, key: Key) -> JsonObject | None:
         known = self._objects.pop(key, None)
+        if known is not None:
+            del self._keys[key.kind][key.namespace][key]
         if known is not None and (owner := owner_of(known)) is not None:
             owned = self._owned.get(owner, set())
             owned.discard(key)
             if not owned:
                 self._owned.pop(owner, None)
-        if known is not None:
-            self.changed(key.kind, known)
-        return known is not None
+        return known
 
 
 _KEPT_METADATA = (

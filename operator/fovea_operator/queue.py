@@ -84,6 +84,7 @@ class KeyedQueue(Generic[K]):
         while True:
             key, entry = await self._next()
             await self._run_one(key, entry)
+            await asyncio.sleep(0)  # work that waits for nothing must not keep probes and the Lease from their turn
 
     async def _next(self) -> tuple[K, _Entry]:
         loop = asyncio.get_running_loop()

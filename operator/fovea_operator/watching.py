@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,11 +35,19 @@ from fovea_operator.objects import (
     owner_of,
     text,
 )
-from fovea_operator.observe import parse, referred_jobs
 from fovea_operator.queue import KeyedQueue
 from fovea_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_REFERENCES = {
+    DATASET: (("spec", "datasetRef", "name"),),
+    TRAINING_JOB: (
+        ("spec", "model", "pretrained", "trainingJobRef", "name"),
+        ("spec", "compression", "distillation", "teacherRef", "name"),
+    ),
+}
+"""The fields in which a TrainingJob names objects of a kind."""
 
 
 class KindAppeared(FoveaError):
@@ -60,10 +68,11 @@ class Watcher:
     _relisted: dict[Kind, asyncio.Task[None]] = field(default_factory=dict)
 
     async def fill(self) -> None:
-        """Lists everything and asks for a reconcile of every owner."""
-        self.cache.changed = self.changed
+        """Lists everything, then asks for a reconcile of every owner."""
         for kind in WATCHED:
             await self._resync(kind)
+        self.cache.changed = self.changed
+        self._enqueue({*(key for kind in OWNERS for key in self.cache.keys(kind)), *self.cache.owners()})
 
     async def resync_forever(self) -> None:
         """Lists everything again from time to time."""
@@ -135,39 +144,31 @@ class Watcher:
             for item in listed:  # items of a list do not say what they are
                 item |= {"kind": kind.name, "apiVersion": kind.api_version}
             within = (lambda key, scope=scope: key.namespace == scope) if scope else (lambda _: True)
-            self.cache.replace(kind, listed, version, within)
+            await self.cache.replace(kind, listed, version, within)
         self.metrics.cached.labels(kind.name).set(self.cache.count(kind))
 
-    def changed(self, kind: Kind, value: View) -> None:
-        """Asks for a reconcile of everything that an object concerns; the cache calls it."""
-        self._enqueue(self._concerned(kind, key_of(kind, value), value))
+    def changed(self, kind: Kind, values: Sequence[View]) -> None:
+        """Asks for a reconcile of everything that the objects concern; the cache calls it."""
+        self._enqueue(self._concerned(kind, values))
 
-    def _concerned(self, kind: Kind, key: Key, value: View) -> Iterable[Key]:
+    def _concerned(self, kind: Kind, values: Sequence[View]) -> set[Key]:
         """The owners whose reconcile may come out differently now."""
+        if kind not in (NAMESPACE, *OWNERS):
+            return {owner for owner in map(owner_of, values) if owner is not None}
+        keys = {key_of(kind, value) for value in values}
         if kind == NAMESPACE:
-            return [it for owner in (DATASET, TRAINING_JOB) for it in self.cache.keys(owner, key.name)]
-        if kind not in OWNERS:
-            owner_key = owner_of(value)
-            return [owner_key] if owner_key is not None else []
-        return [key, *self._referring(kind, key)]
+            return {it for owner in (DATASET, TRAINING_JOB) for key in keys for it in self.cache.keys(owner, key.name)}
+        return {*keys, *self._referring(kind, keys)}
 
-    def _referring(self, kind: Kind, key: Key) -> Iterable[Key]:
-        """TrainingJobs that refer to this Dataset or TrainingJob."""
-        if kind not in (DATASET, TRAINING_JOB):
-            return
-        from fovea_api.trainingjob import TrainingJob
-
-        for other in self.cache.keys(TRAINING_JOB, key.namespace):
-            value = self.cache.get(other)
-            if value is None or other == key:
-                continue
-            if kind == DATASET:
-                if text(value, "spec", "datasetRef", "name") == key.name:
+    def _referring(self, kind: Kind, keys: set[Key]) -> Iterator[Key]:
+        """TrainingJobs that refer to one of these objects."""
+        fields = _REFERENCES.get(kind, ())
+        for namespace in {key.namespace for key in keys} if fields else ():
+            names = {key.name for key in keys if key.namespace == namespace}
+            for other in self.cache.keys(TRAINING_JOB, namespace):
+                value = self.cache.get(other)
+                if value is not None and any(text(value, *field) in names for field in fields):
                     yield other
-            else:
-                with contextlib.suppress(Exception):
-                    if key.name in referred_jobs(parse(TrainingJob, value)):
-                        yield other
 
     def _enqueue(self, keys: Iterable[Key]) -> None:
         for key in keys:

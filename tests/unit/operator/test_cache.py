@@ -41,13 +41,13 @@ def test_a_late_deletion_does_not_take_what_was_made_anew() -> None:
     assert cache.get(KEY) is not None
 
 
-def test_a_listing_prunes_what_is_older_than_itself_only() -> None:
+async def test_a_listing_prunes_what_is_older_than_itself_only() -> None:
     changed: list[str] = []
-    cache = Cache(lambda kind, value: changed.append(value["metadata"]["name"]))  # type: ignore[index,call-overload]
+    cache = Cache(lambda kind, values: changed.extend(it["metadata"]["name"] for it in values))  # type: ignore[index,call-overload,misc]
     cache.put(RUN, run(5))
     cache.put(RUN, run(20, "r-2"))
     changed.clear()
-    cache.replace(RUN, [], 10)
+    await cache.replace(RUN, [], 10)
     assert cache.get(KEY) is None
     assert cache.get(Key(RUN, "ns", "r-2")) is not None
     assert changed == ["r-1"]

@@ -109,3 +109,25 @@ async def test_what_failed_for_good_elsewhere_does_not_stop_the_others() -> None
         queue.add("good")
         await asyncio.sleep(0.05)
     assert done == ["good"]
+
+
+async def test_others_run_between_two_runs_that_wait_for_nothing() -> None:
+    turns: list[str] = []
+
+    async def work(key: str) -> None:
+        turns.append(key)
+
+    async def probe() -> None:
+        while True:
+            turns.append("probe")
+            await asyncio.sleep(0)
+
+    async with running(work) as queue:
+        task = asyncio.create_task(probe())
+        for number in range(30):
+            queue.add(str(number))
+        while len(queue):
+            await asyncio.sleep(0)
+        task.cancel()
+    first, last = turns.index("0"), turns.index("29")
+    assert turns[first:last].count("probe") >= 30 // FAST.workers - 1

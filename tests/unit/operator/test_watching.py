@@ -1,0 +1,156 @@
+"""The watcher: what a listing and a change put on the queue, and how little work that is.
+
+The API server is a stand-in that lists what it is given: thousands of objects, and kinds that come and go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fovea_operator.cache import Cache
+from fovea_operator.metrics import Metrics
+from fovea_operator.objects import DATASET, NAMESPACE, RUN, TRAINING_JOB, Key, Kind
+from fovea_operator.queue import KeyedQueue
+from fovea_operator.settings import Settings
+from fovea_operator.watching import Watcher
+
+
+@dataclass
+class Listing:
+    """The API server's side."""
+
+    objects: dict[Kind, list[dict[str, Any]]]
+    lacking: set[Kind] = field(default_factory=set)
+
+    async def list(self, kind: Kind, namespace: str = "", selector: str = "") -> tuple[list[dict[str, Any]], int]:
+        if kind in self.lacking:
+            return [], 0
+        return [dict(it) for it in self.objects.get(kind, ())], 10**6
+
+
+def watcher(objects: dict[Kind, list[dict[str, Any]]]) -> Watcher:
+    async def work(key: Key) -> None: ...
+
+    settings, metrics = Settings(), Metrics()
+    queue: KeyedQueue[Key] = KeyedQueue(work, settings, metrics, lambda key: key.kind.name)
+    return Watcher(Listing(objects), Cache(), queue, settings, metrics)  # type: ignore[arg-type]
+
+
+async def queued(watcher: Watcher) -> list[str]:
+    """What the queue is to reconcile, which it then has done."""
+    seen: list[str] = []
+
+    async def work(key: Key) -> None:
+        seen.append(str(key))
+
+    watcher.queue.work = work
+    task = asyncio.create_task(watcher.queue.run())
+    while len(watcher.queue):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return sorted(seen)
+
+
+def it(name: str, version: int = 1, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "ns", "resourceVersion": str(version), "labels": labels or {}}
+    return {"metadata": metadata, "spec": spec}
+
+
+def many(jobs: int) -> dict[Kind, list[dict[str, Any]]]:
+    def labels(number: int) -> dict[str, str]:
+        return {"fovea.dev/kind": "TrainingJob", "fovea.dev/name": f"job-{number % jobs}"}
+
+    return {
+        TRAINING_JOB: [it(f"job-{number}", datasetRef={"name": "cells"}) for number in range(jobs)],
+        RUN: [it(f"r-{number}", labels=labels(number)) for number in range(5 * jobs)],
+    }
+
+
+async def calls(act: Callable[[], Awaitable[None]]) -> int:
+    """Python functions that are called meanwhile."""
+    count = 0
+
+    def counted(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(counted)
+    try:
+        await act()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+async def test_after_the_first_listing_every_owner_is_looked_at_those_that_are_gone_too() -> None:
+    of_gone = {"fovea.dev/kind": "Dataset", "fovea.dev/name": "gone"}
+    watched = watcher({DATASET: [it("cells")], TRAINING_JOB: [it("job")], RUN: [it("r-1", labels=of_gone)]})
+    await watched.fill()
+    assert await queued(watched) == ["Dataset ns/cells", "Dataset ns/gone", "TrainingJob ns/job"]
+
+
+async def test_a_change_concerns_what_refers_to_the_object() -> None:
+    jobs = [
+        it("plain", datasetRef={"name": "cells"}),
+        it("after", datasetRef={"name": "other"}, model={"pretrained": {"trainingJobRef": {"name": "plain"}}}),
+        it("pupil", compression={"distillation": {"teacherRef": {"name": "plain"}}}),
+        {"metadata": it("elsewhere")["metadata"] | {"namespace": "b"}, "spec": {"datasetRef": {"name": "cells"}}},
+    ]
+    watched = watcher({DATASET: [it("cells")], TRAINING_JOB: jobs})
+    await watched.fill()
+    await queued(watched)
+    watched.take(DATASET, "MODIFIED", it("cells", 2))
+    assert await queued(watched) == ["Dataset ns/cells", "TrainingJob ns/plain"]
+    watched.take(TRAINING_JOB, "MODIFIED", it("plain", 3, datasetRef={"name": "cells"}))
+    assert await queued(watched) == ["TrainingJob ns/after", "TrainingJob ns/plain", "TrainingJob ns/pupil"]
+    namespace = {"metadata": {"name": "ns", "resourceVersion": "4"}}
+    watched.take(NAMESPACE, "MODIFIED", namespace)
+    assert len(await queued(watched)) == 4
+
+
+async def test_the_work_of_a_listing_grows_with_the_objects_and_not_with_their_square() -> None:
+    few, more = [await calls(watcher(many(jobs)).fill) for jobs in (100, 400)]
+    assert more < 5 * few
+
+
+async def test_listing_again_what_has_changed_grows_likewise() -> None:
+    async def listed_again(jobs: int) -> int:
+        watched = watcher(many(jobs))
+        await watched.fill()
+        for changed in watched.api.objects[TRAINING_JOB]:  # type: ignore[attr-defined]
+            changed["metadata"] = changed["metadata"] | {"resourceVersion": "2"}
+        return await calls(lambda: watched._resync(TRAINING_JOB))
+
+    few, more = [await listed_again(jobs) for jobs in (100, 400)]
+    assert more < 5 * few
+
+
+async def test_a_change_of_one_job_parses_no_other() -> None:
+    watched = watcher(many(300))
+    await watched.fill()
+
+    async def change() -> None:
+        watched.take(TRAINING_JOB, "MODIFIED", it("job-0", 2))
+
+    assert await calls(change) < 300 * 20
+
+
+async def test_a_long_listing_lets_others_run() -> None:
+    turns = 0
+
+    async def probe() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    watched = watcher(many(1000))
+    task = asyncio.create_task(probe())
+    await watched.fill()
+    task.cancel()
+    assert turns >= 6000 // 500
