@@ -195,7 +195,7 @@ class Observer:
             return None
         dataset = parse(Dataset, value)
         runs, cleanups = _divided(await self._runs(key, now))
-        place = self._place(key.namespace)
+        place = await self._place(key.namespace)
         missing: tuple[Missing, ...] = ()
         if _may_start(dataset, runs):
             wanted = [*_secrets(place), *(it for it in dataset_references(dataset.spec) if it.kind == "Secret")]
@@ -218,7 +218,7 @@ class Observer:
             return None
         job = parse(TrainingJob, value)
         runs, cleanups = _divided(await self._runs(key, now))
-        place = self._place(key.namespace)
+        place = await self._place(key.namespace)
         missing: tuple[Missing, ...] = ()
         if _may_start(job, runs):
             uris = [(place.store, "the store"), (job.spec.model.pretrained.uri or "", "spec.model.pretrained.uri")]
@@ -255,7 +255,7 @@ class Observer:
         if cleanup is None:
             return None
         users, missing = self._users(key, cleanup.name), tuple[Missing, ...]()
-        place = replace(self._place(key.namespace), store=cleanup.run.spec.store)
+        place = replace(await self._place(key.namespace), store=cleanup.run.spec.store)
         if not (users or cleanup.at_work or _has_ended(cleanup)):
             await self._read_live(key.namespace)
             if self.cache.get(key) is not None:
@@ -466,8 +466,15 @@ class Observer:
         found, _ = await self.api.list(EVENT, key.namespace, fields=regarding + fields)
         return max(found, key=lambda it: int(text(it, "metadata", "resourceVersion") or 0), default={})
 
-    def _place(self, namespace: str) -> Place:
-        annotations = mapping(self.cache.get(Key(NAMESPACE, "", namespace)) or {}, "metadata", "annotations")
+    async def _place(self, namespace: str) -> Place:
+        """A namespace that has not been seen is read: a run's store is for good. Raises NotFound when there is none."""
+        key = Key(NAMESPACE, "", namespace)
+        if self.cache.get(key) is None:
+            found = await self.api.get(key)
+            if found is None:
+                raise NotFound(f"{key} is gone")
+            self.cache.put(NAMESPACE, found)
+        annotations = mapping(self.cache.get(key) or {}, "metadata", "annotations")
         default = f"{self.settings.store.rstrip('/')}/{namespace}" if self.settings.store else ""
         return Place(
             text(annotations, ANNOTATION_STORE).rstrip("/") or default,

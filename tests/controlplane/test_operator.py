@@ -12,17 +12,21 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fovea_api import names
-from fovea_operator.client import Api, Refused, Unreachable, load_configuration
+from fovea_operator.cache import Cache
+from fovea_operator.client import Api, Refused, Unreachable, connect, load_configuration
 from fovea_operator.main import Operator
+from fovea_operator.metrics import Metrics
 from fovea_operator.objects import (
     DATASET,
     LEASE,
     MODEL_DEPLOYMENT,
+    NAMESPACE,
     RAY_JOB,
     RUN,
     TRAINING_JOB,
@@ -30,6 +34,7 @@ from fovea_operator.objects import (
     Key,
     Kind,
 )
+from fovea_operator.observe import Observer
 from fovea_operator.settings import Settings
 from kubernetes import client
 
@@ -525,6 +530,20 @@ async def test_what_a_person_can_act_on(world: World) -> None:
         worker = child["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
         mounts = {it["mountPath"]: it.get("readOnly") for it in worker["containers"][0]["volumeMounts"]}
         assert mounts["/fovea/pvc/weights"] is True
+
+
+async def test_the_store_of_a_namespace_that_was_not_listed_yet_is_read(world: World) -> None:
+    store = f"s3://team/{world.namespace}"
+    await asyncio.to_thread(world.plane.kubectl, "annotate", "namespace", world.namespace, f"fovea.dev/store={store}")
+    await world.apply(dataset())
+    key, namespace = Key(DATASET, world.namespace, "blood-cells"), Key(NAMESPACE, "", world.namespace)
+    async with connect(await load_configuration(), 30, Metrics()) as api:
+        cache = Cache()
+        cache.put(DATASET, await api.get(key) or {})
+        snapshot = await Observer(api, cache, world.settings()).dataset(key, datetime.now(UTC))
+    assert snapshot is not None
+    assert snapshot.place.store == store
+    assert cache.get(namespace) is not None
 
 
 async def test_kinds_of_a_later_version_say_so(world: World) -> None:
