@@ -205,17 +205,38 @@ Metrics = Annotated[Mapping[Word, Number], Field(max_length=4096)]
 """Metric values by name, `<split>/<metric>`."""
 
 _DURATION = re.compile(r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$")
-Duration = Annotated[str, Field(min_length=2, max_length=20, pattern="^([0-9]+h)?([0-9]+m)?([0-9]+s)?$")]
-"""Hours, minutes and seconds, such as 12h or 1h30m."""
+_MAX_HOURS = 87600
+_TOO_LONG = f"a duration is at most {_MAX_HOURS}h (ten years); lower it"
 
 
 def parse_duration(text: str) -> timedelta:
-    """Reads `12h`, `10m`, `1h30m`, `3m10s`. Raises ValueError for anything else."""
+    """Reads `12h`, `10m`, `1h30m`, `3m10s`. Raises ValueError for anything else and for more than ten years."""
     match = _DURATION.match(text)
     if not text or match is None:
         raise ValueError(f"{text!r} is not a duration; write hours, minutes and seconds, such as 1h30m")
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    if 3600 * hours + 60 * minutes + seconds > 3600 * _MAX_HOURS:
+        raise ValueError(_TOO_LONG)
     return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+
+
+class _Bounded:
+    """A duration that every clock can add to a time, and Kubernetes write as seconds."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._parsed, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        rule = Rule(f"duration(self) <= duration('{_MAX_HOURS}h')", _TOO_LONG)
+        return handler(schema) | {"x-kubernetes-validations": [rule.schema()]}
+
+    def _parsed(self, text: str) -> str:
+        parse_duration(text)
+        return text
+
+
+Duration = Annotated[str, Field(min_length=2, max_length=20, pattern="^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"), _Bounded()]
+"""Hours, minutes and seconds, such as 12h or 1h30m; at most ten years."""
 
 
 def format_duration(duration: timedelta) -> str:

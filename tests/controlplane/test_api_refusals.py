@@ -246,6 +246,9 @@ WRONG = (
     ),
     Changed(_T, {"spec.checkpoint.keep": 0}, "spec.checkpoint.keep", "greater than or equal to 1"),
     Changed(_T, {"spec.runPolicy.activeDeadline": "2 days"}, "spec.runPolicy.activeDeadline", "should match"),
+    Changed(_T, {"spec.runPolicy.activeDeadline": "87601h"}, "spec.runPolicy.activeDeadline", "at most 87600h"),
+    Changed(_T, {"spec.runPolicy.activeDeadline": "999999999999h"}, "spec.runPolicy.activeDeadline", "at most 87600h"),
+    Changed(_M, {"spec.rollout.deadline": "99999999h"}, "spec.rollout.deadline", "at most 87600h"),
     Changed(_T, {"spec.runPolicy.ttlAfterFinished": "30d"}, "spec.runPolicy.ttlAfterFinished", "should match"),
     Changed(
         _T,
@@ -340,6 +343,7 @@ RIGHT = (
     Changed(_T, {"spec.compute.podTemplate.volumes": [{"name": "a", "emptyDir": {"sizeLimit": "1Gi"}}]}),
     Changed(_T, {"spec.compute.podTemplate.tolerations": [{"operator": "Exists"}]}),
     Changed(_T, {"spec.runPolicy.activeDeadline": "1h30m"}),
+    Changed(_T, {"spec.runPolicy.activeDeadline": "87599h60m"}),
     Changed(_S, {"spec.parameters.1": {"path": "input.size", "choice": [{"width": 64, "height": 64}]}}),
     Changed(_S, {"spec.parameters.1": {"path": "model.options.width", "choice": [0.5, 1, "auto", True]}}),
     Changed(_M, {"spec.rollout.strategy": "Recreate", "spec.rollout.steps": []}),

@@ -168,6 +168,11 @@ class TestScalars:
         with pytest.raises(ValueError, match="not a duration"):
             parse_duration(text)
 
+    @pytest.mark.parametrize("text", ["87601h", "87600h1s", "999999999999h", "9999999999999999999s"])
+    def test_durations_that_no_clock_can_add(self, text: str) -> None:
+        with pytest.raises(ValueError, match="at most 87600h"):
+            parse_duration(text)
+
     @pytest.mark.parametrize(
         ("text", "value"), [("2", 2), ("500m", 0.5), ("4Gi", 4 * 2**30), ("1.5k", 1500), ("1e3", 1000)]
     )
