@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,8 @@ class Progressing(Enum):
 
 
 _MESSAGE_LIMIT = 32768
+_REASON_LIMIT = 128
+"""That of an event, which tells the same reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ def done(reason: str, message: str) -> Verdict:
 
 def working(reason: str, message: str) -> Verdict:
     """On the way, or waiting for what may come by itself."""
-    return Verdict(Progressing.WORKING, reason, message)
+    return Verdict(Progressing.WORKING, reason_word(reason), message)
 
 
 def paused(reason: str, message: str) -> Verdict:
@@ -48,7 +51,13 @@ def paused(reason: str, message: str) -> Verdict:
 
 def stuck(reason: str, message: str) -> Verdict:
     """Nothing more happens until somebody changes something; the message says what."""
-    return Verdict(Progressing.STUCK, reason, message)
+    return Verdict(Progressing.STUCK, reason_word(reason), message)
+
+
+def reason_word(text: str) -> str:
+    """A reason that others gave, in their own words, as the one CamelCase word that a condition takes."""
+    words = re.findall("[A-Za-z0-9]+", text)
+    return "".join(it[0].upper() + it[1:] for it in words).lstrip("0123456789")[:_REASON_LIMIT] or "Unknown"
 
 
 def waiting_for_leftover(key: object) -> Verdict:

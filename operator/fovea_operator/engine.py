@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,7 +39,8 @@ class Engine:
     async def reconcile(self, key: Key) -> float | None:
         """Brings the object one step on. Returns the seconds until the next look, or None.
 
-        Raises FoveaError when something outside failed; what a person must know about it is in the status then.
+        Raises FoveaError when something outside failed, anything else for a fault of our own; what a person must
+        know about it is in the status then.
         """
         with about(key):
             try:
@@ -50,11 +52,16 @@ class Engine:
                 await self._report(key, waiting_for_leftover(error.place))
                 return self.settings.deletion_poll_seconds
             except Refused as error:
-                await self._report(key, working(_word(error.reason), str(error)))
+                await self._report(key, working(error.reason, str(error)))
                 raise
             except FoveaError as error:
                 if type(error).__name__ in ("NotOurs", "KubeRayMissing", "InvalidManifest"):
                     await self._report(key, stuck(error.reason, str(error)))
+                raise
+            except Exception as error:
+                words = f"{type(error).__name__}: {error}; a fault of the operator, whose log says where it lies"
+                with contextlib.suppress(Exception):  # the first error is the one to raise
+                    await self._report(key, stuck("InternalError", words))
                 raise
             for write in plan.writes:
                 self._log(write)
@@ -111,8 +118,3 @@ NOT_SUPPORTED = stuck(
     "NotSupportedYet",
     "this version of Fovea checks and keeps objects of this kind, and does nothing with them yet",
 )
-
-
-def _word(reason: str) -> str:
-    """A reason that a condition may have."""
-    return reason if reason.isalpha() else "Refused"

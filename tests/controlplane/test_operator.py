@@ -35,6 +35,7 @@ from fovea_operator.objects import (
     Kind,
 )
 from fovea_operator.observe import Observer
+from fovea_operator.plan import Plan
 from fovea_operator.settings import Settings
 from kubernetes import client
 
@@ -463,6 +464,47 @@ async def test_a_refused_event_keeps_no_status_from_being_written(world: World) 
         await asyncio.to_thread(lambda: world.trained(run, test__mAP50=0.9))
         await world.until(lambda: world.ready(TRAINING_JOB)["status"] == "True")
         assert not any(run in note for note in world.events("AttemptSucceeded"))
+
+
+async def test_a_fault_of_the_operator_is_told_and_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> Plan:
+        raise OverflowError("date value out of range")
+
+    async with world.operator():
+        with monkeypatch.context() as patched:
+            patched.setattr("fovea_operator.engine.plan_dataset", broken)
+            await world.apply(dataset())
+            await world.until(lambda: world.reason(DATASET, "InternalError"))
+        assert world.ready(DATASET)["message"].startswith(
+            "OverflowError: date value out of range; a fault of the operator"
+        )
+        assert any(it.exc_info and it.exc_info[0] is OverflowError for it in caplog.records)
+        await world.until(lambda: world.reason(DATASET, "Starting"))
+
+
+async def test_a_warning_in_words_is_a_reason_of_a_condition(world: World) -> None:
+    async with world.operator(scheduling_grace_seconds=0):
+        await built(world)
+        run = await started(world)
+        regarding = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": f"{run}-1", "namespace": world.namespace}
+        event = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": "told-by-a-policy"},
+            "eventTime": "2030-01-01T00:00:00.000000Z",
+            "reportingController": "policy.example/admission",
+            "reportingInstance": "policy-1",
+            "action": "Deny",
+            "type": "Warning",
+            "reason": "Pods denied: image not signed!",
+            "note": "the image is not signed",
+            "regarding": regarding,
+        }
+        await world.apply(event)
+        await world.until(lambda: world.reason(TRAINING_JOB, "PodsDeniedImageNotSigned"))
+        assert world.ready(TRAINING_JOB)["message"] == "the image is not signed"
 
 
 async def test_suspend_and_resume(world: World) -> None:
