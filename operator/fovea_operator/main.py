@@ -51,6 +51,8 @@ class Operator:
     port: int = 0
     """The port of /metrics, once it is served."""
     queue: KeyedQueue[Key] | None = None
+    unread: str = ""
+    """Why the cluster could not be listed at the last try."""
 
     async def run(self) -> int:
         """Works until `stop` is set. Returns the exit code: 1 when leadership or the watch was lost."""
@@ -92,8 +94,11 @@ class Operator:
                     await watcher.fill()
                     break
                 except FoveaError as error:
-                    logger.warning("%s; trying again", error)
+                    if self.unread != str(error):
+                        logger.error("not ready: %s; trying again", error)
+                    self.unread = str(error)
                     await asyncio.sleep(self.settings.backoff_first_seconds)
+            self.unread = ""
             group.create_task(self._watch(watcher), name="watch")
             group.create_task(watcher.resync_forever(), name="resync")
             group.create_task(queue.run(), name="queue")
@@ -130,7 +135,7 @@ class Operator:
 
     def _unready(self) -> str:
         if self.leading.is_set() and not self.watching.is_set():
-            return "the watch has not started yet"
+            return f"the watch has not started yet; {self.unread}".rstrip("; ")
         return ""
 
 

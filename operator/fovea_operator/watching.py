@@ -7,7 +7,6 @@ clock, lead to a listing of our own that prunes the cache.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from fovea_api.errors import FoveaError
 from kubernetes.aio.client import Configuration
 
 from fovea_operator.cache import Cache
-from fovea_operator.client import Api, ApiError
+from fovea_operator.client import Api, ApiError, Refused
 from fovea_operator.metrics import Metrics
 from fovea_operator.objects import (
     CHILD_SELECTOR,
@@ -68,7 +67,8 @@ class Watcher:
     _relisted: dict[Kind, asyncio.Task[None]] = field(default_factory=dict)
 
     async def fill(self) -> None:
-        """Lists everything, then asks for a reconcile of every owner."""
+        """Lists everything, then asks for a reconcile of every owner. Raises ApiError; may be called again."""
+        self._lacking.clear()
         for kind in WATCHED:
             await self._resync(kind)
         self.cache.changed = self.changed
@@ -81,8 +81,7 @@ class Watcher:
             await asyncio.sleep(pause)
             pause = self.settings.resync_seconds
             for kind in WATCHED:
-                with contextlib.suppress(ApiError):
-                    await self._resync(kind)
+                await self._try_resync(kind)
 
     async def watch(self, configuration: Configuration, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Runs kopf until `stop` is set."""
@@ -127,16 +126,26 @@ class Watcher:
     async def _resync_soon(self, kind: Kind) -> None:
         try:
             await asyncio.sleep(self.settings.relist_delay_seconds)
-            with contextlib.suppress(ApiError):
-                await self._resync(kind)
+            await self._try_resync(kind)
         finally:
             del self._relisted[kind]
+
+    async def _try_resync(self, kind: Kind) -> None:
+        try:
+            await self._resync(kind)
+        except ApiError as error:
+            logger.warning("%s; trying again at the next full listing", error)
 
     async def _resync(self, kind: Kind) -> None:
         selector = CHILD_SELECTOR if kind in CHILDREN else ""
         scopes = self.settings.namespace_list if kind.namespaced else ()
         for scope in scopes or ("",):
-            listed, version = await self.api.list(kind, scope, selector)
+            try:
+                listed, version = await self.api.list(kind, scope, selector)
+            except Refused as error:
+                group = f"API group {kind.group}" if kind.group else "the core API group"
+                grant = f"grant the operator's ServiceAccount get, list and watch on {kind.plural} of {group}"
+                raise Refused(f"{kind.plural} cannot be listed: {error}; {grant}", error.reason) from error
             if not version:
                 self._lacking.add(kind)
             elif kind in self._lacking:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from fovea_api import names
 from fovea_operator.cache import Cache
@@ -586,6 +587,43 @@ async def test_the_store_of_a_namespace_that_was_not_listed_yet_is_read(world: W
     assert snapshot is not None
     assert snapshot.place.store == store
     assert cache.get(namespace) is not None
+
+
+async def test_an_operator_that_may_not_list_says_what_to_grant_and_is_not_ready(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    kubectl, namespace = world.plane.kubectl, world.namespace
+    await asyncio.to_thread(kubectl, "-n", namespace, "create", "serviceaccount", "operator")
+    token = (await asyncio.to_thread(kubectl, "-n", namespace, "create", "token", "operator")).strip()
+    configuration = await load_configuration()
+    configuration.cert_file = configuration.key_file = None
+    configuration.api_key["BearerToken"] = f"Bearer {token}"
+    operator = Operator(world.settings(leader_election=False), configuration)
+    task = asyncio.create_task(operator.run())
+
+    async def ready() -> tuple[int, str]:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{operator.port}/readyz") as answer,
+        ):
+            return answer.status, await answer.text()
+
+    grant = "grant the operator's ServiceAccount get, list and watch on namespaces of the core API group"
+    try:
+        await world.until(lambda: operator.unread)
+        status, text = await ready()
+        assert (status, text.rpartition("; ")[2]) == (503, grant)
+        assert 'cannot list resource "namespaces"' in text
+        await asyncio.sleep(0.5)
+        assert len([it for it in caplog.records if grant in it.getMessage()]) == 1
+        admin = ("--clusterrole=cluster-admin", f"--serviceaccount={namespace}:operator")
+        await asyncio.to_thread(kubectl, "create", "clusterrolebinding", namespace, *admin)
+        await world.until(operator.watching.is_set)
+        assert await ready() == (200, "ok")
+    finally:
+        operator.stop.set()
+        await task
+        await asyncio.to_thread(kubectl, "delete", "clusterrolebinding", namespace, "--ignore-not-found")
 
 
 async def test_kinds_of_a_later_version_say_so(world: World) -> None:

@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from fovea_operator.cache import Cache
+from fovea_operator.client import Refused
 from fovea_operator.metrics import Metrics
-from fovea_operator.objects import DATASET, NAMESPACE, RUN, TRAINING_JOB, Key, Kind
+from fovea_operator.objects import DATASET, NAMESPACE, POD, RAY_JOB, RUN, TRAINING_JOB, Key, Kind
 from fovea_operator.queue import KeyedQueue
 from fovea_operator.settings import Settings
-from fovea_operator.watching import Watcher
+from fovea_operator.watching import KindAppeared, Watcher
 
 
 @dataclass
@@ -25,8 +27,11 @@ class Listing:
 
     objects: dict[Kind, list[dict[str, Any]]]
     lacking: set[Kind] = field(default_factory=set)
+    forbidden: set[Kind] = field(default_factory=set)
 
     async def list(self, kind: Kind, namespace: str = "", selector: str = "") -> tuple[list[dict[str, Any]], int]:
+        if kind in self.forbidden:
+            raise Refused(f'cannot list resource "{kind.plural}"', "Forbidden")
         if kind in self.lacking:
             return [], 0
         return [dict(it) for it in self.objects.get(kind, ())], 10**6
@@ -154,3 +159,23 @@ async def test_a_long_listing_lets_others_run() -> None:
     await watched.fill()
     task.cancel()
     assert turns >= 6000 // 500
+
+
+async def test_a_kind_that_appears_between_two_tries_to_list_everything_is_simply_listed() -> None:
+    watched = watcher({})
+    listing: Any = watched.api
+    listing.lacking, listing.forbidden = {RAY_JOB}, {POD}
+    with pytest.raises(Refused, match=r"list .*pods.*; grant .* get, list and watch on pods of the core API group"):
+        await watched.fill()
+    listing.lacking, listing.forbidden = set(), set()
+    await watched.fill()
+
+
+async def test_a_kind_that_appears_after_everything_was_listed_calls_for_a_new_start() -> None:
+    watched = watcher({})
+    listing: Any = watched.api
+    listing.lacking = {RAY_JOB}
+    await watched.fill()
+    listing.lacking = set()
+    with pytest.raises(KindAppeared):
+        await watched._resync(RAY_JOB)
