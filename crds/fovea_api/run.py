@@ -294,6 +294,14 @@ class RunResult(Model):
     """The Dataset's versions that are in the store now, newest first, for a DatasetBuild and a Cleanup."""
     error: RunError | None = None
     """Why the run failed. Absent: it did not."""
+    attempt: Annotated[Int, Field(ge=1)] | None = None
+    """Number of the attempt that reported it. Absent: made by an older trainer, or read from the store."""
+
+    def is_of(self, attempt: Attempt) -> bool:
+        """Whether this attempt reported it; one without a number is judged by its time."""
+        if self.attempt is not None:
+            return self.attempt == attempt.number
+        return attempt.start_time is not None and self.completed_at >= attempt.start_time
 
 
 class Outcome(StrEnum):

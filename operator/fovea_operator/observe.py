@@ -371,8 +371,9 @@ class Observer:
     async def _fresh(self, owner: Key, view: RunView, now: datetime) -> RunView:
         """Reads again what two watches may show in the wrong order, before a planner judges by it.
 
-        A run writes its result before its child ends, but the child's end may be seen first; and a child that is
-        not in the cache although an attempt is open may just not have been seen yet.
+        A run writes its result before its child ends, but the child's end may be seen first, beside no result or the
+        error of an earlier attempt; and a child that is not in the cache although an attempt is open may just not
+        have been seen yet.
         """
         open_attempt = next((it for it in view.status.attempts if it.outcome is None), None)
         if open_attempt is None:
@@ -386,15 +387,15 @@ class Observer:
                 return view
             self.cache.put(kind, value)
             child = await self._child(owner, kind, value, now)
-            view = RunView(view.run, (*view.children, child))
+            view = replace(view, children=(*view.children, child))
         if child.state.ended and not _told(view.status, open_attempt):
             value = await self.api.get(Key(RUN, namespace, view.name))
             if value is not None:
                 self.cache.put(RUN, value)
-                view = RunView(parse(Run, value), view.children)
+                view = replace(view, run=parse(Run, value))
         if child.state is ChildState.FAILED and not _told(view.status, open_attempt):
             failed = await self._with_pods(owner, child, now)
-            view = RunView(view.run, tuple(failed if it is child else it for it in view.children))
+            view = replace(view, children=tuple(failed if it is child else it for it in view.children))
         return view
 
     async def _with_pods(self, owner: Key, child: Child, now: datetime) -> Child:
@@ -509,8 +510,8 @@ def _threatens(cleanup: RunView) -> bool:
 
 def _told(status: RunStatus, attempt: Attempt) -> bool:
     """Whether the attempt's pods have reported how it ended; an error of an earlier attempt is none of this one."""
-    result, start = status.result, attempt.start_time
-    return result is not None and (result.error is None or start is None or result.completed_at >= start)
+    result = status.result
+    return result is not None and (result.error is None or result.is_of(attempt))
 
 
 def _has_ended(view: RunView) -> bool:

@@ -208,17 +208,17 @@ def main() -> int:
             known = isinstance(error, FoveaError)
             log.error("the run ended early: %s", error, exc_info=None if known else error)
             # After an interruption the next attempt goes on: nothing has failed.
-            told = isinstance(error, Interrupted) or _tell(reporter, failure(error, logs))
+            told = isinstance(error, Interrupted) or _tell(reporter, failure(error, logs), surroundings)
             code = error.exit_code if isinstance(error, FoveaError) else FAILED
             return code if told else Retryable.exit_code
         log.info("the run is done%s", f": {result.artifact}" if result.artifact else "")
-        return 0 if _tell(reporter, result) else Retryable.exit_code
+        return 0 if _tell(reporter, result, surroundings) else Retryable.exit_code
 
 
-def _tell(reporter: Reporter, result: RunResult) -> bool:
+def _tell(reporter: Reporter, result: RunResult, surroundings: Surroundings) -> bool:
     """Whether the result has arrived; what has not, the next attempt tells, which finds it in the store."""
     try:
-        reporter.finish(result)
+        reporter.finish(result.model_copy(update={"attempt": surroundings.attempt}))
     except (StatusUnavailable, Interrupted) as error:
         log.error("the result could not be reported: %s", error)
         return False

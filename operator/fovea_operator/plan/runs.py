@@ -262,9 +262,9 @@ def _adopt(status: RunStatus, children: Sequence[Child], now: datetime) -> tuple
 
 def _error_of(status: RunStatus, last: Attempt | None) -> RunError | None:
     """The error that the last attempt reported; one of an earlier attempt counts no more."""
-    if status.result is None or last is None or last.start_time is None:
+    if status.result is None or last is None:
         return None
-    return status.result.error if status.result.completed_at >= last.start_time else None
+    return status.result.error if status.result.is_of(last) else None
 
 
 def _elapsed(attempts: Sequence[Attempt], now: datetime) -> timedelta:

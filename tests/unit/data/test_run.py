@@ -20,10 +20,17 @@ from fovea_trainer import reporting, run
 reporting.RESULT_SECONDS = 0.5
 sys.exit(run.main())
 """
+TELLS = """
+import sys
+from fovea_trainer import reporting, run
+reporting.RunStatus.apply = lambda self, status: print("told:", status["result"])
+sys.exit(run.main())
+"""
+"""With an API server that takes everything."""
 
 
-def pod(voc: Path, folder: Path, attempt: int = 1, **limits: int) -> subprocess.CompletedProcess[str]:
-    """`fovea run` of a dataset build in a process, with no API server to report to."""
+def pod(voc: Path, folder: Path, attempt: int = 1, main: str = MAIN, **limits: int) -> subprocess.CompletedProcess[str]:
+    """`fovea run` of a dataset build in a process; by default with no API server to report to."""
     recipe, owner = Recipe.model_validate(detection(voc)), RunOwner(kind="Dataset", name="cells")
     identity = run_identity(RunType.DATASET_BUILD, owner, recipe, RunInputs())
     spec = RunSpec(
@@ -50,7 +57,7 @@ def pod(voc: Path, folder: Path, attempt: int = 1, **limits: int) -> subprocess.
             resource.setrlimit(getattr(resource, name), (value, value))
 
     return subprocess.run(
-        [sys.executable, "-c", MAIN], env=environment, capture_output=True, text=True, preexec_fn=limit
+        [sys.executable, "-c", main], env=environment, capture_output=True, text=True, preexec_fn=limit
     )
 
 
@@ -69,6 +76,16 @@ def test_a_result_that_cannot_be_reported_is_no_failure_and_the_next_attempt_fin
     assert result.stat().st_mtime_ns == written
     kept = (result.parent / "log.txt").read_text()
     assert kept.index("--- attempt 1 ---") < kept.index("version with its report written") < kept.index("attempt 2")
+
+
+def test_a_result_and_an_error_name_the_attempt_that_tells_them(voc: Path, tmp_path: Path) -> None:
+    failed = pod(tmp_path / "nothing", tmp_path, main=TELLS)
+    assert failed.returncode == 1, failed.stdout
+    assert "told: " in failed.stdout
+    assert "'attempt': 1" in failed.stdout
+    done = pod(voc, tmp_path, attempt=2, main=TELLS)
+    assert done.returncode == 0, done.stdout
+    assert "'attempt': 2" in done.stdout
 
 
 def test_a_disk_that_is_full_is_told_as_such_and_the_log_goes_on(voc: Path, tmp_path: Path) -> None:

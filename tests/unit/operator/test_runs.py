@@ -136,6 +136,17 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         ),
         {"phase": "Running", "outcomes": ["Failed", None]},
     ),
+    "nor does it where the clock of its node was ahead": (
+        step(
+            status(attempt(1, outcome="Failed", reason="X"), attempt(2), **error("InvalidInput"), **{"attempt": 1}),
+            child(2),
+        ),
+        {"phase": "Running", "outcomes": ["Failed", None]},
+    ),
+    "its own error counts where the clock of its node was behind": (
+        step(status(attempt(), **error("InvalidInput", at=START - timedelta(hours=2)), **{"attempt": 1}), child()),
+        {"phase": "Failed", "reason": "InvalidInput"},
+    ),
     "an end without a result is a failure": (
         step(OPEN, child(state=ChildState.SUCCEEDED)),
         {"outcomes": ["Failed"]},
