@@ -49,8 +49,8 @@ class Context:
 
     @property
     def restart(self) -> str:
-        """Value of the restart annotation; empty when there is none."""
-        return self.metadata.annotations.get(names.ANNOTATION_RESTART, "")[:200]
+        """Value of the restart annotation, without the `@` that parts it from a time in a nonce; empty: none."""
+        return self.metadata.annotations.get(names.ANNOTATION_RESTART, "").replace("@", "%40")[:200]
 
 
 class Means(TypedDict):

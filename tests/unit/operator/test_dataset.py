@@ -228,6 +228,19 @@ class TestBuilt:
         assert spec["nonce"] == "@2026-11-24T03:00:00Z"
         assert found.requeue_after == timedelta(hours=7).total_seconds() + 1
 
+    @pytest.mark.parametrize("spec", [{}, NOT_YET, DAILY], ids=["by hand", "not due", "due"])
+    def test_whatever_the_restart_annotation_says_it_builds_once(self, spec: dict[str, Any]) -> None:
+        status, view = settled(succeeded())
+        order = made(plan(dataset(status, "me@work", **spec), view), RUN)[0]
+        metadata = {"name": order.key.name, "namespace": "ns", "uid": "r2", "creationTimestamp": NOW}
+        newer = VERSION.replace("1", "2")
+        result = succeeded().status.result
+        assert result is not None
+        ended = {"phase": "Succeeded", "result": result.model_copy(update={"digest": newer}).to_dict()}
+        again = RunView(Run.model_validate(dict(order.manifest) | {"metadata": metadata, "status": ended}), ())
+        found = plan(dataset(status | {"run": again.name, "version": newer}, "me@work", **spec), again, view)
+        assert not made(found, RUN)
+
 
 class TestFailed:
     def test_keeps_the_earlier_version(self) -> None:
