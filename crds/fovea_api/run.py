@@ -40,6 +40,8 @@ Message = Annotated[str, Field(max_length=8192)]
 Count = Annotated[Int, Field(ge=0)]
 MAX_VERSIONS = 2000
 """Versions of a Dataset that a Run speaks of: twice what can be kept, 150 KB."""
+MAX_ATTEMPTS = 256
+"""Attempts on record: more than the failures of the most retries, which are never dropped."""
 
 
 class RunType(StrEnum):
@@ -337,8 +339,8 @@ class RunStatus(Status):
 
     phase: Literal["Pending", "Queued", "Running", "Succeeded", "Failed", "Suspended"] | None = None
     """Summary in a word."""
-    attempts: Annotated[tuple[Attempt, ...], Field(max_length=256), ListMap(("number",))] = ()
-    """The attempts, first to last."""
+    attempts: Annotated[tuple[Attempt, ...], Field(max_length=MAX_ATTEMPTS), ListMap(("number",))] = ()
+    """The attempts, first to last. Of very many, the oldest that did not fail are left out."""
     progress: Progress | None = None
     """How far the run is. Written by the run's pods."""
     result: RunResult | None = None
@@ -372,6 +374,7 @@ class Run(Resource):
 
 
 __all__ = [
+    "MAX_ATTEMPTS",
     "MAX_VERSIONS",
     "CleanupRecipe",
     "Progress",

@@ -9,10 +9,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Literal
 
 from fovea_api.common import RunPolicy, format_duration, parse_duration
-from fovea_api.run import Attempt, Outcome, RunError, RunStatus
+from fovea_api.run import MAX_ATTEMPTS, Attempt, Outcome, RunError, RunStatus
 
 from fovea_operator.children import Child, ChildState
 from fovea_operator.conditions import Verdict, conditions, done, paused, stuck, working
@@ -130,8 +131,8 @@ def _next(
             return _under_way(run, status, attempts, child, policy, now, settings)
         last, attempts = closed_last, (*attempts[:-1], closed_last)
 
-    failures = [it for it in attempts if it.outcome is Outcome.FAILED]
     if last is not None and last.outcome is Outcome.FAILED:
+        failures = _failures(attempts)
         reason, message = last.reason or "Failed", last.message or "no reason is known"
         if error is not None and not error.retryable:
             return _Next("Failed", stuck(reason, message), attempts)
@@ -151,11 +152,10 @@ def _next(
         return _Next("Pending", waits, attempts, delete=leftover, requeue_after=settings.deletion_poll_seconds)
     if hold is not None:
         return _Next("Pending", hold, attempts, requeue_after=settings.reference_poll_seconds)
-    if last is not None and last.outcome is Outcome.FAILED and last.end_time is not None:
-        pause = min(settings.retry_first_seconds * 2.0 ** (len(failures) - 1), settings.retry_max_seconds)
-        left = (last.end_time + timedelta(seconds=pause) - now).total_seconds()
+    if last is not None and last.end_time is not None:
+        left = (last.end_time + timedelta(seconds=_pause(attempts, settings)) - now).total_seconds()
         if left > 0:
-            message = f"attempt {last.number} failed ({last.reason}: {last.message}); the next follows"
+            message = f"attempt {last.number} ended ({last.reason}: {last.message}); the next follows"
             return _Next("Pending", working("Retrying", message), attempts, requeue_after=left)
     number = last.number + 1 if last is not None else 1
     started = Attempt(number=number, child=f"{run}-{number}", start_time=now)
@@ -260,6 +260,30 @@ def _adopt(status: RunStatus, children: Sequence[Child], now: datetime) -> tuple
     return tuple(sorted((*status.attempts, *found), key=lambda it: it.number))
 
 
+def _failures(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """The attempts that use up retries."""
+    return [it for it in attempts if it.outcome is Outcome.FAILED]
+
+
+def _pause(attempts: Sequence[Attempt], settings: Settings) -> float:
+    """Seconds from the last attempt's end to the next attempt: each failure, or preemption in a row, doubles them."""
+    last, alike = attempts[-1], _failures(attempts)
+    if last.outcome is Outcome.PREEMPTED:
+        alike = list(takewhile(lambda it: it.outcome is Outcome.PREEMPTED, reversed(attempts)))
+    if last not in alike:
+        return 0.0
+    return min(settings.retry_first_seconds * 2.0 ** (len(alike) - 1), settings.retry_max_seconds)
+
+
+def _on_record(attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+    """The attempts that a status has room for: the oldest that did not fail go, for failures are counted."""
+    while len(attempts) > MAX_ATTEMPTS:
+        failures = _failures(attempts)
+        oldest = next(it for it in attempts if it.outcome is not None and it not in failures)
+        attempts = tuple(it for it in attempts if it is not oldest)
+    return attempts
+
+
 def _error_of(status: RunStatus, last: Attempt | None) -> RunError | None:
     """The error that the last attempt reported; one of an earlier attempt counts no more."""
     if status.result is None or last is None:
@@ -288,7 +312,7 @@ def _book(old: RunStatus, step: _Next, now: datetime) -> Step:
         observed_generation=1,
         conditions=conditions(step.verdict, old.conditions, 1, now),
         phase=step.phase,
-        attempts=step.attempts,
+        attempts=_on_record(step.attempts),
     )
     return Step(
         status, step.verdict, step.start, step.delete, tuple(_notes(old.attempts, step.attempts)), step.requeue_after

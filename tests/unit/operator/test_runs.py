@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fovea_api.common import RunPolicy
-from fovea_api.run import RunResult, RunStatus
+from fovea_api.run import MAX_ATTEMPTS, RunResult, RunStatus
 from fovea_operator.children import Child, ChildState
 from fovea_operator.conditions import Progressing, Verdict, working
 from fovea_operator.objects import RAY_JOB, Key
@@ -104,6 +104,15 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
     "preemption uses none up": (
         step(status(attempt(outcome="Preempted", reason="Preempted")), retries=0),
         {"start": 2},
+    ),
+    "preempted again and again, the pause grows": (
+        step(
+            status(
+                attempt(1, outcome="Failed", reason="X"),
+                *(attempt(it, outcome="Preempted", endTime=NOW - timedelta(seconds=4)) for it in (2, 3, 4)),
+            )
+        ),
+        {"start": None, "reason": "Retrying", "requeue": 36.0},
     ),
     "a lost node is preemption": (
         step(OPEN, replace(FAILED, preempted="pod p: node drained"), retries=0),
@@ -216,6 +225,19 @@ def test_a_step_repeated_changes_nothing() -> None:
     later = NOW + timedelta(minutes=5)
     assert step(first.status, child(), now=later).status == first.status
     assert step(first.status, child(), now=later).notes == ()
+
+
+def test_a_run_that_is_preempted_without_end_stays_on_record_and_keeps_its_failures() -> None:
+    failures = [attempt(it, outcome="Failed", reason="AppFailed") for it in (1, 3)]
+    preempted = [attempt(it, outcome="Preempted", reason="Preempted") for it in (2, *range(4, MAX_ATTEMPTS + 1))]
+    old = status(*sorted(failures + preempted, key=lambda it: it["number"]))
+    made = step(old)
+    assert made.start == MAX_ATTEMPTS + 1
+    assert [it.number for it in made.status.attempts] == [1, *range(3, MAX_ATTEMPTS + 2)]
+    ended = RunStatus(attempts=(*made.status.attempts[:-1], old.attempts[0].model_copy(update={"number": made.start})))
+    assert step(ended, retries=3).start == MAX_ATTEMPTS + 2
+    assert step(ended, retries=2).status.phase == "Failed"
+    assert len(step(old, child(MAX_ATTEMPTS + 1)).status.attempts) == MAX_ATTEMPTS, "nobody wrote that it started"
 
 
 def test_a_superseded_run_stops_and_a_finished_one_stays_as_it_ended() -> None:
