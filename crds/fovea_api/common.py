@@ -482,7 +482,7 @@ class RunPolicy(Model):
     retries: Annotated[Int, Field(ge=0, le=100)] = 3
     """Further attempts after a failure; each goes on from the last checkpoint. Preemption uses none up."""
     active_deadline: Duration | None = None
-    """A run fails when its attempts together have taken this long. Absent: no limit."""
+    """A run fails when its attempts together have worked this long, queues left out. Absent: no limit."""
     ttl_after_finished: Duration = "1h"
     """How long the pods of a finished run (its Ray cluster) are kept; results stay."""
     history_limit: Annotated[Int, Field(ge=1, le=100)] = 10

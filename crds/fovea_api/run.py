@@ -323,7 +323,9 @@ class Attempt(Model):
     child: ObjectName
     """Name of the Job or RayJob."""
     start_time: Time | None = None
-    """When it was created."""
+    """When it was created, or left its queue last."""
+    worked_seconds: Count | None = None
+    """Seconds that it worked, queues left out; while it is open, those before startTime."""
     end_time: Time | None = None
     """When it ended."""
     outcome: Outcome | None = None
@@ -340,7 +342,7 @@ class RunStatus(Status):
     phase: Literal["Pending", "Queued", "Running", "Succeeded", "Failed", "Suspended"] | None = None
     """Summary in a word."""
     attempts: Annotated[tuple[Attempt, ...], Field(max_length=MAX_ATTEMPTS), ListMap(("number",))] = ()
-    """The attempts, first to last. Of very many, the oldest that did not fail are left out."""
+    """The attempts, first to last. Of very many, the oldest that did not fail are left out; their seconds are not."""
     progress: Progress | None = None
     """How far the run is. Written by the run's pods."""
     result: RunResult | None = None

@@ -88,8 +88,9 @@ def advance(
 
 def supersede(status: RunStatus, children: Sequence[Child], by: str, now: datetime) -> Step:
     """The step of a run that is wanted no more: its children go, its attempts and its end stay on record."""
+    queued = status.phase == "Queued"
     closed = tuple(
-        it if it.outcome else _close(it, Outcome.SUSPENDED, "Superseded", f"run {by} took its place", now)
+        it if it.outcome else _close(it, Outcome.SUSPENDED, "Superseded", f"run {by} took its place", now, queued)
         for it in _adopt(status, children, now)
     )
     delete = tuple(child for child in children if not child.deleting)
@@ -116,16 +117,19 @@ def _next(
     settings: Settings,
     remedy: str,
 ) -> _Next:
+    queued = status.phase == "Queued"
     if status.result is not None and status.result.error is None:
         ended = status.result.completed_at
-        closed = tuple(it if it.outcome else _close(it, Outcome.SUCCEEDED, None, None, ended) for it in attempts)
+        closed = tuple(
+            it if it.outcome else _close(it, Outcome.SUCCEEDED, None, None, ended, queued) for it in attempts
+        )
         return _Next("Succeeded", done("RunSucceeded", f"run {run} succeeded"), closed)
 
     last = attempts[-1] if attempts else None
     error = _error_of(status, last)
     if last is not None and last.outcome is None:
         child = next((it for it in children if it.key.name == last.child), None)
-        closed_last = _ended(last, child, error, policy, attempts, now)
+        closed_last = _ended(last, child, error, policy, attempts, now, queued)
         if closed_last is None:
             assert child is not None
             return _under_way(run, status, attempts, child, policy, now, settings)
@@ -177,7 +181,10 @@ def _under_way(
     """An attempt is open and its child has not ended."""
     last = attempts[-1]
     delete = () if child.deleting else (child,)
-    phase = _PHASES[child.state]
+    phase, queued = _PHASES[child.state], child.state is ChildState.QUEUED
+    if queued != (status.phase == "Queued"):  # time in a queue counts toward no deadline
+        update = {"worked_seconds": _seconds(last, now)} if queued else {"start_time": now}
+        last = last.model_copy(update=update)
     if policy.suspend:
         recorded = last.reason == _SUSPENDED  # first why it goes, then that it goes
         last = last.model_copy(update={"reason": _SUSPENDED})
@@ -188,14 +195,12 @@ def _under_way(
             delete=delete if recorded else (),
             requeue_after=settings.deletion_poll_seconds,
         )
-    if child.state is not ChildState.QUEUED and status.phase == "Queued":
-        last = last.model_copy(update={"start_time": now})  # time in a queue counts toward no deadline
     if last.reason == _SUSPENDED and not child.deleting:  # somebody thought better of it in time
         last = last.model_copy(update={"reason": None})
     if child.preempted and last.reason is None:
         last = last.model_copy(update={"reason": _PREEMPTED, "message": child.preempted})
     attempts = (*attempts[:-1], last)
-    if child.state is not ChildState.QUEUED and _overdue(attempts, policy, now):
+    if not queued and _overdue(attempts, policy, now):
         return _Next(
             phase,
             working("Stopping", "spec.runPolicy.activeDeadline has passed"),
@@ -209,7 +214,7 @@ def _under_way(
         ChildState.RUNNING: f"attempt {last.number} of run {run} is running",
     }[child.state]
     verdict = working(child.reason or child.state.value, child.message or what)
-    until = _until_deadline(attempts, policy, now)
+    until = _until_deadline(attempts, policy, now) if not queued else None
     if child.state is not ChildState.RUNNING:  # what keeps it waiting is told by objects that are not watched
         until = min(settings.reference_poll_seconds, until if until is not None else math.inf)
     return _Next(phase, verdict, attempts, requeue_after=until)
@@ -222,31 +227,39 @@ def _ended(
     policy: RunPolicy,
     attempts: tuple[Attempt, ...],
     now: datetime,
+    queued: bool,
 ) -> Attempt | None:
-    """The open attempt with its outcome, or None when it goes on."""
+    """The open attempt with its outcome, or None when it goes on. `queued`: it waited in a queue when last seen."""
+
+    def closed(outcome: Outcome, reason: str, message: str) -> Attempt:
+        return _close(last, outcome, reason, message, now, queued)
+
     final = error is not None and not error.retryable
     if child is not None and not child.state.ended and not final:
         return None
     if error is not None and (final or child is not None):
-        return _close(last, Outcome.FAILED, error.reason, error.message, now)
+        return closed(Outcome.FAILED, error.reason, error.message)
     if child is None and (policy.suspend or last.reason == _SUSPENDED):
-        return _close(last, Outcome.SUSPENDED, "Suspended", "spec.runPolicy.suspend is true", now)
-    if child is None and _overdue(attempts, policy, now):
+        return closed(Outcome.SUSPENDED, "Suspended", "spec.runPolicy.suspend is true")
+    if child is None and _overdue(attempts, policy, now, queued):
         limit = policy.active_deadline
-        return _close(last, Outcome.FAILED, _DEADLINE, f"the run has taken longer than {limit}", now)
+        return closed(Outcome.FAILED, _DEADLINE, f"the run has taken longer than {limit}")
     if last.reason == _PREEMPTED or (child is not None and child.preempted):
         how = (child.preempted if child is not None else "") or last.message or "its pods are gone"
-        return _close(last, Outcome.PREEMPTED, _PREEMPTED, f"the cluster took its pods away: {how}", now)
+        return closed(Outcome.PREEMPTED, _PREEMPTED, f"the cluster took its pods away: {how}")
     if child is None:
-        return _close(last, Outcome.FAILED, "ChildVanished", f"{last.child} was deleted, not by Fovea", now)
+        return closed(Outcome.FAILED, "ChildVanished", f"{last.child} was deleted, not by Fovea")
     if child.state is ChildState.SUCCEEDED:
-        return _close(last, Outcome.FAILED, "ResultMissing", f"{last.child} ended without a result", now)
-    return _close(last, Outcome.FAILED, child.reason or "Failed", child.message or f"{last.child} failed", now)
+        return closed(Outcome.FAILED, "ResultMissing", f"{last.child} ended without a result")
+    return closed(Outcome.FAILED, child.reason or "Failed", child.message or f"{last.child} failed")
 
 
-def _close(attempt: Attempt, outcome: Outcome, reason: str | None, message: str | None, now: datetime) -> Attempt:
+def _close(
+    attempt: Attempt, outcome: Outcome, reason: str | None, message: str | None, now: datetime, queued: bool
+) -> Attempt:
     text = message[-_MESSAGE_LIMIT:] if message is not None else None
-    return attempt.model_copy(update={"outcome": outcome, "end_time": now, "reason": reason, "message": text})
+    ended = {"outcome": outcome, "end_time": now, "worked_seconds": _seconds(attempt, now, queued)}
+    return attempt.model_copy(update=ended | {"reason": reason, "message": text})
 
 
 def _adopt(status: RunStatus, children: Sequence[Child], now: datetime) -> tuple[Attempt, ...]:
@@ -261,8 +274,8 @@ def _adopt(status: RunStatus, children: Sequence[Child], now: datetime) -> tuple
 
 
 def _failures(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """The attempts that use up retries."""
-    return [it for it in attempts if it.outcome is Outcome.FAILED]
+    """The attempts that use up retries; one that the deadline ended does not."""
+    return [it for it in attempts if it.outcome is Outcome.FAILED and it.reason != _DEADLINE]
 
 
 def _pause(attempts: Sequence[Attempt], settings: Settings) -> float:
@@ -275,12 +288,18 @@ def _pause(attempts: Sequence[Attempt], settings: Settings) -> float:
     return min(settings.retry_first_seconds * 2.0 ** (len(alike) - 1), settings.retry_max_seconds)
 
 
-def _on_record(attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
-    """The attempts that a status has room for: the oldest that did not fail go, for failures are counted."""
+def _on_record(attempts: tuple[Attempt, ...], now: datetime) -> tuple[Attempt, ...]:
+    """The attempts that a status has room for: the oldest that did not fail go, for failures are counted.
+
+    The seconds that they worked pass to the next.
+    """
     while len(attempts) > MAX_ATTEMPTS:
         failures = _failures(attempts)
-        oldest = next(it for it in attempts if it.outcome is not None and it not in failures)
-        attempts = tuple(it for it in attempts if it is not oldest)
+        index = next(at for at, it in enumerate(attempts) if it.outcome is not None and it not in failures)
+        oldest, heir = attempts[index : index + 2]
+        seconds = _seconds(oldest, now) + (heir.worked_seconds or 0)
+        heir = heir.model_copy(update={"worked_seconds": seconds})
+        attempts = (*attempts[:index], heir, *attempts[index + 2 :])
     return attempts
 
 
@@ -291,20 +310,27 @@ def _error_of(status: RunStatus, last: Attempt | None) -> RunError | None:
     return status.result.error if status.result.is_of(last) else None
 
 
-def _elapsed(attempts: Sequence[Attempt], now: datetime) -> timedelta:
-    spans = ((it.end_time or now) - it.start_time for it in attempts if it.start_time is not None)
-    return sum(spans, timedelta())
+def _seconds(attempt: Attempt, now: datetime, queued: bool = False) -> int:
+    """Seconds that an attempt has worked. `queued`: if it is open, it waits in a queue."""
+    before, closed = attempt.worked_seconds or 0, attempt.outcome is not None
+    if attempt.start_time is None or (attempt.worked_seconds is not None if closed else queued):
+        return before
+    return before + max(0, round(((attempt.end_time or now) - attempt.start_time).total_seconds()))
 
 
-def _overdue(attempts: Sequence[Attempt], policy: RunPolicy, now: datetime) -> bool:
+def _worked(attempts: Sequence[Attempt], now: datetime, queued: bool = False) -> timedelta:
+    return timedelta(seconds=sum(_seconds(it, now, queued) for it in attempts))
+
+
+def _overdue(attempts: Sequence[Attempt], policy: RunPolicy, now: datetime, queued: bool = False) -> bool:
     limit = policy.active_deadline
-    return limit is not None and _elapsed(attempts, now) >= parse_duration(limit)
+    return limit is not None and _worked(attempts, now, queued) >= parse_duration(limit)
 
 
 def _until_deadline(attempts: Sequence[Attempt], policy: RunPolicy, now: datetime) -> float | None:
     if policy.active_deadline is None:
         return None
-    return max(0.0, (parse_duration(policy.active_deadline) - _elapsed(attempts, now)).total_seconds()) + 1
+    return max(0.0, (parse_duration(policy.active_deadline) - _worked(attempts, now)).total_seconds()) + 1
 
 
 def _book(old: RunStatus, step: _Next, now: datetime) -> Step:
@@ -312,7 +338,7 @@ def _book(old: RunStatus, step: _Next, now: datetime) -> Step:
         observed_generation=1,
         conditions=conditions(step.verdict, old.conditions, 1, now),
         phase=step.phase,
-        attempts=_on_record(step.attempts),
+        attempts=_on_record(step.attempts, now),
     )
     return Step(
         status, step.verdict, step.start, step.delete, tuple(_notes(old.attempts, step.attempts)), step.requeue_after

@@ -196,9 +196,37 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         step(status(attempt(outcome="Failed", reason="DeadlineExceeded")), activeDeadline="3h"),
         {"start": 2},
     ),
+    "a higher deadline lets it go on without retries too": (
+        step(status(attempt(outcome="Failed", reason="DeadlineExceeded")), activeDeadline="3h", retries=0),
+        {"start": 2},
+    ),
     "time in a queue counts toward no deadline": (
         step(status(attempt(), phase="Queued"), child(), activeDeadline="30m"),
         {"phase": "Running", "deleted": 0, "requeue": 1801.0},
+    ),
+    "nor does that of an attempt that ended in its queue": (
+        step(status(attempt(), phase="Queued"), activeDeadline="30m"),
+        {"phase": "Pending", "outcomes": ["Failed"], "worked": [0]},
+    ),
+    "what it worked before a queue took its place back counts": (
+        step(OPEN, child(state=ChildState.QUEUED), activeDeadline="30m"),
+        {"phase": "Queued", "worked": [3600], "deleted": 0},
+    ),
+    "and goes on to count when it is admitted again": (
+        step(status(attempt(workedSeconds=1200), phase="Queued"), child(), activeDeadline="30m"),
+        {"phase": "Running", "worked": [1200], "requeue": 601.0},
+    ),
+    "until it is too much": (
+        step(status(attempt(workedSeconds=1), phase="Running"), child(), activeDeadline="3601s"),
+        {"reason": "Stopping", "deleted": 1},
+    ),
+    "a deadline ends nothing that waits in a queue, and needs no look": (
+        step(status(attempt(workedSeconds=3600), phase="Queued"), child(state=ChildState.QUEUED), activeDeadline="30m"),
+        {"phase": "Queued", "deleted": 0, "requeue": SETTINGS.reference_poll_seconds},
+    ),
+    "an end adds up what it worked": (
+        step(status(attempt(workedSeconds=1200), phase="Running"), FAILED),
+        {"outcomes": ["Failed"], "worked": [4800]},
     ),
 }
 
@@ -214,6 +242,7 @@ def test_situation(name: str) -> None:
         "progressing": made.verdict.progressing,
         "outcomes": [it.outcome and it.outcome.value for it in made.status.attempts],
         "messages": [it.message for it in made.status.attempts],
+        "worked": [it.worked_seconds for it in made.status.attempts],
         "deleted": len(made.delete),
         "requeue": made.requeue_after,
     }
@@ -229,11 +258,15 @@ def test_a_step_repeated_changes_nothing() -> None:
 
 def test_a_run_that_is_preempted_without_end_stays_on_record_and_keeps_its_failures() -> None:
     failures = [attempt(it, outcome="Failed", reason="AppFailed") for it in (1, 3)]
-    preempted = [attempt(it, outcome="Preempted", reason="Preempted") for it in (2, *range(4, MAX_ATTEMPTS + 1))]
+    preempted = [
+        attempt(it, outcome="Preempted", reason="Preempted", workedSeconds=10)
+        for it in (2, *range(4, MAX_ATTEMPTS + 1))
+    ]
     old = status(*sorted(failures + preempted, key=lambda it: it["number"]))
     made = step(old)
     assert made.start == MAX_ATTEMPTS + 1
     assert [it.number for it in made.status.attempts] == [1, *range(3, MAX_ATTEMPTS + 2)]
+    assert sum(it.worked_seconds or 0 for it in made.status.attempts) == 10 * len(preempted)
     ended = RunStatus(attempts=(*made.status.attempts[:-1], old.attempts[0].model_copy(update={"number": made.start})))
     assert step(ended, retries=3).start == MAX_ATTEMPTS + 2
     assert step(ended, retries=2).status.phase == "Failed"
