@@ -126,8 +126,8 @@ class DatasetSnapshot:
     missing: tuple[Missing, ...]
     now: datetime
     cleanups: tuple[RunView, ...] = ()
-    used: frozenset[str] = frozenset()
-    """Versions that a Run reads or that are pinned; looked for only when a cleanup of versions may start."""
+    used: frozenset[str] | None = None
+    """Versions that a Run reads or that are pinned. None: not looked for, so no cleanup of versions may start."""
     leftover: Key | None = None
     """A Run, a child or a pod of an object that was deleted and made again; no attempt starts beside it."""
 
@@ -297,10 +297,10 @@ class Observer:
         ]
         return (*own, *named, *reading)
 
-    async def _used(self, key: Key, runs: tuple[RunView, ...], cleanups: tuple[RunView, ...]) -> frozenset[str]:
-        """Versions of a Dataset that are read or pinned; looked for only when a cleanup of versions may start."""
+    async def _used(self, key: Key, runs: tuple[RunView, ...], cleanups: tuple[RunView, ...]) -> frozenset[str] | None:
+        """Versions of a Dataset that are read or pinned; None: not looked for, as no cleanup of versions may start."""
         if any(it.at_work for it in (*runs, *cleanups)) or not any(map(_threatens, cleanups)):
-            return frozenset()
+            return None
         await self._read_live(key.namespace)
         read = (run.spec.inputs.dataset for run in self._all(RUN, Run, key.namespace))
         jobs = (job.spec.dataset_ref for job in self._all(TRAINING_JOB, TrainingJob, key.namespace))

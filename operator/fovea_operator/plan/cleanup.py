@@ -140,12 +140,14 @@ def prune_versions(
                 hold = working("Waiting", "acts when the build has ended")
             elif left > 0:
                 hold = working("Waiting", "acts when every run that was being ordered is known")
+            elif snapshot.used is None:
+                hold = working("Waiting", "acts when it is known which versions are in use")
             made, step = _step(view, hold, _kept(current, snapshot), context, context.settings)
             writes += made
-            if hold is None:
-                wait = step.requeue_after
-            elif left > 0:
+            if left > 0:
                 wait = left
+            elif not building:
+                wait = step.requeue_after
         else:
             writes.append(Delete(_key(view), view.run.metadata.uid))
     if wanted is not None and not any(it.name == name or it.at_work for it in views):
@@ -169,7 +171,7 @@ def _is_lost(made: RunResult, left: Sequence[RunResult]) -> bool:
 
 def _kept(current: RunView | None, snapshot: DatasetSnapshot) -> tuple[str, ...]:
     """Versions that stay whatever their age: in use, pinned, the current one and the one whose splits it keeps."""
-    kept: set[str | None] = set(snapshot.used)
+    kept: set[str | None] = set(snapshot.used or ())
     if snapshot.dataset.status is not None:
         kept.add(snapshot.dataset.status.version)
     if current is not None:

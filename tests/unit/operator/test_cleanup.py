@@ -333,6 +333,18 @@ def test_it_waits_until_every_run_that_was_being_ordered_is_known() -> None:
     assert plan.requeue_after == 40
 
 
+def test_it_starts_no_attempt_as_long_as_nobody_looked_for_what_is_used() -> None:
+    """While an attempt is open nobody looks; it may end in the same step that could start the next."""
+    build = built(3, 3)
+    order = pruning(build, **KEEP_TWO)
+    ended = with_status(order, phase="Running", attempts=[attempt(order) | {"reason": "Suspended"}])
+    for view in (order, ended):
+        plan = of_dataset(dataset(STATUS, **KEEP_TWO), build, now=LATER, cleanups=(view,))
+        assert not made(plan, JOB)
+        assert ready(status_of(plan, order.name)) == ("Waiting", "acts when it is known which versions are in use")
+        assert plan.requeue_after == SETTINGS.reference_poll_seconds
+
+
 def test_a_build_and_a_cleanup_never_work_at_the_same_time() -> None:
     build = built(3, 3)
     order = pruning(build, **KEEP_TWO)
