@@ -65,7 +65,8 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: Pods) -> Plan:
     blocked = wanted if isinstance(wanted, Verdict) else None
     if isinstance(wanted, Verdict):
         if current is None or is_finished(current.status):
-            return without_run(context, old, wanted)
+            cleanup, later = prune_versions(context, snapshot, pods, current, any(it.at_work for it in context.runs))
+            return Plan((*without_run(context, old, wanted).writes, *cleanup), later)
         wanted = current.run.spec.model_copy(update=_means(context, dataset))
     hold = hold_for(snapshot.missing, snapshot.place, snapshot.leftover) or hold_while_cleaning(snapshot.cleanups)
     outcome = carry_out(

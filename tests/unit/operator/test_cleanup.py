@@ -345,6 +345,28 @@ def test_it_starts_no_attempt_as_long_as_nobody_looked_for_what_is_used() -> Non
         assert plan.requeue_after == SETTINGS.reference_poll_seconds
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"sources": [{"name": "camera", "video": {"uri": "rtsp://camera/stream"}}]},
+        {"refresh": {"schedule": "0 3 * * *", "timeZone": "Europe/Nowhere"}},
+    ],
+    ids=["not supported", "time zone"],
+)
+def test_it_goes_on_while_the_spec_cannot_be_followed(spec: dict[str, Any]) -> None:
+    """Jobs that pin a version wait for its end."""
+    build = built(3, 3)
+    order = pruning(build, **KEEP_TWO)
+
+    def blocked(*views: RunView, now: datetime = LATER) -> Plan:
+        return of_dataset(dataset(STATUS, **KEEP_TWO, **spec), build, now=now, cleanups=views, used=frozenset())
+
+    assert made(blocked(), RUN, "Cleanup")
+    assert blocked(order, now=NOW).requeue_after == 60
+    assert made(blocked(order), JOB)
+    assert status_of(blocked(cleaned(working_on(order), 3, 2)), order.name)["phase"] == "Succeeded"
+
+
 def test_a_build_and_a_cleanup_never_work_at_the_same_time() -> None:
     build = built(3, 3)
     order = pruning(build, **KEEP_TWO)
