@@ -35,10 +35,16 @@ class Cache:
     _owned: dict[Key, set[Key]] = field(default_factory=dict)
     _gone: dict[Key, int] = field(default_factory=dict)
     """Resource version at which a key was seen deleted, so that a late event does not bring it back."""
+    _last: dict[Key, JsonObject] = field(default_factory=dict)
+    """How objects that are gone were seen last, as long as anything works for them."""
 
     def get(self, key: Key) -> JsonObject | None:
         """The object, or None."""
         return self._objects.get(key)
+
+    def last(self, key: Key) -> JsonObject | None:
+        """How an object that is gone was seen last; None where that is not known."""
+        return self._last.get(key)
 
     def owned(self, owner: Key, kind: Kind) -> Iterator[JsonObject]:
         """Runs and children, of one kind, that work for the owner, in the order of their names."""
@@ -69,18 +75,22 @@ class Cache:
         self._objects[key] = _slim(kind, value)
         self._keys.setdefault(kind, {}).setdefault(key.namespace, {})[key] = None
         self._gone.pop(key, None)
+        self._last.pop(key, None)
         if (owner := owner_of(value)) is not None:
             self._owned.setdefault(owner, set()).add(key)
         return True
 
-    def remove(self, kind: Kind, value: View) -> bool:
-        """Takes an object out, unless a newer one of its name is known. Returns whether it was there."""
+    def remove(self, kind: Kind, value: JsonObject) -> bool:
+        """Takes an object out, as it was in the end, unless a newer one of its name is known.
+
+        Returns whether it was there.
+        """
         key, version = key_of(kind, value), version_of(value)
         known = self._objects.get(key)
         if known is not None and version_of(known) > version:
             return False
         self._gone[key] = version
-        return self.forget(key)
+        return self.forget(key, _slim(kind, value))
 
     def mark_deleting(self, key: Key) -> None:
         """Notes that we asked for the object's deletion; the watch will say when it is gone."""
@@ -89,9 +99,9 @@ class Cache:
             metadata.setdefault("deletionTimestamp", "1970-01-01T00:00:00Z")
             self._objects[key] = known | {"metadata": metadata}
 
-    def forget(self, key: Key) -> bool:
-        """Takes out an object that a read has shown to be gone. Returns whether it was there."""
-        known = self._drop(key)
+    def forget(self, key: Key, last: JsonObject | None = None) -> bool:
+        """Takes out an object that is gone, and what it was in the end where that is known. Returns whether it was there."""
+        known = self._drop(key, last)
         if known is not None:
             self.changed(key.kind, (known,))
         return known is not None
@@ -119,8 +129,11 @@ class Cache:
         """Objects of a kind."""
         return sum(map(len, self._keys.get(kind, {}).values()))
 
-    def _drop(self, key: Key) -> JsonObject | None:
+    def _drop(self, key: Key, last: JsonObject | None = None) -> JsonObject | None:
         known = self._objects.pop(key, None)
+        last = last or known
+        if last is not None and key in self._owned:
+            self._last[key] = last
         if known is not None:
             del self._keys[key.kind][key.namespace][key]
         if known is not None and (owner := owner_of(known)) is not None:
@@ -128,6 +141,7 @@ class Cache:
             owned.discard(key)
             if not owned:
                 self._owned.pop(owner, None)
+                self._last.pop(owner, None)
         return known
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from fovea_api import names
-from fovea_api.common import Model, Reference
+from fovea_api.common import DeletionPolicy, Model, Reference
 from fovea_api.dataset import Dataset
 from fovea_api.dataset import references as dataset_references
 from fovea_api.errors import InvalidManifest
@@ -165,6 +165,8 @@ class GoneSnapshot:
     place: Place
     missing: tuple[Missing, ...]
     now: datetime
+    retained: bool = False
+    """Whether its last version that was seen had the policy Retain."""
 
 
 M = TypeVar("M", bound=Model)
@@ -262,7 +264,9 @@ class Observer:
                 return None
             users = self._users(key, cleanup.name)
             missing = await self._missing(key.namespace, [*_secrets(place), *_claims([(place.store, "the store")])])
-        return GoneSnapshot(cleanup, users, place, missing, now)
+        last = self.cache.last(key)
+        retained = last is not None and text(last, "spec", "deletionPolicy") != DeletionPolicy.DELETE
+        return GoneSnapshot(cleanup, users, place, missing, now, retained)
 
     def _is_going(self, namespace: str) -> bool:
         return bool(text(self.cache.get(Key(NAMESPACE, "", namespace)) or {}, "metadata", "deletionTimestamp"))

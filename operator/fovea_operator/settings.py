@@ -84,7 +84,8 @@ class Settings:
     )
 
     cleanup_delay_seconds: float = _setting(
-        60.0, "Seconds from the order to delete old dataset versions to its start; longer than any write under way."
+        60.0,
+        "Seconds from an object's end, or the order to delete old versions, to the deletion; longer than any write.",
     )
     cleanup_cpu: str = _setting("100m", "CPU request of the pod that deletes from the store; it waits for the store.")
     cleanup_memory: str = _setting("512Mi", "Memory request and limit of the pod that deletes from the store.")

@@ -83,6 +83,7 @@ class World:
                 "backoff_first_seconds": 0.1,
                 "reference_poll_seconds": 0.3,
                 "deletion_poll_seconds": 0.2,
+                "cleanup_delay_seconds": 1,
                 "lease_seconds": 3,
                 "lease_renew_deadline_seconds": 2,
                 "lease_retry_seconds": 1,
@@ -763,6 +764,35 @@ async def test_back_to_retain_the_data_stay(world: World) -> None:
         assert world.cleaning() == []
 
 
+async def test_to_retain_and_deleted_at_once_the_data_stay(world: World) -> None:
+    async with world.operator():
+        await built(world, deletionPolicy="Delete")
+        await world.until(lambda: world.cleanup_waits("Dataset").startswith("Waiting"))
+        await asyncio.to_thread(
+            world.plane.kubectl, "-n", world.namespace, "patch", "dataset", "blood-cells",
+            "--type=merge", "-p", '{"spec": {"deletionPolicy": "Retain"}}',
+        )  # fmt: skip
+        await world.delete("dataset", "blood-cells", "--wait=false")
+        await world.until(lambda: not world.all(RUN))
+        assert world.cleaning() == []
+
+
+async def test_a_cleanup_that_a_backup_brings_back_deletes_nothing_without_its_object(world: World) -> None:
+    async with world.operator():
+        await built(world, deletionPolicy="Delete")
+        await world.until(world.cleanups)
+        order = world.cleanups()["Dataset"]
+    await world.delete("dataset,runs", "--all")
+    metadata = {name: order["metadata"][name] for name in ("name", "labels")}
+    await world.apply({name: order[name] for name in ("apiVersion", "kind", "spec")} | {"metadata": metadata})
+    async with world.operator():
+        await world.until(lambda: world.cleanup_waits("Dataset").startswith("Unconfirmed"))
+        await asyncio.sleep(2)
+        assert world.cleaning() == []
+        await world.apply(dataset(deletionPolicy="Delete"))
+        await world.until(lambda: world.cleanup_waits("Dataset").startswith("Waiting"))
+
+
 async def test_an_object_made_again_starts_nothing_while_the_data_of_the_one_before_go(world: World) -> None:
     async with world.operator():
         await built(world, deletionPolicy="Delete")
@@ -840,7 +870,7 @@ async def test_a_run_that_was_left_behind_is_named_until_somebody_deletes_it(wor
 async def test_old_versions_go_and_those_in_use_stay(world: World) -> None:
     other, newer = f"sha256-{'4' * 64}", f"sha256-{'6' * 64}"
     pinned = training(datasetRef={"name": "blood-cells", "version": other}) | {"metadata": {"name": "pinned"}}
-    async with world.operator(cleanup_delay_seconds=1):
+    async with world.operator():
         await built(world, retainVersions=1)
         await started(world)  # on the first version
         await world.apply(dataset(retainVersions=1, classes=["RBC", "WBC"]))
@@ -863,6 +893,6 @@ async def test_old_versions_go_and_those_in_use_stay(world: World) -> None:
         await world.until(lambda: world.reason(TRAINING_JOB, "Starting", "pinned"))
         await asyncio.sleep(0.5)
     world.writes.clear()
-    async with world.operator(cleanup_delay_seconds=1):
+    async with world.operator():
         await asyncio.sleep(2)
     assert world.writes == []

@@ -1,14 +1,15 @@
 """Cleanups: the Runs that delete from the store, when an object is gone and when a Dataset has too many versions.
 
 A Run that deletes all data of an object belongs to nobody, so that it outlives the object: it is ordered before the
-object's first run can write anything, and waits. The observer finds it by its labels when the object is gone.
+object's first run can write anything, and waits. The observer finds it by its labels when the object is gone. Its
+status says that the object was seen to want it: a Run that came back without one, from a backup, deletes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from fovea_api.common import DeletionPolicy, PodTemplate, Resources, RunPolicy
 from fovea_api.run import (
@@ -26,15 +27,16 @@ from pydantic import ValidationError
 
 from fovea_operator.build.job import build_job
 from fovea_operator.build.pod import Work
-from fovea_operator.conditions import Verdict, working
+from fovea_operator.conditions import Verdict, conditions, paused, stuck, working
 from fovea_operator.objects import RUN, Key
 from fovea_operator.observe import DatasetSnapshot, GoneSnapshot, RunView
 from fovea_operator.plan import Create, Delete, Plan, Write
-from fovea_operator.plan.owner import Context, child_writes, hold_for, run_manifest, step_writes
+from fovea_operator.plan.owner import Context, child_writes, hold_for, own_status, run_manifest, step_writes
 from fovea_operator.plan.runs import Step, advance, is_finished
 from fovea_operator.settings import Settings
 
 CLEANING_UP = "CleaningUp"
+DELETED = "Deleted"
 RETRIES = 20
 """Over an hour of attempts: nobody can raise them once the object is gone."""
 USERS_TOLD = 5
@@ -59,9 +61,19 @@ class Pods:
 
 
 def plan_gone(snapshot: GoneSnapshot, settings: Settings) -> Plan:
-    """The next writes for an object that was deleted and whose data are to follow. Its Run goes when they are gone."""
+    """The next writes for an object that was deleted and whose data are to follow. Its Run goes when they are gone.
+
+    Without the object nothing says that it wanted this but the Run's status, and its last version that was seen.
+    """
     view = snapshot.cleanup
+    if snapshot.retained and not view.at_work:
+        return Plan((Delete(_key(view), view.run.metadata.uid),))
+    if view.status.phase is None:
+        return _unconfirmed(view, snapshot.now)
     hold = hold_for(snapshot.missing, snapshot.place)
+    left = settings.cleanup_delay_seconds - (snapshot.now - _missing_since(view, snapshot.now)).total_seconds()
+    if left > 0:
+        hold = working(DELETED, f"{_owner(view)} is gone; its data follow {settings.cleanup_delay_seconds:g} s later")
     if snapshot.users:
         more = len(snapshot.users) - USERS_TOLD
         used = ", ".join(snapshot.users[:USERS_TOLD]) + (f" and {more} more" if more > 0 else "")
@@ -69,7 +81,25 @@ def plan_gone(snapshot: GoneSnapshot, settings: Settings) -> Plan:
     writes, step = _step(view, hold, (), snapshot, settings)
     if step.status.phase == "Succeeded":
         writes = [*writes, Delete(_key(view), view.run.metadata.uid)]
-    return Plan(tuple(writes), step.requeue_after)
+    return Plan(tuple(writes), left if step.verdict.reason == DELETED else step.requeue_after)
+
+
+def _missing_since(view: RunView, now: datetime) -> datetime:
+    """When the object was first seen missing: since then its Run does not only wait but is on the way."""
+    found = next((it for it in view.status.conditions if it.type == "Reconciling" and it.status == "True"), None)
+    return found.last_transition_time if found is not None and found.last_transition_time is not None else now
+
+
+def _unconfirmed(view: RunView, now: datetime) -> Plan:
+    """What is told of a Run that has no status beside an object that is not there."""
+    verdict = stuck(
+        "Unconfirmed",
+        f"{_owner(view)} was never seen to ask for this, so its data stay; to delete them apply it with "
+        "deletionPolicy Delete and delete it anew, to keep them delete this Run",
+    )
+    status = RunStatus(observed_generation=1, conditions=conditions(verdict, view.status.conditions, 1, now))
+    old = view.status.model_copy(update={"progress": None, "result": None})
+    return Plan(own_status(_key(view), old, status))
 
 
 # --- An object that exists -----------------------------------------------------------------------------------------
@@ -95,7 +125,7 @@ def _deletion(
     plan: Plan, context: Context, policy: DeletionPolicy, pods: Pods, cleanups: Sequence[RunView]
 ) -> Sequence[Write]:
     view = next((it for it in cleanups if it.deletes_all), None)
-    hold = working("Waiting", f"acts when {context.key.kind} {context.key.name} is deleted")
+    hold = paused("Waiting", f"acts when {context.key.kind} {context.key.name} is deleted")
     store = context.runs[0].run.spec.store if context.runs else context.place.store
     wanted = _order(context.key, store, pods.recipe(), pods.image, nonce="")
     delete = policy is DeletionPolicy.DELETE
@@ -190,8 +220,8 @@ def _step(
     spec, run = view.run.spec, _key(view)
     recipe = CleanupRecipe.model_validate(dict(spec.recipe))
     policy = recipe.run_policy
-    owner = f"{spec.owner.kind} {spec.owner.name}"
-    remedy = f"to try again apply {owner} and delete it anew" if view.deletes_all else "the next version tries again"
+    again = f"to try again apply {_owner(view)} and delete it anew"
+    remedy = again if view.deletes_all else "the next version tries again"
     step = advance(view.name, view.status, view.children, policy, hold, where.now, settings, remedy)
     writes: list[Write] = [Delete(child.key, child.uid) for child in step.delete]
     if step.start is not None:
@@ -228,6 +258,11 @@ def _same(found: RunSpec, wanted: RunSpec) -> bool:
 def _resources(settings: Settings) -> Resources:
     memory = {"memory": settings.cleanup_memory}
     return Resources(requests={"cpu": settings.cleanup_cpu, **memory}, limits=memory)
+
+
+def _owner(view: RunView) -> str:
+    owner = view.run.spec.owner
+    return f"{owner.kind} {owner.name}"
 
 
 def _key(view: RunView) -> Key:

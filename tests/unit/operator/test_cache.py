@@ -53,6 +53,26 @@ async def test_a_listing_prunes_what_is_older_than_itself_only() -> None:
     assert changed == ["r-1"]
 
 
+def job(version: int, policy: str) -> dict[str, Any]:
+    metadata = {"name": "job", "namespace": "ns", "resourceVersion": str(version)}
+    return {"kind": "TrainingJob", "metadata": metadata, "spec": {"deletionPolicy": policy}}
+
+
+def test_how_an_object_was_in_the_end_is_known_as_long_as_anything_works_for_it() -> None:
+    cache = Cache()
+    cache.put(RUN, run(5))
+    cache.put(TRAINING_JOB, job(6, "Delete"))
+    assert cache.last(OWNER) is None
+    cache.remove(TRAINING_JOB, job(8, "Retain"))  # nobody told of the edit
+    assert cache.last(OWNER)["spec"] == {"deletionPolicy": "Retain"}  # type: ignore[index]
+    cache.put(TRAINING_JOB, job(9, "Delete"))
+    assert cache.last(OWNER) is None
+    cache.replace(TRAINING_JOB, [], 10)
+    assert cache.last(OWNER)["spec"] == {"deletionPolicy": "Delete"}  # type: ignore[index]
+    cache.remove(RUN, run(11))
+    assert cache.last(OWNER) is None
+
+
 def test_runs_are_found_by_their_owner() -> None:
     cache = Cache()
     cache.put(RUN, run(5))

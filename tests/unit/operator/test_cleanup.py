@@ -21,6 +21,7 @@ from fovea_operator.plan.trainingjob import plan_training
 from fovea_operator.settings import Settings
 
 NOW = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=61)
 SETTINGS = Settings(cleanup_delay_seconds=60, trainer_image="trainer:1", reference_poll_seconds=15)
 PLACE = Place("s3://fovea/ns", "keys")
 METADATA = {"name": "cells", "namespace": "ns", "uid": "u", "generation": 1}
@@ -210,8 +211,16 @@ def test_an_object_made_again_waits_until_the_cleanup_has_ended() -> None:
 # --- deletionPolicy: the object is gone ----------------------------------------------------------------------------
 
 
-def gone(view: RunView, users: tuple[str, ...] = (), missing: tuple[Missing, ...] = (), now: datetime = NOW) -> Plan:
-    return plan_gone(GoneSnapshot(view, users, PLACE, missing, now), SETTINGS)
+def gone(
+    view: RunView, users: tuple[str, ...] = (), missing: tuple[Missing, ...] = (), now: datetime = LATER, **more: Any
+) -> Plan:
+    return plan_gone(GoneSnapshot(view, users, PLACE, missing, now, **more), SETTINGS)
+
+
+def missed(view: RunView, **status: Any) -> RunView:
+    """The same a minute after its object was seen missing."""
+    first = gone(with_status(view, phase="Pending"), now=NOW)
+    return with_status(view, **(status_of(first, view.name) | status))
 
 
 def order_of(plan: Plan) -> RunSpec:
@@ -223,7 +232,7 @@ def order_of(plan: Plan) -> RunSpec:
 def test_the_cleanup_of_a_gone_object_starts_where_its_pods_ran() -> None:
     template = {"nodeSelector": {"disk": "ssd"}, "imagePullSecrets": [{"name": "registry"}]}
     view = waiting(compute={"podTemplate": template, "image": "mine:1"}, runPolicy={"queueName": "q", "retries": 0})
-    plan = gone(view)
+    plan = gone(missed(view))
     create = made(plan, JOB)[0]
     pod: Any = create.manifest["spec"]["template"]["spec"]  # type: ignore[index,call-overload]
     assert create.controller == Key(RUN, "ns", view.name)
@@ -236,28 +245,52 @@ def test_the_cleanup_of_a_gone_object_starts_where_its_pods_ran() -> None:
     assert all(it.regarding == Key(RUN, "ns", view.name) for it in plan.writes if isinstance(it, Emit))
 
 
+def at_work_or_done(**status: Any) -> RunView:
+    return replace(missed(WAITING, phase="Running", attempts=[attempt(WAITING)], **status), children=(child(WAITING),))
+
+
 GONE: dict[str, tuple[Plan, dict[str, Any]]] = {
-    "nothing refers to it": (gone(WAITING), {"started": True, "deleted": []}),
+    "it was seen missing just now": (
+        gone(settled(WAITING)),
+        {"started": False, "deleted": [], "reason": "Deleted", "requeue": 60.0},
+    ),
+    "it was seen missing a while ago": (
+        gone(missed(WAITING), now=NOW + timedelta(seconds=20)),
+        {"started": False, "deleted": [], "requeue": 40.0},
+    ),
+    "nothing refers to it": (gone(missed(WAITING)), {"started": True, "deleted": []}),
+    "a backup brought the Run back without its object": (
+        gone(WAITING, now=NOW + timedelta(days=1)),
+        {"started": False, "deleted": [], "reason": "Unconfirmed", "requeue": None},
+    ),
+    "its policy was Retain in the end": (
+        gone(missed(WAITING), retained=True),
+        {"started": False, "deleted": [WAITING.name]},
+    ),
+    "its policy was Retain in the end, but data of the one before go already": (
+        gone(at_work_or_done(), retained=True),
+        {"started": False, "deleted": [], "reason": "Running"},
+    ),
     "something does": (
-        gone(WAITING, users=tuple(f"Pod p{number}" for number in range(7))),
+        gone(missed(WAITING), users=tuple(f"Pod p{number}" for number in range(7))),
         {"started": False, "reason": "InUse", "requeue": 15.0},
     ),
     "the store's claim is missing": (
-        gone(WAITING, missing=(Missing("PersistentVolumeClaim", "store", "the store"),)),
+        gone(missed(WAITING), missing=(Missing("PersistentVolumeClaim", "store", "the store"),)),
         {"started": False, "reason": "PersistentVolumeClaimNotFound"},
     ),
-    "its pod is at work": (gone(working_on(WAITING)), {"started": False, "deleted": [], "reason": "Running"}),
+    "its pod is at work": (gone(at_work_or_done()), {"started": False, "deleted": [], "reason": "Running"}),
     "an attempt failed": (
-        gone(with_status(WAITING, phase="Pending", attempts=[attempt(WAITING, "Failed")])),
+        gone(missed(WAITING, attempts=[attempt(WAITING, "Failed")])),
         {"started": True},
     ),
     "it succeeded": (
-        gone(with_status(working_on(WAITING), attempts=[attempt(WAITING)], result={"completedAt": NOW})),
+        gone(at_work_or_done(result={"completedAt": NOW})),
         {"started": False, "deleted": [WAITING.name]},
     ),
     "it failed for good": (
-        gone(with_status(working_on(WAITING), **FAILED, attempts=[attempt(WAITING) | {"startTime": NOW}])),
-        {"started": False, "deleted": [], "reason": "AccessDenied"},
+        gone(at_work_or_done(result=FAILED["result"])),
+        {"started": False, "deleted": [], "reason": "AccessDenied", "requeue": None},
     ),
 }
 
@@ -275,6 +308,13 @@ def test_an_object_that_is_gone(name: str) -> None:
     assert {key: found[key] for key in wanted} == wanted
 
 
+def test_an_object_that_comes_back_makes_its_cleanup_wait_anew() -> None:
+    for view in (WAITING, with_status(WAITING, **status_of(gone(WAITING), WAITING.name)), missed(WAITING)):
+        back = with_status(view, **status_of(of_dataset(dataset(**POLICY), cleanups=(view,)), view.name))
+        assert ready(back.status.to_dict())[0] == "Waiting"
+        assert gone(back).requeue_after == 60
+
+
 def test_users_are_told_and_the_list_stays_short() -> None:
     plan, _ = GONE["something does"]
     assert ready(status_of(plan, WAITING.name))[1].endswith("Pod p0, Pod p1, Pod p2, Pod p3, Pod p4 and 2 more")
@@ -282,7 +322,7 @@ def test_users_are_told_and_the_list_stays_short() -> None:
 
 def test_the_last_failure_names_the_remedy() -> None:
     attempts = [attempt(WAITING, "Failed") | {"number": number} for number in range(1, 22)]
-    status = status_of(gone(with_status(WAITING, phase="Pending", attempts=attempts)), WAITING.name)
+    status = status_of(gone(missed(WAITING, attempts=attempts)), WAITING.name)
     assert status["phase"] == "Failed"
     assert "apply Dataset cells and delete it anew" in ready(status)[1]
 
@@ -290,7 +330,6 @@ def test_the_last_failure_names_the_remedy() -> None:
 # --- retainVersions ------------------------------------------------------------------------------------------------
 
 KEEP_TWO = {"retainVersions": 2}
-LATER = NOW + timedelta(seconds=61)
 STATUS = {"version": version(3), "artifact": f"s3://fovea/ns/dataset/cells/{version(3)}"}
 
 
