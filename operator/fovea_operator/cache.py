@@ -100,7 +100,7 @@ class Cache:
             self._objects[key] = known | {"metadata": metadata}
 
     def forget(self, key: Key, last: JsonObject | None = None) -> bool:
-        """Takes out an object that is gone, and what it was in the end where that is known. Returns whether it was there."""
+        """Takes out an object that is gone, `last` as it was in the end. Returns whether it was there."""
         known = self._drop(key, last)
         if known is not None:
             self.changed(key.kind, (known,))

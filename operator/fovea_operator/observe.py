@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,7 +24,7 @@ from fovea_api.tuningsweep import TuningSweep
 from fovea_api.tuningsweep import references as sweep_references
 from pydantic import ValidationError
 
-from fovea_operator.build.pod import claim_of
+from fovea_operator.build.pod import claim_of, strings
 from fovea_operator.cache import Cache
 from fovea_operator.children import LABEL_ATTEMPT, Child, ChildState, child_of_pod, controller_of, read_child
 from fovea_operator.client import Api, NotFound, Refused
@@ -50,6 +52,7 @@ from fovea_operator.objects import (
     items,
     key_of,
     mapping,
+    owner_of,
     text,
     time,
     uid_of,
@@ -57,6 +60,7 @@ from fovea_operator.objects import (
 from fovea_operator.settings import Settings
 
 ANNOTATION_STORE = f"{names.GROUP}/store"
+VERSION = "sha256-[0-9a-f]{64}"
 LABEL_WORKLOAD_OF = "kueue.x-k8s.io/job-uid"
 ANNOTATION_STORE_SECRET = f"{names.GROUP}/store-secret"
 
@@ -128,6 +132,8 @@ class DatasetSnapshot:
     cleanups: tuple[RunView, ...] = ()
     used: frozenset[str] | None = None
     """Versions that a Run reads or that are pinned. None: not looked for, so no cleanup of versions may start."""
+    shared: str = ""
+    """Another namespace with the same store, as of a cleanup of versions; empty: there is none."""
     leftover: Key | None = None
     """A Run, a child or a pod of an object that was deleted and made again; no attempt starts beside it."""
 
@@ -167,6 +173,8 @@ class GoneSnapshot:
     now: datetime
     retained: bool = False
     """Whether its last version that was seen had the policy Retain."""
+    shared: str = ""
+    """Another namespace whose store is the same, or lies in it or around it; empty: there is none."""
 
 
 M = TypeVar("M", bound=Model)
@@ -209,9 +217,13 @@ class Observer:
             if dataset.spec.exclude is not None:
                 uris.append((dataset.spec.exclude.uri, "spec.exclude.uri"))
             missing = await self._missing(key.namespace, [*wanted, *_claims([*uris, (place.store, "the store")])])
-        used = await self._used(key, runs, cleanups)
+        pruning = next((it for it in cleanups if _threatens(it) and not it.deletes_all), None)
+        used: frozenset[str] | None = None
+        if pruning is not None and not any(it.at_work for it in (*runs, *cleanups)):
+            used = await self._used(key, pruning.run.spec.store)
+        shared = self._sharing(key.namespace, pruning.run.spec.store) if pruning is not None else ""
         leftover = await self._leftover(key, (*runs, *cleanups))
-        return DatasetSnapshot(dataset, runs, place, missing, now, cleanups, used, leftover)
+        return DatasetSnapshot(dataset, runs, place, missing, now, cleanups, used, shared, leftover)
 
     async def training(self, key: Key, now: datetime) -> TrainingSnapshot | None:
         """The snapshot of a TrainingJob; None when it is gone."""
@@ -256,17 +268,18 @@ class Observer:
         cleanup = next((view for view in await self._runs(key, now) if view.deletes_all), None)
         if cleanup is None:
             return None
-        users, missing = self._users(key, cleanup.name), tuple[Missing, ...]()
-        place = replace(await self._place(key.namespace), store=cleanup.run.spec.store)
-        if not (users or cleanup.at_work or _has_ended(cleanup)):
+        store = cleanup.run.spec.store
+        users, missing = self._users(key, cleanup.name, store), tuple[Missing, ...]()
+        place, shared = replace(await self._place(key.namespace), store=store), self._sharing(key.namespace, store)
+        if not (users or shared or cleanup.at_work or _has_ended(cleanup)):
             await self._read_live(key.namespace)
             if self.cache.get(key) is not None:
                 return None
-            users = self._users(key, cleanup.name)
+            users = self._users(key, cleanup.name, store)
             missing = await self._missing(key.namespace, [*_secrets(place), *_claims([(place.store, "the store")])])
         last = self.cache.last(key)
         retained = last is not None and text(last, "spec", "deletionPolicy") != DeletionPolicy.DELETE
-        return GoneSnapshot(cleanup, users, place, missing, now, retained)
+        return GoneSnapshot(cleanup, users, place, missing, now, retained, shared)
 
     def _is_going(self, namespace: str) -> bool:
         return bool(text(self.cache.get(Key(NAMESPACE, "", namespace)) or {}, "metadata", "deletionTimestamp"))
@@ -280,7 +293,7 @@ class Observer:
             for value in listed:
                 self.cache.put(kind, value | {"kind": kind.name, "apiVersion": kind.api_version})
 
-    def _users(self, key: Key, cleanup: str) -> tuple[str, ...]:
+    def _users(self, key: Key, cleanup: str, store: str) -> tuple[str, ...]:
         """What works for an object that is gone, and what refers to it or to its data, in words."""
         own = [
             f"{kind} {text(value, 'metadata', 'name')}"
@@ -293,24 +306,49 @@ class Observer:
             for other, reference in self._references(key.namespace)
             if (reference.kind, reference.name) == (key.kind.name, key.name)
         ]
-        folder = f"/{key.kind.name.lower()}/{key.name}/"
-        reading = [
-            f"Run {run.metadata.name} of {run.spec.owner.kind} {run.spec.owner.name}"
-            for run in self._all(RUN, Run, key.namespace)
-            if any(folder in artifact for artifact in _artifacts(run))
-        ]
-        return (*own, *named, *reading)
+        return tuple(dict.fromkeys((*own, *named, *(who for who, _ in self._readers(key, store)))))
 
-    async def _used(self, key: Key, runs: tuple[RunView, ...], cleanups: tuple[RunView, ...]) -> frozenset[str] | None:
-        """Versions of a Dataset that are read or pinned; None: not looked for, as no cleanup of versions may start."""
-        if any(it.at_work for it in (*runs, *cleanups)) or not any(map(_threatens, cleanups)):
-            return None
+    def _readers(self, key: Key, store: str) -> Iterator[tuple[str, str]]:
+        """What in the namespace names a place in an object's folder, in words, and that place below the folder.
+
+        The object's own Runs do not count.
+        """
+        folder = _normal(f"{store}/{key.kind.name.lower()}/{key.name}")
+        for kind in (*OWNERS, RUN):
+            for other in self.cache.keys(kind, key.namespace):
+                value = self.cache.get(other) or {}
+                owner = owner_of(value) if kind == RUN else None
+                if owner == key:
+                    continue
+                for path, uri in strings(dict(mapping(value, "spec"))):
+                    if (place := _normal(uri)).startswith(folder):
+                        who = f"of {owner.kind} {owner.name}" if owner is not None else f"(spec.{'.'.join(path)})"
+                        yield f"{kind} {other.name} {who}", place.removeprefix(folder)
+
+    def _sharing(self, namespace: str, store: str) -> str:
+        """Another namespace whose store is this one, or lies in it or around it; empty: there is none.
+
+        Claims of one name in two namespaces are two claims.
+        """
+        if claim_of(store) is not None:
+            return ""
+        own = _normal(store)
+        for other in self.cache.keys(NAMESPACE):
+            theirs = self._place_of(other.name).store
+            if other.name != namespace and theirs and _nested(own, _normal(theirs)):
+                return other.name
+        return ""
+
+    async def _used(self, key: Key, store: str) -> frozenset[str]:
+        """Versions of a Dataset that are read or pinned."""
         await self._read_live(key.namespace)
         read = (run.spec.inputs.dataset for run in self._all(RUN, Run, key.namespace))
         jobs = (job.spec.dataset_ref for job in self._all(TRAINING_JOB, TrainingJob, key.namespace))
         sweeps = (it.spec.template.spec.dataset_ref for it in self._all(TUNING_SWEEP, TuningSweep, key.namespace))
         used = (it for it in (*read, *jobs, *sweeps) if it is not None and it.name == key.name)
-        return frozenset(it.version for it in used if it.version is not None)
+        named = (below.partition("/")[0] for _, below in self._readers(key, store))
+        versions = (*(it.version for it in used if it.version is not None), *named)
+        return frozenset(it for it in versions if re.fullmatch(VERSION, it))
 
     def _references(self, namespace: str) -> Iterator[tuple[Key, Reference]]:
         for job in self._all(TRAINING_JOB, TrainingJob, namespace):
@@ -479,7 +517,11 @@ class Observer:
             if found is None:
                 raise NotFound(f"{key} is gone")
             self.cache.put(NAMESPACE, found)
-        annotations = mapping(self.cache.get(key) or {}, "metadata", "annotations")
+        return self._place_of(namespace)
+
+    def _place_of(self, namespace: str) -> Place:
+        """The place of a namespace in the cache."""
+        annotations = mapping(self.cache.get(Key(NAMESPACE, "", namespace)) or {}, "metadata", "annotations")
         default = f"{self.settings.store.rstrip('/')}/{namespace}" if self.settings.store else ""
         return Place(
             text(annotations, ANNOTATION_STORE).rstrip("/") or default,
@@ -522,12 +564,14 @@ def _has_ended(view: RunView) -> bool:
     return view.status.phase in ("Succeeded", "Failed")
 
 
-def _artifacts(run: Run) -> Iterator[str]:
-    """Places of what a run reads."""
-    inputs = run.spec.inputs
-    for it in (inputs.dataset, inputs.parent, inputs.base_weights, inputs.teacher):
-        if it is not None:
-            yield it.artifact
+def _normal(uri: str) -> str:
+    """A place in one spelling, with a slash at its end."""
+    scheme, found, path = uri.rpartition("://")
+    return f"{scheme}{found}{posixpath.normpath(path)}/"
+
+
+def _nested(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
 
 
 def referred_jobs(job: TrainingJob) -> Iterator[str]:

@@ -147,26 +147,27 @@ def _volumes(work: Work, settings: Settings) -> tuple[list[JsonValue], list[Json
 def _claims(spec: RunSpec) -> dict[str, bool]:
     """Claims that the order speaks of, and whether a run writes there: only the store and an export for review."""
     found: dict[str, bool] = {}
-    for path, uri in _strings(spec.to_dict()):
+    for path, uri in strings(spec.to_dict()):
         if (claim := claim_of(uri)) is not None:
             writable = path == ("store",) or path[-2:] == ("export", "uri")
             found[claim] = found.get(claim, False) or writable
     return found
 
 
-def _strings(value: JsonValue, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+def strings(value: JsonValue, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """All strings of a value, each with the names of the fields that lead to it."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, Mapping):
         for name, part in value.items():
-            yield from _strings(part, (*path, name))
+            yield from strings(part, (*path, name))
     elif isinstance(value, list | tuple):
         for part in value:
-            yield from _strings(part, path)
+            yield from strings(part, path)
 
 
 def _secrets(recipe: JsonValue) -> Iterator[str]:
-    yield from (name for path, name in _strings(recipe) if path[-2:] == ("secretRef", "name"))
+    yield from (name for path, name in strings(recipe) if path[-2:] == ("secretRef", "name"))
 
 
 def _list(value: JsonObject, name: str) -> list[JsonValue]:

@@ -74,7 +74,9 @@ def plan_gone(snapshot: GoneSnapshot, settings: Settings) -> Plan:
     left = settings.cleanup_delay_seconds - (snapshot.now - _missing_since(view, snapshot.now)).total_seconds()
     if left > 0:
         hold = working(DELETED, f"{_owner(view)} is gone; its data follow {settings.cleanup_delay_seconds:g} s later")
-    if snapshot.users:
+    if snapshot.shared:
+        hold = _store_shared(snapshot.shared)
+    elif snapshot.users:
         more = len(snapshot.users) - USERS_TOLD
         used = ", ".join(snapshot.users[:USERS_TOLD]) + (f" and {more} more" if more > 0 else "")
         hold = working("InUse", f"the data are deleted when these are gone: {used}")
@@ -82,6 +84,14 @@ def plan_gone(snapshot: GoneSnapshot, settings: Settings) -> Plan:
     if step.status.phase == "Succeeded":
         writes = [*writes, Delete(_key(view), view.run.metadata.uid)]
     return Plan(tuple(writes), left if step.verdict.reason == DELETED else step.requeue_after)
+
+
+def _store_shared(namespace: str) -> Verdict:
+    return stuck(
+        "StoreShared",
+        f"the store of namespace {namespace} is the same, or lies in it or around it, so the data may belong there; "
+        "nothing is deleted until each has a store of its own (annotation fovea.dev/store of the namespace)",
+    )
 
 
 def _missing_since(view: RunView, now: datetime) -> datetime:
@@ -168,6 +178,8 @@ def prune_versions(
             hold = None
             if building:
                 hold = working("Waiting", "acts when the build has ended")
+            elif snapshot.shared:
+                hold = _store_shared(snapshot.shared)
             elif left > 0:
                 hold = working("Waiting", "acts when every run that was being ordered is known")
             elif snapshot.used is None:

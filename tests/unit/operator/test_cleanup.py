@@ -275,6 +275,10 @@ GONE: dict[str, tuple[Plan, dict[str, Any]]] = {
         gone(missed(WAITING), users=tuple(f"Pod p{number}" for number in range(7))),
         {"started": False, "reason": "InUse", "requeue": 15.0},
     ),
+    "another namespace has the same store": (
+        gone(missed(WAITING), shared="b"),
+        {"started": False, "deleted": [], "reason": "StoreShared", "requeue": 15.0},
+    ),
     "the store's claim is missing": (
         gone(missed(WAITING), missing=(Missing("PersistentVolumeClaim", "store", "the store"),)),
         {"started": False, "reason": "PersistentVolumeClaimNotFound"},
@@ -382,6 +386,15 @@ def test_it_starts_no_attempt_as_long_as_nobody_looked_for_what_is_used() -> Non
         assert not made(plan, JOB)
         assert ready(status_of(plan, order.name)) == ("Waiting", "acts when it is known which versions are in use")
         assert plan.requeue_after == SETTINGS.reference_poll_seconds
+
+
+def test_it_deletes_nothing_in_a_store_of_two_namespaces() -> None:
+    build = built(3, 3)
+    order = pruning(build, **KEEP_TWO)
+    plan = of_dataset(dataset(STATUS, **KEEP_TWO), build, now=LATER, cleanups=(order,), used=frozenset(), shared="b")
+    assert not made(plan, JOB)
+    assert ready(status_of(plan, order.name))[0] == "StoreShared"
+    assert plan.requeue_after == SETTINGS.reference_poll_seconds
 
 
 @pytest.mark.parametrize(

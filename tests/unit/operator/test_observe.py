@@ -7,11 +7,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from fovea_api.run import RunInputs, RunOwner, RunType, run_identity, run_name
+from fovea_api.run import CleanupRecipe, RunInputs, RunOwner, RunType, run_identity, run_name
 from fovea_api.trainingjob import Recipe
 from fovea_operator.cache import Cache
 from fovea_operator.client import Api
-from fovea_operator.objects import RAY_JOB, RUN, TRAINING_JOB, JsonObject, Key, Kind, key_of
+from fovea_operator.objects import (
+    DATASET,
+    MODEL_DEPLOYMENT,
+    NAMESPACE,
+    RAY_JOB,
+    RUN,
+    TRAINING_JOB,
+    JsonObject,
+    Key,
+    Kind,
+    key_of,
+)
 from fovea_operator.observe import Observer
 from fovea_operator.settings import Settings
 
@@ -61,9 +72,14 @@ class World:
 
 
 def thing(kind: Kind, name: str, owner: RunOwner | None = None, version: int = 1, **parts: Any) -> JsonObject:
+    """An object whose uid is its name; `controller` is the uid of the one that it belongs to."""
     labels = {"fovea.dev/kind": owner.kind, "fovea.dev/name": owner.name} if owner is not None else {}
     labels |= parts.pop("labels", {})
-    metadata = {"name": name, "namespace": "ns", "uid": name, "resourceVersion": str(version), "labels": labels}
+    labels |= {"fovea.dev/run": name} if kind == RUN else {}
+    controller = {"apiVersion": "v1", "kind": "Any", "uid": parts.pop("controller", ""), "controller": True}
+    owners = [controller | {"name": controller["uid"]}] if controller["uid"] else []
+    metadata = {"name": name, "namespace": "ns", "uid": name, "resourceVersion": str(version)}
+    metadata |= {"labels": labels, "ownerReferences": owners, "creationTimestamp": "2026-11-24T18:00:00Z"}
     return {
         "apiVersion": kind.api_version,
         "kind": kind.name,
@@ -80,7 +96,7 @@ def training(version: int = 1, **status: Any) -> JsonObject:
         "recipe": {"model": SPEC["model"]},
         "store": "s3://fovea/ns",
     }
-    return thing(RUN, NAME, OWNER, version, spec=spec, status=status)
+    return thing(RUN, NAME, OWNER, version, spec=spec, status=status, controller="job")
 
 
 # --- A run's result before its child's end ---------------------------------------------------------------------------
@@ -104,7 +120,9 @@ async def test_what_is_known_of_an_attempt_whose_child_has_ended(name: str) -> N
     shown, asked = RESULTS[name]
     world = World()
     labels = {"fovea.dev/run": NAME}
-    child = thing(RAY_JOB, f"{NAME}-2", OWNER, labels=labels, status={"jobDeploymentStatus": "Complete"})
+    child = thing(
+        RAY_JOB, f"{NAME}-2", OWNER, labels=labels, status={"jobDeploymentStatus": "Complete"}, controller=NAME
+    )
     job = thing(TRAINING_JOB, "job", spec=SPEC)
     for kind, value in ((TRAINING_JOB, job), (RAY_JOB, child)):
         world.seen(kind, value)
@@ -116,3 +134,133 @@ async def test_what_is_known_of_an_attempt_whose_child_has_ended(name: str) -> N
     if asked:
         assert snapshot.runs[0].status.result is not None
         assert snapshot.runs[0].status.result.error is None
+
+
+# --- Who uses the data of a Dataset that is gone ---------------------------------------------------------------------
+
+CELLS = RunOwner(kind="Dataset", name="cells")
+KEY = Key(DATASET, "ns", "cells")
+STORE = "s3://fovea/ns"
+FOLDER = f"{STORE}/dataset/cells"
+VERSION = f"sha256-{'4' * 64}"
+SOURCE = {"name": "a", "uri": "s3://lab/a", "format": "ImageFolder"}
+
+
+def cleanup(keep_newest: int = 0, store: str = STORE) -> JsonObject:
+    nonce = "x" if keep_newest else ""
+    identity = run_identity(RunType.CLEANUP, CELLS, CleanupRecipe(), RunInputs(), nonce)
+    spec = {"type": "Cleanup", "owner": CELLS.to_dict(), "identity": identity, "recipe": {"keepNewest": keep_newest}}
+    spec |= {"store": store, "nonce": nonce}
+    controller = "cells" if keep_newest else ""
+    return thing(RUN, run_name(identity), CELLS, spec=spec, status={"phase": "Pending"}, controller=controller)
+
+
+def other_dataset(**spec: Any) -> JsonObject:
+    return thing(DATASET, "other", spec={"task": "Classification", "sources": [SOURCE]} | spec)
+
+
+def other_job(**model: Any) -> JsonObject:
+    model = {"architecture": "resnet18"} | model
+    return thing(TRAINING_JOB, "job", spec={"datasetRef": {"name": "other"}, "model": model})
+
+
+def other_run(**parts: Any) -> JsonObject:
+    spec = {"type": "Training", "owner": OWNER.to_dict(), "identity": IDENTITY, "recipe": {}, "store": STORE}
+    return thing(RUN, NAME, OWNER, spec=spec | parts, controller="job")
+
+
+READERS: dict[str, tuple[Kind, JsonObject, str]] = {
+    "weights": (
+        TRAINING_JOB,
+        other_job(pretrained={"uri": f"{FOLDER}/{VERSION}/model.pth"}),
+        "TrainingJob job (spec.model.pretrained.uri)",
+    ),
+    "a bundle that is served": (
+        MODEL_DEPLOYMENT,
+        thing(MODEL_DEPLOYMENT, "serve", spec={"model": {"uri": f"{FOLDER}/bundles/x/"}}),
+        "ModelDeployment serve (spec.model.uri)",
+    ),
+    "a source": (
+        DATASET,
+        other_dataset(sources=[SOURCE | {"uri": FOLDER}]),
+        "Dataset other (spec.sources.uri)",
+    ),
+    "a list of what is left out": (
+        DATASET,
+        other_dataset(exclude={"uri": f"{STORE}//dataset/./cells/names.txt"}),
+        "Dataset other (spec.exclude.uri)",
+    ),
+    "a run's recipe": (
+        RUN,
+        other_run(recipe={"model": {"pretrained": {"uri": f"{FOLDER}/x"}}}),
+        f"Run {NAME} of TrainingJob job",
+    ),
+    "a run's input": (
+        RUN,
+        other_run(inputs={"dataset": {"name": "cells", "version": VERSION, "artifact": f"{FOLDER}/{VERSION}/"}}),
+        f"Run {NAME} of TrainingJob job",
+    ),
+    "another folder whose name begins alike": (DATASET, other_dataset(sources=[SOURCE | {"uri": f"{FOLDER}2/x"}]), ""),
+    "the folder of another store": (DATASET, other_dataset(sources=[SOURCE | {"uri": "s3://b/dataset/cells/x"}]), ""),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+async def test_whoever_names_a_place_in_the_folder_uses_the_data(name: str) -> None:
+    kind, value, wanted = READERS[name]
+    world = World()
+    world.seen(RUN, cleanup())
+    world.seen(kind, value)
+    snapshot = await world.observer.gone(KEY, NOW)
+    assert snapshot is not None
+    assert snapshot.users == ((wanted,) if wanted else ())
+
+
+async def test_a_version_that_is_named_is_used() -> None:
+    world = World()
+    for kind, value in (
+        (DATASET, thing(DATASET, "cells", spec={"task": "Classification", "sources": [SOURCE]})),
+        (RUN, cleanup(keep_newest=1)),
+        (TRAINING_JOB, other_job(pretrained={"uri": f"{FOLDER}/{VERSION}/model.pth"})),
+    ):
+        world.seen(kind, value)
+    snapshot = await world.observer.dataset(KEY, NOW)
+    assert snapshot is not None
+    assert snapshot.used == {VERSION}
+
+
+NAMESPACES: dict[str, tuple[dict[str, str], str]] = {
+    # stores that are named on namespaces, and the one that shares that of `ns`
+    "each has its own": ({}, ""),
+    "the same": ({"b": "s3://fovea/ns/"}, "b"),
+    "in it": ({"b": "s3://fovea/ns/b"}, "b"),
+    "around it": ({"b": "s3://fovea"}, "b"),
+    "beside it": ({"b": "s3://fovea/ns2"}, ""),
+    "claims of one name": ({"b": "pvc://store", "ns": "pvc://store"}, ""),
+}
+
+
+@pytest.mark.parametrize("name", NAMESPACES)
+async def test_a_store_of_two_namespaces(name: str) -> None:
+    stores, wanted = NAMESPACES[name]
+    world = World()
+    world.seen(RUN, cleanup(store=stores.get("ns", STORE)))
+    for namespace in ("a", "b", "ns"):
+        annotations = {"fovea.dev/store": stores[namespace]} if namespace in stores else {}
+        metadata = {"name": namespace, "namespace": "", "annotations": annotations}
+        world.seen(NAMESPACE, thing(NAMESPACE, namespace, metadata=metadata))
+    snapshot = await world.observer.gone(KEY, NOW)
+    assert snapshot is not None
+    assert snapshot.shared == wanted
+
+
+@pytest.mark.parametrize(("policy", "retained"), [("Delete", False), ("Retain", True)])
+async def test_the_policy_that_an_object_had_in_the_end(policy: str, retained: bool) -> None:
+    world = World()
+    world.seen(RUN, cleanup())
+    spec = {"task": "Classification", "sources": [SOURCE], "deletionPolicy": "Delete"}
+    world.cache.put(DATASET, thing(DATASET, "cells", spec=spec))
+    world.cache.remove(DATASET, thing(DATASET, "cells", version=2, spec=spec | {"deletionPolicy": policy}))
+    snapshot = await world.observer.gone(KEY, NOW)
+    assert snapshot is not None
+    assert snapshot.retained is retained
