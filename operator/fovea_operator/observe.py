@@ -71,6 +71,8 @@ class RunView:
 
     run: Run
     children: tuple[Child, ...]
+    pods: tuple[str, ...] = ()
+    """Names of the pods of any attempt that have not ended."""
 
     @property
     def name(self) -> str:
@@ -90,8 +92,10 @@ class RunView:
     @property
     def at_work(self) -> bool:
         """Whether a pod may be working on it, or is about to."""
-        return any(it.outcome is None for it in self.status.attempts) or any(
-            not child.state.ended for child in self.children
+        return (
+            any(it.outcome is None for it in self.status.attempts)
+            or any(not child.state.ended for child in self.children)
+            or bool(self.pods)
         )
 
     @property
@@ -382,7 +386,9 @@ class Observer:
                 for child in list(self.cache.owned(owner, kind))
                 if controller_uid(child) == uid_of(value) and not await self._gone(kind, child)
             ]
-            views.append(await self._fresh(owner, RunView(parse(Run, value), tuple(children)), now))
+            view = RunView(parse(Run, value), tuple(children))
+            pods = await self._pods(owner, view.name)
+            views.append(await self._fresh(owner, replace(view, pods=pods), now))
         return tuple(sorted(views, key=lambda view: (view.created, view.name), reverse=True))
 
     async def _leftover(self, owner: Key, runs: Iterable[RunView]) -> Key | None:
@@ -405,6 +411,18 @@ class Observer:
                 if run and left and not await self._gone(kind, value):
                     return key_of(kind, value)
         return None
+
+    async def _pods(self, owner: Key, run: str) -> tuple[str, ...]:
+        """Names of a run's pods that have not ended; of one that was told to stop it is asked whether it is gone."""
+        found = [
+            pod
+            for pod in self.cache.owned(owner, POD)
+            if text(mapping(pod, "metadata", "labels"), names.LABEL_RUN) == run
+            and text(pod, "status", "phase") not in ("Succeeded", "Failed")
+        ]
+        while found and await self._gone(POD, found[0]):
+            found.pop(0)
+        return tuple(text(pod, "metadata", "name") for pod in found)
 
     def _known_runs(self, owner: Key) -> Iterator[RunView]:
         """The Runs of another object, without their children."""

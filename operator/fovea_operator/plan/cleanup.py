@@ -31,7 +31,15 @@ from fovea_operator.conditions import Verdict, conditions, paused, stuck, workin
 from fovea_operator.objects import RUN, Key
 from fovea_operator.observe import DatasetSnapshot, GoneSnapshot, RunView
 from fovea_operator.plan import Create, Delete, Plan, Write
-from fovea_operator.plan.owner import Context, child_writes, hold_for, own_status, run_manifest, step_writes
+from fovea_operator.plan.owner import (
+    Context,
+    child_writes,
+    hold_for,
+    hold_for_pods,
+    own_status,
+    run_manifest,
+    step_writes,
+)
 from fovea_operator.plan.runs import Step, advance, is_finished
 from fovea_operator.settings import Settings
 
@@ -234,6 +242,7 @@ def _step(
     policy = recipe.run_policy
     again = f"to try again apply {_owner(view)} and delete it anew"
     remedy = again if view.deletes_all else "the next version tries again"
+    hold = hold or hold_for_pods(view)
     step = advance(view.name, view.status, view.children, policy, hold, where.now, settings, remedy)
     writes: list[Write] = [Delete(child.key, child.uid) for child in step.delete]
     if step.start is not None:

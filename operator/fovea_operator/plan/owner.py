@@ -112,6 +112,17 @@ def hold_for(missing: Sequence[Missing], place: Place, leftover: Key | None = No
     return working(f"{first.kind}NotFound", f"not found in this namespace: {what}; create it or correct the name")
 
 
+def hold_for_pods(view: RunView) -> Verdict | None:
+    """Why no attempt may start after one that has ended and whose pods have not: both would write in one folder."""
+    if not view.pods:
+        return None
+    return working(
+        "Stopping",
+        f"waiting for pod {view.pods[0]} of an earlier attempt to end; if its node is gone for good, delete the Node, "
+        "or the pod with kubectl delete --force",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The writes for all runs of an owner, and where its current run stands."""
@@ -157,6 +168,8 @@ def carry_out(
         after.append(Emit(context.key, "Normal", "RunCreated", note, name))
     if hold is None and stopping:
         hold = working("Stopping", "waiting for the run before to stop")
+    if hold is None and view is not None:
+        hold = hold_for_pods(view)
     step = advance(name, status, children, context.policy, hold, context.now, context.settings)
     first += [Delete(child.key, child.uid) for child in step.delete]
     if step.start is not None:

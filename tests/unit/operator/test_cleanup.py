@@ -189,6 +189,12 @@ def test_a_settled_one_is_not_written_again() -> None:
     assert not [it for it in plan.writes if isinstance(it, SetStatus | Create) and it.key.name == view.name]
 
 
+def test_a_build_starts_after_the_last_pod_of_a_cleanup() -> None:
+    plan = of_dataset(dataset(**POLICY), cleanups=(replace(WAITING, pods=("p",)),))
+    assert not made(plan, JOB)
+    assert ready(status_of(plan, "cells"))[0] == "CleaningUp"
+
+
 def test_an_object_that_cannot_run_still_chooses_its_policy() -> None:
     spec = {"model": {"architecture": "resnet-eighteen"}}
     known = dataset({"version": version(1), "artifact": "s3://x"})
@@ -250,6 +256,10 @@ def at_work_or_done(**status: Any) -> RunView:
 
 
 GONE: dict[str, tuple[Plan, dict[str, Any]]] = {
+    "a pod of an earlier attempt lives": (
+        gone(replace(missed(WAITING, attempts=[attempt(WAITING, "Failed")]), pods=("p",))),
+        {"started": False, "reason": "Stopping"},
+    ),
     "it was seen missing just now": (
         gone(settled(WAITING)),
         {"started": False, "deleted": [], "reason": "Deleted", "requeue": 60.0},

@@ -199,6 +199,18 @@ class TestRunning:
         assert status_of(found)["nextRefresh"] == "2026-11-25T03:00:00Z"
 
 
+class TestRepeating:
+    @pytest.mark.parametrize("pods", [("r-1-head",), ()], ids=["pods left", "none left"])
+    def test_no_attempt_starts_beside_pods_of_the_one_before(self, pods: tuple[str, ...]) -> None:
+        ended = attempt(ordered().name, endTime=BUILT, outcome="Preempted", reason="Preempted", message="drained")
+        view = replace(ordered(phase="Pending", attempts=[ended]), pods=pods)
+        found = plan(dataset({"run": view.name}), view)
+        assert bool(made(found, JOB)) is not bool(pods)
+        if pods:
+            assert condition(found) == ("False", "Stopping")
+            assert status_of(found)["conditions"][0]["message"].startswith("waiting for pod r-1-head of an earlier")
+
+
 class TestBuilt:
     def test_shows_the_version(self) -> None:
         found = plan(dataset({"run": succeeded().name, "phase": "Building"}), succeeded())

@@ -15,6 +15,7 @@ from fovea_operator.objects import (
     DATASET,
     MODEL_DEPLOYMENT,
     NAMESPACE,
+    POD,
     RAY_JOB,
     RUN,
     TRAINING_JOB,
@@ -134,6 +135,37 @@ async def test_what_is_known_of_an_attempt_whose_child_has_ended(name: str) -> N
     if asked:
         assert snapshot.runs[0].status.result is not None
         assert snapshot.runs[0].status.result.error is None
+
+
+# --- Pods that outlive their attempt -------------------------------------------------------------------------------
+
+STOPPED = {"deletionTimestamp": "2026-11-24T20:30:00Z"}
+PODS: dict[str, tuple[str, dict[str, str], bool, bool]] = {
+    # phase, metadata, whether the server has the pod still, whether it counts
+    "running": ("Running", {}, True, True),
+    "stopping": ("Running", STOPPED, True, True),
+    "on a node that does not answer": ("Unknown", STOPPED, True, True),
+    "gone, and the watch did not tell": ("Running", STOPPED, False, False),
+    "done": ("Succeeded", {}, True, False),
+    "failed": ("Failed", STOPPED, True, False),
+}
+
+
+@pytest.mark.parametrize("name", PODS)
+async def test_pods_that_have_not_ended(name: str) -> None:
+    phase, metadata, there, counts = PODS[name]
+    world = World()
+    labels = {"fovea.dev/run": NAME, "fovea.dev/attempt": "1"}
+    pod = thing(POD, "p", OWNER, labels=labels, metadata=metadata, status={"phase": phase})
+    world.seen(TRAINING_JOB, thing(TRAINING_JOB, "job", spec=SPEC))
+    world.seen(RUN, training(attempts=[ENDED]))
+    world.cache.put(POD, pod)
+    if there:
+        world.server.put(POD, pod)
+    snapshot = await world.observer.training(Key(TRAINING_JOB, "ns", "job"), NOW)
+    assert snapshot is not None
+    assert snapshot.runs[0].pods == (("p",) if counts else ())
+    assert snapshot.runs[0].at_work is counts
 
 
 # --- Who uses the data of a Dataset that is gone ---------------------------------------------------------------------
