@@ -58,7 +58,7 @@ def job(version: int, policy: str) -> dict[str, Any]:
     return {"kind": "TrainingJob", "metadata": metadata, "spec": {"deletionPolicy": policy}}
 
 
-def test_how_an_object_was_in_the_end_is_known_as_long_as_anything_works_for_it() -> None:
+async def test_how_an_object_was_in_the_end_is_known_as_long_as_anything_works_for_it() -> None:
     cache = Cache()
     cache.put(RUN, run(5))
     cache.put(TRAINING_JOB, job(6, "Delete"))
@@ -67,7 +67,7 @@ def test_how_an_object_was_in_the_end_is_known_as_long_as_anything_works_for_it(
     assert cache.last(OWNER)["spec"] == {"deletionPolicy": "Retain"}  # type: ignore[index]
     cache.put(TRAINING_JOB, job(9, "Delete"))
     assert cache.last(OWNER) is None
-    cache.replace(TRAINING_JOB, [], 10)
+    await cache.replace(TRAINING_JOB, [], 10)
     assert cache.last(OWNER)["spec"] == {"deletionPolicy": "Delete"}  # type: ignore[index]
     cache.remove(RUN, run(11))
     assert cache.last(OWNER) is None

@@ -63,6 +63,9 @@ class World:
     server: Server = field(default_factory=Server)
     settings: Settings = field(default_factory=lambda: Settings(store="s3://fovea"))
 
+    def __post_init__(self) -> None:
+        self.seen(NAMESPACE, thing(NAMESPACE, "ns", metadata={"namespace": ""}))
+
     @property
     def observer(self) -> Observer:
         return Observer(cast(Api, self.server), self.cache, self.settings)
