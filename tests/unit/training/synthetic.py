@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 from fovea_api.common import Task
 from fovea_api.version import DatasetVersion
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 SIZE = 32
 
@@ -72,3 +75,36 @@ def squares(task: Task, train: int = 24, validation: int = 8) -> Version:
         digest="sha256-" + "0" * 64,
     )
     return Version(manifest, splits)
+
+
+def manifest(folder: Path, splits: Mapping[str, int], **spec: JsonValue) -> Path:
+    """Pictures in folders of splits and classes, and the manifest to train on them."""
+    pictures = iter(squares(Task.CLASSIFICATION, sum(splits.values()), 0).samples["train"])
+    for split, count in splits.items():
+        for picture in [next(pictures) for _ in range(count)]:
+            file = folder / "pictures" / split / ("red", "blue")[picture.label] / picture.name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(picture.image_bytes)
+    dataset = {
+        "task": "Classification",
+        "sources": [{"name": "lab", "uri": f"file://{folder}/pictures", "format": "ImageFolder"}],
+        "splits": {"method": "FromSource", "keepNearDuplicatesTogether": False},
+    }
+    job: dict[str, JsonValue] = {
+        "datasetRef": {"name": "squares"},
+        "model": {
+            "architecture": "resnet18",
+            "options": {"width": 0.125, "stem": "Small"},
+            "pretrained": {"weights": "None"},
+        },
+        "input": {"size": {"width": 32, "height": 32}},
+        "training": {"epochs": 2, "batchSize": 8, "precision": "FP32", "optimizer": {"learningRate": 0.01}},
+        **spec,
+    }
+    objects = [
+        {"apiVersion": "fovea.dev/v1alpha1", "kind": kind, "metadata": {"name": "squares"}, "spec": content}
+        for kind, content in (("Dataset", dataset), ("TrainingJob", job))
+    ]
+    path = folder / "manifest.yaml"
+    path.write_text(yaml.safe_dump_all(objects))
+    return path

@@ -8,51 +8,16 @@ import pty
 import subprocess
 import sys
 import termios
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
-from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from fovea_trainer.local import train_manifest
 from fovea_trainer.store import place
 from fovea_trainer.training.loop import NO_VALIDATION
 from pydantic import JsonValue
-from synthetic import squares
-
-
-def manifest(folder: Path, splits: Mapping[str, int], **spec: JsonValue) -> Path:
-    """Pictures in folders of splits and classes, and the manifest to train on them."""
-    pictures = iter(squares(Task.CLASSIFICATION, sum(splits.values()), 0).samples["train"])
-    for split, count in splits.items():
-        for picture in [next(pictures) for _ in range(count)]:
-            file = folder / "pictures" / split / ("red", "blue")[picture.label] / picture.name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(picture.image_bytes)
-    dataset = {
-        "task": "Classification",
-        "sources": [{"name": "lab", "uri": f"file://{folder}/pictures", "format": "ImageFolder"}],
-        "splits": {"method": "FromSource", "keepNearDuplicatesTogether": False},
-    }
-    job: dict[str, JsonValue] = {
-        "datasetRef": {"name": "squares"},
-        "model": {
-            "architecture": "resnet18",
-            "options": {"width": 0.125, "stem": "Small"},
-            "pretrained": {"weights": "None"},
-        },
-        "input": {"size": {"width": 32, "height": 32}},
-        "training": {"epochs": 2, "batchSize": 8, "precision": "FP32", "optimizer": {"learningRate": 0.01}},
-        **spec,
-    }
-    objects = [
-        {"apiVersion": "fovea.dev/v1alpha1", "kind": kind, "metadata": {"name": "squares"}, "spec": content}
-        for kind, content in (("Dataset", dataset), ("TrainingJob", job))
-    ]
-    path = folder / "manifest.yaml"
-    path.write_text(yaml.safe_dump_all(objects))
-    return path
+from synthetic import manifest
 
 
 def test_without_a_validation_split_nothing_is_chosen_by_the_test_split(

@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 PARITY_IMAGES = 8
 """Real images on which PyTorch and ONNX must agree."""
 CALIBRATION_BATCH = 8
+"""Images that are calibrated on at once, where the exported model takes more than one."""
 LATENCY_IMAGES = 32
 """Different images that the latency is measured on."""
 CHOICE_IMAGES = 1000
@@ -126,7 +127,8 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
     stage("Exporting", TRAINING_PERCENT)
     task, dynamic_batch = trained.network.task, recipe.export.dynamic_batch
     model = export_onnx(trained.network, folder / MODEL, trained.size, task=task, dynamic_batch=dynamic_batch)
-    parity = check_parity(trained.network, model, _batch(trained, PARITY_IMAGES), task=task)
+    images = trained.preprocess.batch(_decoded(trained.samples("train")[:PARITY_IMAGES]))[0]
+    parity = check_parity(trained.network, model, images, task=task)
     log.info("exported the weights of epoch %d; %s", state.best_epoch, parity)
     save_weights(trained.network, folder / WEIGHTS)
     if "StateDict" in recipe.export.formats:
@@ -216,13 +218,8 @@ def _restore(order: Order, state: State) -> Trained:
     return Trained(network, preprocess, Postprocess(network.task), version, recipe)
 
 
-def _pixels(trained: Trained, split: str, count: int) -> list[np.ndarray]:
-    samples = trained.samples(split)
-    return [decode(samples[index].image_bytes, samples[index].name) for index in range(min(count, len(samples)))]
-
-
-def _batch(trained: Trained, count: int) -> np.ndarray:
-    return trained.preprocess.batch(_pixels(trained, "train", count))[0]
+def _decoded(samples: Sequence[Sample]) -> list[np.ndarray]:
+    return [decode(sample.image_bytes, sample.name) for sample in samples]
 
 
 def _summary(metrics: Mapping[str, float]) -> str:
@@ -240,12 +237,7 @@ def _quantize(
     wish = trained.recipe.compression.quantization
     assert wish is not None
     small = model.with_name("model.int8.onnx")
-    images = _pixels(trained, "train", wish.calibration_images)
-    batches = (
-        trained.preprocess.batch(images[start : start + CALIBRATION_BATCH])[0]
-        for start in range(0, len(images), CALIBRATION_BATCH)
-    )
-    quantize_static(model, small, batches)
+    quantize_static(model, small, _calibration(trained, wish.calibration_images))
     judged_on = "validation" if trained.samples("validation") else "train"
     metric = trained.recipe.evaluation.primary_metric or PRIMARY[trained.network.task]
     full = evaluations.get(judged_on) or trained.evaluate(model, judged_on, CHOICE_IMAGES)
@@ -258,6 +250,14 @@ def _quantize(
     before = {name: value for evaluation in evaluations.values() for name, value in evaluation.metrics.items()}
     os.replace(small, model)
     return {split: trained.evaluate(model, split) for split in evaluations}, before, choice.reason
+
+
+def _calibration(trained: Trained, count: int) -> Iterator[np.ndarray]:
+    """The first train images in batches that the exported model takes."""
+    size = CALIBRATION_BATCH if trained.recipe.export.dynamic_batch else 1
+    samples = trained.samples("train")[:count]
+    for start in range(0, len(samples), size):
+        yield trained.preprocess.batch(_decoded(samples[start : start + size]))[0]
 
 
 def _latency(trained: Trained, model: Path) -> dict[str, float]:
