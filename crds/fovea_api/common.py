@@ -478,7 +478,7 @@ class RunPolicy(Model):
     """How runs are started, repeated, limited and kept."""
 
     suspend: Bool = False
-    """Stops the current run after a checkpoint and starts none; false again: it goes on from there."""
+    """Stops the current run and starts none; false again: training goes on from its last checkpoint."""
     retries: Annotated[Int, Field(ge=0, le=100)] = 3
     """Further attempts after a failure; each goes on from the last checkpoint. Preemption uses none up."""
     active_deadline: Duration | None = None

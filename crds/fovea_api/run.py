@@ -130,7 +130,7 @@ class Execution(Model):
     resources: Resources = Resources()
     """Resources of each worker."""
     checkpoint_every_epochs: Annotated[Int, Field(ge=1)] = 1
-    """Epochs between two checkpoints."""
+    """Epochs between two checkpoints; where these take longer than five minutes, there are more within them."""
     checkpoints_kept: Annotated[Int, Field(ge=1)] = 2
     """Newest checkpoints that are kept."""
 

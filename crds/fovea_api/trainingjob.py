@@ -504,7 +504,7 @@ class Checkpoint(Model):
     """When the state of training is saved."""
 
     every_epochs: Annotated[Int, Field(ge=1, le=10_000)] = 1
-    """Epochs between two checkpoints."""
+    """Epochs between two checkpoints; where these take longer than five minutes, there are more within them."""
     keep: Annotated[Int, Field(ge=1, le=100)] = 2
     """Newest checkpoints that are kept; the best is kept beyond that."""
 

@@ -72,7 +72,7 @@ class Settings:
     run_user: int = _setting(1000, "User and group id of run pods; the images are built for it. 0: the image's own.")
     work_dir_size: str = _setting("50Gi", "Size limit of the local cache of a run's pod; a quantity.")
     termination_grace_seconds: int = _setting(
-        60, "Seconds that a stopped pod has to finish its checkpoint before it is killed."
+        60, "Seconds that a stopped pod has to end and to copy its log before it is killed."
     )
     submitter_cpu: str = _setting("100m", "CPU request of the pod that submits a Ray job; it only follows a log.")
     submitter_memory: str = _setting("256Mi", "Memory request of the pod that submits a Ray job.")

@@ -190,7 +190,7 @@ def _under_way(
         last = last.model_copy(update={"reason": _SUSPENDED})
         return _Next(
             phase,
-            working("Suspending", f"stopping attempt {last.number} after a checkpoint"),
+            working("Suspending", f"stopping attempt {last.number}"),
             (*attempts[:-1], last),
             delete=delete if recorded else (),
             requeue_after=settings.deletion_poll_seconds,

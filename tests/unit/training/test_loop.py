@@ -15,7 +15,7 @@ from fovea_api.run import Progress
 from fovea_api.trainingjob import Recipe
 from fovea_trainer.training import loop
 from fovea_trainer.training.context import SingleProcess
-from fovea_trainer.training.loop import TrainingDiverged, fit
+from fovea_trainer.training.loop import Plan, TrainingDiverged, fit
 from fovea_trainer.training.state import FILE, CheckpointNotSaved, State
 from pydantic import JsonValue
 from synthetic import squares
@@ -199,3 +199,25 @@ def test_class_weights_and_focal_loss_train(tmp_path: Path) -> None:
         job = recipe(epochs=1)
         job = job.model_copy(update={"input": job.input.model_copy(update={"balance": balance})})
         assert fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path / str(index), 1, Listener())).epoch == 1
+
+
+class Killed(Exception):
+    """Stands for a worker that is gone from one moment to the next."""
+
+
+def test_a_killed_training_loses_no_more_than_the_time_between_checkpoints(tmp_path: Path) -> None:
+    version, job = squares(Task.CLASSIFICATION), recipe(epochs=2)
+    whole = fit(job, version, SingleProcess(tmp_path / "whole", 2, Listener()))
+
+    class Mortal(SingleProcess):
+        def report(self, state: State, save: bool) -> None:
+            super().report(state, save)
+            if (state.epoch, state.step) == (1, 2):
+                raise Killed
+
+    with pytest.raises(Killed):
+        fit(job, version, Mortal(tmp_path / "parts", 2, Listener()), Plan(checkpoint_every=10, checkpoint_seconds=0))
+    saved = SingleProcess(tmp_path / "parts", 2, Listener()).resume()
+    assert saved is not None
+    assert (saved.epoch, saved.step) == (1, 2)
+    assert equal(whole, fit(job, version, SingleProcess(tmp_path / "parts", 2, Listener())))

@@ -48,7 +48,7 @@ class Context(Protocol):
         """Tells how far training is; cheap, called often."""
 
     def report(self, state: State, save: bool) -> None:
-        """Ends an epoch on all workers together; with `save` the state becomes the newest checkpoint."""
+        """Tells the state on all workers together; with `save` it becomes the newest checkpoint."""
 
     def stopping(self) -> bool:
         """Whether to save and stop as soon as possible."""
@@ -135,7 +135,11 @@ class RayWorker:
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(str(state.save(folder))))
 
     def stopping(self) -> bool:
-        return False  # the workers must agree to stop; Ray resumes from the last epoch's checkpoint
+        """Never: whoever stops a RayJob kills its driver, and the workers with it, within seconds.
+
+        Training goes on from the last checkpoint, of which there is one every few minutes.
+        """
+        return False
 
 
 def loader_processes(threads: int) -> int:

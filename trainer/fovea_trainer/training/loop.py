@@ -56,6 +56,8 @@ TRAINING_PERCENT = 90
 """Share of a run that training is; export, evaluation and report are the rest."""
 TELL_SECONDS = 1.0
 """Between two reports of progress within an epoch."""
+CHECKPOINT_SECONDS = 300.0
+"""Between two checkpoints at most, also within an epoch: what a training loses that is killed."""
 NO_VALIDATION = "There is no validation split: the weights of the last epoch are kept, whatever the test split says."
 
 log = logging.getLogger(__name__)
@@ -79,11 +81,13 @@ class Plan:
 
     Args:
         checkpoint_every: Epochs between two checkpoints.
+        checkpoint_seconds: Seconds after which there is one in any case.
         base_weights: File of weights to start from instead of published ones.
         tracker: Keeps the curves; on the first worker only.
     """
 
     checkpoint_every: int = 1
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     base_weights: Path | None = None
     tracker: Tracker | None = None
 
@@ -158,7 +162,7 @@ class _Fit:
         self.primary = watched_metric(recipe, task)
         self.started, self.cpu_started = time.monotonic() - self.state.seconds, time.process_time()
         self.cpu_before = self.state.cpu_seconds
-        self.told = 0.0
+        self.told, self.saved = 0.0, time.monotonic()
 
     # --- Epochs ---
 
@@ -233,11 +237,28 @@ class _Fit:
             if context.stopping():
                 self._save(True)
                 raise Interrupted(f"training was stopped in epoch {state.epoch + 1} and its state saved")
-        total = torch.tensor(state.loss_sum, dtype=torch.float64)
-        if context.workers > 1:
-            total = total.to(context.device)
-            torch.distributed.all_reduce(total)
-        return float(total) / steps
+            if state.step < steps and self._due():
+                state.loss_sum = self._total(state.loss_sum) / context.workers  # the first worker's is kept, for all
+                self._save(True)
+                self._log("checkpoint saved in epoch %d, after %d of %d steps", state.epoch + 1, state.step, steps)
+        return self._total(state.loss_sum) / steps
+
+    def _total(self, value: float) -> float:
+        """The sum over all workers."""
+        if self.context.workers == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.context.device)
+        torch.distributed.all_reduce(total)
+        return float(total)
+
+    def _due(self) -> bool:
+        """Whether the last checkpoint is long ago; the first worker's clock decides for all."""
+        due = time.monotonic() - self.saved >= self.plan.checkpoint_seconds
+        if self.context.workers == 1:
+            return due
+        told = torch.tensor(int(due), device=self.context.device)
+        torch.distributed.broadcast(told, 0)
+        return bool(told)
 
     def _step(self, model: torch.nn.Module, images: Tensor, targets: Targets) -> float:
         """One step; gives this worker's share of the loss. Workers count by their number of images."""
@@ -278,7 +299,7 @@ class _Fit:
         if self.plan.tracker is not None:
             self.plan.tracker.log(metrics, state.epoch)
         last = state.epoch == self.training.epochs or state.stopped
-        save = last or state.epoch % self.plan.checkpoint_every == 0
+        save = last or state.epoch % self.plan.checkpoint_every == 0 or self._due()
         self._save(save)
         self._log(
             "epoch %d/%d in %.0f s: %s%s%s",
@@ -322,6 +343,8 @@ class _Fit:
             state.scaler = self.scaler.state_dict()
             state.precision = self.precision.name
         self.context.report(state, save)
+        if save:
+            self.saved = time.monotonic()
 
     def _restore(self) -> None:
         self.network.load_state_dict(self.state.network)

@@ -75,7 +75,11 @@ class Order:
         if rank == 0:
             name, job = self.surroundings.name, self.spec.owner.name
             tracker = Tracker(events, self.folder / "tensorboard" / events.name, name, job, self._flat())
-        return Plan(self.spec.execution.checkpoint_every_epochs, self._base_weights(), tracker)
+        return Plan(
+            checkpoint_every=self.spec.execution.checkpoint_every_epochs,
+            base_weights=self._base_weights(),
+            tracker=tracker,
+        )
 
     def _base_weights(self) -> Path | None:
         """A local copy of the weights that the recipe starts from."""
