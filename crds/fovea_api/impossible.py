@@ -16,6 +16,11 @@ from fovea_api.errors import InvalidInput
 from fovea_api.metrics import BY_CLASS, evaluated, watchable
 from fovea_api.trainingjob import Input, Loss, ModelChoice, Recipe, TrainingJobSpec
 
+SMOOTHED = (Loss.CROSS_ENTROPY, Loss.DICE_CROSS_ENTROPY)
+"""Losses of classes that take label smoothing."""
+WEIGHTED = (*SMOOTHED, Loss.FOCAL)
+"""Losses of classes that take class weights."""
+
 
 class TaskMismatch(InvalidInput):
     """Architecture and dataset are for different tasks."""
@@ -41,7 +46,7 @@ def impossible(spec: TrainingJobSpec, dataset: DatasetSpec | None = None) -> tup
     return (
         *wrong_weights(architecture, spec.model),
         *wrong_loss(architecture, spec.training.loss),
-        *wrong_balance(architecture, spec.input),
+        *ignored_by_loss(architecture, spec),
         *wrong_sizes(architecture, spec.input),
         *wrong_watched(architecture.task, spec),
         *_wrong_criteria(architecture.task, spec, dataset.classes if dataset is not None else ()),
@@ -87,14 +92,37 @@ def wrong_loss(architecture: Architecture, loss: Loss) -> Iterator[InvalidInput]
         )
 
 
-def wrong_balance(architecture: Architecture, given: Input) -> Iterator[InvalidInput]:
-    """Class weights where the loss takes none."""
-    if given.balance == "ClassWeights" and (
-        architecture.task is Task.DETECTION or Loss.CROSS_ENTROPY not in architecture.losses
-    ):
-        yield InvalidOption(
-            f"{architecture.name} has no class weights", "spec.input.balance", "use Oversample or Undersample"
-        )
+def chosen_loss(architecture: Architecture, asked: Loss, focal: bool) -> Loss:
+    """The loss for what was asked, where it is suitable; `focal`: balance FocalLoss."""
+    known = architecture.losses
+    if asked is Loss.DEFAULT:
+        return Loss.FOCAL if focal and Loss.FOCAL in known else Loss(known[0])
+    return asked
+
+
+def ignored_by_loss(architecture: Architecture, recipe: Recipe) -> Iterator[InvalidInput]:
+    """Options of the recipe that would have no effect with its loss, where the loss itself is suitable."""
+    detector, known, balance = architecture.task is Task.DETECTION, architecture.losses, recipe.input.balance
+    loss = chosen_loss(architecture, recipe.training.loss, balance == "FocalLoss")
+    what = architecture.name if detector else f"the loss {loss}"
+    # The named loss of a detector is that of its boxes; its classes' loss is focal in all cases or in none.
+    focal = Loss.FOCAL in known if detector else loss is Loss.FOCAL
+    if balance == "FocalLoss" and not focal:
+        possible = Loss.FOCAL in known
+        remedy = "leave training.loss at Default, or set it to Focal" if possible else "use Oversample or Undersample"
+        trained = f"is trained with {loss}" if possible else "has no focal loss"
+        yield UnsuitableLoss(f"{architecture.name} {trained}", "spec.input.balance", remedy)
+    if balance == "ClassWeights" and (detector or loss not in WEIGHTED):
+        remedy = "use Oversample or Undersample" + _or_another(architecture, WEIGHTED)
+        yield UnsuitableLoss(f"{what} takes no class weights", "spec.input.balance", remedy)
+    if recipe.training.label_smoothing and (detector or loss not in SMOOTHED):
+        remedy = "set it to 0" + _or_another(architecture, SMOOTHED)
+        yield UnsuitableLoss(f"{what} takes no label smoothing", "spec.training.labelSmoothing", remedy)
+
+
+def _or_another(architecture: Architecture, suited: tuple[str, ...]) -> str:
+    others = [name for name in architecture.losses if name in suited and architecture.task is not Task.DETECTION]
+    return f", or use the loss {' or '.join(others)}" if others else ""
 
 
 def wrong_sizes(architecture: Architecture, given: Input) -> Iterator[InvalidInput]:

@@ -330,7 +330,7 @@ class Training(Model):
     precision: Literal["Auto", "FP32", "BF16", "FP16"] = "Auto"
     """Arithmetic of the forward pass; Auto: the fastest that the device does well."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread over all classes (classification)."""
+    """Share of the target that is spread over all classes; with a loss that contains CrossEntropy only."""
     seed: Seed = 0
     """Seed of everything random."""
 

@@ -12,8 +12,8 @@ import torch
 from fovea_api.architectures import InvalidOption, UnknownArchitecture, catalogue, find, read_options
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
-from fovea_api.impossible import UnsuitableLoss
-from fovea_api.trainingjob import Input, Loss, ModelChoice, Pretrained
+from fovea_api.impossible import UnsuitableLoss, ignored_by_loss
+from fovea_api.trainingjob import Input, Loss, ModelChoice, Pretrained, Recipe
 from fovea_trainer.export import check_parity, export_onnx
 from fovea_trainer.models import catalogue as generator
 from fovea_trainer.models.losses import LossSettings, choose_loss
@@ -118,3 +118,45 @@ def test_other_box_losses(loss: Loss) -> None:
     choice = ModelChoice(architecture="retinanet-efficientnet-lite0", pretrained=Pretrained(weights="None"))
     net = build_network(choice, 3, LossSettings(loss))
     assert all(torch.isfinite(value) for value in net(*batch(net.task)).values())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "balance", "loss", "smoothing", "words"),
+    [
+        ("fasterrcnn", "FocalLoss", "Default", 0, "spec.input.balance: fasterrcnn has no focal loss (use Oversample"),
+        ("resnet18", "FocalLoss", "CrossEntropy", 0, "balance: resnet18 is trained with CrossEntropy (leave training"),
+        ("unet-efficientnet-lite0", "FocalLoss", "Dice", 0, "is trained with Dice (leave training.loss at Default"),
+        ("unet-efficientnet-lite0", "ClassWeights", "Dice", 0, "balance: the loss Dice takes no class weights (use Ov"),
+        ("fasterrcnn", "ClassWeights", "Default", 0, "fasterrcnn takes no class weights (use Oversample or Undersampl"),
+        ("resnet18", "None", "Focal", 0.1, "labelSmoothing: the loss Focal takes no label smoothing (set it to 0, or"),
+        ("resnet18", "FocalLoss", "Default", 0.1, "the loss Focal takes no label smoothing"),
+        ("unet-efficientnet-lite0", "None", "Dice", 0.1, "or use the loss DiceCrossEntropy or CrossEntropy)"),
+        (
+            "fasterrcnn",
+            "None",
+            "Default",
+            0.1,
+            "spec.training.labelSmoothing: fasterrcnn takes no label smoothing",
+        ),
+        ("retinanet-efficientnet-lite0", "None", "GIoU", 0.1, "takes no label smoothing (set it to 0)"),
+        ("retinanet-efficientnet-lite0", "FocalLoss", "GIoU", 0, ""),
+        ("retinanet-efficientnet-lite0", "Oversample", "Default", 0, ""),
+        ("resnet18", "FocalLoss", "Focal", 0, ""),
+        ("resnet18", "ClassWeights", "Focal", 0, ""),
+        ("resnet18", "ClassWeights", "Default", 0.1, ""),
+        ("unet-efficientnet-lite0", "ClassWeights", "Default", 0.1, ""),
+    ],
+)
+def test_what_the_loss_would_ignore_is_refused(
+    architecture: str, balance: str, loss: str, smoothing: float, words: str
+) -> None:
+    recipe = Recipe.model_validate(
+        {
+            "model": {"architecture": architecture},
+            "input": {"balance": balance},
+            "training": {"loss": loss, "labelSmoothing": smoothing},
+        }
+    )
+    found = [str(error) for error in ignored_by_loss(find(architecture), recipe)]
+    assert len(found) == (1 if words else 0), found
+    assert all(words in text for text in found), found

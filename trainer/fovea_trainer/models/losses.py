@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from fovea_api.architectures import Architecture
 from fovea_api.errors import refuse
-from fovea_api.impossible import wrong_loss
+from fovea_api.impossible import chosen_loss, wrong_loss
 from fovea_api.trainingjob import Loss
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,7 +25,7 @@ class LossSettings:
     Args:
         name: The loss; Default is the architecture's own.
         class_weights: Weight of each class, mean 1; empty: all alike.
-        label_smoothing: Share of the target that is spread over all classes (classification).
+        label_smoothing: Share of the target that is spread over all classes.
     """
 
     name: Loss = Loss.DEFAULT
@@ -35,11 +35,8 @@ class LossSettings:
 
 def choose_loss(architecture: Architecture, asked: Loss, focal: bool) -> Loss:
     """The loss for what was asked; `focal`: balance FocalLoss. Raises UnsuitableLoss."""
-    known = architecture.losses
-    if asked is Loss.DEFAULT:
-        return Loss.FOCAL if focal and "Focal" in known else Loss(known[0])
     refuse(wrong_loss(architecture, asked))
-    return asked
+    return chosen_loss(architecture, asked, focal)
 
 
 def class_loss(logits: Tensor, target: Tensor, settings: LossSettings) -> Tensor:

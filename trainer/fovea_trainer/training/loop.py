@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from fovea_api.common import Task, format_duration
 from fovea_api.errors import FoveaError, Interrupted, InvalidInput, refuse
-from fovea_api.impossible import wrong_balance, wrong_task, wrong_watched
+from fovea_api.impossible import ignored_by_loss, wrong_task, wrong_watched
 from fovea_api.metrics import PRIMARY
 from fovea_api.run import Best, Progress
 from fovea_api.trainingjob import EarlyStopping, Recipe
@@ -97,7 +97,7 @@ def make_network(recipe: Recipe, version: Version) -> Network:
     architecture = registry()[recipe.model.architecture].architecture
     manifest = version.manifest
     refuse(wrong_task(architecture, manifest.task))
-    refuse(wrong_balance(architecture, recipe.input))
+    refuse(ignored_by_loss(architecture, recipe))
     balance = recipe.input.balance
     weights: tuple[float, ...] = ()
     if balance == "ClassWeights":
