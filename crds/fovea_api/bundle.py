@@ -101,7 +101,9 @@ class Lineage(Model):
     job: Word
     """Name of the TrainingJob."""
     base_weights: Word = "None"
-    """Published weights by name, or the digest of the bundle that training started from."""
+    """Published weights by name, or the digest of the bundle, or of the file, that training started from."""
+    base_uri: Annotated[str, Field(max_length=2048)] | None = None
+    """Where that bundle or file lay, without credentials."""
     parent_run: Word | None = None
     """Run of the bundle that training started from."""
     teacher: Digest | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import yaml
-from fovea_api.bundle import MANIFEST, BundleManifest
+from fovea_api.bundle import MANIFEST, BundleFile, BundleManifest
 from fovea_api.errors import CorruptData, InvalidInput, problems
 from fovea_api.run import digest_of
 from pydantic import ValidationError
@@ -67,15 +67,10 @@ def load_bundle(path: Path | str) -> Bundle:
             name.
     """
     directory = Path(path)
-    manifest = _read_manifest(directory / MANIFEST)
+    manifest = read_manifest(directory / MANIFEST)
     for entry in manifest.files:
         file = _inside(directory, entry.path)
-        if not file.is_file():
-            raise CorruptBundle("the file is missing", str(file), COPY_AGAIN)
-        if file.stat().st_size != entry.bytes:
-            raise CorruptBundle(f"{file.stat().st_size} bytes instead of {entry.bytes}", str(file), COPY_AGAIN)
-        if file_digest(file) != entry.sha256:
-            raise CorruptBundle(f"the content's SHA-256 is not {entry.sha256}", str(file), COPY_AGAIN)
+        verify_file(file, entry, str(file))
     if MODEL not in {entry.path for entry in manifest.files}:
         raise InvalidBundle(f"names no {MODEL}", str(directory / MANIFEST), "export the model as ONNX")
     digest = bundle_digest(manifest)
@@ -85,7 +80,18 @@ def load_bundle(path: Path | str) -> Bundle:
     return Bundle(directory, manifest, digest)
 
 
-def _read_manifest(file: Path) -> BundleManifest:
+def verify_file(file: Path, entry: BundleFile, where: str) -> None:
+    """Holds a file against its entry in the manifest. Raises CorruptBundle, which names `where`."""
+    if not file.is_file():
+        raise CorruptBundle("the file is missing", where, COPY_AGAIN)
+    if file.stat().st_size != entry.bytes:
+        raise CorruptBundle(f"{file.stat().st_size} bytes instead of {entry.bytes}", where, COPY_AGAIN)
+    if file_digest(file) != entry.sha256:
+        raise CorruptBundle(f"the content's SHA-256 is not {entry.sha256}", where, COPY_AGAIN)
+
+
+def read_manifest(file: Path) -> BundleManifest:
+    """The manifest in a file. Raises InvalidBundle, CorruptBundle."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -95,11 +95,13 @@ def source_place(source: Source) -> Place:
 
 
 def without_secrets(uri: str) -> str:
-    """The URI as messages and reports show it: a web address without user, password, query (signatures), fragment."""
+    """The URI as messages and reports show it: without user and password; of the web, also without query (signatures)
+    and fragment, which elsewhere are part of a name."""
     parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
     if parts.scheme not in ("http", "https"):
-        return uri
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return uri.replace(parts.netloc, host, 1)
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def _credentials(source: Source) -> str | None:

@@ -267,7 +267,7 @@ def _latency(trained: Trained, model: Path) -> dict[str, float]:
 
 
 def _lineage(order: Order, trained: Trained, state: State) -> Lineage:
-    dataset, base = order.spec.inputs.dataset, order.spec.inputs.base_weights
+    dataset = order.spec.inputs.dataset
     assert dataset is not None
     return Lineage(
         dataset=DatasetLineage(name=dataset.name, version=dataset.version),
@@ -275,7 +275,9 @@ def _lineage(order: Order, trained: Trained, state: State) -> Lineage:
         identity=order.spec.identity,
         run=order.surroundings.name,
         job=order.spec.owner.name,
-        base_weights=base.digest if base is not None else trained.recipe.model.pretrained.weights or "uri",
+        base_weights=state.base_digest or trained.recipe.model.pretrained.weights or "None",
+        base_uri=state.base_uri or None,
+        parent_run=state.base_run or None,
         best_epoch=state.best_epoch,
         image=order.spec.image,
         versions={"python": platform.python_version(), **{name: package_version(name) for name in LIBRARIES}},

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +31,7 @@ from fovea_trainer.models.losses import LossSettings, choose_loss
 from fovea_trainer.models.network import Network, Targets
 from fovea_trainer.models.registry import build_network, registry
 from fovea_trainer.models.weights import load_state, read_state
+from fovea_trainer.training.base_weights import BaseWeights
 from fovea_trainer.training.context import Context
 from fovea_trainer.training.examples import (
     Examples,
@@ -82,13 +82,13 @@ class Plan:
     Args:
         checkpoint_every: Epochs between two checkpoints.
         checkpoint_seconds: Seconds after which there is one in any case.
-        base_weights: File of weights to start from instead of published ones.
+        base_weights: Weights to start from instead of published ones.
         tracker: Keeps the curves; on the first worker only.
     """
 
     checkpoint_every: int = 1
     checkpoint_seconds: float = CHECKPOINT_SECONDS
-    base_weights: Path | None = None
+    base_weights: BaseWeights | None = None
     tracker: Tracker | None = None
 
 
@@ -146,13 +146,13 @@ class _Fit:
             )
 
         self.network = make_network(recipe, version)
-        if plan.base_weights is not None:
-            load_state(self.network, read_state(plan.base_weights), str(plan.base_weights))
+        self.state = context.resume() or State()
+        if plan.base_weights is not None and not self.state.network:
+            self._start_from(plan.base_weights)
         self.network.to(context.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.network, self.training.optimizer)
         ema = self.training.ema
         self.ema = None if ema is None else ModelEmaV3(self.network, decay=ema.decay, use_warmup=True)
-        self.state = context.resume() or State()
         if self.state.network:
             self._restore()
         self.precision = self._choose_precision()
@@ -183,7 +183,7 @@ class _Fit:
         self._log(
             "training %s (weights to start from: %s) on %d images for %d epochs of %d steps of %d; %s, %s on %s",
             self.recipe.model.architecture,
-            self.plan.base_weights or self.recipe.model.pretrained.weights,
+            self.state.base_uri or self.recipe.model.pretrained.weights,
             len(self.train),
             training.epochs,
             self.order.steps_per_epoch,
@@ -345,6 +345,10 @@ class _Fit:
         self.context.report(state, save)
         if save:
             self.saved = time.monotonic()
+
+    def _start_from(self, base: BaseWeights) -> None:
+        load_state(self.network, read_state(base.file), base.uri)
+        self.state.base_digest, self.state.base_uri, self.state.base_run = base.digest, base.uri, base.run or ""
 
     def _restore(self) -> None:
         self.network.load_state_dict(self.state.network)

@@ -22,6 +22,7 @@ from fovea_trainer.data.version import OpenVersion, open_version
 from fovea_trainer.reporting import Reporter, StatusReporter
 from fovea_trainer.run import Surroundings, folder_of, log_to_stdout
 from fovea_trainer.store import Place, place
+from fovea_trainer.training.base_weights import fetch_base_weights
 from fovea_trainer.training.context import RayWorker, SingleProcess
 from fovea_trainer.training.finish import check_supported, finish
 from fovea_trainer.training.loop import Plan, fit
@@ -30,7 +31,6 @@ from fovea_trainer.training.tracking import Tracker
 
 WORKER_FAILURES = 100
 """Lost workers that Ray replaces before the attempt fails; each goes on from the last checkpoint."""
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 log = logging.getLogger(__name__)
 
@@ -75,25 +75,12 @@ class Order:
         if rank == 0:
             name, job = self.surroundings.name, self.spec.owner.name
             tracker = Tracker(events, self.folder / "tensorboard" / events.name, name, job, self._flat())
+        source = self.spec.inputs.base_weights or self.recipe.model.pretrained.uri
         return Plan(
             checkpoint_every=self.spec.execution.checkpoint_every_epochs,
-            base_weights=self._base_weights(),
+            base_weights=None if source is None else fetch_base_weights(source, self.surroundings.work_dir / "base"),
             tracker=tracker,
         )
-
-    def _base_weights(self) -> Path | None:
-        """A local copy of the weights that the recipe starts from."""
-        given = self.spec.inputs.base_weights
-        uri = given.artifact if given is not None else self.recipe.model.pretrained.uri
-        if uri is None:
-            return None
-        source = place(uri)
-        if not uri.endswith(WEIGHT_SUFFIXES):
-            source = source / "model.safetensors"
-        target = self.surroundings.work_dir / "base" / source.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source.download(target)
-        return target
 
     def _flat(self) -> Mapping[str, object]:
         flat: dict[str, object] = {}

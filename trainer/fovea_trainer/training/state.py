@@ -29,6 +29,8 @@ class State:
         best_epoch: The epoch with the best value, from 1; 0: none yet.
         stale_epochs: Epochs since the last improvement that early stopping counts.
         stopped: Whether early stopping has ended training.
+        base_digest: Digest of the weights that training has started from, with `base_uri` and `base_run` as in
+            BaseWeights; empty: published weights, or none.
     """
 
     epoch: int = 0
@@ -42,6 +44,9 @@ class State:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     precision: str = ""
+    base_digest: str = ""
+    base_uri: str = ""
+    base_run: str = ""
     loss_sum: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     network: dict[str, Tensor] = field(default_factory=dict)
