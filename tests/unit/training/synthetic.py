@@ -24,6 +24,7 @@ class Sample:
     label: int = -1
     boxes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     labels: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    difficult: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     mask_bytes: bytes | None = None
 
 
@@ -60,7 +61,7 @@ def squares(task: Task, train: int = 24, validation: int = 8) -> Version:
                 label if task is Task.CLASSIFICATION else -1,
                 boxes,
                 np.array([label], np.int32),
-                png(mask),
+                mask_bytes=png(mask),
             )
         )
     splits = {"train": samples[:train], "validation": samples[train:]}

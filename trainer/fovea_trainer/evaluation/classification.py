@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import (
 )
 
 from fovea_trainer.data.version import Sample
-from fovea_trainer.evaluation.result import Confusion, Curve, EvaluationResult, ImageScore, Slice, named
+from fovea_trainer.evaluation.result import Confusion, Curve, EvaluationResult, ImageScore, Labelled, Slice, named
 from fovea_trainer.evaluation.shortcomings import describe
 
 BINS = 15
@@ -89,6 +89,18 @@ def judge_classification(
         ),
         errors={},
     )
+
+
+def classification_summary(
+    samples: Iterable[Labelled], predictions: Iterable[Prediction], classes: int
+) -> dict[str, float]:
+    """Accuracy and macro F1 as `judge_classification` gives them."""
+    rows = [item.probabilities for item in predictions if isinstance(item, Classification)]
+    guess, target = torch.from_numpy(np.stack(rows)), torch.tensor([sample.label for sample in samples])
+    return {
+        "accuracy": float(multiclass_accuracy(guess, target, num_classes=classes, average="micro")),
+        "f1": float(multiclass_f1_score(guess, target, num_classes=classes, average="macro")),
+    }
 
 
 def reliability(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> Curve:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from fovea_api.common import Task
@@ -15,6 +16,23 @@ NAME_LENGTH = 128
 """Longest name of a metric that a Run's status takes."""
 METRICS_PER_SPLIT = 1000
 """Metrics of one split that are kept, the summary first; thousands of classes would not fit into a status."""
+
+
+class Labelled(Protocol):
+    """What is read of a sample to judge a prediction; see the dataset version."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> int: ...
+    @property
+    def boxes(self) -> NDArray[np.float32]: ...
+    @property
+    def labels(self) -> NDArray[np.int32]: ...
+    @property
+    def difficult(self) -> NDArray[np.bool_]: ...
+    @property
+    def mask_bytes(self) -> bytes | None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from fovea_api.common import Task
@@ -11,7 +11,7 @@ from fovea_serving.pipeline import IGNORE, Prediction, SemanticSegmentation, dec
 from numpy.typing import NDArray
 
 from fovea_trainer.data.version import Sample
-from fovea_trainer.evaluation.result import Confusion, EvaluationResult, ImageScore, Slice, named
+from fovea_trainer.evaluation.result import Confusion, EvaluationResult, ImageScore, Labelled, Slice, named
 from fovea_trainer.evaluation.shortcomings import describe
 
 
@@ -58,6 +58,17 @@ def judge_segmentation(
     )
 
 
+def segmentation_summary(
+    samples: Iterable[Labelled], predictions: Iterable[Prediction], classes: int
+) -> dict[str, float]:
+    """Dice and IoU, means over the classes, as `judge_segmentation` gives them."""
+    total = np.zeros((classes, classes + 1), np.int64)
+    for sample, prediction in zip(samples, predictions, strict=True):
+        assert isinstance(prediction, SemanticSegmentation)
+        total += pixel_confusion(_truth(sample, prediction.mask), prediction.mask, classes)
+    return {"dice": _mean(dice(total)), "iou": _mean(iou(total))}
+
+
 def pixel_confusion(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
     """Pixels `[classes, classes + 1]` by true and predicted class; the last column: not seen by the model."""
     valid = truth != IGNORE
@@ -89,7 +100,7 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
 
 
-def _truth(sample: Sample, found: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _truth(sample: Labelled, found: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if sample.mask_bytes is None:
         raise CorruptData("the image has no mask", sample.name, "build the dataset version anew")
     truth = decode_mask(sample.mask_bytes, sample.name)

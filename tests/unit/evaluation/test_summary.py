@@ -1,0 +1,70 @@
+"""What an epoch is judged by is what the exported model is judged by: the same figures for the same predictions."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from fovea_api.common import Task
+from fovea_serving.pipeline import Classification, Detection, Prediction, SemanticSegmentation
+from fovea_trainer.data.version import Sample
+from fovea_trainer.evaluation.evaluate import JUDGES
+from fovea_trainer.training.validation import score
+
+CLASSES = ("one", "two", "three")
+RANDOM = np.random.default_rng(0)
+
+
+def sample(task: Task, objects: int) -> Sample:
+    """Random truth. The third class never occurs; every fifth object is difficult."""
+    corner = RANDOM.uniform(0, 380, (objects, 2))
+    mask = RANDOM.integers(0, 2, (20, 20)).astype(np.uint8)
+    mask[0, :5] = 255
+    return Sample(
+        digest="a",
+        name="a",
+        source="lab",
+        image_bytes=b"",
+        width=400,
+        height=400,
+        label=int(RANDOM.integers(2)),
+        boxes=np.hstack([corner, corner + 20]).astype(np.float32),
+        labels=RANDOM.integers(0, 2, objects).astype(np.int32),
+        mask_bytes=cv2.imencode(".png", mask)[1].tobytes() if task is Task.SEMANTIC_SEGMENTATION else None,
+        difficult=np.arange(objects) % 5 == 0,
+    )
+
+
+def predict(task: Task, truth: Sample) -> Prediction:
+    """The truth with errors; also of the class that never occurs."""
+    if task is Task.CLASSIFICATION:
+        return Classification(RANDOM.dirichlet((1, 1, 1)).astype(np.float32))
+    if task is Task.SEMANTIC_SEGMENTATION:
+        mask = RANDOM.integers(0, 3, (20, 20)).astype(np.uint8)
+        mask[:, 0] = 255  # what CenterCrop cuts off
+        return SemanticSegmentation(mask)
+    count = len(truth.boxes)
+    labels = np.where(RANDOM.random(count) < 0.8, truth.labels, RANDOM.integers(0, 3, count))
+    boxes = truth.boxes + RANDOM.normal(0, 1.5, truth.boxes.shape)
+    return Detection(
+        boxes.astype(np.float32), labels.astype(np.int64), np.sort(RANDOM.random(count).astype(np.float32))[::-1].copy()
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "objects"),
+    [
+        (Task.CLASSIFICATION, (0,) * 12),
+        (Task.SEMANTIC_SEGMENTATION, (0,) * 3),
+        (Task.DETECTION, (150, 12, 0)),
+        (Task.DETECTION, (0, 0)),
+    ],
+)
+def test_an_epoch_and_the_exported_model_are_judged_alike(task: Task, objects: tuple[int, ...]) -> None:
+    samples = [sample(task, count) for count in objects]
+    predictions = [predict(task, truth) for truth in samples]
+    exported = JUDGES[task](iter(zip(samples, predictions, strict=True)), CLASSES, "validation", ())
+    epoch = score(task, len(CLASSES), samples, predictions)
+    assert epoch
+    for name, value in epoch.items():
+        assert value == pytest.approx(exported.metric(name), abs=1e-6), name
