@@ -10,7 +10,7 @@ import timm
 import torch
 from fovea_api.errors import InvalidInput, Retryable
 from huggingface_hub import constants
-from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -44,7 +44,7 @@ def create(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
     packaged = name == LITE0
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained and not packaged, **arguments)
-    except (OSError, RuntimeError, HTTPError) as error:
+    except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
         # The hub's library says "check your connection" of whatever was wrong, and gives that as the cause.
