@@ -108,6 +108,8 @@ class Lineage(Model):
     """Run of the bundle that training started from."""
     teacher: Digest | None = None
     """Bundle that was distilled from."""
+    precision: Word | None = None
+    """Arithmetic of the forward pass in training; what Auto came to."""
     best_epoch: Annotated[Int, Field(ge=1)]
     """The epoch whose weights these are, from 1."""
     image: str = ""

@@ -328,7 +328,7 @@ class Training(Model):
     gradient_clip_norm: Annotated[Number, Field(gt=0)] | None = None
     """Largest norm of the gradient. Absent: not clipped."""
     precision: Literal["Auto", "FP32", "BF16", "FP16"] = "Auto"
-    """Arithmetic of the forward pass; Auto: the fastest that the device does well."""
+    """Arithmetic of the forward pass. Auto: BF16 on a GPU that has it, FP16 on other GPUs, FP32 on a CPU."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target that is spread over all classes; with a loss that contains CrossEntropy only."""
     seed: Seed = 0

@@ -16,6 +16,7 @@ from fovea_api.trainingjob import Recipe
 from fovea_trainer.training import loop
 from fovea_trainer.training.context import SingleProcess
 from fovea_trainer.training.loop import Plan, TrainingDiverged, fit
+from fovea_trainer.training.optimization import Precision, choose_precision
 from fovea_trainer.training.state import FILE, CheckpointNotSaved, State
 from pydantic import JsonValue
 from synthetic import squares
@@ -117,6 +118,15 @@ def test_the_seed_decides(tmp_path: Path) -> None:
             for index, seed in enumerate((1, 1, 2))]  # fmt: skip
     assert equal(runs[0], runs[1])
     assert not equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "name"), [("Auto", "cpu", "FP32"), ("BF16", "cpu", "BF16"), ("FP16", "cuda", "FP16")]
+)
+def test_the_precision_is_what_was_asked_and_auto_goes_by_the_kind_of_device(
+    asked: str, device: str, name: str
+) -> None:
+    assert choose_precision(asked, torch.device(device)) == Precision(name, device)
 
 
 def test_early_stopping_ends_training_and_the_best_epoch_is_kept(tmp_path: Path) -> None:

@@ -508,6 +508,7 @@ def _lineage(report: TrainingReport) -> Section:
         ("Dataset version", Markup("<code>{}</code>").format(lineage.dataset.version)),
         ("Base weights", lineage.base_weights),
         ("Base weights from", lineage.base_uri or ""),
+        ("Precision of training", lineage.precision or ""),
         ("Parent run", lineage.parent_run or ""),
         ("Teacher", lineage.teacher or ""),
         ("Image", lineage.image),

@@ -278,6 +278,7 @@ def _lineage(order: Order, trained: Trained, state: State) -> Lineage:
         base_weights=state.base_digest or trained.recipe.model.pretrained.weights or "None",
         base_uri=state.base_uri or None,
         parent_run=state.base_run or None,
+        precision=state.precision or None,
         best_epoch=state.best_epoch,
         image=order.spec.image,
         versions={"python": platform.python_version(), **{name: package_version(name) for name in LIBRARIES}},

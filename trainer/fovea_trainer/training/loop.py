@@ -359,18 +359,8 @@ class _Fit:
     def _choose_precision(self) -> Precision:
         if self.state.precision:
             return Precision(self.state.precision, self.context.device.type)
-        count = min(len(self.train), max(2, self.training.batch_size // self.context.workers))
-        images, targets, _ = collate([self.train[index] for index in range(count)])
-        images, targets = images.to(self.context.device), targets.to(self.context.device)
-        trial = copy.deepcopy(self.network).train()
-
-        def step(precision: Precision) -> None:
-            with precision.autocast():
-                parts = trial.losses(images, targets)
-            torch.autograd.backward(torch.stack([part.float() for part in parts.values()]).sum())
-
-        chosen = [choose_precision(self.training.precision, self.context.device, step)]
-        if self.context.workers > 1:
+        chosen = [choose_precision(self.training.precision, self.context.device)]
+        if self.context.workers > 1:  # their GPUs may be of different kinds
             torch.distributed.broadcast_object_list(chosen)
         return chosen[0]
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -16,10 +14,6 @@ WARMUP_START = 0.04
 """Share of the learning rate that warm-up starts at (1/25, as in torch's OneCycleLR)."""
 ONE_CYCLE_END = 1e-4
 """Share of the learning rate that OneCycle ends at."""
-PROBE_STEPS = 3
-"""Steps of each precision that Auto measures; the first is not counted."""
-PROBE_GAIN = 1.2
-"""BF16 is taken on a CPU only if it is this much faster: a smaller gain is not worth the loss of digits."""
 
 
 def build_optimizer(network: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer:
@@ -69,29 +63,18 @@ class Precision:
         return torch.amp.GradScaler(self.device, enabled=self.name == "FP16")
 
 
-def choose_precision(asked: str, device: torch.device, step: Callable[[Precision], None]) -> Precision:
-    """The precision for what was asked; Auto takes the fastest that the device does well.
+def choose_precision(asked: str, device: torch.device) -> Precision:
+    """The precision for what was asked; Auto depends on the kind of device alone, so that a training can be repeated.
 
-    On a GPU that is BF16 where it has it, else FP16. On a CPU BF16 helps some networks and slows others down, so
-    a few steps of both are measured.
+    That is BF16 on a GPU that has it, FP16 on other GPUs, and FP32 on a CPU, where BF16 helps some networks and slows
+    others down.
 
     Args:
         asked: Auto, FP32, BF16 or FP16.
         device: Where training runs.
-        step: Does one forward and backward pass, and leaves no trace.
     """
     if asked != "Auto":
         return Precision(asked, device.type)
-    if device.type == "cuda":
-        return Precision("BF16" if torch.cuda.is_bf16_supported(including_emulation=False) else "FP16", device.type)
-    plain, short = Precision("FP32", device.type), Precision("BF16", device.type)
-    return short if _seconds(plain, step) > PROBE_GAIN * _seconds(short, step) else plain
-
-
-def _seconds(precision: Precision, step: Callable[[Precision], None]) -> float:
-    times = []
-    for _ in range(PROBE_STEPS):
-        start = time.perf_counter()
-        step(precision)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    if device.type != "cuda":
+        return Precision("FP32", device.type)
+    return Precision("BF16" if torch.cuda.is_bf16_supported(including_emulation=False) else "FP16", device.type)
