@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +193,27 @@ def test_a_metric_that_drops_too_far_falls_back() -> None:
     choice = choose_quantized("validation/mAP", 0.50, 0.48, 0.01)
     assert not choice.quantized
     assert "FP32 is delivered" in choice.reason
+
+
+QUANTIZE = """
+import logging, pathlib, sys
+import numpy as np, onnx
+from onnx import helper, numpy_helper
+from fovea_trainer.export import quantize_static
+folder = pathlib.Path(sys.argv[1])
+shape = ["batch", 3, 8, 8]
+image, output = (helper.make_tensor_value_info(name, 1, shape) for name in ("image", "logits"))
+kernel = numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "kernel")
+graph = helper.make_graph([helper.make_node("Conv", ["image", "kernel"], ["logits"])], "g", [image], [output], [kernel])
+onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder / "full.onnx")
+quantize_static(folder / "full.onnx", folder / "small.onnx", [np.random.rand(2, 3, 8, 8).astype(np.float32)])
+print("handlers:", logging.getLogger().handlers, "level:", logging.getLogger().level)
+"""
+
+
+def test_quantizing_leaves_the_root_logger_alone(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", QUANTIZE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, env=environment, text=True)
+    assert "handlers: [] level: 30" in done.stdout, done.stdout + done.stderr
+    assert (tmp_path / "small.onnx").exists()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +39,7 @@ def quantize_static(model: Path, path: Path, batches: Iterable[NDArray[np.float3
         path: The file to write.
         batches: Normalized float32 `[N, 3, H, W]` of train images, on which the ranges are measured.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _root_logger_in_use():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
         ort_quantize_static(
@@ -52,6 +54,17 @@ def quantize_static(model: Path, path: Path, batches: Iterable[NDArray[np.float3
             weight_type=QuantType.QInt8,
         )
     return path
+
+
+@contextmanager
+def _root_logger_in_use() -> Iterator[None]:
+    """Keeps ONNX Runtime from setting up the root logger, after which all is logged twice."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
 
 
 @dataclass(frozen=True, slots=True)
