@@ -30,4 +30,9 @@ def test_a_quantized_model_has_the_batch_that_was_asked_for(tmp_path: Path, dyna
     metrics = bundle.manifest.metrics
     assert metrics.before_compression["validation/accuracy"] >= 0.9
     assert metrics.exported["validation/accuracy"] >= metrics.before_compression["validation/accuracy"] - 0.1
+    assert metrics.exported["size/megabytes"] < 0.6 * metrics.before_compression["size/megabytes"]
+    assert set(metrics.before_compression) == set(metrics.exported)
+    report = (bundle.path / "report.html").read_text()
+    assert "Validation before compression" in report
+    assert f"{metrics.before_compression['size/megabytes']:.4g}" in report
     assert metrics.exported["validation/accuracy"] == result.metrics["validation/accuracy"]

@@ -79,6 +79,7 @@ class TrainingReport:
         history: Metrics of each epoch by name, such as `train/loss`; the first is epoch 1.
         evaluations: Of the exported model, by split; the last one is the headline.
         metrics: All metrics of the exported model, latency and size included.
+        before: The same of the model before compression; empty where what was trained is what is exported.
         criteria: The success criteria and how they were met.
         predictor: The exported model; predicts the images that are shown.
         samples: The evaluated splits' images, and those of `train`.
@@ -96,6 +97,7 @@ class TrainingReport:
     predictor: Predictor
     samples: Mapping[str, Sequence[Sample]]
     notes: Sequence[str] = field(default=())
+    before: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_report(path: Path, report: TrainingReport) -> Path:
@@ -200,18 +202,23 @@ def _metrics(report: TrainingReport) -> Section:
         name.split("/", 1)[1] for name in report.metrics if name.count("/") == 1 and _split(name) in report.samples
     )
     splits = [evaluation.split for evaluation in report.evaluations]
+    stages = [("", report.metrics), *([(" before compression", report.before)] if report.before else [])]
     rows = [
-        (NAMES.get(short, short), *(_number(report.metrics.get(f"{split}/{short}")) for split in splits))
+        (
+            NAMES.get(short, short),
+            *(_number(measured.get(f"{split}/{short}")) for split in splits for _, measured in stages),
+        )
         for short in shorts
     ]
     cost = [
-        (NAMES.get(name.split("/")[1], name), _number(value))
-        for name, value in report.metrics.items()
+        (NAMES.get(name.split("/")[1], name), *(_number(measured.get(name)) for _, measured in stages))
+        for name in report.metrics
         if _split(name) in ("latency", "size")
     ]
-    parts = [base.table(["Metric", *(split.capitalize() for split in splits)], rows)] if rows else []
+    titles = [split.capitalize() + words for split in splits for words, _ in stages]
+    parts = [base.table(["Metric", *titles], rows)] if rows else []
     if cost:
-        parts.append(base.table(["Cost", "Measured"], cost))
+        parts.append(base.table(["Cost", *("Measured" + words for words, _ in stages)], cost))
     lead = "Measured on the exported model, through the code that serves it."
     body = base.columns(*parts) if len(parts) > 1 else base.join(*parts)
     return Section("Metrics", base.join(body, *(base.paragraph(note) for note in report.notes)), lead)

@@ -148,9 +148,7 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
     for split, evaluation in evaluations.items():
         log.info("on the %d images of the %s split: %s", evaluation.images, split, _summary(evaluation.metrics))
         (folder / "evaluation" / f"{split}.json").write_text(json.dumps(evaluation.to_dict()))
-    metrics = {name: value for evaluation in evaluations.values() for name, value in evaluation.metrics.items()}
-    metrics |= _latency(trained, model)
-    metrics |= size_megabytes(model)
+    metrics = _metrics(trained, model, evaluations)
     criteria = judge(order.spec.success_criteria, metrics)
     for criterion in criteria:
         log.info("success criterion %s: %s", "met" if criterion.met else "missed", criterion)
@@ -174,6 +172,7 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
             history=state.history,
             evaluations=tuple(evaluations.values()),
             metrics=metrics,
+            before=before,
             criteria=criteria,
             predictor=trained.predictor(model),
             samples={split: trained.version.split(split) for split in {"train", *evaluations}},
@@ -247,7 +246,7 @@ def _quantize(
     if not choice.quantized:
         small.unlink()
         return evaluations, {}, choice.reason
-    before = {name: value for evaluation in evaluations.values() for name, value in evaluation.metrics.items()}
+    before = _metrics(trained, model, evaluations)
     os.replace(small, model)
     return {split: trained.evaluate(model, split) for split in evaluations}, before, choice.reason
 
@@ -258,6 +257,12 @@ def _calibration(trained: Trained, count: int) -> Iterator[np.ndarray]:
     samples = trained.samples("train")[:count]
     for start in range(0, len(samples), size):
         yield trained.preprocess.batch(_decoded(samples[start : start + size]))[0]
+
+
+def _metrics(trained: Trained, model: Path, evaluations: Mapping[str, EvaluationResult]) -> dict[str, float]:
+    """All metrics of an exported model: of its splits, latency and size."""
+    metrics = {name: value for evaluation in evaluations.values() for name, value in evaluation.metrics.items()}
+    return metrics | _latency(trained, model) | size_megabytes(model)
 
 
 def _latency(trained: Trained, model: Path) -> dict[str, float]:
