@@ -203,8 +203,10 @@ from fovea_trainer.export import quantize_static
 folder = pathlib.Path(sys.argv[1])
 shape = ["batch", 3, 8, 8]
 image, output = (helper.make_tensor_value_info(name, 1, shape) for name in ("image", "logits"))
-kernel = numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "kernel")
-graph = helper.make_graph([helper.make_node("Conv", ["image", "kernel"], ["logits"])], "g", [image], [output], [kernel])
+weights = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in (("k", (3, 3, 1, 1)), ("b", 3))]
+first = helper.make_node("Conv", ["image", "k", "b"], ["between"])  # a detector's heads share weights, too
+second = helper.make_node("Conv", ["between", "k", "b"], ["logits"])
+graph = helper.make_graph([first, second], "g", [image], [output], weights)
 onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder / "full.onnx")
 quantize_static(folder / "full.onnx", folder / "small.onnx", [np.random.rand(2, 3, 8, 8).astype(np.float32)])
 print("handlers:", logging.getLogger().handlers, "level:", logging.getLogger().level)

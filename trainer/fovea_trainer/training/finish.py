@@ -262,7 +262,7 @@ def _calibration(trained: Trained, count: int) -> Iterator[np.ndarray]:
 def _metrics(trained: Trained, model: Path, evaluations: Mapping[str, EvaluationResult]) -> dict[str, float]:
     """All metrics of an exported model: of its splits, latency and size."""
     metrics = {name: value for evaluation in evaluations.values() for name, value in evaluation.metrics.items()}
-    return metrics | _latency(trained, model) | size_megabytes(model)
+    return {**metrics, **_latency(trained, model), **size_megabytes(model)}
 
 
 def _latency(trained: Trained, model: Path) -> dict[str, float]:
