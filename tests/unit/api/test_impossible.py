@@ -58,7 +58,7 @@ SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
     ),
     "class weights of a detector": (
         impossible(spec(RETINANET, input={"balance": "ClassWeights"})),
-        "InvalidOption", "spec.input.balance", "use Oversample or Undersample",
+        "UnsuitableLoss", "spec.input.balance", "use Oversample or Undersample",
     ),
     "an input size that does not fit": (
         impossible(spec(UNET, input={"size": {"width": 500, "height": 512}})),
