@@ -84,8 +84,8 @@ class World:
                 "reference_poll_seconds": 0.3,
                 "deletion_poll_seconds": 0.2,
                 "cleanup_delay_seconds": 1,
-                "lease_seconds": 3,
-                "lease_renew_deadline_seconds": 2,
+                "lease_seconds": 6,
+                "lease_renew_deadline_seconds": 4,
                 "lease_retry_seconds": 1,
             }
             | changed
