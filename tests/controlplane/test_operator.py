@@ -52,9 +52,9 @@ WRITES = ("POST", "PUT", "PATCH", "DELETE")
 def kuberay_crds(control_plane: ControlPlane) -> None:
     """KubeRay's own CRDs, from its Go module."""
     module = ROOT / "devcluster" / "modules" / "kuberay"
-    command = ["go", "list", "-mod=mod", "-m", "-f", "{{.Dir}}", "github.com/ray-project/kuberay/ray-operator"]
-    found = subprocess.run(command, cwd=module, capture_output=True, text=True, check=True).stdout.strip()
-    folder = Path(found) / "config" / "crd" / "bases"
+    command = ["go", "mod", "download", "-json", "github.com/ray-project/kuberay/ray-operator"]
+    found = json.loads(subprocess.run(command, cwd=module, capture_output=True, text=True, check=True).stdout)
+    folder = Path(found["Dir"]) / "config" / "crd" / "bases"
     control_plane.install_crds(*sorted(folder.glob("ray.io_*.yaml")))
 
 
