@@ -212,7 +212,8 @@ def follow(kind: str) -> dict:
         held = {item["type"]: item for item in status.get("conditions", ())}
         progress = status.get("progress", {})
         words = [kind, status.get("phase", ""), progress.get("stage", ""), f"{progress.get('percent', 0)} %"]
-        words += [f"{name} {value:.3f}" for name, value in progress.get("metrics", {}).items() if "/" in name][:3]
+        told = {name: value for name, value in progress.get("metrics", {}).items() if name != "train/learningRate"}
+        words += [f"{name} {value:.3f}" for name, value in told.items()][:3]
         words += [f"eta {progress['eta']}"] if progress.get("eta") else []
         line = "  ".join(filter(None, words))
         if line != said:
