@@ -51,9 +51,11 @@ class Demo(Kube):
         return self.get(self.namespace, kind, name)
 
     def condition(self, kind: str, name: str, type: str = "Ready") -> Mapping[str, Any]:
-        """A condition of the object; empty before there is one."""
-        conditions = ((self.object(kind, name) or {}).get("status") or {}).get("conditions", ())
-        return next((it for it in conditions if it["type"] == type), {})
+        """A condition of the object as it was applied last; empty before there is one."""
+        found = self.object(kind, name) or {"metadata": {"generation": None}}
+        conditions = (found.get("status") or {}).get("conditions", ())
+        current = (it for it in conditions if it["observedGeneration"] == found["metadata"]["generation"])
+        return next((it for it in current if it["type"] == type), {})
 
     def ready(self, kind: str, name: str) -> tuple[str, str]:
         """Status and reason of the object's condition Ready."""
@@ -72,8 +74,7 @@ class Demo(Kube):
 
     def _stalled(self, kind: str, name: str) -> str:
         held = self.condition(kind, name, "Stalled")
-        current = held.get("observedGeneration") == self.object(kind, name)["metadata"]["generation"]
-        return str(held) if current and held["status"] == "True" else ""
+        return str(held) if held.get("status") == "True" else ""
 
     def until(self, what: Callable[[], Any], seconds: float, pause: float = 1) -> Any:
         """What the callable gives, as soon as it is true; fails with what the namespace looks like."""

@@ -255,7 +255,11 @@ class Place:
             if kind == fs.FileType.File:
                 self._filesystem().delete_file(self._path())
             elif kind == fs.FileType.Directory:
-                self._filesystem().delete_dir(self._path())
+                try:
+                    self._filesystem().delete_dir(self._path())
+                except OSError:  # some S3 servers drop a folder with its last file, before its own turn comes
+                    if self._info().type == fs.FileType.Directory:
+                        self._filesystem().delete_dir(self._path())
 
         self._call(remove)
 
