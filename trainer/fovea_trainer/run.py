@@ -119,8 +119,10 @@ def execute(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> Ru
     found = find_result(spec, surroundings.name)
     if found is not None:
         log.info("the store has the result of an equal run, which is taken: %s", found.artifact)
-        best = found.training.best if found.training is not None else None
-        reporter.tell(Progress(stage="Done", percent=100, best=best, message="adopted from the store"))
+        done = Progress(stage="Done", percent=100, message="adopted from the store")
+        if (training := found.training) is not None:
+            done = done.model_copy(update={"epoch": training.epochs, "epochs": training.epochs, "best": training.best})
+        reporter.tell(done)
         return found
     folder = folder_of(spec, surroundings.name)
     if spec.type is RunType.DATASET_BUILD:
