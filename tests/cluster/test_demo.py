@@ -72,6 +72,6 @@ def test_a_lost_object_is_adopted_from_the_store(demo: Demo) -> None:
     demo.until(lambda: demo.run(NAME) is None, 60)
     _, job = documents(ROOT / "examples" / "blood-cells.yaml")
     demo.apply(job, namespace=demo.namespace)
-    after = demo.wait_ready("trainingjob", NAME, 180)["status"]["result"]
+    after = demo.wait_ready("trainingjob", NAME, 400)["status"]["result"]
     assert after["bundle"] == before["bundle"]
     assert after["metrics"] == before["metrics"]

@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.conftest import SYSTEM, Demo
 from tests.kube import ROOT, documents
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(2400)
 NAME = "blood-cells-faults"
 EPOCHS = 4
 
@@ -63,7 +63,7 @@ def test_operator_worker_and_head_die_in_mid_epoch(demo: Demo) -> None:
     assert [it["number"] for it in attempts(demo)] == [1], "Ray replaces a worker within the attempt"
 
     kill(demo, demo.namespace, f"{pods}=head")
-    demo.until(lambda: len(attempts(demo)) == 2, 180)
+    demo.until(lambda: len(attempts(demo)) == 2, 400)
 
     job = demo.wait_ready("trainingjob", NAME, 900)
     first, second = attempts(demo)

@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.conftest import SYSTEM, Demo
 from tests.kube import ROOT
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1500)
 NAME = "blood-cells"
 OPERATOR = ("-n", SYSTEM, "get", "deployment", "fovea", "--ignore-not-found", "-o", "name")
 

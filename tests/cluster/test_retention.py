@@ -10,7 +10,7 @@ from fovea_trainer.store import Place
 from tests.cluster.conftest import Demo
 from tests.kube import ROOT, documents
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("environment")]
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("environment")]
 NAME = "blood-cells-deleted"
 
 
@@ -25,12 +25,12 @@ def test_old_versions_go_and_the_rest_with_the_object(demo: Demo) -> None:
         demo.apply(dataset, namespace=demo.namespace)
         folders.append(demo.wait_ready("dataset", NAME, 300)["status"]["artifact"])
     first, parent, newest = (demo.stored(uri) for uri in folders)
-    demo.until(lambda: not holds(first), 240)
+    demo.until(lambda: not holds(first), 400)
     assert holds(parent), "its splits are those of the newest version"
     assert holds(newest)
 
     demo.kubectl("-n", demo.namespace, "delete", "dataset", NAME)
-    demo.until(lambda: not holds(newest) and not holds(parent), 240)
+    demo.until(lambda: not holds(newest) and not holds(parent), 400)
     demo.until(lambda: NAME not in demo.kubectl("-n", demo.namespace, "get", "runs"), 60)
     assert holds(demo.stored(demo.object("dataset", "blood-cells")["status"]["artifact"]))
 
