@@ -89,7 +89,10 @@ class Api:
     async def list(
         self, kind: Kind, namespace: str = "", selector: str = "", fields: str = ""
     ) -> tuple[list[JsonObject], int]:
-        """All objects and the resource version at which they were listed. A kind the cluster lacks is empty."""
+        """All objects and the resource version at which they were listed. A kind the cluster lacks is empty.
+
+        Items of a list do not say what they are; ours do.
+        """
         found: list[JsonObject] = []
         query = {"limit": str(_PAGE), "labelSelector": selector, "fieldSelector": fields}
         while True:
@@ -99,7 +102,8 @@ class Api:
                 return [], 0
             items = page["items"]
             assert isinstance(items, list)
-            found += [item for item in items if isinstance(item, dict)]
+            said: JsonObject = {"kind": kind.name, "apiVersion": kind.api_version}
+            found += [item | said for item in items if isinstance(item, dict)]
             query["continue"] = text(page, "metadata", "continue")
             if not query["continue"]:
                 return found, int(text(page, "metadata", "resourceVersion") or 0)

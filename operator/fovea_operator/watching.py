@@ -150,8 +150,6 @@ class Watcher:
                 self._lacking.add(kind)
             elif kind in self._lacking:
                 raise KindAppeared(f"the cluster has {kind}s now; starting anew to watch them")
-            for item in listed:  # items of a list do not say what they are
-                item |= {"kind": kind.name, "apiVersion": kind.api_version}
             within = (lambda key, scope=scope: key.namespace == scope) if scope else (lambda _: True)
             await self.cache.replace(kind, listed, version, within)
         self.metrics.cached.labels(kind.name).set(self.cache.count(kind))

@@ -191,7 +191,7 @@ def _events(key: Key, run: str, verdict: Verdict, result: RunResult | None, old:
     if old.run == run and old.phase in ("Ready", "Failed"):
         return ()
     if verdict.progressing is Progressing.STUCK:
-        return (Emit(key, "Warning", "BuildFailed", f"run {run}: {verdict.message}"[:1024], run),)
+        return (Emit(key, "Warning", "BuildFailed", f"run {run}: {verdict.message}", run),)
     if verdict.progressing is not Progressing.DONE or result is None or result.dataset is None:
         return ()
     if result.dataset.version == old.version:

@@ -86,7 +86,7 @@ def without_run(context: Context, old: DatasetStatus | TrainingJobStatus, verdic
     told = any(it.type == "Ready" and it.reason == verdict.reason for it in old.conditions)
     events: list[Write] = []
     if failed and not told:
-        events.append(Emit(context.key, "Warning", verdict.reason, verdict.message[:1024], old.run or ""))
+        events.append(Emit(context.key, "Warning", verdict.reason, verdict.message, old.run or ""))
     return Plan((*events, *own_status(context.key, old, status)))
 
 

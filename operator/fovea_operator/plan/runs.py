@@ -365,6 +365,6 @@ def _notes(old: Sequence[Attempt], new: Sequence[Attempt]) -> Iterator[Note]:
         yield Note(
             "Warning" if attempt.outcome is Outcome.FAILED else "Normal",
             f"Attempt{attempt.outcome.value}",
-            f"attempt {attempt.number} {attempt.outcome.value.lower()}{after}{why}"[:1024],
+            f"attempt {attempt.number} {attempt.outcome.value.lower()}{after}{why}",
             attempt.number,
         )

@@ -262,7 +262,7 @@ def _events(key: Key, run: str, verdict: Verdict, old: TrainingJobStatus) -> tup
     if told or verdict.progressing in (Progressing.WORKING, Progressing.PAUSED):
         return ()
     good = verdict.progressing is Progressing.DONE
-    return (Emit(key, "Normal" if good else "Warning", verdict.reason, verdict.message[:1024], run),)
+    return (Emit(key, "Normal" if good else "Warning", verdict.reason, verdict.message, run),)
 
 
 __all__ = ["plan_training", "run_name"]
