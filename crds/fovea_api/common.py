@@ -193,7 +193,9 @@ def not_downloaded(field: str) -> tuple[Rule, ...]:
     )
 
 
-Digest = Annotated[str, Field(max_length=71, pattern="^sha256-[0-9a-f]{64}$")]
+DIGEST = "sha256-[0-9a-f]{64}"
+"""Pattern of the name that a content digest gives: a dataset version, a bundle."""
+Digest = Annotated[str, Field(max_length=71, pattern=f"^{DIGEST}$")]
 Sha256 = Annotated[str, Field(max_length=64, pattern="^[0-9a-f]{64}$")]
 ClassName = Annotated[str, Field(min_length=1, max_length=128)]
 RunName = Annotated[str, Field(max_length=63, pattern="^r-[0-9a-f]{6,40}$")]

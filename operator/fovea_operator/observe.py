@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from fovea_api import names
-from fovea_api.common import DeletionPolicy, Model, Reference
+from fovea_api.common import DIGEST, DeletionPolicy, Model, Reference
 from fovea_api.dataset import Dataset
 from fovea_api.dataset import references as dataset_references
 from fovea_api.errors import InvalidManifest
@@ -60,7 +60,6 @@ from fovea_operator.objects import (
 from fovea_operator.settings import Settings
 
 ANNOTATION_STORE = f"{names.GROUP}/store"
-VERSION = "sha256-[0-9a-f]{64}"
 LABEL_WORKLOAD_OF = "kueue.x-k8s.io/job-uid"
 ANNOTATION_STORE_SECRET = f"{names.GROUP}/store-secret"
 
@@ -295,7 +294,7 @@ class Observer:
             if not version:
                 raise NotFound(f"the API server serves no {kind}s now", kind.name)
             for value in listed:
-                self.cache.put(kind, value | {"kind": kind.name, "apiVersion": kind.api_version})
+                self.cache.put(kind, value)
 
     def _users(self, key: Key, cleanup: str, store: str) -> tuple[str, ...]:
         """What works for an object that is gone, and what refers to it or to its data, in words."""
@@ -352,7 +351,7 @@ class Observer:
         used = (it for it in (*read, *jobs, *sweeps) if it is not None and it.name == key.name)
         named = (below.partition("/")[0] for _, below in self._readers(key, store))
         versions = (*(it.version for it in used if it.version is not None), *named)
-        return frozenset(it for it in versions if re.fullmatch(VERSION, it))
+        return frozenset(it for it in versions if re.fullmatch(DIGEST, it))
 
     def _references(self, namespace: str) -> Iterator[tuple[Key, Reference]]:
         for job in self._all(TRAINING_JOB, TrainingJob, namespace):
@@ -465,7 +464,7 @@ class Observer:
             return child
         selector = f"{names.LABEL_RUN}={child.run},{LABEL_ATTEMPT}={child.attempt}"
         for pod in (await self.api.list(POD, child.key.namespace, selector))[0]:
-            self.cache.put(POD, pod | {"kind": POD.name, "apiVersion": POD.api_version})
+            self.cache.put(POD, pod)
         return await self._child(owner, child.key.kind, value, now)
 
     async def _gone(self, kind: Kind, value: View) -> bool:

@@ -20,6 +20,7 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fovea_api.common import DIGEST
 from fovea_api.errors import CorruptData, InvalidInput
 from fovea_api.version import MANIFEST, DatasetVersion
 from numpy.typing import NDArray
@@ -176,7 +177,7 @@ def stored_versions(dataset: Place) -> tuple[str, ...]:
 
 def version_folders(dataset: Place) -> list[str]:
     """Names of the folders of versions in a Dataset's folder, complete or not."""
-    return [name for name in dataset.folders() if re.fullmatch("sha256-[0-9a-f]{64}", name)]
+    return [name for name in dataset.folders() if re.fullmatch(DIGEST, name)]
 
 
 def open_version(uri: str, cache_dir: Path | str, credentials: str | None = None) -> OpenVersion:

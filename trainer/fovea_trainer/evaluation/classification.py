@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import (
 )
 
 from fovea_trainer.data.version import Sample
-from fovea_trainer.evaluation.result import Confusion, Curve, EvaluationResult, ImageScore, Labelled, Slice, named
+from fovea_trainer.evaluation.result import Confusion, Curve, EvaluationResult, ImageScore, LabelledSample, Slice, named
 from fovea_trainer.evaluation.shortcomings import describe
 
 BINS = 15
@@ -92,7 +92,7 @@ def judge_classification(
 
 
 def classification_summary(
-    samples: Iterable[Labelled], predictions: Iterable[Prediction], classes: int
+    samples: Iterable[LabelledSample], predictions: Iterable[Prediction], classes: int
 ) -> dict[str, float]:
     """Accuracy and macro F1 as `judge_classification` gives them."""
     rows = [item.probabilities for item in predictions if isinstance(item, Classification)]

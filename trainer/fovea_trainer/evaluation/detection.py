@@ -16,7 +16,7 @@ from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
 from fovea_trainer.data.version import Sample
-from fovea_trainer.evaluation.result import Confusion, Curve, EvaluationResult, ImageScore, Labelled, Slice, named
+from fovea_trainer.evaluation.result import Confusion, Curve, EvaluationResult, ImageScore, LabelledSample, Slice, named
 from fovea_trainer.evaluation.shortcomings import describe
 
 MATCH = 0.5
@@ -119,7 +119,7 @@ def judge_detection(
     )
 
 
-def detection_summary(samples: Iterable[Labelled], predictions: Iterable[Prediction]) -> dict[str, float]:
+def detection_summary(samples: Iterable[LabelledSample], predictions: Iterable[Prediction]) -> dict[str, float]:
     """mAP, mAP50, precision and recall as `judge_detection` gives them, without what takes longer."""
     truths = [_truth(sample) for sample in samples]
     found = [item for item in predictions if isinstance(item, Detection)]
@@ -362,7 +362,7 @@ def _score(index: int, name: str, truth: Truth, matches: Matches) -> ImageScore:
     return ImageScore(index, name, score, f"{hits} of {wanted} found, {given - hits} wrong")
 
 
-def _truth(sample: Labelled) -> Truth:
+def _truth(sample: LabelledSample) -> Truth:
     labels = np.asarray(sample.labels, np.int64)
     difficult = np.asarray(sample.difficult, bool)
     return Truth(

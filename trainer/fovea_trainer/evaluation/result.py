@@ -18,7 +18,7 @@ METRICS_PER_SPLIT = 1000
 """Metrics of one split that are kept, the summary first; thousands of classes would not fit into a status."""
 
 
-class Labelled(Protocol):
+class LabelledSample(Protocol):
     """What is read of a sample to judge a prediction; see the dataset version."""
 
     @property

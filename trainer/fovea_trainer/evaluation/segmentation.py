@@ -11,7 +11,7 @@ from fovea_serving.pipeline import IGNORE, Prediction, SemanticSegmentation, dec
 from numpy.typing import NDArray
 
 from fovea_trainer.data.version import Sample
-from fovea_trainer.evaluation.result import Confusion, EvaluationResult, ImageScore, Labelled, Slice, named
+from fovea_trainer.evaluation.result import Confusion, EvaluationResult, ImageScore, LabelledSample, Slice, named
 from fovea_trainer.evaluation.shortcomings import describe
 
 
@@ -59,7 +59,7 @@ def judge_segmentation(
 
 
 def segmentation_summary(
-    samples: Iterable[Labelled], predictions: Iterable[Prediction], classes: int
+    samples: Iterable[LabelledSample], predictions: Iterable[Prediction], classes: int
 ) -> dict[str, float]:
     """Dice and IoU, means over the classes, as `judge_segmentation` gives them."""
     total = np.zeros((classes, classes + 1), np.int64)
@@ -100,7 +100,7 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
 
 
-def _truth(sample: Labelled, found: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _truth(sample: LabelledSample, found: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if sample.mask_bytes is None:
         raise CorruptData("the image has no mask", sample.name, "build the dataset version anew")
     truth = decode_mask(sample.mask_bytes, sample.name)

@@ -13,33 +13,21 @@ from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from fovea_api.trainingjob import Input
 from fovea_serving.pipeline import IGNORE, Geometry, Preprocess, decode, decode_mask
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fovea_trainer.augmentation import Augment, Labelled
+from fovea_trainer.evaluation.result import LabelledSample
 from fovea_trainer.models.network import Targets
 from fovea_trainer.models.registry import input_size
 from fovea_trainer.training.order import Draw
 
 
-class Sample(Protocol):
+class Sample(LabelledSample, Protocol):
     """What is read of a stored sample; see the dataset version."""
 
     @property
-    def name(self) -> str: ...
-    @property
     def image_bytes(self) -> bytes: ...
-    @property
-    def label(self) -> int: ...
-    @property
-    def boxes(self) -> NDArray[np.float32]: ...
-    @property
-    def labels(self) -> NDArray[np.int32]: ...
-    @property
-    def difficult(self) -> NDArray[np.bool_]: ...
-    @property
-    def mask_bytes(self) -> bytes | None: ...
 
 
 def preprocessing(architecture: Architecture, given: Input) -> Preprocess:
