@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import random
@@ -16,13 +17,14 @@ from fovea_api.common import Task
 from fovea_api.errors import InvalidInput, NotSupported
 from fovea_api.version import MANIFEST
 from fovea_serving.pipeline import decode, decode_mask
-from fovea_trainer.data import build as module
+from fovea_trainer.data import report, shards
+from fovea_trainer.data.build import BuildResult
 from fovea_trainer.data.formats.pascal_voc import parse_annotation
 from fovea_trainer.data.version import open_version
 from fovea_trainer.store import NotFound, place
 
 
-def names(result: module.BuildResult, cache: Path) -> dict[str, str]:
+def names(result: BuildResult, cache: Path) -> dict[str, str]:
     """Split by name of the image."""
     version = open_version(result.artifact, cache)
     return {sample.name: split for split in version.manifest.splits for sample in version.split(split)}
@@ -96,7 +98,7 @@ def test_a_crash_leaves_no_version_and_the_next_build_completes_it(
     build: Build, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(module.report, "render_quality_report", lambda *_: 1 / 0)
+        patch.setattr(report, "render_quality_report", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(detection(voc))
     (folder,) = (tmp_path / "store/dataset/d").iterdir()
@@ -168,7 +170,7 @@ def test_classes_are_mapped_and_dropped(build: Build, voc: Path) -> None:
 
 
 def test_excluded_images_never_appear(build: Build, voc: Path, tmp_path: Path) -> None:
-    digest = module.hashlib.sha256((voc / "JPEGImages/BloodImage_00001.jpg").read_bytes()).hexdigest()
+    digest = hashlib.sha256((voc / "JPEGImages/BloodImage_00001.jpg").read_bytes()).hexdigest()
     (tmp_path / "withdrawn.txt").write_text(f"{digest}  # objection\nJPEGImages/BloodImage_00002.jpg\n")
     result = build(detection(voc, exclude={"uri": f"file://{tmp_path}/withdrawn.txt"}))
     after = names(result, tmp_path / "cache")
@@ -268,7 +270,7 @@ def test_a_changed_shard_is_refused(build: Build, voc: Path, tmp_path: Path) -> 
 
 
 def test_many_shards_read_as_one(build: Build, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARD_IMAGES", 5)
+    monkeypatch.setattr(shards, "SHARD_IMAGES", 5)
     result = build(detection(voc))
     version = open_version(result.artifact, tmp_path / "cache")
     train = version.split("train")

@@ -1,0 +1,237 @@
+"""The second stage of a build: which images the version has, in which splits, and what that amounts to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+from fovea_api.common import Task
+from fovea_api.dataset import Recipe
+from fovea_api.errors import InvalidInput
+from fovea_api.run import digest_of
+from fovea_api.version import QualitySummary, SourceProvenance
+from numpy.typing import NDArray
+
+from fovea_trainer.data import report
+from fovea_trainer.data.checks import near_duplicates
+from fovea_trainer.data.index import Index, rows
+from fovea_trainer.data.read import OpenSource
+from fovea_trainer.data.records import BROKEN_IMAGE, BROKEN_LABEL, Problem, ProblemKind
+from fovea_trainer.data.sources import without_secrets
+from fovea_trainer.data.splits import SPLITS, Assignment, Item, Kept, assign
+from fovea_trainer.data.statistics import Statistics
+from fovea_trainer.data.version import ASSIGNMENT_SCHEMA
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A version before it is written."""
+
+    classes: tuple[str, ...]
+    digest: str
+    assignments: pa.Table
+    statistics: Statistics
+    quality: QualitySummary
+    provenance: tuple[SourceProvenance, ...]
+    deviation: float
+    alike: tuple[tuple[str, str], ...] = field(default=())
+    """Digests of pairs that look alike, those in different splits first."""
+    across: int = 0
+
+
+def draft_version(
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    sources: Sequence[OpenSource],
+    index: Index,
+    kept: Kept,
+    kept_rows: list[dict[str, str]],
+) -> Draft:
+    """Chooses images and splits. Raises InvalidInput where a class is too rare, or the recipe does not fit."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    if len(numbers) > 255 and recipe.task == Task.SEMANTIC_SEGMENTATION:
+        raise InvalidInput(
+            f"there are {len(numbers)} classes; masks hold 255", "spec.classes", "merge some by classMap"
+        )
+    ids, items = _unique(recipe, index, numbers)
+    pairs = np.empty((0, 2), np.int64)
+    if recipe.quality.near_duplicates != "Ignore":
+        pairs = near_duplicates(*_fingerprints(index, ids))
+    result = assign(items, pairs, recipe.splits, kept)
+    leaving = {first for first, _ in result.leaked}
+    if recipe.quality.near_duplicates == "Drop":
+        leaving |= _look_alikes(result, pairs, kept, items)
+    for first, second in dict(result.leaked).items():
+        here, there = (index.name_of(ids[position], sources) for position in (first, second))
+        message = f"the train image looks like the test image {there}; it leaves train"
+        index.problem(Problem(ProblemKind.SPLIT_LEAKAGE, here, message))
+    index.db.executemany(
+        "UPDATE items SET split = ?, grp = ? WHERE id = ?",
+        (
+            (split, item.group, number)
+            for position, (number, item, split) in enumerate(zip(ids, items, result.splits, strict=True))
+            if position not in leaving
+        ),
+    )
+    index.db.commit()
+    assignments = _assignments(items, result, kept_rows)
+    statistics, digest, provenance = _summarize(recipe, classes, sources, index, assignments)
+    _refuse_rare(recipe, statistics)
+    in_pairs = {int(position) for pair in pairs for position in pair}
+    quality = QualitySummary(
+        corrupt=sum(index.counts[kind] for kind in BROKEN_IMAGE),
+        invalid_labels=sum(index.counts[kind] for kind in BROKEN_LABEL),
+        exact_duplicates=index.counts[ProblemKind.EXACT_DUPLICATE],
+        near_duplicates=len(in_pairs),
+        split_leakage=len({first for first, _ in result.leaked}),
+    )
+    across = set(result.across)
+    ordered = sorted(((int(a), int(b)) for a, b in pairs), key=lambda pair: (pair not in across, pair))
+    alike = tuple((items[a].digest, items[b].digest) for a, b in ordered[: report.SHOWN_PAIRS])
+    return Draft(
+        classes,
+        digest,
+        assignments,
+        statistics,
+        quality,
+        provenance,
+        result.deviation,
+        alike,
+        len(result.across),
+    )
+
+
+def _unique(recipe: Recipe, index: Index, numbers: Mapping[str, int]) -> tuple[list[int], list[Item]]:
+    """Id and item of each different image, sorted by digest; of equal images the first name."""
+    pattern = recipe.splits.group_by and _compiled(recipe.splits.group_by.pattern)
+    ids: list[int] = []
+    items: list[Item] = []
+    last_content, last_name = "", ""
+    query = "SELECT id, digest, name, hint, classes, content FROM items ORDER BY digest, source, name"
+    for number, digest, name, hint, names, content in index.db.execute(query):
+        if items and items[-1].digest == digest:
+            message = f"the image has the same bytes as {last_name}"
+            index.problem(Problem(ProblemKind.EXACT_DUPLICATE, name, message))
+            if content != last_content:
+                message = f"the same image has other labels than {last_name}, which are taken"
+                index.problem(Problem(ProblemKind.CONFLICTING_LABELS, name, message))
+            if hint and hint != items[-1].hint and recipe.splits.method == "FromSource":
+                strongest = "test" if "test" in (hint, items[-1].hint) else items[-1].hint or hint
+                message = f"the same image is in {hint} and {items[-1].hint}; it goes to {strongest}"
+                index.problem(Problem(ProblemKind.SPLIT_LEAKAGE, name, message))
+                items[-1] = replace(items[-1], hint=strongest)
+            continue
+        match = pattern.search(name) if pattern else None
+        group = (match["group"] or "") if match else ""
+        ids.append(number)
+        items.append(Item(digest, group, hint, tuple(numbers[label] for label in json.loads(names))))
+        last_content, last_name = content, name
+    return ids, items
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise InvalidInput(f"the pattern is broken: {error}", "spec.splits.groupBy.pattern") from None
+
+
+def _fingerprints(index: Index, ids: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    hashes, thumbs = np.empty((len(ids), 32), np.uint8), np.empty((len(ids), 64), np.uint8)
+    position = {number: row for row, number in enumerate(ids)}
+    for number, hash_bytes, thumb in index.db.execute("SELECT id, hash, thumb FROM items"):
+        if (row := position.get(number)) is not None:
+            hashes[row] = np.frombuffer(hash_bytes, np.uint8)
+            thumbs[row] = np.frombuffer(thumb, np.uint8)
+    return hashes, thumbs
+
+
+def _look_alikes(result: Assignment, pairs: NDArray[np.int64], kept: Kept, items: Sequence[Item]) -> set[int]:
+    """Positions to drop so that of each cluster one is left: a kept one, else of the strongest split."""
+    clusters: dict[str, list[int]] = {}
+    for position in sorted({int(position) for pair in pairs for position in pair}):
+        clusters.setdefault(result.clusters[position], []).append(position)
+    dropped: set[int] = set()
+    for members in clusters.values():
+        best = min(
+            members,
+            key=lambda m: (
+                items[m].digest not in kept.splits,
+                -SPLITS.index(result.splits[m]),
+                items[m].digest,
+            ),
+        )
+        dropped.update(member for member in members if member != best)
+    return dropped
+
+
+def _assignments(items: Sequence[Item], result: Assignment, kept_rows: list[dict[str, str]]) -> pa.Table:
+    """All assignments ever made, sorted by digest: an image that comes back finds its split again."""
+    now = {
+        item.digest: {"digest": item.digest, "split": split, "group": item.group, "cluster": cluster}
+        for item, split, cluster in zip(items, result.splits, result.clusters, strict=True)
+    }
+    rows = {row["digest"]: row for row in kept_rows} | now
+    return pa.Table.from_pylist([rows[digest] for digest in sorted(rows)], ASSIGNMENT_SCHEMA)
+
+
+def _summarize(
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    sources: Sequence[OpenSource],
+    index: Index,
+    assignments: pa.Table,
+) -> tuple[Statistics, str, tuple[SourceProvenance, ...]]:
+    """Statistics, the version's digest, and what each source gave."""
+    statistics = Statistics(classes)
+    content = hashlib.sha256()
+    by_source = [hashlib.sha256() for _ in sources]
+    for row in rows(index.db):
+        source = sources[row.source].name
+        fingerprint = row.fingerprint(classes, source)
+        for digest in (content, by_source[row.source]):
+            digest.update(fingerprint + b"\n")
+        pixels = dict(row.content.pixels)
+        statistics.add(row.split, source, (row.width, row.height), row.labels(classes), row.boxes(), pixels)
+    kept = hashlib.sha256()
+    for column in ("digest", "split", "group"):
+        for chunk in assignments.column(column).chunks:
+            for value in chunk:
+                kept.update(value.as_py().encode() + b"\n")
+    version = digest_of(
+        {
+            "schemaVersion": 1,
+            "task": recipe.task.value,
+            "classes": list(classes),
+            "content": content.hexdigest(),
+            "assignments": kept.hexdigest(),
+        }
+    )
+    formats = {source.name: source for source in recipe.sources}
+    provenance = tuple(
+        SourceProvenance(
+            name=source.name,
+            uri=without_secrets(formats[source.name].uri or ""),
+            format=formats[source.name].format or "",
+            images=statistics.sources[source.name],
+            digest=f"sha256-{digest.hexdigest()}",
+        )
+        for source, digest in zip(sources, by_source, strict=True)
+    )
+    return statistics, version, provenance
+
+
+def _refuse_rare(recipe: Recipe, statistics: Statistics) -> None:
+    least = recipe.quality.min_images_per_class
+    rare = [f"{it.name} ({it.images})" for it in statistics.class_summaries() if it.images < least]
+    if rare:
+        raise InvalidInput(
+            f"classes with fewer than {least} images: {', '.join(rare[:20])}",
+            "spec.quality.minImagesPerClass",
+            "add images, merge classes by classMap, or lower the bound",
+        )

@@ -1,0 +1,149 @@
+"""What a build knows about each image, in a SQLite file of the work folder: memory stays bounded, and SQL sorts."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fovea_trainer.data.read import Checked, Content, OpenSource
+from fovea_trainer.data.records import FileImage, ImageRef, Problem, ProblemKind, RawImage
+
+KEPT_PROBLEMS = 500
+"""Problems of a kind that the report lists; all are counted."""
+
+
+class Index:
+    """What is known about each image, in a file: memory stays bounded, and SQL sorts."""
+
+    def __init__(self, file: Path) -> None:
+        file.unlink(missing_ok=True)
+        self.file = file
+        self.counts: Counter[ProblemKind] = Counter()
+        self.db = sqlite3.connect(file)
+        self.db.executescript(
+            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
+            "CREATE TABLE items (id INTEGER PRIMARY KEY, digest TEXT, source INT, name TEXT, hint TEXT,"
+            " image TEXT, width INT, height INT, hash BLOB, thumb BLOB, content TEXT, classes TEXT,"
+            " split TEXT, grp TEXT);"
+            "CREATE TABLE problems (kind TEXT, place TEXT, message TEXT);"
+        )
+        self.names: set[str] = set()
+
+    def close(self) -> None:
+        self.db.close()
+
+    def commit(self) -> None:
+        self.db.execute("CREATE INDEX IF NOT EXISTS by_digest ON items (digest, source, name)")
+        self.db.commit()
+
+    def add(self, source: int, item: Checked, source_name: str) -> None:
+        for problem in item.problems:
+            self.problem(replace(problem, place=f"{source_name}: {problem.place}"))
+        if item.digest:
+            self.names.update(item.classes)
+            image = item.image
+            fields = [image.path] if isinstance(image, FileImage) else list(asdict(image).values())
+            self.db.execute(
+                "INSERT INTO items VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,NULL,'')",
+                (
+                    *(
+                        item.digest,
+                        source,
+                        item.name,
+                        item.split,
+                        json.dumps(fields),
+                        item.width,
+                        item.height,
+                    ),
+                    *(item.hash, item.thumb, item.content.to_json(), json.dumps(item.classes)),
+                ),
+            )
+
+    def problem(self, problem: Problem) -> None:
+        self.counts[problem.kind] += 1
+        if self.counts[problem.kind] <= 100 * KEPT_PROBLEMS:
+            self.db.execute("INSERT INTO problems VALUES (?,?,?)", (problem.kind, problem.place, problem.message))
+
+    def problems(self, kinds: Sequence[ProblemKind]) -> list[Problem]:
+        """Problems of these kinds, sorted, so that they do not depend on the order of the workers."""
+        marks = ",".join("?" * len(kinds))
+        rows = self.db.execute(
+            f"SELECT kind, place, message FROM problems WHERE kind IN ({marks}) ORDER BY place, message, kind LIMIT ?",
+            (*kinds, KEPT_PROBLEMS),
+        )
+        return [Problem(ProblemKind(kind), place, message) for kind, place, message in rows]
+
+    def name_of(self, number: int, sources: Sequence[OpenSource]) -> str:
+        """An image as problems name it: its source and its name."""
+        source, name = self.db.execute("SELECT source, name FROM items WHERE id = ?", (number,)).fetchone()
+        return f"{sources[source].name}: {name}"
+
+    def any(self) -> bool:
+        return self.db.execute("SELECT 1 FROM items LIMIT 1").fetchone() is not None
+
+    def classes(self) -> list[str]:
+        return sorted(self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An image of the version to be written."""
+
+    digest: str
+    source: int
+    name: str
+    image: ImageRef
+    width: int
+    height: int
+    content: Content
+    group: str
+    split: str
+
+    def labels(self, classes: Sequence[str]) -> list[int]:
+        """Class index of each annotation: of the image, of each box, or of each class that the mask shows."""
+        if self.content.label is not None:
+            return [classes.index(self.content.label)]
+        if self.content.mask is not None:
+            return [index for index, _ in self.content.pixels]
+        if self.content.regions:
+            return sorted({classes.index(region.name) for region in self.content.regions})
+        return [classes.index(box[0]) for box in self.content.boxes]
+
+    def boxes(self) -> list[list[float]]:
+        return [list(box[1:5]) for box in self.content.boxes]
+
+    def fingerprint(self, classes: Sequence[str], source: str) -> bytes:
+        """Canonical text of all that training sees of the image."""
+        return json.dumps(
+            [
+                *(self.digest, self.split, source, self.name, self.group, self.width, self.height),
+                *(self.labels(classes), self.boxes(), [box[5] for box in self.content.boxes]),
+                *(self.content.mask_digest, [[r.name, r.polygons, r.runs] for r in self.content.regions]),
+            ],
+            separators=(",", ":"),
+        ).encode()
+
+
+COLUMNS = "digest, source, name, image, width, height, content, grp, split"
+
+
+def rows(db: sqlite3.Connection, where: str = "1", values: Sequence[object] = ()) -> Iterator[Row]:
+    """Rows that are in a split, sorted by digest."""
+    query = f"SELECT {COLUMNS} FROM items WHERE split IS NOT NULL AND {where} ORDER BY digest"
+    for digest, source, name, image, width, height, content, group, split in db.execute(query, tuple(values)):
+        ref = json.loads(image)
+        yield Row(
+            digest,
+            source,
+            name,
+            FileImage(*ref) if len(ref) == 1 else RawImage(*ref),
+            width,
+            height,
+            Content.from_json(content),
+            group,
+            split,
+        )
