@@ -13,7 +13,7 @@ from fovea_api.run import Run
 from pydantic import JsonValue, ValidationError
 
 if TYPE_CHECKING:
-    from fovea_trainer.store import Place
+    from fovea_trainer.store import StorePath
 
 _FINAL = re.compile(r"\((NotFound|Forbidden|Unauthorized|BadRequest)\)|doesn't have a resource type")
 """In kubectl's words: what trying again does not change."""
@@ -54,9 +54,9 @@ def command(run: str, namespace: str | None) -> None:
         ) from error
 
 
-def _log_of(run: JsonValue) -> Place:
+def _log_of(run: JsonValue) -> StorePath:
     """Where a run keeps its log, whatever has become of it: in its folder, which follows from its order."""
-    from fovea_trainer.run import LOG, folder_of
+    from fovea_trainer.results import LOG, folder_of
 
     try:
         found = Run.model_validate(run)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fovea_trainer.store import Place, place
+from fovea_trainer.store import StorePath
 
 from tests.kube import CACHE, ROOT, Kube, devcluster
 
@@ -42,9 +42,9 @@ class Demo(Kube):
         path = f"{CACHE / 'bin'}{os.pathsep}{os.environ['PATH']}"
         return {**os.environ, **settings, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
 
-    def stored(self, uri: str) -> Place:
+    def stored(self, uri: str) -> StorePath:
         """What lies in the store."""
-        return place(uri, str(self.credentials))
+        return StorePath.parse(uri, str(self.credentials))
 
     def object(self, kind: str, name: str) -> Any:
         """An object of the demo's namespace; None where it does not exist."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from fovea_trainer.store import Place
+from fovea_trainer.store import StorePath
 
 from tests.cluster.conftest import Demo
 from tests.kube import ROOT, documents
@@ -35,5 +35,5 @@ def test_old_versions_go_and_the_rest_with_the_object(demo: Demo) -> None:
     assert holds(demo.stored(demo.object("dataset", "blood-cells")["status"]["artifact"]))
 
 
-def holds(folder: Place) -> bool:
+def holds(folder: StorePath) -> bool:
     return folder.exists() and bool(folder.files())

@@ -15,13 +15,13 @@ from fovea_api.run import CleanupRecipe, Progress, RunOwner
 from fovea_api.version import MANIFEST
 
 from fovea_trainer.data.version import stored_versions, version_folders
-from fovea_trainer.run import RESULT, owner_folder
-from fovea_trainer.store import Place, place
+from fovea_trainer.results import RESULT, owner_folder
+from fovea_trainer.store import StorePath
 
 log = logging.getLogger(__name__)
 
 
-def clean_up(owner: RunOwner, store: str, recipe: CleanupRecipe, tell: Callable[[Progress], None]) -> tuple[str, ...]:
+def clean_up(owner: RunOwner, store: str, recipe: CleanupRecipe, report: Callable[[Progress], None]) -> tuple[str, ...]:
     """Deletes what the recipe does not keep; gives the dataset versions that are left, newest first.
 
     A recipe that keeps nothing deletes the owner's whole folder. Any other deletes dataset versions alone: the
@@ -33,9 +33,9 @@ def clean_up(owner: RunOwner, store: str, recipe: CleanupRecipe, tell: Callable[
         Retryable: the store failed; what is gone by then stays gone.
     """
     folder = owner_folder(store, owner)
-    _refuse_link(folder, place(store))
+    _refuse_link(folder, StorePath.parse(store))
     if not recipe.keep_newest and not recipe.keep:
-        tell(Progress(stage="Deleting", message=f"deleting {folder}"))
+        report(Progress(stage="Deleting", message=f"deleting {folder}"))
         for path in _commits(folder):
             (folder / path).delete()
         folder.delete()
@@ -43,27 +43,27 @@ def clean_up(owner: RunOwner, store: str, recipe: CleanupRecipe, tell: Callable[
         return ()
     complete = stored_versions(folder)
     kept = {*complete[: recipe.keep_newest], *recipe.keep}
-    _delete_versions(folder, [name for name in version_folders(folder) if name not in kept], tell)
+    _delete_versions(folder, [name for name in version_folders(folder) if name not in kept], report)
     return tuple(name for name in complete if name in kept)
 
 
-def _delete_versions(folder: Place, names: Sequence[str], tell: Callable[[Progress], None]) -> None:
+def _delete_versions(folder: StorePath, names: Sequence[str], report: Callable[[Progress], None]) -> None:
     for number, name in enumerate(names):
         percent = 100 * number // len(names)
-        tell(Progress(stage="Deleting", percent=percent, message=f"deleting version {number + 1} of {len(names)}"))
+        report(Progress(stage="Deleting", percent=percent, message=f"deleting version {number + 1} of {len(names)}"))
         (folder / name / MANIFEST).delete()
         (folder / name).delete()
         log.info("deleted %s", folder / name)
 
 
-def _commits(folder: Place) -> Iterator[str]:
+def _commits(folder: StorePath) -> Iterator[str]:
     """The files that make something below an object's folder whole: results first, for they speak of the others."""
     yield from (f"runs/{name}/{RESULT}" for name in (folder / "runs").folders())
     yield from (f"{name}/{MANIFEST}" for name in version_folders(folder))
     yield from (f"bundles/{name}/{bundle.MANIFEST}" for name in (folder / "bundles").folders())
 
 
-def _refuse_link(folder: Place, store: Place) -> None:
+def _refuse_link(folder: StorePath, store: StorePath) -> None:
     if folder.is_local:
         real, root = folder.local_path().resolve(), store.local_path().resolve()
         if real != root / folder.local_path().relative_to(store.local_path()):

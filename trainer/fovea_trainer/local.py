@@ -32,10 +32,12 @@ from fovea_api.run import (
 from fovea_api.trainingjob import TrainingJob, TrainingJobSpec
 from pydantic import JsonValue, ValidationError
 
-from fovea_trainer.data.sources import is_download, source_place
+from fovea_trainer.data.sources import is_download, source_path
+from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.reporting import Reporter, TerminalReporter, log_to_terminal
-from fovea_trainer.run import Surroundings, execute, read_result, runs_of
-from fovea_trainer.store import place
+from fovea_trainer.results import read_result, runs_of
+from fovea_trainer.run import execute
+from fovea_trainer.store import StorePath
 
 LOCAL_SOURCE = "local.fovea.dev/"
 """Annotation of a Dataset: with a source's name behind it, where that source lies in a local run (relative to the
@@ -98,13 +100,13 @@ def build_manifest(
 
 def _run(spec: RunSpec, store: str, ray: bool, reporter: Reporter | None) -> RunResult:
     name = run_name(spec.identity)
-    work = place(store)
+    work = StorePath.parse(store)
     local = work.local_path() if work.is_local else Path(DEFAULT_STORE).absolute()
-    surroundings = Surroundings(name, attempt=1, work_dir=local / ".work" / name, ray=ray)
-    surroundings.work_dir.mkdir(parents=True, exist_ok=True)
+    environment = RunEnvironment(name, attempt=1, work_dir=local / ".work" / name, ray=ray)
+    environment.work_dir.mkdir(parents=True, exist_ok=True)
     terminal = TerminalReporter() if reporter is None else nullcontext(reporter)
     with terminal as listener, log_to_terminal(), _ray(ray):
-        result = execute(spec, surroundings, listener)
+        result = execute(spec, environment, listener)
         listener.finish(result)
     return result
 
@@ -188,16 +190,16 @@ def _state_of(recipe: Recipe) -> str:
 
     On a cluster it is the schedule that makes one. Downloads are left out: the recipe has their digests.
     """
-    read = [source_place(source) for source in recipe.sources if source.uri is not None and not is_download(source)]
+    read = [source_path(source) for source in recipe.sources if source.uri is not None and not is_download(source)]
     if recipe.exclude is not None:
-        read.append(place(recipe.exclude.uri))
+        read.append(StorePath.parse(recipe.exclude.uri))
     return digest_of({each.uri: each.stamp() for each in read})
 
 
 def _parent(owner: RunOwner, recipe: Recipe, nonce: str, store: str) -> VersionInput | None:
-    """The newest version in the store; but where its run had the very order that is given now, that run's parent.
+    """The newest version in the store; but where its run had the very spec that is given now, that run's parent.
 
-    So the identity of an order that was carried out last is found again, and its result adopted.
+    So the identity of a spec that was carried out last is found again, and its result adopted.
     """
     runs = runs_of(store, owner)
     made = [made for name in runs.folders() if (made := read_result(runs / name)) is not None]
@@ -267,5 +269,5 @@ def _spec(
         recipe=recipe.to_dict(),
         inputs=inputs,
         execution=execution,
-        store=str(place(store)),
+        store=str(StorePath.parse(store)),
     )

@@ -1,4 +1,4 @@
-"""How a run tells how far it is: into its Run object on a cluster, onto the terminal by hand."""
+"""How a run reports how far it is: into its Run object on a cluster, onto the terminal by hand."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class StatusUnavailable(Retryable):
 
 
 class Reporter(Protocol):
-    """Where a run tells how far it is and what it has made."""
+    """Where a run reports how far it is and what it has made."""
 
-    def tell(self, progress: Progress) -> None:
+    def report(self, progress: Progress) -> None:
         """How far the run is; returns at once."""
 
     def finish(self, result: RunResult) -> None:
@@ -98,7 +98,7 @@ class StatusReporter:
         self._thread = threading.Thread(target=self._send, name="progress", daemon=True)
         self._thread.start()
 
-    def tell(self, progress: Progress) -> None:
+    def report(self, progress: Progress) -> None:
         self._latest = progress
         self._news.set()
 
@@ -152,7 +152,7 @@ class TerminalReporter:
         self._bar = tqdm(total=100, unit="%", bar_format="{desc} {bar} {n:3d} % {postfix}") if live else None
         self._last = time.monotonic()
 
-    def tell(self, progress: Progress) -> None:
+    def report(self, progress: Progress) -> None:
         if self._bar is not None:
             self._bar.n = progress.percent or 0
             self._bar.set_description_str(progress.stage or "", refresh=False)

@@ -10,7 +10,7 @@ from fovea_api.dataset import Format
 from fovea_trainer.data.build import BuildResult
 from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.records import Found, Labels
-from fovea_trainer.store import place
+from fovea_trainer.store import StorePath
 
 EXAMPLES = Path(__file__).parents[3] / "examples/data"
 BCCD = EXAMPLES / "bccd/BCCD"
@@ -30,5 +30,5 @@ def detection(root: Path, format: str = "PascalVOC", **fields: object) -> dict[s
 
 def read_all(format: Format, root: Path, task: Task = Task.DETECTION, **options: object) -> list[tuple[Found, Labels]]:
     """All images of a folder with their labels."""
-    reader = open_reader(format, Tree.of(place(str(root))), Options(task, **options))  # type: ignore[arg-type]
+    reader = open_reader(format, Tree.of(StorePath.parse(str(root))), Options(task, **options))  # type: ignore[arg-type]
     return [(found, found.labels if found.labels is not None else reader.read(found)) for found in reader.scan()]

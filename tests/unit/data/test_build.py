@@ -21,7 +21,7 @@ from fovea_trainer.data import report, shards
 from fovea_trainer.data.build import BuildResult
 from fovea_trainer.data.formats.pascal_voc import parse_annotation
 from fovea_trainer.data.version import open_version
-from fovea_trainer.store import NotFound, place
+from fovea_trainer.store import NotFound, StorePath
 
 
 def names(result: BuildResult, cache: Path) -> dict[str, str]:
@@ -48,7 +48,7 @@ def test_bccd(build: Build, tmp_path: Path) -> None:
         for sample in version.split(split):
             assert sample.image_bytes == (BCCD / sample.name).read_bytes()
             labels = parse_annotation(
-                place(str(BCCD / "Annotations" / Path(sample.name).with_suffix(".xml").name)), "x"
+                StorePath.parse(str(BCCD / "Annotations" / Path(sample.name).with_suffix(".xml").name)), "x"
             )
             wanted = sorted(box.corners for box in labels.boxes if box.x2 - box.x1 >= 2)
             assert sorted(map(tuple, sample.boxes.tolist())) == wanted
@@ -190,7 +190,7 @@ def test_deployments_without_a_model_give_nothing_and_the_report_says_so(
     result = build(spec)
     assert result.digest == build(detection(voc)).digest
     assert result.summary.images == 24
-    page = place(result.report).read_text()
+    page = StorePath.parse(result.report).read_text()
     for text in ("production", "there are no captures", "prelabel", "nothing is labelled"):
         assert text in page
         assert text in caplog.text

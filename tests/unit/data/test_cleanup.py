@@ -15,8 +15,10 @@ from fovea_api.errors import InvalidInput
 from fovea_api.run import CleanupRecipe, Progress, RunInputs, RunOwner, RunResult, RunSpec, RunType, run_identity
 from fovea_trainer.cleanup import clean_up
 from fovea_trainer.data.version import stored_versions
-from fovea_trainer.run import RESULT, Surroundings, execute, find_result, folder_of
-from fovea_trainer.store import Place, place
+from fovea_trainer.environment import RunEnvironment
+from fovea_trainer.results import RESULT, find_result, folder_of
+from fovea_trainer.run import execute
+from fovea_trainer.store import StorePath
 
 CELLS = RunOwner(kind="Dataset", name="cells")
 JOB = RunOwner(kind="TrainingJob", name="cells")
@@ -53,7 +55,7 @@ def clean(owner: RunOwner, store: Path | str, **recipe: object) -> tuple[str, ..
 
 
 def folders(store: Path) -> list[str]:
-    return place(str(store / "dataset/cells")).folders()
+    return StorePath.parse(str(store / "dataset/cells")).folders()
 
 
 def test_everything_of_the_owner_goes_and_nothing_else(store: Path) -> None:
@@ -94,20 +96,20 @@ def test_done_again_it_changes_nothing(store: Path) -> None:
 
 def test_cut_off_at_any_deletion_nothing_half_reads_as_whole(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = {path: sorted(path.rglob("*")) for path in (store / "dataset/cells").iterdir()}
-    original = Place.delete
+    original = StorePath.delete
     for recipe in ({"keepNewest": 1}, {}):
         for cut in range(20):
             deleted = iter(range(cut))
 
-            def delete(self: Place, deleted: object = deleted) -> None:
+            def delete(self: StorePath, deleted: object = deleted) -> None:
                 if next(deleted, None) is None:  # type: ignore[call-overload]
                     raise InterruptedError
                 original(self)
 
-            monkeypatch.setattr(Place, "delete", delete)
+            monkeypatch.setattr(StorePath, "delete", delete)
             with contextlib.suppress(InterruptedError):
                 clean(CELLS, store, **recipe)
-            for name in stored_versions(place(str(store / "dataset/cells"))):
+            for name in stored_versions(StorePath.parse(str(store / "dataset/cells"))):
                 folder = store / "dataset/cells" / name
                 assert sorted(folder.rglob("*")) == whole[folder]
     assert not (store / "dataset/cells").exists()
@@ -129,7 +131,7 @@ def test_a_store_may_lie_behind_a_link(store: Path) -> None:
 
 
 class _Silent:
-    def tell(self, progress: Progress) -> None:
+    def report(self, progress: Progress) -> None:
         pass
 
     def finish(self, result: RunResult) -> None:
@@ -143,7 +145,7 @@ def order(type: RunType, owner: RunOwner, recipe: Model, store: Path) -> RunSpec
 
 def test_a_cleanup_leaves_no_trace_of_itself(store: Path, tmp_path: Path) -> None:
     spec = order(RunType.CLEANUP, CELLS, CleanupRecipe(), store)
-    made = execute(spec, Surroundings("r-aaaaaaaaaa", 1, tmp_path / "work", ray=False), _Silent())
+    made = execute(spec, RunEnvironment("r-aaaaaaaaaa", 1, tmp_path / "work", ray=False), _Silent())
     assert (made.error, made.versions) == (None, ())
     assert not (store / "dataset/cells").exists()
 

@@ -18,7 +18,7 @@ import pytest
 from dataset_support import Build, detection
 from fovea_api.errors import FoveaError, InvalidInput, Retryable
 from fovea_trainer.data.sources import Limits, download
-from fovea_trainer.store import place
+from fovea_trainer.store import StorePath
 
 SECRET = "token=hunter2"
 NO_FILE = hashlib.sha256(b"").hexdigest()
@@ -141,7 +141,7 @@ def test_an_archive_gives_the_version_that_its_folder_gives(
     file = tmp_path / f"local{suffix}"
     file.write_bytes(data)
     assert result.digest == build(detection(voc)).digest == build(spec_of(f"file://{file}", data)).digest
-    made = place(result.artifact)
+    made = StorePath.parse(result.artifact)
     assert f"{server.root}/data{suffix}" in (made / "manifest.json").read_text()
     for name in ("manifest.json", "report.html"):
         assert SECRET not in (made / name).read_text()

@@ -18,13 +18,13 @@ from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.formats.coco import decode_runs
 from fovea_trainer.data.read import OpenSource, check, class_mask, plain_png
 from fovea_trainer.data.sources import open_source
-from fovea_trainer.store import place
+from fovea_trainer.store import StorePath
 
 
 def boxes_of(root: Path, format: Format) -> dict[str, list[tuple[str, float, float, float, float]]]:
     """Checked boxes by the stem of the image."""
     options = Options(Task.DETECTION)
-    tree = Tree.of(place(str(root)))
+    tree = Tree.of(StorePath.parse(str(root)))
     source = OpenSource("s", tree, open_reader(format, tree, options), options)
     found = [check(source, item) for item in source.reader.scan()]
     assert all(item.digest for item in found)
@@ -91,7 +91,7 @@ def test_image_folder(tmp_path: Path, prefix: str) -> None:
 
 def test_masks_have_the_values_of_their_classes() -> None:
     options = Options(Task.SEMANTIC_SEGMENTATION, ("cell", "membrane"), {}, {"cell": 255, "membrane": 0})
-    tree = Tree.of(place(str(MEMBRANE)))
+    tree = Tree.of(StorePath.parse(str(MEMBRANE)))
     source = OpenSource("s", tree, open_reader(Format.MASKS, tree, options), options)
     items = [check(source, found) for found in source.reader.scan()]
     assert len(items) == 30

@@ -19,7 +19,7 @@ class Listener:
     def __init__(self) -> None:
         self.stages: list[str | None] = []
 
-    def tell(self, progress: Progress) -> None:
+    def report(self, progress: Progress) -> None:
         self.stages.append(progress.stage)
 
     def finish(self, result: RunResult) -> None:

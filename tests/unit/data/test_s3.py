@@ -16,7 +16,8 @@ from fovea_api.errors import InvalidInput
 from fovea_api.run import CleanupRecipe, RunOwner
 from fovea_trainer.cleanup import clean_up
 from fovea_trainer.data.version import open_version
-from fovea_trainer.store import AccessDenied, _filesystem, place
+from fovea_trainer.store import AccessDenied, StorePath
+from fovea_trainer.store.filesystems import filesystem
 
 SERVER = shutil.which("versitygw")
 START_SECONDS = 20.0
@@ -54,7 +55,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         except OSError:
             assert process.poll() is None and time.monotonic() < end, "versitygw did not start"  # noqa: PT018
             time.sleep(0.1)
-    _filesystem.cache_clear()  # a process has one endpoint; here each test has its own
+    filesystem.cache_clear()  # a process has one endpoint; here each test has its own
     yield root
     process.terminate()
     process.wait()
@@ -73,11 +74,11 @@ def test_s3_source_and_store(server: Path, voc: Path, build: Build, tmp_path: Pa
     shutil.copytree(tmp_path / "secrets/lab", wrong)
     (wrong / "AWS_SECRET_ACCESS_KEY").write_text("another")
     with pytest.raises(AccessDenied, match="check the keys of the Secret"):
-        place("s3://fovea/ns/x", str(wrong)).read_bytes()
+        StorePath.parse("s3://fovea/ns/x", str(wrong)).read_bytes()
 
 
 def test_s3_cleanup(server: Path) -> None:
-    folder = place("s3://fovea/ns/dataset/cells")
+    folder = StorePath.parse("s3://fovea/ns/dataset/cells")
     digests = [f"sha256-{number:064}" for number in (3, 1, 2)]
     for number, digest in enumerate(digests):
         (folder / digest / "shards/train-00000.parquet").write_text("words")
@@ -85,7 +86,7 @@ def test_s3_cleanup(server: Path) -> None:
         if number < 2:
             time.sleep(1.1)  # S3 tells times in whole seconds
     (folder / "runs/r-0123456789/result.json").write_text("words")
-    other = place("s3://fovea/ns/dataset/cells-2/runs/r-0123456789/result.json")
+    other = StorePath.parse("s3://fovea/ns/dataset/cells-2/runs/r-0123456789/result.json")
     other.write_text("words")
     owner = RunOwner(kind="Dataset", name="cells")
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 from fovea_api.errors import InvalidInput
-from fovea_trainer.store import NotFound, StoreUnavailable, place
+from fovea_trainer.store import NotFound, StorePath, StoreUnavailable
 
 
 def test_local_round_trip(tmp_path: Path) -> None:
-    root = place(str(tmp_path / "a"))
+    root = StorePath.parse(str(tmp_path / "a"))
     (root / "x/y.txt").write_text("words")
     assert (root / "x/y.txt").read_text() == "words"
     assert [(entry.path, entry.size) for entry in root.files()] == [("x/y.txt", 5)]
-    assert place(f"file://{tmp_path}/a/x/y.txt").size() == 5
+    assert StorePath.parse(f"file://{tmp_path}/a/x/y.txt").size() == 5
     assert root.folders() == ["x"]
     assert pickle.loads(pickle.dumps(root)) == root
     root.delete()
@@ -25,7 +25,7 @@ def test_trees_are_copied_with_the_commit_last(tmp_path: Path) -> None:
     for name in ("manifest.json", "z/last.bin"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(name)
-    target = place(str(tmp_path / "to"))
+    target = StorePath.parse(str(tmp_path / "to"))
     target.upload_tree(source, last="manifest.json")
     times = {entry.path: (tmp_path / "to" / entry.path).stat().st_mtime_ns for entry in target.files()}
     assert max(times, key=times.__getitem__) == "manifest.json"
@@ -34,7 +34,7 @@ def test_trees_are_copied_with_the_commit_last(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path: Path) -> None:
-    file = place(str(tmp_path / "f"))
+    file = StorePath.parse(str(tmp_path / "f"))
     file.write_text("earlier")
     with pytest.raises(InvalidInput):
         file.upload(tmp_path / "does-not-exist")
@@ -44,30 +44,30 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path: Path) -> None:
 
 def test_claims_are_folders_of_the_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidInput, match="FOVEA_PVC_ROOT"):
-        place("pvc://data/x")
+        StorePath.parse("pvc://data/x")
     monkeypatch.setenv("FOVEA_PVC_ROOT", str(tmp_path))
-    (place("pvc://data/x") / "y").write_text("1")
+    (StorePath.parse("pvc://data/x") / "y").write_text("1")
     assert (tmp_path / "data/x/y").read_text() == "1"
 
 
 @pytest.mark.parametrize("uri", ["http://host/x", "gcs://b/x", "s3:///x", "s3://bucket/a/../b", "ftp://x/y"])
 def test_wrong_uris_are_refused(uri: str) -> None:
     with pytest.raises(InvalidInput):
-        place(uri)
+        StorePath.parse(uri)
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "a\\..\\x"])
 def test_paths_never_leave_their_folder(tmp_path: Path, path: str) -> None:
     with pytest.raises(InvalidInput, match="leaves"):
-        place(str(tmp_path)) / path
+        StorePath.parse(str(tmp_path)) / path
 
 
 def test_errors_name_place_and_remedy(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"missing\.txt: there is nothing \(check the path"):
-        place(str(tmp_path / "missing.txt")).read_bytes()
+        StorePath.parse(str(tmp_path / "missing.txt")).read_bytes()
     (tmp_path / "long").write_bytes(b"x" * 11)
     with pytest.raises(InvalidInput, match="larger than 10"):
-        place(str(tmp_path / "long")).read_bytes(10)
+        StorePath.parse(str(tmp_path / "long")).read_bytes(10)
 
 
 def test_an_unreachable_store_can_be_tried_again(tmp_path: Path) -> None:
@@ -79,4 +79,4 @@ def test_an_unreachable_store_can_be_tried_again(tmp_path: Path) -> None:
     for name, value in settings.items():
         (tmp_path / name).write_text(value)
     with pytest.raises(StoreUnavailable, match="s3://bucket/x"):
-        place("s3://bucket/x", str(tmp_path)).read_bytes()
+        StorePath.parse("s3://bucket/x", str(tmp_path)).read_bytes()

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from fovea_api.errors import InvalidInput
 from fovea_trainer.local import train_manifest
-from fovea_trainer.store import place
+from fovea_trainer.store import StorePath
 from fovea_trainer.training.loop import NO_VALIDATION
 from pydantic import JsonValue
 from synthetic import manifest
@@ -64,7 +64,7 @@ from fovea_api.run import Progress
 from fovea_trainer.reporting import TerminalReporter, log_to_terminal
 with TerminalReporter() as reporter, log_to_terminal():
     for percent in (10, 20, 30):
-        reporter.tell(Progress(stage="Training", percent=percent))
+        reporter.report(Progress(stage="Training", percent=percent))
         logging.getLogger("fovea_trainer.x").info("a line of the log at %d", percent)
 print("the end", file=sys.stderr)
 """
@@ -144,7 +144,7 @@ def test_the_problem_in_other_words_builds_nothing_and_is_in_the_next_report(tmp
     path.write_text(yaml.safe_dump_all([dataset, job]))
     second = train_manifest(path, str(tmp_path / "store"))
     assert len(list((tmp_path / "store/dataset/squares/runs").iterdir())) == 1
-    reports = [place(str(result.report)).read_text() for result in (first, second)]
+    reports = [StorePath.parse(str(result.report)).read_text() for result in (first, second)]
     assert ["Tell red from blue" in report for report in reports] == [False, True]
 
 

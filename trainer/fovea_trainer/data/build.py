@@ -37,7 +37,7 @@ from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.splits import SPLITS, Kept
 from fovea_trainer.data.version import ASSIGNMENTS, REPORT, STATISTICS, read_manifest
 from fovea_trainer.data.workers import Workers
-from fovea_trainer.store import NotFound, Place, place
+from fovea_trainer.store import NotFound, StorePath
 
 CHUNK = 32
 """Images that a worker is given at once."""
@@ -114,7 +114,7 @@ def build_dataset(
         _refuse(recipe, index)
         classes = recipe.classes or tuple(index.classes())
         draft = draft_version(recipe, classes, sources, index, kept, kept_rows)
-        target = place(store_root) / "dataset" / name / draft.digest
+        target = StorePath.parse(store_root) / "dataset" / name / draft.digest
         _log_draft(draft)
         try:
             found = _result(read_manifest(target), target, adopted=True)
@@ -137,7 +137,7 @@ def _log_draft(draft: Draft) -> None:
         log.info("the checks found %s", ", ".join(f"{count} {name}" for name, count in found.items()))
 
 
-def _result(manifest: DatasetVersion, target: Place, adopted: bool) -> BuildResult:
+def _result(manifest: DatasetVersion, target: StorePath, adopted: bool) -> BuildResult:
     return BuildResult(manifest.summary(), target.uri, manifest.digest, (target / REPORT).uri, adopted)
 
 
@@ -147,7 +147,7 @@ def _result(manifest: DatasetVersion, target: Place, adopted: bool) -> BuildResu
 def _excluded(recipe: Recipe) -> frozenset[str]:
     if recipe.exclude is None:
         return frozenset()
-    lines = place(recipe.exclude.uri).read_text(EXCLUDE_BYTES).splitlines()
+    lines = StorePath.parse(recipe.exclude.uri).read_text(EXCLUDE_BYTES).splitlines()
     words = (line.split("#")[0].strip() for line in lines)
     return frozenset(word.removeprefix("sha256-").removeprefix("sha256:") for word in words if word)
 
@@ -156,7 +156,7 @@ def _parent(recipe: Recipe, parent: VersionInput | None) -> tuple[Kept, list[dic
     """The assignments that are kept, and the parent's rows."""
     if parent is None or not recipe.splits.keep_assignments:
         return Kept(), []
-    version = place(parent.artifact)
+    version = StorePath.parse(parent.artifact)
     if (found := read_manifest(version)).digest != parent.version:
         raise CorruptData(f"the version there is {found.digest}, not {parent.version}", version.uri, "check the store")
     with (version / ASSIGNMENTS).open() as file:
@@ -224,7 +224,7 @@ def _write(
     sources: Sequence[OpenSource],
     index: Index,
     pool: Workers,
-    target: Place,
+    target: StorePath,
     work: Path,
     parent: VersionInput | None,
     meter: ProgressMeter,

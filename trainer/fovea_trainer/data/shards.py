@@ -21,7 +21,7 @@ from fovea_trainer.data.read import OpenSource, class_mask, image_bytes, mask_pn
 from fovea_trainer.data.splits import SPLITS
 from fovea_trainer.data.version import write_shard
 from fovea_trainer.data.workers import Workers
-from fovea_trainer.store import Place
+from fovea_trainer.store import StorePath
 
 SHARD_IMAGES = 4096
 SHARD_PIXELS = 1 << 30
@@ -39,7 +39,7 @@ class ShardOrder:
     first: str
     last: str
     file: Path
-    target: Place
+    target: StorePath
 
 
 def write_shards(
@@ -47,7 +47,7 @@ def write_shards(
     sources: Sequence[OpenSource],
     index: Index,
     pool: Workers,
-    target: Place,
+    target: StorePath,
     staging: Path,
     meter: ProgressMeter,
 ) -> tuple[Shard, ...]:

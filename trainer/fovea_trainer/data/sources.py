@@ -32,7 +32,7 @@ from fovea_api.dataset import Format, Source
 from fovea_api.errors import InvalidInput, Retryable
 
 from fovea_trainer.data.formats import Tree
-from fovea_trainer.store import Place, place
+from fovea_trainer.store import StorePath
 
 SECRETS_ROOT = "FOVEA_SECRETS_ROOT"
 """Environment variable: the folder in which a pod finds the Secrets of its sources, each under its name."""
@@ -70,7 +70,7 @@ def open_source(source: Source, work: Path, limits: Limits = LIMITS) -> Tree:
         )
     work.mkdir(parents=True, exist_ok=True)
     shown = without_secrets(source.uri)
-    root = place(str(_downloaded(source, work, limits))) if is_download(source) else source_place(source)
+    root = StorePath.parse(str(_downloaded(source, work, limits))) if is_download(source) else source_path(source)
     if root.is_file():
         root = _single_file(root, source, work, limits)
     elif source.sha256 is not None:
@@ -88,10 +88,10 @@ def is_download(source: Source) -> bool:
     return source.uri is not None and source.uri.startswith("https://")
 
 
-def source_place(source: Source) -> Place:
+def source_path(source: Source) -> StorePath:
     """Where a source lies that is in a store."""
     assert source.uri is not None
-    return place(source.uri, _credentials(source))
+    return StorePath.parse(source.uri, _credentials(source))
 
 
 def without_secrets(uri: str) -> str:
@@ -123,7 +123,7 @@ def _downloaded(source: Source, work: Path, limits: Limits) -> Path:
     return file
 
 
-def _single_file(file: Place, source: Source, work: Path, limits: Limits) -> Place:
+def _single_file(file: StorePath, source: Source, work: Path, limits: Limits) -> StorePath:
     shown = without_secrets(source.uri or "")
     _refuse_other_files(file.name, shown)
     local = file.local_path() if file.is_local else work / file.name
@@ -134,7 +134,7 @@ def _single_file(file: Place, source: Source, work: Path, limits: Limits) -> Pla
     target = work / "unpacked"
     shutil.rmtree(target, ignore_errors=True)
     unpack(local, target, limits, shown)
-    return place(str(target))
+    return StorePath.parse(str(target))
 
 
 def _refuse_other_files(name: str, shown: str) -> None:
@@ -376,4 +376,4 @@ def _unpack_gzip(tree: Tree, target: Path, limits: Limits) -> Tree:
                     file.write(chunk)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise InvalidInput(f"the file cannot be unpacked: {error}", path, "fetch it again") from error
-    return Tree.of(place(str(target)))
+    return Tree.of(StorePath.parse(str(target)))

@@ -26,7 +26,7 @@ from fovea_api.version import MANIFEST, DatasetVersion
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from fovea_trainer.store import NotFound, Place, place
+from fovea_trainer.store import NotFound, StorePath
 
 SCHEMA = pa.schema(
     [
@@ -158,7 +158,7 @@ class OpenVersion:
         return Split([self.folder / _cached(shard.path) for shard in shards], [shard.rows for shard in shards])
 
 
-def read_manifest(version: Place) -> DatasetVersion:
+def read_manifest(version: StorePath) -> DatasetVersion:
     """The manifest of a version. Raises NotFound where there is no (complete) version, CorruptData."""
     file = version / MANIFEST
     try:
@@ -169,13 +169,13 @@ def read_manifest(version: Place) -> DatasetVersion:
         raise CorruptData(f"the manifest does not fit: {error}", file.uri, "build the version anew") from None
 
 
-def stored_versions(dataset: Place) -> tuple[str, ...]:
+def stored_versions(dataset: StorePath) -> tuple[str, ...]:
     """Digests of the complete versions in a Dataset's folder, the one written last first."""
     written = dataset.modified([f"{name}/{MANIFEST}" for name in version_folders(dataset)])
     return tuple(path.partition("/")[0] for path in sorted(written, key=lambda path: (written[path], path))[::-1])
 
 
-def version_folders(dataset: Place) -> list[str]:
+def version_folders(dataset: StorePath) -> list[str]:
     """Names of the folders of versions in a Dataset's folder, complete or not."""
     return [name for name in dataset.folders() if re.fullmatch(DIGEST, name)]
 
@@ -185,7 +185,7 @@ def open_version(uri: str, cache_dir: Path | str, credentials: str | None = None
 
     Several processes may open the same version at once. Raises NotFound, CorruptData, StoreUnavailable.
     """
-    version = place(uri, credentials)
+    version = StorePath.parse(uri, credentials)
     manifest = read_manifest(version)
     folder = Path(cache_dir) / manifest.digest
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,7 +200,7 @@ def _cached(path: str) -> str:
     return f"{Path(path).stem}.arrow"
 
 
-def _fetch(shard: Place, target: Path, digest: str) -> None:
+def _fetch(shard: StorePath, target: Path, digest: str) -> None:
     unique = uuid.uuid4().hex
     packed, mapped = (target.with_name(f".{target.name}.{unique}.{kind}") for kind in ("parquet", "arrow"))
     try:

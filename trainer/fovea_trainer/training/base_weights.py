@@ -19,7 +19,7 @@ from fovea_serving.bundle import (
 )
 
 from fovea_trainer.data.sources import without_secrets
-from fovea_trainer.store import NotFound, Place, place
+from fovea_trainer.store import NotFound, StorePath
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 """Of files of weights; other URIs are of bundles."""
@@ -51,7 +51,7 @@ def fetch_base_weights(source: BundleInput | str, folder: Path) -> BaseWeights:
         NotFound: nothing lies there.
     """
     uri, digest = (source, None) if isinstance(source, str) else (source.artifact, source.digest)
-    where = place(uri)
+    where = StorePath.parse(uri)
     folder.mkdir(parents=True, exist_ok=True)
     if not uri.endswith(SUFFIXES):
         manifest = _bundle(where, digest, folder)
@@ -61,7 +61,7 @@ def fetch_base_weights(source: BundleInput | str, folder: Path) -> BaseWeights:
     return BaseWeights(file, f"sha256-{file_digest(file)}", without_secrets(uri))
 
 
-def _bundle(where: Place, digest: str | None, folder: Path) -> BundleManifest:
+def _bundle(where: StorePath, digest: str | None, folder: Path) -> BundleManifest:
     """The manifest of a bundle whose verified weights are in the folder then."""
     try:
         (where / MANIFEST).download(folder / MANIFEST)

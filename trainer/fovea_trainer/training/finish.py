@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -60,9 +59,7 @@ from fovea_trainer.training.loop import (
     watched_metric,
 )
 from fovea_trainer.training.state import State
-
-if TYPE_CHECKING:
-    from fovea_trainer.training.run import Order
+from fovea_trainer.training.training_run import TrainingRun
 
 PARITY_IMAGES = 8
 """Real images on which PyTorch and ONNX must agree."""
@@ -110,14 +107,14 @@ class Trained:
         return evaluate(predictor, samples, classes, split=split, slices=recipe.evaluation.slices)
 
 
-def finish(order: Order, state: State, tell: Listener) -> RunResult:
+def finish(run: TrainingRun, state: State, tell: Listener) -> RunResult:
     """Exports the best weights, evaluates what was exported and stores the bundle.
 
     Raises:
         ParityError: the exported model does not compute what the trained one does.
     """
-    trained = _restore(order, state)
-    recipe, folder = trained.recipe, order.surroundings.work_dir / "bundle"
+    trained = _restore(run, state)
+    recipe, folder = trained.recipe, run.environment.work_dir / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "evaluation").mkdir(parents=True)
     best = best_of(state, watched_metric(recipe, trained.network.task))
@@ -149,7 +146,7 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
         log.info("on the %d images of the %s split: %s", evaluation.images, split, _summary(evaluation.metrics))
         (folder / "evaluation" / f"{split}.json").write_text(json.dumps(evaluation.to_dict()))
     metrics = _metrics(trained, model, evaluations)
-    criteria = judge(order.spec.success_criteria, metrics)
+    criteria = judge(run.spec.success_criteria, metrics)
     for criterion in criteria:
         log.info("success criterion %s: %s", "met" if criterion.met else "missed", criterion)
 
@@ -161,11 +158,11 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
         cpu_hours=state.cpu_seconds / 3600,
         best=best,
     )
-    lineage = _lineage(order, trained, state)
+    lineage = _lineage(run, trained, state)
     write_report(
         folder / REPORT,
         TrainingReport(
-            name=order.spec.owner.name,
+            name=run.spec.owner.name,
             version=trained.version.manifest,
             lineage=lineage,
             training=summary,
@@ -184,7 +181,7 @@ def finish(order: Order, state: State, tell: Listener) -> RunResult:
     manifest = _manifest(trained, lineage, folder, BundleMetrics(before_compression=before, exported=metrics))
     (folder / MANIFEST).write_text(yaml.safe_dump(manifest.to_dict(), sort_keys=False))
     digest = bundle_digest(manifest)
-    target = order.bundles / digest
+    target = run.bundles / digest
     target.upload_tree(folder, last=MANIFEST)
     log.info("bundle with model and report: %s", target)
     stage("Done", 100)
@@ -206,8 +203,8 @@ class _Stages:
         self._tell(self._figures.model_copy(update={"stage": stage, "percent": percent}))
 
 
-def _restore(order: Order, state: State) -> Trained:
-    recipe, version = order.recipe, order.open()
+def _restore(run: TrainingRun, state: State) -> Trained:
+    recipe, version = run.recipe, run.open()
     # Published weights would be loaded only to be overwritten.
     choice = recipe.model.model_copy(update={"pretrained": type(recipe.model.pretrained)(weights="None")})
     network = make_network(recipe.model_copy(update={"model": choice}), version)
@@ -271,21 +268,21 @@ def _latency(trained: Trained, model: Path) -> dict[str, float]:
     return dict(measure_latency(trained.predictor(model, threads=1), files).metrics)
 
 
-def _lineage(order: Order, trained: Trained, state: State) -> Lineage:
-    dataset = order.spec.inputs.dataset
+def _lineage(run: TrainingRun, trained: Trained, state: State) -> Lineage:
+    dataset = run.spec.inputs.dataset
     assert dataset is not None
     return Lineage(
         dataset=DatasetLineage(name=dataset.name, version=dataset.version),
         recipe=trained.recipe.to_dict(),
-        identity=order.spec.identity,
-        run=order.surroundings.name,
-        job=order.spec.owner.name,
+        identity=run.spec.identity,
+        run=run.environment.name,
+        job=run.spec.owner.name,
         base_weights=state.base_digest or trained.recipe.model.pretrained.weights or "None",
         base_uri=state.base_uri or None,
         parent_run=state.base_run or None,
         precision=state.precision or None,
         best_epoch=state.best_epoch,
-        image=order.spec.image,
+        image=run.spec.image,
         versions={"python": platform.python_version(), **{name: package_version(name) for name in LIBRARIES}},
     )
 

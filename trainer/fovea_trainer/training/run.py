@@ -1,4 +1,4 @@
-"""A training from its order to the stored bundle: fit (on Ray or here), then finish."""
+"""A training from its run spec to the stored bundle: fit (on Ray or here), then finish."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,18 +15,15 @@ from fovea_api.architectures import find, read_options
 from fovea_api.common import parse_quantity
 from fovea_api.errors import FoveaError, InvalidInput, Retryable
 from fovea_api.run import Execution, Progress, RunResult, RunSpec
-from fovea_api.trainingjob import Recipe
 
-from fovea_trainer.data.version import OpenVersion, open_version
+from fovea_trainer.environment import RunEnvironment
+from fovea_trainer.logs import log_to_stdout
 from fovea_trainer.reporting import Reporter, StatusReporter
-from fovea_trainer.run import Surroundings, folder_of, log_to_stdout
-from fovea_trainer.store import Place, place
-from fovea_trainer.training.base_weights import fetch_base_weights
 from fovea_trainer.training.context import RayWorker, SingleProcess
 from fovea_trainer.training.finish import check_supported, finish
-from fovea_trainer.training.loop import Plan, fit
+from fovea_trainer.training.loop import fit
 from fovea_trainer.training.state import State
-from fovea_trainer.training.tracking import Tracker
+from fovea_trainer.training.training_run import TrainingRun
 
 WORKER_FAILURES = 100
 """Lost workers that Ray replaces before the attempt fails; each goes on from the last checkpoint."""
@@ -39,77 +35,20 @@ class WorkersLost(Retryable):
     """The Ray cluster could not go on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a worker needs to know; sent to it as it is."""
-
-    spec: RunSpec
-    surroundings: Surroundings
-
-    @property
-    def recipe(self) -> Recipe:
-        return Recipe.model_validate(self.spec.recipe)
-
-    @property
-    def folder(self) -> Place:
-        return folder_of(self.spec, self.surroundings.name)
-
-    @property
-    def bundles(self) -> Place:
-        """Where the job's bundles lie, each under its digest."""
-        return place(self.spec.store) / "trainingjob" / self.spec.owner.name / "bundles"
-
-    def open(self) -> OpenVersion:
-        """The dataset version, from this machine's cache, with the problem as it is stated now."""
-        given = self.spec.inputs.dataset
-        assert given is not None
-        version = open_version(given.artifact, self.surroundings.work_dir / "versions")
-        if given.problem is None:
-            return version
-        return replace(version, manifest=version.manifest.model_copy(update={"problem": given.problem}))
-
-    def plan(self, rank: int) -> Plan:
-        """How to carry out the work."""
-        events = self.surroundings.work_dir / "tensorboard" / f"attempt-{self.surroundings.attempt}"
-        tracker = None
-        if rank == 0:
-            name, job = self.surroundings.name, self.spec.owner.name
-            tracker = Tracker(events, self.folder / "tensorboard" / events.name, name, job, self._flat())
-        source = self.spec.inputs.base_weights or self.recipe.model.pretrained.uri
-        return Plan(
-            checkpoint_every=self.spec.execution.checkpoint_every_epochs,
-            base_weights=None if source is None else fetch_base_weights(source, self.surroundings.work_dir / "base"),
-            tracker=tracker,
-        )
-
-    def _flat(self) -> Mapping[str, object]:
-        flat: dict[str, object] = {}
-
-        def walk(value: object, path: str) -> None:
-            if isinstance(value, Mapping):
-                for name, item in value.items():
-                    walk(item, f"{path}.{name}" if path else name)
-            else:
-                flat[path] = value
-
-        walk(self.recipe.to_dict(), "")
-        return flat
-
-
-def train(spec: RunSpec, surroundings: Surroundings, reporter: Reporter) -> RunResult:
+def train(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunResult:
     """Trains, exports, evaluates and stores the bundle; gives the result without its end time."""
-    order = Order(spec, surroundings)
+    run = TrainingRun(spec, environment)
     if spec.inputs.dataset is None:
         raise InvalidInput("a training needs a dataset version", "spec.inputs.dataset")
-    check_supported(order.recipe)
-    read_options(find(order.recipe.model.architecture), order.recipe.model.options)
-    if surroundings.ray:
-        return _train_on_ray(order, reporter)
-    checkpoints = order.folder.local_path() if order.folder.is_local else surroundings.work_dir
+    check_supported(run.recipe)
+    read_options(find(run.recipe.model.architecture), run.recipe.model.options)
+    if environment.ray:
+        return _train_on_ray(run, reporter)
+    checkpoints = run.folder.local_path() if run.folder.is_local else environment.work_dir
     with _asked_to_stop() as stop:
-        context = SingleProcess(checkpoints / "checkpoints", spec.execution.checkpoints_kept, reporter.tell, stop)
-        state = fit(order.recipe, order.open(), context, order.plan(0))
-    return finish(order, state, reporter.tell)
+        context = SingleProcess(checkpoints / "checkpoints", spec.execution.checkpoints_kept, reporter.report, stop)
+        state = fit(run.recipe, run.open(), context, run.plan(0))
+    return finish(run, state, reporter.report)
 
 
 @contextmanager
@@ -133,30 +72,30 @@ def _asked_to_stop() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _train_on_ray(order: Order, reporter: Reporter) -> RunResult:
+def _train_on_ray(run: TrainingRun, reporter: Reporter) -> RunResult:
     import ray
     import ray.train
     import ray.train.torch
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    execution = order.spec.execution
+    execution = run.spec.execution
     resources = worker_resources(execution)
     workers: int | tuple[int, int] = execution.workers
     if execution.min_workers is not None and execution.max_workers is not None:
         workers = (execution.min_workers, execution.max_workers)
-    filesystem, path = (order.folder / "ray").arrow()
+    filesystem, path = (run.folder / "ray").arrow()
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # lost with us alone
     verdict: Any = ray.remote(num_cpus=0)(_Verdict).options(scheduling_strategy=here).remote()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"order": order, "verdict": verdict},
+        train_loop_config={"run": run, "verdict": verdict},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]  # Ray's annotation knows no elasticity
             use_gpu="GPU" in resources,
             resources_per_worker=resources,
         ),
         run_config=ray.train.RunConfig(
-            name=order.surroundings.name,
+            name=run.environment.name,
             storage_path=path,
             storage_filesystem=filesystem,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=execution.checkpoints_kept),
@@ -173,10 +112,10 @@ def _train_on_ray(order: Order, reporter: Reporter) -> RunResult:
     if result.checkpoint is None:
         raise WorkersLost("training ended without a checkpoint")
     rest = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(_finish)
-    done: tuple[RunResult, Progress] | FoveaError = ray.get(rest.remote(order, result.checkpoint))
+    done: tuple[RunResult, Progress] | FoveaError = ray.get(rest.remote(run, result.checkpoint))
     if isinstance(done, FoveaError):
         raise done
-    reporter.tell(done[1])  # this process reports last, and its report replaces the workers'
+    reporter.report(done[1])  # this process reports last, and its report replaces the workers'
     return done[0]
 
 
@@ -198,39 +137,39 @@ def _worker(config: Mapping[str, Any]) -> None:
     import ray
 
     log_to_stdout()
-    order, verdict = config["order"], config["verdict"]
-    assert isinstance(order, Order)
+    run, verdict = config["run"], config["verdict"]
+    assert isinstance(run, TrainingRun)
     if ray.get(verdict.get.remote()) is not None:
         return
     try:
-        _train_as_worker(order)
+        _train_as_worker(run)
     except FoveaError as error:
         if not isinstance(error, Retryable):
             ray.get(verdict.set.remote(error))
         raise
 
 
-def _train_as_worker(order: Order) -> None:
+def _train_as_worker(run: TrainingRun) -> None:
     import torch
 
-    torch.set_num_threads(worker_threads(order.spec.execution))  # Ray sets one
-    status = order.surroundings.status
+    torch.set_num_threads(worker_threads(run.spec.execution))  # Ray sets one
+    status = run.environment.status
     with StatusReporter(status) if status is not None else nullcontext() as reporter:
-        context = RayWorker(reporter.tell if reporter is not None else lambda progress: None)
-        fit(order.recipe, order.open(), context, order.plan(context.rank))
+        context = RayWorker(reporter.report if reporter is not None else lambda progress: None)
+        fit(run.recipe, run.open(), context, run.plan(context.rank))
 
 
-def _finish(order: Order, checkpoint: object) -> tuple[RunResult, Progress] | FoveaError:
+def _finish(run: TrainingRun, checkpoint: object) -> tuple[RunResult, Progress] | FoveaError:
     """The rest of the run, as a Ray task on a worker's resources; the result and the last progress told."""
     import ray.train
     import torch
 
     log_to_stdout()
     assert isinstance(checkpoint, ray.train.Checkpoint)
-    torch.set_num_threads(worker_threads(order.spec.execution))
+    torch.set_num_threads(worker_threads(run.spec.execution))
     with checkpoint.as_directory() as folder:
         state = State.load(Path(folder))
-    status = order.surroundings.status
+    status = run.environment.status
     told: list[Progress] = []
     try:
         with StatusReporter(status) if status is not None else nullcontext() as reporter:
@@ -238,9 +177,9 @@ def _finish(order: Order, checkpoint: object) -> tuple[RunResult, Progress] | Fo
             def tell(progress: Progress) -> None:
                 told.append(progress)
                 if reporter is not None:
-                    reporter.tell(progress)
+                    reporter.report(progress)
 
-            return finish(order, state, tell), told[-1]
+            return finish(run, state, tell), told[-1]
     except FoveaError as error:  # Ray would wrap it in a text
         return error
 

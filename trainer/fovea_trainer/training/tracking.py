@@ -14,7 +14,7 @@ from fovea_api.errors import FoveaError, Interrupted
 from torch.utils.tensorboard import SummaryWriter
 
 from fovea_trainer.data.sources import without_secrets
-from fovea_trainer.store import Place
+from fovea_trainer.store import StorePath
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,7 +50,7 @@ class Tracker:
     """
 
     def __init__(
-        self, folder: Path, target: Place | None, name: str, experiment: str, parameters: Mapping[str, object]
+        self, folder: Path, target: StorePath | None, name: str, experiment: str, parameters: Mapping[str, object]
     ) -> None:
         self._folder, self._target = folder, target
         self._events = SummaryWriter(str(folder))

@@ -17,7 +17,7 @@ from fovea_api.dataset import Format
 from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.records import Found, Labels
-from fovea_trainer.store import Entry, Place
+from fovea_trainer.store import Entry, StorePath
 
 ANNOTATION_BYTES = 16 << 20
 """Largest annotation file of one image; real ones are a thousandth of that."""
@@ -36,19 +36,19 @@ _MODULES: Mapping[Format, str] = {
 class Tree:
     """The files of a source. `files` stays in the parent process: it can be long."""
 
-    root: Place
+    root: StorePath
     files: Mapping[str, int] = field(default_factory=dict)
     """Size in bytes by path relative to the root."""
 
     @classmethod
-    def of(cls, root: Place) -> Tree:
+    def of(cls, root: StorePath) -> Tree:
         """Lists a folder. Folders of the system (`.git`, `__MACOSX`) and hidden files are left out."""
         return cls(root, {entry.path: entry.size for entry in root.files() if not _hidden(entry)})
 
     def __getstate__(self) -> dict[str, object]:
         return {"root": self.root, "files": {}}
 
-    def __truediv__(self, path: str) -> Place:
+    def __truediv__(self, path: str) -> StorePath:
         return self.root / path
 
     def with_suffix(self, *suffixes: str) -> Iterator[str]:

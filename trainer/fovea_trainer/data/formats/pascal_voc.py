@@ -23,7 +23,7 @@ from fovea_trainer.data.records import (
     Problem,
     ProblemKind,
 )
-from fovea_trainer.store import Place
+from fovea_trainer.store import StorePath
 
 MAX_DEPTH = 32
 """Nesting of elements; a real annotation has 4."""
@@ -106,7 +106,7 @@ def open_reader(tree: Tree, options: Options) -> Reader:
     return PascalVOC(tree)
 
 
-def parse_annotation(file: Place, path: str) -> Labels:
+def parse_annotation(file: StorePath, path: str) -> Labels:
     """The boxes of an annotation file. Raises InvalidInput with `path:line`; bad objects become problems."""
     root = parse_xml(file.read_bytes(ANNOTATION_BYTES), path)
     if root.tag != "annotation":

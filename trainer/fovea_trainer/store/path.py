@@ -1,51 +1,30 @@
-"""All access to stored files: local paths, `file://`, `pvc://claim/path`, `s3://bucket/path`, `gs://…`.
+"""Files and folders in a store: local paths, `file://`, `pvc://claim/path`, `s3://bucket/path`, `gs://…`.
 
-A `Place` is a URI with what is needed to open it. It is small and can be sent to other processes; each
+A `StorePath` is a URI with what is needed to open it. It is small and can be sent to other processes; each
 process opens its own connection. Writes are atomic: on object stores by nature, on file systems by a rename.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-from fovea_api.errors import InvalidInput, Retryable
+from fovea_api.errors import InvalidInput
 from pyarrow import fs
 
-PVC_ROOT = "FOVEA_PVC_ROOT"
-"""Environment variable: the folder in which a pod finds its claims, each under its name."""
-CONNECT_TIMEOUT_SECONDS = 10.0
-"""Of an object store; a wrong endpoint should be told soon."""
-REQUEST_TIMEOUT_SECONDS = 120.0
-"""Of one request; parts of large objects on slow links take a while."""
-COPY_CHUNK_BYTES = 8 << 20
-"""Bytes held in memory while a file is copied."""
+from fovea_trainer.store.atomic import COPY_CHUNK_BYTES, Replacing, copy_file, write_file
+from fovea_trainer.store.errors import AccessDenied, NotFound, StoreUnavailable, explained
+from fovea_trainer.store.filesystems import filesystem, locate
+
 SCHEMES = ("file", "pvc", "s3", "gs")
 
 _T = TypeVar("_T")
-
-
-class NotFound(InvalidInput):
-    """Nothing is stored there."""
-
-
-class AccessDenied(InvalidInput):
-    """The store refuses the credentials."""
-
-
-class StoreUnavailable(Retryable):
-    """The store does not answer, or failed while it worked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +38,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StorePath:
     """A file or folder in a store.
 
     Args:
@@ -71,7 +50,24 @@ class Place:
     uri: str
     credentials: str | None = None
 
-    def __truediv__(self, path: str) -> Place:
+    @classmethod
+    def parse(cls, uri: str, credentials: str | None = None) -> StorePath:
+        """The path of a URI or a local path. Raises InvalidInput for a scheme that is not a store's."""
+        scheme = urlsplit(uri).scheme
+        if scheme and scheme not in SCHEMES:
+            raise InvalidInput(
+                f"{scheme}:// is not a store",
+                uri,
+                "use a local path, pvc://claim/path, s3://bucket/path or gs://bucket/path",
+            )
+        if scheme in ("", "file"):
+            path = Path(urlsplit(uri).path if scheme else uri).expanduser()
+            return cls(str(path.absolute()), credentials)
+        result = cls(uri.rstrip("/"), credentials)
+        locate(result.uri)
+        return result
+
+    def __truediv__(self, path: str) -> StorePath:
         """The place `path` below this one. Raises InvalidInput where `path` leaves it."""
         if not path:
             return self
@@ -100,7 +96,7 @@ class Place:
         """The path on the file system. Raises InvalidInput for an object store."""
         if not self.is_local:
             raise InvalidInput("this is not on a file system", self.uri)
-        return Path(_locate(self.uri))
+        return Path(locate(self.uri))
 
     # --- Reading ---
 
@@ -191,8 +187,8 @@ class Place:
     def write_bytes(self, data: bytes) -> None:
         """Writes the file whole or not at all, replacing an earlier one; makes the folders above it."""
         if self.is_local:
-            with _replacing(self.local_path()) as temporary:
-                self._call(lambda: _write_local(temporary, data))
+            with Replacing(self.local_path()) as temporary:
+                self._call(lambda: write_file(temporary, data))
             return
 
         def write() -> None:
@@ -217,8 +213,8 @@ class Place:
                     target.write(chunk)
 
         if self.is_local:
-            with _replacing(self.local_path()) as temporary:
-                self._call(lambda: _copy_local(file, temporary))
+            with Replacing(self.local_path()) as temporary:
+                self._call(lambda: copy_file(file, temporary))
         else:
             self._call(copy)
 
@@ -233,7 +229,7 @@ class Place:
                 while chunk := source.read(COPY_CHUNK_BYTES):
                     target.write(chunk)
 
-        with _replacing(file) as temporary:
+        with Replacing(file) as temporary:
             self._call(lambda: copy(temporary))
 
     def upload_tree(self, folder: Path, *, last: str | None = None) -> None:
@@ -270,10 +266,10 @@ class Place:
     # --- Plumbing ---
 
     def _filesystem(self) -> fs.FileSystem:
-        return _filesystem(urlsplit(self.uri).scheme, self.credentials)
+        return filesystem(urlsplit(self.uri).scheme, self.credentials)
 
     def _path(self) -> str:
-        return _locate(self.uri)
+        return locate(self.uri)
 
     def _info(self) -> fs.FileInfo:
         return self._filesystem().get_file_info(self._path())
@@ -289,146 +285,6 @@ class Place:
         except (NotADirectoryError, IsADirectoryError) as error:
             raise InvalidInput("a file was expected where a folder is, or the reverse", self.uri) from error
         except OSError as error:
-            raise _explain(error, self.uri) from error
+            raise explained(error, self.uri) from error
         except pa.ArrowException as error:
             raise StoreUnavailable(str(error), self.uri) from error
-
-
-def place(uri: str, credentials: str | None = None) -> Place:
-    """The place of a URI or a local path. Raises InvalidInput for a scheme that is not a store's."""
-    scheme = urlsplit(uri).scheme
-    if scheme and scheme not in SCHEMES:
-        raise InvalidInput(
-            f"{scheme}:// is not a store",
-            uri,
-            "use a local path, pvc://claim/path, s3://bucket/path or gs://bucket/path",
-        )
-    if scheme in ("", "file"):
-        path = Path(urlsplit(uri).path if scheme else uri).expanduser()
-        return Place(str(path.absolute()), credentials)
-    result = Place(uri.rstrip("/"), credentials)
-    _locate(result.uri)
-    return result
-
-
-def _locate(uri: str) -> str:
-    """What the file system calls the path of a URI."""
-    if "://" not in uri:
-        return uri
-    scheme, rest = uri.split("://", 1)
-    root, _, path = rest.partition("/")
-    if any(part == ".." for part in path.split("/")):
-        raise InvalidInput("the path contains '..'", uri, "write it without")
-    if scheme == "file":
-        return f"/{path}"
-    if not root:
-        raise InvalidInput(f"the {'claim' if scheme == 'pvc' else 'bucket'} is missing", uri, f"{scheme}://name/path")
-    if scheme == "pvc":
-        claims = os.environ.get(PVC_ROOT)
-        if not claims:
-            raise InvalidInput(
-                "a claim can be read in a pod only",
-                uri,
-                f"give a local path, or set {PVC_ROOT} to a folder of claims",
-            )
-        return f"{claims.rstrip('/')}/{root}/{path}".rstrip("/")
-    return f"{root}/{path}".rstrip("/")
-
-
-@cache
-def _filesystem(scheme: str, credentials: str | None) -> fs.FileSystem:
-    if scheme == "s3":
-        return _s3(_settings(credentials))
-    if scheme == "gs":
-        # Application default credentials; a mounted key file is named by GOOGLE_APPLICATION_CREDENTIALS.
-        return fs.GcsFileSystem()
-    return fs.LocalFileSystem()
-
-
-def _settings(credentials: str | None) -> dict[str, str]:
-    """The AWS_* settings: the environment's, or those of a mounted Secret's files alone."""
-    if credentials is None:
-        return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    folder = Path(credentials)
-    if not folder.is_dir():
-        raise InvalidInput(
-            "the folder with the credentials does not exist", credentials, "check the secretRef of the source"
-        )
-    # A key that the Secret lacks is not taken from the environment: that one is of another store.
-    return {file.name: file.read_text().strip() for file in folder.iterdir() if file.is_file()}
-
-
-def _s3(settings: dict[str, str]) -> fs.S3FileSystem:
-    endpoint = urlsplit(settings.get("AWS_ENDPOINT_URL_S3") or settings.get("AWS_ENDPOINT_URL") or "")
-    # Path-style addressing (bucket in the path) is what arrow does whenever an endpoint is given.
-    return fs.S3FileSystem(
-        access_key=settings.get("AWS_ACCESS_KEY_ID"),
-        secret_key=settings.get("AWS_SECRET_ACCESS_KEY"),
-        session_token=settings.get("AWS_SESSION_TOKEN"),
-        region=settings.get("AWS_REGION") or settings.get("AWS_DEFAULT_REGION") or "us-east-1",
-        scheme=endpoint.scheme or "https",
-        endpoint_override=endpoint.netloc or None,
-        force_virtual_addressing=False,
-        tls_ca_file_path=_certificates(settings.get("AWS_CA_BUNDLE")),
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        request_timeout=REQUEST_TIMEOUT_SECONDS,
-    )
-
-
-def _certificates(bundle: str | None) -> str | None:
-    """Path of a file of certificates; a Secret may hold the certificates themselves."""
-    if not bundle or not bundle.lstrip().startswith("-----BEGIN"):
-        return bundle or None
-    handle, path = tempfile.mkstemp(prefix="fovea-ca-", suffix=".pem")
-    with os.fdopen(handle, "w") as file:
-        file.write(bundle)
-    return path
-
-
-def _explain(error: OSError, uri: str) -> InvalidInput | Retryable:
-    text = str(error)
-    if any(
-        word in text for word in ("ACCESS_DENIED", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403")
-    ):
-        return AccessDenied("the store refuses the credentials", uri, "check the keys of the Secret")
-    if "NO_SUCH_BUCKET" in text or "NoSuchBucket" in text:
-        return NotFound("the bucket does not exist", uri, "create it or check its name")
-    if error.errno == 28:
-        return StoreUnavailable("no space is left", uri, "make room or enlarge the volume")
-    return StoreUnavailable(text.splitlines()[0] if text else repr(error), uri, "check the store and its endpoint")
-
-
-class _replacing:
-    """A temporary file beside `target` that takes its place when the block ends well, and goes otherwise."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
-
-    def __enter__(self) -> Path:
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _explain(error, str(self.target)) from error
-        return self.temporary
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            if kind is None:
-                with self.temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(self.temporary, self.target)
-        except OSError as failed:  # a file system may notice a full disk only here
-            raise _explain(failed, str(self.target)) from failed
-        finally:
-            self.temporary.unlink(missing_ok=True)
-
-
-def _write_local(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-
-
-def _copy_local(source: Path, target: Path) -> None:
-    with source.open("rb") as reader, target.open("wb") as writer:
-        shutil.copyfileobj(reader, writer, COPY_CHUNK_BYTES)

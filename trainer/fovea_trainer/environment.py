@@ -1,0 +1,54 @@
+"""Where a run works beside its spec: its name, its attempt, its folder, and the Run object that it reports into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fovea_api.errors import InvalidInput
+from fovea_api.run import RunSpec, RunType
+from pydantic import ValidationError
+
+from fovea_trainer.reporting import RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnvironment:
+    """Where a run works, beside its spec.
+
+    Args:
+        name: Name of the run.
+        attempt: Number of the attempt, from 1.
+        work_dir: Local folder for caches and intermediate files.
+        ray: Whether training runs on Ray, else in this process.
+        status: The Run object to report into; None: there is none.
+    """
+
+    name: str
+    attempt: int
+    work_dir: Path
+    ray: bool
+    status: RunStatus | None = None
+
+
+def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, RunEnvironment]:
+    """The run spec and where it is carried out. Raises InvalidInput."""
+    try:
+        spec = RunSpec.model_validate_json(environment["FOVEA_RUN"])
+        name, namespace = environment["FOVEA_RUN_NAME"], environment["FOVEA_NAMESPACE"]
+        host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
+    except KeyError as error:
+        raise InvalidInput(
+            f"the variable {error.args[0]} is not set", None, "`fovea run` works in a run's pod only"
+        ) from error
+    except ValidationError as error:
+        raise InvalidInput(str(error), "FOVEA_RUN") from error
+    run_environment = RunEnvironment(
+        name=name,
+        attempt=int(environment.get("FOVEA_ATTEMPT", "1")),
+        work_dir=Path(environment.get("FOVEA_WORK_DIR", "/fovea/work")),
+        ray=spec.type is RunType.TRAINING,
+        status=RunStatus(f"https://{f'[{host}]' if ':' in host else host}:{port}", namespace, name),
+    )
+    return spec, run_environment

@@ -1,0 +1,49 @@
+"""Files of a local file system that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from fovea_trainer.store.errors import explained
+
+COPY_CHUNK_BYTES = 8 << 20
+"""Bytes held in memory while a file is copied."""
+
+
+class Replacing:
+    """A temporary file beside `target` that takes its place when the block ends well, and goes otherwise."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
+
+    def __enter__(self) -> Path:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explained(error, str(self.target)) from error
+        return self.temporary
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            if kind is None:
+                with self.temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(self.temporary, self.target)
+        except OSError as failed:  # a file system may notice a full disk only here
+            raise explained(failed, str(self.target)) from failed
+        finally:
+            self.temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, COPY_CHUNK_BYTES)

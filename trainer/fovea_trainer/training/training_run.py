@@ -1,0 +1,74 @@
+"""A training's run spec with where it is carried out: what every process that takes part in it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from fovea_api.run import RunSpec
+from fovea_api.trainingjob import Recipe
+
+from fovea_trainer.data.version import OpenVersion, open_version
+from fovea_trainer.environment import RunEnvironment
+from fovea_trainer.results import folder_of, owner_folder
+from fovea_trainer.store import StorePath
+from fovea_trainer.training.base_weights import fetch_base_weights
+from fovea_trainer.training.loop import Plan
+from fovea_trainer.training.tracking import Tracker
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """What a worker needs to know; sent to it as it is."""
+
+    spec: RunSpec
+    environment: RunEnvironment
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate(self.spec.recipe)
+
+    @property
+    def folder(self) -> StorePath:
+        return folder_of(self.spec, self.environment.name)
+
+    @property
+    def bundles(self) -> StorePath:
+        """Where the job's bundles lie, each under its digest."""
+        return owner_folder(self.spec.store, self.spec.owner) / "bundles"
+
+    def open(self) -> OpenVersion:
+        """The dataset version, from this machine's cache, with the problem as it is stated now."""
+        given = self.spec.inputs.dataset
+        assert given is not None
+        version = open_version(given.artifact, self.environment.work_dir / "versions")
+        if given.problem is None:
+            return version
+        return replace(version, manifest=version.manifest.model_copy(update={"problem": given.problem}))
+
+    def plan(self, rank: int) -> Plan:
+        """How to carry out the work."""
+        events = self.environment.work_dir / "tensorboard" / f"attempt-{self.environment.attempt}"
+        tracker = None
+        if rank == 0:
+            name, job = self.environment.name, self.spec.owner.name
+            tracker = Tracker(events, self.folder / "tensorboard" / events.name, name, job, self._flat())
+        source = self.spec.inputs.base_weights or self.recipe.model.pretrained.uri
+        return Plan(
+            checkpoint_every=self.spec.execution.checkpoint_every_epochs,
+            base_weights=None if source is None else fetch_base_weights(source, self.environment.work_dir / "base"),
+            tracker=tracker,
+        )
+
+    def _flat(self) -> Mapping[str, object]:
+        flat: dict[str, object] = {}
+
+        def walk(value: object, path: str) -> None:
+            if isinstance(value, Mapping):
+                for name, item in value.items():
+                    walk(item, f"{path}.{name}" if path else name)
+            else:
+                flat[path] = value
+
+        walk(self.recipe.to_dict(), "")
+        return flat
