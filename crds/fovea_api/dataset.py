@@ -296,6 +296,9 @@ class Quality(Model):
     """For labels that are degenerate, outside of the image or of an unknown class."""
     near_duplicates: Literal["Ignore", "Report", "Drop"] = "Report"
     """For images that look alike."""
+    max_faulty_images: Fraction = 0.1
+    """The build fails when a larger share of the images is faulty: unreadable or missing, or with labels that cannot be
+    read; up to it they are reported. A single image fails no build, unless this is 0; 1 lets every share pass."""
     min_images_per_class: Annotated[Int, Field(ge=0, le=1_000_000)] = 0
     """The build fails when a class has fewer images."""
 

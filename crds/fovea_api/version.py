@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
@@ -39,6 +40,29 @@ class QualitySummary(Model):
     """Train images that look like a test image."""
 
 
+class Severity(StrEnum):
+    """How bad a finding is."""
+
+    NOTE = "Note"
+    WARNING = "Warning"
+    SERIOUS = "Serious"
+
+
+class FindingSummary(Model):
+    """All findings of one kind in a build, in a line."""
+
+    kind: Word
+    """What was found, such as MissingImage; the quality report says what each kind means for training."""
+    severity: Severity
+    """Note: nothing is lost. Warning: something is left out or doubtful. Serious: a model trained on it learns
+    something wrong, or nothing."""
+    count: Annotated[Int, Field(ge=1)]
+    """How often."""
+    message: Text
+    """The first of them: where, and what."""
+
+
+Findings = Annotated[tuple[FindingSummary, ...], Field(max_length=64)]
 SplitCounts = Annotated[Mapping[Word, Annotated[Int, Field(ge=0)]], Field(max_length=8)]
 
 
@@ -57,6 +81,8 @@ class DatasetSummary(Model):
     """The classes in the order of their index."""
     quality: QualitySummary = QualitySummary()
     """What the checks found."""
+    findings: Findings = ()
+    """What is not right, by kind, the worst first."""
 
 
 Facts = Mapping[str, JsonValue]
@@ -126,6 +152,8 @@ class DatasetVersion(Model):
     """The version whose split assignments were kept."""
     quality: QualitySummary = QualitySummary()
     """What the checks found."""
+    findings: Findings = ()
+    """What is not right, by kind, the worst first."""
     class_summaries: tuple[ClassSummary, ...] = ()
     """How often each class occurs, in the order of the class index."""
     metadata: Facts = {}
@@ -142,4 +170,5 @@ class DatasetVersion(Model):
             splits=self.splits,
             classes=self.class_summaries,
             quality=self.quality,
+            findings=self.findings,
         )

@@ -8,7 +8,8 @@ import pytest
 from dataset_support import BCCD
 from fovea_api.errors import InvalidInput
 from fovea_trainer.data.checks import check_boxes, clusters, inspect_image, near_duplicates
-from fovea_trainer.data.records import Box, ProblemKind
+from fovea_trainer.data.findings import FindingKind
+from fovea_trainer.data.records import Box
 from PIL import Image
 
 FILES = sorted((BCCD / "JPEGImages").glob("*.jpg"))[:60]
@@ -97,12 +98,12 @@ def test_boxes() -> None:
     assert [box.place for box in good] == ["right", "other class", "rounding", "across"]
     assert good[3].corners == (90, 40, 100, 50)
     assert {problem.place: problem.kind for problem in problems} == {
-        "again": ProblemKind.DUPLICATE_BOX,
-        "thin": ProblemKind.DEGENERATE_BOX,
-        "across": ProblemKind.CLIPPED_BOX,
-        "outside": ProblemKind.OUTSIDE_BOX,
-        "NaN": ProblemKind.INVALID_LABEL,
-        "swapped": ProblemKind.DEGENERATE_BOX,
+        "again": FindingKind.DUPLICATE_BOX,
+        "thin": FindingKind.DEGENERATE_BOX,
+        "across": FindingKind.CLIPPED_BOX,
+        "outside": FindingKind.OUTSIDE_BOX,
+        "NaN": FindingKind.INVALID_LABEL,
+        "swapped": FindingKind.DEGENERATE_BOX,
     }
 
 

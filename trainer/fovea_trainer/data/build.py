@@ -21,17 +21,18 @@ import pyarrow.parquet as pq
 from fovea_api.dataset import Recipe, empty_sources, unsupported
 from fovea_api.errors import CorruptData, InvalidInput, NotSupported
 from fovea_api.run import Progress, VersionInput
-from fovea_api.version import MANIFEST, DatasetSummary, DatasetVersion
+from fovea_api.version import MANIFEST, DatasetSummary, DatasetVersion, Severity
 
 from fovea_trainer.data import report
 from fovea_trainer.data.coco_export import write_coco
 from fovea_trainer.data.draft import Draft, draft_version
+from fovea_trainer.data.findings import LOST_IMAGE, LOST_LABEL, Finding, FindingKind
 from fovea_trainer.data.formats import Options, open_reader
 from fovea_trainer.data.index import Index
 from fovea_trainer.data.pictures import pair_pictures, pictures, sample_digests
 from fovea_trainer.data.progress import ProgressMeter
 from fovea_trainer.data.read import OpenSource, check_chunk
-from fovea_trainer.data.records import BROKEN_IMAGE, BROKEN_LABEL, Found, Problem, ProblemKind
+from fovea_trainer.data.records import Found
 from fovea_trainer.data.shards import write_shards
 from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.splits import SPLITS, Kept
@@ -42,8 +43,8 @@ from fovea_trainer.store import NotFound, StorePath
 CHUNK = 32
 """Images that a worker is given at once."""
 EXCLUDE_BYTES = 256 << 20
-SHOWN_PROBLEMS = 10
-"""Problems that an error lists."""
+SHOWN_FINDINGS = 10
+"""Findings that an error lists."""
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def build_dataset(
     with closing(Index(work / "index.sqlite")) as index, Workers(workers) as pool:
         for source, why in empty_sources(recipe):
             log.warning("%s is empty: %s", source, why)
-            index.problem(Problem(ProblemKind.EMPTY_SOURCE, source, why))
+            index.add_finding(Finding(FindingKind.EMPTY_SOURCE, source, why))
         _read(sources, index, pool, excluded, meter)
         _refuse(recipe, index)
         classes = recipe.classes or tuple(index.classes())
@@ -129,12 +130,13 @@ def build_dataset(
 
 
 def _log_draft(draft: Draft) -> None:
-    statistics, quality = draft.statistics, draft.quality
+    statistics = draft.statistics
     splits = ", ".join(f"{statistics.splits[split]} {split}" for split in SPLITS if statistics.splits[split])
     log.info("%d images with %d annotations: %s", statistics.images, statistics.annotations, splits)
-    found = {name.replace("_", " "): count for name, count in quality.model_dump().items() if count}
-    if found:
-        log.info("the checks found %s", ", ".join(f"{count} {name}" for name, count in found.items()))
+    for tally in draft.findings:
+        level = logging.INFO if tally.severity is Severity.NOTE else logging.WARNING
+        log.log(level, "%d times %s (%s), first %s", tally.count, tally.kind.heading.lower(), tally.kind.done,
+                tally.summary().message)  # fmt: skip
 
 
 def _result(manifest: DatasetVersion, target: StorePath, adopted: bool) -> BuildResult:
@@ -178,8 +180,8 @@ def _read(
         for checked in pool.map(check_chunk, ((source, chunk) for chunk in _chunks(source.reader.scan(), CHUNK))):
             for item in checked:
                 if item.digest and (item.digest in excluded or item.name in excluded):
-                    item = replace(item, digest="", problems=())
-                    index.problem(Problem(ProblemKind.EXCLUDED, f"{source.name}: {item.name}", "listed in exclude"))
+                    item = replace(item, digest="", findings=())
+                    index.add_finding(Finding(FindingKind.EXCLUDED, f"{source.name}: {item.name}", "listed in exclude"))
                 index.add(number, item, source.name)
             done += len(checked)
             meter.images("Checking", done, max(done, total), 0, 60)
@@ -195,23 +197,31 @@ def _chunks(items: Iterable[Found], size: int) -> Iterator[list[Found]]:
 def _refuse(recipe: Recipe, index: Index) -> None:
     """Fails where the recipe says so."""
     for wanted, kinds, what in (
-        (recipe.quality.on_corrupt_image, BROKEN_IMAGE, "images are corrupt"),
-        (recipe.quality.on_invalid_label, BROKEN_LABEL, "labels are invalid"),
+        (recipe.quality.on_corrupt_image, LOST_IMAGE, "images are corrupt"),
+        (recipe.quality.on_invalid_label, LOST_LABEL, "labels are invalid"),
     ):
         if wanted == "Fail" and (count := sum(index.counts[kind] for kind in kinds)):
             raise InvalidInput(
-                f"{count} {what}: {_first(index.problems(kinds))}",
+                f"{count} {what}: {_first(index.findings(kinds))}",
                 "spec.quality",
                 "repair them, or set Drop to leave them out",
             )
     if not index.any():
-        problems = _first(index.problems(tuple(ProblemKind))) or "the sources are empty"
-        raise InvalidInput(f"no image with a usable label is left: {problems}", "spec.sources")
+        findings = _first(index.findings(tuple(FindingKind))) or "the sources are empty"
+        raise InvalidInput(f"no image with a usable label is left: {findings}", "spec.sources")
+    allowed = recipe.quality.max_faulty_images
+    if index.faulty > max(allowed * index.read, 1 if allowed else 0):
+        faulty = _first(index.findings([kind for kind in FindingKind if kind.faulty]))
+        raise InvalidInput(
+            f"{index.faulty} of {index.read} images are faulty, more than {allowed:.0%}: {faulty}",
+            "spec.quality.maxFaultyImages",
+            "repair them, or raise the share to build without them",
+        )
 
 
-def _first(problems: Sequence[Problem]) -> str:
-    shown = [f"{problem.place}: {problem.message}" for problem in problems[:SHOWN_PROBLEMS]]
-    return "; ".join(shown + (["…"] if len(problems) > SHOWN_PROBLEMS else []))
+def _first(findings: Sequence[Finding]) -> str:
+    shown = [str(finding) for finding in findings[:SHOWN_FINDINGS]]
+    return "; ".join(shown + (["…"] if len(findings) > SHOWN_FINDINGS else []))
 
 
 # --- Stage 3: write -----------------------------------------------------------------------------------------
@@ -254,6 +264,7 @@ def _write(
         provenance=draft.provenance,
         parent=parent.version if parent else None,
         quality=draft.quality,
+        findings=tuple(tally.summary() for tally in draft.findings),
         class_summaries=draft.statistics.class_summaries(),
         metadata={"fovea": package_version("fovea"), "pyarrow": pa.__version__, "opencv": cv2.__version__},
         digest=draft.digest,
@@ -262,9 +273,8 @@ def _write(
         name,
         manifest,
         draft.statistics,
-        report.Findings(
-            counts={kind: index.counts[kind] for kind in ProblemKind if index.counts[kind]},
-            problems={kind: index.problems((kind,)) for kind in ProblemKind if index.counts[kind]},
+        report.Contents(
+            findings=draft.findings,
             samples=pictures(draft, sources, index, sample_digests(draft, index)),
             pairs=pair_pictures(draft, sources, index),
             across=draft.across,

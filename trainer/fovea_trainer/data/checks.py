@@ -15,7 +15,8 @@ from fovea_serving.pipeline import decode
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from fovea_trainer.data.records import Box, Problem, ProblemKind
+from fovea_trainer.data.findings import Finding, FindingKind
+from fovea_trainer.data.records import Box
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 """What is opened at all; Pillow's rarer decoders are attack surface."""
@@ -139,27 +140,27 @@ def read_mask(data: bytes, place: str) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def check_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[list[Box], list[Problem]]:
+def check_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[list[Box], list[Finding]]:
     """The boxes that are right, clipped to the image, and what was wrong with the others."""
     good: dict[tuple[str, tuple[float, float, float, float]], Box] = {}
-    problems: list[Problem] = []
+    findings: list[Finding] = []
 
-    def told(kind: ProblemKind, box: Box, message: str) -> None:
-        problems.append(Problem(kind, box.place, message))
+    def told(kind: FindingKind, box: Box, message: str) -> None:
+        findings.append(Finding(kind, box.place, message))
 
     for box in boxes:
         corners = box.corners
         words = f"the {box.name} box {', '.join(f'{value:g}' for value in corners)}"
         if not all(math.isfinite(value) for value in corners):
-            told(ProblemKind.INVALID_LABEL, box, f"{words} has coordinates that are no finite numbers")
+            told(FindingKind.INVALID_LABEL, box, f"{words} has coordinates that are no finite numbers")
             continue
         if box.x2 - box.x1 < MIN_BOX_SIDE or box.y2 - box.y1 < MIN_BOX_SIDE:
-            told(ProblemKind.DEGENERATE_BOX, box, f"{words} is less than {MIN_BOX_SIDE:g} pixels wide or high")
+            told(FindingKind.DEGENERATE_BOX, box, f"{words} is less than {MIN_BOX_SIDE:g} pixels wide or high")
             continue
         x1, y1, x2, y2 = max(box.x1, 0.0), max(box.y1, 0.0), min(box.x2, width), min(box.y2, height)
         if x2 - x1 < MIN_BOX_SIDE or y2 - y1 < MIN_BOX_SIDE:
             told(
-                ProblemKind.OUTSIDE_BOX,
+                FindingKind.OUTSIDE_BOX,
                 box,
                 f"{words} lies outside of the image of {width} x {height} pixels",
             )
@@ -167,7 +168,7 @@ def check_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[list[Box
         over = max(x1 - box.x1, y1 - box.y1, box.x2 - x2, box.y2 - y2)
         if over > ROUNDING:
             told(
-                ProblemKind.CLIPPED_BOX,
+                FindingKind.CLIPPED_BOX,
                 box,
                 f"{words} leaves the image of {width} x {height} pixels; it is clipped",
             )
@@ -175,10 +176,10 @@ def check_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[list[Box
         x1, y1, x2, y2 = (float(np.float32(value)) for value in (x1, y1, x2, y2))
         key = (box.name, (x1, y1, x2, y2))
         if key in good:
-            told(ProblemKind.DUPLICATE_BOX, box, f"{words} is there twice")
+            told(FindingKind.DUPLICATE_BOX, box, f"{words} is there twice")
             continue
         good[key] = Box(box.name, x1, y1, x2, y2, box.difficult, box.place)
-    return list(good.values()), problems
+    return list(good.values()), findings
 
 
 # --- Images that look alike ---------------------------------------------------------------------------------

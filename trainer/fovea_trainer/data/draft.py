@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from fovea_trainer.data import report
 from fovea_trainer.data.checks import near_duplicates
+from fovea_trainer.data.findings import LOST_IMAGE, LOST_LABEL, Finding, FindingKind, Tally
 from fovea_trainer.data.index import Index, rows
 from fovea_trainer.data.read import OpenSource
-from fovea_trainer.data.records import BROKEN_IMAGE, BROKEN_LABEL, Problem, ProblemKind
 from fovea_trainer.data.sources import without_secrets
 from fovea_trainer.data.splits import SPLITS, Assignment, Item, Kept, assign
 from fovea_trainer.data.statistics import Statistics
@@ -37,6 +37,7 @@ class Draft:
     assignments: pa.Table
     statistics: Statistics
     quality: QualitySummary
+    findings: tuple[Tally, ...]
     provenance: tuple[SourceProvenance, ...]
     deviation: float
     alike: tuple[tuple[str, str], ...] = field(default=())
@@ -69,7 +70,7 @@ def draft_version(
     for first, second in dict(result.leaked).items():
         here, there = (index.name_of(ids[position], sources) for position in (first, second))
         message = f"the train image looks like the test image {there}; it leaves train"
-        index.problem(Problem(ProblemKind.SPLIT_LEAKAGE, here, message))
+        index.add_finding(Finding(FindingKind.SPLIT_LEAKAGE, here, message))
     index.db.executemany(
         "UPDATE items SET split = ?, grp = ? WHERE id = ?",
         (
@@ -84,9 +85,9 @@ def draft_version(
     _refuse_rare(recipe, statistics)
     in_pairs = {int(position) for pair in pairs for position in pair}
     quality = QualitySummary(
-        corrupt=sum(index.counts[kind] for kind in BROKEN_IMAGE),
-        invalid_labels=sum(index.counts[kind] for kind in BROKEN_LABEL),
-        exact_duplicates=index.counts[ProblemKind.EXACT_DUPLICATE],
+        corrupt=sum(index.counts[kind] for kind in LOST_IMAGE),
+        invalid_labels=sum(index.counts[kind] for kind in LOST_LABEL),
+        exact_duplicates=index.counts[FindingKind.EXACT_DUPLICATE],
         near_duplicates=len(in_pairs),
         split_leakage=len({first for first, _ in result.leaked}),
     )
@@ -99,6 +100,7 @@ def draft_version(
         assignments,
         statistics,
         quality,
+        index.tallies(recipe.quality.max_faulty_images),
         provenance,
         result.deviation,
         alike,
@@ -116,14 +118,14 @@ def _unique(recipe: Recipe, index: Index, numbers: Mapping[str, int]) -> tuple[l
     for number, digest, name, hint, names, content in index.db.execute(query):
         if items and items[-1].digest == digest:
             message = f"the image has the same bytes as {last_name}"
-            index.problem(Problem(ProblemKind.EXACT_DUPLICATE, name, message))
+            index.add_finding(Finding(FindingKind.EXACT_DUPLICATE, name, message))
             if content != last_content:
                 message = f"the same image has other labels than {last_name}, which are taken"
-                index.problem(Problem(ProblemKind.CONFLICTING_LABELS, name, message))
+                index.add_finding(Finding(FindingKind.CONFLICTING_LABELS, name, message))
             if hint and hint != items[-1].hint and recipe.splits.method == "FromSource":
                 strongest = "test" if "test" in (hint, items[-1].hint) else items[-1].hint or hint
                 message = f"the same image is in {hint} and {items[-1].hint}; it goes to {strongest}"
-                index.problem(Problem(ProblemKind.SPLIT_LEAKAGE, name, message))
+                index.add_finding(Finding(FindingKind.SPLIT_LEAKAGE, name, message))
                 items[-1] = replace(items[-1], hint=strongest)
             continue
         match = pattern.search(name) if pattern else None

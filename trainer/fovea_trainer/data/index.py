@@ -9,11 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fovea_trainer.data.read import Checked, Content, OpenSource
-from fovea_trainer.data.records import FileImage, ImageRef, Problem, ProblemKind, RawImage
+from fovea_api.version import Severity
 
-KEPT_PROBLEMS = 500
-"""Problems of a kind that the report lists; all are counted."""
+from fovea_trainer.data.findings import KINDS, RANK, Finding, FindingKind, Tally
+from fovea_trainer.data.read import Checked, Content, OpenSource
+from fovea_trainer.data.records import FileImage, ImageRef, RawImage
+
+KEPT_FINDINGS = 500
+"""Findings of a kind that are kept for the report; all are counted."""
 
 
 class Index:
@@ -22,14 +25,18 @@ class Index:
     def __init__(self, file: Path) -> None:
         file.unlink(missing_ok=True)
         self.file = file
-        self.counts: Counter[ProblemKind] = Counter()
+        self.counts: Counter[FindingKind] = Counter()
+        self.images: Counter[FindingKind] = Counter()
+        """Images that have a finding of a kind."""
+        self.read, self.faulty = 0, 0
+        """Images that were read, and those of them that have a finding of a faulty kind."""
         self.db = sqlite3.connect(file)
         self.db.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
             "CREATE TABLE items (id INTEGER PRIMARY KEY, digest TEXT, source INT, name TEXT, hint TEXT,"
             " image TEXT, width INT, height INT, hash BLOB, thumb BLOB, content TEXT, classes TEXT,"
             " split TEXT, grp TEXT);"
-            "CREATE TABLE problems (kind TEXT, place TEXT, message TEXT);"
+            "CREATE TABLE findings (kind TEXT, place TEXT, message TEXT, remedy TEXT);"
         )
         self.names: set[str] = set()
 
@@ -41,8 +48,12 @@ class Index:
         self.db.commit()
 
     def add(self, source: int, item: Checked, source_name: str) -> None:
-        for problem in item.problems:
-            self.problem(replace(problem, place=f"{source_name}: {problem.place}"))
+        kinds = {finding.kind for finding in item.findings}
+        self.read += 1
+        self.faulty += any(kind.faulty for kind in kinds)
+        self.images.update(kinds)
+        for finding in item.findings:
+            self.add_finding(replace(finding, place=f"{source_name}: {finding.place}"))
         if item.digest:
             self.names.update(item.classes)
             image = item.image
@@ -63,22 +74,33 @@ class Index:
                 ),
             )
 
-    def problem(self, problem: Problem) -> None:
-        self.counts[problem.kind] += 1
-        if self.counts[problem.kind] <= 100 * KEPT_PROBLEMS:
-            self.db.execute("INSERT INTO problems VALUES (?,?,?)", (problem.kind, problem.place, problem.message))
+    def add_finding(self, finding: Finding) -> None:
+        self.counts[finding.kind] += 1
+        if self.counts[finding.kind] <= 100 * KEPT_FINDINGS:
+            values = (finding.kind, finding.place, finding.message, finding.remedy)
+            self.db.execute("INSERT INTO findings VALUES (?,?,?,?)", values)
 
-    def problems(self, kinds: Sequence[ProblemKind]) -> list[Problem]:
-        """Problems of these kinds, sorted, so that they do not depend on the order of the workers."""
+    def findings(self, kinds: Sequence[FindingKind]) -> list[Finding]:
+        """Findings of these kinds, sorted, so that they do not depend on the order of the workers."""
         marks = ",".join("?" * len(kinds))
         rows = self.db.execute(
-            f"SELECT kind, place, message FROM problems WHERE kind IN ({marks}) ORDER BY place, message, kind LIMIT ?",
-            (*kinds, KEPT_PROBLEMS),
+            f"SELECT * FROM findings WHERE kind IN ({marks}) ORDER BY place, message, kind LIMIT ?",
+            (*kinds, KEPT_FINDINGS),
         )
-        return [Problem(ProblemKind(kind), place, message) for kind, place, message in rows]
+        return [Finding(KINDS[kind], place, message, remedy) for kind, place, message, remedy in rows]
+
+    def tallies(self, allowed: float) -> tuple[Tally, ...]:
+        """All findings by kind, the worst first. A warning about more than this share of the images is Serious."""
+        tallies = []
+        for kind, count in self.counts.items():
+            images = self.images[kind]
+            often = kind.severity is Severity.WARNING and images > allowed * self.read
+            severity = Severity.SERIOUS if often else kind.severity
+            tallies.append(Tally(kind, severity, count, images, tuple(self.findings((kind,)))))
+        return tuple(sorted(tallies, key=lambda tally: (RANK[tally.severity], tally.kind)))
 
     def name_of(self, number: int, sources: Sequence[OpenSource]) -> str:
-        """An image as problems name it: its source and its name."""
+        """An image as findings name it: its source and its name."""
         source, name = self.db.execute("SELECT source, name FROM items WHERE id = ?", (number,)).fetchone()
         return f"{sources[source].name}: {name}"
 

@@ -16,21 +16,10 @@ from fovea_api.errors import InvalidInput
 from numpy.typing import NDArray
 
 from fovea_trainer.data.checks import MAX_FILE_BYTES, check_boxes, inspect_image, inspect_pixels, read_mask
+from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree
 from fovea_trainer.data.formats.yolo import RELATIVE
-from fovea_trainer.data.records import (
-    IGNORE,
-    Box,
-    FileImage,
-    Found,
-    ImageRef,
-    Labels,
-    MaskFile,
-    Problem,
-    ProblemKind,
-    RawImage,
-    Region,
-)
+from fovea_trainer.data.records import IGNORE, Box, FileImage, Found, ImageRef, Labels, MaskFile, RawImage, Region
 from fovea_trainer.store import NotFound
 
 
@@ -94,7 +83,7 @@ class Checked:
     name: str
     image: ImageRef
     split: str | None
-    problems: tuple[Problem, ...]
+    findings: tuple[Finding, ...]
     digest: str = ""
     width: int = 0
     height: int = 0
@@ -112,24 +101,24 @@ def check_chunk(source: OpenSource, chunk: Sequence[Found]) -> list[Checked]:
 
 
 def check(source: OpenSource, found: Found) -> Checked:
-    """Reads and checks one image with its labels. What is wrong is told in `problems`, never raised.
+    """Reads and checks one image with its labels. What is wrong is told in `findings`, never raised.
 
     Only a store that fails raises.
     """
 
-    def left_out(kind: ProblemKind, error: InvalidInput) -> Checked:
-        problem = Problem(kind, error.place or found.name, error.message)
-        return Checked(found.name, found.image, found.split, (*problems, problem))
+    def left_out(kind: FindingKind, error: InvalidInput) -> Checked:
+        finding = Finding(kind, error.place or found.name, error.message)
+        return Checked(found.name, found.image, found.split, (*findings, finding))
 
-    problems: list[Problem] = []
+    findings: list[Finding] = []
     try:
         data = image_bytes(source.tree, found.image)
     except NotFound:
         place = found.labels_path or (found.labels.place if found.labels else found.name)
         error = InvalidInput(f"the image {found.name} is missing", place)
-        return left_out(ProblemKind.MISSING_IMAGE, error)
+        return left_out(FindingKind.MISSING_IMAGE, error)
     except InvalidInput as error:
-        return left_out(ProblemKind.CORRUPT_IMAGE, InvalidInput(error.message, found.name))
+        return left_out(FindingKind.CORRUPT_IMAGE, InvalidInput(error.message, found.name))
     try:
         if isinstance(found.image, RawImage):
             grey = raw_pixels(source.tree, found.image)
@@ -138,16 +127,16 @@ def check(source: OpenSource, found: Found) -> Checked:
         else:
             seen = inspect_image(data, found.name)
     except InvalidInput as error:
-        return left_out(ProblemKind.CORRUPT_IMAGE, error)
+        return left_out(FindingKind.CORRUPT_IMAGE, error)
     try:
         labels = found.labels if found.labels is not None else source.reader.read(found)
     except InvalidInput as error:
-        return left_out(ProblemKind.INVALID_LABEL, error)
-    problems.extend(labels.problems)
+        return left_out(FindingKind.INVALID_LABEL, error)
+    findings.extend(labels.findings)
     try:
-        content, classes = _content(source, labels, seen.width, seen.height, problems)
+        content, classes = _content(source, labels, seen.width, seen.height, findings)
     except InvalidInput as error:
-        return left_out(ProblemKind.INVALID_LABEL, error)
+        return left_out(FindingKind.INVALID_LABEL, error)
     if labels.size not in (None, RELATIVE, (seen.width, seen.height)):
         turned = " (EXIF turns the picture: boxes must refer to it as it is displayed)" if seen.turned else ""
         assert labels.size is not None
@@ -155,14 +144,14 @@ def check(source: OpenSource, found: Found) -> Checked:
             f"the annotation claims {labels.size[0]} x {labels.size[1]} pixels, "
             f"the image has {seen.width} x {seen.height}{turned}"
         )
-        problems.append(Problem(ProblemKind.SIZE_MISMATCH, labels.place, message))
-    if any(problem.kind == ProblemKind.UNLABELLED for problem in problems) or content is None:
-        return Checked(found.name, found.image, found.split, tuple(problems))
+        findings.append(Finding(FindingKind.SIZE_MISMATCH, labels.place, message))
+    if any(finding.kind == FindingKind.UNLABELLED for finding in findings) or content is None:
+        return Checked(found.name, found.image, found.split, tuple(findings))
     return Checked(
         found.name,
         found.image,
         found.split,
-        tuple(problems),
+        tuple(findings),
         hashlib.sha256(data).hexdigest(),
         seen.width,
         seen.height,
@@ -174,59 +163,59 @@ def check(source: OpenSource, found: Found) -> Checked:
 
 
 def _content(
-    source: OpenSource, labels: Labels, width: int, height: int, problems: list[Problem]
+    source: OpenSource, labels: Labels, width: int, height: int, findings: list[Finding]
 ) -> tuple[Content | None, tuple[str, ...]]:
     """Labels as the task wants them, and the classes shown. None where an image has no usable label."""
     task = source.options.task
     if task == Task.SEMANTIC_SEGMENTATION:
         if labels.mask is not None:
-            return _mask_content(source, labels.mask, width, height, problems)
+            return _mask_content(source, labels.mask, width, height, findings)
         regions = [
             Region(name, region.polygons, region.runs, region.size, region.place)
             for region in labels.regions
-            if (name := _known(source, region.name, region.place, problems)) is not None
+            if (name := _known(source, region.name, region.place, findings)) is not None
         ]
         wrong = [region for region in regions if region.runs and region.size != (height, width)]
         for region in wrong:
             message = f"the region has {region.size[1]} x {region.size[0]} pixels, the image {width} x {height}"
-            problems.append(Problem(ProblemKind.INVALID_LABEL, region.place, message))
+            findings.append(Finding(FindingKind.INVALID_LABEL, region.place, message))
         kept = tuple(region for region in regions if region not in wrong)
         return Content(regions=kept), tuple(sorted({region.name for region in kept}))
     known = [
         Box(name, *box.corners, box.difficult, box.place)
         for box in labels.boxes
-        if (name := _known(source, box.name, box.place, problems)) is not None
+        if (name := _known(source, box.name, box.place, findings)) is not None
     ]
     if task == Task.CLASSIFICATION:
         raw = [labels.name] if labels.name is not None else []
-        named = {name for text in raw if (name := _known(source, text, labels.place, problems)) is not None}
+        named = {name for text in raw if (name := _known(source, text, labels.place, findings)) is not None}
         names = sorted(named | {box.name for box in known})
         if len(names) > 1:
             message = f"the image has the classes {', '.join(names)}; classification wants one"
-            problems.append(Problem(ProblemKind.INVALID_LABEL, labels.place, message))
-        elif not names and not labels.problems and not problems and not raw and not labels.boxes:
-            problems.append(Problem(ProblemKind.UNLABELLED, labels.place, "the image has no class"))
+            findings.append(Finding(FindingKind.INVALID_LABEL, labels.place, message))
+        elif not names and not labels.findings and not findings and not raw and not labels.boxes:
+            findings.append(Finding(FindingKind.UNLABELLED, labels.place, "the image has no class"))
         return (Content(label=names[0]), (names[0],)) if len(names) == 1 else (None, ())
     if labels.size == RELATIVE:
         known = [
             Box(b.name, b.x1 * width, b.y1 * height, b.x2 * width, b.y2 * height, b.difficult, b.place) for b in known
         ]
-    good, wrong_boxes = check_boxes(known, width, height)
-    problems.extend(wrong_boxes)
+    good, of_boxes = check_boxes(known, width, height)
+    findings.extend(of_boxes)
     boxes = tuple(sorted((box.name, *box.corners, box.difficult) for box in good))
     return Content(boxes=boxes), tuple(sorted({box.name for box in good}))
 
 
-def _known(source: OpenSource, raw: str, place: str, problems: list[Problem]) -> str | None:
+def _known(source: OpenSource, raw: str, place: str, findings: list[Finding]) -> str | None:
     try:
         return source.class_of(raw, place)
     except InvalidInput as error:
-        problems.append(Problem(ProblemKind.UNKNOWN_CLASS, place, error.message))
+        findings.append(Finding(FindingKind.UNKNOWN_CLASS, place, error.message))
         return None
 
 
 def _mask_content(
-    source: OpenSource, mask: MaskFile, width: int, height: int, problems: list[Problem]
+    source: OpenSource, mask: MaskFile, width: int, height: int, findings: list[Finding]
 ) -> tuple[Content | None, tuple[str, ...]]:
     values = read_mask((source.tree / mask.path).read_bytes(MAX_FILE_BYTES), mask.path)
     if values.shape != (height, width):
@@ -238,7 +227,7 @@ def _mask_content(
     if unknown := [value for value in range(256) if counts[value] and not mask.known[value]]:
         shown = ", ".join(map(str, unknown[:10]))
         message = f"the pixel values {shown} belong to no class; see maskValues and classes"
-        problems.append(Problem(ProblemKind.UNKNOWN_CLASS, mask.path, message))
+        findings.append(Finding(FindingKind.UNKNOWN_CLASS, mask.path, message))
     indices = cv2.LUT(values, np.frombuffer(mask.lookup, np.uint8))
     digest = hashlib.sha256(struct.pack(">II", width, height) + indices.tobytes()).hexdigest()
     pixels = np.bincount(indices.ravel(), minlength=256)

@@ -1,9 +1,10 @@
-"""What flows from a source to a version: an image found, its labels, and problems with either."""
+"""What flows from a source to a version: an image and its labels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+
+from fovea_trainer.data.findings import Finding
 
 IGNORE = 255
 """Class index of mask pixels that belong to no class; they count neither in training nor in evaluation."""
@@ -20,47 +21,6 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 """What the world calls the three splits."""
-
-
-class ProblemKind(StrEnum):
-    """What can be wrong with an image or a label."""
-
-    CORRUPT_IMAGE = "CorruptImage"
-    MISSING_IMAGE = "MissingImage"
-    INVALID_LABEL = "InvalidLabel"
-    UNKNOWN_CLASS = "UnknownClass"
-    DEGENERATE_BOX = "DegenerateBox"
-    OUTSIDE_BOX = "OutsideBox"
-    CLIPPED_BOX = "ClippedBox"
-    DUPLICATE_BOX = "DuplicateBox"
-    SIZE_MISMATCH = "SizeMismatch"
-    UNLABELLED = "Unlabelled"
-    EXACT_DUPLICATE = "ExactDuplicate"
-    CONFLICTING_LABELS = "ConflictingLabels"
-    SPLIT_LEAKAGE = "SplitLeakage"
-    EXCLUDED = "Excluded"
-    EMPTY_SOURCE = "EmptySource"
-
-
-BROKEN_IMAGE = (ProblemKind.CORRUPT_IMAGE, ProblemKind.MISSING_IMAGE)
-"""Counted as corrupt: the image is left out."""
-BROKEN_LABEL = (
-    ProblemKind.INVALID_LABEL,
-    ProblemKind.UNKNOWN_CLASS,
-    ProblemKind.DEGENERATE_BOX,
-    ProblemKind.OUTSIDE_BOX,
-    ProblemKind.UNLABELLED,
-)
-"""Counted as invalid labels: the label is left out. The other kinds are mended or only told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that is not right: what, where (`file:line`), and in words."""
-
-    kind: ProblemKind
-    place: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +96,7 @@ class Labels:
     size: tuple[int, int] | None = None
     """Width and height that the annotation claims."""
     place: str = ""
-    problems: tuple[Problem, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

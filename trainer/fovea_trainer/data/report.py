@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from fovea_api.common import Task
@@ -11,40 +11,21 @@ from fovea_api.version import DatasetVersion
 from fovea_serving.pipeline import decode, decode_mask
 from markupsafe import Markup
 
-from fovea_trainer.data.records import Problem, ProblemKind
+from fovea_trainer.data.findings import Tally
 from fovea_trainer.data.statistics import SHARE_BINS, Statistics
 from fovea_trainer.report import base
 from fovea_trainer.report.base import Fact, Section
 
 SHOWN_SAMPLES = 12
 SHOWN_PAIRS = 8
-SHOWN_PROBLEMS = 40
-"""Problems of a kind that are listed; all are counted."""
+SHOWN_FINDINGS = 40
+"""Findings of a kind that are listed; all are counted."""
 PAIR_WIDTH = 200
 """Width of a look-alike in CSS pixels: two fit side by side."""
 PICTURE_SIDE = 480
 """Pixels of a picture's longer side."""
 SHOWN_CLASSES = 40
 """Classes in a chart; the table has all."""
-
-MEANING: Mapping[ProblemKind, tuple[str, str]] = {
-    ProblemKind.CORRUPT_IMAGE: ("Corrupt image", "left out"),
-    ProblemKind.MISSING_IMAGE: ("Missing image", "left out"),
-    ProblemKind.INVALID_LABEL: ("Invalid label", "left out"),
-    ProblemKind.UNKNOWN_CLASS: ("Unknown class", "left out"),
-    ProblemKind.DEGENERATE_BOX: ("Degenerate box", "left out"),
-    ProblemKind.OUTSIDE_BOX: ("Box outside of its image", "left out"),
-    ProblemKind.CLIPPED_BOX: ("Box across the image's border", "clipped"),
-    ProblemKind.DUPLICATE_BOX: ("Box given twice", "kept once"),
-    ProblemKind.SIZE_MISMATCH: ("Image of another size than annotated", "kept as displayed"),
-    ProblemKind.UNLABELLED: ("Image without label", "left out"),
-    ProblemKind.EXACT_DUPLICATE: ("Same image twice", "kept once"),
-    ProblemKind.CONFLICTING_LABELS: ("Same image, other labels", "first labels kept"),
-    ProblemKind.SPLIT_LEAKAGE: ("Train image that looks like a test image", "left train"),
-    ProblemKind.EXCLUDED: ("Excluded on demand", "left out"),
-    ProblemKind.EMPTY_SOURCE: ("Source that gives nothing yet", "taken as empty"),
-}
-"""What a problem is called, and what was done about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +42,10 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class Contents:
     """What the report shows beside the manifest and the statistics."""
 
-    counts: Mapping[ProblemKind, int] = field(default_factory=dict)
-    problems: Mapping[ProblemKind, Sequence[Problem]] = field(default_factory=dict)
+    findings: Sequence[Tally] = ()
     samples: Sequence[Picture] = ()
     pairs: Sequence[tuple[Picture, Picture]] = ()
     across: int = 0
@@ -73,7 +53,7 @@ class Findings:
     deviation: float = 0.0
 
 
-def render_quality_report(name: str, version: DatasetVersion, statistics: Statistics, findings: Findings) -> str:
+def render_quality_report(name: str, version: DatasetVersion, statistics: Statistics, contents: Contents) -> str:
     """The report as HTML."""
     quality = version.quality
     broken = quality.corrupt + quality.invalid_labels
@@ -82,18 +62,18 @@ def render_quality_report(name: str, version: DatasetVersion, statistics: Statis
         Fact(f"{version.annotations:,}", "annotations"),
         Fact(f"{len(version.classes):,}", "classes"),
         Fact(f"{broken:,}", "left out as corrupt or invalid", "warn" if broken else "good"),
-        Fact(f"{findings.across:,}", "look-alikes across splits", "bad" if findings.across else "good"),
+        Fact(f"{contents.across:,}", "look-alikes across splits", "bad" if contents.across else "good"),
     ]
     sections = [
         *_problem_statement(version),
-        Section("Splits", _splits(version, statistics), _split_lead(findings)),
+        Section("Splits", _splits(version, statistics), _split_lead(contents)),
         Section("Classes", _classes(version, statistics)),
         Section("Sizes", _sizes(version, statistics)),
-        Section("Findings", _findings(findings), "What was not right, where, and what was done about it."),
-        Section("Sample images", _samples(version, findings), "Chosen to show every class."),
+        Section("Findings", _findings(contents.findings), "What was not right, how bad it is, and what to do."),
+        Section("Sample images", _samples(version, contents), "Chosen to show every class."),
         Section(
             "Look-alikes",
-            _pairs(findings),
+            _pairs(contents),
             "Images whose content is nearly the same; found by perceptual hash.",
         ),
         Section("Origin", _origin(version)),
@@ -117,10 +97,10 @@ def _problem_statement(version: DatasetVersion) -> list[Section]:
     return [Section("Problem", base.table(["", ""], rows))]
 
 
-def _split_lead(findings: Findings) -> str:
+def _split_lead(contents: Contents) -> str:
     return (
         "No class's share of a split differs from the split's share of all images by more than "
-        f"{findings.deviation:.1%}. "
+        f"{contents.deviation:.1%}. "
         "An image keeps its split in later versions."
     )
 
@@ -189,25 +169,26 @@ def _sizes(version: DatasetVersion, statistics: Statistics) -> Markup:
     return base.columns(base.join(base.embed_figure(figure)), base.join(objects, empty, images))
 
 
-def _findings(findings: Findings) -> Markup:
-    if not findings.counts:
+def _findings(findings: Sequence[Tally]) -> Markup:
+    """A table of all kinds, the worst first, then what was found of each, where, and what to do."""
+    if not findings:
         return base.paragraph("Nothing.")
-    summary = base.table(
-        ["What", "How often", "Done"],
-        [(MEANING[kind][0], count, MEANING[kind][1]) for kind, count in findings.counts.items()],
-    )
-    parts = [summary]
-    for kind, problems in findings.problems.items():
-        shown = problems[:SHOWN_PROBLEMS]
-        more = findings.counts[kind] - len(shown)
-        rows = [(Markup("<code>{}</code>").format(problem.place), problem.message) for problem in shown]
-        caption = f"{MEANING[kind][0]}{f', first {len(shown)}' if more > 0 else ''}"
-        parts.append(base.table(["Where", "What"], rows, caption))
+    rows = [
+        (tally.severity, tally.kind.heading, tally.count, tally.images or "", tally.kind.done, tally.kind.meaning)
+        for tally in findings
+    ]
+    parts = [base.table(["Severity", "What", "How often", "Images", "Done", "What it means for training"], rows)]
+    for tally in findings:
+        shown = tally.examples[:SHOWN_FINDINGS]
+        lines = [(Markup("<code>{}</code>").format(one.place), one.message, one.remedy) for one in shown]
+        first = f", first {len(shown)}" if tally.count > len(shown) else ""
+        caption = f"{tally.kind.heading}{first}. {tally.kind.remedy}"
+        parts.append(base.table(["Where", "What", "What to do"], lines, caption))
     return base.join(*parts)
 
 
-def _samples(version: DatasetVersion, findings: Findings) -> Markup:
-    pictures = base.gallery([_picture(picture, version.classes) for picture in findings.samples])
+def _samples(version: DatasetVersion, contents: Contents) -> Markup:
+    pictures = base.gallery([_picture(picture, version.classes) for picture in contents.samples])
     return base.join(base.legend(version.classes[:SHOWN_CLASSES]), pictures)
 
 
@@ -225,15 +206,15 @@ def _picture(picture: Picture, classes: Sequence[str], width: int | None = None)
     return base.picture(image, f"{what}{picture.name} · {picture.split}", width=width)
 
 
-def _pairs(findings: Findings) -> Markup:
-    if not findings.pairs:
+def _pairs(contents: Contents) -> Markup:
+    if not contents.pairs:
         return base.paragraph("None.")
     head = base.paragraph(
-        f"{findings.across:,} pairs are in different splits." if findings.across else "None is across splits."
+        f"{contents.across:,} pairs are in different splits." if contents.across else "None is across splits."
     )
     pairs = [
         base.gallery([_picture(replace(one, label=None), (), PAIR_WIDTH) for one in (first, second)])
-        for first, second in findings.pairs
+        for first, second in contents.pairs
     ]
     return base.join(head, base.columns(*pairs))
 

@@ -20,17 +20,9 @@ from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from pydantic import JsonValue
 
+from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree
-from fovea_trainer.data.records import (
-    SPLIT_NAMES,
-    Box,
-    FileImage,
-    Found,
-    Labels,
-    Problem,
-    ProblemKind,
-    Region,
-)
+from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Found, Labels, Region
 
 BLOCK = 1 << 20
 """Characters read at once."""
@@ -70,8 +62,8 @@ class COCO:
         categories: dict[int, str] = {}
         images: dict[int, tuple[str, int, int, str]] = {}
         annotations: dict[int, list[Annotation]] = defaultdict(list)
-        problems: dict[int, list[Problem]] = defaultdict(list)
-        lost: list[Problem] = []
+        findings: dict[int, list[Finding]] = defaultdict(list)
+        lost: list[Finding] = []
         sections: set[str] = set()
         with io.TextIOWrapper((self.tree / file).open(), "utf-8-sig", errors="strict") as stream:
             for section, item, line in stream_arrays(stream, file):
@@ -93,26 +85,26 @@ class COCO:
                     try:
                         number = _integer(item, "image_id", place)
                     except InvalidInput as error:
-                        lost.append(Problem(ProblemKind.INVALID_LABEL, place, error.message))
+                        lost.append(Finding(FindingKind.INVALID_LABEL, place, error.message))
                         continue
                     try:
                         annotations[number].append(self._annotation(item, place))
                     except InvalidInput as error:
-                        problems[number].append(Problem(ProblemKind.INVALID_LABEL, place, error.message))
+                        findings[number].append(Finding(FindingKind.INVALID_LABEL, place, error.message))
         if "images" not in sections:
             raise InvalidInput("the file lists no images", f"{file}:1", "it is not COCO; move it away")
-        for number in (annotations.keys() | problems.keys()) - images.keys():
+        for number in (annotations.keys() | findings.keys()) - images.keys():
             for annotation in annotations[number]:
                 message = f"there is no image of id {number}"
-                lost.append(Problem(ProblemKind.INVALID_LABEL, annotation.place, message))
-            lost.extend(problems[number])
+                lost.append(Finding(FindingKind.INVALID_LABEL, annotation.place, message))
+            lost.extend(findings[number])
         split = _split(file)
         for number, (name, width, height, place) in images.items():
             path = _resolve(name, self.tree, file, by_name, place)
-            found_problems = problems.get(number, [])
+            found_findings = findings.get(number, [])
             if lost:
-                found_problems, lost = [*lost, *found_problems], []
-            labels = self._labels(annotations.get(number, []), categories, found_problems)
+                found_findings, lost = [*lost, *found_findings], []
+            labels = self._labels(annotations.get(number, []), categories, found_findings)
             size = (width, height) if width > 0 and height > 0 else None
             yield Found(
                 path,
@@ -122,7 +114,7 @@ class COCO:
             )
 
     def _labels(
-        self, annotations: list[Annotation], categories: dict[int, str], problems: list[Problem]
+        self, annotations: list[Annotation], categories: dict[int, str], findings: list[Finding]
     ) -> dict[str, object]:
         boxes: list[Box] = []
         regions: list[Region] = []
@@ -130,13 +122,13 @@ class COCO:
             name = categories.get(annotation.category)
             if name is None:
                 message = f"there is no category of id {annotation.category}"
-                problems.append(Problem(ProblemKind.UNKNOWN_CLASS, annotation.place, message))
+                findings.append(Finding(FindingKind.UNKNOWN_CLASS, annotation.place, message))
             elif self.task == Task.SEMANTIC_SEGMENTATION:
                 regions.append(Region(name, annotation.polygons, annotation.runs, annotation.size, annotation.place))
             else:
                 x, y, width, height = annotation.box
                 boxes.append(Box(name, x, y, x + width, y + height, annotation.crowd, annotation.place))
-        return {"boxes": tuple(boxes), "regions": tuple(regions), "problems": tuple(problems)}
+        return {"boxes": tuple(boxes), "regions": tuple(regions), "findings": tuple(findings)}
 
     def _annotation(self, item: dict[str, JsonValue], place: str) -> Annotation:
         category = _integer(item, "category_id", place)

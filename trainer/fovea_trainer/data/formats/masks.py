@@ -13,18 +13,9 @@ from pathlib import PurePosixPath
 
 from fovea_api.errors import InvalidInput
 
+from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree
-from fovea_trainer.data.records import (
-    IGNORE,
-    IMAGE_SUFFIXES,
-    SPLIT_NAMES,
-    FileImage,
-    Found,
-    Labels,
-    MaskFile,
-    Problem,
-    ProblemKind,
-)
+from fovea_trainer.data.records import IGNORE, IMAGE_SUFFIXES, SPLIT_NAMES, FileImage, Found, Labels, MaskFile
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "jpegimages")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "segmentationclass")
@@ -68,8 +59,8 @@ class Masks:
             if (mask := masks.get(key)) is not None:
                 labels = Labels(mask=MaskFile(mask, self.lookup, self.known), place=mask)
             else:
-                problem = Problem(ProblemKind.UNLABELLED, path, "the image has no mask of the same name")
-                labels = Labels(place=path, problems=(problem,))
+                finding = Finding(FindingKind.UNLABELLED, path, "the image has no mask of the same name")
+                labels = Labels(place=path, findings=(finding,))
             yield Found(path, FileImage(path), split, labels)
 
     def read(self, found: Found) -> Labels:

@@ -12,17 +12,9 @@ from xml.parsers import expat
 
 from fovea_api.errors import InvalidInput
 
+from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import ANNOTATION_BYTES, Options, Reader, Tree
-from fovea_trainer.data.records import (
-    IMAGE_SUFFIXES,
-    SPLIT_NAMES,
-    Box,
-    FileImage,
-    Found,
-    Labels,
-    Problem,
-    ProblemKind,
-)
+from fovea_trainer.data.records import IMAGE_SUFFIXES, SPLIT_NAMES, Box, FileImage, Found, Labels
 from fovea_trainer.store import StorePath
 
 MAX_DEPTH = 32
@@ -77,7 +69,7 @@ class PascalVOC:
     def read(self, found: Found) -> Labels:
         if found.labels_path is None:
             message = "the image has no annotation file"
-            return Labels(problems=(Problem(ProblemKind.UNLABELLED, found.name, message),), place=found.name)
+            return Labels(findings=(Finding(FindingKind.UNLABELLED, found.name, message),), place=found.name)
         return parse_annotation(self.tree / found.labels_path, found.labels_path)
 
     def _splits(self) -> dict[str, str]:
@@ -107,22 +99,22 @@ def open_reader(tree: Tree, options: Options) -> Reader:
 
 
 def parse_annotation(file: StorePath, path: str) -> Labels:
-    """The boxes of an annotation file. Raises InvalidInput with `path:line`; bad objects become problems."""
+    """The boxes of an annotation file. Raises InvalidInput with `path:line`; bad objects become findings."""
     root = parse_xml(file.read_bytes(ANNOTATION_BYTES), path)
     if root.tag != "annotation":
         raise InvalidInput(
             f"the root element is <{root.tag}>", f"{path}:{root.line}", "PascalVOC has <annotation> there"
         )
     boxes: list[Box] = []
-    problems: list[Problem] = []
+    findings: list[Finding] = []
     for element in root.children:
         if element.tag != "object":
             continue
         try:
             boxes.append(_object(element, path))
         except InvalidInput as error:
-            problems.append(Problem(ProblemKind.INVALID_LABEL, error.place or path, error.message))
-    return Labels(boxes=tuple(boxes), size=_size(root), place=f"{path}:{root.line}", problems=tuple(problems))
+            findings.append(Finding(FindingKind.INVALID_LABEL, error.place or path, error.message))
+    return Labels(boxes=tuple(boxes), size=_size(root), place=f"{path}:{root.line}", findings=tuple(findings))
 
 
 def _object(element: Element, path: str) -> Box:

@@ -13,17 +13,9 @@ from pathlib import PurePosixPath
 import yaml
 from fovea_api.errors import InvalidInput
 
+from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import ANNOTATION_BYTES, Options, Reader, Tree
-from fovea_trainer.data.records import (
-    IMAGE_SUFFIXES,
-    SPLIT_NAMES,
-    Box,
-    FileImage,
-    Found,
-    Labels,
-    Problem,
-    ProblemKind,
-)
+from fovea_trainer.data.records import IMAGE_SUFFIXES, SPLIT_NAMES, Box, FileImage, Found, Labels
 
 NAME_FILES = ("classes.txt", "obj.names")
 MAX_CLASSES = 10_000
@@ -53,15 +45,15 @@ class YOLO:
         assert found.labels_path is not None
         path = found.labels_path
         boxes: list[Box] = []
-        problems: list[Problem] = []
+        findings: list[Finding] = []
         for number, line in enumerate((self.tree / path).read_text(ANNOTATION_BYTES).splitlines(), 1):
             if not line.strip():
                 continue
             try:
                 boxes.append(self._line(line, f"{path}:{number}"))
             except InvalidInput as error:
-                problems.append(Problem(ProblemKind.INVALID_LABEL, f"{path}:{number}", error.message))
-        return Labels(boxes=tuple(boxes), size=RELATIVE, place=f"{path}:1", problems=tuple(problems))
+                findings.append(Finding(FindingKind.INVALID_LABEL, f"{path}:{number}", error.message))
+        return Labels(boxes=tuple(boxes), size=RELATIVE, place=f"{path}:1", findings=tuple(findings))
 
     def _line(self, line: str, place: str) -> Box:
         words = line.split()

@@ -1,0 +1,188 @@
+"""Findings: what is not right in a source, how bad that is, what it means for training, and what to do about it.
+
+Readers, checks and the build raise them; the report, the Dataset's condition and `fovea dataset check` show them.
+`FindingKind` is the one registry: a new kind is one more entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fovea_api.version import FindingSummary, Severity
+
+MESSAGE_LIMIT = 500
+"""Characters of a summary's message: a condition is one line."""
+
+
+class FindingKind(StrEnum):
+    """What can be wrong.
+
+    Args:
+        value: Name of the kind, as statuses and JSON show it.
+        severity: Note: kept as it was meant, nothing is lost. Warning: something is left out or doubtful.
+            Serious: a model trained on it learns something wrong, or nothing.
+        heading: What reports call it.
+        done: What the build did about it.
+        meaning: What it means for training.
+        remedy: What to do; a finding may know better.
+        faulty: Whether an image with it counts for `quality.maxFaultyImages`: it is lost, or some of its labels are,
+            so that what they show is taught as background.
+    """
+
+    severity: Severity
+    heading: str
+    done: str
+    meaning: str
+    remedy: str
+    faulty: bool
+
+    def __new__(
+        cls, value: str, severity: Severity, heading: str, done: str, meaning: str, remedy: str, faulty: bool = False
+    ) -> FindingKind:
+        kind = str.__new__(cls, value)
+        kind._value_ = value
+        kind.severity, kind.heading, kind.done = severity, heading, done
+        kind.meaning, kind.remedy, kind.faulty = meaning, remedy, faulty
+        return kind
+
+    CLIPPED_BOX = (
+        *("ClippedBox", Severity.NOTE, "Box across the image's border", "clipped"),
+        "Nothing is lost: what lies outside of the image cannot be seen.",
+        "Nothing; if there are many, compare the size of the images with that of the labelling tool.",
+    )
+    DUPLICATE_BOX = (
+        *("DuplicateBox", Severity.NOTE, "Box given twice", "kept once"),
+        "Nothing is lost: an object counts once.",
+        "Nothing.",
+    )
+    EMPTY_SOURCE = (
+        *("EmptySource", Severity.NOTE, "Source that gives nothing yet", "taken as empty"),
+        "The version is made of the other sources.",
+        "Nothing; a later build reads it.",
+    )
+    EXACT_DUPLICATE = (
+        *("ExactDuplicate", Severity.NOTE, "Same image twice", "kept once"),
+        "Nothing is lost: the copies would count double, and could lie in two splits.",
+        "Nothing.",
+    )
+    EXCLUDED = (
+        *("Excluded", Severity.NOTE, "Excluded on demand", "left out"),
+        "The model never sees it.",
+        "Nothing.",
+    )
+
+    CONFLICTING_LABELS = (
+        *("ConflictingLabels", Severity.WARNING, "Same image, other labels", "first labels kept"),
+        "One of the two labels is wrong, and the model may be taught the wrong one.",
+        "Decide which labels are right and remove the other copy.",
+    )
+    CORRUPT_IMAGE = (
+        *("CorruptImage", Severity.WARNING, "Corrupt image", "left out"),
+        "The model never sees it, nor its labels.",
+        "Copy the file again from where it came.",
+        True,
+    )
+    DEGENERATE_BOX = (
+        *("DegenerateBox", Severity.WARNING, "Degenerate box", "left out"),
+        "What the box was meant for is taught as background.",
+        "Draw the box anew, or remove it.",
+    )
+    INVALID_LABEL = (
+        *("InvalidLabel", Severity.WARNING, "Invalid label", "left out"),
+        "What the label was meant for is taught as background; an image without another label is left out.",
+        "Repair the line, or remove it.",
+        True,
+    )
+    MISSING_IMAGE = (
+        *("MissingImage", Severity.WARNING, "Missing image", "left out"),
+        "Its labels are lost.",
+        "Copy the image to where the label looks for it, or remove the label.",
+        True,
+    )
+    OUTSIDE_BOX = (
+        *("OutsideBox", Severity.WARNING, "Box outside of its image", "left out"),
+        "The object is not learned; the label may belong to another image, or to another size of it.",
+        "Compare the image with the one that was labelled.",
+    )
+    SIZE_MISMATCH = (
+        *("SizeMismatch", Severity.WARNING, "Image of another size than annotated", "kept as displayed"),
+        "Boxes may lie beside their objects.",
+        "Label the images as they are, or bring back those that were labelled.",
+    )
+    SPLIT_LEAKAGE = (
+        *("SplitLeakage", Severity.WARNING, "Train image that looks like a test image", "left train"),
+        "In train it would make the test result look better than it is.",
+        "Nothing; groupBy keeps what belongs together in one split.",
+    )
+    UNKNOWN_CLASS = (
+        *("UnknownClass", Severity.WARNING, "Unknown class", "left out"),
+        "The object is taught as background.",
+        'Add the class to classes, rename it by classMap, or drop it on purpose by mapping it to "".',
+    )
+    UNLABELLED = (
+        *("Unlabelled", Severity.WARNING, "Image without label", "left out"),
+        "The model never sees it.",
+        "Label it, or move it out of the source.",
+    )
+
+
+KINDS = {kind.value: kind for kind in FindingKind}
+LOST_IMAGE = (FindingKind.CORRUPT_IMAGE, FindingKind.MISSING_IMAGE)
+"""Counted as corrupt: the image is left out."""
+LOST_LABEL = (
+    FindingKind.INVALID_LABEL,
+    FindingKind.UNKNOWN_CLASS,
+    FindingKind.DEGENERATE_BOX,
+    FindingKind.OUTSIDE_BOX,
+    FindingKind.UNLABELLED,
+)
+"""Counted as invalid labels: the label is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not right."""
+
+    kind: FindingKind
+    place: str
+    """`file`, `file:line`, with the entry's number or id where a line has many; relative to the source."""
+    message: str
+    """What was found, in words, with the values."""
+    remedy: str = ""
+    """What to do about it where that is known better than the kind knows it."""
+
+    @property
+    def severity(self) -> Severity:
+        return self.kind.severity
+
+    @property
+    def advice(self) -> str:
+        return self.remedy or self.kind.remedy
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """All findings of a kind in a build."""
+
+    kind: FindingKind
+    severity: Severity
+    """The kind's; Serious for a warning that concerns more images than `quality.maxFaultyImages` allows."""
+    count: int
+    images: int
+    """Images that have such a finding."""
+    examples: tuple[Finding, ...]
+    """The first ones by place."""
+
+    def summary(self) -> FindingSummary:
+        """As results and statuses keep it."""
+        example = str(self.examples[0]) if self.examples else self.kind.heading
+        message = example if len(example) <= MESSAGE_LIMIT else f"{example[: MESSAGE_LIMIT - 1]}…"
+        return FindingSummary(kind=self.kind, severity=self.severity, count=self.count, message=message)
+
+
+RANK = {Severity.SERIOUS: 0, Severity.WARNING: 1, Severity.NOTE: 2}
+"""The worst first."""
