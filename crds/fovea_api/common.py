@@ -335,6 +335,8 @@ class Reference:
     kind: str
     name: str
     path: str
+    version: str = ""
+    """The version of a Dataset that the reference pins; empty: none."""
 
 
 ResourceName = Annotated[

@@ -653,7 +653,7 @@ class TrainingJob(Resource):
 
 def references(spec: TrainingJobSpec) -> Iterator[Reference]:
     """The objects that a TrainingJob needs before it can start."""
-    yield Reference("Dataset", spec.dataset_ref.name, "spec.datasetRef")
+    yield Reference("Dataset", spec.dataset_ref.name, "spec.datasetRef", spec.dataset_ref.version or "")
     if spec.model.pretrained.training_job_ref is not None:
         name = spec.model.pretrained.training_job_ref.name
         yield Reference("TrainingJob", name, "spec.model.pretrained.trainingJobRef")

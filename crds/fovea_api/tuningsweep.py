@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, get_args, get_origin
 
 from pydantic import Field
@@ -330,7 +331,7 @@ def references(spec: TuningSweepSpec) -> Iterator[Reference]:
     """The objects that a TuningSweep needs before it can start."""
     for reference in training_references(spec.template.spec):
         path = reference.path.replace("spec.", "spec.template.spec.", 1)
-        yield Reference(reference.kind, reference.name, path)
+        yield replace(reference, path=path)
 
 
 __all__ = ["SWEEPABLE", "TuningSweep", "TuningSweepSpec", "TuningSweepStatus", "references"]

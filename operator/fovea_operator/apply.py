@@ -15,17 +15,15 @@ from fovea_operator.client import Api, ApiError, Conflict, NotFound
 from fovea_operator.objects import (
     EVENT,
     RUN,
-    WATCHED,
     JsonObject,
     Key,
     View,
     items,
     mapping,
-    owner_of,
     text,
     uid_of,
 )
-from fovea_operator.plan import Create, Delete, Emit, Plan, SetStatus, Write
+from fovea_operator.writes import Create, Delete, Emit, Plan, SetStatus, Write
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +100,8 @@ class Writer:
             raise Conflict(f"{key} came and went")
         if any(text(it, "uid") == uid_of(owner) for it in items(found, "metadata", "ownerReferences")):
             return found
-        if owner_of(found) is not None and owner_of(found) == owner_of(write.manifest):
+        owned_by = self.cache.registry.owner_of
+        if owned_by(found) is not None and owned_by(found) == owned_by(write.manifest):
             raise Leftover("left of an object that was deleted", str(key), "it goes by itself")
         raise NotOurs(
             f"{key} exists and does not belong to {text(owner, 'kind')} {text(owner, 'metadata', 'name')}",
@@ -111,7 +110,7 @@ class Writer:
         )
 
     def _learn(self, key: Key, value: JsonObject) -> None:
-        if key.kind in WATCHED:
+        if key.kind in self.cache.registry.watched:
             self.cache.put(key.kind, value)
 
     async def _emit(self, write: Emit) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fovea_api import names
 
-from fovea_operator.objects import JsonObject, Key, Kind, View, key_of, mapping, owner_of, text
+from fovea_operator.objects import JsonObject, Key, Kind, View, key_of, mapping, number, text, uid_of
+from fovea_operator.registry import Registry
 
 _BATCH = 500
 """Objects of a listing that are taken in before other tasks (probes, the Lease) get their turn."""
@@ -21,18 +22,24 @@ def version_of(value: View) -> int:
 
 @dataclass(slots=True)
 class Cache:
-    """Objects by key, and keys by the object they work for.
+    """Objects by key, keys by the object they work for, and who refers to whom.
 
     Watch events, listings and the answers to our own writes all arrive here, in any order; an older version never
     replaces a newer one. So a reconcile always sees at least what the one before it wrote.
     """
 
-    changed: Callable[[Kind, Sequence[View]], None] = lambda kind, values: None
-    """Called with the objects that are new, newer or gone, whoever changed them: the watch, a listing or ourselves."""
+    registry: Registry
+    changed: Callable[[Kind, Sequence[View], Collection[Key]], None] = lambda kind, values, referred: None
+    """Called with the objects that are new, newer or deleted, whoever changed them: the watch, a listing or ourselves;
+    and with the objects that they refer to, or did before."""
     _objects: dict[Key, JsonObject] = field(default_factory=dict)
     _keys: dict[Kind, dict[str, dict[Key, None]]] = field(default_factory=dict)
     """The keys of all objects, by kind and namespace, in the order in which they came."""
     _owned: dict[Key, set[Key]] = field(default_factory=dict)
+    _referred: dict[Key, frozenset[Key]] = field(default_factory=dict)
+    """What each object of a primary kind refers to."""
+    _referrers: dict[Key, dict[Key, None]] = field(default_factory=dict)
+    """The same from the other side."""
     _gone: dict[Key, int] = field(default_factory=dict)
     """Resource version at which a key was seen deleted, so that a late event does not bring it back."""
     _last: dict[Key, JsonObject] = field(default_factory=dict)
@@ -61,10 +68,15 @@ class Cache:
         """What Runs and children work for, whether it is there or gone."""
         return list(self._owned)
 
+    def referrers(self, key: Key) -> tuple[Key, ...]:
+        """The objects of primary kinds that refer to this one, whether it exists or not."""
+        return tuple(self._referrers.get(key, ()))
+
     def put(self, kind: Kind, value: JsonObject) -> bool:
         """Takes an object in, unless a newer version of it is known. Returns whether anything is new."""
+        before = self._referred.get(key_of(kind, value), frozenset())
         if new := self._take(kind, value):
-            self.changed(kind, (value,))
+            self.changed(kind, (value,), before | self._referred.get(key_of(kind, value), frozenset()))
         return new
 
     def _take(self, kind: Kind, value: JsonObject) -> bool:
@@ -76,7 +88,9 @@ class Cache:
         self._keys.setdefault(kind, {}).setdefault(key.namespace, {})[key] = None
         self._gone.pop(key, None)
         self._last.pop(key, None)
-        if (owner := owner_of(value)) is not None:
+        if not (known and _same_spec(known, value)):
+            self._refer(key, self.registry.referred(kind, value))
+        if (owner := self.registry.owner_of(value)) is not None:
             self._owned.setdefault(owner, set()).add(key)
         return True
 
@@ -101,28 +115,34 @@ class Cache:
 
     def forget(self, key: Key, last: JsonObject | None = None) -> bool:
         """Takes out an object that is gone, `last` as it was in the end. Returns whether it was there."""
+        before = self._referred.get(key, frozenset())
         known = self._drop(key, last)
         if known is not None:
-            self.changed(key.kind, (known,))
+            self.changed(key.kind, (known,), before)
         return known is not None
 
     async def replace(
         self, kind: Kind, listed: Iterable[JsonObject], version: int, within: Callable[[Key], bool] = lambda _: True
     ) -> None:
-        """Takes a whole listing in: what is not in it and not newer than it is gone. Tells all changes at its end."""
+        """Takes a whole listing in: what is not in it and not newer than it is deleted. Reports changes at its end."""
         seen: set[Key] = set()
-        told: list[View] = []
-        for number, value in enumerate(listed, 1):
-            seen.add(key_of(kind, value))
+        changed: list[View] = []
+        referred: set[Key] = set()
+        for count, value in enumerate(listed, 1):
+            key = key_of(kind, value)
+            seen.add(key)
+            before = self._referred.get(key, frozenset())
             if self._take(kind, value):
-                told.append(value)
-            if number % _BATCH == 0:
+                changed.append(value)
+                referred |= before | self._referred.get(key, frozenset())
+            if count % _BATCH == 0:
                 await asyncio.sleep(0)
         for key in self.keys(kind):
             if key not in seen and within(key) and version_of(self._objects[key]) <= version:
-                told += filter(None, [self._drop(key)])
-        if told:
-            self.changed(kind, told)
+                referred |= self._referred.get(key, frozenset())
+                changed += filter(None, [self._drop(key)])
+        if changed:
+            self.changed(kind, changed, referred)
         self._gone = {key: gone for key, gone in self._gone.items() if key.kind != kind or gone > version}
 
     def count(self, kind: Kind) -> int:
@@ -136,13 +156,32 @@ class Cache:
             self._last[key] = last
         if known is not None:
             del self._keys[key.kind][key.namespace][key]
-        if known is not None and (owner := owner_of(known)) is not None:
+            self._refer(key, ())
+        if known is not None and (owner := self.registry.owner_of(known)) is not None:
             owned = self._owned.get(owner, set())
             owned.discard(key)
             if not owned:
                 self._owned.pop(owner, None)
                 self._last.pop(owner, None)
         return known
+
+    def _refer(self, key: Key, targets: Iterable[Key]) -> None:
+        """Notes what an object refers to, in place of what it did before."""
+        for target in self._referred.pop(key, ()):
+            if (others := self._referrers.get(target)) is not None:
+                others.pop(key, None)
+                if not others:
+                    del self._referrers[target]
+        if now := frozenset(targets):
+            self._referred[key] = now
+            for target in now:
+                self._referrers.setdefault(target, {})[key] = None
+
+
+def _same_spec(one: View, other: View) -> bool:
+    """Whether two versions of an object have the same spec, by the number that the API server gives to each."""
+    generation = number(one, "metadata", "generation")
+    return bool(generation) and generation == number(other, "metadata", "generation") and uid_of(one) == uid_of(other)
 
 
 _KEPT_METADATA = (

@@ -6,87 +6,104 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 
-from fovea_api.common import Condition
-
-
-class Progressing(Enum):
-    """What a person has to expect."""
-
-    DONE = "the declared state holds"
-    WORKING = "the operator or a run is on the way to it, or waits for something that may come by itself"
-    PAUSED = "somebody asked for a pause; nothing is wrong"
-    STUCK = "nothing more happens until somebody changes something"
-
+from fovea_api.common import Condition, Status
 
 _MESSAGE_LIMIT = 32768
 _REASON_LIMIT = 128
-"""That of an event, which tells the same reason."""
+"""That of an event, which reports the same reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Where an object stands, in one place, from which all three conditions follow."""
+class Finding:
+    """Why a condition is True: a CamelCase word for programs, and words for people."""
 
-    progressing: Progressing
     reason: str
     message: str
 
 
-def done(reason: str, message: str) -> Verdict:
-    """The declared state holds."""
-    return Verdict(Progressing.DONE, reason, message)
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """Where an object stands: whether its declared state holds, what is on the way, and what cannot go on.
+
+    The three do not exclude one another: a deployment may serve well (ready) while a candidate is tried (reconciling),
+    or after the candidate could not be started (stalled). A suspended object is none of the three.
+    """
+
+    ready: bool
+    reason: str
+    message: str
+    reconciling: Finding | None = None
+    """The operator or a run is on the way, or waits for what may come by itself."""
+    stalled: Finding | None = None
+    """Nothing more happens until somebody changes something."""
 
 
-def working(reason: str, message: str) -> Verdict:
+def ready(reason: str, message: str, meanwhile: Assessment | None = None) -> Assessment:
+    """The declared state holds. `meanwhile`: what else is going on, whose Reconciling and Stalled are taken over."""
+    if meanwhile is None:
+        return Assessment(True, reason, message)
+    return Assessment(True, reason, message, meanwhile.reconciling, meanwhile.stalled)
+
+
+def progressing(reason: str, message: str) -> Assessment:
     """On the way, or waiting for what may come by itself."""
-    return Verdict(Progressing.WORKING, reason_word(reason), message)
+    word = reason_word(reason)
+    return Assessment(False, word, message, reconciling=Finding(word, message))
 
 
-def paused(reason: str, message: str) -> Verdict:
+def suspended(reason: str, message: str) -> Assessment:
     """Somebody asked for a pause; neither under way nor broken."""
-    return Verdict(Progressing.PAUSED, reason, message)
+    return Assessment(False, reason, message)
 
 
-def stuck(reason: str, message: str) -> Verdict:
+def stalled(reason: str, message: str) -> Assessment:
     """Nothing more happens until somebody changes something; the message says what."""
-    return Verdict(Progressing.STUCK, reason_word(reason), message)
+    word = reason_word(reason)
+    return Assessment(False, word, message, stalled=Finding(word, message))
 
 
 def reason_word(text: str) -> str:
     """A reason that others gave, in their own words, as the one CamelCase word that a condition takes."""
     words = re.findall("[A-Za-z0-9]+", text)
-    return "".join(it[0].upper() + it[1:] for it in words).lstrip("0123456789")[:_REASON_LIMIT] or "Unknown"
+    return "".join(word[0].upper() + word[1:] for word in words).lstrip("0123456789")[:_REASON_LIMIT] or "Unknown"
 
 
-def waiting_for_leftover(key: object) -> Verdict:
+def condition_of(status: Status | None, type: str) -> Condition | None:
+    """The condition of a type, if the status has one."""
+    known = status.conditions if status is not None else ()
+    return next((condition for condition in known if condition.type == type), None)
+
+
+def waiting_for_leftover(key: object) -> Assessment:
     """An object was deleted and made again: what is left of the one before may still write where a new run would."""
-    return working("Stopping", f"waiting for {key} of the object before to go")
+    return progressing("Stopping", f"waiting for {key} of the object before to go")
 
 
 def conditions(
-    verdict: Verdict, old: Sequence[Condition], generation: int | None, now: datetime
+    assessment: Assessment, old: Sequence[Condition], generation: int | None, now: datetime
 ) -> tuple[Condition, ...]:
     """Ready, Reconciling and Stalled. A condition keeps its transition time until its status changes."""
-    held = {condition.type: condition for condition in old}
+    before = {condition.type: condition for condition in old}
 
-    def condition(type: str, holds: bool) -> Condition:
-        status, before = "True" if holds else "False", held.get(type)
-        said = holds or type == "Ready"
+    def condition(type: str, holds: bool, finding: Finding) -> Condition:
+        status, known = "True" if holds else "False", before.get(type)
         return Condition.model_validate(
             {
                 "type": type,
                 "status": status,
-                "reason": verdict.reason if said else f"Not{type}",
-                "message": verdict.message[:_MESSAGE_LIMIT] if said else "",
-                "lastTransitionTime": before.last_transition_time if before and before.status == status else now,
+                "reason": finding.reason,
+                "message": finding.message[:_MESSAGE_LIMIT],
+                "lastTransitionTime": known.last_transition_time if known and known.status == status else now,
                 "observedGeneration": generation,
             }
         )
 
+    def optional(type: str, finding: Finding | None) -> Condition:
+        return condition(type, finding is not None, finding or Finding(f"Not{type}", ""))
+
     return (
-        condition("Ready", verdict.progressing is Progressing.DONE),
-        condition("Reconciling", verdict.progressing is Progressing.WORKING),
-        condition("Stalled", verdict.progressing is Progressing.STUCK),
+        condition("Ready", assessment.ready, Finding(assessment.reason, assessment.message)),
+        optional("Reconciling", assessment.reconciling),
+        optional("Stalled", assessment.stalled),
     )

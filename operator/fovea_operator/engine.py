@@ -12,17 +12,16 @@ from fovea_api.errors import FoveaError
 from fovea_api.run import RunType
 
 from fovea_operator.apply import Leftover, Writer
+from fovea_operator.cleanups.observe import observe_deleted
+from fovea_operator.cleanups.plan import plan_deleted
 from fovea_operator.client import Refused
-from fovea_operator.conditions import Verdict, conditions, stuck, waiting_for_leftover, working
+from fovea_operator.conditions import Assessment, conditions, progressing, stalled, waiting_for_leftover
 from fovea_operator.logs import about
 from fovea_operator.metrics import Metrics
-from fovea_operator.objects import DATASET, RUN, TRAINING_JOB, Key, View, key_of, mapping, number, text
+from fovea_operator.objects import RUN, Key, View, key_of, mapping, number, text
 from fovea_operator.observe import Observer
-from fovea_operator.plan import Emit, Plan, SetStatus
-from fovea_operator.plan.cleanup import plan_gone
-from fovea_operator.plan.dataset import plan_dataset
-from fovea_operator.plan.trainingjob import plan_training
 from fovea_operator.settings import Settings
+from fovea_operator.writes import Emit, Plan, SetStatus
 
 logger = logging.getLogger(__name__)
 
@@ -52,16 +51,16 @@ class Engine:
                 await self._report(key, waiting_for_leftover(error.place))
                 return self.settings.deletion_poll_seconds
             except Refused as error:
-                await self._report(key, working(error.reason, str(error)))
+                await self._report(key, progressing(error.reason, str(error)))
                 raise
             except FoveaError as error:
                 if type(error).__name__ in ("NotOurs", "KubeRayMissing", "InvalidManifest"):
-                    await self._report(key, stuck(error.reason, str(error)))
+                    await self._report(key, stalled(error.reason, str(error)))
                 raise
             except Exception as error:
                 words = f"{type(error).__name__}: {error}; a fault of the operator, whose log says where it lies"
                 with contextlib.suppress(Exception):  # the first error is the one to raise
-                    await self._report(key, stuck("InternalError", words))
+                    await self._report(key, stalled("InternalError", words))
                 raise
             for write in plan.writes:
                 self._log(write)
@@ -69,38 +68,37 @@ class Engine:
 
     async def _plan(self, key: Key) -> Plan | None:
         now = datetime.now(UTC).replace(microsecond=0)
-        if key.kind == DATASET and (dataset := await self.observer.dataset(key, now)) is not None:
-            return plan_dataset(dataset, self.settings)
-        if key.kind == TRAINING_JOB and (job := await self.observer.training(key, now)) is not None:
-            return plan_training(job, self.settings)
-        if key.kind in (DATASET, TRAINING_JOB):
-            gone = await self.observer.gone(key, now)
-            return plan_gone(gone, self.settings) if gone is not None else None
-        value = self.observer.cache.get(key)
-        return self._status_plan(key, value, NOT_SUPPORTED, now) if value is not None else None
+        entry = self.observer.registry.entry(key.kind)
+        if entry is None or entry.reconcile is None:
+            value = self.observer.cache.get(key)
+            return self._status_plan(key, value, NOT_SUPPORTED, now) if value is not None else None
+        if (plan := await entry.reconcile(self.observer, key, now)) is not None:
+            return plan
+        deleted = await observe_deleted(self.observer, key, now)
+        return plan_deleted(deleted, self.settings) if deleted is not None else None
 
-    async def _report(self, key: Key, verdict: Verdict) -> None:
+    async def _report(self, key: Key, assessment: Assessment) -> None:
         """Says in the object's conditions why nothing can be written; the rest of its status stays.
 
-        Of an object that is gone, the Run that cleans up after it says so.
+        Of an object that is deleted, the Run that cleans up after it says so.
         """
         now = datetime.now(UTC).replace(microsecond=0)
         value = self.observer.cache.get(key)
         if value is not None:
-            await self.writer.carry_out(self._status_plan(key, value, verdict, now))
+            await self.writer.carry_out(self._status_plan(key, value, assessment, now))
             return
         for run in list(self.observer.cache.owned(key, RUN)):
             if text(run, "spec", "type") == RunType.CLEANUP:
-                await self.writer.carry_out(self._status_plan(key_of(RUN, run), run, verdict, now))
+                await self.writer.carry_out(self._status_plan(key_of(RUN, run), run, assessment, now))
 
-    def _status_plan(self, key: Key, value: View, verdict: Verdict, now: datetime) -> Plan:
+    def _status_plan(self, key: Key, value: View, assessment: Assessment, now: datetime) -> Plan:
         raw = dict(mapping(value, "status"))
         if key.kind == RUN:  # its pods' part stays theirs
             raw = {name: part for name, part in raw.items() if name not in ("progress", "result")}
         own = {name: raw[name] for name in ("observedGeneration", "conditions") if name in raw}
         old = Status.model_validate(own)
         generation = number(value, "metadata", "generation")
-        new = Status(observed_generation=generation, conditions=conditions(verdict, old.conditions, generation, now))
+        new = Status(observed_generation=generation, conditions=conditions(assessment, old.conditions, generation, now))
         return Plan((SetStatus(key, raw | new.to_dict()),)) if new != old else Plan()
 
     def _log(self, write: object) -> None:
@@ -114,7 +112,7 @@ class Engine:
                 logger.debug("%s is %s", write.key, text(write.status, "phase"))
 
 
-NOT_SUPPORTED = stuck(
+NOT_SUPPORTED = stalled(
     "NotSupportedYet",
     "this version of Fovea checks and keeps objects of this kind, and does nothing with them yet",
 )

@@ -21,12 +21,14 @@ from fovea_operator.cache import Cache
 from fovea_operator.client import Api, connect, load_configuration
 from fovea_operator.engine import Engine
 from fovea_operator.health import serve
+from fovea_operator.kinds import builtin
 from fovea_operator.lease import Lease
 from fovea_operator.logs import set_up
 from fovea_operator.metrics import Metrics
 from fovea_operator.objects import Key
 from fovea_operator.observe import Observer
 from fovea_operator.queue import KeyedQueue
+from fovea_operator.registry import Registry
 from fovea_operator.settings import Settings
 from fovea_operator.watching import Watcher
 
@@ -44,6 +46,8 @@ class Operator:
     settings: Settings
     configuration: Configuration
     identity: str = field(default_factory=_identity)
+    registry: Registry = field(default_factory=builtin)
+    """The kinds that are reconciled."""
     metrics: Metrics = field(default_factory=Metrics)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     leading: asyncio.Event = field(default_factory=asyncio.Event)
@@ -74,7 +78,7 @@ class Operator:
         logger.info("%s leads", self.identity)
         self.leading.set()
         self.metrics.leader.set(1)
-        cache = Cache()
+        cache = Cache(self.registry)
         engine = Engine(
             Observer(api, cache, self.settings), Writer(api, cache, self.identity), self.settings, self.metrics
         )

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from fovea_api import names
-from pydantic import JsonValue
+from fovea_api.common import Model
+from fovea_api.errors import InvalidManifest
+from pydantic import JsonValue, ValidationError
 
 JsonObject = dict[str, JsonValue]
 View = Mapping[str, JsonValue]
+M = TypeVar("M", bound=Model)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -60,16 +64,7 @@ LEASE = Kind("Lease", "coordination.k8s.io/v1", "leases")
 EVENT = Kind("Event", "events.k8s.io/v1", "events")
 WORKLOAD = Kind("Workload", "kueue.x-k8s.io/v1beta2", "workloads")
 
-OWNERS = (DATASET, TRAINING_JOB, TUNING_SWEEP, MODEL_DEPLOYMENT)
-"""Kinds that users write and the operator reconciles."""
-CHILDREN = (RAY_JOB, RAY_CLUSTER, JOB, POD)
-"""Kinds of which only those with our label are watched."""
-WATCHED = (NAMESPACE, *OWNERS, RUN, *CHILDREN)
-"""In the order in which they are listed: what is written first is listed first, so that a child that a listed
-status speaks of is never missing because it was created between two listings."""
 CHILD_SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
-
-BY_NAME = {kind.name: kind for kind in (*WATCHED, SECRET, CLAIM, SERVICE_ACCOUNT, ROLE_BINDING)}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -133,11 +128,16 @@ def uid_of(value: View) -> str:
 
 def controller_uid(value: View) -> str:
     """The uid of the object that controls this one; empty when none does."""
-    return next((text(it, "uid") for it in items(value, "metadata", "ownerReferences") if flag(it, "controller")), "")
+    return next(
+        (text(owner, "uid") for owner in items(value, "metadata", "ownerReferences") if flag(owner, "controller")), ""
+    )
 
 
-def owner_of(value: View) -> Key | None:
-    """The object of ours that a Run or child works for, by its labels."""
-    labels = mapping(value, "metadata", "labels")
-    kind, name = BY_NAME.get(text(labels, names.LABEL_KIND)), text(labels, names.LABEL_NAME)
-    return Key(kind, text(value, "metadata", "namespace"), name) if kind in OWNERS and name else None
+def parse(model: type[M], value: View) -> M:
+    """Reads an object. Raises InvalidManifest when it is not of this version of the API."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise InvalidManifest.from_validation(
+            error, f"{text(value, 'kind')} {text(value, 'metadata', 'name')}"
+        ) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,34 +19,11 @@ from kubernetes.aio.client import Configuration
 from fovea_operator.cache import Cache
 from fovea_operator.client import Api, ApiError, Refused
 from fovea_operator.metrics import Metrics
-from fovea_operator.objects import (
-    CHILD_SELECTOR,
-    CHILDREN,
-    DATASET,
-    NAMESPACE,
-    OWNERS,
-    TRAINING_JOB,
-    WATCHED,
-    Key,
-    Kind,
-    View,
-    key_of,
-    owner_of,
-    text,
-)
+from fovea_operator.objects import CHILD_SELECTOR, NAMESPACE, Key, Kind, View, key_of
 from fovea_operator.queue import KeyedQueue
 from fovea_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-_REFERENCES = {
-    DATASET: (("spec", "datasetRef", "name"),),
-    TRAINING_JOB: (
-        ("spec", "model", "pretrained", "trainingJobRef", "name"),
-        ("spec", "compression", "distillation", "teacherRef", "name"),
-    ),
-}
-"""The fields in which a TrainingJob names objects of a kind."""
 
 
 class KindAppeared(FoveaError):
@@ -69,10 +46,11 @@ class Watcher:
     async def fill(self) -> None:
         """Lists everything, then asks for a reconcile of every owner. Raises ApiError; may be called again."""
         self._lacking.clear()
-        for kind in WATCHED:
+        for kind in self.cache.registry.watched:
             await self._resync(kind)
         self.cache.changed = self.changed
-        self._enqueue({*(key for kind in OWNERS for key in self.cache.keys(kind)), *self.cache.owners()})
+        existing = (key for kind in self.cache.registry.primary for key in self.cache.keys(kind))
+        self._enqueue({*existing, *self.cache.owners()})
 
     async def resync_forever(self) -> None:
         """Lists everything again from time to time."""
@@ -80,7 +58,7 @@ class Watcher:
         while True:
             await asyncio.sleep(pause)
             pause = self.settings.resync_seconds
-            for kind in WATCHED:
+            for kind in self.cache.registry.watched:
                 await self._try_resync(kind)
 
     async def watch(self, configuration: Configuration, stop: asyncio.Event, ready: asyncio.Event) -> None:
@@ -92,9 +70,9 @@ class Watcher:
         settings.peering.standalone = True
         settings.scanning.disabled = True  # it would need the right to list all CRDs of the cluster
         settings.networking.request_timeout = self.settings.request_timeout_seconds
-        for kind in WATCHED:
+        for kind in self.cache.registry.watched:
             self._register(registry, kind)
-            if kind in CHILDREN:
+            if kind in self.cache.registry.children:
                 settings.watching.label_selectors[kind.group, kind.version, kind.plural] = CHILD_SELECTOR
         await kopf.operator(
             registry=registry,
@@ -137,7 +115,7 @@ class Watcher:
             logger.warning("%s; trying again at the next full listing", error)
 
     async def _resync(self, kind: Kind) -> None:
-        selector = CHILD_SELECTOR if kind in CHILDREN else ""
+        selector = CHILD_SELECTOR if kind in self.cache.registry.children else ""
         scopes = self.settings.namespace_list if kind.namespaced else ()
         for scope in scopes or ("",):
             try:
@@ -154,28 +132,23 @@ class Watcher:
             await self.cache.replace(kind, listed, version, within)
         self.metrics.cached.labels(kind.name).set(self.cache.count(kind))
 
-    def changed(self, kind: Kind, values: Sequence[View]) -> None:
-        """Asks for a reconcile of everything that the objects concern; the cache calls it."""
-        self._enqueue(self._concerned(kind, values))
+    def changed(self, kind: Kind, values: Sequence[View], referred: Collection[Key]) -> None:
+        """Asks for a reconcile of everything that the objects concern; the cache calls it.
+
+        `referred` is what they refer to, or did before: what waits for its users to go must learn that they did.
+        """
+        self._enqueue({*self._concerned(kind, values), *referred})
 
     def _concerned(self, kind: Kind, values: Sequence[View]) -> set[Key]:
         """The owners whose reconcile may come out differently now."""
-        if kind not in (NAMESPACE, *OWNERS):
-            return {owner for owner in map(owner_of, values) if owner is not None}
-        keys = {key_of(kind, value) for value in values}
+        registry = self.cache.registry
         if kind == NAMESPACE:
-            return {it for owner in (DATASET, TRAINING_JOB) for key in keys for it in self.cache.keys(owner, key.name)}
-        return {*keys, *self._referring(kind, keys)}
-
-    def _referring(self, kind: Kind, keys: set[Key]) -> Iterator[Key]:
-        """TrainingJobs that refer to one of these objects."""
-        fields = _REFERENCES.get(kind, ())
-        for namespace in {key.namespace for key in keys} if fields else ():
-            names = {key.name for key in keys if key.namespace == namespace}
-            for other in self.cache.keys(TRAINING_JOB, namespace):
-                value = self.cache.get(other)
-                if value is not None and any(text(value, *field) in names for field in fields):
-                    yield other
+            namespaces = {key_of(kind, value).name for value in values}
+            return {key for owner in registry.primary for name in namespaces for key in self.cache.keys(owner, name)}
+        if kind not in registry.primary:
+            return {owner for owner in map(registry.owner_of, values) if owner is not None}
+        keys = {key_of(kind, value) for value in values}
+        return {*keys, *(other for key in keys for other in self.cache.referrers(key))}
 
     def _enqueue(self, keys: Iterable[Key]) -> None:
         for key in keys:

@@ -21,6 +21,8 @@ import pytest
 from fovea_api import names
 from fovea_operator.cache import Cache
 from fovea_operator.client import Api, Refused, Unreachable, connect, load_configuration
+from fovea_operator.kinds import builtin
+from fovea_operator.kinds.dataset.observe import observe_dataset
 from fovea_operator.main import Operator
 from fovea_operator.metrics import Metrics
 from fovea_operator.objects import (
@@ -36,8 +38,8 @@ from fovea_operator.objects import (
     Kind,
 )
 from fovea_operator.observe import Observer
-from fovea_operator.plan import Plan
 from fovea_operator.settings import Settings
+from fovea_operator.writes import Plan
 from kubernetes import client
 
 from tests.controlplane.conftest import ROOT, ControlPlane, good
@@ -476,7 +478,7 @@ async def test_a_fault_of_the_operator_is_told_and_tried_again(
 
     async with world.operator():
         with monkeypatch.context() as patched:
-            patched.setattr("fovea_operator.engine.plan_dataset", broken)
+            patched.setattr("fovea_operator.kinds.dataset.plan._plan", broken)
             await world.apply(dataset())
             await world.until(lambda: world.reason(DATASET, "InternalError"))
         assert world.ready(DATASET)["message"].startswith(
@@ -582,11 +584,11 @@ async def test_the_store_of_a_namespace_that_was_not_listed_yet_is_read(world: W
     await world.apply(dataset())
     key, namespace = Key(DATASET, world.namespace, "blood-cells"), Key(NAMESPACE, "", world.namespace)
     async with connect(await load_configuration(), 30, Metrics()) as api:
-        cache = Cache()
+        cache = Cache(builtin())
         cache.put(DATASET, await api.get(key) or {})
-        snapshot = await Observer(api, cache, world.settings()).dataset(key, datetime.now(UTC))
+        snapshot = await observe_dataset(Observer(api, cache, world.settings()), key, datetime.now(UTC))
     assert snapshot is not None
-    assert snapshot.place.store == store
+    assert snapshot.store.uri == store
     assert cache.get(namespace) is not None
 
 

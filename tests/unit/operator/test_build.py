@@ -9,10 +9,10 @@ from fovea_api.common import PodTemplate, Resources, RunPolicy
 from fovea_api.dataset import Recipe
 from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
 from fovea_api.trainingjob import Compute
-from fovea_operator.build.job import build_job
-from fovea_operator.build.pod import Work
-from fovea_operator.build.rayjob import build_ray_job
 from fovea_operator.settings import Settings
+from fovea_operator.workloads.job import BUILD, build_job
+from fovea_operator.workloads.pod_template import Work
+from fovea_operator.workloads.rayjob import build_ray_job
 
 SETTINGS = Settings()
 RECIPE = Recipe.model_validate(
@@ -36,7 +36,7 @@ def work(store: str = "pvc://store/ns") -> Work:
 def job(extra: dict[str, Any] | None = None, **policy: Any) -> Any:
     template = PodTemplate.model_validate(extra or {})
     resources = Resources(requests={"cpu": "1"})
-    return build_job(work(), resources, template, RunPolicy.model_validate(policy), SETTINGS)
+    return build_job(work(), BUILD, resources, template, RunPolicy.model_validate(policy), SETTINGS)
 
 
 def ray_job(policy: dict[str, Any] | None = None, **compute: Any) -> Any:
@@ -123,7 +123,7 @@ def test_a_queue_is_named_and_suspend_is_left_to_it() -> None:
 def test_the_installations_queue_is_that_of_runs_that_name_none() -> None:
     settings = Settings(queue_name="all")
     for policy, queue in ((RunPolicy(), "all"), (RunPolicy(queue_name="team-a"), "team-a")):
-        built = build_job(work(), Resources(), PodTemplate(), policy, settings)
+        built = build_job(work(), BUILD, Resources(), PodTemplate(), policy, settings)
         elastic = Compute.model_validate({"workers": 2, "elastic": {"minWorkers": 1, "maxWorkers": 4}})
         trained: Any = build_ray_job(work(), elastic, policy, settings)
         for manifest in (built, trained):

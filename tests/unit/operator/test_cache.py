@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fovea_operator.cache import Cache
+from fovea_operator.kinds import builtin
 from fovea_operator.objects import RUN, TRAINING_JOB, Key
 
 KEY = Key(RUN, "ns", "r-1")
@@ -18,7 +19,7 @@ def run(version: int, name: str = "r-1") -> dict[str, Any]:
 
 
 def test_an_older_version_never_replaces_a_newer_one() -> None:
-    cache = Cache()
+    cache = Cache(builtin())
     assert cache.put(RUN, run(5))
     assert not cache.put(RUN, run(4))
     assert not cache.put(RUN, run(5))
@@ -26,7 +27,7 @@ def test_an_older_version_never_replaces_a_newer_one() -> None:
 
 
 def test_a_late_event_does_not_bring_back_what_is_gone() -> None:
-    cache = Cache()
+    cache = Cache(builtin())
     cache.put(RUN, run(5))
     assert cache.remove(RUN, run(7))
     assert not cache.put(RUN, run(6))
@@ -35,7 +36,7 @@ def test_a_late_event_does_not_bring_back_what_is_gone() -> None:
 
 
 def test_a_late_deletion_does_not_take_what_was_made_anew() -> None:
-    cache = Cache()
+    cache = Cache(builtin())
     cache.put(RUN, run(9))
     assert not cache.remove(RUN, run(7))
     assert cache.get(KEY) is not None
@@ -43,7 +44,7 @@ def test_a_late_deletion_does_not_take_what_was_made_anew() -> None:
 
 async def test_a_listing_prunes_what_is_older_than_itself_only() -> None:
     changed: list[str] = []
-    cache = Cache(lambda kind, values: changed.extend(it["metadata"]["name"] for it in values))  # type: ignore[index,call-overload,misc]
+    cache = Cache(builtin(), lambda kind, values, referred: changed.extend(it["metadata"]["name"] for it in values))  # type: ignore[index,call-overload,misc]
     cache.put(RUN, run(5))
     cache.put(RUN, run(20, "r-2"))
     changed.clear()
@@ -59,7 +60,7 @@ def job(version: int, policy: str) -> dict[str, Any]:
 
 
 async def test_how_an_object_was_in_the_end_is_known_as_long_as_anything_works_for_it() -> None:
-    cache = Cache()
+    cache = Cache(builtin())
     cache.put(RUN, run(5))
     cache.put(TRAINING_JOB, job(6, "Delete"))
     assert cache.last(OWNER) is None
@@ -74,7 +75,7 @@ async def test_how_an_object_was_in_the_end_is_known_as_long_as_anything_works_f
 
 
 def test_runs_are_found_by_their_owner() -> None:
-    cache = Cache()
+    cache = Cache(builtin())
     cache.put(RUN, run(5))
     cache.put(RUN, run(6, "r-0"))
     assert [it["metadata"]["name"] for it in cache.owned(OWNER, RUN)] == ["r-0", "r-1"]  # type: ignore[index]

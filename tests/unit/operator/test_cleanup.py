@@ -8,22 +8,27 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from fovea_api.common import Reference
 from fovea_api.dataset import Dataset
 from fovea_api.run import CleanupRecipe, Run, RunSpec, run_name
 from fovea_api.trainingjob import TrainingJob
-from fovea_operator.children import Child, ChildState
+from fovea_operator.cleanups.plan import plan_deleted
+from fovea_operator.cleanups.snapshot import DeletedSnapshot
+from fovea_operator.kinds.dataset.plan import plan_dataset
+from fovea_operator.kinds.dataset.snapshot import DatasetSnapshot
+from fovea_operator.kinds.trainingjob.plan import plan_training
+from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
 from fovea_operator.objects import DATASET, JOB, RAY_JOB, RUN, TRAINING_JOB, Key
-from fovea_operator.observe import DatasetSnapshot, GoneSnapshot, Missing, Place, RunView, TrainingSnapshot
-from fovea_operator.plan import Create, Delete, Emit, Plan, SetStatus
-from fovea_operator.plan.cleanup import plan_gone
-from fovea_operator.plan.dataset import plan_dataset
-from fovea_operator.plan.trainingjob import plan_training
+from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
+from fovea_operator.store import StoreConfig
+from fovea_operator.workloads.workload import Child, ChildState
+from fovea_operator.writes import Create, Delete, Emit, Plan, SetStatus
 
 NOW = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=61)
 SETTINGS = Settings(cleanup_delay_seconds=60, trainer_image="trainer:1", reference_poll_seconds=15)
-PLACE = Place("s3://fovea/ns", "keys")
+STORE = StoreConfig("s3://fovea/ns", "keys")
 METADATA = {"name": "cells", "namespace": "ns", "uid": "u", "generation": 1}
 POLICY = {"deletionPolicy": "Delete"}
 
@@ -46,11 +51,11 @@ def job(**spec: Any) -> TrainingJob:
 
 
 def of_dataset(it: Dataset, *runs: RunView, now: datetime = NOW, **more: Any) -> Plan:
-    return plan_dataset(DatasetSnapshot(it, runs, PLACE, (), now, **more), SETTINGS)
+    return plan_dataset(DatasetSnapshot(dataset=it, runs=runs, store=STORE, now=now, **more), SETTINGS)
 
 
 def of_job(it: TrainingJob, *runs: RunView, dataset: Dataset | None = None, **more: Any) -> Plan:
-    snapshot = TrainingSnapshot(it, runs, dataset, {}, ("cells",), PLACE, (), NOW, **more)
+    snapshot = TrainingSnapshot(job=it, runs=runs, dataset=dataset, datasets=("cells",), store=STORE, now=NOW, **more)
     return plan_training(snapshot, SETTINGS)
 
 
@@ -152,7 +157,7 @@ def test_delete_orders_before_any_data_exist_and_waits() -> None:
 
 
 def test_without_a_run_there_is_nothing_to_order() -> None:
-    nowhere = DatasetSnapshot(dataset(**POLICY), (), Place("", ""), (), NOW)
+    nowhere = DatasetSnapshot(dataset=dataset(**POLICY), store=StoreConfig(""), now=NOW)
     assert not made(plan_dataset(nowhere, SETTINGS), RUN)
     assert not made(of_job(job(**POLICY)), RUN)
 
@@ -218,9 +223,9 @@ def test_an_object_made_again_waits_until_the_cleanup_has_ended() -> None:
 
 
 def gone(
-    view: RunView, users: tuple[str, ...] = (), missing: tuple[Missing, ...] = (), now: datetime = LATER, **more: Any
+    view: RunView, users: tuple[str, ...] = (), missing: tuple[Reference, ...] = (), now: datetime = LATER, **more: Any
 ) -> Plan:
-    return plan_gone(GoneSnapshot(view, users, PLACE, missing, now, **more), SETTINGS)
+    return plan_deleted(DeletedSnapshot(view, users, STORE, missing, now, **more), SETTINGS)
 
 
 def missed(view: RunView, **status: Any) -> RunView:
@@ -290,7 +295,7 @@ GONE: dict[str, tuple[Plan, dict[str, Any]]] = {
         {"started": False, "deleted": [], "reason": "StoreShared", "requeue": 15.0},
     ),
     "the store's claim is missing": (
-        gone(missed(WAITING), missing=(Missing("PersistentVolumeClaim", "store", "the store"),)),
+        gone(missed(WAITING), missing=(Reference("PersistentVolumeClaim", "store", "the store"),)),
         {"started": False, "reason": "PersistentVolumeClaimNotFound"},
     ),
     "its pod is at work": (gone(at_work_or_done()), {"started": False, "deleted": [], "reason": "Running"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from fovea_operator.conditions import conditions, stuck, working
+from fovea_operator.conditions import conditions, progressing, stalled
 
 
 @pytest.mark.parametrize(
@@ -21,5 +21,5 @@ from fovea_operator.conditions import conditions, stuck, working
     ],
 )
 def test_any_text_becomes_a_reason_that_a_condition_takes(given: str, reason: str) -> None:
-    for verdict in (working(given, ""), stuck(given, "")):
+    for verdict in (progressing(given, ""), stalled(given, "")):
         assert conditions(verdict, (), 1, datetime.now(UTC))[0].reason == reason

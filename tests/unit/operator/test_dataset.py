@@ -7,22 +7,25 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from fovea_api.common import Reference
 from fovea_api.dataset import Dataset
 from fovea_api.run import Run
-from fovea_operator.children import Child, ChildState
+from fovea_operator.kinds.dataset.plan import plan_dataset
+from fovea_operator.kinds.dataset.snapshot import DatasetSnapshot
 from fovea_operator.objects import DATASET, JOB, RUN, Key
-from fovea_operator.observe import DatasetSnapshot, Missing, Place, RunView
-from fovea_operator.plan import Create, Delete, Emit, Plan, SetStatus
-from fovea_operator.plan.dataset import plan_dataset
+from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
+from fovea_operator.store import StoreConfig
+from fovea_operator.workloads.workload import Child, ChildState
+from fovea_operator.writes import Create, Delete, Emit, Plan, SetStatus
 
 NOW = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
 BUILT = NOW - timedelta(days=2)
 VERSION = f"sha256-{'1' * 64}"
 ARTIFACT = f"s3://fovea/ns/dataset/cells/{VERSION}/"
-STORE = Place("s3://fovea/ns", "")
+STORE = StoreConfig("s3://fovea/ns", "")
 LAB = {"name": "lab", "uri": "s3://lab/x", "format": "PascalVOC"}
-MISSING = Missing("Secret", "keys", "spec.sources[0].secretRef")
+MISSING = Reference("Secret", "keys", "spec.sources[0].secretRef")
 DAILY: dict[str, Any] = {"refresh": {"schedule": "0 3 * * *"}}
 NOT_YET: dict[str, Any] = {"refresh": {"schedule": "0 3 1 * *"}}
 NOWHERE: dict[str, Any] = {"refresh": {"schedule": "0 3 * * *", "timeZone": "Europe/Nowhere"}}
@@ -38,8 +41,8 @@ def dataset(status: dict[str, Any] | None = None, restart: str = "", **spec: Any
     )
 
 
-def plan(given: Dataset, *runs: RunView, place: Place = STORE, missing: tuple[Missing, ...] = ()) -> Plan:
-    return plan_dataset(DatasetSnapshot(given, runs, place, missing, NOW), Settings())
+def plan(given: Dataset, *runs: RunView, store: StoreConfig = STORE, missing: tuple[Reference, ...] = ()) -> Plan:
+    return plan_dataset(DatasetSnapshot(dataset=given, runs=runs, store=store, missing=missing, now=NOW), Settings())
 
 
 def made(found: Plan, kind: object) -> list[Create]:
@@ -139,7 +142,7 @@ class TestFirstApply:
         assert "RunCreated" in events(found)
 
     def test_without_a_store_says_where_to_name_one(self) -> None:
-        found = plan(dataset(), place=Place("", ""))
+        found = plan(dataset(), store=StoreConfig(""))
         assert not made(found, RUN)
         assert condition(found, "Reconciling") == ("True", "StoreNotConfigured")
 

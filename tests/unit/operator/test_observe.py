@@ -10,7 +10,11 @@ import pytest
 from fovea_api.run import CleanupRecipe, RunInputs, RunOwner, RunType, run_identity, run_name
 from fovea_api.trainingjob import Recipe
 from fovea_operator.cache import Cache
+from fovea_operator.cleanups.observe import observe_deleted
 from fovea_operator.client import Api
+from fovea_operator.kinds import builtin
+from fovea_operator.kinds.dataset.observe import observe_dataset
+from fovea_operator.kinds.trainingjob.observe import observe_training
 from fovea_operator.objects import (
     DATASET,
     MODEL_DEPLOYMENT,
@@ -59,7 +63,7 @@ class Server:
 class World:
     """A cache and a server, with one place to fill them."""
 
-    cache: Cache = field(default_factory=Cache)
+    cache: Cache = field(default_factory=lambda: Cache(builtin()))
     server: Server = field(default_factory=Server)
     settings: Settings = field(default_factory=lambda: Settings(store="s3://fovea"))
 
@@ -132,7 +136,7 @@ async def test_what_is_known_of_an_attempt_whose_child_has_ended(name: str) -> N
         world.seen(kind, value)
     world.cache.put(RUN, training(1, attempts=[ENDED, OPEN], **({"result": shown} if shown else {})))
     world.server.put(RUN, training(2, attempts=[ENDED, OPEN], result=MODEL))
-    snapshot = await world.observer.training(key_of(TRAINING_JOB, job), NOW)
+    snapshot = await observe_training(world.observer, key_of(TRAINING_JOB, job), NOW)
     assert snapshot is not None
     assert (Key(RUN, "ns", NAME) in world.server.asked) is asked
     if asked:
@@ -165,7 +169,7 @@ async def test_pods_that_have_not_ended(name: str) -> None:
     world.cache.put(POD, pod)
     if there:
         world.server.put(POD, pod)
-    snapshot = await world.observer.training(Key(TRAINING_JOB, "ns", "job"), NOW)
+    snapshot = await observe_training(world.observer, Key(TRAINING_JOB, "ns", "job"), NOW)
     assert snapshot is not None
     assert snapshot.runs[0].pods == (("p",) if counts else ())
     assert snapshot.runs[0].at_work is counts
@@ -246,7 +250,7 @@ async def test_whoever_names_a_place_in_the_folder_uses_the_data(name: str) -> N
     world = World()
     world.seen(RUN, cleanup())
     world.seen(kind, value)
-    snapshot = await world.observer.gone(KEY, NOW)
+    snapshot = await observe_deleted(world.observer, KEY, NOW)
     assert snapshot is not None
     assert snapshot.users == ((wanted,) if wanted else ())
 
@@ -259,7 +263,7 @@ async def test_a_version_that_is_named_is_used() -> None:
         (TRAINING_JOB, other_job(pretrained={"uri": f"{FOLDER}/{VERSION}/model.pth"})),
     ):
         world.seen(kind, value)
-    snapshot = await world.observer.dataset(KEY, NOW)
+    snapshot = await observe_dataset(world.observer, KEY, NOW)
     assert snapshot is not None
     assert snapshot.used == {VERSION}
 
@@ -284,7 +288,7 @@ async def test_a_store_of_two_namespaces(name: str) -> None:
         annotations = {"fovea.dev/store": stores[namespace]} if namespace in stores else {}
         metadata = {"name": namespace, "namespace": "", "annotations": annotations}
         world.seen(NAMESPACE, thing(NAMESPACE, namespace, metadata=metadata))
-    snapshot = await world.observer.gone(KEY, NOW)
+    snapshot = await observe_deleted(world.observer, KEY, NOW)
     assert snapshot is not None
     assert snapshot.shared == wanted
 
@@ -296,6 +300,6 @@ async def test_the_policy_that_an_object_had_in_the_end(policy: str, retained: b
     spec = {"task": "Classification", "sources": [SOURCE], "deletionPolicy": "Delete"}
     world.cache.put(DATASET, thing(DATASET, "cells", spec=spec))
     world.cache.remove(DATASET, thing(DATASET, "cells", version=2, spec=spec | {"deletionPolicy": policy}))
-    snapshot = await world.observer.gone(KEY, NOW)
+    snapshot = await observe_deleted(world.observer, KEY, NOW)
     assert snapshot is not None
     assert snapshot.retained is retained

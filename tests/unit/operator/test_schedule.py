@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from fovea_operator.plan.schedule import InvalidSchedule, last_time, next_time
+from fovea_operator.schedule import InvalidSchedule, last_time, next_time
 
 
 def at(text: str) -> datetime:

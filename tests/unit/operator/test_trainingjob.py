@@ -10,11 +10,13 @@ import pytest
 from fovea_api.dataset import Dataset
 from fovea_api.run import Run
 from fovea_api.trainingjob import TrainingJob
+from fovea_operator.kinds.trainingjob.plan import plan_training
+from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
 from fovea_operator.objects import RAY_JOB, RUN, TRAINING_JOB
-from fovea_operator.observe import Place, RunView, TrainingSnapshot
-from fovea_operator.plan import Create, Delete, Plan, SetStatus
-from fovea_operator.plan.trainingjob import plan_training
+from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
+from fovea_operator.store import StoreConfig
+from fovea_operator.writes import Create, Delete, Plan, SetStatus
 
 NOW = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
 OLD, NEW = f"sha256-{'1' * 64}", f"sha256-{'2' * 64}"
@@ -36,7 +38,9 @@ def dataset(version: str | None = OLD) -> Dataset:
 
 
 def snapshot(job: TrainingJob, *runs: RunView, version: str | None = OLD) -> TrainingSnapshot:
-    return TrainingSnapshot(job, runs, dataset(version), {}, ("cells",), Place("s3://fovea/ns", ""), (), NOW)
+    return TrainingSnapshot(
+        job=job, runs=runs, dataset=dataset(version), datasets=("cells",), store=StoreConfig("s3://fovea/ns"), now=NOW
+    )
 
 
 def made(plan: Plan, kind: object) -> list[Create]:

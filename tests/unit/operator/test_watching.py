@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fovea_operator.cache import Cache
 from fovea_operator.client import Refused
+from fovea_operator.kinds import builtin
 from fovea_operator.metrics import Metrics
 from fovea_operator.objects import DATASET, NAMESPACE, POD, RAY_JOB, RUN, TRAINING_JOB, Key, Kind
 from fovea_operator.queue import KeyedQueue
@@ -42,7 +43,7 @@ def watcher(objects: dict[Kind, list[dict[str, Any]]]) -> Watcher:
 
     settings, metrics = Settings(), Metrics()
     queue: KeyedQueue[Key] = KeyedQueue(work, settings, metrics, lambda key: key.kind.name)
-    return Watcher(Listing(objects), Cache(), queue, settings, metrics)  # type: ignore[arg-type]
+    return Watcher(Listing(objects), Cache(builtin()), queue, settings, metrics)  # type: ignore[arg-type]
 
 
 async def queued(watcher: Watcher) -> list[str]:
@@ -66,12 +67,18 @@ def it(name: str, version: int = 1, labels: dict[str, str] | None = None, **spec
     return {"metadata": metadata, "spec": spec}
 
 
+def job(name: str, dataset: str, version: int = 1, namespace: str = "ns", **spec: Any) -> dict[str, Any]:
+    spec = {"datasetRef": {"name": dataset}, "model": {"architecture": "resnet18"}} | spec
+    found = it(name, version, **spec)
+    return found | {"metadata": found["metadata"] | {"namespace": namespace}}
+
+
 def many(jobs: int) -> dict[Kind, list[dict[str, Any]]]:
     def labels(number: int) -> dict[str, str]:
         return {"fovea.dev/kind": "TrainingJob", "fovea.dev/name": f"job-{number % jobs}"}
 
     return {
-        TRAINING_JOB: [it(f"job-{number}", datasetRef={"name": "cells"}) for number in range(jobs)],
+        TRAINING_JOB: [job(f"job-{number}", "cells") for number in range(jobs)],
         RUN: [it(f"r-{number}", labels=labels(number)) for number in range(5 * jobs)],
     }
 
@@ -99,21 +106,24 @@ async def test_after_the_first_listing_every_owner_is_looked_at_those_that_are_g
     assert await queued(watched) == ["Dataset ns/cells", "Dataset ns/gone", "TrainingJob ns/job"]
 
 
-async def test_a_change_concerns_what_refers_to_the_object() -> None:
+async def test_a_change_concerns_what_refers_to_the_object_and_what_it_refers_to() -> None:
     jobs = [
-        it("plain", datasetRef={"name": "cells"}),
-        it("after", datasetRef={"name": "other"}, model={"pretrained": {"trainingJobRef": {"name": "plain"}}}),
-        it("pupil", compression={"distillation": {"teacherRef": {"name": "plain"}}}),
-        {"metadata": it("elsewhere")["metadata"] | {"namespace": "b"}, "spec": {"datasetRef": {"name": "cells"}}},
+        job("plain", "cells"),
+        job("after", "other", model={"architecture": "resnet18", "pretrained": {"trainingJobRef": {"name": "plain"}}}),
+        job("pupil", "other", compression={"distillation": {"teacherRef": {"name": "plain"}}}),
+        job("elsewhere", "cells", namespace="b"),
     ]
     watched = watcher({DATASET: [it("cells")], TRAINING_JOB: jobs})
     await watched.fill()
     await queued(watched)
     watched.take(DATASET, "MODIFIED", it("cells", 2))
     assert await queued(watched) == ["Dataset ns/cells", "TrainingJob ns/plain"]
-    watched.take(TRAINING_JOB, "MODIFIED", it("plain", 3, datasetRef={"name": "cells"}))
-    assert await queued(watched) == ["TrainingJob ns/after", "TrainingJob ns/plain", "TrainingJob ns/pupil"]
-    namespace = {"metadata": {"name": "ns", "resourceVersion": "4"}}
+    watched.take(TRAINING_JOB, "MODIFIED", job("plain", "cells", 3))
+    both = ["TrainingJob ns/after", "TrainingJob ns/plain", "TrainingJob ns/pupil"]
+    assert await queued(watched) == ["Dataset ns/cells", *both]
+    watched.take(TRAINING_JOB, "MODIFIED", job("plain", "other", 4))
+    assert await queued(watched) == ["Dataset ns/cells", "Dataset ns/other", *both]
+    namespace = {"metadata": {"name": "ns", "resourceVersion": "5"}}
     watched.take(NAMESPACE, "MODIFIED", namespace)
     assert len(await queued(watched)) == 4
 

@@ -6,31 +6,33 @@ from datetime import datetime
 from typing import Any
 
 from fovea_api.dataset import Dataset, DatasetStatus, Recipe, unsupported
-from fovea_api.run import Execution, RunInputs, RunOwner, RunResult, RunSpec, RunType, VersionInput, run_identity
+from fovea_api.run import RunInputs, RunOwner, RunResult, RunSpec, RunType, VersionInput, run_identity
 
-from fovea_operator.build.job import build_job
-from fovea_operator.conditions import Progressing, Verdict, conditions, done, stuck
+from fovea_operator.cleanups.build import PodSettings
+from fovea_operator.cleanups.plan import blocker_of_cleanups, with_deletion
+from fovea_operator.conditions import Assessment, conditions, ready, stalled
+from fovea_operator.kinds.dataset.build import child_builder, execution_settings, pod_settings
+from fovea_operator.kinds.dataset.retention import lost_builds, prune_versions
+from fovea_operator.kinds.dataset.snapshot import DatasetSnapshot
 from fovea_operator.objects import DATASET, RUN, Key
-from fovea_operator.observe import DatasetSnapshot, RunView
-from fovea_operator.plan import Delete, Emit, Plan, Write
-from fovea_operator.plan.cleanup import Pods, hold_while_cleaning, lost_builds, prune_versions, with_deletion
-from fovea_operator.plan.owner import (
+from fovea_operator.runs.lifecycle import is_finished
+from fovea_operator.runs.plan import (
     Context,
-    Means,
-    carry_out,
+    advance_runs,
+    blocker_of,
     current_run,
     frozen,
     history,
-    hold_for,
     own_status,
     prune,
     refusal,
     usage,
     without_run,
 )
-from fovea_operator.plan.runs import is_finished
-from fovea_operator.plan.schedule import InvalidSchedule, last_time, next_time
+from fovea_operator.runs.snapshot import RunView
+from fovea_operator.schedule import InvalidSchedule, last_time, next_time
 from fovea_operator.settings import Settings
+from fovea_operator.writes import Delete, Emit, Plan, Write
 
 _PHASES: dict[str | None, Any] = {"Running": "Building", "Succeeded": "Ready"}
 
@@ -42,50 +44,53 @@ def plan_dataset(snapshot: DatasetSnapshot, settings: Settings) -> Plan:
     key = Key(DATASET, dataset.metadata.namespace, dataset.metadata.name)
     lost = lost_builds(snapshot)
     runs = tuple(view for view in snapshot.runs if view not in lost)
-    context = Context(key, dataset.metadata, snapshot.place, spec.run_policy, runs, snapshot.now, settings)
-    pods = Pods(spec.compute.image, spec.compute.pod_template, spec.run_policy)
+    context = Context(
+        key=key,
+        metadata=dataset.metadata,
+        store=snapshot.store,
+        policy=spec.run_policy,
+        runs=runs,
+        now=snapshot.now,
+        settings=settings,
+    )
+    pods = pod_settings(spec)
     plan = _plan(context, snapshot, pods)
     forgotten = (Delete(Key(RUN, key.namespace, view.name), view.run.metadata.uid) for view in lost)
     plan = Plan((*forgotten, *plan.writes), plan.requeue_after)
     return with_deletion(plan, context, spec.deletion_policy, pods, snapshot.cleanups)
 
 
-def _plan(context: Context, snapshot: DatasetSnapshot, pods: Pods) -> Plan:
+def _plan(context: Context, snapshot: DatasetSnapshot, pods: PodSettings) -> Plan:
     dataset, key, now, settings = snapshot.dataset, context.key, context.now, context.settings
     spec, old = dataset.spec, dataset.status or DatasetStatus()
     current = current_run(context.runs, old.run)
 
     refresh: datetime | None = None
-    wanted: RunSpec | Verdict
+    desired: RunSpec | Assessment
     try:
         refresh, due = _schedule(dataset, current, now)
-        wanted = _wanted(context, dataset, old, current, due)
+        desired = _desired(context, dataset, old, current, due)
     except InvalidSchedule as error:
-        wanted = stuck(error.reason, str(error))
-    blocked = wanted if isinstance(wanted, Verdict) else None
-    if isinstance(wanted, Verdict):
+        desired = stalled(error.reason, str(error))
+    blocked = desired if isinstance(desired, Assessment) else None
+    if isinstance(desired, Assessment):
         if current is None or is_finished(current.status):
-            cleanup, later = prune_versions(context, snapshot, pods, current, any(it.at_work for it in context.runs))
-            return Plan((*without_run(context, old, wanted).writes, *cleanup), later)
-        wanted = current.run.spec.model_copy(update=_means(context, dataset))
-    hold = hold_for(snapshot.missing, snapshot.place, snapshot.leftover) or hold_while_cleaning(snapshot.cleanups)
-    outcome = carry_out(
-        context,
-        old.run,
-        wanted,
-        hold,
-        lambda work: build_job(work, spec.compute.resources, spec.compute.pod_template, spec.run_policy, settings),
-    )
-    step, name = outcome.step, outcome.run
-    view = next((it for it in context.runs if it.name == name), None)
+            at_work = any(view.at_work for view in context.runs)
+            cleanup, later = prune_versions(context, snapshot, pods, current, at_work)
+            return Plan((*without_run(context, old, old.run, desired).writes, *cleanup), later)
+        desired = current.run.spec.model_copy(update=execution_settings(spec, settings))
+    blocker = blocker_of(snapshot.missing, snapshot.store, snapshot.leftover) or blocker_of_cleanups(snapshot.cleanups)
+    made = advance_runs(context, old.run, desired, blocker, child_builder(spec, settings))
+    step, name = made.step, made.run
+    view = next((view for view in context.runs if view.name == name), None)
     result = view.status.result if view is not None else None
-    verdict = _verdict(step.verdict, result)
+    assessment = _assess(step.assessment, result)
     pruned = prune(context, [name])
     status = _with_version(
         old.model_copy(
             update={
                 "observed_generation": dataset.metadata.generation,
-                "conditions": conditions(blocked or verdict, old.conditions, dataset.metadata.generation, now),
+                "conditions": conditions(blocked or assessment, old.conditions, dataset.metadata.generation, now),
                 "phase": _PHASES.get(step.status.phase, step.status.phase),
                 "run": name,
                 "progress": view.status.progress if view is not None else None,
@@ -96,31 +101,31 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: Pods) -> Plan:
         ),
         result,
     )
-    events = _events(key, name, verdict, result, old)
-    building = not is_finished(step.status) or any(it.at_work for it in context.runs)
+    events = _events(key, name, assessment, result, old)
+    building = not is_finished(step.status) or any(view.at_work for view in context.runs)
     cleanup, later = prune_versions(context, snapshot, pods, view, building)
     wait = [step.requeue_after, later, (refresh - now).total_seconds() + 1 if refresh is not None else None]
     return Plan(
-        (*outcome.writes, *events, *outcome.status_writes, *own_status(key, dataset.status, status), *pruned, *cleanup),
-        min((it for it in wait if it is not None), default=None),
+        (*made.writes, *events, *made.status_writes, *own_status(key, dataset.status, status), *pruned, *cleanup),
+        min((seconds for seconds in wait if seconds is not None), default=None),
     )
 
 
-def _wanted(
+def _desired(
     context: Context, dataset: Dataset, old: DatasetStatus, current: RunView | None, due: datetime | None
-) -> RunSpec | Verdict:
-    """The current run's order; a new one if the spec, the restart annotation or the schedule say so; or why none."""
+) -> RunSpec | Assessment:
+    """The current run's spec; a new one if the spec, the restart annotation or the schedule say so; or why none."""
     spec, recipe = dataset.spec, dataset.spec.recipe()
     if current is not None:
         restarted = context.restart not in ("", current.run.spec.nonce.partition("@")[0])
         before = frozen(current, Recipe)
         same = before is not None and before.identifying() == recipe.identifying()
         if same and not restarted and due is None:
-            return current.run.spec.model_copy(update=_means(context, dataset))
+            return current.run.spec.model_copy(update=execution_settings(spec, context.settings))
     if problems := unsupported(recipe):
         return refusal(problems)
-    if (hold := hold_for((), context.place)) is not None:
-        return hold
+    if (blocker := blocker_of((), context.store)) is not None:
+        return blocker
     parent = None
     if spec.splits.keep_assignments and old.version is not None and old.artifact is not None:
         parent = VersionInput(version=old.version, artifact=old.artifact)
@@ -134,17 +139,9 @@ def _wanted(
         nonce=nonce,
         recipe=recipe.to_dict(),
         inputs=inputs,
-        store=context.place.store,
-        **_means(context, dataset),
+        store=context.store.uri,
+        **execution_settings(spec, context.settings),
     )
-
-
-def _means(context: Context, dataset: Dataset) -> Means:
-    compute = dataset.spec.compute
-    return {
-        "execution": Execution(workers=compute.workers, resources=compute.resources),
-        "image": compute.image or context.settings.trainer_image,
-    }
 
 
 def _schedule(dataset: Dataset, current: RunView | None, now: datetime) -> tuple[datetime | None, datetime | None]:
@@ -161,11 +158,11 @@ def _schedule(dataset: Dataset, current: RunView | None, now: datetime) -> tuple
     return following, latest if latest > max(since, current.created) else None
 
 
-def _verdict(verdict: Verdict, result: RunResult | None) -> Verdict:
-    if verdict.progressing is not Progressing.DONE or result is None or result.dataset is None:
-        return verdict
+def _assess(assessment: Assessment, result: RunResult | None) -> Assessment:
+    if not assessment.ready or result is None or result.dataset is None:
+        return assessment
     summary = result.dataset
-    return done("VersionBuilt", f"{summary.images} images in {len(summary.splits)} splits")
+    return ready("VersionBuilt", f"{summary.images} images in {len(summary.splits)} splits")
 
 
 def _with_version(status: DatasetStatus, result: RunResult | None) -> DatasetStatus:
@@ -187,13 +184,17 @@ def _with_version(status: DatasetStatus, result: RunResult | None) -> DatasetSta
     )
 
 
-def _events(key: Key, run: str, verdict: Verdict, result: RunResult | None, old: DatasetStatus) -> tuple[Write, ...]:
+def _events(
+    key: Key, run: str, assessment: Assessment, result: RunResult | None, old: DatasetStatus
+) -> tuple[Write, ...]:
     if old.run == run and old.phase in ("Ready", "Failed"):
         return ()
-    if verdict.progressing is Progressing.STUCK:
-        return (Emit(key, "Warning", "BuildFailed", f"run {run}: {verdict.message}", run),)
-    if verdict.progressing is not Progressing.DONE or result is None or result.dataset is None:
+    if assessment.stalled is not None:
+        return (Emit(key, "Warning", "BuildFailed", f"run {run}: {assessment.message}", run),)
+    if not assessment.ready or result is None or result.dataset is None:
         return ()
     if result.dataset.version == old.version:
         return (Emit(key, "Normal", "NothingChanged", f"run {run} found the version that was there", run),)
-    return (Emit(key, "Normal", "VersionBuilt", f"run {run} built {result.dataset.version}: {verdict.message}", run),)
+    return (
+        Emit(key, "Normal", "VersionBuilt", f"run {run} built {result.dataset.version}: {assessment.message}", run),
+    )

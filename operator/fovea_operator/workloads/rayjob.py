@@ -7,15 +7,84 @@ container without a security context, which the restricted Pod Security Standard
 
 from __future__ import annotations
 
-from fovea_api import names
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
 from fovea_api.trainingjob import Compute
 from pydantic import JsonValue
 
-from fovea_operator.build.pod import ENTRYPOINT, TERMINATION_MESSAGE_POLICY, Work, pod_template, security_context
-from fovea_operator.children import HEAD, SUBMITTER, WORKER
-from fovea_operator.objects import RAY_JOB, JsonObject
+from fovea_operator.objects import RAY_CLUSTER, RAY_JOB, JsonObject, Kind, View, flag, items, mapping, text
 from fovea_operator.settings import Settings
+from fovea_operator.workloads.pod_template import (
+    ENTRYPOINT,
+    TERMINATION_MESSAGE_POLICY,
+    Work,
+    pod_template,
+    queue_labels,
+    security_context,
+)
+from fovea_operator.workloads.pods import deaths
+from fovea_operator.workloads.workload import WAITING_FOR_QUOTA, ChildState, State
+
+LABEL_RAY_NODE = "ray.io/node-type"
+HEAD, WORKER, SUBMITTER = "ray-head", "ray-worker", "submitter"
+"""Names of the containers."""
+
+
+@dataclass(frozen=True, slots=True)
+class RayJobWorkload:
+    """How a RayJob is read."""
+
+    kind: Kind = RAY_JOB
+    parts: tuple[Kind, ...] = (RAY_CLUSTER,)
+
+    @property
+    def memory_fields(self) -> Mapping[str, str]:
+        """Where the memory limit of each container is set."""
+        return {
+            HEAD: "spec.compute.head.resources.limits.memory",
+            WORKER: "spec.compute.resources.limits.memory",
+            SUBMITTER: "the operator's setting submitter_memory_limit",
+        }
+
+    def state(self, value: View, parts: Sequence[View], pods: Sequence[View]) -> State:
+        """Where the RayJob is; what keeps its cluster from getting pods stands on the RayCluster."""
+        deployment, job = text(value, "status", "jobDeploymentStatus"), text(value, "status", "jobStatus")
+        reason, message = text(value, "status", "reason"), text(value, "status", "message")
+        if deployment in ("Failed", "ValidationFailed") or job in ("FAILED", "STOPPED"):
+            return State(ChildState.FAILED, reason or job.capitalize() or deployment, message)
+        if deployment == "Complete" or job == "SUCCEEDED":
+            return State(ChildState.SUCCEEDED)
+        if deployment in ("Suspended", "Suspending") or (flag(value, "spec", "suspend") and not deployment):
+            return WAITING_FOR_QUOTA
+        if job == "RUNNING":
+            return State(ChildState.RUNNING)
+        for cluster in parts:
+            for condition in items(cluster, "status", "conditions"):
+                if text(condition, "type") == "ReplicaFailure" and text(condition, "status") == "True":
+                    return State(ChildState.STARTING, text(condition, "reason"), text(condition, "message"))
+        return State(ChildState.STARTING)
+
+    def cause(self, pods: Sequence[View], failure: State) -> State:
+        """What ended its pods; a head that was replaced explains a failure of which KubeRay says nothing."""
+        found = deaths(pods, self.memory_fields)
+        unexplained = not failure.message or "backoff limit" in failure.message.lower()
+        if (replaced := _replaced_head(pods)) and unexplained:
+            return State(failure.state, failure.reason, "; ".join([replaced, *(death.message for death in found[:1])]))
+        if found and (found[0].reason or unexplained):
+            return State(failure.state, found[0].reason or failure.reason, found[0].message)
+        return failure
+
+
+def _replaced_head(pods: Sequence[View]) -> str:
+    """That the Ray head died: KubeRay submits when a head is there, so a younger head has taken its place."""
+    heads = [pod for pod in pods if text(mapping(pod, "metadata", "labels"), LABEL_RAY_NODE) == "head"]
+    submitters = [pod for pod in pods if not text(mapping(pod, "metadata", "labels"), LABEL_RAY_NODE)]
+    submitted = min((text(pod, "metadata", "creationTimestamp") for pod in submitters), default="")
+    if submitted and any(text(pod, "metadata", "creationTimestamp") > submitted for pod in heads):
+        return "the pod of the Ray head was deleted, or its node was lost"
+    return ""
 
 
 def build_ray_job(work: Work, compute: Compute, policy: RunPolicy, settings: Settings) -> JsonObject:
@@ -68,15 +137,6 @@ def build_ray_job(work: Work, compute: Compute, policy: RunPolicy, settings: Set
         },
         "spec": spec,
     }
-
-
-def queue_labels(policy: RunPolicy, settings: Settings) -> dict[str, str]:
-    """Kueue's labels on a child: its own queue, else the installation's. Kueue then owns its `suspend`."""
-    labels = {
-        names.LABEL_QUEUE: policy.queue_name or settings.queue_name,
-        names.LABEL_PRIORITY: policy.workload_priority_class_name,
-    }
-    return {name: value for name, value in labels.items() if value}
 
 
 def _submitter(work: Work, extra: PodTemplate, settings: Settings) -> JsonValue:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fovea_api import names
-from fovea_api.common import PodTemplate, Resources
+from fovea_api.common import PodTemplate, Resources, RunPolicy
 from fovea_api.run import RunSpec
 from pydantic import JsonValue
 
-from fovea_operator.children import LABEL_ATTEMPT
 from fovea_operator.objects import JsonObject
 from fovea_operator.settings import Settings
+from fovea_operator.store import claim_of, strings
+from fovea_operator.workloads.workload import LABEL_ATTEMPT
 
 PVC_ROOT = "/fovea/pvc"
 SECRETS_ROOT = "/fovea/secrets"
 WORK_DIR = "/fovea/work"
 ENTRYPOINT = "fovea run"
 TERMINATION_MESSAGE_POLICY = "FallbackToLogsOnError"
-"""Puts the end of a dead container's log into the pod's status, where `children` finds it."""
+"""Puts the end of a dead container's log into the pod's status, where `pods` finds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,6 @@ class Work:
             LABEL_ATTEMPT: str(self.attempt),
             names.LABEL_MANAGED_BY: names.MANAGED_BY,
         }
-
-
-def claim_of(uri: str) -> str | None:
-    """Name of the PersistentVolumeClaim of `pvc://claim/path`; None for another URI."""
-    scheme, _, rest = uri.partition("://")
-    return rest.partition("/")[0] or None if scheme == "pvc" else None
 
 
 def pod_template(
@@ -104,6 +99,15 @@ def main_container(template: JsonObject) -> JsonObject:
     return container
 
 
+def queue_labels(policy: RunPolicy, settings: Settings) -> dict[str, str]:
+    """Kueue's labels on a child: its own queue, else the installation's. Kueue then owns its `suspend`."""
+    labels = {
+        names.LABEL_QUEUE: policy.queue_name or settings.queue_name,
+        names.LABEL_PRIORITY: policy.workload_priority_class_name,
+    }
+    return {name: value for name, value in labels.items() if value}
+
+
 def security_context(settings: Settings) -> JsonObject:
     """The pod's part of the restricted Pod Security Standard."""
     context: JsonObject = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -145,25 +149,13 @@ def _volumes(work: Work, settings: Settings) -> tuple[list[JsonValue], list[Json
 
 
 def _claims(spec: RunSpec) -> dict[str, bool]:
-    """Claims that the order speaks of, and whether a run writes there: only the store and an export for review."""
+    """Claims that the run spec names, and whether a run writes there: only the store and an export for review."""
     found: dict[str, bool] = {}
     for path, uri in strings(spec.to_dict()):
         if (claim := claim_of(uri)) is not None:
             writable = path == ("store",) or path[-2:] == ("export", "uri")
             found[claim] = found.get(claim, False) or writable
     return found
-
-
-def strings(value: JsonValue, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """All strings of a value, each with the names of the fields that lead to it."""
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for name, part in value.items():
-            yield from strings(part, (*path, name))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from strings(part, path)
 
 
 def _secrets(recipe: JsonValue) -> Iterator[str]:

@@ -15,9 +15,9 @@ from typing import Literal
 from fovea_api.common import RunPolicy, format_duration, parse_duration
 from fovea_api.run import MAX_ATTEMPTS, Attempt, Outcome, RunError, RunStatus
 
-from fovea_operator.children import Child, ChildState
-from fovea_operator.conditions import Verdict, conditions, done, paused, stuck, working
+from fovea_operator.conditions import Assessment, conditions, progressing, ready, stalled, suspended
 from fovea_operator.settings import Settings
+from fovea_operator.workloads.workload import Child, ChildState
 
 Phase = Literal["Pending", "Queued", "Running", "Succeeded", "Failed", "Suspended"]
 _PHASES: dict[ChildState, Phase] = {
@@ -34,7 +34,7 @@ RAISE_RETRIES = "to go on from the last checkpoint raise spec.runPolicy.retries"
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something worth telling once about an attempt."""
+    """Something worth reporting once about an attempt."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -48,7 +48,7 @@ class Step:
 
     status: RunStatus
     """The operator's part: phase, conditions, attempts."""
-    verdict: Verdict
+    assessment: Assessment
     start: int | None = None
     """Number of the attempt whose child is to be created."""
     delete: tuple[Child, ...] = ()
@@ -61,136 +61,131 @@ class _Next:
     """A step without its bookkeeping."""
 
     phase: Phase
-    verdict: Verdict
+    assessment: Assessment
     attempts: tuple[Attempt, ...]
     start: int | None = None
     delete: tuple[Child, ...] = ()
     requeue_after: float | None = None
 
 
-def advance(
-    run: str,
-    status: RunStatus,
-    children: Sequence[Child],
-    policy: RunPolicy,
-    hold: Verdict | None,
-    now: datetime,
-    settings: Settings,
-    remedy: str = RAISE_RETRIES,
-) -> Step:
-    """The next step of a run that is wanted. `hold` keeps it from starting an attempt.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """All that decides on the next step of a run that is desired."""
 
-    `remedy` says what a person can do when all retries are used up.
-    """
-    attempts = _adopt(status, children, now)
-    return _book(status, _next(run, status, attempts, children, policy, hold, now, settings, remedy), now)
+    run: str
+    """Name of the Run."""
+    status: RunStatus
+    children: tuple[Child, ...] = ()
+    policy: RunPolicy
+    blocker: Assessment | None = None
+    """Why no attempt may start; None: one may."""
+    now: datetime
+    settings: Settings
+    remedy: str = RAISE_RETRIES
+    """What a person can do when all retries are used up."""
+
+    @property
+    def queued(self) -> bool:
+        """Whether the open attempt waited in a queue when it was last seen."""
+        return self.status.phase == "Queued"
+
+
+def advance(situation: Situation) -> Step:
+    """The next step of a run that is desired."""
+    attempts = _adopt(situation.status, situation.children)
+    return _book(situation.status, _next(situation, attempts), situation.now)
 
 
 def supersede(status: RunStatus, children: Sequence[Child], by: str, now: datetime) -> Step:
-    """The step of a run that is wanted no more: its children go, its attempts and its end stay on record."""
-    queued = status.phase == "Queued"
+    """The step of a run that is superseded: its children go, its attempts and its end stay on record."""
+    queued, why = status.phase == "Queued", f"run {by} took its place"
     closed = tuple(
-        it if it.outcome else _close(it, Outcome.SUSPENDED, "Superseded", f"run {by} took its place", now, queued)
-        for it in _adopt(status, children, now)
+        attempt if attempt.outcome else _close(attempt, Outcome.SUSPENDED, "Superseded", why, now, queued)
+        for attempt in _adopt(status, children)
     )
     delete = tuple(child for child in children if not child.deleting)
     if is_finished(status):
         own = status.model_copy(update={"progress": None, "result": None})
-        return Step(own, paused("Superseded", f"run {by} took its place"), delete=delete)
-    verdict = paused("Superseded", f"run {by} took its place")
-    return _book(status, _Next("Suspended", verdict, closed, delete=delete), now)
+        return Step(own, suspended("Superseded", why), delete=delete)
+    return _book(status, _Next("Suspended", suspended("Superseded", why), closed, delete=delete), now)
 
 
 def is_finished(status: RunStatus) -> bool:
-    """Whether the run needs nothing more unless it is wanted again."""
+    """Whether the run needs nothing more unless it is desired again."""
     return status.phase in ("Succeeded", "Failed", "Suspended")
 
 
-def _next(
-    run: str,
-    status: RunStatus,
-    attempts: tuple[Attempt, ...],
-    children: Sequence[Child],
-    policy: RunPolicy,
-    hold: Verdict | None,
-    now: datetime,
-    settings: Settings,
-    remedy: str,
-) -> _Next:
-    queued = status.phase == "Queued"
+def _next(situation: Situation, attempts: tuple[Attempt, ...]) -> _Next:
+    run, status, children = situation.run, situation.status, situation.children
+    policy, now, settings = situation.policy, situation.now, situation.settings
     if status.result is not None and status.result.error is None:
         ended = status.result.completed_at
         closed = tuple(
-            it if it.outcome else _close(it, Outcome.SUCCEEDED, None, None, ended, queued) for it in attempts
+            attempt if attempt.outcome else _close(attempt, Outcome.SUCCEEDED, None, None, ended, situation.queued)
+            for attempt in attempts
         )
-        return _Next("Succeeded", done("RunSucceeded", f"run {run} succeeded"), closed)
+        return _Next("Succeeded", ready("RunSucceeded", f"run {run} succeeded"), closed)
 
     last = attempts[-1] if attempts else None
     error = _error_of(status, last)
     if last is not None and last.outcome is None:
-        child = next((it for it in children if it.key.name == last.child), None)
-        closed_last = _ended(last, child, error, policy, attempts, now, queued)
+        child = next((child for child in children if child.key.name == last.child), None)
+        closed_last = _ended(situation, attempts, child, error)
         if closed_last is None:
             assert child is not None
-            return _under_way(run, status, attempts, child, policy, now, settings)
+            return _under_way(situation, attempts, child)
         last, attempts = closed_last, (*attempts[:-1], closed_last)
 
     if last is not None and last.outcome is Outcome.FAILED:
         failures = _failures(attempts)
         reason, message = last.reason or "Failed", last.message or "no reason is known"
         if error is not None and not error.retryable:
-            return _Next("Failed", stuck(reason, message), attempts)
+            return _Next("Failed", stalled(reason, message), attempts)
         if reason == _DEADLINE and _overdue(attempts, policy, now):
             longer = "raise spec.runPolicy.activeDeadline to go on from the last checkpoint"
-            return _Next("Failed", stuck(_DEADLINE, f"{message}; {longer}"), attempts)
+            return _Next("Failed", stalled(_DEADLINE, f"{message}; {longer}"), attempts)
         if len(failures) > policy.retries:
             tried = f"{len(failures)} attempts failed" if len(failures) > 1 else "the attempt failed"
-            return _Next("Failed", stuck(reason, f"{tried}: {message}\n({remedy})"), attempts)
+            return _Next("Failed", stalled(reason, f"{tried}: {message}\n({situation.remedy})"), attempts)
 
     if policy.suspend:
-        return _Next("Suspended", paused("Suspended", "spec.runPolicy.suspend is true"), attempts)
+        return _Next("Suspended", suspended("Suspended", "spec.runPolicy.suspend is true"), attempts)
     if children:
-        on_record = {it.number for it in status.attempts if it.outcome is not None}  # else the reason would be lost
+        # One whose end is not on record stays: its reason would be lost.
+        on_record = {attempt.number for attempt in status.attempts if attempt.outcome is not None}
         leftover = tuple(child for child in children if not child.deleting and child.attempt in on_record)
-        waits = working("Stopping", f"waiting for {children[0].key} to go")
+        waits = progressing("Stopping", f"waiting for {children[0].key} to be deleted")
         return _Next("Pending", waits, attempts, delete=leftover, requeue_after=settings.deletion_poll_seconds)
-    if hold is not None:
-        return _Next("Pending", hold, attempts, requeue_after=settings.reference_poll_seconds)
+    if situation.blocker is not None:
+        return _Next("Pending", situation.blocker, attempts, requeue_after=settings.reference_poll_seconds)
     if last is not None and last.end_time is not None:
         left = (last.end_time + timedelta(seconds=_pause(attempts, settings)) - now).total_seconds()
         if left > 0:
             message = f"attempt {last.number} ended ({last.reason}: {last.message}); the next follows"
-            return _Next("Pending", working("Retrying", message), attempts, requeue_after=left)
+            return _Next("Pending", progressing("Retrying", message), attempts, requeue_after=left)
     number = last.number + 1 if last is not None else 1
     started = Attempt(number=number, child=f"{run}-{number}", start_time=now)
-    verdict = working("Starting", f"attempt {number} of run {run} is starting")
+    assessment = progressing("Starting", f"attempt {number} of run {run} is starting")
     return _Next(
-        "Pending", verdict, (*attempts, started), start=number, requeue_after=_until_deadline(attempts, policy, now)
+        "Pending", assessment, (*attempts, started), start=number, requeue_after=_until_deadline(attempts, policy, now)
     )
 
 
-def _under_way(
-    run: str,
-    status: RunStatus,
-    attempts: tuple[Attempt, ...],
-    child: Child,
-    policy: RunPolicy,
-    now: datetime,
-    settings: Settings,
-) -> _Next:
+def _under_way(situation: Situation, attempts: tuple[Attempt, ...], child: Child) -> _Next:
     """An attempt is open and its child has not ended."""
+    policy, now, settings = situation.policy, situation.now, situation.settings
     last = attempts[-1]
     delete = () if child.deleting else (child,)
     phase, queued = _PHASES[child.state], child.state is ChildState.QUEUED
-    if queued != (status.phase == "Queued"):  # time in a queue counts toward no deadline
+    if queued != situation.queued:  # time in a queue counts toward no deadline
         update = {"worked_seconds": _seconds(last, now)} if queued else {"start_time": now}
         last = last.model_copy(update=update)
     if policy.suspend:
-        recorded = last.reason == _SUSPENDED  # first why it goes, then that it goes
+        recorded = last.reason == _SUSPENDED  # first why it is deleted, then its deletion
         last = last.model_copy(update={"reason": _SUSPENDED})
         return _Next(
             phase,
-            working("Suspending", f"stopping attempt {last.number}"),
+            progressing("Suspending", f"stopping attempt {last.number}"),
             (*attempts[:-1], last),
             delete=delete if recorded else (),
             requeue_after=settings.deletion_poll_seconds,
@@ -203,33 +198,28 @@ def _under_way(
     if not queued and _overdue(attempts, policy, now):
         return _Next(
             phase,
-            working("Stopping", "spec.runPolicy.activeDeadline has passed"),
+            progressing("Stopping", "spec.runPolicy.activeDeadline has passed"),
             attempts,
             delete=delete,
             requeue_after=settings.deletion_poll_seconds,
         )
     what = {
         ChildState.QUEUED: f"attempt {last.number} waits in its queue",
-        ChildState.STARTING: f"attempt {last.number} of run {run} is starting",
-        ChildState.RUNNING: f"attempt {last.number} of run {run} is running",
+        ChildState.STARTING: f"attempt {last.number} of run {situation.run} is starting",
+        ChildState.RUNNING: f"attempt {last.number} of run {situation.run} is running",
     }[child.state]
-    verdict = working(child.reason or child.state.value, child.message or what)
+    assessment = progressing(child.reason or child.state.value, child.message or what)
     until = _until_deadline(attempts, policy, now) if not queued else None
-    if child.state is not ChildState.RUNNING:  # what keeps it waiting is told by objects that are not watched
+    if child.state is not ChildState.RUNNING:  # what keeps it waiting is reported by objects that are not watched
         until = min(settings.reference_poll_seconds, until if until is not None else math.inf)
-    return _Next(phase, verdict, attempts, requeue_after=until)
+    return _Next(phase, assessment, attempts, requeue_after=until)
 
 
 def _ended(
-    last: Attempt,
-    child: Child | None,
-    error: RunError | None,
-    policy: RunPolicy,
-    attempts: tuple[Attempt, ...],
-    now: datetime,
-    queued: bool,
+    situation: Situation, attempts: tuple[Attempt, ...], child: Child | None, error: RunError | None
 ) -> Attempt | None:
-    """The open attempt with its outcome, or None when it goes on. `queued`: it waited in a queue when last seen."""
+    """The open attempt with its outcome, or None when it goes on."""
+    policy, now, queued, last = situation.policy, situation.now, situation.queued, attempts[-1]
 
     def closed(outcome: Outcome, reason: str, message: str) -> Attempt:
         return _close(last, outcome, reason, message, now, queued)
@@ -262,27 +252,27 @@ def _close(
     return attempt.model_copy(update=ended | {"reason": reason, "message": text})
 
 
-def _adopt(status: RunStatus, children: Sequence[Child], now: datetime) -> tuple[Attempt, ...]:
-    """The attempts on record and those whose child exists although no status tells of it."""
-    known = {it.number for it in status.attempts}
+def _adopt(status: RunStatus, children: Sequence[Child]) -> tuple[Attempt, ...]:
+    """The attempts on record and those whose child exists although no status has them."""
+    known = {attempt.number for attempt in status.attempts}
     found = [
         Attempt(number=child.attempt, child=child.key.name, start_time=child.created)
         for child in children
         if child.attempt not in known
     ]
-    return tuple(sorted((*status.attempts, *found), key=lambda it: it.number))
+    return tuple(sorted((*status.attempts, *found), key=lambda attempt: attempt.number))
 
 
 def _failures(attempts: Sequence[Attempt]) -> list[Attempt]:
     """The attempts that use up retries; one that the deadline ended does not."""
-    return [it for it in attempts if it.outcome is Outcome.FAILED and it.reason != _DEADLINE]
+    return [attempt for attempt in attempts if attempt.outcome is Outcome.FAILED and attempt.reason != _DEADLINE]
 
 
 def _pause(attempts: Sequence[Attempt], settings: Settings) -> float:
     """Seconds from the last attempt's end to the next attempt: each failure, or preemption in a row, doubles them."""
     last, alike = attempts[-1], _failures(attempts)
     if last.outcome is Outcome.PREEMPTED:
-        alike = list(takewhile(lambda it: it.outcome is Outcome.PREEMPTED, reversed(attempts)))
+        alike = list(takewhile(lambda attempt: attempt.outcome is Outcome.PREEMPTED, reversed(attempts)))
     if last not in alike:
         return 0.0
     return min(settings.retry_first_seconds * 2.0 ** (len(alike) - 1), settings.retry_max_seconds)
@@ -295,7 +285,7 @@ def _on_record(attempts: tuple[Attempt, ...], now: datetime) -> tuple[Attempt, .
     """
     while len(attempts) > MAX_ATTEMPTS:
         failures = _failures(attempts)
-        index = next(at for at, it in enumerate(attempts) if it.outcome is not None and it not in failures)
+        index = next(at for at, each in enumerate(attempts) if each.outcome is not None and each not in failures)
         oldest, heir = attempts[index : index + 2]
         seconds = _seconds(oldest, now) + (heir.worked_seconds or 0)
         heir = heir.model_copy(update={"worked_seconds": seconds})
@@ -319,7 +309,7 @@ def _seconds(attempt: Attempt, now: datetime, queued: bool = False) -> int:
 
 
 def _worked(attempts: Sequence[Attempt], now: datetime, queued: bool = False) -> timedelta:
-    return timedelta(seconds=sum(_seconds(it, now, queued) for it in attempts))
+    return timedelta(seconds=sum(_seconds(attempt, now, queued) for attempt in attempts))
 
 
 def _overdue(attempts: Sequence[Attempt], policy: RunPolicy, now: datetime, queued: bool = False) -> bool:
@@ -336,17 +326,17 @@ def _until_deadline(attempts: Sequence[Attempt], policy: RunPolicy, now: datetim
 def _book(old: RunStatus, step: _Next, now: datetime) -> Step:
     status = RunStatus(
         observed_generation=1,
-        conditions=conditions(step.verdict, old.conditions, 1, now),
+        conditions=conditions(step.assessment, old.conditions, 1, now),
         phase=step.phase,
         attempts=_on_record(step.attempts, now),
     )
     return Step(
-        status, step.verdict, step.start, step.delete, tuple(_notes(old.attempts, step.attempts)), step.requeue_after
+        status, step.assessment, step.start, step.delete, tuple(_notes(old.attempts, step.attempts)), step.requeue_after
     )
 
 
 def _notes(old: Sequence[Attempt], new: Sequence[Attempt]) -> Iterator[Note]:
-    before = {it.number: it for it in old}
+    before = {attempt.number: attempt for attempt in old}
     for attempt in new:
         known = before.get(attempt.number)
         if known is None:

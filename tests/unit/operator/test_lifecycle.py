@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from fovea_api.common import RunPolicy
 from fovea_api.run import MAX_ATTEMPTS, RunResult, RunStatus
-from fovea_operator.children import Child, ChildState
-from fovea_operator.conditions import Progressing, Verdict, working
+from fovea_operator.conditions import Assessment, progressing
 from fovea_operator.objects import RAY_JOB, Key
-from fovea_operator.plan.runs import Step, advance, supersede
+from fovea_operator.runs.lifecycle import Situation, Step, advance, supersede
 from fovea_operator.settings import Settings
+from fovea_operator.workloads.workload import Child, ChildState
 
 RUN = "r-0123456789"
 START = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
@@ -40,8 +40,20 @@ def error(reason: str, retryable: bool = False, at: datetime = NOW) -> dict[str,
     return {"error": {"reason": reason, "message": "what was wrong", "retryable": retryable}, "completedAt": at}
 
 
-def step(old: RunStatus, *children: Child, hold: Verdict | None = None, now: datetime = NOW, **policy: Any) -> Step:
-    return advance(RUN, old, children, RunPolicy.model_validate(policy), hold, now, SETTINGS)
+def step(
+    old: RunStatus, *children: Child, blocker: Assessment | None = None, now: datetime = NOW, **policy: Any
+) -> Step:
+    return advance(
+        Situation(
+            run=RUN,
+            status=old,
+            children=children,
+            policy=RunPolicy.model_validate(policy),
+            blocker=blocker,
+            now=now,
+            settings=SETTINGS,
+        )
+    )
 
 
 FAILED = child(state=ChildState.FAILED, reason="AppFailed", message="head died")
@@ -53,7 +65,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         {"phase": "Pending", "start": 1, "outcomes": [None]},
     ),
     "what is missing holds it": (
-        step(status(), hold=working("SecretNotFound", "…")),
+        step(status(), blocker=progressing("SecretNotFound", "…")),
         {"phase": "Pending", "start": None, "reason": "SecretNotFound", "outcomes": []},
     ),
     "a child that no status tells of is taken over": (
@@ -79,7 +91,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
     ),
     "a result ends it, whatever the child says": (
         step(status(attempt(), artifact="s3://b/"), child()),
-        {"phase": "Succeeded", "outcomes": ["Succeeded"], "deleted": 0, "progressing": Progressing.DONE},
+        {"phase": "Succeeded", "outcomes": ["Succeeded"], "deleted": 0, "conditions": (True, False, False)},
     ),
     "a failed attempt is recorded first": (
         step(OPEN, FAILED),
@@ -99,7 +111,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
     ),
     "retries are used up": (
         step(status(attempt(outcome="Failed", reason="AppFailed")), retries=0),
-        {"phase": "Failed", "start": None, "reason": "AppFailed", "progressing": Progressing.STUCK},
+        {"phase": "Failed", "start": None, "reason": "AppFailed", "conditions": (False, False, True)},
     ),
     "preemption uses none up": (
         step(status(attempt(outcome="Preempted", reason="Preempted")), retries=0),
@@ -178,7 +190,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
     ),
     "suspended": (
         step(OPEN, suspend=True),
-        {"phase": "Suspended", "outcomes": ["Suspended"], "progressing": Progressing.PAUSED},
+        {"phase": "Suspended", "outcomes": ["Suspended"], "conditions": (False, False, False)},
     ),
     "resumed": (
         step(status(attempt(outcome="Suspended", reason="Suspended"), phase="Suspended")),
@@ -237,9 +249,9 @@ def test_situation(name: str) -> None:
     found = {
         "phase": made.status.phase,
         "start": made.start,
-        "reason": made.verdict.reason,
-        "message": made.verdict.message,
-        "progressing": made.verdict.progressing,
+        "reason": made.assessment.reason,
+        "message": made.assessment.message,
+        "conditions": tuple(condition.status == "True" for condition in made.status.conditions),
         "outcomes": [it.outcome and it.outcome.value for it in made.status.attempts],
         "messages": [it.message for it in made.status.attempts],
         "worked": [it.worked_seconds for it in made.status.attempts],
@@ -282,4 +294,4 @@ def test_a_superseded_run_stops_and_a_finished_one_stays_as_it_ended() -> None:
 
 def test_failure_message_names_the_remedy() -> None:
     made = step(status(attempt(outcome="Failed", reason="AppFailed")), retries=0)
-    assert "raise spec.runPolicy.retries" in made.verdict.message
+    assert "raise spec.runPolicy.retries" in made.assessment.message

@@ -6,50 +6,48 @@ import difflib
 from dataclasses import replace
 
 from fovea_api.impossible import impossible
-from fovea_api.run import (
-    BundleInput,
-    DatasetInput,
-    Execution,
-    RunInputs,
-    RunOwner,
-    RunSpec,
-    RunType,
-    run_identity,
-    run_name,
-)
+from fovea_api.run import BundleInput, DatasetInput, RunInputs, RunOwner, RunSpec, RunType, run_identity
 from fovea_api.trainingjob import Recipe, TrainingJob, TrainingJobStatus, TrainingResult, judge, unsupported
 
-from fovea_operator.build.rayjob import build_ray_job
-from fovea_operator.conditions import Progressing, Verdict, conditions, done, stuck, working
+from fovea_operator.cleanups.plan import CLEANING_UP, blocker_of_cleanups, with_deletion
+from fovea_operator.conditions import Assessment, condition_of, conditions, progressing, ready, stalled
+from fovea_operator.kinds.trainingjob.build import child_builder, execution_settings, pod_settings
+from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
 from fovea_operator.objects import TRAINING_JOB, Key
-from fovea_operator.observe import RunView, TrainingSnapshot
-from fovea_operator.plan import Emit, Plan, Write
-from fovea_operator.plan.cleanup import CLEANING_UP, Pods, hold_while_cleaning, with_deletion
-from fovea_operator.plan.owner import (
+from fovea_operator.runs.lifecycle import is_finished
+from fovea_operator.runs.plan import (
     Context,
-    Means,
-    carry_out,
+    advance_runs,
+    blocker_of,
     current_run,
     frozen,
     history,
-    hold_for,
     own_status,
     prune,
     refusal,
     usage,
     without_run,
 )
-from fovea_operator.plan.runs import is_finished
+from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
+from fovea_operator.writes import Emit, Plan, Write
 
 
 def plan_training(snapshot: TrainingSnapshot, settings: Settings) -> Plan:
     """The next writes for a TrainingJob."""
     job, spec = snapshot.job, snapshot.job.spec
     key = Key(TRAINING_JOB, job.metadata.namespace, job.metadata.name)
-    context = Context(key, job.metadata, snapshot.place, spec.run_policy, snapshot.runs, snapshot.now, settings)
-    pods = Pods(spec.compute.image, spec.compute.pod_template, spec.run_policy)
-    return with_deletion(_plan(context, snapshot), context, spec.deletion_policy, pods, snapshot.cleanups)
+    context = Context(
+        key=key,
+        metadata=job.metadata,
+        store=snapshot.store,
+        policy=spec.run_policy,
+        runs=snapshot.runs,
+        now=snapshot.now,
+        settings=settings,
+    )
+    plan = _plan(context, snapshot)
+    return with_deletion(plan, context, spec.deletion_policy, pod_settings(spec), snapshot.cleanups)
 
 
 def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
@@ -57,41 +55,35 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
     spec, old = job.spec, job.status or TrainingJobStatus()
     current = current_run(snapshot.runs, old.run)
 
-    wanted = _wanted(context, snapshot, old, current)
-    blocked = wanted if isinstance(wanted, Verdict) else None
-    if isinstance(wanted, Verdict):
+    desired = _desired(context, snapshot, old, current)
+    blocked = desired if isinstance(desired, Assessment) else None
+    if isinstance(desired, Assessment):
         if current is None or is_finished(current.status):
-            wait = settings.reference_poll_seconds if wanted.reason == CLEANING_UP else None
-            return replace(without_run(context, old, wanted), requeue_after=wait)
-        wanted = current.run.spec.model_copy(update=_means(context, job))
-    hold = hold_for(snapshot.missing, snapshot.place, snapshot.leftover) or hold_while_cleaning(snapshot.cleanups)
-    outcome = carry_out(
-        context,
-        old.run,
-        wanted,
-        hold,
-        lambda work: build_ray_job(work, spec.compute, spec.run_policy, settings),
-    )
-    step, name = outcome.step, outcome.run
-    view = next((it for it in snapshot.runs if it.name == name), None)
+            wait = settings.reference_poll_seconds if desired.reason == CLEANING_UP else None
+            return replace(without_run(context, old, old.run, desired), requeue_after=wait)
+        desired = current.run.spec.model_copy(update=execution_settings(spec, settings))
+    blocker = blocker_of(snapshot.missing, snapshot.store, snapshot.leftover) or blocker_of_cleanups(snapshot.cleanups)
+    made = advance_runs(context, old.run, desired, blocker, child_builder(spec, settings))
+    step, name = made.step, made.run
+    view = next((view for view in snapshot.runs if view.name == name), None)
     result = _result(job, old, view)
-    verdict = blocked or _verdict(step.verdict, result, name)
+    assessment = blocked or _assess(step.assessment, result, name)
     pruned = prune(context, [name, *([result.run] if result is not None else [])])
-    assert wanted.inputs.dataset is not None
+    assert desired.inputs.dataset is not None
     status = TrainingJobStatus(
         observed_generation=job.metadata.generation,
-        conditions=conditions(verdict, old.conditions, job.metadata.generation, now),
+        conditions=conditions(assessment, old.conditions, job.metadata.generation, now),
         phase=step.status.phase,
         run=name,
-        dataset_version=wanted.inputs.dataset.version,
+        dataset_version=desired.inputs.dataset.version,
         progress=view.status.progress if view is not None else None,
         result=result,
         usage=usage(snapshot.runs),
         history=history(context, name, pruned),
     )
-    events = _events(key, name, verdict, old)
+    events = _events(key, name, assessment, old)
     return Plan(
-        (*outcome.writes, *events, *outcome.status_writes, *own_status(key, job.status, status), *pruned),
+        (*made.writes, *events, *made.status_writes, *own_status(key, job.status, status), *pruned),
         step.requeue_after,
     )
 
@@ -99,20 +91,20 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
 # --- Which run ---------------------------------------------------------------------------------------------------
 
 
-def _wanted(
+def _desired(
     context: Context, snapshot: TrainingSnapshot, old: TrainingJobStatus, current: RunView | None
-) -> RunSpec | Verdict:
-    """The current run's order, a new one, or why none can be given."""
+) -> RunSpec | Assessment:
+    """The current run's spec, a new one, or why none can be given."""
     job, spec = snapshot.job, snapshot.job.spec
     if current is not None and not _is_new(context, snapshot, current):
-        return current.run.spec.model_copy(update=_means(context, job))
+        return current.run.spec.model_copy(update=execution_settings(spec, context.settings))
     dataset = snapshot.dataset.spec if snapshot.dataset is not None else None
     if problems := impossible(spec, dataset) or unsupported(spec):
         return refusal(problems)
-    if (hold := hold_for((), snapshot.place)) is not None:
-        return hold
+    if (blocker := blocker_of((), snapshot.store)) is not None:
+        return blocker
     inputs = _inputs(snapshot, old)
-    if isinstance(inputs, Verdict):
+    if isinstance(inputs, Assessment):
         return inputs
     recipe, owner = spec.recipe(), RunOwner(kind="TrainingJob", name=job.metadata.name)
     return RunSpec(
@@ -123,8 +115,8 @@ def _wanted(
         recipe=recipe.to_dict(),
         success_criteria=spec.success_criteria,
         inputs=inputs,
-        store=snapshot.place.store,
-        **_means(context, job),
+        store=snapshot.store.uri,
+        **execution_settings(spec, context.settings),
     )
 
 
@@ -145,76 +137,62 @@ def _is_new(context: Context, snapshot: TrainingSnapshot, current: RunView) -> b
     return newest is not None and used is not None and newest != used.version
 
 
-def _means(context: Context, job: TrainingJob) -> Means:
-    compute, checkpoint = job.spec.compute, job.spec.checkpoint
-    elastic = compute.elastic
-    return {
-        "execution": Execution(
-            workers=compute.workers,
-            min_workers=elastic.min_workers if elastic is not None else None,
-            max_workers=elastic.max_workers if elastic is not None else None,
-            resources=compute.resources,
-            checkpoint_every_epochs=checkpoint.every_epochs,
-            checkpoints_kept=checkpoint.keep,
-        ),
-        "image": compute.image or context.settings.trainer_image,
-    }
-
-
-def _inputs(snapshot: TrainingSnapshot, old: TrainingJobStatus) -> RunInputs | Verdict:
+def _inputs(snapshot: TrainingSnapshot, old: TrainingJobStatus) -> RunInputs | Assessment:
     spec = snapshot.job.spec
     dataset = _dataset(snapshot)
-    if isinstance(dataset, Verdict):
+    if isinstance(dataset, Assessment):
         return dataset
     pretrained, distillation = spec.model.pretrained, spec.compression.distillation
-    base: BundleInput | Verdict | None = None
+    base: BundleInput | Assessment | None = None
     if pretrained.training_job_ref is not None:
         base = _bundle(snapshot, pretrained.training_job_ref.name, "spec.model.pretrained.trainingJobRef")
     elif pretrained.from_ is not None:
         own = old.result
         if own is None:
-            return stuck(
+            return stalled(
                 "NoCurrentModel", "spec.model.pretrained.from is Current, but there is no model yet; use weights"
             )
         base = BundleInput(digest=own.digest, artifact=own.bundle)
-    teacher: BundleInput | Verdict | None = None
+    teacher: BundleInput | Assessment | None = None
     if distillation is not None:
         teacher = _bundle(snapshot, distillation.teacher_ref.name, "spec.compression.distillation.teacherRef")
-    if isinstance(base, Verdict):
+    if isinstance(base, Assessment):
         return base
-    if isinstance(teacher, Verdict):
+    if isinstance(teacher, Assessment):
         return teacher
     return RunInputs(dataset=dataset, base_weights=base, teacher=teacher)
 
 
-def _dataset(snapshot: TrainingSnapshot) -> DatasetInput | Verdict:
+def _dataset(snapshot: TrainingSnapshot) -> DatasetInput | Assessment:
     reference = snapshot.job.spec.dataset_ref
     if snapshot.dataset is None:
         near = difflib.get_close_matches(reference.name, snapshot.datasets, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; apply it, or correct spec.datasetRef.name"
-        return working("DatasetNotFound", f"there is no Dataset {reference.name!r} in this namespace{hint}")
+        return progressing("DatasetNotFound", f"there is no Dataset {reference.name!r} in this namespace{hint}")
     status = snapshot.dataset.status
     problem = snapshot.dataset.spec.problem.stated()
     if reference.version is not None:
         if snapshot.dataset_cleanup and (status is None or status.version != reference.version):
             what = f"run {snapshot.dataset_cleanup}, which deletes old versions of Dataset {reference.name!r}"
-            return working(CLEANING_UP, f"waiting for {what}")
-        artifact = f"{snapshot.place.store}/dataset/{reference.name}/{reference.version}/"
+            return progressing(CLEANING_UP, f"waiting for {what}")
+        artifact = f"{snapshot.store.uri}/dataset/{reference.name}/{reference.version}/"
         return DatasetInput(name=reference.name, version=reference.version, artifact=artifact, problem=problem)
     if status is None or status.version is None or status.artifact is None:
-        why = next((it.message for it in status.conditions if it.type == "Ready"), "") if status is not None else ""
-        words = f": {why}" if why else ""
-        return working("DatasetNotReady", f"Dataset {reference.name!r} has no version yet{words}")
+        why = condition_of(status, "Ready")
+        words = f": {why.message}" if why is not None and why.message else ""
+        return progressing("DatasetNotReady", f"Dataset {reference.name!r} has no version yet{words}")
     return DatasetInput(name=reference.name, version=status.version, artifact=status.artifact, problem=problem)
 
 
-def _bundle(snapshot: TrainingSnapshot, name: str, path: str) -> BundleInput | Verdict:
+def _bundle(snapshot: TrainingSnapshot, name: str, path: str) -> BundleInput | Assessment:
     other = snapshot.others.get(name)
     if other is None:
-        return working("TrainingJobNotFound", f"{path}: there is no TrainingJob {name!r} in this namespace; apply it")
+        return progressing(
+            "TrainingJobNotFound", f"{path}: there is no TrainingJob {name!r} in this namespace; apply it"
+        )
     result = other.status.result if other.status is not None else None
     if result is None or not result.eligible:
-        return working("TrainingJobNotReady", f"{path}: TrainingJob {name!r} has no eligible model yet")
+        return progressing("TrainingJobNotReady", f"{path}: TrainingJob {name!r} has no eligible model yet")
     return BundleInput(digest=result.digest, artifact=result.bundle)
 
 
@@ -235,34 +213,30 @@ def _result(job: TrainingJob, old: TrainingJobStatus, view: RunView | None) -> T
             report=made.report,
             metrics=made.metrics,
             success_criteria=judged,
-            eligible=all(it.met for it in judged),
+            eligible=all(criterion.met for criterion in judged),
         )
     if old.result is None:
         return None
     judged = judge(criteria, old.result.metrics)
-    update = {"success_criteria": judged, "eligible": all(it.met for it in judged)}
+    update = {"success_criteria": judged, "eligible": all(criterion.met for criterion in judged)}
     return old.result.model_copy(update=update)
 
 
-def _verdict(verdict: Verdict, result: TrainingResult | None, run: str) -> Verdict:
-    if verdict.progressing is not Progressing.DONE:
-        return verdict
+def _assess(assessment: Assessment, result: TrainingResult | None, run: str) -> Assessment:
+    if not assessment.ready:
+        return assessment
     if result is None or result.run != run:
-        return stuck("ResultIncomplete", f"run {run} named no bundle; the trainer image does not fit this operator")
-    missed = [str(it) for it in result.success_criteria if not it.met]
+        return stalled("ResultIncomplete", f"run {run} named no bundle; the trainer image does not fit this operator")
+    missed = [str(criterion) for criterion in result.success_criteria if not criterion.met]
     if missed:
-        return stuck("CriteriaNotMet", "; ".join(missed))
-    met = "; ".join(str(it) for it in result.success_criteria) or "no criteria were set"
-    return done("Succeeded", f"trained by run {run}: {met}")
+        return stalled("CriteriaNotMet", "; ".join(missed))
+    met = "; ".join(map(str, result.success_criteria)) or "no criteria were set"
+    return ready("Succeeded", f"trained by run {run}: {met}")
 
 
-def _events(key: Key, run: str, verdict: Verdict, old: TrainingJobStatus) -> tuple[Write, ...]:
-    before = next((it for it in old.conditions if it.type == "Ready"), None)
-    told = old.run == run and before is not None and before.reason == verdict.reason
-    if told or verdict.progressing in (Progressing.WORKING, Progressing.PAUSED):
+def _events(key: Key, run: str, assessment: Assessment, old: TrainingJobStatus) -> tuple[Write, ...]:
+    before = condition_of(old, "Ready")
+    reported = old.run == run and before is not None and before.reason == assessment.reason
+    if reported or not (assessment.ready or assessment.stalled):
         return ()
-    good = verdict.progressing is Progressing.DONE
-    return (Emit(key, "Normal" if good else "Warning", verdict.reason, verdict.message, run),)
-
-
-__all__ = ["plan_training", "run_name"]
+    return (Emit(key, "Normal" if assessment.ready else "Warning", assessment.reason, assessment.message, run),)

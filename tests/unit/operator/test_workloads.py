@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fovea_operator.children import Child, read_child
 from fovea_operator.objects import JOB, RAY_JOB, Kind
+from fovea_operator.workloads.job import JobWorkload
+from fovea_operator.workloads.rayjob import RayJobWorkload
+from fovea_operator.workloads.workload import Child, read_child
 
 OOM = {"reason": "OOMKilled", "exitCode": 137, "finishedAt": "2026-11-24T20:05:00Z"}
 ERROR = {"reason": "Error", "exitCode": 1, "finishedAt": "2026-11-24T20:06:00Z", "message": "reading\nno space left\n"}
@@ -48,7 +50,8 @@ def failed_ray_job(*pods: dict[str, Any], reason: str = "SubmissionFailed", mess
 
 def read(kind: Kind, status: dict[str, Any], *pods: dict[str, Any]) -> Child:
     metadata = {"name": "r-0123456789-1", "namespace": "ns", "labels": {"fovea.dev/run": "r-0123456789"}}
-    return read_child(kind, {"metadata": metadata, "status": status}, (), pods)
+    workload = RayJobWorkload() if kind == RAY_JOB else JobWorkload()
+    return read_child(workload, {"metadata": metadata, "status": status}, (), pods)
 
 
 SUBMITTER = pod(container("submitter", ERROR), name="s", at="20:01")

@@ -1,0 +1,1 @@
+"""Cleanups: the Runs that delete from the store."""

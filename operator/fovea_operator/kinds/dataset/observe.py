@@ -1,0 +1,71 @@
+"""Observes a Dataset."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+
+from fovea_api.common import DIGEST, Reference
+from fovea_api.dataset import Dataset, DatasetSpec, references
+from fovea_api.run import Run
+
+from fovea_operator.cleanups.observe import readers, sharing
+from fovea_operator.kinds.dataset.snapshot import DatasetSnapshot
+from fovea_operator.objects import RUN, Key
+from fovea_operator.observe import Observer
+from fovea_operator.runs.observe import claims_of, observe_runs, secret_of
+from fovea_operator.store import StoreConfig
+
+
+async def observe_dataset(observer: Observer, key: Key, now: datetime) -> DatasetSnapshot | None:
+    """The snapshot of a Dataset; None when it is deleted."""
+    dataset = observer.read(Dataset, key)
+    if dataset is None:
+        return None
+    own = await observe_runs(observer, key, now)
+    store = await observer.store(key.namespace)
+    missing: tuple[Reference, ...] = ()
+    if own.may_start(dataset.metadata, dataset.status):
+        missing = await observer.missing(key.namespace, _needed(dataset.spec, store))
+    pruning = next((view for view in own.cleanups if view.threatens_versions and not view.deletes_all), None)
+    used: frozenset[str] | None = None
+    if pruning is not None and not any(view.at_work for view in (*own.runs, *own.cleanups)):
+        used = await _used(observer, key, pruning.run.spec.store)
+    return DatasetSnapshot(
+        dataset=dataset,
+        runs=own.runs,
+        cleanups=own.cleanups,
+        leftover=own.leftover,
+        store=store,
+        missing=missing,
+        now=now,
+        used=used,
+        shared=sharing(observer, key.namespace, pruning.run.spec.store) if pruning is not None else "",
+    )
+
+
+def _needed(spec: DatasetSpec, store: StoreConfig) -> Iterator[Reference]:
+    """The Secrets and claims that a build mounts."""
+    yield from secret_of(store)
+    yield from (reference for reference in references(spec) if reference.kind == "Secret")
+    yield from claims_of(
+        (source.uri, f"spec.sources[{index}].uri") for index, source in enumerate(spec.sources) if source.uri
+    )
+    if spec.exclude is not None:
+        yield from claims_of([(spec.exclude.uri, "spec.exclude.uri")])
+    yield from claims_of([(store.uri, "the store")])
+
+
+async def _used(observer: Observer, key: Key, store: str) -> frozenset[str]:
+    """Versions of a Dataset that are read or pinned."""
+    await observer.read_live(key.namespace)
+    read = (run.spec.inputs.dataset for run in observer.all(RUN, Run, key.namespace))
+    inputs = (dataset.version for dataset in read if dataset is not None and dataset.name == key.name)
+    pinned = (
+        reference.version
+        for _, reference in observer.references(key.namespace)
+        if (reference.kind, reference.name) == (key.kind.name, key.name)
+    )
+    named = (below.partition("/")[0] for _, below in readers(observer, key, store))
+    return frozenset(version for version in (*inputs, *pinned, *named) if re.fullmatch(DIGEST, version))

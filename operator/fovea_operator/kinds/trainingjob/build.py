@@ -1,0 +1,44 @@
+"""Builds the RayJob of a training."""
+
+from __future__ import annotations
+
+from fovea_api.run import Execution
+from fovea_api.trainingjob import TrainingJobSpec
+
+from fovea_operator.cleanups.build import PodSettings
+from fovea_operator.objects import RAY_JOB, JsonObject
+from fovea_operator.runs.plan import ChildBuilder, ExecutionSettings
+from fovea_operator.settings import Settings
+from fovea_operator.workloads.pod_template import Work
+from fovea_operator.workloads.rayjob import build_ray_job
+
+
+def execution_settings(spec: TrainingJobSpec, settings: Settings) -> ExecutionSettings:
+    """How a training is carried out."""
+    compute, checkpoint = spec.compute, spec.checkpoint
+    elastic = compute.elastic
+    return {
+        "execution": Execution(
+            workers=compute.workers,
+            min_workers=elastic.min_workers if elastic is not None else None,
+            max_workers=elastic.max_workers if elastic is not None else None,
+            resources=compute.resources,
+            checkpoint_every_epochs=checkpoint.every_epochs,
+            checkpoints_kept=checkpoint.keep,
+        ),
+        "image": compute.image or settings.trainer_image,
+    }
+
+
+def child_builder(spec: TrainingJobSpec, settings: Settings) -> ChildBuilder:
+    """What builds the RayJob of an attempt."""
+
+    def build(work: Work) -> JsonObject:
+        return build_ray_job(work, spec.compute, spec.run_policy, settings)
+
+    return ChildBuilder(RAY_JOB, build)
+
+
+def pod_settings(spec: TrainingJobSpec) -> PodSettings:
+    """What the TrainingJob says of its pods, for those that clean up after it."""
+    return PodSettings(spec.compute.image, spec.compute.pod_template, spec.run_policy)

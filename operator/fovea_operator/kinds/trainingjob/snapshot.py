@@ -1,0 +1,26 @@
+"""What the planner of a TrainingJob may know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fovea_api.dataset import Dataset
+from fovea_api.trainingjob import TrainingJob
+
+from fovea_operator.runs.snapshot import RunsSnapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSnapshot(RunsSnapshot):
+    """A TrainingJob with its trainings and what it refers to."""
+
+    job: TrainingJob
+    dataset: Dataset | None
+    """The Dataset that the job refers to."""
+    others: Mapping[str, TrainingJob] = field(default_factory=dict)
+    """TrainingJobs that the job refers to, as far as they exist."""
+    datasets: tuple[str, ...] = ()
+    """Names of all Datasets of the namespace, for suggestions."""
+    dataset_cleanup: str = ""
+    """Name of a cleanup that deletes versions of the Dataset, or is going to soon; empty: there is none."""

@@ -1,0 +1,1 @@
+"""Runs and their attempts: what every kind whose work takes long has in common."""

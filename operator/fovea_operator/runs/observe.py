@@ -1,0 +1,253 @@
+"""Observes the Runs of an object with their children and pods.
+
+It reads again live what two watches may show in the wrong order: a child's end before its run's result, a child that is
+missing although an attempt is open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from fovea_api import names
+from fovea_api.common import Metadata, Reference, Status
+from fovea_api.run import Attempt, Run, RunStatus, RunType
+
+from fovea_operator.client import Refused
+from fovea_operator.objects import (
+    POD,
+    RUN,
+    WORKLOAD,
+    Key,
+    Kind,
+    View,
+    controller_uid,
+    items,
+    key_of,
+    mapping,
+    parse,
+    text,
+    time,
+    uid_of,
+)
+from fovea_operator.observe import Observer
+from fovea_operator.runs.snapshot import RunView
+from fovea_operator.store import StoreConfig, claim_of
+from fovea_operator.workloads.workload import (
+    LABEL_ATTEMPT,
+    Child,
+    ChildState,
+    Workload,
+    child_of_pod,
+    controller_of,
+    read_child,
+)
+
+LABEL_WORKLOAD_OF = "kueue.x-k8s.io/job-uid"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRuns:
+    """The Runs of one object."""
+
+    runs: tuple[RunView, ...]
+    """Those that make something, newest first."""
+    cleanups: tuple[RunView, ...]
+    leftover: Key | None
+    """What works for an object of this name and for none of its Runs."""
+
+    def may_start(self, metadata: Metadata, status: Status | None) -> bool:
+        """Whether the planner may want to create a child, so that Secrets and claims have to be looked for."""
+        if any(not child.state.ended for view in self.runs for child in view.children):
+            return False
+        if status is None or status.observed_generation != metadata.generation:
+            return True
+        return str(getattr(status, "phase", "")) not in ("Ready", "Succeeded", "Failed", "Suspended")
+
+
+async def observe_runs(observer: Observer, owner: Key, now: datetime) -> OwnRuns:
+    """The Runs that the object controls, and the cleanups of its name that belong to nobody."""
+    views = await views_of(observer, owner, now)
+    cleanups = tuple(view for view in views if view.run.spec.type is RunType.CLEANUP)
+    runs = tuple(view for view in views if view not in cleanups)
+    return OwnRuns(runs, cleanups, await _leftover(observer, owner, views))
+
+
+async def views_of(observer: Observer, owner: Key, now: datetime) -> tuple[RunView, ...]:
+    """The Runs that the object controls, and the cleanups of its name that belong to nobody, newest first."""
+    cache = observer.cache
+    uid = uid_of(cache.get(owner) or {})
+    views = []
+    for value in list(cache.owned(owner, RUN)):
+        free = text(value, "spec", "type") == RunType.CLEANUP and not controller_uid(value)
+        if await observer.is_deleted(RUN, value) or text(value, "metadata", "deletionTimestamp"):
+            continue
+        if not free and controller_uid(value) != uid:
+            continue
+        children = [
+            await _child(observer, owner, workload, child, now)
+            for workload in observer.registry.workloads
+            for child in list(cache.owned(owner, workload.kind))
+            if controller_uid(child) == uid_of(value) and not await observer.is_deleted(workload.kind, child)
+        ]
+        view = RunView(parse(Run, value), tuple(children))
+        pods = await _pods(observer, owner, view.name)
+        views.append(await _fresh(observer, owner, replace(view, pods=pods), now))
+    return tuple(sorted(views, key=lambda view: (view.created, view.name), reverse=True))
+
+
+def known_runs(observer: Observer, owner: Key) -> Iterator[RunView]:
+    """The Runs of another object, without their children."""
+    yield from (RunView(parse(Run, value), ()) for value in observer.cache.owned(owner, RUN))
+
+
+def secret_of(store: StoreConfig) -> Iterator[Reference]:
+    """The Secret with the store's credentials, if one is needed."""
+    if store.secret:
+        yield Reference("Secret", store.secret, "the store's credentials")
+
+
+def claims_of(uris: Iterable[tuple[str, str]]) -> Iterator[Reference]:
+    """The claims that URIs name, each URI given with the field that says it."""
+    for uri, path in uris:
+        if (claim := claim_of(uri)) is not None:
+            yield Reference("PersistentVolumeClaim", claim, path)
+
+
+async def _leftover(observer: Observer, owner: Key, runs: Iterable[RunView]) -> Key | None:
+    """What works for an object of this name and for none of its Runs.
+
+    A pod of Ray hangs on objects that are not watched; one that is older than its Run, or of no Run that is known and
+    older than the object, is left of the object before.
+    """
+    cache, registry = observer.cache, observer.registry
+    made = time(cache.get(owner) or {}, "metadata", "creationTimestamp")
+    uids = {view.run.metadata.uid for view in runs}
+    since = {view.name: view.created for view in runs}
+    direct = (RUN, *(workload.kind for workload in registry.workloads))
+    indirect = (*(part for workload in registry.workloads for part in workload.parts), POD)
+    for kind in (*direct, *indirect):
+        for value in list(cache.owned(owner, kind)):
+            run = text(mapping(value, "metadata", "labels"), names.LABEL_RUN)
+            if kind in indirect:
+                born, first = time(value, "metadata", "creationTimestamp"), since.get(run, made)
+                left = born is not None and first is not None and born < first
+            else:
+                left = (uid_of(value) if kind == RUN else controller_uid(value)) not in uids
+            if run and left and not await observer.is_deleted(kind, value):
+                return key_of(kind, value)
+    return None
+
+
+async def _pods(observer: Observer, owner: Key, run: str) -> tuple[str, ...]:
+    """Names of a run's pods that have not ended; of one that was told to stop it is asked whether it is deleted."""
+    found = [
+        pod
+        for pod in observer.cache.owned(owner, POD)
+        if text(mapping(pod, "metadata", "labels"), names.LABEL_RUN) == run
+        and text(pod, "status", "phase") not in ("Succeeded", "Failed")
+    ]
+    while found and await observer.is_deleted(POD, found[0]):
+        found.pop(0)
+    return tuple(text(pod, "metadata", "name") for pod in found)
+
+
+async def _fresh(observer: Observer, owner: Key, view: RunView, now: datetime) -> RunView:
+    """Reads again what two watches may show in the wrong order, before a planner judges by it.
+
+    A run writes its result before its child ends, but the child's end may be seen first, beside no result or the
+    error of an earlier attempt; and a child that is not in the cache although an attempt is open may just not
+    have been seen yet.
+    """
+    open_attempt = next((attempt for attempt in view.status.attempts if attempt.outcome is None), None)
+    if open_attempt is None:
+        return view
+    child = next((child for child in view.children if child.key.name == open_attempt.child), None)
+    namespace = view.run.metadata.namespace
+    if child is None:
+        workload = observer.registry.run_types[view.run.spec.type]
+        value = await observer.api.get(Key(workload.kind, namespace, open_attempt.child))
+        if value is None:
+            return view
+        observer.cache.put(workload.kind, value)
+        child = await _child(observer, owner, workload, value, now)
+        view = replace(view, children=(*view.children, child))
+    if child.state.ended and not _reported(view.status, open_attempt):
+        value = await observer.api.get(Key(RUN, namespace, view.name))
+        if value is not None:
+            observer.cache.put(RUN, value)
+            view = replace(view, run=parse(Run, value))
+    if child.state is ChildState.FAILED and not _reported(view.status, open_attempt):
+        failed = await _with_pods(observer, owner, child, now)
+        view = replace(view, children=tuple(failed if each is child else each for each in view.children))
+    return view
+
+
+async def _with_pods(observer: Observer, owner: Key, child: Child, now: datetime) -> Child:
+    """A failed child with what its pods report, as they are now: the watch of pods may be behind that of Jobs."""
+    value = observer.cache.get(child.key)
+    if value is None:
+        return child
+    selector = f"{names.LABEL_RUN}={child.run},{LABEL_ATTEMPT}={child.attempt}"
+    for pod in (await observer.api.list(POD, child.key.namespace, selector))[0]:
+        observer.cache.put(POD, pod)
+    return await _child(observer, owner, _workload(observer, child.key.kind), value, now)
+
+
+def _workload(observer: Observer, kind: Kind) -> Workload:
+    return next(workload for workload in observer.registry.workloads if workload.kind == kind)
+
+
+async def _child(observer: Observer, owner: Key, workload: Workload, value: View, now: datetime) -> Child:
+    cache, name = observer.cache, text(value, "metadata", "name")
+    parts = [part for kind in workload.parts for part in cache.owned(owner, kind) if controller_of(part) == name]
+    pods = [pod for pod in cache.owned(owner, POD) if child_of_pod(pod) == name]
+    child = read_child(workload, value, parts, pods)
+    if child.state is ChildState.QUEUED:
+        return replace(child, message=await _admission(observer, child) or child.message)
+    if child.state is not ChildState.STARTING or child.reason:
+        return child
+    pending = next((pod for pod in pods if text(pod, "status", "phase") == "Pending"), None)
+    since = time(pending, "metadata", "creationTimestamp") if pending is not None else child.created
+    if since is None or (now - since).total_seconds() < observer.settings.scheduling_grace_seconds:
+        return child
+    if pending is not None:
+        reason, message = await _trouble(observer, key_of(POD, pending))
+    elif not pods:
+        reason, message = await _refusal(observer, child.key)
+    else:
+        return child
+    return replace(child, reason=reason, message=message)
+
+
+async def _admission(observer: Observer, child: Child) -> str:
+    """Why Kueue has not admitted a child, in its words; empty where there is no Kueue or it has not spoken."""
+    selector = f"{LABEL_WORKLOAD_OF}={child.uid}"
+    with contextlib.suppress(Refused):
+        for workload in (await observer.api.list(WORKLOAD, child.key.namespace, selector))[0]:
+            for condition in items(workload, "status", "conditions"):
+                if text(condition, "type") == "QuotaReserved" and text(condition, "status") == "False":
+                    return text(condition, "message")
+    return ""
+
+
+async def _refusal(observer: Observer, key: Key) -> tuple[str, str]:
+    """The newest warning about a child that gets no pods: the words of a quota or a policy."""
+    newest = await observer.newest_event(key, ",type=Warning")
+    return text(newest, "reason"), text(newest, "note")
+
+
+async def _trouble(observer: Observer, pod: Key) -> tuple[str, str]:
+    """What keeps a pod's containers from being created (a missing Secret or claim), if that was reported last."""
+    newest = await observer.newest_event(pod)
+    if text(newest, "type") != "Warning" or text(newest, "reason") == "FailedScheduling":
+        return "", ""
+    return text(newest, "reason"), f"pod {pod.name}: {text(newest, 'note')}"
+
+
+def _reported(status: RunStatus, attempt: Attempt) -> bool:
+    """Whether the attempt's pods have reported how it ended; an error of an earlier attempt is none of this one."""
+    result = status.result
+    return result is not None and (result.error is None or result.is_of(attempt))

@@ -1,0 +1,234 @@
+"""What the planners of all kinds with runs share: which run is current, its next step, the writes that carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypedDict, TypeVar
+
+from fovea_api import names
+from fovea_api.common import Metadata, Model, Reference, RunPolicy, Status
+from fovea_api.errors import InvalidInput
+from fovea_api.run import Execution, RunSpec, RunStatus, Usage, run_name
+from pydantic import ValidationError
+
+from fovea_operator.conditions import Assessment, conditions, progressing, stalled, waiting_for_leftover
+from fovea_operator.objects import RUN, JsonObject, Key, Kind
+from fovea_operator.runs.build import child_writes, run_manifest
+from fovea_operator.runs.lifecycle import Situation, Step, advance, is_finished, supersede
+from fovea_operator.runs.snapshot import RunView
+from fovea_operator.settings import Settings
+from fovea_operator.store import StoreConfig
+from fovea_operator.workloads.pod_template import Work
+from fovea_operator.writes import Create, Delete, Emit, Plan, SetStatus, Write
+
+R = TypeVar("R", bound=Model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What every planner needs beside its snapshot."""
+
+    key: Key
+    metadata: Metadata
+    store: StoreConfig
+    policy: RunPolicy
+    runs: Sequence[RunView]
+    now: datetime
+    settings: Settings
+
+    @property
+    def restart(self) -> str:
+        """Value of the restart annotation, without the `@` that parts it from a time in a nonce; empty: none."""
+        return self.metadata.annotations.get(names.ANNOTATION_RESTART, "").replace("@", "%40")[:200]
+
+
+class ExecutionSettings(TypedDict):
+    """How a run's work is carried out. No part of its identity, so a change of it starts no new run."""
+
+    execution: Execution
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildBuilder:
+    """What carries a kind's runs out, and how it is built for an attempt."""
+
+    kind: Kind
+    build: Callable[[Work], JsonObject]
+
+
+def current_run(runs: Sequence[RunView], named: str | None) -> RunView | None:
+    """The run that the status names; without one, the newest."""
+    return next((view for view in runs if view.name == named), runs[0] if runs else None)
+
+
+def frozen(view: RunView, recipe: type[R]) -> R | None:
+    """The recipe of a run as this version of the API reads it; a field that it lacks has its default."""
+    try:
+        return recipe.model_validate(dict(view.run.spec.recipe))
+    except ValidationError:
+        return None
+
+
+def without_run(context: Context, old: Status, named: str | None, assessment: Assessment) -> Plan:
+    """The status of an object that can have no new run now; earlier good state stays. `named`: its run so far."""
+    generation, failed = context.metadata.generation, assessment.stalled is not None
+    status = old.model_copy(
+        update={
+            "observed_generation": generation,
+            "conditions": conditions(assessment, old.conditions, generation, context.now),
+            "phase": "Failed" if failed else "Pending",
+        }
+    )
+    reported = any(known.type == "Ready" and known.reason == assessment.reason for known in old.conditions)
+    events: list[Write] = []
+    if failed and not reported:
+        events.append(Emit(context.key, "Warning", assessment.reason, assessment.message, named or ""))
+    return Plan((*events, *own_status(context.key, old, status)))
+
+
+def refusal(problems: Sequence[InvalidInput]) -> Assessment:
+    """That what is asked for cannot be done, each wish with its field and the remedy."""
+    return stalled(problems[0].reason, "; ".join(map(str, problems)))
+
+
+def blocker_of(missing: Sequence[Reference], store: StoreConfig, leftover: Key | None = None) -> Assessment | None:
+    """Why no attempt can start, as far as the namespace is concerned."""
+    if not store.uri:
+        return progressing(
+            "StoreNotConfigured",
+            "nobody said where results go; annotate the namespace with fovea.dev/store=<URI> "
+            "or set defaults.store.uri of the chart",
+        )
+    if leftover is not None:
+        return waiting_for_leftover(leftover)
+    if not missing:
+        return None
+    first = missing[0]
+    what = ", ".join(f"{reference.kind} {reference.name!r} ({reference.path})" for reference in missing)
+    return progressing(f"{first.kind}NotFound", f"not found in this namespace: {what}; create it or correct the name")
+
+
+def blocker_of_pods(view: RunView) -> Assessment | None:
+    """Why no attempt may start after one that has ended and whose pods have not: both would write in one folder."""
+    if not view.pods:
+        return None
+    return progressing(
+        "Stopping",
+        f"waiting for pod {view.pods[0]} of an earlier attempt to end; if its node is gone for good, delete the Node, "
+        "or the pod with kubectl delete --force",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunWrites:
+    """The writes for all runs of an owner, and where its current run stands."""
+
+    writes: tuple[Write, ...]
+    status_writes: tuple[Write, ...]
+    """Events and statuses of Runs: written after the objects they speak of."""
+    step: Step
+    run: str
+
+
+def advance_runs(
+    context: Context, named: str | None, desired: RunSpec, blocker: Assessment | None, child: ChildBuilder
+) -> RunWrites:
+    """Makes the desired run the current one, stops the others, and takes the desired run's next step.
+
+    `named` is the run that the owner's status names so far.
+    """
+    name = run_name(desired.identity)
+    view = next((view for view in context.runs if view.name == name), None)
+    status = view.status if view is not None else RunStatus()
+
+    run_key = Key(RUN, context.key.namespace, name)
+    first: list[Write] = []
+    after: list[Write] = []
+    stopping = False
+    for other in context.runs:
+        live = any(not child.state.ended for child in other.children)
+        if other.name != name and (live or not is_finished(other.status)):
+            stopping = stopping or live
+            step = supersede(other.status, other.children, name, context.now)
+            first += [Delete(child.key, child.uid) for child in step.delete]
+            after += step_writes(context.key, Key(RUN, context.key.namespace, other.name), other.status, step)
+    if view is None:
+        first.append(Create(run_key, run_manifest(run_key, desired), context.key))
+    if named != name and not status.attempts:
+        note = f"run {name} was created"
+        after.append(Emit(context.key, "Normal", "RunCreated", note, name))
+    if blocker is None and stopping:
+        blocker = progressing("Stopping", "waiting for the run before to stop")
+    if blocker is None and view is not None:
+        blocker = blocker_of_pods(view)
+    step = advance(
+        Situation(
+            run=name,
+            status=status,
+            children=view.children if view is not None else (),
+            policy=context.policy,
+            blocker=blocker,
+            now=context.now,
+            settings=context.settings,
+        )
+    )
+    first += [Delete(child.key, child.uid) for child in step.delete]
+    if step.start is not None:
+        spec = view.run.spec if view is not None else desired
+        now = spec.model_copy(update={"execution": desired.execution, "image": desired.image})
+        work = Work(context.key.namespace, name, step.start, now, now.image, context.store.secret)
+        first += child_writes(run_key, child.kind, work, child.build(work), context.settings)
+    after += step_writes(context.key, run_key, status, step)
+    return RunWrites(tuple(first), tuple(after), step, name)
+
+
+def step_writes(regarding: Key, run: Key, old: RunStatus, step: Step) -> list[Write]:
+    """What a run's step reports as events about an object, and the Run's status where it has changed."""
+    own = old.model_copy(update={"progress": None, "result": None})
+    writes: list[Write] = [
+        Emit(regarding, note.type, note.reason, f"run {run.name}: {note.text}", f"{run.name}-{note.attempt}")
+        for note in step.notes
+    ]
+    if own != step.status:
+        writes.append(SetStatus(run, step.status.to_dict()))
+    return writes
+
+
+def prune(context: Context, keep: Iterable[str]) -> tuple[Delete, ...]:
+    """Finished Runs beyond the history limit, oldest first; their children go with them."""
+    kept = set(keep)
+    finished = [view for view in context.runs if view.name not in kept and is_finished(view.status)]
+    return tuple(
+        Delete(Key(RUN, context.key.namespace, view.name), view.run.metadata.uid)
+        for view in finished[max(0, context.policy.history_limit - 1) :]
+    )
+
+
+def history(context: Context, newest: str | None, pruned: Sequence[Delete]) -> tuple[str, ...]:
+    """Names of the Runs, newest first."""
+    deleted = {delete.key.name for delete in pruned}
+    names_ = [view.name for view in context.runs if view.name not in deleted]
+    return tuple((names_ if newest is None or newest in names_ else [newest, *names_])[:100])
+
+
+def usage(runs: Sequence[RunView]) -> Usage | None:
+    """Compute time of all Runs that are kept."""
+    summaries = [
+        view.status.result.training
+        for view in runs
+        if view.status.result is not None and view.status.result.training is not None
+    ]
+    if not summaries:
+        return None
+    return Usage(
+        cpu_hours=sum(summary.cpu_hours for summary in summaries),
+        gpu_hours=sum(summary.gpu_hours for summary in summaries),
+    )
+
+
+def own_status(key: Key, old: Status | None, new: Status) -> tuple[Write, ...]:
+    """The status write, if anything changed."""
+    return () if old == new else (SetStatus(key, new.to_dict()),)

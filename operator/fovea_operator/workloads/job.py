@@ -1,0 +1,85 @@
+"""The batch/v1 Job of a dataset build or a cleanup: one pod."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
+
+from fovea_operator.objects import JOB, JsonObject, Kind, View, flag, items, number, text
+from fovea_operator.settings import Settings
+from fovea_operator.workloads.pod_template import ENTRYPOINT, Work, main_container, pod_template, queue_labels
+from fovea_operator.workloads.pods import deaths
+from fovea_operator.workloads.workload import WAITING_FOR_QUOTA, ChildState, State
+
+BUILD, CLEANUP = "fovea", "cleanup"
+"""Names of the container: where the owner, or the operator's settings, say what it may use."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobWorkload:
+    """How a Job is read."""
+
+    kind: Kind = JOB
+    parts: tuple[Kind, ...] = ()
+
+    @property
+    def memory_fields(self) -> Mapping[str, str]:
+        """Where the memory limit of its container is set."""
+        return {BUILD: "spec.compute.resources.limits.memory", CLEANUP: "the operator's setting cleanup_memory"}
+
+    def state(self, value: View, parts: Sequence[View], pods: Sequence[View]) -> State:
+        """Where the Job is; it runs when a pod does."""
+        for condition in items(value, "status", "conditions"):
+            if text(condition, "status") != "True":
+                continue
+            match text(condition, "type"):
+                case "Complete" | "SuccessCriteriaMet":
+                    return State(ChildState.SUCCEEDED)
+                case "Failed" | "FailureTarget":
+                    return State(ChildState.FAILED, text(condition, "reason"), text(condition, "message"))
+                case "Suspended":
+                    return WAITING_FOR_QUOTA
+        if flag(value, "spec", "suspend"):
+            return WAITING_FOR_QUOTA
+        running = number(value, "status", "active") and any(text(pod, "status", "phase") == "Running" for pod in pods)
+        return State(ChildState.RUNNING if running else ChildState.STARTING)
+
+    def cause(self, pods: Sequence[View], failure: State) -> State:
+        """What ended its pod; a pod of which nothing is known was deleted."""
+        found = deaths(pods, self.memory_fields)
+        unexplained = not failure.message or "backoff limit" in failure.message.lower()
+        if found and (found[0].reason or unexplained):
+            return State(failure.state, found[0].reason or failure.reason, found[0].message)
+        if unexplained:
+            deleted = [text(pod, "metadata", "name") for pod in pods if text(pod, "metadata", "deletionTimestamp")]
+            if deleted or not pods:
+                what = f"pod {deleted[0]} was deleted" if deleted else "its pod was deleted, or its node was lost"
+                return State(failure.state, "PodDeleted", what)
+        return failure
+
+
+def build_job(
+    work: Work, container: str, resources: Resources, extra: PodTemplate, policy: RunPolicy, settings: Settings
+) -> JsonObject:
+    """One pod that works once: Fovea itself repeats attempts. A queue's `suspend` is never written."""
+    template = pod_template(work, container, resources, extra, settings)
+    spec = template["spec"]
+    assert isinstance(spec, dict)
+    main_container(template)["command"] = [*ENTRYPOINT.split()]
+    spec["restartPolicy"] = "Never"
+    return {
+        "apiVersion": JOB.api_version,
+        "kind": JOB.name,
+        "metadata": {
+            "name": work.name,
+            "namespace": work.namespace,
+            "labels": {**work.labels, **queue_labels(policy, settings)},
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "ttlSecondsAfterFinished": int(parse_duration(policy.ttl_after_finished).total_seconds()),
+            "template": template,
+        },
+    }

@@ -1,0 +1,121 @@
+"""A workload: a kind of object that works on one attempt of a run. One shape for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Protocol
+
+from fovea_api import names
+
+from fovea_operator.objects import Key, Kind, View, flag, items, key_of, mapping, text, time
+from fovea_operator.workloads.pods import disruption, waits_for
+
+LABEL_ATTEMPT = f"{names.GROUP}/attempt"
+
+
+class ChildState(Enum):
+    """Where a child is, whatever its kind."""
+
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether its pods work no more."""
+        return self in (ChildState.SUCCEEDED, ChildState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a child is, and why it failed or what it waits for: a word, and words."""
+
+    state: ChildState
+    reason: str = ""
+    message: str = ""
+
+
+WAITING_FOR_QUOTA = State(ChildState.QUEUED, "WaitingForQuota", "waiting for its queue to admit it")
+
+
+class Workload(Protocol):
+    """How one kind of child is read. Each also has a function that builds its manifest."""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the child."""
+
+    @property
+    def parts(self) -> tuple[Kind, ...]:
+        """Kinds of objects between the child and its pods, which are watched with it."""
+
+    @property
+    def memory_fields(self) -> Mapping[str, str]:
+        """Where the memory limit of each of its containers is set, by the container's name."""
+
+    def state(self, value: View, parts: Sequence[View], pods: Sequence[View]) -> State:
+        """Where the child is, by its own status and that of its parts."""
+
+    def cause(self, pods: Sequence[View], failure: State) -> State:
+        """Why a failed child failed, as far as its pods report; else what its controller says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """An object that works on an attempt of a run, as the planners see it."""
+
+    key: Key
+    uid: str
+    run: str
+    created: datetime
+    state: ChildState
+    deleting: bool = False
+    reason: str = ""
+    """Why it failed, or what it waits for, in a word."""
+    message: str = ""
+    """The same in words: those of KubeRay, of the scheduler, of a quota."""
+    preempted: str = ""
+    """How the cluster took a pod away: preemption by priority, eviction, a drained node. Empty: it did not."""
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt, from its name `<run>-<number>`."""
+        return int(self.key.name.rpartition("-")[2])
+
+
+def read_child(workload: Workload, value: View, parts: Sequence[View] = (), pods: Sequence[View] = ()) -> Child:
+    """Reads a child together with its parts and pods."""
+    found = workload.state(value, parts, pods)
+    if found.state is ChildState.STARTING:
+        reason, message = next(filter(None, map(waits_for, pods)), (found.reason, found.message))
+        found = State(found.state, reason, message)
+    if found.state is ChildState.FAILED:
+        found = workload.cause(pods, found)
+    return Child(
+        key_of(workload.kind, value),
+        text(value, "metadata", "uid"),
+        text(mapping(value, "metadata", "labels"), names.LABEL_RUN),
+        time(value, "metadata", "creationTimestamp") or datetime.fromtimestamp(0, UTC),
+        found.state,
+        bool(text(value, "metadata", "deletionTimestamp")),
+        found.reason,
+        found.message,
+        next(filter(None, map(disruption, pods)), ""),
+    )
+
+
+def child_of_pod(pod: View) -> str:
+    """Name of the child that a pod works for, by its labels."""
+    labels = mapping(pod, "metadata", "labels")
+    return f"{text(labels, names.LABEL_RUN)}-{text(labels, LABEL_ATTEMPT)}"
+
+
+def controller_of(value: View) -> str:
+    """Name of the object that controls this one."""
+    references = items(value, "metadata", "ownerReferences")
+    return next((text(reference, "name") for reference in references if flag(reference, "controller")), "")
