@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fovea_trainer.training.order import MAX_REPEATS, Order, WorkerBatches, shares
+from fovea_trainer.training.order import MAX_REPEATS, Order, WorkerBatches, repeat_factors
 
 
 def order(images: int = 23, batch: int = 4) -> Order:
@@ -32,7 +32,7 @@ def test_a_position_can_be_found_again() -> None:
 
 def test_oversampling_evens_out_classes() -> None:
     classes = [[0]] * 80 + [[1]] * 20
-    shown = Order(shares(classes, "Oversample"), 8, 0).epoch(0)
+    shown = Order(repeat_factors(classes, "Oversample"), 8, 0).epoch(0)
     rare = sum(1 for index in shown.ravel() if index >= 80)
     assert shown.size == 160
     assert rare == pytest.approx(80, abs=4)
@@ -40,9 +40,9 @@ def test_oversampling_evens_out_classes() -> None:
 
 def test_undersampling_shows_no_more_of_a_class_than_of_the_rarest() -> None:
     classes = [[0]] * 80 + [[1]] * 20
-    shown = Order(shares(classes, "Undersample"), 8, 0).epoch(0)
+    shown = Order(repeat_factors(classes, "Undersample"), 8, 0).epoch(0)
     assert shown.size == 40
 
 
 def test_repeats_are_bounded() -> None:
-    assert shares([[0]] * 1000 + [[1]], "Oversample").max() == MAX_REPEATS
+    assert repeat_factors([[0]] * 1000 + [[1]], "Oversample").max() == MAX_REPEATS

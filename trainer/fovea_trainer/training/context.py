@@ -44,11 +44,11 @@ class Context(Protocol):
     def resume(self) -> State | None:
         """The newest checkpoint of this run."""
 
-    def tell(self, progress: Progress) -> None:
-        """Tells how far training is; cheap, called often."""
+    def report_progress(self, progress: Progress) -> None:
+        """Reports how far training is; cheap, called often."""
 
     def report(self, state: State, save: bool) -> None:
-        """Tells the state on all workers together; with `save` it becomes the newest checkpoint."""
+        """Reports the state, on all workers together; with `save` it becomes the newest checkpoint."""
 
     def stopping(self) -> bool:
         """Whether to save and stop as soon as possible."""
@@ -75,7 +75,7 @@ class SingleProcess:
                 shutil.rmtree(folder)
         return None
 
-    def tell(self, progress: Progress) -> None:
+    def report_progress(self, progress: Progress) -> None:
         self._listener(progress)
 
     def report(self, state: State, save: bool) -> None:
@@ -120,7 +120,7 @@ class RayWorker:
         with checkpoint.as_directory() as folder:
             return State.load(Path(folder))
 
-    def tell(self, progress: Progress) -> None:
+    def report_progress(self, progress: Progress) -> None:
         if self.rank == 0:
             self._listener(progress)
 

@@ -49,15 +49,11 @@ from fovea_trainer.models.network import Network
 from fovea_trainer.models.registry import registry
 from fovea_trainer.report.training import TrainingReport, write_report
 from fovea_trainer.training.context import Listener
-from fovea_trainer.training.examples import preprocessing
-from fovea_trainer.training.loop import (
-    NO_VALIDATION,
-    TRAINING_PERCENT,
-    best_of,
-    latest_metrics,
-    make_network,
-    watched_metric,
-)
+from fovea_trainer.training.dataset import preprocessing
+from fovea_trainer.training.loop import NO_VALIDATION
+from fovea_trainer.training.network import make_network
+from fovea_trainer.training.progress import TRAINING_PERCENT, best_of, latest_metrics
+from fovea_trainer.training.selection import monitored_metric
 from fovea_trainer.training.state import State
 from fovea_trainer.training.training_run import TrainingRun
 
@@ -107,7 +103,7 @@ class Trained:
         return evaluate(predictor, samples, classes, split=split, slices=recipe.evaluation.slices)
 
 
-def finish(run: TrainingRun, state: State, tell: Listener) -> RunResult:
+def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     """Exports the best weights, evaluates what was exported and stores the bundle.
 
     Raises:
@@ -117,9 +113,9 @@ def finish(run: TrainingRun, state: State, tell: Listener) -> RunResult:
     recipe, folder = trained.recipe, run.environment.work_dir / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "evaluation").mkdir(parents=True)
-    best = best_of(state, watched_metric(recipe, trained.network.task))
+    best = best_of(state, monitored_metric(recipe, trained.network.task))
     figures = Progress(epoch=state.epoch, epochs=recipe.training.epochs, metrics=latest_metrics(state), best=best)
-    stage = _Stages(tell, figures)
+    stage = _Stages(report, figures)
 
     stage("Exporting", TRAINING_PERCENT)
     task, dynamic_batch = trained.network.task, recipe.export.dynamic_batch
@@ -196,11 +192,11 @@ def finish(run: TrainingRun, state: State, tell: Listener) -> RunResult:
 
 
 class _Stages:
-    def __init__(self, tell: Listener, figures: Progress) -> None:
-        self._tell, self._figures = tell, figures
+    def __init__(self, report: Listener, figures: Progress) -> None:
+        self._report, self._figures = report, figures
 
     def __call__(self, stage: str, percent: int) -> None:
-        self._tell(self._figures.model_copy(update={"stage": stage, "percent": percent}))
+        self._report(self._figures.model_copy(update={"stage": stage, "percent": percent}))
 
 
 def _restore(run: TrainingRun, state: State) -> Trained:

@@ -22,28 +22,28 @@ class Order:
     """The order of training images.
 
     Args:
-        shares: How often each image is shown in an epoch, on average; 1 for all: plain shuffling.
+        repeat_factors: How often each image is shown in an epoch, on average; 1 for all: plain shuffling.
         batch_size: Images in a step, over all workers.
         seed: Seed of the shuffling.
     """
 
-    shares: NDArray[np.float64]
+    repeat_factors: NDArray[np.float64]
     batch_size: int
     seed: int
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps in an epoch; the last one is filled up with the first images of the epoch."""
-        return max(1, -(-round(float(self.shares.sum())) // self.batch_size))
+        return max(1, -(-round(float(self.repeat_factors.sum())) // self.batch_size))
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Indices of the images [steps, batch_size] of an epoch, counted from 0."""
         random = np.random.default_rng([self.seed, epoch])
-        whole = np.floor(self.shares)
-        counts = (whole + (random.random(len(self.shares)) < self.shares - whole)).astype(int)
-        index = random.permutation(np.repeat(np.arange(len(self.shares)), counts))
+        whole = np.floor(self.repeat_factors)
+        counts = (whole + (random.random(len(self.repeat_factors)) < self.repeat_factors - whole)).astype(int)
+        index = random.permutation(np.repeat(np.arange(len(self.repeat_factors)), counts))
         if len(index) == 0:
-            index = np.arange(len(self.shares))
+            index = np.arange(len(self.repeat_factors))
         return np.resize(index, (self.steps_per_epoch, self.batch_size)).astype(np.int64)
 
 
@@ -81,7 +81,7 @@ def mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def shares(classes: Sequence[Sequence[int]], balance: str) -> NDArray[np.float64]:
+def repeat_factors(classes: Sequence[Sequence[int]], balance: str) -> NDArray[np.float64]:
     """How often each image is shown in an epoch.
 
     Oversample repeats images of rare classes until these are as frequent as the most frequent one (as the repeat

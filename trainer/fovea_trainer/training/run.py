@@ -160,7 +160,7 @@ def _train_as_worker(run: TrainingRun) -> None:
 
 
 def _finish(run: TrainingRun, checkpoint: object) -> tuple[RunResult, Progress] | FoveaError:
-    """The rest of the run, as a Ray task on a worker's resources; the result and the last progress told."""
+    """The rest of the run, as a Ray task on a worker's resources; the result and the last progress reported."""
     import ray.train
     import torch
 
@@ -170,16 +170,16 @@ def _finish(run: TrainingRun, checkpoint: object) -> tuple[RunResult, Progress] 
     with checkpoint.as_directory() as folder:
         state = State.load(Path(folder))
     status = run.environment.status
-    told: list[Progress] = []
+    reported: list[Progress] = []
     try:
         with StatusReporter(status) if status is not None else nullcontext() as reporter:
 
-            def tell(progress: Progress) -> None:
-                told.append(progress)
+            def report(progress: Progress) -> None:
+                reported.append(progress)
                 if reporter is not None:
                     reporter.report(progress)
 
-            return finish(run, state, tell), told[-1]
+            return finish(run, state, report), reported[-1]
     except FoveaError as error:  # Ray would wrap it in a text
         return error
 

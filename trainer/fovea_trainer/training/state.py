@@ -27,7 +27,7 @@ class State:
         epoch: Epochs done.
         step: Steps done of the next epoch.
         best_epoch: The epoch with the best value, from 1; 0: none yet.
-        stale_epochs: Epochs since the last improvement that early stopping counts.
+        epochs_without_improvement: Those that early stopping counts, up to now.
         stopped: Whether early stopping has ended training.
         base_digest: Digest of the weights that training has started from, with `base_uri` and `base_run` as in
             BaseWeights; empty: published weights, or none.
@@ -38,8 +38,8 @@ class State:
     best_epoch: int = 0
     best_value: float | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    watched_best: float | None = None
-    stale_epochs: int = 0
+    monitored_best: float | None = None
+    epochs_without_improvement: int = 0
     stopped: bool = False
     seconds: float = 0.0
     cpu_seconds: float = 0.0

@@ -14,16 +14,17 @@ from fovea_trainer.evaluation.detection import detection_summary
 from fovea_trainer.evaluation.segmentation import segmentation_summary
 from fovea_trainer.models.network import Network
 from fovea_trainer.training.context import Context
-from fovea_trainer.training.examples import Examples, Sample, collate
+from fovea_trainer.training.dataset import Sample, SplitDataset, collate
+from fovea_trainer.training.distributed import gather
 from fovea_trainer.training.optimization import Precision
 
 
 def validate(
-    network: Network, examples: Examples, batch_size: int, context: Context, precision: Precision
+    network: Network, dataset: SplitDataset, batch_size: int, context: Context, precision: Precision
 ) -> dict[str, float]:
     """Metrics by name, `validation/<metric>`, the same on all workers; each predicts its share of the images."""
-    mine = range(context.rank, len(examples), context.workers)
-    loader = DataLoader(examples, batch_size, sampler=mine, collate_fn=collate, num_workers=context.loader_processes)
+    mine = range(context.rank, len(dataset), context.workers)
+    loader = DataLoader(dataset, batch_size, sampler=mine, collate_fn=collate, num_workers=context.loader_processes)
     postprocess = Postprocess(network.task)
     predictions: list[Prediction] = []
     losses: list[tuple[float, int]] = []
@@ -40,23 +41,12 @@ def validate(
             ]
             predictions += postprocess(dict(zip(network.output_names, arrays, strict=True)), geometries)
     network.train(training)
-    shares = _gather((list(mine), predictions, losses), context)
-    everything = dict(pair for index, found, _ in shares for pair in zip(index, found, strict=True))
-    metrics = score(network.task, network.num_classes, examples.samples, [everything[i] for i in sorted(everything)])
+    shares = gather((list(mine), predictions, losses), context)
+    everything = dict(pair for index, predicted, _ in shares for pair in zip(index, predicted, strict=True))
+    metrics = score(network.task, network.num_classes, dataset.samples, [everything[i] for i in sorted(everything)])
     weighted = [pair for _, _, pairs in shares for pair in pairs]
     metrics["loss"] = sum(loss * count for loss, count in weighted) / max(1, sum(count for _, count in weighted))
     return {f"validation/{name}": value for name, value in metrics.items()}
-
-
-Share = tuple[list[int], list[Prediction], list[tuple[float, int]]]
-
-
-def _gather(share: Share, context: Context) -> list[Share]:
-    if context.workers == 1:
-        return [share]
-    shares: list[Share | None] = [None] * context.workers
-    torch.distributed.all_gather_object(shares, share)
-    return [share for share in shares if share is not None]
 
 
 def score(task: Task, classes: int, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -50,8 +50,8 @@ class Example:
     geometry: Geometry
 
 
-class Examples(Dataset[Example]):
-    """The samples of a split as examples; indexed by a number, or by a `Draw` to augment.
+class SplitDataset(Dataset[Example]):
+    """The samples of a split, prepared; indexed by a number, or by a `Draw` to augment.
 
     Args:
         samples: The split.

@@ -1,0 +1,41 @@
+"""The network of a recipe for the classes of a dataset version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from fovea_api.errors import refuse
+from fovea_api.impossible import ignored_by_loss, wrong_task
+from fovea_api.trainingjob import Recipe
+from fovea_api.version import DatasetVersion
+
+from fovea_trainer.models.losses import LossSettings, choose_loss
+from fovea_trainer.models.network import Network
+from fovea_trainer.models.registry import build_network, registry
+from fovea_trainer.training.dataset import Sample, class_weights
+
+
+class Version(Protocol):
+    """What is read of a dataset version."""
+
+    @property
+    def manifest(self) -> DatasetVersion: ...
+    def split(self, name: str) -> Sequence[Sample]: ...
+
+
+def make_network(recipe: Recipe, version: Version) -> Network:
+    """The network of a recipe for the classes of a dataset version, before training."""
+    architecture = registry()[recipe.model.architecture].architecture
+    manifest = version.manifest
+    refuse(wrong_task(architecture, manifest.task))
+    refuse(ignored_by_loss(architecture, recipe))
+    balance = recipe.input.balance
+    weights: tuple[float, ...] = ()
+    if balance == "ClassWeights":
+        weights = class_weights(version.split("train"), manifest.task, len(manifest.classes))
+    loss = choose_loss(architecture, recipe.training.loss, balance == "FocalLoss")
+    settings = LossSettings(loss, weights, recipe.training.label_smoothing)
+    torch.manual_seed(recipe.training.seed)
+    return build_network(recipe.model, len(manifest.classes), settings)

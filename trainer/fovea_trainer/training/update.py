@@ -1,0 +1,104 @@
+"""One step of training: forward, backward, clipped and applied; the average of the weights follows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from fovea_api.trainingjob import Training
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor
+
+from fovea_trainer.models.network import Network, Targets
+from fovea_trainer.training.context import Context
+from fovea_trainer.training.distributed import distributed
+from fovea_trainer.training.optimization import Precision, build_optimizer
+from fovea_trainer.training.state import State, clone
+
+
+class Updater:
+    """The network on its device with all that changes its weights.
+
+    Args:
+        network: What is trained; moved to the context's device.
+        training: The recipe of the updates.
+        context: The workers.
+        precision: Arithmetic of the forward pass.
+        state: Where training goes on; a new one: from the network as it is.
+    """
+
+    def __init__(
+        self, network: Network, training: Training, context: Context, precision: Precision, state: State
+    ) -> None:
+        self.network = network.to(context.device).to(memory_format=torch.channels_last)
+        self.precision = precision
+        self._training, self._context = training, context
+        self._optimizer = build_optimizer(self.network, training.optimizer)
+        self._scaler = precision.scaler()
+        self._ema = (
+            None if training.ema is None else ModelEmaV3(self.network, decay=training.ema.decay, use_warmup=True)
+        )
+        if state.network:
+            self._restore(state)
+        self._model = distributed(self.network, context)
+
+    @property
+    def averaged(self) -> Network:
+        """What is evaluated and exported: the average of the weights, or the weights where none is taken."""
+        network = self.network if self._ema is None else self._ema.module
+        assert isinstance(network, Network)
+        return network
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the last step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def step(self, images: Tensor, targets: Targets, step: int, factor: float) -> float:
+        """One update; gives this worker's share of the loss. Workers count by their number of images.
+
+        Args:
+            images: This worker's images, normalized, float32 [N, 3, H, W].
+            targets: Their ground truth.
+            step: Number of the step, from 0.
+            factor: Share of the learning rate.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._training.optimizer.learning_rate * factor
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(images, targets)
+        if self._training.gradient_clip_norm is not None:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._training.gradient_clip_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._ema is not None:
+            self._ema.update(self.network, step=step + 1)
+        return loss
+
+    def _backward(self, images: Tensor, targets: Targets) -> float:
+        device = self._context.device
+        share = len(images) / self._training.batch_size
+        with self.precision.autocast():
+            parts: Mapping[str, Tensor] = self._model(images.to(device, non_blocking=True), targets.to(device))
+        loss = torch.stack([part.float() for part in parts.values()]).sum()
+        # DistributedDataParallel takes the mean over the workers; undo it, each worker brings its own share.
+        torch.autograd.backward(self._scaler.scale(loss * share * self._context.workers))
+        return float(loss.detach()) * share
+
+    def save(self, state: State) -> None:
+        """Puts copies of weights, average and optimizer into the state."""
+        state.network = clone(self.network.state_dict())
+        state.ema = {} if self._ema is None else clone(self._ema.module.state_dict())
+        state.optimizer = copy.deepcopy(self._optimizer.state_dict())
+        state.scaler = self._scaler.state_dict()
+        state.precision = self.precision.name
+
+    def _restore(self, state: State) -> None:
+        self.network.load_state_dict(state.network)
+        self._optimizer.load_state_dict(state.optimizer)
+        if self._ema is not None:
+            self._ema.module.load_state_dict(state.ema)
+        if state.scaler:
+            self._scaler.load_state_dict(state.scaler)
