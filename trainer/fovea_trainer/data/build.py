@@ -177,7 +177,8 @@ def _read(
     done = 0
     for number, source in enumerate(sources):
         log.info("reading source %s: %d files in %s", source.name, len(source.tree.files), source.tree.root)
-        for checked in pool.map(check_chunk, ((source, chunk) for chunk in _chunks(source.reader.scan(), CHUNK))):
+        images = _images(source, index)
+        for checked in pool.map(check_chunk, ((source, chunk) for chunk in _chunks(images, CHUNK))):
             for item in checked:
                 if item.digest and (item.digest in excluded or item.name in excluded):
                     item = replace(item, digest="", findings=())
@@ -186,6 +187,15 @@ def _read(
             done += len(checked)
             meter.images("Checking", done, max(done, total), 0, 60)
     index.commit()
+
+
+def _images(source: OpenSource, index: Index) -> Iterator[Found]:
+    """The images of a source; what its reader finds wrong with the source itself goes to the index."""
+    for item in source.reader.scan():
+        if isinstance(item, Found):
+            yield item
+        else:
+            index.add_source_finding(replace(item, place=f"{source.name}: {item.place}"))
 
 
 def _chunks(items: Iterable[Found], size: int) -> Iterator[list[Found]]:

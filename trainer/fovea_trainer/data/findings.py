@@ -72,6 +72,36 @@ class FindingKind(StrEnum):
         "Nothing.",
     )
 
+    NAMES_DIFFER = (
+        *("NamesDiffer", Severity.WARNING, "Class names that disagree", "names as the finding says"),
+        "If the other names are right, all objects are taught under wrong names.",
+        "Keep the names that the labels were written with, and remove the others.",
+    )
+    PREDICTED_LABELS = (
+        *("PredictedLabels", Severity.WARNING, "Labels with a confidence", "kept as boxes"),
+        "These look like the predictions of a model; its mistakes are taught.",
+        "Have the labels reviewed, or give those that people drew.",
+    )
+    SHARED_LABELS = (
+        *("SharedLabels", Severity.WARNING, "Label file of several images", "kept for each"),
+        "If only one of the images was labelled, the others are taught wrong boxes.",
+        "Rename the images so that each has a name of its own, without counting the suffix.",
+    )
+    SPLIT_CONFLICT = (
+        *("SplitConflict", Severity.WARNING, "Image that the source puts in two splits", "shared out by ratio"),
+        "In both it would make the test result look better than it is.",
+        "List each image in one split.",
+    )
+    MISSING_SPLIT = (
+        *("MissingSplit", Severity.WARNING, "Split that is not there", "taken as empty"),
+        "Its images are not known as such, and are shared out by ratio.",
+        "Correct the path, or remove the line.",
+    )
+    UNREADABLE_FILE = (
+        *("UnreadableFile", Severity.WARNING, "File that cannot be read", "not used, or guessed"),
+        "What it says is lost.",
+        "Repair the file, or move it out of the source.",
+    )
     CONFLICTING_LABELS = (
         *("ConflictingLabels", Severity.WARNING, "Same image, other labels", "first labels kept"),
         "One of the two labels is wrong, and the model may be taught the wrong one.",

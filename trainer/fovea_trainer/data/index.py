@@ -74,6 +74,13 @@ class Index:
                 ),
             )
 
+    def add_source_finding(self, finding: Finding) -> None:
+        """Adds what is wrong with a source; of a faulty kind it stands for an image that could not even be read."""
+        if finding.kind.faulty:
+            self.read, self.faulty = self.read + 1, self.faulty + 1
+            self.images[finding.kind] += 1
+        self.add_finding(finding)
+
     def add_finding(self, finding: Finding) -> None:
         self.counts[finding.kind] += 1
         if self.counts[finding.kind] <= 100 * KEPT_FINDINGS:

@@ -18,8 +18,18 @@ from numpy.typing import NDArray
 from fovea_trainer.data.checks import MAX_FILE_BYTES, check_boxes, inspect_image, inspect_pixels, read_mask
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree
-from fovea_trainer.data.formats.yolo import RELATIVE
-from fovea_trainer.data.records import IGNORE, Box, FileImage, Found, ImageRef, Labels, MaskFile, RawImage, Region
+from fovea_trainer.data.records import (
+    IGNORE,
+    RELATIVE,
+    Box,
+    FileImage,
+    Found,
+    ImageRef,
+    Labels,
+    MaskFile,
+    RawImage,
+    Region,
+)
 from fovea_trainer.store import NotFound
 
 

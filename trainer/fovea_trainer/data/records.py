@@ -23,6 +23,10 @@ SPLIT_NAMES = {
 """What the world calls the three splits."""
 
 
+RELATIVE = (-1, -1)
+"""Size that marks boxes as shares of the image's sides, from 0 to 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileImage:
     """An image in a file of its own; `path` is relative to the source."""

@@ -1,35 +1,43 @@
-"""Readers of label formats: one file each, registered by name.
+"""Readers of label formats: one file each, which has the format's name in lower case and an `open_reader`.
 
 A reader is made once per source, scans it in the parent process, and is sent to the workers, which read the
-labels that lie in files of their own. It must survive hostile input: every error names file and line.
+labels that lie in files of their own. It survives hostile input: a wrong entry is a finding with file, line and
+entry, and the rest is read. Only what makes all of a source ambiguous is refused.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import PurePosixPath
 from typing import Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from fovea_api.common import Task
 from fovea_api.dataset import Format
 from fovea_api.errors import InvalidInput
 
-from fovea_trainer.data.records import Found, Labels
+from fovea_trainer.data.findings import Finding
+from fovea_trainer.data.records import SPLIT_NAMES, Found, Labels
+from fovea_trainer.data.text import composed, decode_text
 from fovea_trainer.store import Entry, StorePath
 
 ANNOTATION_BYTES = 16 << 20
 """Largest annotation file of one image; real ones are a thousandth of that."""
 
-_MODULES: Mapping[Format, str] = {
-    Format.PASCAL_VOC: "pascal_voc",
-    Format.COCO: "coco",
-    Format.YOLO: "yolo",
-    Format.IMAGE_FOLDER: "image_folder",
-    Format.MASKS: "masks",
-    Format.IDX: "idx",
-}
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A file that an annotation refers to."""
+
+    path: str
+    exact: bool
+    """Whether it lies where the annotation says; otherwise the ends of the two paths agree, and nothing else fits."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,114 @@ class Tree:
         """Paths that end with one of the suffixes (lower case), in order."""
         return (path for path in sorted(self.files) if path.lower().endswith(suffixes))
 
+    def read_text(self, path: str) -> tuple[str, str]:
+        """The text of a label file and its encoding. Raises InvalidInput where it is too long to be one."""
+        return decode_text((self / path).read_bytes(ANNOTATION_BYTES))
+
+    def find(self, path: str) -> str | None:
+        """The file at a path, however its letters are composed; of another case where only one such file is there."""
+        if path in self.files:
+            return path
+        same = [each for each in self._by_name.get(_key(path.rpartition("/")[2]), ()) if _key(each) == _key(path)]
+        closest = [each for each in same if composed(each) == composed(path)] or same
+        return closest[0] if len(closest) == 1 else None
+
+    def has_folder(self, path: str) -> bool:
+        """Whether there are files in or below a folder; that of the root is ''."""
+        return path in self._folders
+
+    def locate(self, written: str, beside: str, *folders: str) -> Located | None:
+        """The file that an annotation file means by a path.
+
+        Backslashes are slashes; absolute paths, drives and URLs are of the machine where the labels were made, of
+        which only the end of the path counts. Where several files have the same end the nearest to the annotation
+        file is meant.
+
+        Args:
+            written: The path as it is written.
+            beside: The annotation file.
+            folders: Where the format keeps such files, relative to the annotation file or the root.
+
+        Raises InvalidInput where two files could be meant.
+        """
+        here = beside.rpartition("/")[0]
+        for text in dict.fromkeys((written, unquote(written))):
+            parts, foreign = _parts(text)
+            if not parts:
+                continue
+            if not foreign:
+                for base in dict.fromkeys((here, "", *(_join(here, each) for each in folders), *folders)):
+                    if (path := self.find(_join(base, *parts))) is not None:
+                        return Located(path, True)
+            if (path := self._by_end(parts, here, written)) is not None:
+                return Located(path, False)
+        return None
+
+    def _by_end(self, parts: Sequence[str], here: str, written: str) -> str | None:
+        same_name = self._by_name.get(_key(parts[-1]), ())
+        for count in range(len(parts), 0, -1):
+            end = "/" + _key("/".join(parts[-count:]))
+            hits = [path for path in same_name if f"/{_key(path)}".endswith(end)]
+            near = [path for path in hits if path.startswith(f"{here}/")] if here else hits
+            hits = near or hits
+            if len(hits) > 1:
+                raise InvalidInput(f"{written!r} could be {' or '.join(hits[:3])}", None, "write more of the path")
+            if hits:
+                return hits[0]
+            if count > 1 and any(f"/{_key(folder)}".endswith(end.rpartition("/")[0]) for folder in self._folders):
+                return None  # the folder is there, and the file is not in it
+        return None
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, list[str]]:
+        names: dict[str, list[str]] = defaultdict(list)
+        for path in self.files:
+            names[_key(path.rpartition("/")[2])].append(path)
+        return names
+
+    @cached_property
+    def _folders(self) -> frozenset[str]:
+        return frozenset("" if str(folder) == "." else str(folder) for path in self.files
+                         for folder in PurePosixPath(path).parents)  # fmt: skip
+
 
 def _hidden(entry: Entry) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in entry.path.split("/"))
+
+
+def _key(path: str) -> str:
+    return composed(path).casefold()
+
+
+def _join(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
+
+
+def _parts(written: str) -> tuple[list[str], bool]:
+    """The parts of a path as it is written in a label file, and whether it is one of another machine."""
+    text = written.strip().replace("\\", "/")
+    foreign = text.startswith("/") or text[1:3] == ":/" or "://" in text
+    if "://" in text or text.startswith("/data/local-files/"):
+        try:
+            url = urlsplit(text)
+        except ValueError:
+            return [], True
+        text = next(iter(parse_qs(url.query).get("d", ())), url.path)
+    parts: list[str] = []
+    for part in text.split("/"):
+        if part == ".." and parts:
+            parts.pop()
+        elif part == "..":
+            foreign = True
+        elif part not in ("", "."):
+            parts.append(part)
+    return parts, foreign
+
+
+def split_of(path: str) -> str | None:
+    """The split that the innermost folder of a path names; None where no folder names one."""
+    folders = path.split("/")[:-1]
+    return next((SPLIT_NAMES[part.lower()] for part in reversed(folders) if part.lower() in SPLIT_NAMES), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +186,11 @@ class Options:
 class Reader(Protocol):
     """Reads one source in one format."""
 
-    def scan(self) -> Iterator[Found]:
-        """All images of the source, each name once. Raises InvalidInput where the layout is another."""
+    def scan(self) -> Iterator[Found | Finding]:
+        """All images of the source, each name once, and what is wrong with the source itself.
+
+        Raises InvalidInput where nothing can be read: another layout, or one that is ambiguous as a whole.
+        """
         ...
 
     def read(self, found: Found) -> Labels:
@@ -82,15 +198,26 @@ class Reader(Protocol):
         ...
 
 
+class OpenReader(Protocol):
+    """What a format's module has under the name `open_reader`."""
+
+    def __call__(self, tree: Tree, options: Options) -> Reader: ...
+
+
 def open_reader(format: Format, tree: Tree, options: Options) -> Reader:
     """The reader of a format for a source. Raises InvalidInput for a format that cannot be read yet."""
-    if format not in _MODULES:
-        near = difflib.get_close_matches(format, _MODULES, 1, 0)
+    if (module := _module(format)) is None:
+        readable = [each for each in Format if _module(each)]
+        near = difflib.get_close_matches(format, readable, 1, 0)
         raise InvalidInput(
             f"the format {format} cannot be read yet",
             "spec.sources.format",
-            f"convert to one of {', '.join(sorted(_MODULES))}; the nearest is {near[0]}",
+            f"convert to one of {', '.join(sorted(readable))}; the nearest is {near[0]}",
         )
-    module = importlib.import_module(f"fovea_trainer.data.formats.{_MODULES[format]}")
-    make: Callable[[Tree, Options], Reader] = module.open_reader
+    make: OpenReader = importlib.import_module(module).open_reader
     return make(tree, options)
+
+
+def _module(format: Format) -> str | None:
+    name = f"{__name__}.{format.name.lower()}"
+    return name if find_spec(name) is not None else None

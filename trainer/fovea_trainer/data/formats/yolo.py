@@ -1,24 +1,39 @@
 """YOLO: `images/…` with `labels/…` of the same name, a line an object: `class x y width height`, relative.
 
-A line of more numbers is a polygon, of which the bounding box is taken. Classes are named by `data.yaml`
-(or `classes.txt`, `obj.names`); the split is a folder's name or the list that data.yaml refers to.
+A description (`data.yaml`, darknet's `obj.data`) or a list of names (`classes.txt`, `obj.names`) holds for its folder
+and what lies below, so that several exports can lie side by side. What the columns after the class mean is said by
+the description (`kpt_shape`: keypoints) or, where it is silent, by all lines together: see yolo_columns.
+The split is what the description says (folders, lists of images), or the innermost folder that names one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-import yaml
 from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
-from fovea_trainer.data.formats import ANNOTATION_BYTES, Options, Reader, Tree
-from fovea_trainer.data.records import IMAGE_SUFFIXES, SPLIT_NAMES, Box, FileImage, Found, Labels
+from fovea_trainer.data.formats import Options, Reader, Tree, split_of
+from fovea_trainer.data.formats.yolo_columns import Columns, columns_of, numbers
+from fovea_trainer.data.formats.yolo_description import NAME_FILES, Description, Names, descriptions, name_lists
+from fovea_trainer.data.records import IMAGE_SUFFIXES, RELATIVE, Box, FileImage, Found, Labels
 
-NAME_FILES = ("classes.txt", "obj.names")
+SAMPLE = 100
+"""Label files of a description that are looked at to learn what the columns mean."""
 MAX_CLASSES = 10_000
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What holds for the label files of a folder and below."""
+
+    names: Names = field(default_factory=Names)
+    columns: Columns = Columns.BOXES
+    keypoints: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -26,106 +41,209 @@ class YOLO:
     """Reader of YOLO."""
 
     tree: Tree
-    names: tuple[str, ...]
+    names: Names
+    """What classes are called where no file names them."""
+    scopes: dict[str, Scope] = field(default_factory=dict)
+    """By folder; filled by `scan`, and sent to the workers with it."""
 
-    def scan(self) -> Iterator[Found]:
-        texts = {path for path in self.tree.files if path.endswith(".txt")}
+    def scan(self) -> Iterator[Found | Finding]:
         images = list(self.tree.with_suffix(*IMAGE_SUFFIXES))
         if not images:
             raise InvalidInput("there are no images", str(self.tree.root), "YOLO has images/ and labels/")
+        described, told = descriptions(self.tree)
+        yield from told
+        listed, told = name_lists(self.tree)
+        yield from told
+        labels = {path: self._labels_of(path) for path in images}
+        yield from self._scopes(described, listed, {path for path in labels.values() if path})
+        splits, told = _splits(self.tree, described.values())
+        yield from told
+        yield from _shared(labels)
         for path in images:
-            labels = next((text for text in _labels_paths(path) if text in texts), None)
-            folders = PurePosixPath(path).parts[:-1]
-            split = next((SPLIT_NAMES[part.lower()] for part in folders if part.lower() in SPLIT_NAMES), None)
             # No file of labels means an image that shows no object: so YOLO writes it.
-            empty = None if labels else Labels(place=path)
-            yield Found(path, FileImage(path), split, empty, labels)
+            empty = None if labels[path] else Labels(place=path)
+            yield Found(path, FileImage(path), splits.get(path, split_of(path)), empty, labels[path])
 
     def read(self, found: Found) -> Labels:
         assert found.labels_path is not None
         path = found.labels_path
+        scope = self.scopes[str(PurePosixPath(path).parent)]
         boxes: list[Box] = []
         findings: list[Finding] = []
-        for number, line in enumerate((self.tree / path).read_text(ANNOTATION_BYTES).splitlines(), 1):
-            if not line.strip():
-                continue
+        text, _ = self.tree.read_text(path)
+        for number, line in enumerate(text.splitlines(), 1):
+            place = f"{path}:{number}"
             try:
-                boxes.append(self._line(line, f"{path}:{number}"))
+                if line.strip():
+                    boxes.append(_object(line, place, scope))
             except InvalidInput as error:
-                findings.append(Finding(FindingKind.INVALID_LABEL, f"{path}:{number}", error.message))
+                kind = FindingKind.UNKNOWN_CLASS if isinstance(error, NoSuchClass) else FindingKind.INVALID_LABEL
+                findings.append(Finding(kind, place, error.message, error.remedy or ""))
         return Labels(boxes=tuple(boxes), size=RELATIVE, place=f"{path}:1", findings=tuple(findings))
 
-    def _line(self, line: str, place: str) -> Box:
-        words = line.split()
+    def _labels_of(self, image: str) -> str | None:
+        return next((path for each in _labels_paths(image) if (path := self.tree.find(each)) is not None), None)
+
+    def _scopes(
+        self, described: Mapping[str, Description], listed: Mapping[str, Names], labels: set[str]
+    ) -> Iterator[Finding]:
+        """Fills `scopes` with what holds for each folder of labels."""
+        files: dict[tuple[str | None, str | None], list[str]] = defaultdict(list)
+        for path in sorted(labels):
+            files[_holding(described, path), _holding(listed, path)].append(path)
+        for (by_description, by_list), paths in files.items():
+            description = described[by_description] if by_description is not None else Description("")
+            names = listed[by_list] if by_list is not None else self.names
+            if description.names:
+                if by_list is not None and names.by_number != description.names.by_number:
+                    message = f"{names.place} has other names than {description.place}, which holds"
+                    yield Finding(FindingKind.NAMES_DIFFER, names.place, message)
+                names = description.names
+            rows = [row for path in _spread(paths, SAMPLE) for row in self._rows(path)]
+            _refuse_shifted({row[0] for row in rows}, names, paths[0])
+            columns = columns_of([row[1:] for row in rows], description.keypoints)
+            if columns == Columns.SCORED:
+                message = "the lines have a confidence or a track number behind the box, as predictions have"
+                yield Finding(FindingKind.PREDICTED_LABELS, paths[0], message)
+            scope = Scope(names, columns, description.keypoints)
+            self.scopes.update({str(PurePosixPath(path).parent): scope for path in paths})
+
+    def _rows(self, path: str) -> Iterator[list[float]]:
         try:
-            values = [float(word) for word in words]
-        except ValueError:
-            raise InvalidInput(f"{line.strip()[:60]!r} holds something that is no number", place) from None
-        if len(values) < 5 or (len(values) > 5 and len(values) % 2 == 0):
-            raise InvalidInput(f"the line has {len(values)} numbers instead of 5 (class x y width height)", place)
-        if not 0 <= values[0] < MAX_CLASSES or values[0] != int(values[0]):
-            raise InvalidInput(f"{words[0][:20]!r} is not the number of a class", place)
-        index = int(values[0])
-        name = self.names[index] if index < len(self.names) else str(index)
-        if len(values) == 5:
-            x, y, width, height = values[1:]
-            return Box(name, x - width / 2, y - height / 2, x + width / 2, y + height / 2, place=place)
-        xs, ys = values[1::2], values[2::2]
-        return Box(name, min(xs), min(ys), max(xs), max(ys), place=place)
+            text, _ = self.tree.read_text(path)
+        except InvalidInput:
+            return  # a finding, once it is read for its image
+        for line in text.splitlines():
+            with suppress(ValueError):
+                if words := line.split():
+                    yield numbers(words)
 
 
-RELATIVE = (-1, -1)
-"""Size that marks boxes as shares of the image's sides, from 0 to 1."""
+class NoSuchClass(InvalidInput):
+    """A line names a class that no file names."""
 
 
 def open_reader(tree: Tree, options: Options) -> Reader:
-    names = _names(tree)
-    if not names and not all(name.isdecimal() for name in options.classes):
-        names = tuple(options.classes)
-    return YOLO(tree, names)
+    numbered = all(name.isdecimal() for name in options.classes)
+    names = {} if numbered else dict(enumerate(options.classes))
+    return YOLO(tree, Names(names, "spec.classes"))
+
+
+def _object(line: str, place: str, scope: Scope) -> Box:
+    words = line.split()
+    # Classes are numbers; a tool that writes their names means the same.
+    named = words[0] in scope.names.by_number.values() and not words[0].isdecimal()
+    try:
+        values = numbers(words[1:])
+        index = -1 if named else float(words[0].rstrip(","))
+    except ValueError:
+        raise InvalidInput(f"{line.strip()[:60]!r} holds something that is no number", place) from None
+    if not named and (not 0 <= index < MAX_CLASSES or index != int(index)):
+        raise InvalidInput(f"{words[0][:20]!r} is not the number of a class", place)
+    corners = scope.columns.corners(values, scope.keypoints)
+    name = words[0] if named else scope.names.of(int(index))
+    if name is None:
+        raise NoSuchClass(
+            f"the class {int(index)} has no name in {scope.names.place}, which names {scope.names.known}", place
+        )
+    if max(map(abs, corners)) > 2:
+        raise InvalidInput(
+            f"{line.strip()[:60]!r} are no shares of the image's sides, from 0 to 1",
+            place,
+            "divide pixels by the image's width and height",
+        )
+    return Box(name, *corners, place=place)
 
 
 def _labels_paths(image: str) -> Iterator[str]:
-    stem = str(PurePosixPath(image).with_suffix(".txt"))
-    parts = stem.split("/")
-    for index in reversed(range(len(parts) - 1)):
-        if parts[index] == "images":
-            yield "/".join((*parts[:index], "labels", *parts[index + 1 :]))
-    if PurePosixPath(stem).name not in NAME_FILES:
-        yield stem
+    """Where the labels of an image may lie: `images` is `labels` in the path, the last such folder first; or beside."""
+    full = PurePosixPath(image)
+    for name in (full.with_suffix(".txt").name, f"{full.name}.txt"):
+        parts = full.parts[:-1]
+        for index in reversed(range(len(parts))):
+            if parts[index].lower() == "images":
+                yield "/".join((*parts[:index], "labels", *parts[index + 1 :], name))
+        if name not in NAME_FILES:
+            yield "/".join((*parts, name))
 
 
-def _names(tree: Tree) -> tuple[str, ...]:
-    """Names of the classes by index, from data.yaml or a list; empty where there is neither."""
-    by_depth = sorted(tree.files, key=lambda path: (path.count("/"), path))
-    for path in by_depth:
-        if PurePosixPath(path).name in ("data.yaml", "data.yml", "dataset.yaml"):
-            return _yaml_names(tree, path)
-    for path in by_depth:
-        if PurePosixPath(path).name in NAME_FILES:
-            lines = (tree / path).read_text(ANNOTATION_BYTES).splitlines()
-            return tuple(line.strip() for line in lines if line.strip())
-    return ()
+def _holding(files: Mapping[str, object], path: str) -> str | None:
+    """The description or list that holds for a label file: of the nearest folder above it; else the only one."""
+    above = [str(folder) for folder in PurePosixPath(path).parents]
+    near = next((folder for folder in above if folder in files), None)
+    return near if near is not None or len(files) != 1 else next(iter(files))
 
 
-def _yaml_names(tree: Tree, path: str) -> tuple[str, ...]:
-    text = (tree / path).read_text(ANNOTATION_BYTES)
-    try:
-        # Aliases are what YAML bombs are made of; lists of names need none.
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AliasToken):
-                line = token.start_mark.line + 1
-                raise InvalidInput("the file uses YAML aliases", f"{path}:{line}", "write the values out")
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InvalidInput(f"the YAML is broken: {error.problem}", f"{path}:{line}", "repair the file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"the YAML is broken: {error}", f"{path}:1", "repair the file") from None
-    names = content.get("names") if isinstance(content, dict) else None
-    line = next((number for number, text in enumerate(text.splitlines(), 1) if text.startswith("names")), 1)
-    if isinstance(names, dict) and set(names) == set(range(len(names))):
-        names = [names[index] for index in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str | int) for name in names):
-        raise InvalidInput("`names` is not a list of class names", f"{path}:{line}", "names: [cat, dog]")
-    return tuple(str(name) for name in names)
+def _refuse_shifted(classes: set[float], names: Names, labels: str) -> None:
+    """Raises InvalidInput where names and labels do not count from the same number: each name would be another's."""
+    if not classes or not names:
+        return
+    first, last = min(names.by_number), max(names.by_number)
+    for off, start in ((1, 0), (0, 1)):
+        if first == off and min(classes) == start and max(classes) == last + start - off:
+            raise InvalidInput(
+                f"the labels count the classes from {start} to {last + start - off} ({labels}), "
+                f"the names from {first} to {last}",
+                names.place,
+                "number the names as the labels do: names: {1: cat, 2: dog}",
+            )
+
+
+def _spread(items: Sequence[str], count: int) -> list[str]:
+    """At most `count` items, from everywhere."""
+    step = max(1, len(items) // count)
+    return list(items[::step][:count])
+
+
+def _shared(labels: Mapping[str, str | None]) -> Iterator[Finding]:
+    """Label files that belong to more than one image, of the same name and another suffix."""
+    images: dict[str, list[str]] = defaultdict(list)
+    for image, path in labels.items():
+        if path is not None:
+            images[path].append(image)
+    for path, several in images.items():
+        if len(several) > 1:
+            yield Finding(FindingKind.SHARED_LABELS, path, f"the labels belong to {' and to '.join(several[:3])}")
+
+
+# --- Splits -------------------------------------------------------------------------------------------------
+
+
+def _splits(tree: Tree, described: Iterable[Description]) -> tuple[dict[str, str | None], list[Finding]]:
+    """The split of each image that a description or a list puts somewhere; None where two splits have it."""
+    splits: dict[str, str | None] = {}
+    findings: list[Finding] = []
+    for description in described:
+        for split, folder_or_list in description.splits:
+            for path, place in _members(tree, description, folder_or_list, findings):
+                earlier = splits.setdefault(path, split)
+                if earlier not in (split, None):
+                    splits[path] = None
+                    message = f"{path} is in the splits {earlier} and {split}; it is shared out by splits.ratios"
+                    findings.append(Finding(FindingKind.SPLIT_CONFLICT, place, message))
+    return splits, findings
+
+
+def _members(tree: Tree, description: Description, named: str, findings: list[Finding]) -> Iterator[tuple[str, str]]:
+    """The images of a folder or list that a description names, and where each is named."""
+    if (file := description.file(tree, named)) is not None and not file.lower().endswith(IMAGE_SUFFIXES):
+        text, _ = tree.read_text(file)
+        for number, line in enumerate(text.splitlines(), 1):
+            place = f"{file}:{number}"
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            try:
+                located = tree.locate(line.strip(), file)
+            except InvalidInput as error:
+                findings.append(Finding(FindingKind.MISSING_IMAGE, place, error.message))
+                continue
+            if located is None:
+                findings.append(Finding(FindingKind.MISSING_IMAGE, place, f"there is no image {line.strip()}"))
+            else:
+                yield located.path, place
+    elif (folder := description.folder(tree, named)) is not None:
+        below = f"{folder}/" if folder else ""
+        yield from ((path, description.place) for path in tree.with_suffix(*IMAGE_SUFFIXES) if path.startswith(below))
+    else:
+        message = f"{named} is no folder and no list of images in this source"
+        findings.append(Finding(FindingKind.MISSING_SPLIT, description.place, message))

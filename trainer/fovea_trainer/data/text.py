@@ -1,0 +1,31 @@
+"""Text as the world writes it: encodings of label files, and letters that are composed or not."""
+
+from __future__ import annotations
+
+import codecs
+import unicodedata
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's composed form (NFC); macOS decomposes the letters of file names."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def decode_text(data: bytes) -> tuple[str, str]:
+    """The text of a file and the encoding that it was read in: by its byte order mark, else UTF-8, else Windows-1252.
+
+    Windows-1252 is a guess that is always possible: letters beyond ASCII may be wrong.
+    """
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        return data.decode(encoding), "utf-8" if encoding == "utf-8-sig" else encoding
+    except UnicodeDecodeError:
+        return data.decode("windows-1252", errors="replace"), "windows-1252"
