@@ -1,4 +1,5 @@
-"""Writes what is made from the API models: the CRDs, their copies in the Helm chart, and the API reference.
+"""Writes what is made from the API models: the CRDs, their copies in the Helm chart, the API reference, and the ledger
+of defaults, to which it only adds.
 
 python crds/generate.py            writes the files
 python crds/generate.py --check    writes nothing; exits with 1 and names the files that differ
@@ -7,21 +8,30 @@ python crds/generate.py --check    writes nothing; exits with 1 and names the fi
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from fovea_api.common import Resource
+from fovea_api import dataset, trainingjob
+from fovea_api.architectures import declared_settings
+from fovea_api.common import Model, Resource
+from fovea_api.defaults import FILE as LEDGER_FILE
+from fovea_api.defaults import declared, extended, ledger
 from fovea_api.names import API_VERSION
-from fovea_api.run import Run
+from fovea_api.run import Run, RunType
 from fovea_api.schema import KINDS, Schema, custom_resource_definition, openapi
+from pydantic import JsonValue
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Generated from crds/fovea_api by `make generate`. Do not edit.\n"
 CRD_FOLDERS = (Path("crds"), Path("charts/fovea/files/crds"))
 REFERENCE = Path("docs/reference")
+LEDGER = Path("crds/fovea_api") / LEDGER_FILE
+RECIPES: Mapping[RunType, type[Model]] = {RunType.DATASET_BUILD: dataset.Recipe, RunType.TRAINING: trainingjob.Recipe}
+"""The recipes whose content is part of a run's identity."""
 
 # Blocks that another page describes: (kind, path) -> what to read instead.
 ELSEWHERE = {
@@ -71,6 +81,19 @@ def generated() -> Iterator[tuple[Path, str]]:
             yield folder / f"{crd['metadata']['name']}.yaml", text
         yield REFERENCE / f"{kind.__name__.lower()}.md", page(kind)
     yield REFERENCE / "README.md", index()
+    yield LEDGER, ledger_text(extended(ledger(), todays_defaults()))
+
+
+def todays_defaults() -> dict[str, JsonValue]:
+    """What this version's recipes and architectures say of absent fields."""
+    fields = {path: default for type, recipe in RECIPES.items() for path, default in declared(recipe, type.value)}
+    return fields | declared_settings()
+
+
+def ledger_text(values: Mapping[str, Sequence[JsonValue]]) -> str:
+    """The ledger as JSON, a field a line: a change of a default is a line of a diff."""
+    lines = (f" {json.dumps(path)}: {json.dumps(defaults)}" for path, defaults in values.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _existing() -> Iterator[Path]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field, JsonValue
 
 from fovea_api.common import Model, Task
+from fovea_api.defaults import ledger
 from fovea_api.errors import InvalidInput
 
 OptionValue = str | bool | int | float | tuple[float, ...]
@@ -148,3 +149,69 @@ def read_options(architecture: Architecture, given: Mapping[str, JsonValue]) -> 
         name: option.read(given[name], f"spec.model.options.{name}") if name in given else option.default
         for name, option in known.items()
     }
+
+
+# --- What an architecture supplies where a recipe is silent ---------------------------------------------------
+
+
+def supplied(architecture: Architecture) -> dict[str, JsonValue]:
+    """Settings that the architecture gives to a recipe that is silent about them, by their path in the recipe."""
+    known = architecture.model_dump(mode="json")
+    return {
+        "input.size": {"width": architecture.width, "height": architecture.height},
+        "input.normalize": {"mean": known["mean"], "std": known["std"]},
+        "training.loss": architecture.losses[0],
+        **{f"model.options.{option['name']}": option["default"] for option in known["options"]},
+    }
+
+
+def declared_settings(known: Mapping[str, Architecture] | None = None) -> dict[str, JsonValue]:
+    """What each architecture supplies today, as the ledger of defaults writes it."""
+    known = catalogue() if known is None else known
+    return {
+        f"Architecture.{name}.{path}": value
+        for name, architecture in known.items()
+        for path, value in supplied(architecture).items()
+    }
+
+
+def spelled_out(recipe: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    """The JSON form of a recipe with what its architecture supplies today, where that is not what it was introduced
+    with: so the recipe keeps its meaning, and its identity says what it trains."""
+    return _changed(recipe, today=True)
+
+
+def as_introduced(recipe: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    """The reverse, for a frozen recipe: with what its architecture was introduced with, where that is not today's."""
+    return _changed(recipe, today=False)
+
+
+def _changed(recipe: Mapping[str, JsonValue], today: bool) -> Mapping[str, JsonValue]:
+    model = recipe.get("model")
+    architecture = catalogue().get(str(model.get("architecture"))) if isinstance(model, Mapping) else None
+    if architecture is None:
+        return recipe
+    for path, now in supplied(architecture).items():
+        first = ledger().get(f"Architecture.{architecture.name}.{path}", (now,))[0]
+        if now != first and _is_silent(recipe, path):
+            recipe = _with(recipe, path.split("."), now if today else first)
+    return recipe
+
+
+def _is_silent(recipe: Mapping[str, JsonValue], path: str) -> bool:
+    if path == "training.loss":  # the balance FocalLoss chooses one, too
+        return _at(recipe, path) in (None, "Default") and _at(recipe, "input.balance") != "FocalLoss"
+    return _at(recipe, path) is None
+
+
+def _at(value: JsonValue | Mapping[str, JsonValue], path: str) -> JsonValue:
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return cast(JsonValue, value)
+
+
+def _with(value: Mapping[str, JsonValue], path: Sequence[str], setting: JsonValue) -> dict[str, JsonValue]:
+    name, *rest = path
+    inner = value.get(name)
+    block = inner if isinstance(inner, Mapping) else {}
+    return {**value, name: _with(block, rest, setting) if rest else setting}

@@ -69,6 +69,8 @@ class Model(BaseModel):
     rules: ClassVar[tuple[Rule, ...]] = ()
     exactly_one: ClassVar[tuple[str, ...]] = ()
     """Names (snake_case) of sibling blocks of which exactly one is given: a union, the Kubernetes way."""
+    incidental: ClassVar[tuple[str, ...]] = ()
+    """Names (snake_case) of fields of a recipe that change no result, so that they are no part of an identity."""
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
@@ -93,10 +95,6 @@ class Model(BaseModel):
     def to_dict(self) -> dict[str, JsonValue]:
         """The JSON form with all defaults spelled out and absent fields left out."""
         return self.model_dump(mode="json", exclude_none=True)
-
-    def identifying(self) -> dict[str, JsonValue]:
-        """The JSON form of what tells one result from another: what differs from the defaults."""
-        return self.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
 
 
 def choice_rule(fields: tuple[str, ...], at_least: int = 1) -> Rule:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from fovea_api.common import (
     Bool,
@@ -356,9 +356,7 @@ class Recipe(Model):
     exclude: Exclude | None = None
     """Images that must never appear."""
 
-    def identifying(self) -> dict[str, JsonValue]:
-        """As of every model, without the problem: the words about it change no version."""
-        return {name: value for name, value in super().identifying().items() if name != "problem"}
+    incidental: ClassVar = ("problem",)
 
 
 def _readable(task: Task, formats: tuple[Format, ...]) -> Rule:

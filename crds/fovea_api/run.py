@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, ValidationError
 
+from fovea_api.architectures import as_introduced, spelled_out
 from fovea_api.common import (
     Bool,
     Column,
@@ -33,8 +35,10 @@ from fovea_api.common import (
     Word,
 )
 from fovea_api.criteria import Criterion
+from fovea_api.defaults import completed, identifying
 from fovea_api.version import DatasetSummary, StatedProblem
 
+M = TypeVar("M", bound=Model)
 Location = Annotated[str, Field(max_length=2048)]
 Message = Annotated[str, Field(max_length=8192)]
 Count = Annotated[Int, Field(ge=0)]
@@ -156,7 +160,7 @@ class RunSpec(Model):
     owner: RunOwner
     """The object that the run works for."""
     identity: Digest
-    """Digest of type, owner, recipe (defaults left out), input digests and nonce."""
+    """Digest of type, owner, recipe (without what says nothing), input digests and nonce."""
     nonce: Annotated[str, Field(max_length=256)] = ""
     """Tells apart runs of one recipe on one input: the fovea.dev/restart annotation or a schedule's time."""
     recipe: OpaqueObject
@@ -175,20 +179,51 @@ class RunSpec(Model):
     rules: ClassVar = (Rule("self == oldSelf", "the spec of a Run is immutable; change its owner instead"),)
 
 
-def run_identity(type: RunType, owner: RunOwner, recipe: Model, inputs: RunInputs, nonce: str = "") -> str:
-    """Digest that says which result is wanted: `sha256-<64 hex>` of canonical JSON (sorted keys, no spaces).
+def run_identity(type: RunType, owner: RunOwner, recipe: Model | None, inputs: RunInputs, nonce: str = "") -> str:
+    """Digest that says which result is asked for: `sha256-<64 hex>` of canonical JSON (sorted keys, no spaces).
 
-    Defaults of the recipe are left out, so a field that a later version adds changes no identity as long as
-    nobody sets it. Places, images, criteria, compute and the problem's words are not part of it.
+    Recipes that make the same have one identity, and those that do not have two, also across versions with other
+    defaults: a field is left out where it has the default that it was introduced with (`fovea_api.defaults`), and
+    what an architecture supplies is part of it once that has changed. Where things lie, images, criteria, compute
+    and the problem's words are not. None: what is done does not depend on the recipe.
     """
-    order = {
+    content = {
         "type": type.value,
         "owner": owner.to_dict(),
-        "recipe": recipe.identifying(),
+        "recipe": identifying_recipe(type, recipe) if recipe is not None else {},
         "inputs": inputs.digests(),
         "nonce": nonce,
     }
-    return digest_of(order)
+    return digest_of(content)
+
+
+def identifying_recipe(type: RunType, recipe: Model) -> Mapping[str, JsonValue]:
+    """The part of a recipe that belongs to the identity: without what says nothing."""
+    return spelled_out(identifying(recipe, type.value))
+
+
+def frozen_recipe(recipe: Model) -> dict[str, JsonValue]:
+    """A recipe as a Run keeps it: no later version reads anything else out of it."""
+    return dict(spelled_out(recipe.to_dict()))
+
+
+def read_recipe(type: RunType, frozen: Mapping[str, JsonValue], model: builtins.type[M]) -> M:
+    """A Run's recipe, whatever version froze it: what it lacks is meant as on the day that the field was introduced.
+
+    Raises:
+        ValidationError: it has fields or values that this version does not know.
+    """
+    return model.model_validate(as_introduced(completed(frozen, model, type.value)))
+
+
+def is_same_recipe(type: RunType, frozen: Mapping[str, JsonValue], recipe: Model) -> bool:
+    """Whether a Run's recipe says what this one says, as it is written or as this version reads it."""
+    try:
+        before = recipe.model_validate(completed(frozen, builtins.type(recipe), type.value))
+    except ValidationError:
+        return False
+    now = identifying(recipe, type.value)
+    return identifying(before, type.value) in (now, spelled_out(now))
 
 
 def digest_of(value: Mapping[str, JsonValue] | Mapping[str, object]) -> str:
@@ -390,6 +425,10 @@ __all__ = [
     "RunType",
     "Usage",
     "digest_of",
+    "frozen_recipe",
+    "identifying_recipe",
+    "is_same_recipe",
+    "read_recipe",
     "run_identity",
     "run_name",
 ]

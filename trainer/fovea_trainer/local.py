@@ -26,6 +26,7 @@ from fovea_api.run import (
     RunType,
     VersionInput,
     digest_of,
+    frozen_recipe,
     run_identity,
     run_name,
 )
@@ -266,7 +267,7 @@ def _spec(
         owner=owner,
         identity=run_identity(kind, owner, recipe, inputs, nonce),
         nonce=nonce,
-        recipe=recipe.to_dict(),
+        recipe=frozen_recipe(recipe),
         inputs=inputs,
         execution=execution,
         store=str(StorePath.parse(store)),

@@ -16,7 +16,7 @@ from types import FrameType
 
 from fovea_api import dataset
 from fovea_api.errors import FoveaError, Interrupted, Retryable
-from fovea_api.run import MAX_VERSIONS, CleanupRecipe, Progress, RunError, RunResult, RunSpec, RunType
+from fovea_api.run import MAX_VERSIONS, CleanupRecipe, Progress, RunError, RunResult, RunSpec, RunType, read_recipe
 
 from fovea_trainer.cleanup import clean_up
 from fovea_trainer.environment import RunEnvironment, read_environment
@@ -64,7 +64,7 @@ def _build(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> Ru
     from fovea_trainer.data.version import stored_versions
 
     built = build_dataset(
-        dataset.Recipe.model_validate(spec.recipe),
+        read_recipe(spec.type, spec.recipe, dataset.Recipe),
         name=spec.owner.name,
         store_root=spec.store,
         parent=spec.inputs.parent,

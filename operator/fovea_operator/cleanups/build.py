@@ -37,7 +37,7 @@ def cleanup_spec(key: Key, store: str, pods: PodSettings, keep_newest: int = 0, 
     return RunSpec(
         type=RunType.CLEANUP,
         owner=owner,
-        identity=run_identity(RunType.CLEANUP, owner, CleanupRecipe(), RunInputs(), nonce),
+        identity=run_identity(RunType.CLEANUP, owner, None, RunInputs(), nonce),
         nonce=nonce,
         recipe=pods.recipe(keep_newest).to_dict(),
         store=store,

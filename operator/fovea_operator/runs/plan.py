@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypedDict, TypeVar
+from typing import TypedDict
 
 from fovea_api import names
-from fovea_api.common import Metadata, Model, Reference, RunPolicy, Status
+from fovea_api.common import Metadata, Reference, RunPolicy, Status
 from fovea_api.errors import InvalidInput
 from fovea_api.run import Execution, RunSpec, RunStatus, Usage, run_name
-from pydantic import ValidationError
 
 from fovea_operator.conditions import Assessment, conditions, progressing, stalled, waiting_for_leftover
 from fovea_operator.objects import RUN, JsonObject, Key, Kind
@@ -22,8 +21,6 @@ from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.pod_template import Work
 from fovea_operator.writes import Create, Delete, Emit, Plan, SetStatus, Write
-
-R = TypeVar("R", bound=Model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +59,6 @@ class ChildBuilder:
 def current_run(runs: Sequence[RunView], named: str | None) -> RunView | None:
     """The run that the status names; without one, the newest."""
     return next((view for view in runs if view.name == named), runs[0] if runs else None)
-
-
-def frozen(view: RunView, recipe: type[R]) -> R | None:
-    """The recipe of a run as this version of the API reads it; a field that it lacks has its default."""
-    try:
-        return recipe.model_validate(dict(view.run.spec.recipe))
-    except ValidationError:
-        return None
 
 
 def without_run(context: Context, old: Status, named: str | None, assessment: Assessment) -> Plan:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from fovea_api.run import CleanupRecipe, RunInputs, RunOwner, RunType, run_identity, run_name
+from fovea_api.run import RunInputs, RunOwner, RunType, run_identity, run_name
 from fovea_api.trainingjob import Recipe
 from fovea_operator.cache import Cache
 from fovea_operator.cleanups.observe import observe_deleted
@@ -187,7 +187,7 @@ SOURCE = {"name": "a", "uri": "s3://lab/a", "format": "ImageFolder"}
 
 def cleanup(keep_newest: int = 0, store: str = STORE) -> JsonObject:
     nonce = "x" if keep_newest else ""
-    identity = run_identity(RunType.CLEANUP, CELLS, CleanupRecipe(), RunInputs(), nonce)
+    identity = run_identity(RunType.CLEANUP, CELLS, None, RunInputs(), nonce)
     spec = {"type": "Cleanup", "owner": CELLS.to_dict(), "identity": identity, "recipe": {"keepNewest": keep_newest}}
     spec |= {"store": store, "nonce": nonce}
     controller = "cells" if keep_newest else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from fovea_api.run import RunSpec
+from fovea_api.run import RunSpec, read_recipe
 from fovea_api.trainingjob import Recipe
 
 from fovea_trainer.data.version import OpenVersion, open_version
@@ -26,7 +26,7 @@ class TrainingRun:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.model_validate(self.spec.recipe)
+        return read_recipe(self.spec.type, self.spec.recipe, Recipe)
 
     @property
     def folder(self) -> StorePath:

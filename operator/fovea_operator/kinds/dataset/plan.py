@@ -5,8 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from fovea_api.dataset import Dataset, DatasetStatus, Recipe, unsupported
-from fovea_api.run import RunInputs, RunOwner, RunResult, RunSpec, RunType, VersionInput, run_identity
+from fovea_api.dataset import Dataset, DatasetStatus, unsupported
+from fovea_api.run import (
+    RunInputs,
+    RunOwner,
+    RunResult,
+    RunSpec,
+    RunType,
+    VersionInput,
+    frozen_recipe,
+    is_same_recipe,
+    run_identity,
+)
 
 from fovea_operator.cleanups.build import PodSettings
 from fovea_operator.cleanups.plan import blocker_of_cleanups, with_deletion
@@ -21,7 +31,6 @@ from fovea_operator.runs.plan import (
     advance_runs,
     blocker_of,
     current_run,
-    frozen,
     history,
     own_status,
     prune,
@@ -118,8 +127,7 @@ def _desired(
     spec, recipe = dataset.spec, dataset.spec.recipe()
     if current is not None:
         restarted = context.restart not in ("", current.run.spec.nonce.partition("@")[0])
-        before = frozen(current, Recipe)
-        same = before is not None and before.identifying() == recipe.identifying()
+        same = is_same_recipe(RunType.DATASET_BUILD, current.run.spec.recipe, recipe)
         if same and not restarted and due is None:
             return current.run.spec.model_copy(update=execution_settings(spec, context.settings))
     if problems := unsupported(recipe):
@@ -137,7 +145,7 @@ def _desired(
         owner=owner,
         identity=run_identity(RunType.DATASET_BUILD, owner, recipe, inputs, nonce),
         nonce=nonce,
-        recipe=recipe.to_dict(),
+        recipe=frozen_recipe(recipe),
         inputs=inputs,
         store=context.store.uri,
         **execution_settings(spec, context.settings),

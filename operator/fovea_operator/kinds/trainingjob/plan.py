@@ -6,8 +6,18 @@ import difflib
 from dataclasses import replace
 
 from fovea_api.impossible import impossible
-from fovea_api.run import BundleInput, DatasetInput, RunInputs, RunOwner, RunSpec, RunType, run_identity
-from fovea_api.trainingjob import Recipe, TrainingJob, TrainingJobStatus, TrainingResult, judge, unsupported
+from fovea_api.run import (
+    BundleInput,
+    DatasetInput,
+    RunInputs,
+    RunOwner,
+    RunSpec,
+    RunType,
+    frozen_recipe,
+    is_same_recipe,
+    run_identity,
+)
+from fovea_api.trainingjob import TrainingJob, TrainingJobStatus, TrainingResult, judge, unsupported
 
 from fovea_operator.cleanups.plan import CLEANING_UP, blocker_of_cleanups, with_deletion
 from fovea_operator.conditions import Assessment, condition_of, conditions, progressing, ready, stalled
@@ -20,7 +30,6 @@ from fovea_operator.runs.plan import (
     advance_runs,
     blocker_of,
     current_run,
-    frozen,
     history,
     own_status,
     prune,
@@ -112,7 +121,7 @@ def _desired(
         owner=owner,
         identity=run_identity(RunType.TRAINING, owner, recipe, inputs, context.restart),
         nonce=context.restart,
-        recipe=recipe.to_dict(),
+        recipe=frozen_recipe(recipe),
         success_criteria=spec.success_criteria,
         inputs=inputs,
         store=snapshot.store.uri,
@@ -129,7 +138,8 @@ def _is_new(context: Context, snapshot: TrainingSnapshot, current: RunView) -> b
     other_dataset = used is None or used.name != spec.dataset_ref.name
     pinned = spec.dataset_ref.version
     moved = other_dataset or (pinned is not None and used is not None and pinned != used.version)
-    if policy.on_change == "NewRun" and (moved or frozen(current, Recipe) != spec.recipe()):
+    changed = not is_same_recipe(RunType.TRAINING, run.recipe, spec.recipe())
+    if policy.on_change == "NewRun" and (moved or changed):
         return True
     if policy.on_new_dataset_version == "Ignore" or pinned is not None or snapshot.dataset is None:
         return False
