@@ -21,7 +21,7 @@ MEASURED: Mapping[Task, tuple[str, ...]] = {
 """The metrics of the validation split that there are after an epoch."""
 EVALUATED: Mapping[Task, tuple[str, ...]] = {
     Task.CLASSIFICATION: ("accuracy", "precision", "recall", "f1", "ece"),
-    Task.DETECTION: ("mAP", "mAP50", "mAP75", "precision", "recall", "f1", "meanIoU", "scoreThreshold"),
+    Task.DETECTION: ("mAP", "mAP50", "mAP75", "precision", "recall", "f1", "meanMatchIoU", "scoreThreshold"),
     Task.SEMANTIC_SEGMENTATION: ("dice", "iou", "pixelAccuracy"),
 }
 """The metrics of a whole split, measured on the exported artefact."""

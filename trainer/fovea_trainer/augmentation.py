@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from fovea_api.trainingjob import Augmentation
@@ -20,18 +20,20 @@ MIN_BOX_PIXELS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """An image uint8 [3, H, W] at the input size with its labels.
+    """An image uint8 [3, H, W] at the input size with its labels; of these, what the task has.
 
     Args:
         boxes: xyxy in pixels, float32 [B, 4].
         labels: Class index of each box, int64 [B].
-        mask: Class index of each pixel, uint8 [H, W]; None: the task has none.
+        mask: Class index of each pixel, uint8 [H, W].
+        label: Class index of the image.
     """
 
     image: Tensor
-    boxes: Tensor
-    labels: Tensor
+    boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     mask: Tensor | None = None
+    label: int = -1
 
 
 class Augment:
@@ -60,6 +62,7 @@ class Augment:
             left[kept],
             item.labels[kept],
             None if item.mask is None else mask.as_subclass(Tensor)[0],
+            item.label,
         )
 
 

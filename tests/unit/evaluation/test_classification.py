@@ -1,4 +1,4 @@
-"""The classifier's judge on numbers that are worked out beside it."""
+"""Evaluation of classifiers on numbers that are worked out beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from fovea_api.common import Task
 from fovea_api.metrics import BY_CLASS, evaluated
 from fovea_serving.pipeline import Classification
 from fovea_trainer.data.version import Sample
-from fovea_trainer.evaluation.classification import judge_classification
+from fovea_trainer.evaluation.result import EvaluationResult
+from fovea_trainer.tasks.base import EvaluationRequest
+from fovea_trainer.tasks.classification.evaluation import evaluate_classification
 
 CLASSES = ("ant", "bee", "crab")
 
@@ -18,12 +20,18 @@ def sample(label: int, name: str, source: str = "lab") -> Sample:
     return Sample(name, name, source, b"", 8, 8, label, nothing, np.zeros(0, np.int32), None)
 
 
-def judge(truth: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...] = CLASSES, slices=("class",)):
+def evaluate(
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    classes: tuple[str, ...] = CLASSES,
+    slices: tuple[str, ...] = ("class",),
+    primary: str = "accuracy",
+) -> EvaluationResult:
     pairs = (
         (sample(int(label), f"image {index}", "odd" if index % 2 else "even"), Classification(row))
         for index, (label, row) in enumerate(zip(truth, probabilities, strict=True))
     )
-    return judge_classification(pairs, classes, "test", slices)
+    return evaluate_classification(pairs, EvaluationRequest(classes, "test", slices, primary))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,7 @@ def case() -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_figures_are_those_of_their_definitions(case: tuple[np.ndarray, np.ndarray]) -> None:
     truth, probabilities = case
-    result = judge(truth, probabilities)
+    result = evaluate(truth, probabilities)
     label = probabilities.argmax(1)
     confusion = np.array([[np.sum((truth == row) & (label == column)) for column in range(3)] for row in range(3)])
     recall, precision = np.diag(confusion) / confusion.sum(1), np.diag(confusion) / confusion.sum(0)
@@ -52,7 +60,7 @@ def test_the_figures_are_those_of_their_definitions(case: tuple[np.ndarray, np.n
 
 def test_the_calibration_error_is_that_of_its_bins(case: tuple[np.ndarray, np.ndarray]) -> None:
     truth, probabilities = case
-    result = judge(truth, probabilities)
+    result = evaluate(truth, probabilities)
     confidence, right = probabilities.max(1), probabilities.argmax(1) == truth
     expected = 0.0
     for low in np.arange(15) / 15:
@@ -68,7 +76,7 @@ def test_the_calibration_error_is_that_of_its_bins(case: tuple[np.ndarray, np.nd
 
 def test_the_worst_image_is_the_surest_mistake() -> None:
     probabilities = np.array([[0.9, 0.1, 0], [0.99, 0.01, 0], [0.2, 0.8, 0]], np.float32)
-    result = judge(np.array([0, 1, 1]), probabilities)
+    result = evaluate(np.array([0, 1, 1]), probabilities)
     assert result.worst[0].name == "image 1"
     assert result.worst[0].note == "bee, predicted ant"
     assert result.metric("f1", "crab") is None
@@ -78,14 +86,14 @@ def test_a_confusion_and_too_much_confidence_are_told_in_words() -> None:
     truth = np.array([0] * 50 + [1] * 50)
     probabilities = np.tile(np.array([0.97, 0.02, 0.01], np.float32), (100, 1))
     probabilities[60:] = [0.02, 0.97, 0.01]
-    words = " ".join(judge(truth, probabilities).shortcomings)
+    words = " ".join(evaluate(truth, probabilities).error_analysis)
     assert "20% of the bee images are taken for ant (10)." in words
-    assert "surer than it should be" in words
+    assert "overconfident" in words
 
 
 def test_slices_are_accuracies_of_parts(case: tuple[np.ndarray, np.ndarray]) -> None:
     truth, probabilities = case
-    result = judge(truth, probabilities, slices=("source",))
+    result = evaluate(truth, probabilities, slices=("source",))
     right = probabilities.argmax(1) == truth
     assert [(part.name, part.value) for part in result.slices] == [
         ("even", pytest.approx(right[::2].mean())),
@@ -96,12 +104,12 @@ def test_slices_are_accuracies_of_parts(case: tuple[np.ndarray, np.ndarray]) -> 
 def test_thousands_of_classes_do_not_overflow_a_status() -> None:
     classes = tuple(f"class {index}" for index in range(3000))
     probabilities = np.eye(3000, dtype=np.float32)[np.arange(40)]
-    result = judge(np.arange(40), probabilities, classes)
+    result = evaluate(np.arange(40), probabilities, classes)
     assert result.metric("accuracy") == 1
     assert len(result.metrics) <= 1000
 
 
 def test_all_metrics_are_known_to_the_api(case: tuple[np.ndarray, np.ndarray]) -> None:
-    made = judge(*case).metrics
+    made = evaluate(*case).metrics
     assert {it for it in made if it.count("/") == 1} <= set(evaluated(Task.CLASSIFICATION, ("test",), ("objectSize",)))
     assert {it.split("/")[1] for it in made if it.count("/") == 2} == set(BY_CLASS[Task.CLASSIFICATION])

@@ -1,4 +1,4 @@
-"""The detector's judge on cases that can be counted by hand, and against other implementations."""
+"""The evaluation of detectors on cases that can be counted by hand, and against other implementations."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from fovea_api.common import Task
 from fovea_api.metrics import BY_CLASS, evaluated
 from fovea_serving.pipeline import Detection
 from fovea_trainer.data.version import Sample
-from fovea_trainer.evaluation.detection import Truth as GroundTruth
-from fovea_trainer.evaluation.detection import average_precision, count_errors, iou_matrix, judge_detection, match
+from fovea_trainer.evaluation.result import EvaluationResult
+from fovea_trainer.tasks.base import EvaluationRequest
+from fovea_trainer.tasks.detection.average_precision import average_precision
+from fovea_trainer.tasks.detection.errors import count_errors
+from fovea_trainer.tasks.detection.evaluation import evaluate_detection
+from fovea_trainer.tasks.detection.matching import GroundTruth, iou_matrix, match
 
 CLASSES = ("cell", "platelet")
 
@@ -41,16 +45,18 @@ def found(*items: tuple[list, int, float]) -> Detection:
     )
 
 
-def judge(*pairs: tuple[Sample, Detection], slices: tuple[str, ...] = ("class", "objectSize")):
-    return judge_detection(iter(pairs), CLASSES, "test", slices)
+def evaluate(
+    *pairs: tuple[Sample, Detection], slices: tuple[str, ...] = ("class", "objectSize"), primary: str = "mAP"
+) -> EvaluationResult:
+    return evaluate_detection(iter(pairs), EvaluationRequest(CLASSES, "test", slices, primary))
 
 
 ONE, TWO, FAR = [10, 10, 60, 60], [100, 100, 200, 200], [300, 300, 400, 400]
 
 
 def test_all_right_is_one() -> None:
-    result = judge((sample([ONE, TWO], [0, 1]), found((ONE, 0, 0.9), (TWO, 1, 0.8))))
-    for name in ("mAP", "mAP50", "mAP75", "precision", "recall", "f1", "meanIoU"):
+    result = evaluate((sample([ONE, TWO], [0, 1]), found((ONE, 0, 0.9), (TWO, 1, 0.8))))
+    for name in ("mAP", "mAP50", "mAP75", "precision", "recall", "f1", "meanMatchIoU"):
         assert result.metric(name) == pytest.approx(1), name
     assert result.metrics["test/AP/platelet"] == pytest.approx(1)
     assert result.threshold == pytest.approx(0.8)
@@ -83,7 +89,7 @@ def test_each_kind_of_error_is_told_apart() -> None:
 
 
 def test_confusion_has_a_background() -> None:
-    result = judge(
+    result = evaluate(
         (sample([ONE, TWO, FAR], [0, 0, 1]), found((ONE, 0, 0.9), (TWO, 1, 0.9), ([0, 400, 50, 450], 1, 0.9)))
     )
     assert result.confusion.rows == ("cell", "platelet", "background")
@@ -92,26 +98,26 @@ def test_confusion_has_a_background() -> None:
 
 def test_the_threshold_is_where_f1_is_best() -> None:
     noise = [([300 + 5 * i, 10, 340 + 5 * i, 40], 0, 0.3 - i / 100) for i in range(9)]
-    result = judge((sample([ONE, TWO], [0, 0]), found((ONE, 0, 0.9), (TWO, 0, 0.6), *noise)))
+    result = evaluate((sample([ONE, TWO], [0, 0]), found((ONE, 0, 0.9), (TWO, 0, 0.6), *noise)))
     assert result.threshold == pytest.approx(0.6)
     assert result.metric("precision") == result.metric("recall") == 1
 
 
 def test_nothing_found_is_zero_and_no_crash() -> None:
-    result = judge((sample([ONE], [0]), found()), (sample([], [], name="b"), found()))
+    result = evaluate((sample([ONE], [0]), found()), (sample([], [], name="b"), found()))
     assert result.metric("mAP") == result.metric("f1") == 0
     assert result.errors["missed"] == 1
     assert result.worst[0].name == "a"
 
 
 def test_nothing_labelled_is_zero_and_no_crash() -> None:
-    result = judge((sample([], []), found((ONE, 0, 0.9))))
+    result = evaluate((sample([], []), found((ONE, 0, 0.9))))
     assert result.metric("mAP") == 0
     assert result.errors["background"] == 1
 
 
 def test_a_class_that_does_not_occur_has_no_metric() -> None:
-    result = judge((sample([ONE], [0]), found((ONE, 0, 0.9), (TWO, 1, 0.5))))
+    result = evaluate((sample([ONE], [0]), found((ONE, 0, 0.9), (TWO, 1, 0.5))))
     assert "test/AP/platelet" not in result.metrics
     assert result.metric("mAP") == pytest.approx(1)
 
@@ -119,7 +125,7 @@ def test_a_class_that_does_not_occur_has_no_metric() -> None:
 def test_difficult_objects_need_not_be_found_and_may_be() -> None:
     truth = sample([ONE, TWO], [0, 0], difficult=[False, True])
     for answer in (found((ONE, 0, 0.9)), found((ONE, 0, 0.9), (TWO, 0, 0.95))):
-        result = judge((truth, answer))
+        result = evaluate((truth, answer))
         assert result.metric("mAP") == result.metric("precision") == result.metric("recall") == pytest.approx(1)
 
 
@@ -128,7 +134,7 @@ def test_slices_by_source() -> None:
         (sample([ONE], [0], source="lab"), found((ONE, 0, 0.9))),
         (sample([ONE], [0], source="field", name="b"), found()),
     ]
-    slices = {part.name: (part.images, part.value) for part in judge(*pairs, slices=("source",)).slices}
+    slices = {part.name: (part.images, part.value) for part in evaluate(*pairs, slices=("source",)).slices}
     assert slices == {"lab": (1, pytest.approx(1)), "field": (1, 0)}
 
 
@@ -177,12 +183,14 @@ def area_under_interpolated_curve(scenes: list[tuple[GroundTruth, Detection]], l
 
 def test_average_precision_equals_the_plain_definition() -> None:
     scenes = [random_scene(seed, 25, 40) for seed in range(12)]
-    judged = average_precision([truth for truth, _ in scenes], [answer for _, answer in scenes], 2)
+    measured = average_precision([truth for truth, _ in scenes], [answer for _, answer in scenes], 2)
     for label in (0, 1):
-        assert judged.per_class_50[label] == pytest.approx(area_under_interpolated_curve(scenes, label, 0.5), abs=1e-4)
+        assert measured.per_class_50[label] == pytest.approx(
+            area_under_interpolated_curve(scenes, label, 0.5), abs=1e-4
+        )
         mean = np.mean([area_under_interpolated_curve(scenes, label, t) for t in np.arange(0.5, 0.96, 0.05)])
-        assert judged.per_class[label] == pytest.approx(mean, abs=1e-4)
-    assert judged.at_50 == pytest.approx(judged.per_class_50.mean(), abs=1e-6)
+        assert measured.per_class[label] == pytest.approx(mean, abs=1e-4)
+    assert measured.at_50 == pytest.approx(measured.per_class_50.mean(), abs=1e-6)
 
 
 def test_scenes_of_more_than_a_hundred_objects_count_in_full() -> None:
@@ -204,14 +212,14 @@ def test_matching_takes_the_best_free_object() -> None:
 def test_the_result_is_json() -> None:
     import json
 
-    result = judge((sample([ONE, TWO], [0, 1]), found((ONE, 0, 0.9))), slices=("class", "objectSize", "source"))
+    result = evaluate((sample([ONE, TWO], [0, 1]), found((ONE, 0, 0.9))), slices=("class", "objectSize", "source"))
     content = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert content["metrics"]["test/recall"] == 0.5
     assert content["confusion"]["counts"][1] == [0, 0, 1]
-    assert any("missed" in sentence for sentence in content["shortcomings"])
+    assert any("missed" in sentence for sentence in content["errorAnalysis"])
 
 
 def test_all_metrics_are_known_to_the_api() -> None:
-    made = judge((sample([ONE, TWO], [0, 1]), found((ONE, 0, 0.9), (TWO, 1, 0.8)))).metrics
+    made = evaluate((sample([ONE, TWO], [0, 1]), found((ONE, 0, 0.9), (TWO, 1, 0.8)))).metrics
     assert {it for it in made if it.count("/") == 1} <= set(evaluated(Task.DETECTION, ("test",), ("objectSize",)))
     assert {it.split("/")[1] for it in made if it.count("/") == 2} == set(BY_CLASS[Task.DETECTION])

@@ -1,4 +1,4 @@
-"""The judge of segmentations: against torchmetrics and hand-counted pixels."""
+"""Evaluation of segmentation, against torchmetrics and hand-counted pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from fovea_api.errors import CorruptData
 from fovea_api.metrics import BY_CLASS, evaluated
 from fovea_serving.pipeline import IGNORE, SemanticSegmentation
 from fovea_trainer.data.version import Sample
-from fovea_trainer.evaluation.segmentation import judge_segmentation, pixel_confusion
+from fovea_trainer.evaluation.result import EvaluationResult
+from fovea_trainer.tasks.base import EvaluationRequest
+from fovea_trainer.tasks.semantic_segmentation.evaluation import evaluate_segmentation, pixel_confusion
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
 
 CLASSES = ("background", "cell", "wall")
@@ -24,9 +26,9 @@ def sample(mask: np.ndarray, name: str = "a") -> Sample:
     return Sample(name, name, "lab", b"", width, height, -1, nothing, np.zeros(0, np.int32), data.tobytes())
 
 
-def judge(*pairs: tuple[np.ndarray, np.ndarray]):
+def evaluate(*pairs: tuple[np.ndarray, np.ndarray]) -> EvaluationResult:
     samples = ((sample(truth, str(i)), SemanticSegmentation(mask)) for i, (truth, mask) in enumerate(pairs))
-    return judge_segmentation(samples, CLASSES, "test", ("class", "source"))
+    return evaluate_segmentation(samples, EvaluationRequest(CLASSES, "test", ("class", "source"), "dice"))
 
 
 def test_figures_equal_torchmetrics() -> None:
@@ -37,7 +39,7 @@ def test_figures_equal_torchmetrics() -> None:
         guess = np.where(random.random(truth.shape) < 0.7, truth, random.integers(0, 3, truth.shape)).astype(np.uint8)
         truth[:5] = IGNORE
         pairs.append((truth, guess))
-    result = judge(*pairs)
+    result = evaluate(*pairs)
     truth, guess = (torch.from_numpy(np.stack(part).astype(np.int64)) for part in zip(*pairs, strict=True))
     options = {"num_classes": 3, "average": "none", "ignore_index": IGNORE}
     dice, iou = multiclass_f1_score(guess, truth, **options), multiclass_jaccard_index(guess, truth, **options)
@@ -50,7 +52,7 @@ def test_pixels_counted_by_hand() -> None:
     truth = np.array([[0, 0, 1], [1, IGNORE, 2]], np.uint8)
     guess = np.array([[0, 1, 1], [1, 2, IGNORE]], np.uint8)
     assert pixel_confusion(truth, guess, 3).tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]]
-    result = judge((truth, guess))
+    result = evaluate((truth, guess))
     assert result.metric("dice", "cell") == pytest.approx(4 / 5)
     assert result.metric("iou", "cell") == pytest.approx(2 / 3)
     assert result.metric("dice", "wall") == 0
@@ -60,18 +62,18 @@ def test_pixels_counted_by_hand() -> None:
 def test_the_worst_image_comes_first() -> None:
     truth = np.zeros((8, 8), np.uint8)
     truth[:, 4:] = 1
-    result = judge((truth, truth), (truth, np.zeros_like(truth)))
+    result = evaluate((truth, truth), (truth, np.zeros_like(truth)))
     assert result.worst[0].index == 1
     assert result.worst[-1].score == 1
-    assert any("cell" in sentence for sentence in result.shortcomings)
+    assert any("cell" in sentence for sentence in result.error_analysis)
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(CorruptData, match="mask"):
-        judge((np.zeros((8, 8), np.uint8), np.zeros((8, 9), np.uint8)))
+        evaluate((np.zeros((8, 8), np.uint8), np.zeros((8, 9), np.uint8)))
 
 
 def test_all_metrics_are_known_to_the_api() -> None:
-    task, made = Task.SEMANTIC_SEGMENTATION, judge((np.array([[0, 1, 2]], np.uint8),) * 2).metrics
+    task, made = Task.SEMANTIC_SEGMENTATION, evaluate((np.array([[0, 1, 2]], np.uint8),) * 2).metrics
     assert {it for it in made if it.count("/") == 1} <= set(evaluated(task, ("test",), ("objectSize",)))
     assert {it.split("/")[1] for it in made if it.count("/") == 2} == set(BY_CLASS[task])

@@ -1,4 +1,4 @@
-"""What an epoch is judged by is what the exported model is judged by: the same figures for the same predictions."""
+"""An epoch and the exported model are evaluated alike: the same figures for the same predictions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 from fovea_api.common import Task
+from fovea_api.metrics import PRIMARY
 from fovea_serving.pipeline import Classification, Detection, Prediction, SemanticSegmentation
 from fovea_trainer.data.version import Sample
-from fovea_trainer.evaluation.evaluate import JUDGES
-from fovea_trainer.training.validation import score
+from fovea_trainer.tasks import definition
+from fovea_trainer.tasks.base import EvaluationRequest
 
 CLASSES = ("one", "two", "three")
 RANDOM = np.random.default_rng(0)
@@ -60,11 +61,12 @@ def predict(task: Task, truth: Sample) -> Prediction:
         (Task.DETECTION, (0, 0)),
     ],
 )
-def test_an_epoch_and_the_exported_model_are_judged_alike(task: Task, objects: tuple[int, ...]) -> None:
+def test_an_epoch_and_the_exported_model_are_evaluated_alike(task: Task, objects: tuple[int, ...]) -> None:
     samples = [sample(task, count) for count in objects]
     predictions = [predict(task, truth) for truth in samples]
-    exported = JUDGES[task](iter(zip(samples, predictions, strict=True)), CLASSES, "validation", ())
-    epoch = score(task, len(CLASSES), samples, predictions)
+    request = EvaluationRequest(CLASSES, "validation", (), PRIMARY[task])
+    exported = definition(task).evaluate(iter(zip(samples, predictions, strict=True)), request)
+    epoch = definition(task).validation_metrics(samples, predictions, len(CLASSES))
     assert epoch
     for name, value in epoch.items():
         assert value == pytest.approx(exported.metric(name), abs=1e-6), name

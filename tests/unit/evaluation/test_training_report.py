@@ -18,7 +18,9 @@ from fovea_api.version import ClassSummary, DatasetVersion, StatedProblem
 from fovea_serving.pipeline import Postprocess, Preprocess
 from fovea_serving.predictor import Predictor
 from fovea_trainer.data.version import Sample
-from fovea_trainer.evaluation import EvaluationResult, evaluate, measure_latency, size_megabytes
+from fovea_trainer.evaluation.evaluate import evaluate
+from fovea_trainer.evaluation.latency import measure_latency, size_megabytes
+from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.report.training import TrainingReport, write_report
 from onnx import TensorProto, helper
 
@@ -66,7 +68,7 @@ def result(predictor: Predictor, samples: list[Sample]) -> EvaluationResult:
     return evaluate(predictor, samples, CLASSES)
 
 
-def test_the_exported_model_is_judged_through_the_serving_code(result: EvaluationResult) -> None:
+def test_the_exported_model_is_evaluated_through_the_serving_code(result: EvaluationResult) -> None:
     assert result.images == 20
     assert result.metric("accuracy") == pytest.approx(0.95)
     assert result.worst[0].index == 0

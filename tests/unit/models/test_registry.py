@@ -17,13 +17,17 @@ from fovea_api.trainingjob import Input, Loss, ModelChoice, Pretrained, Recipe
 from fovea_trainer.export import check_parity, export_onnx
 from fovea_trainer.models import catalogue as generator
 from fovea_trainer.models.losses import LossSettings, choose_loss
-from fovea_trainer.models.network import Network, Targets
+from fovea_trainer.models.network import AnyNetwork, Inference
 from fovea_trainer.models.registry import build_network, input_size, registry
+from fovea_trainer.tasks import Targets
+from fovea_trainer.tasks.classification.targets import ClassTargets
+from fovea_trainer.tasks.detection.targets import BoxTargets
+from fovea_trainer.tasks.semantic_segmentation.targets import MaskTargets
 
 ALL = sorted(catalogue())
 
 
-def network(name: str, **choice: object) -> Network:
+def network(name: str, **choice: object) -> AnyNetwork:
     architecture = find(name)
     weights = Pretrained(weights="ImageNet" if "ImageNet" in architecture.packaged else "None")
     loss = LossSettings(choose_loss(architecture, Loss.DEFAULT, False))
@@ -36,12 +40,12 @@ def batch(task: Task) -> tuple[torch.Tensor, Targets]:
     boxes = torch.tensor([[10.0, 10, 50, 60], [40, 30, 90, 80]])
     none = torch.zeros(0, 4)
     targets = {
-        Task.CLASSIFICATION: Targets(labels=torch.tensor([0, 1, 2, 0])),
-        Task.DETECTION: Targets(
+        Task.CLASSIFICATION: ClassTargets(torch.tensor([0, 1, 2, 0])),
+        Task.DETECTION: BoxTargets(
             boxes=(boxes, none, boxes, none),
-            box_labels=tuple(torch.tensor([0, 2] * (index % 2 == 0), dtype=torch.int64) for index in range(4)),
+            labels=tuple(torch.tensor([0, 2] * (index % 2 == 0), dtype=torch.int64) for index in range(4)),
         ),
-        Task.SEMANTIC_SEGMENTATION: Targets(masks=torch.randint(0, 3, (4, 96, 128))),
+        Task.SEMANTIC_SEGMENTATION: MaskTargets(torch.randint(0, 3, (4, 96, 128))),
     }
     return images, targets[task]
 
@@ -61,15 +65,16 @@ def test_it_trains_and_exports_with_any_batch_size(name: str, tmp_path: Path) ->
     images, targets = batch(net.task)
     optimizer = torch.optim.SGD(net.parameters(), 1e-3)
     for _ in range(3):  # also warms the batch norms, without which equality would prove nothing
-        losses = net(images, targets)
+        losses = net.loss(net(images), targets)
         assert all(torch.isfinite(value) for value in losses.values())
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
     assert all(parameter.grad is not None for parameter in net.parameters())
-    file = export_onnx(net, tmp_path / "model.onnx", (128, 96), task=net.task)
-    assert check_parity(net, file, images, task=net.task).images == 4
-    assert check_parity(net, file, images[:3], task=net.task).images == 3
+    exported = Inference(net)
+    file = export_onnx(exported, tmp_path / "model.onnx", (128, 96), task=net.task)
+    assert check_parity(exported, file, images, task=net.task).images == 4
+    assert check_parity(exported, file, images[:3], task=net.task).images == 3
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "retinanet-efficientnet-lite0", "unet-efficientnet-lite0"])
@@ -81,7 +86,7 @@ def test_freezing_spares_what_it_says(name: str) -> None:
     assert everything > norms > nothing == 0
     frozen = network(name, freeze="Backbone")
     before = {key: value.clone() for key, value in frozen.backbone().state_dict().items()}
-    frozen.train()(*batch(frozen.task))
+    frozen.train()(batch(frozen.task)[0])
     assert all(torch.equal(value, before[key]) for key, value in frozen.backbone().state_dict().items())
 
 
@@ -117,7 +122,8 @@ def test_a_name_can_be_registered_once() -> None:
 def test_other_box_losses(loss: Loss) -> None:
     choice = ModelChoice(architecture="retinanet-efficientnet-lite0", pretrained=Pretrained(weights="None"))
     net = build_network(choice, 3, LossSettings(loss))
-    assert all(torch.isfinite(value) for value in net(*batch(net.task)).values())
+    images, targets = batch(net.task)
+    assert all(torch.isfinite(value) for value in net.loss(net(images), targets).values())
 
 
 @pytest.mark.parametrize(

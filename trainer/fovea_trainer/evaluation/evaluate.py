@@ -1,31 +1,21 @@
-"""One function for all tasks: predict a split with the serving code, then judge."""
+"""One function for all tasks: predict a split with the serving code, then evaluate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
-from fovea_serving.pipeline import Prediction
+from fovea_api.metrics import EVALUATED, PRIMARY
 from fovea_serving.predictor import Predictor
 
 from fovea_trainer.data.version import Sample
-from fovea_trainer.evaluation.classification import judge_classification
-from fovea_trainer.evaluation.detection import judge_detection
 from fovea_trainer.evaluation.result import EvaluationResult
-from fovea_trainer.evaluation.segmentation import judge_segmentation
+from fovea_trainer.tasks import definition
+from fovea_trainer.tasks.base import EvaluationRequest, Pairs
 
 BATCH = 8
 """Images that are decoded and predicted at once; bounds the memory."""
 DEFAULT_SLICES = ("class", "objectSize")
-
-Pairs = Iterator[tuple[Sample, Prediction]]
-Judge = Callable[[Pairs, tuple[str, ...], str, Sequence[str]], EvaluationResult]
-JUDGES: dict[Task, Judge] = {
-    Task.CLASSIFICATION: judge_classification,
-    Task.DETECTION: judge_detection,
-    Task.SEMANTIC_SEGMENTATION: judge_segmentation,
-}
 
 
 def evaluate(
@@ -35,6 +25,7 @@ def evaluate(
     *,
     split: str = "test",
     slices: Sequence[str] = DEFAULT_SLICES,
+    primary: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Quality of the exported model on a split.
@@ -45,6 +36,7 @@ def evaluate(
         classes: Names of the classes in the order of their index.
         split: Name of the split; the metrics are named after it.
         slices: What the primary metric is broken down by: class, objectSize, source, group.
+        primary: The recipe's primary metric; absent, or one that an exported model does not have (loss): the task's.
         progress: Called with (images done, images in all).
 
     Raises:
@@ -60,4 +52,7 @@ def evaluate(
             if progress is not None:
                 progress(start + len(part), len(samples))
 
-    return JUDGES[predictor.postprocess.task](pairs(), tuple(classes), split, slices)
+    task = predictor.postprocess.task
+    headline = primary if primary in EVALUATED[task] else PRIMARY[task]
+    assert headline is not None
+    return definition(task).evaluate(pairs(), EvaluationRequest(tuple(classes), split, tuple(slices), headline))

@@ -1,9 +1,9 @@
-"""What an evaluation gives: figures, curves, confusion, a score for each image, shortcomings in words."""
+"""What an evaluation gives: figures, curves, confusion, a score for each image, an error analysis in words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,7 @@ METRICS_PER_SPLIT = 1000
 
 
 class LabelledSample(Protocol):
-    """What is read of a sample to judge a prediction; see the dataset version."""
+    """What is read of a sample to evaluate a prediction; see the dataset version."""
 
     @property
     def name(self) -> str: ...
@@ -37,7 +37,7 @@ class LabelledSample(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often each truth (row) was predicted as what (column)."""
+    """How often each labelled class (row) was predicted as what (column)."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -68,7 +68,7 @@ class ImageScore:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The primary metric on a part of the split: `by` says by what it was parted."""
+    """The primary metric on a part of the split: `by` says by what it was split."""
 
     by: str
     name: str
@@ -94,7 +94,7 @@ class EvaluationResult:
     curves: tuple[Curve, ...]
     image_scores: tuple[ImageScore, ...]
     slices: tuple[Slice, ...]
-    shortcomings: tuple[str, ...]
+    error_analysis: tuple[str, ...]
     errors: Mapping[str, int]
     threshold: float | None = None
 
@@ -139,7 +139,7 @@ class EvaluationResult:
             ],
             "errors": dict(self.errors),
             "threshold": self.threshold,
-            "shortcomings": list(self.shortcomings),
+            "errorAnalysis": list(self.error_analysis),
         }
 
 
@@ -158,6 +158,24 @@ def named(
             if fits and math.isfinite(value):
                 metrics[name] = float(value)
     return metrics
+
+
+def slices_of(
+    columns: Sequence[Mapping[str, str]], slices: Sequence[str], primary: Callable[[Sequence[int]], float]
+) -> tuple[Slice, ...]:
+    """The primary metric on parts of a split.
+
+    Args:
+        columns: For each image the values by which it can be sliced, such as its source.
+        slices: Names of the columns that are asked for.
+        primary: The metric on the images of these indices.
+    """
+    parts = []
+    for by in [name for name in ("source", "group") if name in slices]:
+        for value in sorted({image[by] for image in columns}):
+            inside = [index for index, image in enumerate(columns) if image[by] == value]
+            parts.append(Slice(by, value, len(inside), primary(inside)))
+    return tuple(parts)
 
 
 def _rounded(values: NDArray[np.float64]) -> list[JsonValue]:

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fovea_trainer.export.onnx import NamedOutputs
+from fovea_trainer.tasks import definition
 
 RELATIVE = 1e-3
 """Difference allowed in relation to the value; float32 sums in another order stay well below it."""
-ABSOLUTE: Mapping[str, float] = {"logits": 1e-3, "scores": 1e-3, "boxes": 0.05}
-"""Difference allowed on top, by output; boxes in pixels of the input."""
 
 
 class ParityError(FoveaError):
@@ -50,12 +49,14 @@ def check_parity(module: nn.Module, onnx_path: Path, batch: Tensor | NDArray[np.
         task: Says how the outputs are called.
 
     Raises:
-        ParityError: an output differs by more than `ABSOLUTE[name] + RELATIVE * |value|`, has another shape
-            or is not finite; or the outputs hardly differ between images, so that equality proves nothing.
+        ParityError: an output differs by more than the task's `parity_tolerance[name] + RELATIVE * |value|`, has
+            another shape or is not finite; or the outputs hardly differ between images, so that equality proves
+            nothing.
     """
     images = torch.as_tensor(batch).float()
     if len(images) < 2:
         raise ValueError("parity needs a batch of at least two images")
+    known = definition(task)
     wrapped = NamedOutputs(module.cpu().eval(), task).eval()
     with torch.no_grad():
         wanted = {name: output.numpy() for name, output in zip(wrapped.names, wrapped(images), strict=True)}
@@ -64,8 +65,8 @@ def check_parity(module: nn.Module, onnx_path: Path, batch: Tensor | NDArray[np.
     difference = {}
     spread = {name: float(np.ptp(output, axis=0).max()) for name, output in wanted.items()}
     for name, output in wanted.items():
-        difference[name] = _difference(name, output, measured[name], onnx_path)
-    informative = "scores" if task is Task.DETECTION else "logits"  # boxes of anchors may hardly move
+        difference[name] = _difference(name, output, measured[name], known.parity_tolerance[name], onnx_path)
+    informative = known.informative_output
     if spread[informative] <= 10 * max(difference[informative], 1e-7):
         raise ParityError(
             f"the outputs of {len(images)} images differ by no more than {spread[informative]:.2g}, "
@@ -76,19 +77,21 @@ def check_parity(module: nn.Module, onnx_path: Path, batch: Tensor | NDArray[np.
     return Parity(len(images), difference, spread)
 
 
-def _difference(name: str, wanted: NDArray[np.float32], measured: NDArray[np.float32], path: Path) -> float:
+def _difference(
+    name: str, wanted: NDArray[np.float32], measured: NDArray[np.float32], absolute: float, path: Path
+) -> float:
     if wanted.shape != measured.shape:
         raise ParityError(f"{name} has shape {measured.shape} instead of {wanted.shape}", str(path))
     if not (np.isfinite(wanted).all() and np.isfinite(measured).all()):
         raise ParityError(f"{name} has values that are not finite", str(path), "lower the learning rate")
     off = np.abs(wanted - measured)
-    excess = off - (ABSOLUTE[name] + RELATIVE * np.abs(wanted))
+    excess = off - (absolute + RELATIVE * np.abs(wanted))
     if excess.max() > 0:
         index = np.unravel_index(int(excess.argmax()), excess.shape)
         raise ParityError(
             f"{name}[{', '.join(map(str, index))}] is {measured[index]:.6g} in ONNX "
             f"and {wanted[index]:.6g} in PyTorch; "
-            f"allowed is a difference of {ABSOLUTE[name]:g} + {RELATIVE:g} of the value",
+            f"allowed is a difference of {absolute:g} + {RELATIVE:g} of the value",
             str(path),
             "the exporter mistranslates an operation; report the architecture",
         )

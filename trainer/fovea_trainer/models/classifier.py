@@ -6,15 +6,16 @@ from fovea_api.common import Task
 from torch import Tensor, nn
 
 from fovea_trainer.models.losses import LossSettings, class_loss
-from fovea_trainer.models.network import Network, Targets
+from fovea_trainer.models.network import Network
+from fovea_trainer.tasks.classification.targets import ClassTargets
 
 LOSSES = ("CrossEntropy", "Focal")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Classifier(Network):
-    """A timm model with a linear head; freezing spares the head."""
+class Classifier(Network[Tensor, ClassTargets]):
+    """A timm model with a linear head; its raw output are the logits [N, C]."""
 
     task = Task.CLASSIFICATION
 
@@ -26,13 +27,15 @@ class Classifier(Network):
     def backbone(self) -> nn.Module:
         return self.body
 
-    def predict(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.body(images))
         return logits
 
-    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        assert targets.labels is not None
-        return {"class": class_loss(self.predict(images).float(), targets.labels, self.loss)}
+    def loss(self, raw: Tensor, targets: ClassTargets) -> dict[str, Tensor]:
+        return {"class": class_loss(raw.float(), targets.labels, self.loss_settings)}
+
+    def decode(self, raw: Tensor) -> dict[str, Tensor]:
+        return {"logits": raw}
 
 
 def classifier(body: nn.Module, features: int, drop: float, num_classes: int, loss: LossSettings) -> Classifier:

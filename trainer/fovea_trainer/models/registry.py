@@ -16,7 +16,7 @@ from fovea_api.trainingjob import Input, ModelChoice, Size
 
 if TYPE_CHECKING:
     from fovea_trainer.models.losses import LossSettings
-    from fovea_trainer.models.network import Network
+    from fovea_trainer.models.network import AnyNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Options:
         return value
 
 
-Build = Callable[[Architecture, Options, int, "LossSettings", bool], "Network"]
+Build = Callable[[Architecture, Options, int, "LossSettings", bool], "AnyNetwork"]
 """(architecture, options, classes, loss, whether to load the published ImageNet weights) -> network"""
 
 
@@ -94,7 +94,7 @@ def registry() -> Registry:
     return REGISTRY
 
 
-def build_network(model: ModelChoice, num_classes: int, loss: LossSettings) -> Network:
+def build_network(model: ModelChoice, num_classes: int, loss: LossSettings) -> AnyNetwork:
     """The network of a recipe, with published weights where the recipe asks for them, frozen as it says.
 
     Weights from a `uri` or another job are loaded afterwards by `weights.load`.

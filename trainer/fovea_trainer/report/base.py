@@ -35,6 +35,10 @@ PALETTE = (
 """Colours of the classes, repeated after the last; told apart on white and on photographs."""
 INK, MUTED = "#1f2933", "#6b7785"
 JPEG_QUALITY = 85
+PICTURE_PIXELS = 480
+"""Longer side of a picture of the dataset in a report."""
+CLASSES_IN_FIGURES = 12
+"""Classes that a figure shows; the tables show all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +219,22 @@ def fit(image: Image, longest: int) -> tuple[Image, float]:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), scale
 
 
+def beside(left: Image, right: Image) -> Image:
+    """Two pictures of the same height side by side."""
+    gap = np.full((left.shape[0], 6, 3), 255, np.uint8)
+    return np.concatenate([left, gap, right], axis=1)
+
+
+def count(number: int, one: str, many: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def rounded(value: float | None) -> float | None:
+    """Four significant digits."""
+    return None if value is None else float(f"{value:.4g}")
+
+
 def draw_boxes(
     image: Image,
     boxes: NDArray[np.floating] | Sequence[Sequence[float]],
@@ -278,7 +298,7 @@ def draw_mask(
 
 
 __all__ = [
-    "Fact", "Image", "Section", "badge", "bullets", "color", "columns", "draw_boxes", "draw_mask",
-    "embed_figure", "embed_image", "escape", "fit", "gallery", "join", "legend", "new_figure",
-    "paragraph", "picture", "render", "rgb", "table",
+    "CLASSES_IN_FIGURES", "PICTURE_PIXELS", "Fact", "Image", "Section", "badge", "beside", "bullets", "color",
+    "columns", "count", "draw_boxes", "draw_mask", "embed_figure", "embed_image", "escape", "fit", "gallery", "join",
+    "legend", "new_figure", "paragraph", "picture", "render", "rgb", "rounded", "table",
 ]  # fmt: skip

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from fovea_api.architectures import Architecture
-from fovea_api.common import Task
-from fovea_api.errors import InvalidInput
 from fovea_api.trainingjob import Input
-from fovea_serving.pipeline import IGNORE, Geometry, Preprocess, decode, decode_mask
+from fovea_serving.pipeline import Geometry, Preprocess, decode
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fovea_trainer.augmentation import Augment, Labelled
-from fovea_trainer.evaluation.result import LabelledSample
-from fovea_trainer.models.network import Targets
 from fovea_trainer.models.registry import input_size
+from fovea_trainer.tasks import Sample, Targets, TaskDefinition
 from fovea_trainer.training.order import Draw
-
-
-class Sample(LabelledSample, Protocol):
-    """What is read of a stored sample; see the dataset version."""
-
-    @property
-    def image_bytes(self) -> bytes: ...
 
 
 def preprocessing(architecture: Architecture, given: Input) -> Preprocess:
@@ -40,13 +30,10 @@ def preprocessing(architecture: Architecture, given: Input) -> Preprocess:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prepared image with its labels."""
+    """A prepared image: normalized float32 [3, H, W], its labels, and the way back to the original."""
 
     image: Tensor
-    label: int
-    boxes: Tensor
-    labels: Tensor
-    mask: Tensor | None
+    labelled: Labelled
     geometry: Geometry
 
 
@@ -60,7 +47,9 @@ class SplitDataset(Dataset[Example]):
         augment: Changes those that are drawn.
     """
 
-    def __init__(self, samples: Sequence[Sample], task: Task, preprocess: Preprocess, augment: Augment) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], task: TaskDefinition, preprocess: Preprocess, augment: Augment
+    ) -> None:
         self.samples = samples
         self.task = task
         self.preprocess = preprocess
@@ -73,62 +62,35 @@ class SplitDataset(Dataset[Example]):
         sample = self.samples[draw if isinstance(draw, int) else draw.index]
         fitted, geometry = self.preprocess.fit(decode(sample.image_bytes, sample.name))
         pixels = torch.from_numpy(np.ascontiguousarray(fitted.transpose(2, 0, 1)))
-        item = Labelled(pixels, *self._boxes(sample, geometry), self._mask(sample))
+        item = self.task.annotate(sample, pixels, self.preprocess, geometry)
         if isinstance(draw, Draw):
             item = self.augment(item, draw.seed)
         image = self.preprocess.normalize(item.image.numpy().transpose(1, 2, 0))
-        mask = None if item.mask is None else item.mask.long()
-        return Example(torch.from_numpy(image), sample.label, item.boxes, item.labels, mask, geometry)
-
-    def _boxes(self, sample: Sample, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        if self.task is not Task.DETECTION:
-            return torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-        boxes = geometry.to_input(np.asarray(sample.boxes, np.float32).reshape(-1, 4))
-        width, height = geometry.input
-        boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-        seen = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
-        labels = np.asarray(sample.labels, np.int64)
-        return torch.from_numpy(boxes[seen]), torch.from_numpy(labels[seen])
-
-    def _mask(self, sample: Sample) -> Tensor | None:
-        if self.task is not Task.SEMANTIC_SEGMENTATION:
-            return None
-        if sample.mask_bytes is None:
-            raise InvalidInput("the image has no mask", sample.name, "build the dataset again")
-        return torch.from_numpy(self.preprocess.fit_mask(decode_mask(sample.mask_bytes, sample.name)).copy())
+        return Example(torch.from_numpy(image), item, geometry)
 
 
-def collate(examples: list[Example]) -> tuple[Tensor, Targets, list[Geometry]]:
-    """Images [N, 3, H, W], targets, geometries."""
-    images = torch.stack([example.image for example in examples]).contiguous(memory_format=torch.channels_last)
-    masks = [example.mask for example in examples if example.mask is not None]
-    targets = Targets(
-        labels=torch.tensor([example.label for example in examples]),
-        boxes=tuple(example.boxes for example in examples),
-        box_labels=tuple(example.labels for example in examples),
-        masks=torch.stack(masks) if masks else None,
-    )
-    return images, targets, [example.geometry for example in examples]
+Batch = tuple[Tensor, Targets, list[Geometry]]
+"""Images [N, 3, H, W], targets, geometries."""
 
 
-def classes_of(samples: Sequence[Sample], task: Task) -> list[list[int]]:
-    """For each image the classes of its annotations, one entry each; of a mask, one entry a class."""
-    if task is Task.CLASSIFICATION:
-        return [[sample.label] for sample in samples]
-    if task is Task.DETECTION:
-        return [[int(label) for label in sample.labels] for sample in samples]
-    masks = (decode_mask(sample.mask_bytes or b"", sample.name) for sample in samples)
-    return [[int(label) for label in np.unique(mask) if label != IGNORE] for mask in masks]
+@dataclass(frozen=True, slots=True)
+class Collate:
+    """Makes a batch of examples of a task; can be pickled for loader processes."""
+
+    task: TaskDefinition
+
+    def __call__(self, examples: list[Example]) -> Batch:
+        images = torch.stack([example.image for example in examples]).contiguous(memory_format=torch.channels_last)
+        targets = self.task.collate([example.labelled for example in examples])
+        return images, targets, [example.geometry for example in examples]
 
 
-def class_weights(samples: Sequence[Sample], task: Task, classes: int) -> tuple[float, ...]:
-    """Weight of each class, inverse to its frequency (of images, or of pixels), with mean 1."""
-    counts = np.zeros(classes)
-    for sample in samples:
-        if task is Task.CLASSIFICATION:
-            counts[sample.label] += 1
-        else:
-            mask = decode_mask(sample.mask_bytes or b"", sample.name)
-            counts += np.bincount(mask[mask != IGNORE], minlength=classes)[:classes]
-    weights = 1 / np.maximum(counts, 1)
-    return tuple(float(weight) for weight in weights * classes / weights.sum())
+def class_counts(samples: Sequence[Sample], task: TaskDefinition, num_classes: int) -> NDArray[np.int64]:
+    """Annotations of each class in each image, [N, C]."""
+    return np.stack([task.class_counts(sample, num_classes) for sample in samples])
+
+
+def class_weights(counts: NDArray[np.int64]) -> tuple[float, ...]:
+    """Weight of each class, inverse to its number of annotations [N, C] (images, objects, pixels), with mean 1."""
+    weights = 1 / np.maximum(counts.sum(0), 1)
+    return tuple(float(weight) for weight in weights * len(weights) / weights.sum())

@@ -35,7 +35,9 @@ from fovea_serving.pipeline import Postprocess, Preprocess, decode
 from fovea_serving.predictor import Predictor
 
 from fovea_trainer.data.version import OpenVersion, Sample
-from fovea_trainer.evaluation import EvaluationResult, evaluate, measure_latency, size_megabytes
+from fovea_trainer.evaluation.evaluate import evaluate
+from fovea_trainer.evaluation.latency import measure_latency, size_megabytes
+from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.export import (
     check_parity,
     choose_quantized,
@@ -45,7 +47,7 @@ from fovea_trainer.export import (
     save_state_dict,
     save_weights,
 )
-from fovea_trainer.models.network import Network
+from fovea_trainer.models.network import AnyNetwork, Inference
 from fovea_trainer.models.registry import registry
 from fovea_trainer.report.training import TrainingReport, write_report
 from fovea_trainer.training.context import Listener
@@ -80,7 +82,7 @@ def check_supported(recipe: Recipe) -> None:
 class Trained:
     """The network with the weights of the best epoch, and what belongs to it."""
 
-    network: Network
+    network: AnyNetwork
     preprocess: Preprocess
     postprocess: Postprocess
     version: OpenVersion
@@ -100,7 +102,8 @@ class Trained:
         predictor, recipe = self.predictor(model), self.recipe
         everything = self.version.split(split)
         classes, samples = self.version.manifest.classes, everything if most is None else everything[:most]
-        return evaluate(predictor, samples, classes, split=split, slices=recipe.evaluation.slices)
+        slices, primary = recipe.evaluation.slices, recipe.evaluation.primary_metric
+        return evaluate(predictor, samples, classes, split=split, slices=slices, primary=primary)
 
 
 def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
@@ -119,15 +122,16 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
 
     stage("Exporting", TRAINING_PERCENT)
     task, dynamic_batch = trained.network.task, recipe.export.dynamic_batch
-    model = export_onnx(trained.network, folder / MODEL, trained.size, task=task, dynamic_batch=dynamic_batch)
+    inference = Inference(trained.network)
+    model = export_onnx(inference, folder / MODEL, trained.size, task=task, dynamic_batch=dynamic_batch)
     images = trained.preprocess.batch(_decoded(trained.samples("train")[:PARITY_IMAGES]))[0]
-    parity = check_parity(trained.network, model, images, task=task)
+    parity = check_parity(inference, model, images, task=task)
     log.info("exported the weights of epoch %d; %s", state.best_epoch, parity)
     save_weights(trained.network, folder / WEIGHTS)
     if "StateDict" in recipe.export.formats:
         save_state_dict(trained.network, folder / "model.pth")
     if "ExportedProgram" in recipe.export.formats:
-        save_exported_program(trained.network, folder / "model.pt2", trained.size, dynamic_batch=dynamic_batch)
+        save_exported_program(inference, folder / "model.pt2", trained.size, dynamic_batch=dynamic_batch)
 
     stage("Evaluating", TRAINING_PERCENT + 3)
     splits = [split for split in recipe.evaluation.splits if len(trained.samples(split))]
@@ -207,7 +211,7 @@ def _restore(run: TrainingRun, state: State) -> Trained:
     network.load_state_dict(state.best_weights)
     network.eval()
     preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
-    return Trained(network, preprocess, Postprocess(network.task), version, recipe)
+    return Trained(network, preprocess, network.postprocess, version, recipe)
 
 
 def _decoded(samples: Sequence[Sample]) -> list[np.ndarray]:

@@ -15,12 +15,13 @@ from fovea_api.trainingjob import Recipe
 from torch.utils.data import DataLoader
 
 from fovea_trainer.augmentation import Augment
-from fovea_trainer.models.network import Network
+from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.registry import registry
 from fovea_trainer.models.weights import load_state, read_state
+from fovea_trainer.tasks import definition
 from fovea_trainer.training.base_weights import BaseWeights
 from fovea_trainer.training.context import Context
-from fovea_trainer.training.dataset import SplitDataset, classes_of, collate, preprocessing
+from fovea_trainer.training.dataset import Collate, SplitDataset, class_counts, preprocessing
 from fovea_trainer.training.distributed import first_workers, total
 from fovea_trainer.training.network import Version, make_network
 from fovea_trainer.training.optimization import Precision, choose_precision, learning_rate_factor
@@ -86,9 +87,9 @@ class _Fit:
         held_out = version.split("validation") if version.manifest.splits.get("validation") else []
         check_monitored(recipe, task, bool(held_out))
         preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
-        self.train = SplitDataset(train, task, preprocess, Augment(recipe.input.augmentations))
-        self.validation = SplitDataset(held_out, task, preprocess, Augment(()))
-        self.order = _order(recipe, self.train, context.workers)
+        self.train = SplitDataset(train, definition(task), preprocess, Augment(recipe.input.augmentations))
+        self.validation = SplitDataset(held_out, definition(task), preprocess, Augment(()))
+        self.order = _order(recipe, self.train, len(version.manifest.classes), context.workers)
         self.monitored = monitored_metric(recipe, task)
 
         network = make_network(recipe, version)
@@ -116,7 +117,12 @@ class _Fit:
         state, context = self.state, self.context
         steps = self.order.steps_per_epoch
         batches = WorkerBatches(self.order, state.epoch, state.step, context.rank, context.workers)
-        loader = DataLoader(self.train, batch_sampler=batches, collate_fn=collate, num_workers=context.loader_processes)
+        loader = DataLoader(
+            self.train,
+            batch_sampler=batches,
+            collate_fn=Collate(self.train.task),
+            num_workers=context.loader_processes,
+        )
         self.updater.network.train()
         began, images_done = time.monotonic(), 0
         for images, targets, _ in loader:
@@ -253,7 +259,7 @@ class _Fit:
         )
 
 
-def _order(recipe: Recipe, train: SplitDataset, workers: int) -> Order:
+def _order(recipe: Recipe, train: SplitDataset, num_classes: int, workers: int) -> Order:
     training, balance = recipe.training, recipe.input.balance
     if workers > training.batch_size:
         raise InvalidInput(
@@ -263,10 +269,11 @@ def _order(recipe: Recipe, train: SplitDataset, workers: int) -> Order:
         )
     factors = np.ones(len(train))
     if balance in ("Oversample", "Undersample"):
-        factors = repeat_factors(classes_of(train.samples, train.task), balance)
+        counts = class_counts(train.samples, train.task, num_classes)
+        factors = repeat_factors([np.flatnonzero(image).tolist() for image in counts], balance)
     return Order(factors, training.batch_size, training.seed)
 
 
-def _start_from(base: BaseWeights, network: Network, state: State) -> None:
+def _start_from(base: BaseWeights, network: AnyNetwork, state: State) -> None:
     load_state(network, read_state(base.file), base.uri)
     state.base_digest, state.base_uri, state.base_run = base.digest, base.uri, base.run or ""

@@ -1,4 +1,4 @@
-"""The network of a recipe for the classes of a dataset version."""
+"""The network of a recipe for a dataset version."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from fovea_api.trainingjob import Recipe
 from fovea_api.version import DatasetVersion
 
 from fovea_trainer.models.losses import LossSettings, choose_loss
-from fovea_trainer.models.network import Network
+from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.registry import build_network, registry
-from fovea_trainer.training.dataset import Sample, class_weights
+from fovea_trainer.tasks import Sample, definition
+from fovea_trainer.training.dataset import class_counts, class_weights
 
 
 class Version(Protocol):
@@ -25,17 +26,17 @@ class Version(Protocol):
     def split(self, name: str) -> Sequence[Sample]: ...
 
 
-def make_network(recipe: Recipe, version: Version) -> Network:
+def make_network(recipe: Recipe, version: Version) -> AnyNetwork:
     """The network of a recipe for the classes of a dataset version, before training."""
     architecture = registry()[recipe.model.architecture].architecture
     manifest = version.manifest
     refuse(wrong_task(architecture, manifest.task))
     refuse(ignored_by_loss(architecture, recipe))
-    balance = recipe.input.balance
+    balance, num_classes = recipe.input.balance, len(manifest.classes)
     weights: tuple[float, ...] = ()
     if balance == "ClassWeights":
-        weights = class_weights(version.split("train"), manifest.task, len(manifest.classes))
+        weights = class_weights(class_counts(version.split("train"), definition(manifest.task), num_classes))
     loss = choose_loss(architecture, recipe.training.loss, balance == "FocalLoss")
     settings = LossSettings(loss, weights, recipe.training.label_smoothing)
     torch.manual_seed(recipe.training.seed)
-    return build_network(recipe.model, len(manifest.classes), settings)
+    return build_network(recipe.model, num_classes, settings)

@@ -10,7 +10,8 @@ from fovea_api.trainingjob import Training
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 
-from fovea_trainer.models.network import Network, Targets
+from fovea_trainer.models.network import AnyNetwork, Network
+from fovea_trainer.tasks import Targets
 from fovea_trainer.training.context import Context
 from fovea_trainer.training.distributed import distributed
 from fovea_trainer.training.optimization import Precision, build_optimizer
@@ -29,7 +30,7 @@ class Updater:
     """
 
     def __init__(
-        self, network: Network, training: Training, context: Context, precision: Precision, state: State
+        self, network: AnyNetwork, training: Training, context: Context, precision: Precision, state: State
     ) -> None:
         self.network = network.to(context.device).to(memory_format=torch.channels_last)
         self.precision = precision
@@ -44,7 +45,7 @@ class Updater:
         self._model = distributed(self.network, context)
 
     @property
-    def averaged(self) -> Network:
+    def averaged(self) -> AnyNetwork:
         """What is evaluated and exported: the average of the weights, or the weights where none is taken."""
         network = self.network if self._ema is None else self._ema.module
         assert isinstance(network, Network)
@@ -81,7 +82,8 @@ class Updater:
         device = self._context.device
         share = len(images) / self._training.batch_size
         with self.precision.autocast():
-            parts: Mapping[str, Tensor] = self._model(images.to(device, non_blocking=True), targets.to(device))
+            raw = self._model(images.to(device, non_blocking=True))
+            parts: Mapping[str, Tensor] = self.network.loss(raw, targets.to(device))
         loss = torch.stack([part.float() for part in parts.values()]).sum()
         # DistributedDataParallel takes the mean over the workers; undo it, each worker brings its own share.
         torch.autograd.backward(self._scaler.scale(loss * share * self._context.workers))

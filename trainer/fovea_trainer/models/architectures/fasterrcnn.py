@@ -7,22 +7,23 @@ matrix operation; and every proposal is pooled from all levels, of which its own
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from fovea_api.architectures import Architecture, Option
 from fovea_api.common import Task
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import roi_align
 
 from fovea_trainer.models.boxes import Anchors, decode
 from fovea_trainer.models.losses import LossSettings
-from fovea_trainer.models.network import Network, Targets
+from fovea_trainer.models.network import Network
 from fovea_trainer.models.pyramid import STRIDES, Pyramid
 from fovea_trainer.models.registry import Options, register
+from fovea_trainer.tasks.detection.targets import BoxTargets
 
 HALF = (0.5, 0.5, 0.5)
 POOL = 7
@@ -68,7 +69,32 @@ class BoxPredictor(nn.Module):
         return scores, self.deltas(features).repeat(1, scores.shape[-1])
 
 
-class FasterRCNN(Network):
+@dataclass(frozen=True, slots=True)
+class RawProposals:
+    """Raw outputs of the first stage for N images with A anchors, and what the second one starts from.
+
+    Args:
+        features: The pyramid's levels by name, [N, C, h, w].
+        objectness: Logits [N * A, 1].
+        deltas: [N * A, 4] in the parametrization of `boxes.decode`.
+        anchors: xyxy in input pixels, [A, 4].
+        per_level: Anchors of each level.
+        size: Height and width of the input.
+    """
+
+    features: dict[str, Tensor]
+    objectness: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    per_level: tuple[int, ...]
+    size: tuple[int, int]
+
+    @property
+    def images(self) -> int:
+        return next(iter(self.features.values())).shape[0]
+
+
+class FasterRCNN(Network[RawProposals, BoxTargets]):
     """Two-stage detector with a fixed number of proposals."""
 
     task = Task.DETECTION
@@ -78,10 +104,9 @@ class FasterRCNN(Network):
     ) -> None:
         super().__init__(classes, loss)
         self.pyramid, self.anchors, self.proposals = pyramid, anchors, proposals
-        limits = {"training": 2 * proposals, "testing": proposals}
-        generator: AnchorGenerator = anchors.generator
+        limits = {"training": 2 * proposals, "testing": 2 * proposals}  # the loss is the same in both modes
         self.rpn = RegionProposalNetwork(
-            generator, RPNHead(channels, anchors.per_location), fg_iou_thresh=0.7, bg_iou_thresh=0.3,
+            anchors.generator, RPNHead(channels, anchors.per_location), fg_iou_thresh=0.7, bg_iou_thresh=0.3,
             batch_size_per_image=256, positive_fraction=0.5, pre_nms_top_n=limits, post_nms_top_n=limits,
             nms_thresh=PROPOSAL_IOU,
         )  # fmt: skip
@@ -94,51 +119,61 @@ class FasterRCNN(Network):
     def backbone(self) -> nn.Module:
         return self.pyramid.body
 
-    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def forward(self, images: Tensor) -> RawProposals:
         features = self.pyramid(images)
-        sizes = [(images.shape[-2], images.shape[-1])] * images.shape[0]
-        truth = [
+        levels = list(features.values())
+        per_level = tuple(level.shape[-2] * level.shape[-1] * self.anchors.per_location for level in levels)
+        objectness, deltas = concat_box_prediction_layers(*self.rpn.head(levels))
+        size = (images.shape[-2], images.shape[-1])
+        return RawProposals(features, objectness, deltas, self.anchors(images, levels), per_level, size)
+
+    def loss(self, raw: RawProposals, targets: BoxTargets) -> dict[str, Tensor]:
+        """The losses of both stages, after torchvision's RegionProposalNetwork.forward and RoIHeads.forward."""
+        objects = [
             {"boxes": boxes, "labels": labels + 1}  # 0 is the background
-            for boxes, labels in zip(targets.boxes, targets.box_labels, strict=True)
+            for boxes, labels in zip(targets.boxes, targets.labels, strict=True)
         ]
-        training = self.training
-        self.rpn.train()  # torchvision gives losses in training mode only
-        self.roi.train()
-        proposals, first = self.rpn(ImageList(images, sizes), features, truth)
-        _, second = self.roi(features, proposals, sizes, truth)
-        self.rpn.train(training)
-        self.roi.train(training)
+        anchors, sizes = [raw.anchors] * raw.images, [raw.size] * raw.images
+        objectness, deltas = raw.objectness.float(), raw.deltas.float()
+        labels, matched = self.rpn.assign_targets_to_anchors(anchors, objects)
+        expected = self.rpn.box_coder.encode(matched, anchors)
+        first_class, first_box = self.rpn.compute_loss(objectness, deltas, labels, expected)
+
+        decoded = self.rpn.box_coder.decode(deltas.detach(), anchors).view(raw.images, -1, 4)
+        proposals, _ = self.rpn.filter_proposals(decoded, objectness, sizes, list(raw.per_level))
+        proposals, _, labels, expected = self.roi.select_training_samples(proposals, objects)
+        scores, shifts = self._second_stage(self.roi.box_roi_pool(raw.features, proposals, sizes))
+        second_class, second_box = fastrcnn_loss(scores.float(), shifts.float(), labels, expected)
         return {
-            "objectness": first["loss_objectness"],
-            "proposalBox": first["loss_rpn_box_reg"],
-            "class": second["loss_classifier"],
-            "box": second["loss_box_reg"],
+            "objectness": first_class,
+            "proposalBox": first_box,
+            "class": second_class,
+            "box": second_box,
         }
 
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.pyramid(images)
-        height, width = images.shape[-2:]
-        proposals = self._propose(images, list(features.values()))
+    def decode(self, raw: RawProposals) -> dict[str, Tensor]:
+        proposals = self._propose(raw)
         count = proposals.shape[1]
-        image = torch.arange(images.shape[0], device=images.device, dtype=proposals.dtype)
+        image = torch.arange(raw.images, device=proposals.device, dtype=proposals.dtype)
         rois = torch.cat([image[:, None, None].expand(-1, count, 1), proposals], 2).flatten(0, 1)
-        scores, deltas = self.roi.box_predictor(self.roi.box_head(self.roi.box_roi_pool.pool(features, rois)))
+        scores, deltas = self._second_stage(self.roi.box_roi_pool.pool(raw.features, rois))
         deltas = deltas[:, :4].float().reshape(-1, count, 4)
         scores = scores.float().softmax(-1)[:, 1:].reshape(-1, count, self.num_classes)
-        return decode(deltas, proposals, height, width, REGRESSION_WEIGHTS), scores
+        return {"boxes": decode(deltas, proposals, *raw.size, REGRESSION_WEIGHTS), "scores": scores}
 
-    def _propose(self, images: Tensor, levels: list[Tensor]) -> Tensor:
+    def _second_stage(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        outputs: tuple[Tensor, Tensor] = self.roi.box_predictor(self.roi.box_head(pooled))
+        return outputs
+
+    def _propose(self, raw: RawProposals) -> Tensor:
         """The best proposals that overlap no better one much, xyxy [N, P, 4]."""
-        height, width = images.shape[-2:]
-        objectness, deltas = self.rpn.head(levels)
-        objectness, deltas = concat_box_prediction_layers(objectness, deltas)
-        anchors = self.anchors(images, levels)
-        objectness = objectness.float().reshape(-1, anchors.shape[0])
+        anchors = raw.anchors
+        objectness = raw.objectness.float().reshape(-1, anchors.shape[0])
         candidates = min(CANDIDATES_PER_PROPOSAL * self.proposals, anchors.shape[0])
         scores, index = objectness.topk(candidates, 1)
         index = index.unsqueeze(-1).expand(-1, -1, 4)
-        deltas = deltas.float().reshape(-1, anchors.shape[0], 4).gather(1, index)
-        boxes = decode(deltas, anchors.expand(index.shape[0], -1, -1).gather(1, index), height, width)
+        deltas = raw.deltas.float().reshape(-1, anchors.shape[0], 4).gather(1, index)
+        boxes = decode(deltas, anchors.expand(index.shape[0], -1, -1).gather(1, index), *raw.size)
         worst = torch.triu(_iou(boxes), 1).amax(1)
         scores = torch.where(worst > PROPOSAL_IOU, scores - 1e4, scores)
         _, kept = scores.topk(min(self.proposals, candidates), 1)

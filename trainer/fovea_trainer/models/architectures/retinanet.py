@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,9 +17,10 @@ from torchvision.ops import box_iou
 
 from fovea_trainer.models.boxes import Anchors, decode
 from fovea_trainer.models.losses import LossSettings
-from fovea_trainer.models.network import Network, Targets
+from fovea_trainer.models.network import Network
 from fovea_trainer.models.pyramid import STRIDES, Pyramid
 from fovea_trainer.models.registry import Options, register
+from fovea_trainer.tasks.detection.targets import BoxTargets
 
 BOX_LOSSES = {Loss.FOCAL: "l1", Loss.SMOOTH_L1: "smooth_l1", Loss.GIOU: "giou"}
 """Loss of the boxes; that of the classes is the focal loss in all cases."""
@@ -27,7 +29,24 @@ NORM_GROUPS = 32
 """Groups of the heads' GroupNorm, as in torchvision's RetinaNet v2 (fewer where they do not divide the channels)."""
 
 
-class RetinaNet(Network):
+@dataclass(frozen=True, slots=True)
+class RawBoxes:
+    """Raw outputs of N images with A anchors.
+
+    Args:
+        logits: [N, A, C].
+        deltas: [N, A, 4] in the parametrization of `boxes.decode`.
+        anchors: xyxy in input pixels, [A, 4].
+        size: Height and width of the input.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    size: tuple[int, int]
+
+
+class RetinaNet(Network[RawBoxes, BoxTargets]):
     """One-stage detector. Outputs are decoded in the graph; NMS is outside."""
 
     task = Task.DETECTION
@@ -45,27 +64,24 @@ class RetinaNet(Network):
     def backbone(self) -> nn.Module:
         return self.pyramid.body
 
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        levels, outputs = self._outputs(images)
-        height, width = images.shape[-2:]
-        anchors = self.anchors(images, levels)
-        boxes = decode(outputs["bbox_regression"].float(), anchors, height, width)
-        return boxes, outputs["cls_logits"].float().sigmoid()
+    def forward(self, images: Tensor) -> RawBoxes:
+        levels = list(self.pyramid(images).values())
+        outputs = self.head(levels)
+        size = (images.shape[-2], images.shape[-1])
+        return RawBoxes(outputs["cls_logits"], outputs["bbox_regression"], self.anchors(images, levels), size)
 
-    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        levels, outputs = self._outputs(images)
-        anchors = self.anchors(images, levels)
-        matches = [self._match(boxes, anchors) for boxes in targets.boxes]
-        truth = [
-            {"boxes": boxes, "labels": labels} for boxes, labels in zip(targets.boxes, targets.box_labels, strict=True)
+    def loss(self, raw: RawBoxes, targets: BoxTargets) -> dict[str, Tensor]:
+        matches = [self._match(boxes, raw.anchors) for boxes in targets.boxes]
+        objects = [
+            {"boxes": boxes, "labels": labels} for boxes, labels in zip(targets.boxes, targets.labels, strict=True)
         ]
-        outputs = {name: values.float() for name, values in outputs.items()}
-        losses = self.head.compute_loss(truth, outputs, [anchors] * len(truth), matches)
+        outputs = {"cls_logits": raw.logits.float(), "bbox_regression": raw.deltas.float()}
+        losses = self.head.compute_loss(objects, outputs, [raw.anchors] * len(objects), matches)
         return {"class": losses["classification"], "box": losses["bbox_regression"]}
 
-    def _outputs(self, images: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
-        levels = list(self.pyramid(images).values())
-        return levels, self.head(levels)
+    def decode(self, raw: RawBoxes) -> dict[str, Tensor]:
+        boxes = decode(raw.deltas.float(), raw.anchors, *raw.size)
+        return {"boxes": boxes, "scores": raw.logits.float().sigmoid()}
 
     def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         if len(boxes) == 0:

@@ -8,16 +8,17 @@ from fovea_api.common import Task
 from torch import Tensor, nn
 
 from fovea_trainer.models.losses import LossSettings, class_loss
-from fovea_trainer.models.network import Network, Targets
+from fovea_trainer.models.network import Network
 from fovea_trainer.models.registry import Options, register
 from fovea_trainer.models.weights import LITE0, lite0_state, load_state
+from fovea_trainer.tasks.semantic_segmentation.targets import MaskTargets
 
 HALF = (0.5, 0.5, 0.5)
 STAGES = 5
 
 
-class UNet(Network):
-    """A U-Net of segmentation-models-pytorch."""
+class UNet(Network[Tensor, MaskTargets]):
+    """A U-Net of segmentation-models-pytorch; its raw output are the logits [N, C, H, W]."""
 
     task = Task.SEMANTIC_SEGMENTATION
 
@@ -29,13 +30,15 @@ class UNet(Network):
     def backbone(self) -> nn.Module:
         return self._encoder[0]
 
-    def predict(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.unet(images)
         return logits
 
-    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        assert targets.masks is not None
-        return {"class": class_loss(self.predict(images).float(), targets.masks, self.loss)}
+    def loss(self, raw: Tensor, targets: MaskTargets) -> dict[str, Tensor]:
+        return {"class": class_loss(raw.float(), targets.masks, self.loss_settings)}
+
+    def decode(self, raw: Tensor) -> dict[str, Tensor]:
+        return {"logits": raw}
 
 
 @register(

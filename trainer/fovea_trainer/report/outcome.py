@@ -1,0 +1,112 @@
+"""Sections of the training report on what was asked for and what came of it: problem, criteria, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fovea_api.bundle import Lineage
+from fovea_api.criteria import CriterionResult
+from fovea_api.metrics import SPLITS
+from fovea_api.version import DatasetVersion
+from markupsafe import Markup
+
+from fovea_trainer.report import base
+from fovea_trainer.report.base import Section
+
+NAMES = {
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "ece": "Expected calibration error",
+    "mAP": "mAP (IoU 0.50 to 0.95, at most 300 boxes an image)",
+    "mAP50": "mAP at IoU 0.50",
+    "mAP75": "mAP at IoU 0.75",
+    "mAPSmall": "mAP of small objects (below 32² pixels)",
+    "mAPMedium": "mAP of medium objects",
+    "mAPLarge": "mAP of large objects (from 96² pixels)",
+    "meanMatchIoU": "Mean IoU of the matches",
+    "scoreThreshold": "Score with the best F1",
+    "dice": "Dice, mean over the classes",
+    "iou": "IoU, mean over the classes",
+    "pixelAccuracy": "Pixels right",
+    "p50Milliseconds": "Latency, median (ms)",
+    "p95Milliseconds": "Latency, 95th percentile (ms)",
+    "megabytes": "Model file (MB)",
+}
+
+
+def problem(version: DatasetVersion, lineage: Lineage) -> Section:
+    """What the model is for, in the words of the Dataset."""
+    stated, model = version.problem, lineage.recipe.get("model")
+    words = (
+        ("Task", str(version.task)),
+        ("Why", stated.rationale),
+        ("What counts as success", stated.outcome),
+        ("Model", str(model.get("architecture", "")) if isinstance(model, Mapping) else ""),
+        ("Dataset", f"{lineage.dataset.name}, {version.images:,} images"),
+    )
+    return Section("Problem", base.table(["", ""], [(name, text) for name, text in words if text]))
+
+
+def criteria(results: Sequence[CriterionResult]) -> list[Section]:
+    """The success criteria and how they were met."""
+    if not results:
+        return []
+    rows = [
+        (
+            Markup("<code>{}</code>").format(criterion.metric),
+            _bounds(criterion),
+            "not measured" if criterion.measured is None else f"{criterion.measured:.4g}",
+            base.badge("met", "good") if criterion.met else base.badge("missed", "bad"),
+        )
+        for criterion in results
+    ]
+    missed = [criterion for criterion in results if not criterion.met]
+    lead = (
+        "The model meets every criterion and may be served."
+        if not missed
+        else f"{base.count(len(missed), 'criterion is', 'criteria are')} missed: the model is not served by itself."
+    )
+    return [Section("Success criteria", base.table(["Metric", "Required", "Measured", ""], rows), lead)]
+
+
+def _bounds(criterion: CriterionResult) -> str:
+    bounds = [
+        f"at least {criterion.min:g}" if criterion.min is not None else "",
+        f"at most {criterion.max:g}" if criterion.max is not None else "",
+    ]
+    return ", ".join(filter(None, bounds))
+
+
+def metrics(
+    measured: Mapping[str, float], before: Mapping[str, float], splits: Sequence[str], notes: Sequence[str]
+) -> Section:
+    """All metrics of the exported model, beside those before compression where there was one."""
+    shorts = dict.fromkeys(
+        name.split("/", 1)[1] for name in measured if name.count("/") == 1 and _split(name) in SPLITS
+    )
+    stages = [("", measured), *([(" before compression", before)] if before else [])]
+    rows = [
+        (
+            NAMES.get(short, short),
+            *(base.rounded(values.get(f"{split}/{short}")) for split in splits for _, values in stages),
+        )
+        for short in shorts
+    ]
+    cost = [
+        (NAMES.get(name.split("/")[1], name), *(base.rounded(values.get(name)) for _, values in stages))
+        for name in measured
+        if _split(name) in ("latency", "size")
+    ]
+    titles = [split.capitalize() + words for split in splits for words, _ in stages]
+    parts = [base.table(["Metric", *titles], rows)] if rows else []
+    if cost:
+        parts.append(base.table(["Cost", *("Measured" + words for words, _ in stages)], cost))
+    lead = "Measured on the exported model, through the code that serves it."
+    body = base.columns(*parts) if len(parts) > 1 else base.join(*parts)
+    return Section("Metrics", base.join(body, *(base.paragraph(note) for note in notes)), lead)
+
+
+def _split(name: str) -> str:
+    return name.split("/", 1)[0]

@@ -1,0 +1,15 @@
+"""The tasks: a package each, with all of training, evaluation and report that depends on what is predicted."""
+
+from fovea_trainer.tasks.base import Labelled, LabelledSample, Sample, Targets, TaskDefinition
+from fovea_trainer.tasks.registry import TaskRegistry, definition, register
+
+__all__ = [
+    "Labelled",
+    "LabelledSample",
+    "Sample",
+    "Targets",
+    "TaskDefinition",
+    "TaskRegistry",
+    "definition",
+    "register",
+]

@@ -1,0 +1,66 @@
+"""One class for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from fovea_api.common import Task
+from fovea_api.metrics import BY_CLASS
+from fovea_serving.pipeline import Geometry, Prediction, Preprocess
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fovea_trainer.evaluation.result import EvaluationResult, LabelledSample
+from fovea_trainer.report.base import Image, Section
+from fovea_trainer.tasks.base import EvaluationRequest, Labelled, Pairs, Sample, StoredSample, TaskDefinition
+from fovea_trainer.tasks.classification.evaluation import classification_summary, evaluate_classification
+from fovea_trainer.tasks.classification.report import calibration, labelled_image
+from fovea_trainer.tasks.classification.targets import ClassTargets
+from fovea_trainer.tasks.registry import register
+
+
+class Classification(TaskDefinition):
+    """Classification of whole images."""
+
+    task = Task.CLASSIFICATION
+    parity_tolerance = {"logits": 1e-3}
+    informative_output = "logits"
+    class_metrics = BY_CLASS[Task.CLASSIFICATION]
+    headline_metrics = ("accuracy", "f1")
+    unit = "images"
+
+    def annotate(self, sample: Sample, image: Tensor, preprocess: Preprocess, geometry: Geometry) -> Labelled:
+        return Labelled(image, label=sample.label)
+
+    def collate(self, items: Sequence[Labelled]) -> ClassTargets:
+        return ClassTargets(torch.tensor([item.label for item in items]))
+
+    def class_counts(self, sample: Sample, num_classes: int) -> NDArray[np.int64]:
+        return np.bincount([sample.label], minlength=num_classes)
+
+    def validation_metrics(
+        self, samples: Sequence[LabelledSample], predictions: Sequence[Prediction], num_classes: int
+    ) -> dict[str, float]:
+        return classification_summary(samples, predictions, num_classes)
+
+    def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
+        return evaluate_classification(pairs, request)
+
+    def sections(self, evaluation: EvaluationResult) -> list[Section]:
+        return calibration(evaluation)
+
+    def draw_labels(self, sample: StoredSample, classes: Sequence[str]) -> Image:
+        return labelled_image(sample)
+
+    def draw_prediction(
+        self, sample: StoredSample, prediction: Prediction, evaluation: EvaluationResult
+    ) -> tuple[Image, int]:
+        return labelled_image(sample), 160
+
+    def how_to_read(self, evaluation: EvaluationResult) -> str:
+        return "The score is the probability given to the right class."
+
+
+register(Classification())

@@ -1,0 +1,77 @@
+"""Objects with boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from fovea_api.common import Task
+from fovea_api.metrics import BY_CLASS
+from fovea_serving.pipeline import Geometry, Prediction, Preprocess
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fovea_trainer.evaluation.result import EvaluationResult, LabelledSample
+from fovea_trainer.report.base import Image, Section
+from fovea_trainer.tasks.base import EvaluationRequest, Labelled, Pairs, Sample, StoredSample, TaskDefinition
+from fovea_trainer.tasks.detection.evaluation import detection_summary, evaluate_detection
+from fovea_trainer.tasks.detection.report import draw_labels, error_section, precision_recall, side_by_side
+from fovea_trainer.tasks.detection.targets import BoxTargets
+from fovea_trainer.tasks.registry import register
+
+MIN_BOX_PIXELS = 1
+"""Boxes of which less is in the input, in width or height, are left out of training."""
+
+
+class Detection(TaskDefinition):
+    """Detection of objects with axis-aligned boxes."""
+
+    task = Task.DETECTION
+    parity_tolerance = {"boxes": 0.05, "scores": 1e-3}  # boxes in pixels of the input
+    informative_output = "scores"  # boxes of anchors may hardly move
+    class_metrics = BY_CLASS[Task.DETECTION]
+    headline_metrics = ("mAP50", "mAP")
+    unit = "objects"
+
+    def annotate(self, sample: Sample, image: Tensor, preprocess: Preprocess, geometry: Geometry) -> Labelled:
+        boxes = geometry.to_input(np.asarray(sample.boxes, np.float32).reshape(-1, 4))
+        width, height = geometry.input
+        boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+        visible = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_BOX_PIXELS).all(1)
+        labels = np.asarray(sample.labels, np.int64)
+        return Labelled(image, torch.from_numpy(boxes[visible]), torch.from_numpy(labels[visible]))
+
+    def collate(self, items: Sequence[Labelled]) -> BoxTargets:
+        return BoxTargets(tuple(item.boxes for item in items), tuple(item.labels for item in items))
+
+    def class_counts(self, sample: Sample, num_classes: int) -> NDArray[np.int64]:
+        return np.bincount(np.asarray(sample.labels, np.int64), minlength=num_classes)
+
+    def validation_metrics(
+        self, samples: Sequence[LabelledSample], predictions: Sequence[Prediction], num_classes: int
+    ) -> dict[str, float]:
+        return detection_summary(samples, predictions)
+
+    def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
+        return evaluate_detection(pairs, request)
+
+    def sections(self, evaluation: EvaluationResult) -> list[Section]:
+        return [*precision_recall(evaluation), *error_section(evaluation)]
+
+    def confusion_note(self, evaluation: EvaluationResult) -> str:
+        return f"Counted from a score of {evaluation.threshold:.2f} on, where F1 is best."
+
+    def draw_labels(self, sample: StoredSample, classes: Sequence[str]) -> Image:
+        return draw_labels(sample, classes)
+
+    def draw_prediction(
+        self, sample: StoredSample, prediction: Prediction, evaluation: EvaluationResult
+    ) -> tuple[Image, int]:
+        return side_by_side(sample, prediction, evaluation), 500
+
+    def how_to_read(self, evaluation: EvaluationResult) -> str:
+        return "Labels on the left, detections on the right."
+
+
+register(Detection())
