@@ -411,6 +411,9 @@ class DatasetStatus(Status):
     """Summary in a word."""
     run: RunName | None = None
     """The current or last run."""
+    run_generation: Annotated[Int, Field(ge=0)] | None = None
+    """Generation of the spec that the run answers. While it is that of the object, no upgrade reads anything else out
+    of the spec."""
     progress: Progress | None = None
     """How far the current run is."""
     version: Digest | None = None

@@ -222,8 +222,8 @@ def is_same_recipe(type: RunType, frozen: Mapping[str, JsonValue], recipe: Model
         before = recipe.model_validate(completed(frozen, builtins.type(recipe), type.value))
     except ValidationError:
         return False
-    now = identifying(recipe, type.value)
-    return identifying(before, type.value) in (now, spelled_out(now))
+    then, now = identifying(before, type.value), identifying(recipe, type.value)
+    return now in (then, as_introduced(then)) or then == spelled_out(now)
 
 
 def digest_of(value: Mapping[str, JsonValue] | Mapping[str, object]) -> str:

@@ -609,6 +609,9 @@ class TrainingJobStatus(Status):
     """Summary in a word."""
     run: RunName | None = None
     """The current or last run."""
+    run_generation: Annotated[Int, Field(ge=0)] | None = None
+    """Generation of the spec that the run answers. While it is that of the object, no upgrade reads anything else out
+    of the spec."""
     dataset_version: Digest | None = None
     """The dataset version that the current or last run trains on."""
     progress: Progress | None = None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 from fovea_api import names
-from fovea_api.common import Metadata, Reference, RunPolicy, Status
+from fovea_api.common import Metadata, Model, Reference, RunPolicy, Status
 from fovea_api.errors import InvalidInput
-from fovea_api.run import Execution, RunSpec, RunStatus, Usage, run_name
+from fovea_api.run import Execution, RunSpec, RunStatus, Usage, is_same_recipe, read_recipe, run_name
+from pydantic import ValidationError
 
 from fovea_operator.conditions import Assessment, conditions, progressing, stalled, waiting_for_leftover
 from fovea_operator.objects import RUN, JsonObject, Key, Kind
@@ -21,6 +22,8 @@ from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.pod_template import Work
 from fovea_operator.writes import Create, Delete, Emit, Plan, SetStatus, Write
+
+R = TypeVar("R", bound=Model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,26 @@ class ChildBuilder:
 def current_run(runs: Sequence[RunView], named: str | None) -> RunView | None:
     """The run that the status names; without one, the newest."""
     return next((view for view in runs if view.name == named), runs[0] if runs else None)
+
+
+def desired_recipe(context: Context, current: RunView | None, named: str | None, answered: int | None, spec: R) -> R:
+    """The recipe that an object asks for.
+
+    One whose spec has not been edited since its run was chosen asks for what it asked for then: another version may
+    read other defaults out of the same spec. `answered`: the generation of the spec that the run `named` answers.
+    """
+    if current is None or current.name != named or answered != context.metadata.generation:
+        return spec
+    try:
+        return read_recipe(current.run.spec.type, current.run.spec.recipe, type(spec))
+    except ValidationError:  # made by a version that knows more, or had a field that is no more
+        return spec
+
+
+def answered_generation(context: Context, old: int | None, desired: RunSpec, spec: Model) -> int | None:
+    """The generation of the spec that a run answers: this one, if the run has its recipe, else the one so far."""
+    answers = is_same_recipe(desired.type, desired.recipe, spec)
+    return context.metadata.generation if answers or old == context.metadata.generation else old
 
 
 def without_run(context: Context, old: Status, named: str | None, assessment: Assessment) -> Plan:

@@ -35,7 +35,8 @@ VIDEO: dict[str, Any] = {"sources": [LAB, {"name": "camera", "video": {"uri": "r
 
 def dataset(status: dict[str, Any] | None = None, restart: str = "", **spec: Any) -> Dataset:
     annotations = {"fovea.dev/restart": restart} if restart else {}
-    metadata = {"name": "cells", "namespace": "ns", "uid": "u", "generation": 1, "annotations": annotations}
+    generation = 2 if status and "run" in status and spec else 1  # the API server counts edits of the spec
+    metadata = {"name": "cells", "namespace": "ns", "uid": "u", "generation": generation, "annotations": annotations}
     return Dataset.model_validate(
         {"metadata": metadata, "spec": {"task": "Detection", "sources": [LAB]} | spec, "status": status}
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fovea_api.dataset import Dataset
 from fovea_api.run import Run
-from fovea_api.trainingjob import TrainingJob
+from fovea_api.trainingjob import Recipe, Training, TrainingJob, TrainingJobSpec
 from fovea_operator.kinds.trainingjob.plan import plan_training
 from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
 from fovea_operator.objects import RAY_JOB, RUN, TRAINING_JOB
@@ -26,9 +26,9 @@ METADATA = {"name": "cells", "namespace": "ns", "uid": "u", "generation": 1}
 def job(status: dict[str, Any] | None = None, restart: str = "", **spec: Any) -> TrainingJob:
     base = {"datasetRef": {"name": "cells"}, "model": {"architecture": "resnet18"}}
     annotations = {"fovea.dev/restart": restart} if restart else {}
-    return TrainingJob.model_validate(
-        {"metadata": METADATA | {"annotations": annotations}, "spec": base | spec, "status": status}
-    )
+    generation = 2 if status and spec else 1  # the API server counts edits of the spec
+    metadata = METADATA | {"annotations": annotations, "generation": generation}
+    return TrainingJob.model_validate({"metadata": metadata, "spec": base | spec, "status": status})
 
 
 def dataset(version: str | None = OLD) -> Dataset:
@@ -66,6 +66,55 @@ def trained(recipe: dict[str, Any] | None = None) -> tuple[dict[str, Any], RunVi
     metadata = {"name": create.key.name, "namespace": "ns", "uid": "r", "creationTimestamp": NOW}
     view = RunView(Run.model_validate({"metadata": metadata, "spec": spec, "status": status}), ())
     return {"run": create.key.name, "observedGeneration": 1}, view
+
+
+class LongTraining(Training):
+    """A later version, in which trainings are longer."""
+
+    epochs: int = 20
+
+
+class LongRecipe(Recipe):
+    training: LongTraining = LongTraining()  # type: ignore[assignment]
+
+
+def upgraded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, the operator is of the later version: it reads more epochs out of a spec that names none."""
+    monkeypatch.setattr(
+        TrainingJobSpec,
+        "recipe",
+        lambda spec: LongRecipe.model_validate(spec.model_dump(include=set(Recipe.model_fields), exclude_unset=True)),
+    )
+
+
+def test_an_upgrade_starts_no_run_and_an_edit_after_it_asks_for_the_new_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    status, run = trained()
+    status = status_of(plan_training(snapshot(job(status), run), Settings()))
+    assert status["runGeneration"] == 1
+    upgraded(monkeypatch)
+    same = plan_training(snapshot(job(status), run), Settings())
+    assert not made(same, RUN)
+
+    again = plan_training(snapshot(job(status, restart="now"), run), Settings())
+    spec = made(again, RUN)[0].manifest["spec"]
+    assert isinstance(spec, dict)
+    assert spec["recipe"]["training"]["epochs"] == 10, "the spec was not edited: it says what it said"
+
+    edited = job(status, runPolicy={"retries": 1})
+    (create,) = made(plan_training(snapshot(edited, run), Settings()), RUN)
+    assert isinstance(create.manifest["spec"], dict)
+    assert create.manifest["spec"]["recipe"]["training"]["epochs"] == 20
+    assert create.key.name != run.name
+
+
+def test_a_change_that_starts_no_run_is_not_answered_by_the_run_of_before() -> None:
+    status, run = trained()
+    status = status_of(plan_training(snapshot(job(status), run), Settings()))
+    edited = job(status, runPolicy={"onChange": "Ignore"}, **CHANGED)
+    ignored = status_of(plan_training(snapshot(edited, run), Settings()))
+    assert (ignored["observedGeneration"], ignored["runGeneration"]) == (2, 1)
 
 
 CHANGED = {"training": {"epochs": 3}}

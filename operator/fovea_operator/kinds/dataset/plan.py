@@ -29,8 +29,10 @@ from fovea_operator.runs.lifecycle import is_finished
 from fovea_operator.runs.plan import (
     Context,
     advance_runs,
+    answered_generation,
     blocker_of,
     current_run,
+    desired_recipe,
     history,
     own_status,
     prune,
@@ -102,6 +104,7 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: PodSettings) -> Pla
                 "conditions": conditions(blocked or assessment, old.conditions, dataset.metadata.generation, now),
                 "phase": _PHASES.get(step.status.phase, step.status.phase),
                 "run": name,
+                "run_generation": answered_generation(context, old.run_generation, desired, spec.recipe()),
                 "progress": view.status.progress if view is not None else None,
                 "next_refresh": refresh.strftime("%Y-%m-%dT%H:%M:%SZ") if refresh is not None else None,
                 "usage": usage(context.runs),
@@ -124,7 +127,8 @@ def _desired(
     context: Context, dataset: Dataset, old: DatasetStatus, current: RunView | None, due: datetime | None
 ) -> RunSpec | Assessment:
     """The current run's spec; a new one if the spec, the restart annotation or the schedule say so; or why none."""
-    spec, recipe = dataset.spec, dataset.spec.recipe()
+    spec = dataset.spec
+    recipe = desired_recipe(context, current, old.run, old.run_generation, spec.recipe())
     if current is not None:
         restarted = context.restart not in ("", current.run.spec.nonce.partition("@")[0])
         same = is_same_recipe(RunType.DATASET_BUILD, current.run.spec.recipe, recipe)

@@ -17,7 +17,7 @@ from fovea_api.run import (
     is_same_recipe,
     run_identity,
 )
-from fovea_api.trainingjob import TrainingJob, TrainingJobStatus, TrainingResult, judge, unsupported
+from fovea_api.trainingjob import Recipe, TrainingJob, TrainingJobStatus, TrainingResult, judge, unsupported
 
 from fovea_operator.cleanups.plan import CLEANING_UP, blocker_of_cleanups, with_deletion
 from fovea_operator.conditions import Assessment, condition_of, conditions, progressing, ready, stalled
@@ -28,8 +28,10 @@ from fovea_operator.runs.lifecycle import is_finished
 from fovea_operator.runs.plan import (
     Context,
     advance_runs,
+    answered_generation,
     blocker_of,
     current_run,
+    desired_recipe,
     history,
     own_status,
     prune,
@@ -84,6 +86,7 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
         conditions=conditions(assessment, old.conditions, job.metadata.generation, now),
         phase=step.status.phase,
         run=name,
+        run_generation=answered_generation(context, old.run_generation, desired, spec.recipe()),
         dataset_version=desired.inputs.dataset.version,
         progress=view.status.progress if view is not None else None,
         result=result,
@@ -105,7 +108,8 @@ def _desired(
 ) -> RunSpec | Assessment:
     """The current run's spec, a new one, or why none can be given."""
     job, spec = snapshot.job, snapshot.job.spec
-    if current is not None and not _is_new(context, snapshot, current):
+    recipe = desired_recipe(context, current, old.run, old.run_generation, spec.recipe())
+    if current is not None and not _is_new(context, snapshot, current, recipe):
         return current.run.spec.model_copy(update=execution_settings(spec, context.settings))
     dataset = snapshot.dataset.spec if snapshot.dataset is not None else None
     if problems := impossible(spec, dataset) or unsupported(spec):
@@ -115,7 +119,7 @@ def _desired(
     inputs = _inputs(snapshot, old)
     if isinstance(inputs, Assessment):
         return inputs
-    recipe, owner = spec.recipe(), RunOwner(kind="TrainingJob", name=job.metadata.name)
+    owner = RunOwner(kind="TrainingJob", name=job.metadata.name)
     return RunSpec(
         type=RunType.TRAINING,
         owner=owner,
@@ -129,7 +133,7 @@ def _desired(
     )
 
 
-def _is_new(context: Context, snapshot: TrainingSnapshot, current: RunView) -> bool:
+def _is_new(context: Context, snapshot: TrainingSnapshot, current: RunView, recipe: Recipe) -> bool:
     """Whether something was changed that asks for a run other than the current one."""
     spec, run = snapshot.job.spec, current.run.spec
     policy, used = spec.run_policy, run.inputs.dataset
@@ -138,7 +142,7 @@ def _is_new(context: Context, snapshot: TrainingSnapshot, current: RunView) -> b
     other_dataset = used is None or used.name != spec.dataset_ref.name
     pinned = spec.dataset_ref.version
     moved = other_dataset or (pinned is not None and used is not None and pinned != used.version)
-    changed = not is_same_recipe(RunType.TRAINING, run.recipe, spec.recipe())
+    changed = not is_same_recipe(RunType.TRAINING, run.recipe, recipe)
     if policy.on_change == "NewRun" and (moved or changed):
         return True
     if policy.on_new_dataset_version == "Ignore" or pinned is not None or snapshot.dataset is None:
