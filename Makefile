@@ -22,14 +22,16 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 demo:  ## From labelled images to a trained detector on a real Kubernetes (CLUSTER=devcluster|kind|current)
 	$(PYTHON) examples/demo.py
 
-generate: venv helm  ## Writes CRDs, the chart's copies, the API reference, the architectures and the chart's tables
+generate: venv helm  ## Writes CRDs, the API reference, the architectures, the chart's rights and the tables of the docs
 	$(BIN)/python crds/generate.py
 	$(BIN)/python -m fovea_trainer.models.catalogue
+	$(BIN)/python operator/generate.py
 	$(BIN)/python charts/document.py
 
 check-generated: venv helm
 	$(BIN)/python crds/generate.py --check
 	$(BIN)/python -m fovea_trainer.models.catalogue --check
+	$(BIN)/python operator/generate.py --check
 	$(BIN)/python charts/document.py --check
 
 helm:

@@ -12,6 +12,7 @@ from fovea_api.errors import FoveaError
 
 from fovea_operator.cache import Cache
 from fovea_operator.client import Api, ApiError, Conflict, NotFound
+from fovea_operator.metrics import Metrics
 from fovea_operator.objects import (
     EVENT,
     RUN,
@@ -23,7 +24,7 @@ from fovea_operator.objects import (
     text,
     uid_of,
 )
-from fovea_operator.writes import Create, Delete, Emit, Plan, SetStatus, Write
+from fovea_operator.writes import Count, Create, Delete, Emit, Plan, SetStatus, Write
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Writer:
 
     api: Api
     cache: Cache
+    metrics: Metrics
     identity: str
     """Name of this replica, for events."""
 
@@ -72,6 +74,8 @@ class Writer:
                 self._learn(write.key, await self.api.apply_status(write.key, write.status))
             case Emit():
                 await self._emit(write)
+            case Count():
+                self.metrics.count(write.metric, write.labels)
 
     async def _create(self, write: Create) -> None:
         controller = write.controller

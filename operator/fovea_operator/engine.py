@@ -17,7 +17,6 @@ from fovea_operator.cleanups.plan import plan_deleted
 from fovea_operator.client import Refused
 from fovea_operator.conditions import Assessment, conditions, progressing, stalled, waiting_for_leftover
 from fovea_operator.logs import about
-from fovea_operator.metrics import Metrics
 from fovea_operator.objects import RUN, Key, View, key_of, mapping, number, text
 from fovea_operator.observe import Observer
 from fovea_operator.settings import Settings
@@ -33,7 +32,6 @@ class Engine:
     observer: Observer
     writer: Writer
     settings: Settings
-    metrics: Metrics
 
     async def reconcile(self, key: Key) -> float | None:
         """Brings the object one step on. Returns the seconds until the next look, or None.
@@ -105,9 +103,6 @@ class Engine:
         match write:
             case Emit():
                 logger.info("%s: %s", write.reason, write.note, extra={"reason": write.reason, "once": write.once})
-                outcome = write.reason.removeprefix("Attempt")
-                if write.reason.startswith("Attempt") and outcome != "Started":
-                    self.metrics.runs.labels(write.regarding.kind.name, outcome).inc()
             case SetStatus() if text(write.status, "phase"):
                 logger.debug("%s is %s", write.key, text(write.status, "phase"))
 

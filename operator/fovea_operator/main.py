@@ -48,7 +48,7 @@ class Operator:
     identity: str = field(default_factory=_identity)
     registry: Registry = field(default_factory=builtin)
     """The kinds that are reconciled."""
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: Metrics = field(init=False)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     leading: asyncio.Event = field(default_factory=asyncio.Event)
     watching: asyncio.Event = field(default_factory=asyncio.Event)
@@ -57,6 +57,9 @@ class Operator:
     queue: KeyedQueue[Key] | None = None
     unread: str = ""
     """Why the cluster could not be listed at the last try."""
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.registry.metrics)
 
     async def run(self) -> int:
         """Works until `stop` is set. Returns the exit code: 1 when leadership or the watch was lost."""
@@ -79,9 +82,8 @@ class Operator:
         self.leading.set()
         self.metrics.leader.set(1)
         cache = Cache(self.registry)
-        engine = Engine(
-            Observer(api, cache, self.settings), Writer(api, cache, self.identity), self.settings, self.metrics
-        )
+        writer = Writer(api, cache, self.metrics, self.identity)
+        engine = Engine(Observer(api, cache, self.settings), writer, self.settings)
         self.queue = KeyedQueue(engine.reconcile, self.settings, self.metrics, lambda key: key.kind.name, _reason)
         watcher = Watcher(api, cache, self.queue, self.settings, self.metrics)
         try:

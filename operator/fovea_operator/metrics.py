@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-class Metrics:
-    """All metrics of one operator, in a registry of their own."""
+@dataclass(frozen=True, slots=True)
+class MetricDefinition:
+    """A counter that plans increase."""
 
-    def __init__(self) -> None:
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+ATTEMPTS_ENDED = MetricDefinition("fovea_run_attempts_ended_total", "Attempts that ended.", ("type", "outcome"))
+
+
+class Metrics:
+    """All metrics of one operator, in a registry of their own. `definitions`: those of the kinds that it reconciles."""
+
+    def __init__(self, definitions: Iterable[MetricDefinition] = ()) -> None:
         self.registry = registry = CollectorRegistry()
         self.queue_depth = Gauge("fovea_queue_depth", "Objects waiting to be reconciled.", ("kind",), registry=registry)
         self.queue_wait = Histogram(
@@ -30,6 +45,12 @@ class Metrics:
         )
         self.cached = Gauge("fovea_cached_objects", "Objects in the cache.", ("kind",), registry=registry)
         self.leader = Gauge("fovea_leader", "1 on the replica that works.", registry=registry)
-        self.runs = Counter(
-            "fovea_run_attempts_ended_total", "Attempts that ended.", ("type", "outcome"), registry=registry
-        )
+        self._planned = {
+            metric.name: Counter(metric.name, metric.help, metric.labels, registry=registry)
+            for metric in (ATTEMPTS_ENDED, *definitions)
+        }
+
+    def count(self, name: str, labels: tuple[str, ...]) -> None:
+        """Counts something that a plan has carried out."""
+        counter = self._planned[name]
+        (counter.labels(*labels) if labels else counter).inc()

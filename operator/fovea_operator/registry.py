@@ -21,6 +21,7 @@ from fovea_api.common import Reference, Resource
 from fovea_api.errors import InvalidManifest
 from fovea_api.run import RunType
 
+from fovea_operator.metrics import MetricDefinition
 from fovea_operator.objects import NAMESPACE, POD, RUN, Key, Kind, View, mapping, parse, text
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.job import JobWorkload
@@ -42,15 +43,6 @@ class Rights:
     group: str
     resources: tuple[str, ...]
     verbs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MetricDefinition:
-    """A counter that a kind's plans increase."""
-
-    name: str
-    help: str
-    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +135,11 @@ class Registry:
     @cached_property
     def _by_name(self) -> Mapping[str, Kind]:
         return {kind.name: kind for kind in self.primary}
+
+    @property
+    def metrics(self) -> tuple[MetricDefinition, ...]:
+        """The metrics that kinds have of their own."""
+        return tuple(metric for entry in self.entries for metric in entry.metrics)
 
     def entry(self, kind: Kind) -> KindEntry | None:
         """The entry of a primary kind."""

@@ -44,7 +44,15 @@ class Emit:
     once: str
 
 
-Write = Create | Delete | SetStatus | Emit
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Something that a metric counts; planned right after the status that records it, so it is counted once."""
+
+    metric: str
+    labels: tuple[str, ...] = ()
+
+
+Write = Create | Delete | SetStatus | Emit | Count
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from fovea_api.common import DeletionPolicy
-from fovea_api.run import CleanupRecipe, RunSpec, RunStatus, run_name
+from fovea_api.run import CleanupRecipe, RunSpec, RunStatus, RunType, run_name
 from pydantic import ValidationError
 
 from fovea_operator.cleanups.build import PodSettings, build_cleanup, cleanup_spec
@@ -135,7 +135,11 @@ def _deletion(
             settings=context.settings,
         )
     )
-    return [*old, Create(run, run_manifest(run, desired), None), *step_writes(run, run, RunStatus(), step)]
+    return [
+        *old,
+        Create(run, run_manifest(run, desired), None),
+        *step_writes(run, run, RunType.CLEANUP, RunStatus(), step),
+    ]
 
 
 # --- The Run of a cleanup ------------------------------------------------------------------------------------------
@@ -178,7 +182,7 @@ def advance_cleanup(situation: CleanupSituation) -> tuple[list[Write], Step]:
         image = spec.image or settings.trainer_image
         work = Work(run.namespace, run.name, step.start, now, image, situation.store_secret)
         writes += child_writes(run, JOB, work, build_cleanup(work, recipe, settings), settings)
-    return [*writes, *step_writes(run, run, view.status, step)], step
+    return [*writes, *step_writes(run, run, RunType.CLEANUP, view.status, step)], step
 
 
 def _same(existing: RunSpec, desired: RunSpec) -> bool:

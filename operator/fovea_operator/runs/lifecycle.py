@@ -53,6 +53,8 @@ class Step:
     """Number of the attempt whose child is to be created."""
     delete: tuple[Child, ...] = ()
     notes: tuple[Note, ...] = ()
+    ended: tuple[Attempt, ...] = ()
+    """Attempts whose end is new."""
     requeue_after: float | None = None
 
 
@@ -330,31 +332,32 @@ def _book(old: RunStatus, step: _Next, now: datetime) -> Step:
         phase=step.phase,
         attempts=_on_record(step.attempts, now),
     )
+    before = {attempt.number: attempt for attempt in old.attempts}
     return Step(
-        status, step.assessment, step.start, step.delete, tuple(_notes(old.attempts, step.attempts)), step.requeue_after
+        status,
+        step.assessment,
+        step.start,
+        step.delete,
+        notes=tuple(note for attempt in step.attempts for note in _notes(before.get(attempt.number), attempt)),
+        ended=tuple(attempt for attempt in step.attempts if _is_new_end(before.get(attempt.number), attempt)),
+        requeue_after=step.requeue_after,
     )
 
 
-def _notes(old: Sequence[Attempt], new: Sequence[Attempt]) -> Iterator[Note]:
-    before = {attempt.number: attempt for attempt in old}
-    for attempt in new:
-        known = before.get(attempt.number)
-        if known is None:
-            yield Note(
-                "Normal", "AttemptStarted", f"attempt {attempt.number} started as {attempt.child}", attempt.number
-            )
-        if attempt.outcome is None or (known is not None and known.outcome is not None):
-            continue
-        took = (
-            (attempt.end_time or attempt.start_time) - attempt.start_time
-            if attempt.start_time and attempt.end_time
-            else None
-        )
-        after = f" after {format_duration(took)}" if took is not None else ""
-        why = f": {attempt.reason}: {attempt.message}" if attempt.message else ""
-        yield Note(
-            "Warning" if attempt.outcome is Outcome.FAILED else "Normal",
-            f"Attempt{attempt.outcome.value}",
-            f"attempt {attempt.number} {attempt.outcome.value.lower()}{after}{why}",
-            attempt.number,
-        )
+def _is_new_end(before: Attempt | None, attempt: Attempt) -> bool:
+    return attempt.outcome is not None and (before is None or before.outcome is None)
+
+
+def _notes(before: Attempt | None, attempt: Attempt) -> Iterator[Note]:
+    number = attempt.number
+    if before is None:
+        yield Note("Normal", "AttemptStarted", f"attempt {number} started as {attempt.child}", number)
+    if attempt.outcome is None or not _is_new_end(before, attempt):
+        return
+    after = ""
+    if attempt.start_time is not None and attempt.end_time is not None:
+        after = f" after {format_duration(attempt.end_time - attempt.start_time)}"
+    why = f": {attempt.reason}: {attempt.message}" if attempt.message else ""
+    type: Literal["Normal", "Warning"] = "Warning" if attempt.outcome is Outcome.FAILED else "Normal"
+    text = f"attempt {number} {attempt.outcome.value.lower()}{after}{why}"
+    yield Note(type, f"Attempt{attempt.outcome.value}", text, number)

@@ -10,10 +10,11 @@ from typing import TypedDict, TypeVar
 from fovea_api import names
 from fovea_api.common import Metadata, Model, Reference, RunPolicy, Status
 from fovea_api.errors import InvalidInput
-from fovea_api.run import Execution, RunSpec, RunStatus, Usage, is_same_recipe, read_recipe, run_name
+from fovea_api.run import Execution, RunSpec, RunStatus, RunType, Usage, is_same_recipe, read_recipe, run_name
 from pydantic import ValidationError
 
 from fovea_operator.conditions import Assessment, conditions, progressing, stalled, waiting_for_leftover
+from fovea_operator.metrics import ATTEMPTS_ENDED
 from fovea_operator.objects import RUN, JsonObject, Key, Kind
 from fovea_operator.runs.build import child_writes, run_manifest
 from fovea_operator.runs.lifecycle import Situation, Step, advance, is_finished, supersede
@@ -21,7 +22,7 @@ from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.pod_template import Work
-from fovea_operator.writes import Create, Delete, Emit, Plan, SetStatus, Write
+from fovea_operator.writes import Count, Create, Delete, Emit, Plan, SetStatus, Write
 
 R = TypeVar("R", bound=Model)
 
@@ -166,7 +167,8 @@ def advance_runs(
             stopping = stopping or live
             step = supersede(other.status, other.children, name, context.now)
             first += [Delete(child.key, child.uid) for child in step.delete]
-            after += step_writes(context.key, Key(RUN, context.key.namespace, other.name), other.status, step)
+            other_key = Key(RUN, context.key.namespace, other.name)
+            after += step_writes(context.key, other_key, desired.type, other.status, step)
     if view is None:
         first.append(Create(run_key, run_manifest(run_key, desired), context.key))
     if named != name and not status.attempts:
@@ -193,11 +195,11 @@ def advance_runs(
         now = spec.model_copy(update={"execution": desired.execution, "image": desired.image})
         work = Work(context.key.namespace, name, step.start, now, now.image, context.store.secret)
         first += child_writes(run_key, child.kind, work, child.build(work), context.settings)
-    after += step_writes(context.key, run_key, status, step)
+    after += step_writes(context.key, run_key, desired.type, status, step)
     return RunWrites(tuple(first), tuple(after), step, name)
 
 
-def step_writes(regarding: Key, run: Key, old: RunStatus, step: Step) -> list[Write]:
+def step_writes(regarding: Key, run: Key, type: RunType, old: RunStatus, step: Step) -> list[Write]:
     """What a run's step reports as events about an object, and the Run's status where it has changed."""
     own = old.model_copy(update={"progress": None, "result": None})
     writes: list[Write] = [
@@ -206,7 +208,8 @@ def step_writes(regarding: Key, run: Key, old: RunStatus, step: Step) -> list[Wr
     ]
     if own != step.status:
         writes.append(SetStatus(run, step.status.to_dict()))
-    return writes
+    ended = [attempt.outcome.value for attempt in step.ended if attempt.outcome is not None]
+    return [*writes, *(Count(ATTEMPTS_ENDED.name, (type.value, outcome)) for outcome in ended)]
 
 
 def prune(context: Context, keep: Iterable[str]) -> tuple[Delete, ...]:
