@@ -24,7 +24,8 @@ from fovea_operator.objects import (
     text,
     uid_of,
 )
-from fovea_operator.writes import Count, Create, Delete, Emit, Plan, SetStatus, Write
+from fovea_operator.ownership import differs, to_apply
+from fovea_operator.writes import Apply, Count, Create, Delete, Emit, Plan, SetStatus, Write
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class Writer:
                 self._learn(write.key, found)
             case Create():
                 await self._create(write)
+            case Apply():
+                await self._apply(write)
             case Delete():
                 await self.api.delete(write.key, write.uid)
                 self.cache.mark_deleting(write.key)
@@ -78,14 +81,10 @@ class Writer:
                 self.metrics.count(write.metric, write.labels)
 
     async def _create(self, write: Create) -> None:
-        controller = write.controller
-        assert controller is not None
-        owner = self.cache.get(controller)
-        if owner is None:
-            raise NotFound(f"{controller} is gone")
-        metadata = dict(mapping(write.manifest, "metadata")) | {"ownerReferences": [_reference(controller, owner)]}
+        assert write.controller is not None
+        owner, manifest = self._owned(write.controller, write.manifest)
         try:
-            made = await self.api.create(write.key.kind, write.manifest | {"metadata": metadata})
+            made = await self.api.create(write.key.kind, manifest)
         except Conflict:
             made = await self._existing(write, owner)
         except NotFound as error:
@@ -96,16 +95,45 @@ class Writer:
             raise
         self._learn(write.key, made)
 
+    async def _apply(self, write: Apply) -> None:
+        """Writes where something differs, and first what all managers agree on: a conflict names what others set."""
+        key = write.key
+        owner, manifest = self._owned(write.controller, write.manifest)
+        live = self.cache.get(key) or await self.api.get(key)
+        if live is not None:
+            self._check_ours(key, live, write.manifest, owner)
+            if not differs(live, manifest):
+                return
+        try:
+            made = await self.api.apply(key, to_apply(manifest), force=False)
+        except Conflict as error:
+            if not error.fields:
+                raise
+            made = await self.api.apply(key, to_apply(manifest, error.fields), force=False)
+        self._learn(key, made)
+
+    def _owned(self, controller: Key, manifest: JsonObject) -> tuple[View, JsonObject]:
+        """The controller, and the manifest as its child."""
+        owner = self.cache.get(controller)
+        if owner is None:
+            raise NotFound(f"{controller} is deleted")
+        metadata = dict(mapping(manifest, "metadata")) | {"ownerReferences": [_reference(controller, owner)]}
+        return owner, manifest | {"metadata": metadata}
+
     async def _existing(self, write: Create, owner: View) -> JsonObject:
         """What is there of that name, if it is the one that we made and forgot."""
-        key = write.key
-        found = await self.api.get(key)
+        found = await self.api.get(write.key)
         if found is None:
-            raise Conflict(f"{key} came and went")
+            raise Conflict(f"{write.key} came and went")
+        self._check_ours(write.key, found, write.manifest, owner)
+        return found
+
+    def _check_ours(self, key: Key, found: View, manifest: View, owner: View) -> None:
+        """Raises Leftover or NotOurs unless the object belongs to the owner."""
         if any(text(it, "uid") == uid_of(owner) for it in items(found, "metadata", "ownerReferences")):
-            return found
+            return
         owned_by = self.cache.registry.owner_of
-        if owned_by(found) is not None and owned_by(found) == owned_by(write.manifest):
+        if owned_by(found) is not None and owned_by(found) == owned_by(manifest):
             raise Leftover("left of an object that was deleted", str(key), "it goes by itself")
         raise NotOurs(
             f"{key} exists and does not belong to {text(owner, 'kind')} {text(owner, 'metadata', 'name')}",

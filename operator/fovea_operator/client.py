@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator
@@ -45,9 +46,11 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    """The object exists already, or has changed meanwhile."""
+    """The object exists already, has changed meanwhile, or has fields that belong to other field managers."""
 
     code = 409
+    fields: tuple[str, ...] = ()
+    """Paths of the fields that an apply would have taken from their managers."""
 
 
 class Refused(ApiError):
@@ -66,8 +69,18 @@ def _error(status: int, body: str) -> ApiError:
         message, reason = str(answer["message"]), str(answer.get("reason") or "")
     except (ValueError, KeyError, TypeError):
         message, reason = body[:500] or f"status {status}", ""
-    kinds: dict[int, type[ApiError]] = {404: NotFound, 409: Conflict, 400: Refused, 403: Refused, 422: Refused}
+    if status == 409:
+        return _conflict(message, reason, body)
+    kinds: dict[int, type[ApiError]] = {404: NotFound, 400: Refused, 403: Refused, 422: Refused}
     return kinds.get(status, Unreachable)(message, reason or str(status))
+
+
+def _conflict(message: str, reason: str, body: str) -> Conflict:
+    error = Conflict(message, reason or "409")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        causes = json.loads(body)["details"]["causes"]
+        error.fields = tuple(cause["field"] for cause in causes if cause["reason"] == "FieldManagerConflict")
+    return error
 
 
 class Api:
@@ -118,9 +131,12 @@ class Api:
         """Replaces an object. Raises Conflict when it has changed since it was read."""
         return await self._request("PUT", key.kind, key.kind.path(key.namespace, key.name), body=manifest)
 
-    async def apply(self, key: Key, manifest: View) -> JsonObject:
-        """Server-side apply of an object as field manager `fovea`."""
-        query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
+    async def apply(self, key: Key, manifest: View, force: bool = True) -> JsonObject:
+        """Server-side apply of an object as field manager `fovea`.
+
+        Without `force` raises Conflict, with the fields, where others have set them to other values.
+        """
+        query = {"fieldManager": names.FIELD_MANAGER, "force": "true" if force else ""}
         path = key.kind.path(key.namespace, key.name)
         return await self._request("PATCH", key.kind, path, query, manifest, content_type=_APPLY)
 

@@ -18,6 +18,18 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
+class Apply:
+    """An object that is kept as its manifest says: applied when it is new or differs, by server-side apply.
+
+    A field that others have set (an autoscaler, Kueue) is left to them; leave out of the manifest what is theirs.
+    """
+
+    key: Key
+    manifest: JsonObject
+    controller: Key
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """An object that must go: exactly the one with this uid."""
 
@@ -52,7 +64,7 @@ class Count:
     labels: tuple[str, ...] = ()
 
 
-Write = Create | Delete | SetStatus | Emit | Count
+Write = Create | Apply | Delete | SetStatus | Emit | Count
 
 
 @dataclass(frozen=True, slots=True)
