@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class QueueDepth(Collector):
+    """Objects waiting to be reconciled, counted when somebody asks."""
+
+    def __init__(self) -> None:
+        self.function: Callable[[], Mapping[str, int]] = dict
+        """Returns the number for each kind."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauge as it is now."""
+        gauge = GaugeMetricFamily(
+            "fovea_queue_depth", "Objects due to be reconciled that wait for a worker.", labels=("kind",)
+        )
+        for kind, depth in self.function().items():
+            gauge.add_metric((kind,), depth)
+        yield gauge
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +46,8 @@ class Metrics:
 
     def __init__(self, definitions: Iterable[MetricDefinition] = ()) -> None:
         self.registry = registry = CollectorRegistry()
-        self.queue_depth = Gauge("fovea_queue_depth", "Objects waiting to be reconciled.", ("kind",), registry=registry)
+        self.queue_depth = QueueDepth()
+        registry.register(self.queue_depth)
         self.queue_wait = Histogram(
             "fovea_queue_wait_seconds", "Time an object waited.", ("kind",), buckets=_SECONDS, registry=registry
         )

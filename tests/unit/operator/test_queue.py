@@ -6,9 +6,11 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
+import pytest
 from fovea_operator.metrics import Metrics
-from fovea_operator.queue import KeyedQueue
+from fovea_operator.queue import KeyedQueue, backoff
 from fovea_operator.settings import Settings
 
 FAST = Settings(workers=3, backoff_first_seconds=0.02, backoff_max_seconds=0.1, backoff_jitter=0.0)
@@ -76,6 +78,111 @@ async def test_failures_are_retried_with_growing_pauses_until_one_succeeds() -> 
     assert len(times) == 4
     assert pauses[0] >= 0.02
     assert pauses[2] >= 0.08
+
+
+async def test_the_pause_grows_to_the_longest_and_starts_anew_after_a_success() -> None:
+    fails = True
+    times: list[float] = []
+
+    async def work(key: str) -> None:
+        times.append(asyncio.get_running_loop().time())
+        if fails:
+            raise ValueError("not yet")
+
+    async with running(work) as queue:
+        queue.add("a")
+        await asyncio.sleep(0.6)
+        fails = False
+        await asyncio.sleep(0.15)
+        assert len(queue) == 0
+        fails = True
+        times.clear()
+        queue.add("a")
+        await asyncio.sleep(0.15)
+    assert times[1] - times[0] < 0.04
+
+
+@pytest.mark.parametrize(("failures", "pause"), [(1, 0.5), (2, 1.0), (5, 8.0), (8, 64.0), (9, 120.0), (5000, 120.0)])
+def test_a_pause_doubles_up_to_the_longest_and_jitter_only_adds(failures: int, pause: float) -> None:
+    exact = Settings(backoff_jitter=0.0)
+    assert backoff(failures, exact) == pause
+    found = {backoff(failures, replace(exact, backoff_jitter=0.2)) for _ in range(50)}
+    assert len(found) > 1
+    assert pause <= min(found) < max(found) <= 1.2 * pause
+
+
+async def test_an_event_during_a_failing_run_does_not_wait_for_the_pause() -> None:
+    times: list[float] = []
+
+    async def work(key: str) -> None:
+        times.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.01)
+        if len(times) < 6:
+            raise ValueError("not yet")
+
+    settings = replace(FAST, backoff_first_seconds=0.02, backoff_max_seconds=10.0)
+    queue = KeyedQueue(work, settings, Metrics(), lambda key: "Test")
+    task = asyncio.create_task(queue.run())
+    queue.add("a")
+    while len(times) < 5:
+        await asyncio.sleep(0.002)
+    queue.add("a")  # the fifth fails just now; its pause is 16 times the first
+    while len(times) < 6:
+        await asyncio.sleep(0.002)
+    task.cancel()
+    assert 0.02 <= times[5] - times[4] < 0.2
+
+
+async def test_what_failing_work_itself_wrote_does_not_shorten_its_pause() -> None:
+    times: list[float] = []
+
+    async def work(key: str) -> None:
+        times.append(asyncio.get_running_loop().time())
+        queue.add(key)
+        raise ValueError("said in the status")
+
+    async with running(work) as queue:
+        queue.add("a")
+        await asyncio.sleep(0.2)
+    assert len(times) <= 4
+
+
+async def test_work_that_asks_for_itself_runs_once_more_after_a_success() -> None:
+    runs = 0
+
+    async def work(key: str) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            queue.add(key)
+
+    async with running(work) as queue:
+        queue.add("a")
+        await asyncio.sleep(0.05)
+    assert runs == 2
+
+
+async def test_the_depth_counts_what_waits_for_a_worker_not_what_sleeps_or_runs() -> None:
+    release = asyncio.Event()
+
+    async def work(key: str) -> None:
+        await release.wait()
+
+    async with running(work) as queue:
+        for number in range(5):
+            queue.add(str(number))
+        queue.add("sleeper", delay=60)
+        await asyncio.sleep(0.01)
+        families = {it.name: it for it in queue.metrics.registry.collect()}
+        depth = [(it.labels, it.value) for it in families["fovea_queue_depth"].samples]
+        assert depth == [({"kind": "Test"}, 5 - FAST.workers)]
+        key, seconds = queue.oldest() or ("", -1.0)
+        assert key in "012"
+        assert seconds > 0
+        release.set()
+        await asyncio.sleep(0.01)
+        assert queue.oldest() is None
+        assert not queue.depth()
 
 
 async def test_requeue_after_is_honoured_and_an_event_comes_first() -> None:
