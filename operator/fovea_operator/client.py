@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -54,7 +55,13 @@ class Conflict(ApiError):
 
 
 class Refused(ApiError):
-    """The request is wrong or not allowed: invalid, forbidden, a quota or an admission policy."""
+    """The request is not allowed: by access rights, a quota or an admission policy."""
+
+    code = 403
+
+
+class Invalid(Refused):
+    """The request is wrong, so that the same one will be refused again."""
 
     code = 422
 
@@ -71,7 +78,7 @@ def _error(status: int, body: str) -> ApiError:
         message, reason = body[:500] or f"status {status}", ""
     if status == 409:
         return _conflict(message, reason, body)
-    kinds: dict[int, type[ApiError]] = {404: NotFound, 400: Refused, 403: Refused, 422: Refused}
+    kinds: dict[int, type[ApiError]] = {404: NotFound, 403: Refused, 400: Invalid, 422: Invalid}
     return kinds.get(status, Unreachable)(message, reason or str(status))
 
 
@@ -86,10 +93,13 @@ def _conflict(message: str, reason: str, body: str) -> Conflict:
 class Api:
     """Requests to one API server. Safe to share among tasks of one event loop."""
 
-    def __init__(self, client: ApiClient, timeout: float, metrics: Metrics) -> None:
+    def __init__(
+        self, client: ApiClient, timeout: float, metrics: Metrics, fence: Callable[[], float] = lambda: math.inf
+    ) -> None:
         self._client = client
         self._timeout = timeout
         self._metrics = metrics
+        self._fence = fence
 
     async def get(self, key: Key, metadata_only: bool = False) -> JsonObject | None:
         """The object, or None when it does not exist."""
@@ -174,7 +184,9 @@ class Api:
         accept: str = "application/json",
         content_type: str = "application/json",
     ) -> JsonObject:
-        code = "0"
+        code, timeout = "0", self._timeout
+        if verb != "GET":
+            timeout = min(timeout, self._fence())
         try:
             request = await self._client.param_serialize(
                 verb,
@@ -184,13 +196,11 @@ class Api:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            response = await self._client.call_api(
-                *request, _request_timeout=aiohttp.ClientTimeout(total=self._timeout)
-            )
+            response = await self._client.call_api(*request, _request_timeout=aiohttp.ClientTimeout(total=timeout))
             content: bytes = await response.read()  # type: ignore[no-untyped-call]
             code = str(response.status)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"the API server cannot be reached: {error or type(error).__name__}") from error
+            raise Unreachable(f"the API server cannot be reached: {str(error) or type(error).__name__}") from error
         finally:
             self._metrics.requests.labels(verb, kind.name if kind else "", code).inc()
         if not 200 <= response.status < 300:
@@ -213,8 +223,13 @@ async def load_configuration() -> Configuration:
 
 
 @asynccontextmanager
-async def connect(configuration: Configuration, timeout: float, metrics: Metrics) -> AsyncIterator[Api]:
-    """An Api for the time of the block. `timeout` is in seconds for each request."""
+async def connect(
+    configuration: Configuration, timeout: float, metrics: Metrics, fence: Callable[[], float] = lambda: math.inf
+) -> AsyncIterator[Api]:
+    """An Api for the time of the block. `timeout` is in seconds for each request.
+
+    `fence` returns the seconds in which a write must have been sent and answered, or raises where none may be sent.
+    """
     async with ApiClient(configuration) as client:
-        yield Api(client, timeout, metrics)
+        yield Api(client, timeout, metrics, fence)
         await asyncio.sleep(0)

@@ -35,6 +35,9 @@ class Settings:
     backoff_first_seconds: float = _setting(0.5, "Seconds until a failed reconcile is tried again.")
     backoff_max_seconds: float = _setting(120.0, "Longest pause in seconds; each failure doubles the pause.")
     backoff_jitter: float = _setting(0.2, "Random share added to a pause, so that retries do not come in step.")
+    stuck_seconds: float = _setting(
+        600.0, "Seconds that one reconcile may take before /healthz fails, so that the kubelet starts us anew."
+    )
     reference_poll_seconds: float = _setting(
         15.0, "Seconds between looks for what is not watched: a missing Secret or claim, why a child gets no pods."
     )
@@ -48,6 +51,9 @@ class Settings:
 
     # The API server
     request_timeout_seconds: float = _setting(30.0, "Seconds that one request may take.")
+    watch_seconds: int = _setting(
+        300, "Seconds after which a watch is opened anew; a connection that died silently is noticed so."
+    )
 
     # Leader election
     leader_election: bool = _setting(True, "Whether a Lease decides which replica works.")
@@ -57,7 +63,7 @@ class Settings:
     lease_renew_deadline_seconds: int = _setting(
         10, "Seconds after which a leader that cannot renew stops; shorter than the lease, so two never work."
     )
-    lease_retry_seconds: int = _setting(2, "Seconds between two tries to get or renew the Lease.")
+    lease_retry_seconds: float = _setting(2.0, "Seconds between two tries to get or renew the Lease.")
 
     # Runs
     trainer_image: str = _setting("fovea/trainer:latest", "Image of runs whose object names none.")

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
+import math
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import kopf
 from fovea_api.errors import FoveaError
 from kubernetes.aio.client import Configuration
@@ -42,12 +45,16 @@ class Watcher:
     _lacking: set[Kind] = field(default_factory=set)
     """Kinds that the cluster did not have when we started."""
     _relisted: dict[Kind, asyncio.Task[None]] = field(default_factory=dict)
+    """Kinds that the watch has listed and that we list soon."""
+    _resynced: float = math.inf
+    """When we last tried to list everything, in seconds of the loop's clock."""
 
     async def fill(self) -> None:
         """Lists everything, then asks for a reconcile of every owner. Raises ApiError; may be called again."""
         self._lacking.clear()
         for kind in self.cache.registry.watched:
             await self._resync(kind)
+        self._resynced = asyncio.get_running_loop().time()
         self.cache.changed = self.changed
         existing = (key for kind in self.cache.registry.primary for key in self.cache.keys(kind))
         self._enqueue({*existing, *self.cache.owners()})
@@ -57,19 +64,30 @@ class Watcher:
         pause = self.settings.relist_delay_seconds  # once soon: what went while the watch started is told by nobody
         while True:
             await asyncio.sleep(pause)
-            pause = self.settings.resync_seconds
+            pause = self.settings.resync_seconds * (1 + self.settings.backoff_jitter * random.random())
             for kind in self.cache.registry.watched:
                 await self._try_resync(kind)
+            self._resynced = asyncio.get_running_loop().time()
+
+    def since_resync(self) -> float:
+        """Seconds since the last attempt to list everything ended; that of a cluster that never was is negative."""
+        return asyncio.get_running_loop().time() - self._resynced
 
     async def watch(self, configuration: Configuration, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Runs kopf until `stop` is set."""
+
+        async def login(**_: Any) -> kopf.AiohttpSession:
+            return _session(configuration, self.listed)
+
         registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry)(lambda **_: _connection(configuration))
+        kopf.on.login(registry=registry)(login)
         settings = kopf.OperatorSettings()
         settings.posting.enabled = False
         settings.peering.standalone = True
         settings.scanning.disabled = True  # it would need the right to list all CRDs of the cluster
         settings.networking.request_timeout = self.settings.request_timeout_seconds
+        settings.watching.server_timeout = self.settings.watch_seconds
+        settings.watching.client_timeout = self.settings.watch_seconds + self.settings.request_timeout_seconds
         for kind in self.cache.registry.watched:
             self._register(registry, kind)
             if kind in self.cache.registry.children:
@@ -98,7 +116,12 @@ class Watcher:
         else:
             self.cache.put(kind, value)
         self.metrics.cached.labels(kind.name).set(self.cache.count(kind))
-        if type is None and kind not in self._relisted:
+
+    def listed(self, path: str) -> None:
+        """The watch has listed what is at this path of the API server, and tells nobody what it no longer found."""
+        scopes = ("", *self.settings.namespace_list)
+        kind = next((it for it in self.cache.registry.watched if path.endswith(tuple(map(it.path, scopes)))), None)
+        if kind is not None and kind not in self._relisted:
             self._relisted[kind] = asyncio.create_task(self._resync_soon(kind))
 
     async def _resync_soon(self, kind: Kind) -> None:
@@ -155,12 +178,15 @@ class Watcher:
             self.queue.add(key)
 
 
-def _connection(configuration: Configuration) -> kopf.ConnectionInfo:
-    """Our own credentials, as kopf wants them. A ServiceAccount's token is read anew at each call."""
+def _session(configuration: Configuration, listed: Callable[[str], None]) -> kopf.AiohttpSession:
+    """A session for kopf with our own credentials. A ServiceAccount's token is read anew at each call.
+
+    `listed` is called with the path of each listing, also of an empty one, about which kopf says nothing.
+    """
     if configuration.refresh_api_key_hook is not None:
         configuration.refresh_api_key_hook(configuration)
     scheme, _, token = str(configuration.api_key.get("BearerToken", "")).partition(" ")
-    return kopf.ConnectionInfo(
+    connection = kopf.ConnectionInfo(
         server=configuration.host,
         ca_path=configuration.ssl_ca_cert,
         ca_data=configuration.ca_cert_data,
@@ -170,3 +196,16 @@ def _connection(configuration: Configuration) -> kopf.ConnectionInfo:
         certificate_path=configuration.cert_file,
         private_key_path=configuration.key_file,
     )
+
+    async def ended(_: object, __: object, request: aiohttp.TraceRequestEndParams) -> None:
+        if request.method == "GET" and request.response.status == 200 and "watch" not in request.url.query:
+            listed(request.url.path)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_end.append(ended)
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=connection.as_ssl_context()),
+        headers=connection.as_http_headers(),
+        trace_configs=[trace],
+    )
+    return kopf.AiohttpSession(server=connection.server, aiohttp_session=session)

@@ -81,3 +81,13 @@ def test_runs_are_found_by_their_owner() -> None:
     assert [it["metadata"]["name"] for it in cache.owned(OWNER, RUN)] == ["r-0", "r-1"]  # type: ignore[index]
     cache.forget(KEY)
     assert len(list(cache.owned(OWNER, RUN))) == 1
+
+
+async def test_a_listing_of_one_namespace_prunes_no_other() -> None:
+    cache = Cache(builtin())
+    cache.put(RUN, run(5))
+    elsewhere = run(6)
+    elsewhere["metadata"]["namespace"] = "other"
+    cache.put(RUN, elsewhere)
+    await cache.replace(RUN, [], 10, lambda key: key.namespace == "ns")
+    assert cache.keys(RUN) == [Key(RUN, "other", "r-1")]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from fovea_operator.client import Conflict, Unreachable
-from fovea_operator.lease import Lease, LeaseLost
+from fovea_operator.client import Conflict, NotFound, Unreachable
+from fovea_operator.lease import Election, Lease, LeaseLost
 from fovea_operator.settings import Settings
 
 SETTINGS = Settings(lease_seconds=15, lease_renew_deadline_seconds=10, lease_retry_seconds=2)
@@ -36,7 +41,10 @@ class _Never(selectors.SelectSelector):
 
 
 class Server:
-    """Takes `slow` seconds for each answer, and fails from the renewal of number `good` on in the given way."""
+    """Takes `slow` seconds for each answer, and fails from the renewal of number `good` on in the given way.
+
+    Like a real one it refuses what was changed since it was read.
+    """
 
     def __init__(self, slow: float, good: int, failure: str) -> None:
         self.slow, self.good, self.failure = slow, good, failure
@@ -65,25 +73,35 @@ class Server:
         await self._answer()
         return self.lease
 
-    async def create(self, kind: object, lease: dict[str, Any]) -> None:
+    async def create(self, kind: object, lease: dict[str, Any]) -> dict[str, Any]:
+        return self._write(lease, await self._answer())
+
+    async def replace(self, key: object, lease: dict[str, Any]) -> dict[str, Any]:
         began = await self._answer()
-        self.lease = lease | {"metadata": {"resourceVersion": "1"}}
+        if self.lease is None:
+            raise NotFound("no such Lease")
+        if lease["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+            raise Conflict("changed since it was read")
+        return self._write(lease, began)
+
+    def _write(self, lease: dict[str, Any], began: float) -> dict[str, Any]:
         self.sent.append(began)
-
-    async def replace(self, key: object, lease: dict[str, Any]) -> None:
-        began = await self._answer()
-        self.lease = lease
-        self.sent.append(began)
+        self.lease = lease | {"metadata": {"resourceVersion": str(len(self.sent))}}
+        return self.lease
 
 
-@pytest.mark.parametrize("slow", [0.0, 0.4, 0.99])
+def lease_of(server: Server, identity: str = "first") -> Lease:
+    return Lease(server, identity, SETTINGS, asyncio.get_running_loop().time)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.4, 0.99, 2.4])
 @pytest.mark.parametrize("good", [1, 2, 5])
 @pytest.mark.parametrize("failure", ["silent", "down", "conflict"])
 def test_a_leader_stops_in_time_after_it_sent_its_last_renewal(slow: float, good: int, failure: str) -> None:
     server = Server(slow, good, failure)
 
     async def lead() -> float:
-        lease = Lease(server, "first", SETTINGS)  # type: ignore[arg-type]
+        lease = lease_of(server)
         await lease.acquire()
         with pytest.raises(LeaseLost):
             await lease.keep()
@@ -100,7 +118,7 @@ def test_time_between_getting_the_lease_and_keeping_it_counts() -> None:
     server = Server(0.5, 1, "silent")
 
     async def lead() -> float:
-        lease = Lease(server, "first", SETTINGS)  # type: ignore[arg-type]
+        lease = lease_of(server)
         await lease.acquire()
         await asyncio.sleep(20)
         with pytest.raises(LeaseLost):
@@ -109,3 +127,102 @@ def test_time_between_getting_the_lease_and_keeping_it_counts() -> None:
 
     with asyncio.Runner(loop_factory=Clock) as runner:
         assert runner.run(lead()) == pytest.approx(server.sent[-1] + 20.5)
+
+
+def test_a_renewal_is_one_request_and_an_attempt_may_take_half_of_the_deadline() -> None:
+    server = Server(0.0, 10**6, "")
+
+    async def lead() -> None:
+        lease = lease_of(server)
+        await lease.acquire()
+        server.slow = 4.9
+        keeping = asyncio.create_task(lease.keep())
+        await asyncio.sleep(60)
+        assert not keeping.done()
+        keeping.cancel()
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(lead())
+    assert [later - earlier for earlier, later in pairwise(server.sent[1:])] == pytest.approx([4.9] * 10)
+
+
+def test_a_lease_that_somebody_deleted_is_made_again() -> None:
+    server = Server(0.0, 10**6, "")
+
+    async def lead() -> float:
+        lease = lease_of(server)
+        await lease.acquire()
+        server.lease = None
+        keeping = asyncio.create_task(lease.keep())
+        await asyncio.sleep(60)
+        keeping.cancel()
+        return lease.left()
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        assert runner.run(lead()) >= SETTINGS.lease_renew_deadline_seconds - SETTINGS.lease_retry_seconds
+    assert server.lease is not None
+
+
+def test_who_was_superseded_leads_no_more_and_writes_nothing() -> None:
+    server = Server(0.0, 10**6, "")
+
+    async def lead() -> float:
+        clock = asyncio.get_running_loop().time
+        first, second = lease_of(server), lease_of(server, "second")
+        await first.acquire()
+        began = clock()
+        await second.acquire()
+        assert clock() - began >= SETTINGS.lease_seconds
+        with pytest.raises(LeaseLost):
+            await first.keep()
+        return second.left()
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        assert runner.run(lead()) > 0
+    assert server.lease is not None
+    assert server.lease["spec"]["holderIdentity"] == "second"
+
+
+# --- The thread ---------------------------------------------------------------------------------------------------
+
+
+def election(server: Server) -> Election:
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[Any]:
+        yield server
+
+    settings = replace(SETTINGS, lease_seconds=3, lease_renew_deadline_seconds=2, lease_retry_seconds=0.1)
+    return Election(connect, "first", settings)
+
+
+async def test_the_lease_is_kept_while_the_operators_own_loop_is_blocked() -> None:
+    server = Server(0.0, 10**6, "")
+    async with election(server) as elected:
+        await elected.acquired()
+        time.sleep(2.5)
+        assert elected.fence() > 0
+    assert server.lease is not None
+    assert server.lease["spec"]["holderIdentity"] == ""
+
+
+async def test_after_the_loss_nothing_is_written_and_the_lease_is_not_given_back() -> None:
+    server = Server(0.0, 1, "down")
+    elected = election(server)
+    with pytest.raises(LeaseLost):
+        elected.fence()  # not yet
+    async with elected:
+        await elected.acquired()
+        assert 0 < elected.fence() <= 2
+        with pytest.raises(LeaseLost):
+            await elected.lost()
+        with pytest.raises(LeaseLost):
+            elected.fence()
+    assert server.lease is not None
+    assert server.lease["spec"]["holderIdentity"] == "first"
+
+
+async def test_a_standby_can_be_stopped() -> None:
+    server = Server(0.0, 0, "silent")
+    async with election(server):
+        await asyncio.sleep(0.05)
+    assert server.sent == []
