@@ -34,6 +34,9 @@ _NOTE_BYTES = 1024
 """The API server refuses an event with more; it counts the bytes of UTF-8."""
 
 
+_IDENTITY = ("apiVersion", "kind", "metadata")
+
+
 class NotOurs(FoveaError):
     """An object of a name that we need exists and belongs to somebody else; it is never overwritten."""
 
@@ -64,8 +67,7 @@ class Writer:
     async def _write(self, write: Write) -> None:
         match write:
             case Create(controller=None):
-                found = await self.api.get(write.key) or await self.api.apply(write.key, write.manifest)
-                self._learn(write.key, found)
+                await self._share(write)
             case Create():
                 await self._create(write)
             case Apply():
@@ -79,6 +81,22 @@ class Writer:
                 await self._emit(write)
             case Count():
                 self.metrics.count(write.metric, write.labels)
+
+    async def _share(self, write: Create) -> None:
+        """Makes an object that belongs to the namespace, unless one that says the same is there."""
+        found = await self.api.get(write.key)
+        if found is None:
+            try:
+                found = await self.api.create(write.key.kind, write.manifest)
+            except Conflict:
+                found = await self.api.get(write.key) or {}
+        content = {name: part for name, part in write.manifest.items() if name not in _IDENTITY}
+        if other := [name for name, part in content.items() if found.get(name) != part]:
+            raise NotOurs(
+                f"{write.key} exists with another {' and another '.join(other)} than Fovea would give it",
+                None,
+                "delete it; Fovea then makes it anew",
+            )
 
     async def _create(self, write: Create) -> None:
         assert write.controller is not None

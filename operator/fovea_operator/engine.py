@@ -14,7 +14,7 @@ from fovea_api.run import RunType
 from fovea_operator.apply import Leftover, Writer
 from fovea_operator.cleanups.observe import observe_deleted
 from fovea_operator.cleanups.plan import plan_deleted
-from fovea_operator.client import Refused
+from fovea_operator.client import Invalid, Refused
 from fovea_operator.conditions import Assessment, conditions, progressing, stalled, waiting_for_leftover
 from fovea_operator.logs import about
 from fovea_operator.objects import RUN, Key, View, key_of, mapping, number, text
@@ -48,6 +48,9 @@ class Engine:
             except Leftover as error:
                 await self._report(key, waiting_for_leftover(error.place))
                 return self.settings.deletion_poll_seconds
+            except Invalid as error:
+                await self._report(key, stalled(error.reason, str(error)))
+                raise
             except Refused as error:
                 await self._report(key, progressing(error.reason, str(error)))
                 raise

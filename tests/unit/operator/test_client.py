@@ -101,7 +101,7 @@ async def test_without_the_lease_nothing_is_written_and_reading_goes_on() -> Non
         for write in (
             client.create(DATASET, {"metadata": {"namespace": "ns"}}),
             client.replace(KEY, {}),
-            client.apply(KEY, {}),
+            client.apply(KEY, {}, force=False),
             client.apply_status(KEY, {}),
             client.delete(KEY, "uid"),
         ):

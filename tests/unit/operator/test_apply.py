@@ -1,0 +1,258 @@
+"""The writer: what it makes, what it leaves alone, what it refuses. The API server is a stand-in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from fovea_operator.apply import KubeRayMissing, Leftover, NotOurs, Writer
+from fovea_operator.cache import Cache
+from fovea_operator.client import Api, Conflict, NotFound, Refused, Unreachable
+from fovea_operator.kinds import builtin
+from fovea_operator.metrics import Metrics
+from fovea_operator.objects import (
+    DATASET,
+    JOB,
+    RAY_JOB,
+    ROLE_BINDING,
+    RUN,
+    SERVICE_ACCOUNT,
+    JsonObject,
+    Key,
+    Kind,
+    View,
+    key_of,
+)
+from fovea_operator.runs.build import namespace_setup
+from fovea_operator.settings import Settings
+from fovea_operator.writes import Create, Delete, Emit, Plan, SetStatus, Write
+
+RUN_KEY, OWNER = Key(RUN, "ns", "r-1"), Key(DATASET, "ns", "cells")
+JOB_KEY = Key(JOB, "ns", "r-1-1")
+LABELS = {"fovea.dev/kind": "Dataset", "fovea.dev/name": "cells"}
+MANIFEST: JsonObject = {"kind": "Job", "metadata": {"name": "r-1-1", "namespace": "ns", "labels": dict(LABELS)}}
+
+
+@dataclass
+class Server:
+    """Keeps objects by key; refuses to create what is there."""
+
+    objects: dict[Key, JsonObject] = field(default_factory=dict)
+    asked: list[tuple[str, Key]] = field(default_factory=list)
+    fails: dict[Kind, Exception] = field(default_factory=dict)
+    version: int = 100
+
+    async def get(self, key: Key) -> JsonObject | None:
+        self.asked.append(("get", key))
+        return self.objects.get(key)
+
+    async def create(self, kind: Kind, manifest: View) -> JsonObject:
+        key = key_of(kind, manifest)
+        self.asked.append(("create", key))
+        if kind in self.fails:
+            raise self.fails[kind]
+        if key in self.objects:
+            raise Conflict("exists")
+        return self._keep(key, manifest)
+
+    async def apply_status(self, key: Key, status: View) -> JsonObject:
+        self.asked.append(("status", key))
+        if key.kind in self.fails:
+            raise self.fails[key.kind]
+        return self._keep(
+            key, self.objects.get(key, {"metadata": {"name": key.name, "namespace": "ns"}}) | {"status": dict(status)}
+        )
+
+    async def delete(self, key: Key, uid: str) -> None:
+        self.asked.append((f"delete {uid}", key))
+
+    def _keep(self, key: Key, manifest: View) -> JsonObject:
+        self.version += 1
+        metadata = cast(JsonObject, manifest["metadata"]) | {"resourceVersion": str(self.version)}
+        self.objects[key] = dict(manifest) | {"metadata": {"uid": f"uid-{self.version}"} | metadata}
+        return self.objects[key]
+
+
+def world(*present: tuple[Kind, JsonObject]) -> tuple[Server, Writer]:
+    """A writer whose cache has the Run r-1 with the uid `run`, and a server that has these objects."""
+    cache = Cache(builtin())
+    cache.put(RUN, thing("r-1", uid="run"))
+    server = Server({key_of(kind, value): value for kind, value in present})
+    return server, Writer(cast(Api, server), cache, Metrics(), "operator-1")
+
+
+def thing(name: str, **metadata: Any) -> JsonObject:
+    return {
+        "kind": "Any",
+        "metadata": {"name": name, "namespace": "ns", "resourceVersion": "5", "labels": dict(LABELS)} | metadata,
+    }
+
+
+async def carry_out(writer: Writer, *writes: Write) -> None:
+    await writer.carry_out(Plan(writes))
+
+
+async def test_a_child_belongs_to_its_controller_and_is_known_at_once() -> None:
+    server, writer = world()
+    await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
+    made = server.objects[JOB_KEY]
+    reference = {
+        "apiVersion": RUN.api_version, "kind": "Run", "name": "r-1", "uid": "run",
+        "controller": True, "blockOwnerDeletion": True,
+    }  # fmt: skip
+    assert made["metadata"]["ownerReferences"] == [reference]  # type: ignore[index,call-overload]
+    assert (made["metadata"]["labels"], MANIFEST["metadata"]) == (LABELS, MANIFEST["metadata"])  # type: ignore[index,call-overload]
+    assert writer.cache.get(JOB_KEY) is not None
+
+
+async def test_what_was_made_and_forgotten_is_taken_as_made() -> None:
+    own = thing("r-1-1", ownerReferences=[{"uid": "other"}, {"uid": "run"}])
+    server, writer = world((JOB, own))
+    await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
+    assert writer.cache.get(JOB_KEY) is not None
+    assert server.objects[JOB_KEY] is own
+
+
+@pytest.mark.parametrize("labels", [{}, LABELS | {"fovea.dev/name": "tissue"}], ids=["no labels", "another object's"])
+async def test_a_foreign_object_is_neither_taken_nor_written(labels: dict[str, str]) -> None:
+    foreign = thing("r-1-1", labels=labels, ownerReferences=[{"uid": "other", "controller": True}])
+    server, writer = world((JOB, foreign))
+    with pytest.raises(NotOurs, match="Job ns/r-1-1 exists and does not belong to Any r-1"):
+        await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
+    assert writer.cache.get(JOB_KEY) is None
+    assert server.objects[JOB_KEY] is foreign
+
+
+async def test_what_is_left_of_the_object_before_is_waited_for() -> None:
+    _, writer = world((JOB, thing("r-1-1", ownerReferences=[{"uid": "before", "controller": True}])))
+    with pytest.raises(Leftover) as raised:
+        await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
+    assert raised.value.place == str(JOB_KEY)
+
+
+async def test_what_came_and_went_is_tried_again() -> None:
+    server, writer = world()
+    server.fails[JOB] = Conflict("exists")
+    with pytest.raises(Conflict, match="came and went"):
+        await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
+
+
+async def test_nothing_is_made_for_a_controller_that_is_not_there() -> None:
+    server, writer = world()
+    with pytest.raises(NotFound, match="Run ns/r-9"):
+        await carry_out(writer, Create(JOB_KEY, MANIFEST, Key(RUN, "ns", "r-9")))
+    assert server.asked == []
+
+
+async def test_a_cluster_without_ray_jobs_is_named_and_a_missing_job_is_not() -> None:
+    server, writer = world()
+    server.fails = {RAY_JOB: NotFound("no matches"), JOB: NotFound("namespace is gone")}
+    with pytest.raises(KubeRayMissing, match="install the KubeRay operator"):
+        await carry_out(writer, Create(Key(RAY_JOB, "ns", "r-1-1"), MANIFEST, RUN_KEY))
+    with pytest.raises(NotFound, match="namespace is gone"):
+        await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
+
+
+# --- What belongs to the namespace --------------------------------------------------------------------------------
+
+
+def binding(**changed: Any) -> JsonObject:
+    *_, create = namespace_setup("ns", Settings())
+    return create.manifest | {"metadata": {"name": "fovea-run", "namespace": "ns"}} | changed
+
+
+async def test_service_account_and_binding_are_made_once() -> None:
+    server, writer = world()
+    await carry_out(writer, *namespace_setup("ns", Settings()))
+    await carry_out(writer, *namespace_setup("ns", Settings()))
+    created = [key.kind for verb, key in server.asked if verb == "create"]
+    assert created == [SERVICE_ACCOUNT, ROLE_BINDING]
+
+
+async def test_a_binding_made_by_others_that_grants_the_same_will_do() -> None:
+    server, writer = world((ROLE_BINDING, binding()))
+    await carry_out(writer, *namespace_setup("ns", Settings()))
+    assert ("create", Key(ROLE_BINDING, "ns", "fovea-run")) not in server.asked
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"}},
+            "another roleRef",
+        ),
+        ({"subjects": [{"kind": "Group", "name": "everybody"}]}, "another subjects"),
+    ],
+    ids=["role", "subjects"],
+)
+async def test_a_binding_that_grants_something_else_is_refused_and_left(changed: dict[str, Any], words: str) -> None:
+    foreign = binding(**changed)
+    server, writer = world((ROLE_BINDING, foreign))
+    with pytest.raises(NotOurs, match=f"RoleBinding ns/fovea-run exists with {words} .*delete it"):
+        await carry_out(writer, *namespace_setup("ns", Settings()), Create(JOB_KEY, MANIFEST, RUN_KEY))
+    assert server.objects[Key(ROLE_BINDING, "ns", "fovea-run")] is foreign
+    assert JOB_KEY not in server.objects
+
+
+async def test_a_binding_that_somebody_makes_at_the_same_time_is_looked_at() -> None:
+    server, writer = world()
+    server.fails[ROLE_BINDING] = Conflict("exists")
+    with pytest.raises(NotOurs):
+        await carry_out(writer, *namespace_setup("ns", Settings()))
+
+
+# --- Deletions, statuses, events ----------------------------------------------------------------------------------
+
+
+async def test_a_deletion_is_of_one_uid_and_noted_until_the_watch_says_so() -> None:
+    server, writer = world()
+    await carry_out(writer, Delete(RUN_KEY, "run"))
+    assert server.asked == [("delete run", RUN_KEY)]
+    known = writer.cache.get(RUN_KEY)
+    assert known is not None
+    assert "deletionTimestamp" in known["metadata"]  # type: ignore[operator]
+
+
+async def test_a_status_is_known_at_once_and_the_first_failure_ends_the_plan() -> None:
+    server, writer = world()
+    await carry_out(writer, SetStatus(RUN_KEY, {"phase": "Running"}))
+    assert writer.cache.get(RUN_KEY)["status"] == {"phase": "Running"}  # type: ignore[index]
+    server.fails[RUN] = Refused("no", "Forbidden")
+    with pytest.raises(Refused):
+        await carry_out(writer, SetStatus(RUN_KEY, {}), Create(JOB_KEY, MANIFEST, RUN_KEY))
+    assert JOB_KEY not in server.objects
+
+
+def emit(once: str = "r-1", note: str = "note", reason: str = "RunCreated") -> Emit:
+    return Emit(RUN_KEY, "Normal", reason, note, once)
+
+
+async def test_an_event_is_told_once_under_a_name_made_of_what_it_tells() -> None:
+    server, writer = world()
+    await carry_out(writer, emit(), emit(), emit("r-2"), emit(reason="Other"))
+    events = [value for key, value in server.objects.items() if key.kind.name == "Event"]
+    assert len(events) == 3
+    first = events[0]
+    assert str(first["metadata"]["name"]).startswith("r-1.")  # type: ignore[index,call-overload]
+    wanted = {"reason": "RunCreated", "note": "note", "type": "Normal", "reportingInstance": "operator-1"}
+    assert {name: first[name] for name in wanted} == wanted
+    assert first["regarding"] == {
+        "apiVersion": RUN.api_version, "kind": "Run", "name": "r-1", "namespace": "ns", "uid": "run",
+    }  # fmt: skip
+
+
+async def test_an_event_is_cut_in_whole_characters() -> None:
+    server, writer = world()
+    await carry_out(writer, emit(note="ü" * 1000, reason="R" * 200))
+    (event,) = [value for key, value in server.objects.items() if key.kind.name == "Event"]
+    assert (event["note"], event["reason"]) == ("ü" * 512, "R" * 128)
+
+
+@pytest.mark.parametrize("error", [Refused("no", "Forbidden"), Unreachable("down")])
+async def test_a_lost_event_keeps_nothing_else_from_being_written(error: Exception) -> None:
+    server, writer = world()
+    server.fails = dict.fromkeys([Kind("Event", "events.k8s.io/v1", "events")], error)
+    await carry_out(writer, emit(), SetStatus(RUN_KEY, {"phase": "Running"}))
+    assert ("status", RUN_KEY) in server.asked
