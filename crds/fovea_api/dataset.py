@@ -275,6 +275,8 @@ class Splits(Model):
     """Ratio: by the shares below. FromSource: as the sources say (image sets, folders, data.yaml)."""
     ratios: Ratios = Ratios(train=0.8, validation=0.1, test=0.1)
     """Shares of the images; for FromSource, of those that the source puts nowhere."""
+    validation_from_train: Annotated[Number, Field(ge=0, le=0.5)] = 0
+    """For FromSource: the share of the source's train images that become validation; for sources without one."""
     group_by: GroupBy | None = None
     """Images of one group never straddle two splits."""
     keep_near_duplicates_together: Bool = True
@@ -285,6 +287,15 @@ class Splits(Model):
     """Seed of the assignment."""
     keep_assignments: Bool = True
     """An image keeps the split it was once given, in every later version."""
+
+    rules: ClassVar = (
+        Rule(
+            "self.validationFromTrain == 0 || self.method == 'FromSource'",
+            "validationFromTrain has an effect for FromSource only; remove it, or set ratios",
+            lambda it: it.validation_from_train == 0 or it.method == "FromSource",
+            ".validationFromTrain",
+        ),
+    )
 
 
 class Quality(Model):

@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -19,14 +19,14 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fovea_api.dataset import Recipe, empty_sources, unsupported
-from fovea_api.errors import CorruptData, InvalidInput, NotSupported
+from fovea_api.errors import CorruptData, InvalidInput, refuse
 from fovea_api.run import Progress, VersionInput
 from fovea_api.version import MANIFEST, DatasetSummary, DatasetVersion, Severity
 
 from fovea_trainer.data import report
 from fovea_trainer.data.coco_export import write_coco
 from fovea_trainer.data.draft import Draft, draft_version
-from fovea_trainer.data.findings import LOST_IMAGE, LOST_LABEL, Finding, FindingKind
+from fovea_trainer.data.findings import LOST_IMAGE, LOST_LABEL, Finding, FindingKind, Tally
 from fovea_trainer.data.formats import Options, open_reader
 from fovea_trainer.data.index import Index
 from fovea_trainer.data.pictures import pair_pictures, pictures, sample_digests
@@ -36,6 +36,7 @@ from fovea_trainer.data.records import Found
 from fovea_trainer.data.shards import write_shards
 from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.splits import SPLITS, Kept
+from fovea_trainer.data.unused import unused_files
 from fovea_trainer.data.version import ASSIGNMENTS, REPORT, STATISTICS, read_manifest
 from fovea_trainer.data.workers import Workers
 from fovea_trainer.store import NotFound, StorePath
@@ -92,41 +93,102 @@ def build_dataset(
         InvalidInput: a source is wrong, or a label is and the recipe says Fail; a class is too rare.
         Retryable: a store failed, or a source changed while it was read.
     """
-    if problems := unsupported(recipe):
-        raise NotSupported("; ".join(map(str, problems)))
     work = Path(work_dir)
+    with _opened(recipe, work, workers, progress) as reading:
+        draft = _draft(recipe, reading, parent)
+        target = StorePath.parse(store_root) / "dataset" / name / draft.digest
+        try:
+            stored = read_manifest(target)
+            log.info("the store has this version already: %s", target)
+            # What was not used is no part of a version, and may be another than when it was written.
+            return _result(stored.model_copy(update={"findings": draft.summaries()}), target, adopted=True)
+        except NotFound:
+            pass
+        manifest = _write(recipe, name, draft, reading, target, work, parent)
+        reading.meter.stage("Done", 100)
+    log.info("version with its report written: %s", target)
+    return _result(manifest, target, adopted=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What a build would find and make."""
+
+    findings: tuple[Tally, ...]
+    summary: DatasetSummary | None
+    """The version that would be built; None where the build would be refused."""
+    refusal: InvalidInput | None
+    """Why it would be refused."""
+
+
+def check_dataset(
+    recipe: Recipe,
+    *,
+    work_dir: Path | str,
+    workers: int = 1,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> CheckResult:
+    """Reads and checks all that `build_dataset` would, and writes nothing; arguments and errors are the same.
+
+    A source that cannot be opened at all raises InvalidInput; what is wrong with its content is in the result.
+    """
+    with _opened(recipe, Path(work_dir), workers, progress) as reading:
+        try:
+            draft = _draft(recipe, reading, None)
+        except InvalidInput as refusal:
+            return CheckResult(reading.index.tallies(recipe.quality.max_faulty_images), None, refusal)
+    summary = DatasetSummary(
+        version=draft.digest,
+        images=draft.statistics.images,
+        annotations=draft.statistics.annotations,
+        splits=draft.splits(),
+        classes=draft.statistics.class_summaries(),
+        quality=draft.quality,
+        findings=draft.summaries(),
+    )
+    return CheckResult(draft.findings, summary, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A build at work."""
+
+    sources: tuple[OpenSource, ...]
+    index: Index
+    pool: Workers
+    meter: ProgressMeter
+
+
+@contextmanager
+def _opened(recipe: Recipe, work: Path, workers: int, progress: Callable[[Progress], None]) -> Iterator[_Reading]:
+    refuse(unsupported(recipe))
     work.mkdir(parents=True, exist_ok=True)
     meter = ProgressMeter(progress)
     meter.stage("Reading", 0)
-    sources = [
+    sources = tuple(
         OpenSource(source.name, tree, open_reader(source.format, tree, options), options)
         for source in recipe.sources
         if source.uri is not None and source.format is not None
         for options in [Options(recipe.task, recipe.classes, recipe.class_map, source.mask_values)]
         for tree in [open_source(source, work / "sources" / source.name)]
-    ]
+    )
+    with closing(Index(work / "index.sqlite")) as index, Workers(workers) as pool:
+        yield _Reading(sources, index, pool, meter)
+
+
+def _draft(recipe: Recipe, reading: _Reading, parent: VersionInput | None) -> Draft:
+    """Reads and checks the sources and chooses images and splits."""
+    index = reading.index
     excluded = _excluded(recipe)
     kept, kept_rows = _parent(recipe, parent)
-    with closing(Index(work / "index.sqlite")) as index, Workers(workers) as pool:
-        for source, why in empty_sources(recipe):
-            log.warning("%s is empty: %s", source, why)
-            index.add_finding(Finding(FindingKind.EMPTY_SOURCE, source, why))
-        _read(sources, index, pool, excluded, meter)
-        _refuse(recipe, index)
-        classes = recipe.classes or tuple(index.classes())
-        draft = draft_version(recipe, classes, sources, index, kept, kept_rows)
-        target = StorePath.parse(store_root) / "dataset" / name / draft.digest
-        _log_draft(draft)
-        try:
-            found = _result(read_manifest(target), target, adopted=True)
-            log.info("the store has this version already: %s", target)
-            return found
-        except NotFound:
-            pass
-        manifest = _write(recipe, name, draft, sources, index, pool, target, work, parent, meter)
-    meter.stage("Done", 100)
-    log.info("version with its report written: %s", target)
-    return _result(manifest, target, adopted=False)
+    for source, why in empty_sources(recipe):
+        index.add_finding(Finding(FindingKind.EMPTY_SOURCE, source, why))
+    _read(reading.sources, index, reading.pool, excluded, reading.meter)
+    _refuse(recipe, index)
+    classes = recipe.classes or tuple(index.classes())
+    draft = draft_version(recipe, classes, reading.sources, index, kept, kept_rows)
+    _log_draft(draft)
+    return draft
 
 
 def _log_draft(draft: Draft) -> None:
@@ -177,7 +239,8 @@ def _read(
     done = 0
     for number, source in enumerate(sources):
         log.info("reading source %s: %d files in %s", source.name, len(source.tree.files), source.tree.root)
-        images = _images(source, index)
+        used: set[str] = set()
+        images = _images(source, index, used)
         for checked in pool.map(check_chunk, ((source, chunk) for chunk in _chunks(images, CHUNK))):
             for item in checked:
                 if item.digest and (item.digest in excluded or item.name in excluded):
@@ -186,13 +249,15 @@ def _read(
                 index.add(number, item, source.name)
             done += len(checked)
             meter.images("Checking", done, max(done, total), 0, 60)
+        index.add_unused(source.name, unused_files(source.tree, used))
     index.commit()
 
 
-def _images(source: OpenSource, index: Index) -> Iterator[Found]:
-    """The images of a source; what its reader finds wrong with the source itself goes to the index."""
+def _images(source: OpenSource, index: Index, used: set[str]) -> Iterator[Found]:
+    """The images of a source, whose files are noted as used; what is wrong with the source itself goes to the index."""
     for item in source.reader.scan():
         if isinstance(item, Found):
+            used.update(item.files())
             yield item
         else:
             index.add_source_finding(replace(item, place=f"{source.name}: {item.place}"))
@@ -241,18 +306,16 @@ def _write(
     recipe: Recipe,
     name: str,
     draft: Draft,
-    sources: Sequence[OpenSource],
-    index: Index,
-    pool: Workers,
+    reading: _Reading,
     target: StorePath,
     work: Path,
     parent: VersionInput | None,
-    meter: ProgressMeter,
 ) -> DatasetVersion:
     """Writes the draft to the store; the manifest, written last, is the commit."""
+    sources, index, meter = reading.sources, reading.index, reading.meter
     staging = work / "shards"
     staging.mkdir(exist_ok=True)
-    shards = write_shards(draft, sources, index, pool, target, staging, meter)
+    shards = write_shards(draft, sources, index, reading.pool, target, staging, meter)
     for split in SPLITS:
         if draft.statistics.splits[split]:
             file = staging / f"{split}.json"
@@ -266,7 +329,7 @@ def _write(
     manifest = DatasetVersion(
         task=recipe.task,
         classes=draft.classes,
-        splits={split: draft.statistics.splits[split] for split in SPLITS if draft.statistics.splits[split]},
+        splits=draft.splits(),
         images=draft.statistics.images,
         annotations=draft.statistics.annotations,
         shards=shards,
@@ -274,7 +337,7 @@ def _write(
         provenance=draft.provenance,
         parent=parent.version if parent else None,
         quality=draft.quality,
-        findings=tuple(tally.summary() for tally in draft.findings),
+        findings=draft.summaries(),
         class_summaries=draft.statistics.class_summaries(),
         metadata={"fovea": package_version("fovea"), "pyarrow": pa.__version__, "opencv": cv2.__version__},
         digest=draft.digest,

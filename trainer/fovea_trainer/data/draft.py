@@ -11,16 +11,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 from fovea_api.common import Task
-from fovea_api.dataset import Recipe
+from fovea_api.dataset import Ratios, Recipe, Splits
 from fovea_api.errors import InvalidInput
 from fovea_api.run import digest_of
-from fovea_api.version import QualitySummary, SourceProvenance
+from fovea_api.version import FindingSummary, QualitySummary, SourceProvenance
 from numpy.typing import NDArray
 
 from fovea_trainer.data import report
 from fovea_trainer.data.checks import near_duplicates
 from fovea_trainer.data.findings import LOST_IMAGE, LOST_LABEL, Finding, FindingKind, Tally
 from fovea_trainer.data.index import Index, rows
+from fovea_trainer.data.learnable import class_findings, refuse_unlearnable, split_findings
 from fovea_trainer.data.read import OpenSource
 from fovea_trainer.data.sources import without_secrets
 from fovea_trainer.data.splits import SPLITS, Assignment, Item, Kept, assign
@@ -44,6 +45,14 @@ class Draft:
     """Digests of pairs that look alike, those in different splits first."""
     across: int = 0
 
+    def splits(self) -> dict[str, int]:
+        """Number of images of each split that has any."""
+        return {split: self.statistics.splits[split] for split in SPLITS if self.statistics.splits[split]}
+
+    def summaries(self) -> tuple[FindingSummary, ...]:
+        """The findings as results keep them."""
+        return tuple(tally.summary() for tally in self.findings)
+
 
 def draft_version(
     recipe: Recipe,
@@ -59,7 +68,10 @@ def draft_version(
         raise InvalidInput(
             f"there are {len(numbers)} classes; masks hold 255", "spec.classes", "merge some by classMap"
         )
+    index.leave_out_unlabelled_splits(sources)
     ids, items = _unique(recipe, index, numbers)
+    if recipe.splits.method == "FromSource":
+        items = _from_source(recipe.splits, sources, index, items, kept)
     pairs = np.empty((0, 2), np.int64)
     if recipe.quality.near_duplicates != "Ignore":
         pairs = near_duplicates(*_fingerprints(index, ids))
@@ -83,6 +95,11 @@ def draft_version(
     assignments = _assignments(items, result, kept_rows)
     statistics, digest, provenance = _summarize(recipe, classes, sources, index, assignments)
     _refuse_rare(recipe, statistics)
+    likely = [FindingKind.UNUSED_FILES, *(kind for kind in FindingKind if kind.faulty)]
+    causes = [str(finding) for kind in likely for finding in index.findings((kind,))]
+    refuse_unlearnable(recipe, statistics, index.subjects[FindingKind.UNKNOWN_CLASS], causes)
+    for finding in (*class_findings(recipe, statistics), *split_findings(recipe, statistics)):
+        index.add_finding(finding)
     in_pairs = {int(position) for pair in pairs for position in pair}
     quality = QualitySummary(
         corrupt=sum(index.counts[kind] for kind in LOST_IMAGE),
@@ -134,6 +151,36 @@ def _unique(recipe: Recipe, index: Index, numbers: Mapping[str, int]) -> tuple[l
         items.append(Item(digest, group, hint, tuple(numbers[label] for label in json.loads(names))))
         last_content, last_name = content, name
     return ids, items
+
+
+def _from_source(
+    splits: Splits, sources: Sequence[OpenSource], index: Index, items: Sequence[Item], kept: Kept
+) -> list[Item]:
+    """The items with the splits that their sources give them; raises InvalidInput where none is given."""
+    if not any(item.hint for item in items):
+        raise InvalidInput(
+            "no source says which split an image belongs to",
+            "spec.splits.method",
+            "name folders, image sets or data.yaml's lists train, val and test, or share out by Ratio",
+        )
+    query = (
+        "SELECT source, COUNT(*), SUM(hint IS NULL), MIN(CASE WHEN hint IS NULL THEN name END) FROM items GROUP BY 1"
+    )
+    for source, count, without, example in index.db.execute(query).fetchall():
+        if without:
+            message = f"{without} of {count} images are in no split, such as {example}"
+            index.add_finding(Finding(FindingKind.SPLIT_NOT_GIVEN, sources[source].name, message))
+    if not splits.validation_from_train:
+        return list(items)
+    train = [position for position, item in enumerate(items) if item.hint == "train"]
+    share = splits.validation_from_train
+    ratios = Ratios(train=1 - share, validation=share, test=0)
+    carving = splits.model_copy(update={"method": "Ratio", "ratios": ratios})
+    chosen = assign([items[position] for position in train], np.empty((0, 2), np.int64), carving, kept).splits
+    carved = list(items)
+    for position, split in zip(train, chosen, strict=True):
+        carved[position] = replace(items[position], hint=split)
+    return carved
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

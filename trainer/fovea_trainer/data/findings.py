@@ -13,6 +13,7 @@ from fovea_api.version import FindingSummary, Severity
 
 MESSAGE_LIMIT = 500
 """Characters of a summary's message: a condition is one line."""
+SHOWN_SUBJECTS = 5
 
 
 class FindingKind(StrEnum):
@@ -71,37 +72,12 @@ class FindingKind(StrEnum):
         "The model never sees it.",
         "Nothing.",
     )
+    OTHER_FILES = (
+        *("OtherFiles", Severity.NOTE, "Files without images or labels", "not used"),
+        "Nothing is lost, unless they say something about the images.",
+        "Nothing; compare the format's layout if they were meant to be used.",
+    )
 
-    NAMES_DIFFER = (
-        *("NamesDiffer", Severity.WARNING, "Class names that disagree", "names as the finding says"),
-        "If the other names are right, all objects are taught under wrong names.",
-        "Keep the names that the labels were written with, and remove the others.",
-    )
-    PREDICTED_LABELS = (
-        *("PredictedLabels", Severity.WARNING, "Labels with a confidence", "kept as boxes"),
-        "These look like the predictions of a model; its mistakes are taught.",
-        "Have the labels reviewed, or give those that people drew.",
-    )
-    SHARED_LABELS = (
-        *("SharedLabels", Severity.WARNING, "Label file of several images", "kept for each"),
-        "If only one of the images was labelled, the others are taught wrong boxes.",
-        "Rename the images so that each has a name of its own, without counting the suffix.",
-    )
-    SPLIT_CONFLICT = (
-        *("SplitConflict", Severity.WARNING, "Image that the source puts in two splits", "shared out by ratio"),
-        "In both it would make the test result look better than it is.",
-        "List each image in one split.",
-    )
-    MISSING_SPLIT = (
-        *("MissingSplit", Severity.WARNING, "Split that is not there", "taken as empty"),
-        "Its images are not known as such, and are shared out by ratio.",
-        "Correct the path, or remove the line.",
-    )
-    UNREADABLE_FILE = (
-        *("UnreadableFile", Severity.WARNING, "File that cannot be read", "not used, or guessed"),
-        "What it says is lost.",
-        "Repair the file, or move it out of the source.",
-    )
     CONFLICTING_LABELS = (
         *("ConflictingLabels", Severity.WARNING, "Same image, other labels", "first labels kept"),
         "One of the two labels is wrong, and the model may be taught the wrong one.",
@@ -130,20 +106,50 @@ class FindingKind(StrEnum):
         "Copy the image to where the label looks for it, or remove the label.",
         True,
     )
+    MISSING_SPLIT = (
+        *("MissingSplit", Severity.WARNING, "Split that is not there", "taken as empty"),
+        "Its images are not known as such, and are shared out by ratio.",
+        "Correct the path, or remove the line.",
+    )
+    NAMES_DIFFER = (
+        *("NamesDiffer", Severity.WARNING, "Class names that disagree", "names as the finding says"),
+        "If the other names are right, all objects are taught under wrong names.",
+        "Keep the names that the labels were written with, and remove the others.",
+    )
     OUTSIDE_BOX = (
         *("OutsideBox", Severity.WARNING, "Box outside of its image", "left out"),
         "The object is not learned; the label may belong to another image, or to another size of it.",
         "Compare the image with the one that was labelled.",
+    )
+    PREDICTED_LABELS = (
+        *("PredictedLabels", Severity.WARNING, "Labels with a confidence", "kept as boxes"),
+        "These look like the predictions of a model; its mistakes are taught.",
+        "Have the labels reviewed, or give those that people drew.",
+    )
+    SHARED_LABELS = (
+        *("SharedLabels", Severity.WARNING, "Label file of several images", "kept for each"),
+        "If only one of the images was labelled, the others are taught wrong boxes.",
+        "Rename the images so that each has a name of its own, without counting the suffix.",
     )
     SIZE_MISMATCH = (
         *("SizeMismatch", Severity.WARNING, "Image of another size than annotated", "kept as displayed"),
         "Boxes may lie beside their objects.",
         "Label the images as they are, or bring back those that were labelled.",
     )
+    SPLIT_CONFLICT = (
+        *("SplitConflict", Severity.WARNING, "Image that the source puts in two splits", "shared out by ratio"),
+        "In both it would make the test result look better than it is.",
+        "List each image in one split.",
+    )
     SPLIT_LEAKAGE = (
         *("SplitLeakage", Severity.WARNING, "Train image that looks like a test image", "left train"),
         "In train it would make the test result look better than it is.",
         "Nothing; groupBy keeps what belongs together in one split.",
+    )
+    SPLIT_NOT_GIVEN = (
+        *("SplitNotGiven", Severity.WARNING, "Images in no split of the source", "shared out by ratios"),
+        "Images that the source's author kept out of its test set may be in it now.",
+        "Name them in the source's splits, or move them out of it.",
     )
     UNKNOWN_CLASS = (
         *("UnknownClass", Severity.WARNING, "Unknown class", "left out"),
@@ -154,6 +160,37 @@ class FindingKind(StrEnum):
         *("Unlabelled", Severity.WARNING, "Image without label", "left out"),
         "The model never sees it.",
         "Label it, or move it out of the source.",
+    )
+    UNREADABLE_FILE = (
+        *("UnreadableFile", Severity.WARNING, "File that cannot be read", "not used, or guessed"),
+        "What it says is lost.",
+        "Repair the file, or move it out of the source.",
+    )
+    UNUSED_FILES = (
+        *("UnusedFiles", Severity.WARNING, "Files that were not used", "left out"),
+        "Images that nothing refers to are not learned from; labels of no image leave theirs without objects.",
+        "Move them to where the format looks for them, correct their names, or move them out of the source.",
+    )
+
+    CLASS_NOT_IN_TRAIN = (
+        *("ClassNotInTrain", Severity.SERIOUS, "Class that train does not show", "kept"),
+        "The model cannot learn the class, and every object of it counts as missed.",
+        "Add train images of it, or remove the class.",
+    )
+    CLASS_WITHOUT_IMAGES = (
+        *("ClassWithoutImages", Severity.SERIOUS, "Class without images", "kept"),
+        "The model has an output for it and can never learn it.",
+        "Check how the labels spell it, add images of it, or remove it from classes.",
+    )
+    EMPTY_SPLIT = (
+        *("EmptySplit", Severity.SERIOUS, "Split without images", "left empty"),
+        "Without validation the best epoch is not known; without test, nor is how good the model is.",
+        "Add images, or change splits: groups and look-alikes stay together, and can be more than a split's share.",
+    )
+    SINGLE_CLASS = (
+        *("SingleClass", Severity.SERIOUS, "One class only", "kept"),
+        "There is nothing to tell apart: every model is right, whatever it has learned. It cannot be trained on.",
+        "Add images of what it must not be taken for, as a class of its own.",
     )
 
 
@@ -181,6 +218,8 @@ class Finding:
     """What was found, in words, with the values."""
     remedy: str = ""
     """What to do about it where that is known better than the kind knows it."""
+    subject: str = ""
+    """What it is about, where findings of a kind are counted by that: the name of an unknown class."""
 
     @property
     def severity(self) -> Severity:
@@ -206,11 +245,16 @@ class Tally:
     """Images that have such a finding."""
     examples: tuple[Finding, ...]
     """The first ones by place."""
+    subjects: tuple[tuple[str, int], ...] = ()
+    """What they are about, each with how often, the most frequent first."""
 
     def summary(self) -> FindingSummary:
         """As results and statuses keep it."""
         example = str(self.examples[0]) if self.examples else self.kind.heading
-        message = example if len(example) <= MESSAGE_LIMIT else f"{example[: MESSAGE_LIMIT - 1]}…"
+        shown = ", ".join(f"{subject} ({count})" for subject, count in self.subjects[:SHOWN_SUBJECTS])
+        more = ", …" if len(self.subjects) > SHOWN_SUBJECTS else ""
+        message = f"{shown}{more}; first {example}" if len(self.subjects) > 1 else example
+        message = message if len(message) <= MESSAGE_LIMIT else f"{message[: MESSAGE_LIMIT - 1]}…"
         return FindingSummary(kind=self.kind, severity=self.severity, count=self.count, message=message)
 
 

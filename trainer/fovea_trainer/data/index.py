@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from fovea_api.version import Severity
 from fovea_trainer.data.findings import KINDS, RANK, Finding, FindingKind, Tally
 from fovea_trainer.data.read import Checked, Content, OpenSource
 from fovea_trainer.data.records import FileImage, ImageRef, RawImage
+from fovea_trainer.data.unused import Unused, unused_finding
 
 KEPT_FINDINGS = 500
 """Findings of a kind that are kept for the report; all are counted."""
@@ -28,6 +29,7 @@ class Index:
         self.counts: Counter[FindingKind] = Counter()
         self.images: Counter[FindingKind] = Counter()
         """Images that have a finding of a kind."""
+        self.subjects: dict[FindingKind, Counter[str]] = defaultdict(Counter)
         self.read, self.faulty = 0, 0
         """Images that were read, and those of them that have a finding of a faulty kind."""
         self.db = sqlite3.connect(file)
@@ -81,8 +83,17 @@ class Index:
             self.images[finding.kind] += 1
         self.add_finding(finding)
 
+    def add_unused(self, source_name: str, unused: Sequence[Unused]) -> None:
+        """Adds one finding about all files of a source that were not used."""
+        if unused:
+            finding = unused_finding(unused)
+            self.images[finding.kind] += sum(len(each.paths) for each in unused if not each.harmless)
+            self.add_finding(replace(finding, place=f"{source_name}: {finding.place}"))
+
     def add_finding(self, finding: Finding) -> None:
         self.counts[finding.kind] += 1
+        if finding.subject:
+            self.subjects[finding.kind][finding.subject] += 1
         if self.counts[finding.kind] <= 100 * KEPT_FINDINGS:
             values = (finding.kind, finding.place, finding.message, finding.remedy)
             self.db.execute("INSERT INTO findings VALUES (?,?,?,?)", values)
@@ -101,10 +112,26 @@ class Index:
         tallies = []
         for kind, count in self.counts.items():
             images = self.images[kind]
+            subjects = tuple(sorted(self.subjects[kind].items(), key=lambda item: (-item[1], item[0])))
             often = kind.severity is Severity.WARNING and images > allowed * self.read
             severity = Severity.SERIOUS if often else kind.severity
-            tallies.append(Tally(kind, severity, count, images, tuple(self.findings((kind,)))))
+            tallies.append(Tally(kind, severity, count, images, tuple(self.findings((kind,))), subjects))
         return tuple(sorted(tallies, key=lambda tally: (RANK[tally.severity], tally.kind)))
+
+    def leave_out_unlabelled_splits(self, sources: Sequence[OpenSource]) -> None:
+        """Leaves out the splits of a source that show nothing while others do: test sets come without labels.
+
+        Where an image without labels counts as one that shows no object they would be taught, or measured, as such.
+        """
+        query = "SELECT source, hint, SUM(classes != '[]') FROM items WHERE hint IS NOT NULL GROUP BY source, hint"
+        shown = {(source, hint): count for source, hint, count in self.db.execute(query)}
+        labelled = {source for (source, _), count in shown.items() if count}
+        for source, hint in [key for key, count in shown.items() if not count and key[0] in labelled]:
+            query = "DELETE FROM items WHERE source = ? AND hint = ? RETURNING name"
+            for (name,) in self.db.execute(query, (source, hint)).fetchall():
+                message = f"no image of {hint} has a label, so that it counts as unlabelled"
+                self.images[FindingKind.UNLABELLED] += 1
+                self.add_finding(Finding(FindingKind.UNLABELLED, f"{sources[source].name}: {name}", message))
 
     def name_of(self, number: int, sources: Sequence[OpenSource]) -> str:
         """An image as findings name it: its source and its name."""

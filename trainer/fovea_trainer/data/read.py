@@ -220,7 +220,7 @@ def _known(source: OpenSource, raw: str, place: str, findings: list[Finding]) ->
     try:
         return source.class_of(raw, place)
     except InvalidInput as error:
-        findings.append(Finding(FindingKind.UNKNOWN_CLASS, place, error.message))
+        findings.append(Finding(FindingKind.UNKNOWN_CLASS, place, error.message, subject=raw))
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fovea_trainer.data.findings import Finding
@@ -114,3 +115,11 @@ class Found:
     """The split that the source puts it in: train, validation, test."""
     labels: Labels | None = None
     labels_path: str | None = None
+
+    def files(self) -> Iterator[str]:
+        """Paths of the files that the image and its labels lie in."""
+        yield self.image.path
+        if self.labels_path is not None:
+            yield self.labels_path
+        if self.labels is not None and self.labels.mask is not None:
+            yield self.labels.mask.path

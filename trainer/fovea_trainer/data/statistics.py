@@ -39,6 +39,8 @@ class Statistics:
     object_shares: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     objects_per_image: Counter[int] = field(default_factory=Counter)
     class_pixels: Counter[int] = field(default_factory=Counter)
+    ignored_pixels: int = 0
+    """Pixels of masks that are of no class."""
 
     def add(
         self,
@@ -60,6 +62,7 @@ class Statistics:
         self.class_images[split].update(set(labels))
         self.class_annotations.update(labels)
         self.class_pixels.update(pixels)
+        self.ignored_pixels += width * height - sum(pixels.values()) if pixels else 0
         if boxes or not pixels:
             self.objects_per_image[len(boxes)] += 1
         for label, (x1, y1, x2, y2) in zip(labels, boxes, strict=False):

@@ -47,6 +47,8 @@ class Tree:
     root: StorePath
     files: Mapping[str, int] = field(default_factory=dict)
     """Size in bytes by path relative to the root."""
+    opened: set[str] = field(default_factory=set, compare=False)
+    """Paths that were opened in this process."""
 
     @classmethod
     def of(cls, root: StorePath) -> Tree:
@@ -54,9 +56,10 @@ class Tree:
         return cls(root, {entry.path: entry.size for entry in root.files() if not _hidden(entry)})
 
     def __getstate__(self) -> dict[str, object]:
-        return {"root": self.root, "files": {}}
+        return {"root": self.root, "files": {}, "opened": set()}
 
     def __truediv__(self, path: str) -> StorePath:
+        self.opened.add(path)
         return self.root / path
 
     def with_suffix(self, *suffixes: str) -> Iterator[str]:

@@ -1,0 +1,51 @@
+"""Which files of a source are images: by their suffix, or by their first bytes where the suffix says nothing."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
+    *(".heic", ".heif", ".avif"),
+)
+"""File names that are taken for images, in lower case."""
+OTHER_SUFFIXES = (
+    *(".txt", ".xml", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".tsv", ".names", ".data", ".labels", ".md", ".html"),
+    *(".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z", ".rar", ".mp4", ".avi", ".mov", ".mkv", ".webm"),
+    *(
+        ".py",
+        ".ipynb",
+        ".sh",
+        ".bat",
+        ".pdf",
+        ".db",
+        ".ini",
+        ".log",
+        ".cache",
+        ".lock",
+        ".toml",
+        ".cfg",
+        ".npy",
+        ".npz",
+    ),
+    *(".pt", ".pth", ".onnx", ".mat", ".parquet", ".h5"),
+)
+"""Files that are certainly none, and are not looked into."""
+HEAD_BYTES = 512
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that starts with these bytes is an image of a format that can be read."""
+    return (
+        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"))
+        or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
+        or (head.startswith(b"BM") and head[6:10] == bytes(4))
+        or (head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS)
+    )
+
+
+def may_be_image(path: str) -> bool:
+    """Whether a look into the file is needed to say if it is an image: it has no suffix, or an unknown one."""
+    suffix = PurePosixPath(path).suffix.lower()
+    return suffix not in IMAGE_SUFFIXES and suffix not in OTHER_SUFFIXES
