@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fovea_cli.manifest import manifest_options, sources_of
 from fovea_cli.output import output_option, print_json, print_table
 
+if TYPE_CHECKING:
+    from fovea_api.version import DatasetSummary, FindingSummary
+    from fovea_trainer.data.findings import Tally
+
+SHOWN_FINDINGS = 5
+"""Findings of a kind that `check` prints; JSON has them all."""
+
 
 @click.group("dataset")
 def command() -> None:
-    """Builds datasets."""
+    """Builds and checks datasets."""
 
 
 @command.command("build")
@@ -27,5 +36,75 @@ def build(file: Path, store: str, source: tuple[str, ...], name: str | None, out
         print_json(result.to_dict())
         return
     assert result.dataset is not None
-    print_table([(name, str(count)) for name, count in result.dataset.splits.items()], ("SPLIT", "IMAGES"))
+    _print_summary(result.dataset)
+    _print_findings(result.dataset.findings)
     click.echo(f"\nversion  {result.digest}\nartifact {result.artifact}\nreport   {result.report}")
+
+
+@command.command("check")
+@click.argument("place", type=click.Path(exists=True, path_type=Path))
+@click.option("--format", "format_", help="Format of the labels; absent: the one that the files look like.")
+@click.option("--task", help="Detection, Classification or SemanticSegmentation; absent: what the format is for.")
+@click.option("--class", "classes", multiple=True, help="A class, in order of the index; absent: as the labels say.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that read images.")
+@output_option
+def check(
+    place: Path, format_: str | None, task: str | None, classes: tuple[str, ...], workers: int, output: str
+) -> None:
+    """Says all that a build would find in PLACE, and builds nothing.
+
+    PLACE is a folder or an archive, or a manifest (.yaml) with a Dataset. Ends with 1 where the build would be refused.
+    """
+    from fovea_trainer.local import check_folder, check_manifest
+
+    if place.suffix in (".yaml", ".yml"):
+        if format_ or task or classes:
+            raise click.UsageError("the manifest says format, task and classes; remove the options")
+        recipe, result = check_manifest(place, workers)
+    else:
+        recipe, result = check_folder(place, format_, task, classes, workers)
+    formats = ", ".join(str(source.format) for source in recipe.sources)
+    if output == "json":
+        print_json(
+            {
+                "format": formats,
+                "task": str(recipe.task),
+                "summary": None if result.summary is None else result.summary.to_dict(),
+                "findings": [tally.to_dict() for tally in result.findings],
+                "refusal": None if result.refusal is None else str(result.refusal),
+            }
+        )
+    else:
+        click.echo(f"read as {formats} for {recipe.task}\n")
+        if result.summary is not None:
+            _print_summary(result.summary)
+        _print_all(result.findings)
+        click.echo("\nthe build would be refused" if result.refusal else "\nit can be built")
+    if result.refusal is not None:
+        raise result.refusal
+
+
+def _print_summary(summary: DatasetSummary) -> None:
+    print_table([(name, f"{count}") for name, count in summary.splits.items()], ("SPLIT", "IMAGES"))
+    click.echo()
+    rows = [(each.name, f"{each.images}", f"{each.annotations}") for each in summary.classes]
+    print_table(rows, ("CLASS", "IMAGES", "ANNOTATIONS"))
+
+
+def _print_findings(findings: Sequence[FindingSummary]) -> None:
+    if findings:
+        click.echo()
+        rows = [(str(each.severity), each.kind, f"{each.count}", each.message) for each in findings]
+        print_table(rows, ("SEVERITY", "FINDING", "COUNT", "WHAT"))
+
+
+def _print_all(findings: Sequence[Tally]) -> None:
+    for tally in findings:
+        kind = tally.kind
+        images = f" in {tally.images} images" if tally.images else ""
+        click.echo(f"\n{tally.severity}: {kind.heading} ({kind}), {tally.count} times{images}; {kind.done}")
+        click.echo(f"  {kind.meaning}\n  {kind.remedy}")
+        for one in tally.examples[:SHOWN_FINDINGS]:
+            click.echo(f"    {one}" + (f" ({one.remedy})" if one.remedy else ""))
+        if tally.count > SHOWN_FINDINGS:
+            click.echo(f"    … {tally.count - SHOWN_FINDINGS} more")

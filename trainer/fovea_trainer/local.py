@@ -5,15 +5,16 @@ What a cluster's pods do, by the same code; only the Run objects, which nobody k
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from fovea_api.common import Model
+from fovea_api.common import Model, Task
 from fovea_api.criteria import CriterionResult, judge
-from fovea_api.dataset import Dataset, Recipe
+from fovea_api.dataset import Dataset, Format, Recipe, Source
 from fovea_api.errors import InvalidInput, InvalidManifest, refuse
 from fovea_api.impossible import impossible
 from fovea_api.run import (
@@ -33,7 +34,9 @@ from fovea_api.run import (
 from fovea_api.trainingjob import TrainingJob, TrainingJobSpec
 from pydantic import JsonValue, ValidationError
 
-from fovea_trainer.data.sources import is_download, source_path
+from fovea_trainer.data.build import CheckResult, check_dataset
+from fovea_trainer.data.guess import guess_format, task_of
+from fovea_trainer.data.sources import is_download, open_source, source_path
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.reporting import Reporter, TerminalReporter, log_to_terminal
 from fovea_trainer.results import read_result, runs_of
@@ -97,6 +100,46 @@ def build_manifest(
     """Builds the version of a manifest's Dataset; see `train_manifest`."""
     dataset = _find(_documents(path), Dataset, name, path)
     return _run(_build_spec(_localized(dataset, path, sources or {}), store), store, False, reporter)
+
+
+def check_folder(
+    folder: Path, format_: str | None = None, task: str | None = None, classes: Sequence[str] = (), workers: int = 1
+) -> tuple[Recipe, CheckResult]:
+    """Checks a folder or archive as a Dataset of one source would, and builds nothing; what it was read as, and how.
+
+    Args:
+        folder: The folder or archive.
+        format_: Name of a format; absent: the one that the files look like.
+        task: Name of a task; absent: what the format is mostly used for.
+        classes: The classes; absent: those that the labels name.
+        workers: Processes that read images.
+
+    Raises:
+        InvalidInput: there is no such format or task, or the folder cannot be opened as that.
+    """
+    uri = f"file://{folder.absolute()}"
+    with tempfile.TemporaryDirectory(prefix="fovea-check-") as work:
+        if format_ is None:
+            format_ = guess_format(open_source(Source.model_construct(name="check", uri=uri), Path(work) / "look"))
+        content: dict[str, JsonValue] = {
+            "task": task or (str(task_of(Format(format_))) if format_ in list(Format) else str(Task.DETECTION)),
+            "sources": [{"name": "folder", "uri": "pvc://check/folder", "format": format_}],
+            "classes": list(classes),
+        }
+        try:
+            recipe = Recipe.model_validate(content)
+        except ValidationError as error:
+            raise InvalidManifest.from_validation(error, "--format, --task, --class") from error
+        (source,) = recipe.sources
+        recipe = recipe.model_copy(update={"sources": (source.model_copy(update={"uri": uri}),)})
+        return recipe, check_dataset(recipe, work_dir=work, workers=workers)
+
+
+def check_manifest(path: Path, workers: int = 1) -> tuple[Recipe, CheckResult]:
+    """Checks the sources of a manifest's Dataset, and builds nothing; the recipe, and what was found."""
+    recipe = _localized(_find(_documents(path), Dataset, None, path), path, {}).spec.recipe()
+    with tempfile.TemporaryDirectory(prefix="fovea-check-") as work:
+        return recipe, check_dataset(recipe, work_dir=work, workers=workers)
 
 
 def _run(spec: RunSpec, store: str, ray: bool, reporter: Reporter | None) -> RunResult:

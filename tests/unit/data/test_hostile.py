@@ -168,7 +168,7 @@ def test_idx_cut_off_gzip(tmp_path: Path) -> None:
 
 def test_image_folder_without_classes(tmp_path: Path) -> None:
     shutil.copy(IMAGE, tmp_path / "a.jpg")
-    with pytest.raises(InvalidInput, match=r"a\.jpg: the image lies in no class's folder"):
+    with pytest.raises(InvalidInput, match="no image lies in a class's folder"):
         read_all(Format.IMAGE_FOLDER, tmp_path, Task.CLASSIFICATION)
 
 

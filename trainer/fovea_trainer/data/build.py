@@ -29,6 +29,7 @@ from fovea_trainer.data.draft import Draft, draft_version
 from fovea_trainer.data.findings import LOST_IMAGE, LOST_LABEL, Finding, FindingKind, Tally
 from fovea_trainer.data.formats import Options, open_reader
 from fovea_trainer.data.index import Index
+from fovea_trainer.data.learnable import unknown_classes
 from fovea_trainer.data.pictures import pair_pictures, pictures, sample_digests
 from fovea_trainer.data.progress import ProgressMeter
 from fovea_trainer.data.read import OpenSource, check_chunk
@@ -182,6 +183,7 @@ def _draft(recipe: Recipe, reading: _Reading, parent: VersionInput | None) -> Dr
     excluded = _excluded(recipe)
     kept, kept_rows = _parent(recipe, parent)
     for source, why in empty_sources(recipe):
+        log.warning("%s is empty: %s", source, why)
         index.add_finding(Finding(FindingKind.EMPTY_SOURCE, source, why))
     _read(reading.sources, index, reading.pool, excluded, reading.meter)
     _refuse(recipe, index)
@@ -196,9 +198,9 @@ def _log_draft(draft: Draft) -> None:
     splits = ", ".join(f"{statistics.splits[split]} {split}" for split in SPLITS if statistics.splits[split])
     log.info("%d images with %d annotations: %s", statistics.images, statistics.annotations, splits)
     for tally in draft.findings:
-        level = logging.INFO if tally.severity is Severity.NOTE else logging.WARNING
-        log.log(level, "%d times %s (%s), first %s", tally.count, tally.kind.heading.lower(), tally.kind.done,
-                tally.summary().message)  # fmt: skip
+        if tally.severity is not Severity.NOTE:
+            log.warning("%s, %d times (%s): %s", tally.kind.heading, tally.count, tally.kind.done,
+                        tally.summary().message)  # fmt: skip
 
 
 def _result(manifest: DatasetVersion, target: StorePath, adopted: bool) -> BuildResult:
@@ -281,6 +283,9 @@ def _refuse(recipe: Recipe, index: Index) -> None:
                 "spec.quality",
                 "repair them, or set Drop to leave them out",
             )
+    unknown = index.subjects[FindingKind.UNKNOWN_CLASS]
+    if unknown and not index.any():
+        raise unknown_classes(recipe, unknown)
     if not index.any():
         findings = _first(index.findings(tuple(FindingKind))) or "the sources are empty"
         raise InvalidInput(f"no image with a usable label is left: {findings}", "spec.sources")

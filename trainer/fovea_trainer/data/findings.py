@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fovea_api.version import FindingSummary, Severity
+from pydantic import JsonValue
 
 MESSAGE_LIMIT = 500
 """Characters of a summary's message: a condition is one line."""
@@ -247,6 +248,20 @@ class Tally:
     """The first ones by place."""
     subjects: tuple[tuple[str, int], ...] = ()
     """What they are about, each with how often, the most frequent first."""
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The JSON form, with the examples."""
+        return {
+            "kind": str(self.kind),
+            "severity": str(self.severity),
+            "count": self.count,
+            "images": self.images,
+            "done": self.kind.done,
+            "meaning": self.kind.meaning,
+            "remedy": self.kind.remedy,
+            "subjects": dict(self.subjects),
+            "examples": [{"place": one.place, "message": one.message, "remedy": one.advice} for one in self.examples],
+        }
 
     def summary(self) -> FindingSummary:
         """As results and statuses keep it."""

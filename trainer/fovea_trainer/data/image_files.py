@@ -35,6 +35,11 @@ HEAD_BYTES = 512
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 
 
+def image_by_name(path: str) -> bool:
+    """Whether a file is taken for an image by its suffix."""
+    return path.lower().endswith(IMAGE_SUFFIXES)
+
+
 def is_image(head: bytes) -> bool:
     """Whether a file that starts with these bytes is an image of a format that can be read."""
     return (

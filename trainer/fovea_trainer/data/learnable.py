@@ -33,11 +33,7 @@ def refuse_unlearnable(
     """
     if statistics.annotations == 0:
         if unknown:
-            raise InvalidInput(
-                f"no label is of the classes {_list(recipe.classes)}; the labels say {_counted(unknown)}",
-                "spec.classes",
-                f"did you mean [{_list(_meant(recipe.classes, unknown))}]? Correct classes, or rename by classMap",
-            )
+            raise unknown_classes(recipe, unknown)
         why = f": {'; '.join(causes[:2])}" if causes else ""
         raise InvalidInput(
             f"none of {statistics.images} images shows an object, so there is nothing to learn{why}",
@@ -57,6 +53,15 @@ def refuse_unlearnable(
             "spec.sources",
             _mask_remedy(recipe, statistics),
         )
+
+
+def unknown_classes(recipe: Recipe, unknown: Mapping[str, int]) -> InvalidInput:
+    """The error for labels that are all of classes that the recipe does not have."""
+    return InvalidInput(
+        f"no label is of the classes {_list(recipe.classes)}; the labels say {_counted(unknown)}",
+        "spec.classes",
+        f"did you mean [{_list(_meant(recipe.classes, unknown))}]? Correct classes, or rename by classMap",
+    )
 
 
 def class_findings(recipe: Recipe, statistics: Statistics) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,8 +10,6 @@ from fovea_trainer.data.findings import Finding
 
 IGNORE = 255
 """Class index of mask pixels that belong to no class; they count neither in training nor in evaluation."""
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-"""File names that are taken for images, in lower case."""
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -18,10 +17,23 @@ SPLIT_NAMES = {
     "valid": "validation",
     "validation": "validation",
     "dev": "validation",
+    "eval": "validation",
+    "evaluation": "validation",
     "test": "test",
     "testing": "test",
+    "holdout": "test",
 }
 """What the world calls the three splits."""
+_BESIDE = re.compile(
+    r"(?<![a-z])(data|set|dataset|split|images?|imgs?|labels?|annotations?|only)(?![a-z])|(set|data|images)$"
+)
+"""Words beside the name of a split: test_set, train-images, valset."""
+
+
+def split_named(folder: str) -> str | None:
+    """The split that a folder's name means, such as `val2017`, `Test-Set` or `train_images`; None for other names."""
+    words = _BESIDE.sub("", re.sub(r"[^a-z]+", " ", folder.lower()).strip())
+    return SPLIT_NAMES.get("".join(words.split()))
 
 
 RELATIVE = (-1, -1)

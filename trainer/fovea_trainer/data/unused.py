@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Tree
-from fovea_trainer.data.image_files import HEAD_BYTES, IMAGE_SUFFIXES, is_image
+from fovea_trainer.data.image_files import HEAD_BYTES, image_by_name, is_image
 from fovea_trainer.store import StoreUnavailable
 
 LOOKED_INTO = 500
@@ -39,7 +39,7 @@ class Unused:
 
     def __str__(self) -> str:
         examples = ", ".join(self.paths[:EXAMPLES]) + (", …" if len(self.paths) > EXAMPLES else "")
-        return f"{len(self.paths):,} {self.words} ({examples})"
+        return f"{self.words}: {len(self.paths):,} ({examples})"
 
 
 def unused_files(tree: Tree, used: set[str]) -> list[Unused]:
@@ -79,10 +79,10 @@ def unused_finding(unused: Sequence[Unused]) -> Finding:
 def _kind(path: str, head: bytes) -> str:
     suffix = PurePosixPath(path).suffix.lower()
     folders = {part.lower() for part in PurePosixPath(path).parts[:-1]}
-    if suffix in IMAGE_SUFFIXES or is_image(head):
+    if image_by_name(path) or is_image(head):
         if folders & {"segmentationclass", "segmentationobject", "masks", "mask", "annotations", "labels"}:
             return MASKS
-        return IMAGES if suffix in IMAGE_SUFFIXES else HIDDEN_IMAGES
+        return IMAGES if image_by_name(path) else HIDDEN_IMAGES
     if suffix == ".xml" or LINE.match(head) or (suffix == ".txt" and folders & {"labels", "label", "annotations"}):
         return LABELS
     if suffix == ".json" and (not head or b'"annotations"' in head or b'"shapes"' in head or b'"imagePath"' in head):

@@ -23,7 +23,8 @@ from fovea_api.dataset import Format
 from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding
-from fovea_trainer.data.records import SPLIT_NAMES, Found, Labels
+from fovea_trainer.data.image_files import HEAD_BYTES, image_by_name, is_image, may_be_image
+from fovea_trainer.data.records import Found, Labels, split_named
 from fovea_trainer.data.text import composed, decode_text
 from fovea_trainer.store import Entry, StorePath
 
@@ -65,6 +66,17 @@ class Tree:
     def with_suffix(self, *suffixes: str) -> Iterator[str]:
         """Paths that end with one of the suffixes (lower case), in order."""
         return (path for path in sorted(self.files) if path.lower().endswith(suffixes))
+
+    @cached_property
+    def images(self) -> tuple[str, ...]:
+        """Paths of the images, in order: by suffix, and those without a known one that start as an image does."""
+        return tuple(path for path in sorted(self.files) if image_by_name(path) or self._starts_as_image(path))
+
+    def _starts_as_image(self, path: str) -> bool:
+        if not may_be_image(path):
+            return False
+        with (self.root / path).open() as file:
+            return is_image(file.read(HEAD_BYTES))
 
     def read_text(self, path: str) -> tuple[str, str]:
         """The text of a label file and its encoding. Raises InvalidInput where it is too long to be one."""
@@ -172,8 +184,8 @@ def _parts(written: str) -> tuple[list[str], bool]:
 
 def split_of(path: str) -> str | None:
     """The split that the innermost folder of a path names; None where no folder names one."""
-    folders = path.split("/")[:-1]
-    return next((SPLIT_NAMES[part.lower()] for part in reversed(folders) if part.lower() in SPLIT_NAMES), None)
+    named = (split_named(folder) for folder in reversed(path.split("/")[:-1]))
+    return next((split for split in named if split), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree
-from fovea_trainer.data.records import IGNORE, IMAGE_SUFFIXES, SPLIT_NAMES, FileImage, Found, Labels, MaskFile
+from fovea_trainer.data.records import IGNORE, SPLIT_NAMES, FileImage, Found, Labels, MaskFile
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "jpegimages")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "segmentationclass")
@@ -32,7 +32,7 @@ class Masks:
     def scan(self) -> Iterator[Found]:
         images: dict[str, str] = {}
         masks: dict[str, str] = {}
-        for path in self.tree.with_suffix(*IMAGE_SUFFIXES):
+        for path in self.tree.images:
             folders = [part.lower() for part in PurePosixPath(path).parts[:-1]]
             roles = [(index, name) for index, name in enumerate(folders) if name in IMAGE_FOLDERS + MASK_FOLDERS]
             if not roles:

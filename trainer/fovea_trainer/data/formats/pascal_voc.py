@@ -13,8 +13,8 @@ from xml.parsers import expat
 from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
-from fovea_trainer.data.formats import ANNOTATION_BYTES, Options, Reader, Tree
-from fovea_trainer.data.records import IMAGE_SUFFIXES, SPLIT_NAMES, Box, FileImage, Found, Labels
+from fovea_trainer.data.formats import ANNOTATION_BYTES, Options, Reader, Tree, split_of
+from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Found, Labels
 from fovea_trainer.store import StorePath
 
 MAX_DEPTH = 32
@@ -42,7 +42,7 @@ class PascalVOC:
 
     def scan(self) -> Iterator[Found]:
         images: dict[str, str] = {}
-        for path in self.tree.with_suffix(*IMAGE_SUFFIXES):
+        for path in self.tree.images:
             stem = PurePosixPath(path).stem
             if "/SegmentationClass/" in f"/{path}" or "/SegmentationObject/" in f"/{path}":
                 continue
@@ -64,7 +64,7 @@ class PascalVOC:
         for stem in sorted(images.keys() | annotations.keys()):
             # An annotation without an image is found by the worker, which cannot open the image.
             path = images.get(stem, f"JPEGImages/{stem}.jpg")
-            yield Found(path, FileImage(path), splits.get(stem), labels_path=annotations.get(stem))
+            yield Found(path, FileImage(path), splits.get(stem) or split_of(path), labels_path=annotations.get(stem))
 
     def read(self, found: Found) -> Labels:
         if found.labels_path is None:

@@ -20,7 +20,7 @@ from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.yolo_columns import Columns, columns_of, numbers
 from fovea_trainer.data.formats.yolo_description import NAME_FILES, Description, Names, descriptions, name_lists
-from fovea_trainer.data.records import IMAGE_SUFFIXES, RELATIVE, Box, FileImage, Found, Labels
+from fovea_trainer.data.records import RELATIVE, Box, FileImage, Found, Labels
 
 SAMPLE = 100
 """Label files of a description that are looked at to learn what the columns mean."""
@@ -47,7 +47,7 @@ class YOLO:
     """By folder; filled by `scan`, and sent to the workers with it."""
 
     def scan(self) -> Iterator[Found | Finding]:
-        images = list(self.tree.with_suffix(*IMAGE_SUFFIXES))
+        images = self.tree.images
         if not images:
             raise InvalidInput("there are no images", str(self.tree.root), "YOLO has images/ and labels/")
         described, told = descriptions(self.tree)
@@ -226,7 +226,7 @@ def _splits(tree: Tree, described: Iterable[Description]) -> tuple[dict[str, str
 
 def _members(tree: Tree, description: Description, named: str, findings: list[Finding]) -> Iterator[tuple[str, str]]:
     """The images of a folder or list that a description names, and where each is named."""
-    if (file := description.file(tree, named)) is not None and not file.lower().endswith(IMAGE_SUFFIXES):
+    if (file := description.file(tree, named)) is not None and file not in tree.images:
         text, _ = tree.read_text(file)
         for number, line in enumerate(text.splitlines(), 1):
             place = f"{file}:{number}"
@@ -243,7 +243,7 @@ def _members(tree: Tree, description: Description, named: str, findings: list[Fi
                 yield located.path, place
     elif (folder := description.folder(tree, named)) is not None:
         below = f"{folder}/" if folder else ""
-        yield from ((path, description.place) for path in tree.with_suffix(*IMAGE_SUFFIXES) if path.startswith(below))
+        yield from ((path, description.place) for path in tree.images if path.startswith(below))
     else:
         message = f"{named} is no folder and no list of images in this source"
         findings.append(Finding(FindingKind.MISSING_SPLIT, description.place, message))

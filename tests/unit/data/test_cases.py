@@ -1,0 +1,73 @@
+"""The inputs under cases/: what a build of each manifest makes, finds, or refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from fovea_trainer.local import check_manifest
+
+CASES = Path(__file__).parent / "cases"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What must come out of a case."""
+
+    splits: Mapping[str, int] = field(default_factory=dict)
+    classes: Mapping[str, int] = field(default_factory=dict)
+    """Annotations by class."""
+    findings: Mapping[str, int] = field(default_factory=dict)
+    """How often each kind of finding."""
+    refused: str = ""
+    """A part of the words in which the build is refused."""
+
+
+EXPECTED = {
+    "10-yolo-labels-elsewhere": Expected(
+        findings={"UnusedFiles": 1, "SplitConflict": 10},
+        refused="none of 10 images shows an object, so there is nothing to learn: "
+        "src: train/label: 10 files not used: label files of no image: 10 (train/label/a0.txt",
+    ),
+    "12-yolo-label-of-full-name": Expected(
+        splits={"train": 8, "validation": 1, "test": 1},
+        classes={"cat": 10, "dog": 10},
+        findings={"UnusedFiles": 1, "SplitConflict": 10},
+    ),
+    "13-yolo-split-lists": Expected(
+        splits={"train": 6, "validation": 3, "test": 3}, classes={"cat": 12, "dog": 12}
+    ),
+    "27-voc-roboflow-folders": Expected(
+        splits={"train": 8, "validation": 2, "test": 2}, classes={"cat": 12, "dog": 12}
+    ),
+    "31-imagefolder-unlabelled-test": Expected(
+        splits={"train": 20}, classes={"cats": 10, "dogs": 10}, findings={"Unlabelled": 6, "EmptySplit": 2}
+    ),
+    "32-imagefolder-files": Expected(
+        splits={"train": 16, "validation": 2, "test": 2},
+        classes={"cats": 9, "dogs": 11},
+        findings={"CorruptImage": 2},
+    ),
+    "34-masks-0-255": Expected(
+        findings={}, refused="give the source maskValues, such as {background: 0, cat: 255}"
+    ),
+    "51-train-no-objects": Expected(refused="none of 20 images shows an object, so there is nothing to learn"),
+    "55-train-single-class": Expected(
+        splits={"train": 16, "validation": 2, "test": 2}, classes={"cats": 20}, findings={"SingleClass": 1}
+    ),
+    "67-classes-typo": Expected(findings={"UnknownClass": 20}, refused="did you mean [cat, dog]?"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+def test_case(case: str) -> None:
+    _, result = check_manifest(CASES / case / "manifest.yaml")
+    expected, summary = EXPECTED[case], result.summary
+    assert expected.refused in str(result.refusal or "")
+    assert (result.refusal is not None) == bool(expected.refused)
+    assert {str(tally.kind): tally.count for tally in result.findings} == expected.findings
+    if summary is not None:
+        assert summary.splits == expected.splits
+        assert {each.name: each.annotations for each in summary.classes} == expected.classes

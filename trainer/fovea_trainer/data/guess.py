@@ -1,0 +1,55 @@
+"""Which format a folder looks like, for checking it before anybody has written a manifest."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from fovea_api.common import Task
+from fovea_api.dataset import SUPPORTED_FORMATS, Format
+from fovea_api.errors import InvalidInput
+
+from fovea_trainer.data.formats import Tree
+from fovea_trainer.data.formats.masks import IMAGE_FOLDERS, MASK_FOLDERS
+from fovea_trainer.data.unused import LINE
+
+LOOKED_INTO = 20
+"""Label files whose beginning is read."""
+HEAD_BYTES = 4096
+
+
+def guess_format(tree: Tree) -> Format:
+    """The format whose files are there. Raises InvalidInput where the files are of none."""
+    if any("ubyte" in PurePosixPath(path).name for path in tree.files):
+        return Format.IDX
+    texts = list(tree.with_suffix(".txt"))
+    if any(PurePosixPath(path).name in ("data.yaml", "data.yml", "obj.data") for path in tree.files):
+        return Format.YOLO
+    if any(LINE.match(_head(tree, path)) for path in texts[:: max(1, len(texts) // LOOKED_INTO)]):
+        return Format.YOLO
+    if any(b"<annotation" in _head(tree, path) for path in list(tree.with_suffix(".xml"))[:LOOKED_INTO]):
+        return Format.PASCAL_VOC
+    if any(_is_coco(_head(tree, path)) for path in list(tree.with_suffix(".json"))[:LOOKED_INTO]):
+        return Format.COCO
+    folders = {part.lower() for path in tree.images for part in PurePosixPath(path).parts[:-1]}
+    if folders & set(IMAGE_FOLDERS) and folders & set(MASK_FOLDERS):
+        return Format.MASKS
+    if any("/" in path for path in tree.images):
+        return Format.IMAGE_FOLDER
+    raise InvalidInput("the files look like no format that can be read", str(tree.root), "say which by --format")
+
+
+def task_of(format: Format) -> Task:
+    """What a format is mostly used for."""
+    order = (Task.DETECTION, Task.CLASSIFICATION, Task.SEMANTIC_SEGMENTATION)
+    return next(task for task in order if format in SUPPORTED_FORMATS[task])
+
+
+def _is_coco(head: bytes) -> bool:
+    return head.lstrip().startswith(b"{") and any(
+        key in head for key in (b'"images"', b'"annotations"', b'"categories"')
+    )
+
+
+def _head(tree: Tree, path: str) -> bytes:
+    with (tree.root / path).open() as file:
+        return bytes(file.read(HEAD_BYTES))
