@@ -195,7 +195,9 @@ DIGEST = "sha256-[0-9a-f]{64}"
 """Pattern of the name that a content digest gives: a dataset version, a bundle."""
 Digest = Annotated[str, Field(max_length=71, pattern=f"^{DIGEST}$")]
 Sha256 = Annotated[str, Field(max_length=64, pattern="^[0-9a-f]{64}$")]
-ClassName = Annotated[str, Field(min_length=1, max_length=128)]
+MAX_CLASS_NAME = 128
+"""Characters of a class's name."""
+ClassName = Annotated[str, Field(min_length=1, max_length=MAX_CLASS_NAME)]
 RunName = Annotated[str, Field(max_length=63, pattern="^r-[0-9a-f]{6,40}$")]
 Cron = Annotated[str, Field(max_length=128, pattern="^[^ ]+( +[^ ]+){4}$|^@(hourly|daily|weekly|monthly|yearly)$")]
 """Minute, hour, day of month, month, day of week."""

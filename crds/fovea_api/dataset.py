@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from fovea_api.common import (
+    MAX_CLASS_NAME,
     Bool,
     ClassName,
     Column,
@@ -131,7 +132,9 @@ class Captures(Model):
 
 
 MaskValues = Annotated[Mapping[ClassName, Annotated[Int, Field(ge=0, le=255)]], Field(max_length=255)]
-ClassMap = Annotated[Mapping[ClassName, Annotated[str, Field(max_length=128)]], Field(max_length=10_000)]
+NameInSource = Annotated[str, Field(min_length=1, max_length=1024)]
+"""A class's name as a source has it: free text, which can be longer than that of a class."""
+ClassMap = Annotated[Mapping[NameInSource, Annotated[str, Field(max_length=MAX_CLASS_NAME)]], Field(max_length=10_000)]
 
 
 class Source(Model):

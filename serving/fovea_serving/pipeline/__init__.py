@@ -1,6 +1,6 @@
 """Pre- and post-processing in plain numpy and OpenCV: the same code in training, evaluation and serving."""
 
-from fovea_serving.pipeline.decode import decode, decode_mask
+from fovea_serving.pipeline.decode import DecodedImage, decode, decode_image, decode_mask
 from fovea_serving.pipeline.geometry import Geometry
 from fovea_serving.pipeline.postprocess import (
     OUTPUTS,
@@ -18,6 +18,7 @@ __all__ = [
     "IGNORE",
     "OUTPUTS",
     "Classification",
+    "DecodedImage",
     "Detection",
     "Geometry",
     "Postprocess",
@@ -25,6 +26,7 @@ __all__ = [
     "Preprocess",
     "SemanticSegmentation",
     "decode",
+    "decode_image",
     "decode_mask",
     "nms",
     "softmax",

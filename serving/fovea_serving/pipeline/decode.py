@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from fovea_api.errors import InvalidInput
@@ -15,10 +17,27 @@ class InvalidImage(InvalidInput):
     """The bytes are not a whole image of a known format."""
 
 
-def decode(data: bytes, place: str | None = None) -> NDArray[np.uint8]:
-    """RGB pixels `[height, width, 3]`, upright as the EXIF orientation says.
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image's pixels, and what was done to its values."""
 
-    Grey becomes three equal channels, alpha is dropped, 16 bits are scaled to 8, CMYK is converted to RGB.
+    pixels: NDArray[np.uint8]
+    """RGB `[height, width, 3]`, upright as the EXIF orientation says."""
+    scaled_from: tuple[float, float] | None = None
+    """Least and largest value of an image with more than 8 bits, which became 0 and 255."""
+
+
+def decode(data: bytes, place: str | None = None) -> NDArray[np.uint8]:
+    """RGB pixels `[height, width, 3]`, upright as the EXIF orientation says; see `decode_image`."""
+    return decode_image(data, place).pixels
+
+
+def decode_image(data: bytes, place: str | None = None) -> DecodedImage:
+    """The one way from a file to pixels, of checks, training and serving.
+
+    Grey becomes three equal channels, alpha is dropped, CMYK is converted to RGB. Values of more than 8 bits (12 bits
+    in 16, temperatures, floating point) are scaled linearly from the image's own range: what a sensor or a tool takes
+    for white is not known, and by the type's range most of them would be black.
 
     Args:
         data: A whole file: JPEG, PNG, WebP, BMP, TIFF or whatever else the OpenCV build reads.
@@ -28,7 +47,26 @@ def decode(data: bytes, place: str | None = None) -> NDArray[np.uint8]:
         InvalidImage: the bytes are empty, cut off or no image.
     """
     _check_whole(data, place)
-    return np.asarray(_imdecode(data, cv2.IMREAD_COLOR_RGB, place), np.uint8)
+    if not _may_be_deep(data):
+        return DecodedImage(np.asarray(_imdecode(data, cv2.IMREAD_COLOR_RGB, place), np.uint8))
+    values = _imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, place)
+    pixels, scaled_from = (np.asarray(values, np.uint8), None) if values.dtype == np.uint8 else _scaled(values)
+    code = cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB
+    return DecodedImage(np.asarray(cv2.cvtColor(pixels, code), np.uint8), scaled_from)
+
+
+def _may_be_deep(data: bytes) -> bool:
+    """Whether the file can hold more than 8 bits a channel: TIFF, or PNG that says so in its header."""
+    return data.startswith((b"II", b"MM")) or (data.startswith(PNG_START) and data[24:25] == b"\x10")
+
+
+def _scaled(values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    """Values of any type as 0 to 255, from the least to the largest finite one. One value alone becomes 0."""
+    wide = np.asarray(values, np.float64)
+    finite = wide[np.isfinite(wide)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    shares = (np.nan_to_num(wide, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
+    return np.rint(shares * 255).astype(np.uint8), (low, high)
 
 
 def decode_mask(data: bytes, place: str | None = None) -> NDArray[np.uint8]:
@@ -44,7 +82,7 @@ def decode_mask(data: bytes, place: str | None = None) -> NDArray[np.uint8]:
     return np.asarray(mask, np.uint8)
 
 
-def _imdecode(data: bytes, flags: int, place: str | None) -> NDArray[np.integer]:
+def _imdecode(data: bytes, flags: int, place: str | None) -> NDArray[np.generic]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:

@@ -69,8 +69,8 @@ def test_exif_orientation_turns_size_and_fingerprint(orientation: int) -> None:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", exif=exif, quality=95)
     seen = inspect_image(buffer.getvalue(), "x")
-    assert seen.turned == (orientation >= 5)
-    assert (seen.width, seen.height) == ((480, 640) if seen.turned else (640, 480))
+    assert seen.orientation == orientation
+    assert (seen.width, seen.height) == ((480, 640) if orientation >= 5 else (640, 480))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "1", "LA", "I;16"])

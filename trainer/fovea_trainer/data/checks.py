@@ -6,20 +6,22 @@ import io
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from fovea_api.errors import InvalidInput
-from fovea_serving.pipeline import decode
+from fovea_serving.pipeline import decode_image
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.records import Box
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 """What is opened at all; Pillow's rarer decoders are attack surface."""
+ORIENTATION = 0x0112
+"""EXIF's tag."""
 MAX_FILE_BYTES = 512 << 20
 """Largest image file."""
 MAX_PIXELS = 268_435_456
@@ -52,10 +54,12 @@ class Inspection:
 
     width: int
     height: int
-    turned: bool
-    """Whether EXIF turns it by 90 degrees: the file's own width and height are the other way round."""
     hash: bytes
     thumb: bytes
+    orientation: int = 1
+    """How EXIF turns the picture, 1 to 8; from 5 on the file's own width and height are the other way round."""
+    scaled_from: tuple[float, float] | None = None
+    """Least and largest value of an image of more than 8 bits."""
 
 
 def inspect_image(data: bytes, place: str) -> Inspection:
@@ -66,14 +70,14 @@ def inspect_image(data: bytes, place: str) -> Inspection:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise InvalidInput(f"the image has {width} x {height} pixels, more than {MAX_PIXELS:,}", place)
-                orientation = image.getexif().get(0x0112, 1)
-                # A JPEG is decoded at an eighth of its size where that is enough: all bytes are still read.
+                size = image.size
+                if size[0] * size[1] > MAX_PIXELS:
+                    raise InvalidInput(f"the image has {size[0]} x {size[1]} pixels, more than {MAX_PIXELS:,}", place)
+                orientation = image.getexif().get(ORIENTATION, 1)
+                # Pillow finds damage that OpenCV fills up with grey. A JPEG is decoded at an eighth of its size where
+                # that is enough: all bytes are still read.
                 image.draft("L", (4 * HASH_SIDE, 4 * HASH_SIDE))
                 image.load()
-                grey = _grey(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise InvalidInput("the file is no image of a known format", place) from None
     except InvalidInput:
@@ -91,28 +95,21 @@ def inspect_image(data: bytes, place: str) -> Inspection:
         raise InvalidInput(f"the image cannot be decoded: {error}", place) from None
     except (MemoryError, OverflowError, Image.DecompressionBombError) as error:
         raise InvalidInput(f"the image is too large: {error}", place) from None
-    # Pillow finds damage that OpenCV fills up with grey; but training and serving decode with OpenCV.
-    pixels = decode(data, place)
-    turned = orientation in (5, 6, 7, 8)
-    if pixels.shape[:2] != ((width, height) if turned else (height, width)):
-        raise InvalidInput(f"decoders disagree about the size: {width} x {height} or {pixels.shape}", place)
-    return inspect_pixels(grey, *((height, width) if turned else (width, height)), turned)
+    decoded = decode_image(data, place)
+    height, width = decoded.pixels.shape[:2]
+    if sorted(size) != sorted((width, height)):
+        raise InvalidInput(f"decoders disagree about the size: {size[0]} x {size[1]} or {width} x {height}", place)
+    seen = inspect_pixels(np.asarray(cv2.cvtColor(decoded.pixels, cv2.COLOR_RGB2GRAY), np.uint8), width, height)
+    orientation = orientation if orientation in range(1, 9) else 1
+    return replace(seen, orientation=orientation, scaled_from=decoded.scaled_from)
 
 
-def inspect_pixels(grey: NDArray[np.uint8], width: int, height: int, turned: bool = False) -> Inspection:
+def inspect_pixels(grey: NDArray[np.uint8], width: int, height: int) -> Inspection:
     """Fingerprints of grey pixels [h, w]."""
     cells = cv2.resize(grey, (HASH_SIDE + 1, HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
     bits = cells[:, 1:] > cells[:, :-1] + RISE
     thumb = cv2.resize(grey, (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA)
-    return Inspection(width, height, turned, np.packbits(bits).tobytes(), np.asarray(thumb, np.uint8).tobytes())
-
-
-def _grey(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, np.float32)
-        top = max(float(values.max(initial=0)), 1.0)
-        return (values * (255 / (65535 if top > 255 else 255))).clip(0, 255).astype(np.uint8)
-    return np.asarray(image.convert("L"), np.uint8)
+    return Inspection(width, height, np.packbits(bits).tobytes(), np.asarray(thumb, np.uint8).tobytes())
 
 
 def read_mask(data: bytes, place: str) -> NDArray[np.uint8]:

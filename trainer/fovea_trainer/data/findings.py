@@ -79,6 +79,78 @@ class FindingKind(StrEnum):
         "Nothing; compare the format's layout if they were meant to be used.",
     )
 
+    NAMES_DIFFER = (
+        *("NamesDiffer", Severity.WARNING, "Class names that disagree", "names as the finding says"),
+        "If the other names are right, all objects are taught under wrong names.",
+        "Keep the names that the labels were written with, and remove the others.",
+    )
+    PREDICTED_LABELS = (
+        *("PredictedLabels", Severity.WARNING, "Labels with a confidence", "kept as boxes"),
+        "These look like the predictions of a model; its mistakes are taught.",
+        "Have the labels reviewed, or give those that people drew.",
+    )
+    SHARED_LABELS = (
+        *("SharedLabels", Severity.WARNING, "Label file of several images", "kept for each"),
+        "If only one of the images was labelled, the others are taught wrong boxes.",
+        "Rename the images so that each has a name of its own, without counting the suffix.",
+    )
+    IGNORED_REGION = (
+        *("IgnoredRegion", Severity.WARNING, "Region that cannot be used", "its pixels are ignored"),
+        "The pixels count neither in training nor in evaluation.",
+        "Repair the segmentation, or draw the region anew.",
+    )
+    LISTED_TWICE = (
+        *("ListedTwice", Severity.WARNING, "Image listed twice", "left out"),
+        "Its labels may be those of another image, so the model never sees it.",
+        "List each image once, under an id and a path of its own.",
+        True,
+    )
+    ORPHAN_LABEL = (
+        *("OrphanLabel", Severity.WARNING, "Label of no image", "not used"),
+        "If the image is there under another name or id, it is taught without this label.",
+        "Add the image to the list, or remove the label.",
+    )
+    UNNAMED_REST = (
+        *("UnnamedRest", Severity.WARNING, "No class for the rest of the image", "ignored"),
+        "The model learns nothing about pixels outside of the regions, and will give them some class.",
+        "Add a class called background to classes.",
+    )
+    OTHER_SIZE = (
+        *("OtherSize", Severity.WARNING, "Labels of an image of another size", "left out"),
+        "The boxes lie beside their objects, so the model never sees the image.",
+        "Bring back the images that were labelled, or correct the size that the labels claim.",
+        True,
+    )
+    SCALED_VALUES = (
+        *("ScaledValues", Severity.NOTE, "Image of more than 8 bits", "scaled by its own range"),
+        "Values can be compared within an image, not between images; serving does the same.",
+        "If values mean something across images (temperatures), store them as 8 bits by one scale.",
+    )
+    TURNED_IMAGE = (
+        *("TurnedImage", Severity.WARNING, "Image that EXIF turns", "labels taken as of the displayed picture"),
+        "If the labelling tool did not turn the picture, the boxes lie beside their objects.",
+        "Look at the pictures of the report; if they are wrong, turn the files and remove their EXIF orientation.",
+    )
+    TURNED_LABELS = (
+        *("TurnedLabels", Severity.NOTE, "Labels of the picture as EXIF finds it", "turned with the picture"),
+        "Nothing is lost: the size in the annotation says that the tool did not turn the picture.",
+        "Nothing.",
+    )
+    SPLIT_CONFLICT = (
+        *("SplitConflict", Severity.WARNING, "Image that the source puts in two splits", "shared out by ratio"),
+        "In both it would make the test result look better than it is.",
+        "List each image in one split.",
+    )
+    MISSING_SPLIT = (
+        *("MissingSplit", Severity.WARNING, "Split that is not there", "taken as empty"),
+        "Its images are not known as such, and are shared out by ratio.",
+        "Correct the path, or remove the line.",
+    )
+    UNREADABLE_FILE = (
+        *("UnreadableFile", Severity.WARNING, "File that cannot be read", "not used, or guessed"),
+        "What it says is lost.",
+        "Repair the file, or move it out of the source.",
+    )
     CONFLICTING_LABELS = (
         *("ConflictingLabels", Severity.WARNING, "Same image, other labels", "first labels kept"),
         "One of the two labels is wrong, and the model may be taught the wrong one.",
@@ -204,6 +276,10 @@ LOST_LABEL = (
     FindingKind.DEGENERATE_BOX,
     FindingKind.OUTSIDE_BOX,
     FindingKind.UNLABELLED,
+    FindingKind.IGNORED_REGION,
+    FindingKind.LISTED_TWICE,
+    FindingKind.ORPHAN_LABEL,
+    FindingKind.OTHER_SIZE,
 )
 """Counted as invalid labels: the label is left out."""
 

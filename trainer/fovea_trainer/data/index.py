@@ -166,7 +166,7 @@ class Row:
         if self.content.mask is not None:
             return [index for index, _ in self.content.pixels]
         if self.content.regions:
-            return sorted({classes.index(region.name) for region in self.content.regions})
+            return sorted({classes.index(region.name) for region in self.content.regions if region.name})
         return [classes.index(box[0]) for box in self.content.boxes]
 
     def boxes(self) -> list[list[float]]:

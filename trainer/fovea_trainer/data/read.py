@@ -7,17 +7,27 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
-from fovea_api.common import Task
+from fovea_api.common import MAX_CLASS_NAME, Task
 from fovea_api.errors import InvalidInput
 from numpy.typing import NDArray
 
-from fovea_trainer.data.checks import MAX_FILE_BYTES, check_boxes, inspect_image, inspect_pixels, read_mask
+from fovea_trainer.data.checks import (
+    MAX_FILE_BYTES,
+    ROUNDING,
+    Inspection,
+    check_boxes,
+    inspect_image,
+    inspect_pixels,
+    read_mask,
+)
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree
+from fovea_trainer.data.orientation import TURNED, turn_labels, turn_pixels
 from fovea_trainer.data.records import (
     IGNORE,
     RELATIVE,
@@ -30,6 +40,8 @@ from fovea_trainer.data.records import (
     RawImage,
     Region,
 )
+from fovea_trainer.data.regions import draw, fault_of, ignored
+from fovea_trainer.data.text import composed
 from fovea_trainer.store import NotFound
 
 
@@ -43,17 +55,36 @@ class OpenSource:
     options: Options
 
     def class_of(self, raw: str, place: str) -> str | None:
-        """The class of a name found in the source; None where classMap drops it. Raises InvalidInput."""
-        name = self.options.class_map.get(raw, raw)
+        """The class of a name found in the source; None where classMap drops it. Raises InvalidInput.
+
+        Names that look alike are alike: letters may be composed or not.
+        """
+        raw = composed(raw).strip()
+        name = self._renamed.get(raw, raw)
         if not name:
             return None
-        if self.options.classes and name not in self.options.classes:
+        if len(name) > MAX_CLASS_NAME:
+            raise InvalidInput(
+                f"the class {raw[:40]!r}… has a name of {len(name)} characters; {MAX_CLASS_NAME} are possible",
+                place,
+                "shorten it by classMap",
+            )
+        if self._classes and name not in self._classes:
             raise InvalidInput(
                 f"the class {raw!r} is not one of {', '.join(self.options.classes[:20])}",
                 place,
                 "see classes, classMap",
             )
-        return name
+        return self._classes.get(name, name)
+
+    @cached_property
+    def _renamed(self) -> dict[str, str]:
+        return {composed(raw): composed(name) for raw, name in self.options.class_map.items()}
+
+    @cached_property
+    def _classes(self) -> dict[str, str]:
+        """The recipe's classes, as it writes them, by their composed names."""
+        return {composed(name): name for name in self.options.classes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +100,7 @@ class Content:
     """Class index and number of pixels, of a mask."""
 
     def to_json(self) -> str:
-        mask = self.mask and [self.mask.path, self.mask.lookup.hex(), self.mask.known.hex()]
+        mask = self.mask and [self.mask.path, self.mask.lookup.hex(), self.mask.known.hex(), self.mask.orientation]
         regions = [[r.name, r.polygons, r.runs, r.size] for r in self.regions]
         return json.dumps([self.label, self.boxes, regions, mask, self.mask_digest, self.pixels])
 
@@ -80,7 +111,7 @@ class Content:
             label,
             tuple((b[0], b[1], b[2], b[3], b[4], b[5]) for b in boxes),
             tuple(Region(r[0], tuple(tuple(p) for p in r[1]), tuple(r[2]), (r[3][0], r[3][1])) for r in regions),
-            MaskFile(mask[0], bytes.fromhex(mask[1]), bytes.fromhex(mask[2])) if mask else None,
+            MaskFile(mask[0], bytes.fromhex(mask[1]), bytes.fromhex(mask[2]), mask[3]) if mask else None,
             mask_digest,
             tuple((p[0], p[1]) for p in pixels),
         )
@@ -143,19 +174,21 @@ def check(source: OpenSource, found: Found) -> Checked:
     except InvalidInput as error:
         return left_out(FindingKind.INVALID_LABEL, error)
     findings.extend(labels.findings)
+    if seen.scaled_from is not None:
+        message = f"its values from {seen.scaled_from[0]:g} to {seen.scaled_from[1]:g} became 0 to 255"
+        findings.append(Finding(FindingKind.SCALED_VALUES, found.name, message))
+    if source.options.task != Task.CLASSIFICATION and (labels.boxes or labels.regions):
+        try:
+            labels, finding = as_displayed(labels, seen)
+        except InvalidInput as error:
+            return left_out(FindingKind.OTHER_SIZE, error)
+        findings.extend(finding)
     try:
-        content, classes = _content(source, labels, seen.width, seen.height, findings)
+        content, classes = _content(source, labels, seen, findings)
     except InvalidInput as error:
         return left_out(FindingKind.INVALID_LABEL, error)
-    if labels.size not in (None, RELATIVE, (seen.width, seen.height)):
-        turned = " (EXIF turns the picture: boxes must refer to it as it is displayed)" if seen.turned else ""
-        assert labels.size is not None
-        message = (
-            f"the annotation claims {labels.size[0]} x {labels.size[1]} pixels, "
-            f"the image has {seen.width} x {seen.height}{turned}"
-        )
-        findings.append(Finding(FindingKind.SIZE_MISMATCH, labels.place, message))
-    if any(finding.kind == FindingKind.UNLABELLED for finding in findings) or content is None:
+    unlabelled = any(finding.kind == FindingKind.UNLABELLED for finding in findings)
+    if unlabelled or not labels.complete or content is None:
         return Checked(found.name, found.image, found.split, tuple(findings))
     return Checked(
         found.name,
@@ -172,25 +205,46 @@ def check(source: OpenSource, found: Found) -> Checked:
     )
 
 
+def as_displayed(labels: Labels, seen: Inspection) -> tuple[Labels, tuple[Finding, ...]]:
+    """Labels of the picture as it is displayed, and what is doubtful about them.
+
+    Labels of the raster that EXIF turns are turned with it where the size that the annotation claims says so.
+    Raises InvalidInput where the labels are of an image of another size.
+    """
+    shown, claimed = (seen.width, seen.height), labels.size
+    if claimed in (None, RELATIVE, shown):
+        if seen.orientation == 1 or (claimed == shown and seen.orientation in TURNED and seen.width != seen.height):
+            return labels, ()
+        message = f"EXIF turns the picture (orientation {seen.orientation}); the annotation does not say if it did, too"
+        return labels, (Finding(FindingKind.TURNED_IMAGE, labels.place, message),)
+    assert claimed is not None
+    message = f"the annotation claims {claimed[0]} x {claimed[1]} pixels, the image has {shown[0]} x {shown[1]}"
+    if claimed == shown[::-1] and seen.orientation in TURNED:
+        turned = turn_labels(labels, seen.orientation, *shown)
+        return turned, (Finding(FindingKind.TURNED_LABELS, labels.place, f"{message}, as EXIF turns it"),)
+    # What fits the image alone is of the image, whatever the annotation claims, as is what fits with its sides swapped.
+    if _fit(labels, shown) and (claimed == shown[::-1] or not _fit(labels, claimed)):
+        return labels, (Finding(FindingKind.SIZE_MISMATCH, labels.place, message),)
+    raise InvalidInput(message, labels.place)
+
+
+def _fit(labels: Labels, size: tuple[int, int]) -> bool:
+    """Whether boxes and polygons lie inside of an image of this size."""
+    ends = [box.corners[2:] for box in labels.boxes]
+    ends += [(max(polygon[0::2]), max(polygon[1::2])) for region in labels.regions for polygon in region.polygons]
+    return all(x <= size[0] + ROUNDING and y <= size[1] + ROUNDING for x, y in ends)
+
+
 def _content(
-    source: OpenSource, labels: Labels, width: int, height: int, findings: list[Finding]
+    source: OpenSource, labels: Labels, seen: Inspection, findings: list[Finding]
 ) -> tuple[Content | None, tuple[str, ...]]:
     """Labels as the task wants them, and the classes shown. None where an image has no usable label."""
-    task = source.options.task
+    task, width, height = source.options.task, seen.width, seen.height
     if task == Task.SEMANTIC_SEGMENTATION:
         if labels.mask is not None:
-            return _mask_content(source, labels.mask, width, height, findings)
-        regions = [
-            Region(name, region.polygons, region.runs, region.size, region.place)
-            for region in labels.regions
-            if (name := _known(source, region.name, region.place, findings)) is not None
-        ]
-        wrong = [region for region in regions if region.runs and region.size != (height, width)]
-        for region in wrong:
-            message = f"the region has {region.size[1]} x {region.size[0]} pixels, the image {width} x {height}"
-            findings.append(Finding(FindingKind.INVALID_LABEL, region.place, message))
-        kept = tuple(region for region in regions if region not in wrong)
-        return Content(regions=kept), tuple(sorted({region.name for region in kept}))
+            return _mask_content(source, labels.mask, seen, findings)
+        regions = tuple(_region(source, region, width, height, findings) for region in labels.regions)
+        return Content(regions=regions), tuple(sorted({region.name for region in regions if region.name}))
     known = [
         Box(name, *box.corners, box.difficult, box.place)
         for box in labels.boxes
@@ -216,6 +270,21 @@ def _content(
     return Content(boxes=boxes), tuple(sorted({box.name for box in good}))
 
 
+def _region(source: OpenSource, region: Region, width: int, height: int, findings: list[Finding]) -> Region:
+    """A region as it is drawn; without a name where its pixels are ignored. Raises InvalidInput where nobody knows
+    which pixels these would be."""
+    fault = fault_of(region, width, height) if region.polygons or region.runs else ""
+    if fault:
+        if region.box is None:
+            raise InvalidInput(fault, region.place)
+        findings.append(Finding(FindingKind.IGNORED_REGION, region.place, fault))
+    if fault or not (region.polygons or region.runs):
+        assert region.box is not None, "a region without pixels and box makes its image incomplete"
+        return ignored(region, width, height)
+    name = _known(source, region.name, region.place, findings) if region.name else None
+    return replace(region, name=name or "", box=None)
+
+
 def _known(source: OpenSource, raw: str, place: str, findings: list[Finding]) -> str | None:
     try:
         return source.class_of(raw, place)
@@ -225,9 +294,15 @@ def _known(source: OpenSource, raw: str, place: str, findings: list[Finding]) ->
 
 
 def _mask_content(
-    source: OpenSource, mask: MaskFile, width: int, height: int, findings: list[Finding]
+    source: OpenSource, mask: MaskFile, seen: Inspection, findings: list[Finding]
 ) -> tuple[Content | None, tuple[str, ...]]:
+    width, height = seen.width, seen.height
     values = read_mask((source.tree / mask.path).read_bytes(MAX_FILE_BYTES), mask.path)
+    if seen.orientation in TURNED and values.shape == (width, height) != (height, width):
+        mask = replace(mask, orientation=seen.orientation)
+        values = turn_pixels(values, mask.orientation)
+        message = f"the mask is one of the picture as EXIF finds it (orientation {mask.orientation})"
+        findings.append(Finding(FindingKind.TURNED_LABELS, mask.path, message))
     if values.shape != (height, width):
         raise InvalidInput(
             f"the mask has {values.shape[1]} x {values.shape[0]} pixels, the image {width} x {height}",
@@ -238,7 +313,7 @@ def _mask_content(
         shown = ", ".join(map(str, unknown[:10]))
         message = f"the pixel values {shown} belong to no class; see maskValues and classes"
         findings.append(Finding(FindingKind.UNKNOWN_CLASS, mask.path, message))
-    indices = cv2.LUT(values, np.frombuffer(mask.lookup, np.uint8))
+    indices = cv2.LUT(np.ascontiguousarray(values), np.frombuffer(mask.lookup, np.uint8))
     digest = hashlib.sha256(struct.pack(">II", width, height) + indices.tobytes()).hexdigest()
     pixels = np.bincount(indices.ravel(), minlength=256)
     present = [index for index in range(256) if pixels[index] and index != IGNORE]
@@ -293,25 +368,13 @@ def plain_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def class_mask(tree: Tree, content: Content, classes: Sequence[str], width: int, height: int) -> NDArray[np.uint8]:
-    """Class indices [height, width] of a mask file or of regions, later ones over earlier; IGNORE elsewhere.
-
-    Where a class is named `background`, pixels of no region are of that class.
-    """
-    if content.mask is not None:
-        values = read_mask((tree / content.mask.path).read_bytes(MAX_FILE_BYTES), content.mask.path)
-        return np.asarray(cv2.LUT(values, np.frombuffer(content.mask.lookup, np.uint8)), np.uint8)
-    ground = classes.index("background") if "background" in classes else IGNORE
-    indices = np.full((height, width), ground, np.uint8)
-    for region in content.regions:
-        index = classes.index(region.name)
-        if region.runs:
-            flags = np.arange(len(region.runs)) % 2 == 1
-            inside = np.repeat(flags, region.runs).reshape(width, height).T
-            indices[inside] = index
-        for polygon in region.polygons:
-            points = np.asarray(polygon, np.float64).reshape(-1, 2).clip(-1e6, 1e6).round().astype(np.int32)
-            cv2.fillPoly(indices, [points], index)
-    return indices
+    """Class indices [height, width] of a mask file or of regions; IGNORE elsewhere."""
+    if content.mask is None:
+        return draw(content.regions, classes, width, height)
+    values = read_mask((tree / content.mask.path).read_bytes(MAX_FILE_BYTES), content.mask.path)
+    if content.mask.orientation in TURNED:
+        values = turn_pixels(values, content.mask.orientation)
+    return np.asarray(cv2.LUT(np.ascontiguousarray(values), np.frombuffer(content.mask.lookup, np.uint8)), np.uint8)
 
 
 def mask_png(mask: NDArray[np.uint8]) -> bytes:

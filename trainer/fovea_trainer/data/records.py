@@ -83,10 +83,14 @@ class Region:
     """Pixels of one class: polygons [[x1, y1, x2, y2, …], …], or run lengths down the columns (COCO)."""
 
     name: str
+    """The class; empty where it is not known: the pixels are ignored."""
     polygons: tuple[tuple[float, ...], ...] = ()
     runs: tuple[int, ...] = ()
     size: tuple[int, int] = (0, 0)
+    """Height and width of the run lengths."""
     place: str = ""
+    box: tuple[float, float, float, float] | None = None
+    """x1, y1, x2, y2 of its box, where there is one beside the pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,8 @@ class MaskFile:
     path: str
     lookup: bytes
     known: bytes
+    orientation: int = 1
+    """How EXIF turns the image's raster, of which the mask is; 1 where the mask is of the displayed picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,8 @@ class Labels:
     """Width and height that the annotation claims."""
     place: str = ""
     findings: tuple[Finding, ...] = ()
+    complete: bool = True
+    """Whether all that the image shows is known, or known to be unknown; otherwise the image is left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,17 @@ def composed(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+def encoding_of(start: bytes) -> str:
+    """The encoding that the first bytes of a file say by their byte order mark; UTF-8 where they say nothing."""
+    return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+
+
 def decode_text(data: bytes) -> tuple[str, str]:
     """The text of a file and the encoding that it was read in: by its byte order mark, else UTF-8, else Windows-1252.
 
     Windows-1252 is a guess that is always possible: letters beyond ASCII may be wrong.
     """
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    encoding = encoding_of(data[:4])
     try:
         return data.decode(encoding), "utf-8" if encoding == "utf-8-sig" else encoding
     except UnicodeDecodeError:

@@ -1,7 +1,8 @@
 """COCO: JSON files of images, annotations and categories (https://cocodataset.org/#format-data).
 
-The files are read as a stream, so that memory is bounded by the annotations and not by the text, and every
-error names its line. One file a split, as in `annotations/instances_train2017.json`.
+All files of a source are read, as COCO's own download has several about the same images: their labels are joined.
+The split is in a file's name, as in `annotations/instances_train2017.json`, or in that of its folder. Ids are only
+ids: numbers or texts. What a file says about an image that it lists twice is in doubt, and is left out.
 """
 
 from __future__ import annotations
@@ -11,26 +12,69 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TextIO
 
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from pydantic import JsonValue
 
 from fovea_trainer.data.findings import Finding, FindingKind
-from fovea_trainer.data.formats import Options, Reader, Tree
+from fovea_trainer.data.formats import Options, Reader, Tree, split_of
+from fovea_trainer.data.formats.json_stream import stream_arrays
 from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Found, Labels, Region
+from fovea_trainer.data.regions import decode_runs
+from fovea_trainer.data.text import encoding_of
 
-BLOCK = 1 << 20
-"""Characters read at once."""
-MAX_ITEM = 64 << 20
-"""Characters of one image or annotation; beyond it the file is no COCO file."""
-SECTIONS = ("images", "annotations", "categories")
 MAX_POINTS = 1_000_000
 """Numbers of one annotation's polygons."""
+OTHER_TASKS = ("caption", "segments_info")
+"""Keys of annotations that describe no object of their own: captions, and panoptic segmentations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """An object of an image."""
+
+    category: str
+    place: str
+    crowd: bool
+    box: tuple[float, float, float, float] | None
+    """x, y, width, height."""
+    polygons: tuple[tuple[float, ...], ...] = ()
+    runs: tuple[int, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    fault: str = ""
+    """Why its segmentation cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An image that a file lists."""
+
+    id: str
+    name: str
+    place: str
+    size: tuple[int, int] | None
+
+
+@dataclass(slots=True)
+class Content:
+    """A COCO file."""
+
+    file: str
+    labelled: bool = True
+    """Whether it has annotations at all, which may be none: else its images are not labelled."""
+    categories: dict[str, str] = field(default_factory=dict)
+    unclear: dict[str, str] = field(default_factory=dict)
+    """Ids of categories that stand for no name, and why."""
+    entries: list[Entry] = field(default_factory=list)
+    annotations: dict[str, list[Annotation]] = field(default_factory=lambda: defaultdict(list))
+    findings: list[Finding] = field(default_factory=list)
+    """What is wrong with the file itself."""
+    wrong: dict[str, list[Finding]] = field(default_factory=lambda: defaultdict(list))
+    """What is wrong with the labels of an image, by its id."""
 
 
 @dataclass(frozen=True)
@@ -38,330 +82,318 @@ class COCO:
     """Reader of COCO."""
 
     tree: Tree
-    task: Task
+    options: Options
 
-    def scan(self) -> Iterator[Found]:
-        files = [path for path in self.tree.with_suffix(".json") if "caption" not in path and "keypoint" not in path]
+    def scan(self) -> Iterator[Found | Finding]:
+        files = list(self.tree.with_suffix(".json"))
         if not files:
             raise InvalidInput("there is no JSON file", str(self.tree.root), "COCO has annotations/*.json and images")
-        by_name: dict[str, list[str]] = defaultdict(list)
-        for path in self.tree.files:
-            by_name[PurePosixPath(path).name].append(path)
-        seen: dict[str, str] = {}
+        contents: list[Content] = []
+        unreadable: list[InvalidInput] = []
         for file in files:
-            for found in self._file(file, by_name):
-                if found.name in seen:
-                    raise InvalidInput(f"the image {found.name} is also in {seen[found.name]}", file, "list it once")
-                seen[found.name] = file
-                yield found
+            try:
+                contents.append(self._read_file(file))
+            except InvalidInput as error:
+                unreadable.append(error)
+        if not contents:
+            raise unreadable[0]
+        for fault in unreadable:
+            yield Finding(FindingKind.UNREADABLE_FILE, fault.place or "", fault.message)
+        if self.options.task == Task.SEMANTIC_SEGMENTATION:
+            yield from self._rest(contents)
+        located: dict[str, list[tuple[Content, Entry]]] = defaultdict(list)
+        for content in contents:
+            yield from content.findings
+            yield from self._locate(content, located)
+        for path, several in located.items():
+            yield self._image(path, several)
 
     def read(self, found: Found) -> Labels:
         raise AssertionError("scan gives all labels")
 
-    def _file(self, file: str, by_name: dict[str, list[str]]) -> Iterator[Found]:
-        categories: dict[int, str] = {}
-        images: dict[int, tuple[str, int, int, str]] = {}
-        annotations: dict[int, list[Annotation]] = defaultdict(list)
-        findings: dict[int, list[Finding]] = defaultdict(list)
-        lost: list[Finding] = []
-        sections: set[str] = set()
-        with io.TextIOWrapper((self.tree / file).open(), "utf-8-sig", errors="strict") as stream:
-            for section, item, line in stream_arrays(stream, file):
-                sections.add(section)
-                place = f"{file}:{line}"
-                if section not in SECTIONS:
-                    continue
-                if not isinstance(item, dict):
-                    raise InvalidInput(f"an item of {section} is not an object", place)
-                if section == "categories":
-                    categories[_integer(item, "id", place)] = _text(item, "name", place)
-                elif section == "images":
-                    number = _integer(item, "id", place)
-                    if number in images:
-                        raise InvalidInput(f"two images have the id {number}", place, "make the ids unique")
-                    width, height = (_integer(item, side, place, 0) for side in ("width", "height"))
-                    images[number] = (_text(item, "file_name", place), width, height, place)
-                elif section == "annotations":
-                    try:
-                        number = _integer(item, "image_id", place)
-                    except InvalidInput as error:
-                        lost.append(Finding(FindingKind.INVALID_LABEL, place, error.message))
-                        continue
-                    try:
-                        annotations[number].append(self._annotation(item, place))
-                    except InvalidInput as error:
-                        findings[number].append(Finding(FindingKind.INVALID_LABEL, place, error.message))
-        if "images" not in sections:
-            raise InvalidInput("the file lists no images", f"{file}:1", "it is not COCO; move it away")
-        for number in (annotations.keys() | findings.keys()) - images.keys():
-            for annotation in annotations[number]:
-                message = f"there is no image of id {number}"
-                lost.append(Finding(FindingKind.INVALID_LABEL, annotation.place, message))
-            lost.extend(findings[number])
-        split = _split(file)
-        for number, (name, width, height, place) in images.items():
-            path = _resolve(name, self.tree, file, by_name, place)
-            found_findings = findings.get(number, [])
-            if lost:
-                found_findings, lost = [*lost, *found_findings], []
-            labels = self._labels(annotations.get(number, []), categories, found_findings)
-            size = (width, height) if width > 0 and height > 0 else None
-            yield Found(
-                path,
-                FileImage(path),
-                split,
-                Labels(**labels, size=size, place=place),  # type: ignore[arg-type]
+    def _rest(self, contents: Sequence[Content]) -> Iterator[Finding]:
+        """COCO names objects only: what lies between them has a class where one is called background."""
+        classes = self.options.classes or {name for content in contents for name in content.categories.values()}
+        if "background" not in {self.options.class_map.get(name, name) for name in classes}:
+            yield Finding(
+                FindingKind.UNNAMED_REST,
+                contents[0].file,
+                "no class is called background: the pixels of no region are ignored, and nothing is learned from them",
             )
 
-    def _labels(
-        self, annotations: list[Annotation], categories: dict[int, str], findings: list[Finding]
-    ) -> dict[str, object]:
+    def _locate(self, content: Content, located: dict[str, list[tuple[Content, Entry]]]) -> Iterator[Finding]:
+        """Adds the file's images by their paths; those that are listed twice or not there are findings."""
+        exact: dict[str, list[Entry]] = defaultdict(list)
+        close: dict[str, list[Entry]] = defaultdict(list)
+        for entry in content.entries:
+            try:
+                place = self.tree.locate(entry.name, content.file, "images")
+            except InvalidInput as error:
+                yield Finding(FindingKind.MISSING_IMAGE, entry.place, error.message, error.remedy or "")
+                continue
+            if place is None:
+                message = f"the image {_short(entry.name)} is not in the source"
+                yield Finding(FindingKind.MISSING_IMAGE, entry.place, message)
+            else:
+                (exact if place.exact else close)[place.path].append(entry)
+        for path, entries in close.items():
+            if path not in exact:
+                exact[path] = entries
+                continue
+            for entry in entries:
+                message = f"the image {_short(entry.name)} is not in the source; {path} is another's"
+                yield Finding(FindingKind.MISSING_IMAGE, entry.place, message)
+        for path, entries in exact.items():
+            if len(entries) > 1:
+                listed = " and ".join(f"{entry.place} (id {entry.id})" for entry in entries[:3])
+                message = f"{path} is listed {len(entries)} times, at {listed}: which labels are its own is not known"
+                yield Finding(FindingKind.LISTED_TWICE, entries[0].place, message)
+            else:
+                located[path].append((content, entries[0]))
+
+    def _image(self, path: str, several: Sequence[tuple[Content, Entry]]) -> Found:
+        """An image with the labels of all files that list it."""
         boxes: list[Box] = []
         regions: list[Region] = []
-        for annotation in annotations:
-            name = categories.get(annotation.category)
-            if name is None:
-                message = f"there is no category of id {annotation.category}"
-                findings.append(Finding(FindingKind.UNKNOWN_CLASS, annotation.place, message))
-            elif self.task == Task.SEMANTIC_SEGMENTATION:
-                regions.append(Region(name, annotation.polygons, annotation.runs, annotation.size, annotation.place))
-            else:
-                x, y, width, height = annotation.box
-                boxes.append(Box(name, x, y, x + width, y + height, annotation.crowd, annotation.place))
-        return {"boxes": tuple(boxes), "regions": tuple(regions), "findings": tuple(findings)}
+        findings: list[Finding] = []
+        segments = self.options.task == Task.SEMANTIC_SEGMENTATION
+        # Which pixels an annotation has that cannot be read at all, nobody knows.
+        complete = not (segments and any(content.wrong.get(entry.id) for content, entry in several))
+        splits = {}
+        for content, entry in several:
+            findings.extend(content.wrong.get(entry.id, ()))
+            splits[split_named(content.file)] = entry.place
+            for annotation in content.annotations.get(entry.id, ()):
+                name = content.categories.get(annotation.category, "")
+                if not name:
+                    why = content.unclear.get(annotation.category, f"there is no category of id {annotation.category}")
+                    findings.append(Finding(FindingKind.UNKNOWN_CLASS, annotation.place, why))
+                if segments and annotation.fault:
+                    kind = FindingKind.IGNORED_REGION if annotation.box else FindingKind.INVALID_LABEL
+                    findings.append(Finding(kind, annotation.place, annotation.fault))
+                if segments:
+                    complete = complete and (annotation.box is not None or not annotation.fault)
+                    regions.append(_region(annotation, name))
+                elif name and annotation.box is not None:
+                    x, y, width, height = annotation.box
+                    boxes.append(Box(name, x, y, x + width, y + height, annotation.crowd, annotation.place))
+        named = {split: place for split, place in splits.items() if split is not None}
+        if len(named) > 1:
+            message = f"{path} is in the splits {' and '.join(f'{split} ({place})' for split, place in named.items())}"
+            findings.append(Finding(FindingKind.SPLIT_CONFLICT, next(iter(named.values())), message))
+        place = several[0][1].place
+        if not any(content.labelled for content, _ in several):
+            findings.append(Finding(FindingKind.UNLABELLED, place, f"no file has annotations of {path}"))
+        labels = Labels(
+            boxes=tuple(boxes),
+            regions=tuple(regions) if complete else (),
+            size=next((entry.size for _, entry in several if entry.size), None),
+            place=place,
+            findings=tuple(findings),
+            complete=complete,
+        )
+        return Found(path, FileImage(path), next(iter(named)) if len(named) == 1 else None, labels)
 
-    def _annotation(self, item: dict[str, JsonValue], place: str) -> Annotation:
-        category = _integer(item, "category_id", place)
-        crowd = item.get("iscrowd") == 1
-        if self.task == Task.SEMANTIC_SEGMENTATION:
-            polygons, runs, size = _segmentation(item.get("segmentation"), place)
-            return Annotation(category, place, crowd, polygons=polygons, runs=runs, size=size)
-        box = item.get("bbox")
-        if box is None and self.task == Task.CLASSIFICATION:
-            box = [0.0, 0.0, math.inf, math.inf]
-        return Annotation(category, place, crowd, box=_four(box, place))
+    # --- One file ---
 
+    def _read_file(self, file: str) -> Content:
+        content = Content(file)
+        arrays: set[str] = set()
+        with (self.tree / file).open() as raw:
+            encoding = encoding_of(raw.read(4))
+            raw.seek(0)
+            # What is no text in the encoding is told where it matters: in names.
+            with io.TextIOWrapper(raw, encoding, errors="replace") as stream:
+                for section, item, line in stream_arrays(stream, file, arrays):
+                    place = f"{file}:{line}"
+                    try:
+                        if section == "categories":
+                            _add_category(content, _dict(item, place), place)
+                        elif section == "images":
+                            _add_entry(content, _dict(item, place), place)
+                        elif section == "annotations":
+                            self._add_annotation(content, _dict(item, place), place)
+                    except InvalidInput as error:
+                        content.findings.append(Finding(FindingKind.INVALID_LABEL, place, error.message))
+        if "images" not in arrays:
+            raise InvalidInput("the file lists no images", f"{file}:1", "it is not COCO; move it away")
+        content.labelled = "annotations" in arrays
+        _refuse_shared_ids(content)
+        known = {entry.id for entry in content.entries}
+        for number in [number for number in (*content.annotations, *content.wrong) if number not in known]:
+            for annotation in content.annotations.pop(number, ()):
+                message = f"there is no image of id {number}"
+                content.findings.append(Finding(FindingKind.ORPHAN_LABEL, annotation.place, message))
+            content.findings.extend(content.wrong.pop(number, ()))
+        return content
 
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """An annotation as far as the task needs it."""
+    def _add_annotation(self, content: Content, item: Mapping[str, JsonValue], place: str) -> None:
+        if "category_id" not in item and any(key in item for key in OTHER_TASKS):
+            return
+        image = _identity(item, "image_id")
+        try:
+            content.annotations[image].append(self._annotation(item, place))
+        except InvalidInput as error:
+            content.wrong[image].append(Finding(FindingKind.INVALID_LABEL, place, error.message))
 
-    category: int
-    place: str
-    crowd: bool
-    box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    polygons: tuple[tuple[float, ...], ...] = ()
-    runs: tuple[int, ...] = ()
-    size: tuple[int, int] = (0, 0)
+    def _annotation(self, item: Mapping[str, JsonValue], place: str) -> Annotation:
+        category = _identity(item, "category_id")
+        crowd = str(item.get("iscrowd")).lower() in ("1", "1.0", "true")
+        segmentation = item.get("segmentation")
+        if self.options.task == Task.SEMANTIC_SEGMENTATION:
+            try:
+                box = _four(item.get("bbox"))
+            except InvalidInput:
+                box = None
+            try:
+                polygons, runs, size = _segmentation(segmentation)
+            except InvalidInput as error:
+                return Annotation(category, place, crowd, box, fault=error.message)
+            return Annotation(category, place, crowd, box, polygons, runs, size)
+        if self.options.task == Task.CLASSIFICATION:
+            return Annotation(category, place, crowd, (0.0, 0.0, math.inf, math.inf))
+        if not item.get("bbox") and segmentation:
+            polygons, runs, _ = _segmentation(segmentation)
+            if not runs:
+                xs = [x for polygon in polygons for x in polygon[0::2]]
+                ys = [y for polygon in polygons for y in polygon[1::2]]
+                box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+                return Annotation(category, place, crowd, box)
+        return Annotation(category, place, crowd, _four(item.get("bbox")))
 
 
 def open_reader(tree: Tree, options: Options) -> Reader:
-    return COCO(tree, options.task)
+    return COCO(tree, options)
+
+
+def split_named(file: str) -> str | None:
+    """The split that a file's name has among its words, or its innermost folder that names one."""
+    words = re.split(r"[^a-z]+", PurePosixPath(file).stem.lower())
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None) or split_of(file)
+
+
+def _region(annotation: Annotation, name: str) -> Region:
+    box = None
+    if annotation.box is not None:
+        x, y, width, height = annotation.box
+        box = (x, y, x + width, y + height)
+    return Region(name, annotation.polygons, annotation.runs, annotation.size, annotation.place, box)
+
+
+def _add_category(content: Content, item: Mapping[str, JsonValue], place: str) -> None:
+    identity = _identity(item, "id")
+    name = item.get("name")
+    name = str(name).strip() if isinstance(name, str | int | float) and not isinstance(name, bool) else ""
+    earlier = content.categories.get(identity)
+    if not name or "\ufffd" in name:
+        content.unclear[identity] = f"the category {identity} has {'an unreadable' if name else 'no'} name ({place})"
+    elif earlier not in (None, name):
+        content.unclear[identity] = f"two categories have the id {identity}: {earlier} and {name} ({place})"
+    else:
+        content.categories[identity] = name
+        return
+    content.categories.pop(identity, None)
+    content.findings.append(Finding(FindingKind.NAMES_DIFFER, place, content.unclear[identity]))
+
+
+def _add_entry(content: Content, item: Mapping[str, JsonValue], place: str) -> None:
+    name = item.get("file_name") or item.get("coco_url") or item.get("path")
+    if not isinstance(name, str) or not name.strip():
+        raise InvalidInput(f"`file_name` is {_short(item.get('file_name'))}, not a text")
+    width, height = (_side(item.get(side)) for side in ("width", "height"))
+    content.entries.append(
+        Entry(_identity(item, "id"), name.strip(), place, (width, height) if width * height else None)
+    )
+
+
+def _refuse_shared_ids(content: Content) -> None:
+    """Leaves out the images that share an id: whose labels theirs are, is not known."""
+    by_id: dict[str, list[Entry]] = defaultdict(list)
+    for entry in content.entries:
+        by_id[entry.id].append(entry)
+    for identity, entries in by_id.items():
+        names = list(dict.fromkeys(entry.name for entry in entries))
+        if len(names) == 1:
+            continue
+        listed = " and ".join(f"{entry.name} ({entry.place})" for entry in entries[:3])
+        for entry in entries:
+            content.findings.append(
+                Finding(FindingKind.LISTED_TWICE, entry.place, f"the images {listed} have one id, {identity}")
+            )
+        content.annotations.pop(identity, None)
+        content.wrong.pop(identity, None)
+    content.entries = [entries[0] for entries in by_id.values() if len({entry.name for entry in entries}) == 1]
 
 
 # --- Values -------------------------------------------------------------------------------------------------
 
 
-def _integer(item: dict[str, JsonValue], key: str, place: str, default: int | None = None) -> int:
-    value = item.get(key, default)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidInput(f"`{key}` is {_short(value)}, not a whole number", place)
-    return value
+def _dict(item: JsonValue, place: str) -> Mapping[str, JsonValue]:
+    if not isinstance(item, dict):
+        raise InvalidInput(f"the item is {_short(item)}, not an object", place)
+    return item
 
 
-def _text(item: dict[str, JsonValue], key: str, place: str) -> str:
+def _identity(item: Mapping[str, JsonValue], key: str) -> str:
+    """An id as a text: 1, 1.0 and "1" are one."""
     value = item.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise InvalidInput(f"`{key}` is {_short(value)}, not a text", place)
-    return value.strip()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str) or str(value).strip() == "":
+        raise InvalidInput(f"`{key}` is {_short(value)}, not a number or a text")
+    return str(value).strip()
 
 
-def _four(value: JsonValue, place: str) -> tuple[float, float, float, float]:
-    if not isinstance(value, list) or len(value) != 4 or not all(_is_number(side) for side in value):
-        raise InvalidInput(f"`bbox` is {_short(value)}, not [x, y, width, height]", place)
-    x, y, width, height = (float(side) for side in value if isinstance(side, int | float))
-    return (x, y, width, height)
+def _side(value: JsonValue) -> int:
+    """A width or height; 0 where it is none."""
+    try:
+        side = float(value) if isinstance(value, int | float | str) else 0.0
+    except (ValueError, OverflowError):
+        return 0
+    return int(side) if 0 < side < 1 << 20 else 0
 
 
-def _segmentation(
-    value: JsonValue, place: str
-) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...], tuple[int, int]]:
+def _four(value: JsonValue) -> tuple[float, float, float, float]:
+    if isinstance(value, list) and len(value) == 4 and all(_is_number(side) for side in value):
+        x, y, width, height = (float(side) for side in value if isinstance(side, int | float | str))
+        return (x, y, width, height)
+    raise InvalidInput(f"`bbox` is {_short(value)}, not [x, y, width, height]")
+
+
+def _segmentation(value: JsonValue) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...], tuple[int, int]]:
     if isinstance(value, dict):
         size, counts = value.get("size"), value.get("counts")
         if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-            raise InvalidInput(f"`segmentation.size` is {_short(size)}, not [height, width]", place)
+            raise InvalidInput(f"`segmentation.size` is {_short(size)}, not [height, width]")
         height, width = (side for side in size if isinstance(side, int))
         runs = decode_runs(counts) if isinstance(counts, str) else counts
         if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
-            raise InvalidInput("`segmentation.counts` is no list of run lengths", place)
+            raise InvalidInput("`segmentation.counts` is no list of run lengths")
         whole = tuple(run for run in runs if isinstance(run, int))
         if sum(whole) != height * width:
-            raise InvalidInput(f"the run lengths sum to {sum(whole)}, not to {height} x {width}", place)
+            raise InvalidInput(f"the run lengths sum to {sum(whole)}, not to {height} x {width}")
         return (), whole, (height, width)
+    if not value or not isinstance(value, list):
+        raise InvalidInput("there is no `segmentation`")
     polygons: list[tuple[float, ...]] = []
-    for part in value if isinstance(value, list) else [value]:
+    for part in value:
         if not isinstance(part, list) or len(part) < 6 or len(part) % 2 or len(part) > MAX_POINTS:
-            raise InvalidInput(
-                f"`segmentation` is {_short(part)}, not polygons [[x1, y1, x2, y2, x3, y3, …], …]", place
-            )
+            raise InvalidInput(f"`segmentation` has {_short(part)}, not polygons [[x1, y1, x2, y2, x3, y3, …], …]")
         if not all(_is_number(number) for number in part):
-            raise InvalidInput("a polygon holds something that is no finite number", place)
-        polygons.append(tuple(float(number) for number in part if isinstance(number, int | float)))
-    if not polygons:
-        raise InvalidInput("`segmentation` is empty", place)
+            raise InvalidInput("a polygon holds something that is no finite number")
+        polygons.append(tuple(float(number) for number in part if isinstance(number, int | float | str)))
     return tuple(polygons), (), (0, 0)
 
 
-def decode_runs(text: str) -> list[int]:
-    """COCO's compressed run lengths: 5 bits a character, relative to the run before the last (maskApi.c)."""
-    runs: list[int] = []
-    position = 0
-    while position < len(text):
-        value, shift, more = 0, 0, True
-        while more and position < len(text):
-            bits = ord(text[position]) - 48
-            value |= (bits & 0x1F) << shift
-            more = bool(bits & 0x20)
-            position, shift = position + 1, shift + 5
-            if not more and bits & 0x10:
-                value |= -1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-    return runs
-
-
 def _is_number(value: object) -> bool:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return False
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
 
 
 def _short(value: JsonValue) -> str:
-    text = json.dumps(value)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _split(file: str) -> str | None:
-    words = re.split(r"[^a-z]+", PurePosixPath(file).stem.lower())
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None) or next(
-        (SPLIT_NAMES[part.lower()] for part in PurePosixPath(file).parts[:-1] if part.lower() in SPLIT_NAMES),
-        None,
-    )
-
-
-def _resolve(name: str, tree: Tree, file: str, by_name: dict[str, list[str]], place: str) -> str:
-    """The path of an image that a COCO file names: at the root, beside the file, in images/, or anywhere."""
-    if name.startswith("/") or "\\" in name or ".." in name.split("/") or "\0" in name:
-        raise InvalidInput(
-            f"`file_name` is {_short(name)}, which leaves the dataset",
-            place,
-            "write paths relative to the dataset",
-        )
-    folder = str(PurePosixPath(file).parent)
-    for prefix in ("", f"{folder}/", "images/"):
-        if (path := f"{prefix}{name}".removeprefix("./")) in tree.files:
-            return path
-    candidates = [path for path in by_name.get(PurePosixPath(name).name, []) if path.endswith(name)]
-    if len(candidates) > 1:
-        raise InvalidInput(f"{name} could be {' or '.join(candidates[:3])}", place, "write more of the path")
-    return candidates[0] if candidates else name
-
-
-# --- Streaming JSON -----------------------------------------------------------------------------------------
-
-
-def stream_arrays(stream: TextIO, file: str) -> Iterator[tuple[str, JsonValue, int]]:
-    """The items of the arrays of the top-level object, as (key, item, line), holding one item at a time.
-
-    NaN and infinity become None; nesting as deep as a bomb and broken JSON raise InvalidInput with the line.
-    """
-    text = _Window(stream, file)
-    text.expect("{")
-    if text.peek() == "}":
-        return
-    while True:
-        key = text.value()
-        if not isinstance(key, str):
-            raise text.error("a key is not a text")
-        text.expect(":")
-        if text.peek() == "[":
-            text.expect("[")
-            while text.peek() != "]":
-                text.skip_space()
-                line = text.line
-                yield key, text.value(), line
-                if text.peek() != ",":
-                    break
-                text.expect(",")
-            text.expect("]")
-        else:
-            text.value()
-        if text.peek() == "}":
-            return
-        text.expect(",")
-
-
-class _Window:
-    """A moving piece of a JSON text, and the line that it starts on."""
-
-    def __init__(self, stream: TextIO, file: str) -> None:
-        self.stream, self.file = stream, file
-        self.text, self.position, self.line, self.ended = "", 0, 1, False
-        self.decode: Callable[[str, int], tuple[JsonValue, int]] = json.JSONDecoder(
-            parse_constant=lambda _: None
-        ).raw_decode
-
-    def error(self, message: str) -> InvalidInput:
-        return InvalidInput(message, f"{self.file}:{self.line}", "repair the file")
-
-    def fill(self) -> bool:
-        """Reads on; drops what has been used. False at the end."""
-        try:
-            block = self.stream.read(BLOCK)
-        except UnicodeDecodeError as error:
-            raise self.error(f"the file is not UTF-8: {error.reason}") from None
-        self.text, self.position = self.text[self.position :] + block, 0
-        self.ended = not block
-        return not self.ended
-
-    def advance(self, end: int) -> None:
-        self.line += self.text.count("\n", self.position, end)
-        self.position = end
-
-    def skip_space(self) -> None:
-        while True:
-            end = self.position
-            while end < len(self.text) and self.text[end] in " \t\r\n":
-                end += 1
-            self.advance(end)
-            if end < len(self.text) or not self.fill():
-                return
-
-    def peek(self) -> str:
-        self.skip_space()
-        return self.text[self.position : self.position + 1]
-
-    def expect(self, sign: str) -> None:
-        if (found := self.peek()) != sign:
-            raise self.error(f"the JSON is broken: {sign!r} expected, {found or 'the end of the file'!r} found")
-        self.advance(self.position + 1)
-
-    def value(self) -> JsonValue:
-        self.skip_space()
-        while True:
-            start = self.position
-            try:
-                value, end = self.decode(self.text, start)
-                # A number that touches the end of the window may go on behind it.
-                if end < len(self.text) or not self.fill():
-                    self.advance(end - start + self.position)
-                    return value
-            except json.JSONDecodeError as error:
-                if len(self.text) - start > MAX_ITEM:
-                    raise self.error(f"an item is longer than {MAX_ITEM:,} characters") from None
-                if not self.fill():
-                    self.advance(min(error.pos - start, len(self.text)))
-                    raise self.error(f"the JSON is broken: {error.msg}") from None
-            except RecursionError:
-                raise self.error("the JSON is nested too deeply") from None
-            except ValueError as error:
-                raise self.error(f"the JSON is broken: {error}") from None

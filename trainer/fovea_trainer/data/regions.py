@@ -1,0 +1,84 @@
+"""Regions of an image: polygons and COCO's run lengths, drawn as pycocotools draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from fovea_api.errors import InvalidInput
+from numpy.typing import NDArray
+
+from fovea_trainer.data.records import IGNORE, Region
+
+MAX_OUTLINE = 2_000_000
+"""Pixels of all outlines of a region; drawing takes time and memory by them."""
+
+
+def decode_runs(text: str) -> list[int]:
+    """COCO's compressed run lengths: 5 bits a character, relative to the run before the last (maskApi.c).
+
+    Raises InvalidInput for a run that is longer than any image.
+    """
+    runs: list[int] = []
+    position = 0
+    while position < len(text):
+        value, shift, more = 0, 0, True
+        while more and position < len(text):
+            bits = ord(text[position]) - 48
+            value |= (bits & 0x1F) << shift
+            more = bool(bits & 0x20)
+            position, shift = position + 1, shift + 5
+            if shift > 60:
+                raise InvalidInput("`segmentation.counts` is no list of run lengths")
+            if not more and bits & 0x10:
+                value |= -1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+    return runs
+
+
+def rectangle(x1: float, y1: float, x2: float, y2: float) -> tuple[float, ...]:
+    """The polygon of a box."""
+    return (x1, y1, x2, y1, x2, y2, x1, y2)
+
+
+def fault_of(region: Region, width: int, height: int) -> str:
+    """Why a region cannot be of an image of this size; empty where it can."""
+    if region.runs and region.size != (height, width):
+        return f"the region has {region.size[1]} x {region.size[0]} pixels, the image {width} x {height}"
+    outline = 0.0
+    for polygon in region.polygons:
+        points = np.asarray(polygon, np.float64).reshape(-1, 2)
+        if (points < (-width, -height)).any() or (points > (2 * width, 2 * height)).any():
+            return f"the polygon leaves the image of {width} x {height} pixels by more than its own size"
+        outline += float(np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum())
+    return f"the outline has {outline:,.0f} pixels" if outline > MAX_OUTLINE else ""
+
+
+def ignored(region: Region, width: int, height: int) -> Region:
+    """The pixels that may be of a region that cannot be drawn: those of its box."""
+    assert region.box is not None
+    x1, y1, x2, y2 = (float(side) for side in np.clip(region.box, 0, [width, height, width, height]))
+    return replace(region, name="", polygons=(rectangle(x1, y1, x2, y2),), runs=(), size=(0, 0), box=None)
+
+
+def draw(regions: Sequence[Region], classes: Sequence[str], width: int, height: int) -> NDArray[np.uint8]:
+    """Class indices [height, width], later regions over earlier; IGNORE for regions without a name.
+
+    Where a class is named `background`, pixels of no region are of that class, and IGNORE otherwise.
+    """
+    ground = classes.index("background") if "background" in classes else IGNORE
+    indices = np.full((height, width), ground, np.uint8)
+    for region in regions:
+        indices[_inside(region, width, height)] = classes.index(region.name) if region.name else IGNORE
+    return indices
+
+
+def _inside(region: Region, width: int, height: int) -> NDArray[np.bool_]:
+    if region.runs:
+        flags = np.arange(len(region.runs)) % 2 == 1
+        return np.repeat(flags, region.runs).reshape(width, height).T
+    from faster_coco_eval.core import mask  # pycocotools' own drawing; takes a second to import
+
+    drawn = mask.decode(mask.merge(mask.frPyObjects([list(polygon) for polygon in region.polygons], height, width)))
+    return np.asarray(drawn, np.bool_)
