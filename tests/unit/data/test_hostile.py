@@ -82,7 +82,7 @@ COCO = {
     "not UTF-8": ("\udcff", "a.json:1"),
     "other": ('{"a": 1}', "a.json:1"),
     "image without id": (coco(images=[{"file_name": "a.jpg"}]), "a.json:2"),
-    "image twice": (coco(images=[*IMAGES, *IMAGES]), "a.json:2"),
+    "id twice": (coco(images=[*IMAGES, {**IMAGES[0], "file_name": "b.jpg"}]), "a.json:2"),
     "traversal": (coco(images=[{**IMAGES[0], "file_name": "../../etc/passwd"}]), "a.json:2"),
     "absolute": (coco(images=[{**IMAGES[0], "file_name": "/etc/passwd"}]), "a.json:2"),
     "box of three": (coco(annotations=[{**ANNOTATION, "bbox": [1, 2, 3]}]), "a.json:3"),

@@ -142,8 +142,8 @@ class FindingKind(StrEnum):
         "List each image in one split.",
     )
     MISSING_SPLIT = (
-        *("MissingSplit", Severity.WARNING, "Split that is not there", "taken as empty"),
-        "Its images are not known as such, and are shared out by ratio.",
+        *("MissingSplit", Severity.WARNING, "Split, or image of one, that is not there", "not used"),
+        "The images that are meant are not in this split, and are shared out by ratio.",
         "Correct the path, or remove the line.",
     )
     UNREADABLE_FILE = (

@@ -162,7 +162,7 @@ class COCO:
         splits = {}
         for content, entry in several:
             findings.extend(content.wrong.get(entry.id, ()))
-            splits[split_named(content.file)] = entry.place
+            splits[split_of_file(content.file)] = entry.place
             for annotation in content.annotations.get(entry.id, ()):
                 name = content.categories.get(annotation.category, "")
                 if not name:
@@ -266,7 +266,7 @@ def open_reader(tree: Tree, options: Options) -> Reader:
     return COCO(tree, options)
 
 
-def split_named(file: str) -> str | None:
+def split_of_file(file: str) -> str | None:
     """The split that a file's name has among its words, or its innermost folder that names one."""
     words = re.split(r"[^a-z]+", PurePosixPath(file).stem.lower())
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None) or split_of(file)

@@ -1,37 +1,38 @@
 """PascalVOC: one XML file an image in Annotations/, images in JPEGImages/, splits in ImageSets/Main/*.txt.
 
-Coordinates are taken as they are written: labelling tools disagree on counting pixels from 0 or from 1.
+An XML file is of the image that its <filename> names, in the same folder or in one that stands for it (JPEGImages for
+Annotations); where it names none that is there, of the image of its own name. Coordinates are taken as they are
+written: labelling tools disagree on counting pixels from 0 or from 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import html
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
-from xml.parsers import expat
 
 from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import ANNOTATION_BYTES, Options, Reader, Tree, split_of
+from fovea_trainer.data.formats.xml_tree import UNREADABLE, Element, parse_xml, xml_text
+from fovea_trainer.data.image_files import IMAGE_SUFFIXES
 from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Found, Labels
+from fovea_trainer.data.text import composed
 from fovea_trainer.store import StorePath
 
-MAX_DEPTH = 32
-"""Nesting of elements; a real annotation has 4."""
-
-
-@dataclass(slots=True)
-class Element:
-    """An XML element with the line that it starts on."""
-
-    tag: str
-    line: int
-    text: str = ""
-    children: list[Element] = field(default_factory=list)
-
-    def find(self, tag: str) -> Element | None:
-        return next((child for child in self.children if child.tag == tag), None)
+READERS = 16
+"""Annotation files that are read at once to learn which images they name; stores answer slowly."""
+SEGMENTATIONS = ("segmentationclass", "segmentationobject")
+_NAME = re.compile(r"<filename>([^<]*)</filename>")
+_SIGN = re.compile(r"\s+-?[01]$")
+"""What lists of one class have behind a name."""
 
 
 @dataclass(frozen=True)
@@ -40,31 +41,32 @@ class PascalVOC:
 
     tree: Tree
 
-    def scan(self) -> Iterator[Found]:
-        images: dict[str, str] = {}
-        for path in self.tree.images:
-            stem = PurePosixPath(path).stem
-            if "/SegmentationClass/" in f"/{path}" or "/SegmentationObject/" in f"/{path}":
-                continue
-            if stem in images:
-                raise InvalidInput(
-                    f"two images share the name {stem}: {images[stem]} and {path}",
-                    str(self.tree.root),
-                    "rename one",
-                )
-            images[stem] = path
-        annotations = {PurePosixPath(path).stem: path for path in self.tree.with_suffix(".xml")}
+    def scan(self) -> Iterator[Found | Finding]:
+        annotations = list(self.tree.with_suffix(".xml"))
         if not annotations:
             raise InvalidInput(
                 "there are no XML files",
                 str(self.tree.root),
                 "PascalVOC has Annotations/*.xml and JPEGImages/*.jpg",
             )
-        splits = self._splits()
-        for stem in sorted(images.keys() | annotations.keys()):
-            # An annotation without an image is found by the worker, which cannot open the image.
-            path = images.get(stem, f"JPEGImages/{stem}.jpg")
-            yield Found(path, FileImage(path), splits.get(stem) or split_of(path), labels_path=annotations.get(stem))
+        splits, findings = self._splits()
+        yield from findings
+        claims: dict[str, list[str]] = defaultdict(list)
+        for annotation, image in self._pairs(annotations).items():
+            if image is None:
+                yield Finding(FindingKind.MISSING_IMAGE, annotation, "its image is not in the source")
+            else:
+                claims[image].append(annotation)
+        for path in self._images:
+            of_image, others = self._own(path, claims.get(path, ()))
+            for other in others:
+                message = f"{path} has its labels in {of_image}"
+                yield Finding(FindingKind.ORPHAN_LABEL, other, message)
+            if of_image is None and path in claims:
+                message = f"{path} has labels in {' and in '.join(claims[path][:3])}, which differ"
+                yield Finding(FindingKind.LISTED_TWICE, path, message)
+            else:
+                yield Found(path, FileImage(path), splits.get(path, split_of(path)), labels_path=of_image)
 
     def read(self, found: Found) -> Labels:
         if found.labels_path is None:
@@ -72,30 +74,131 @@ class PascalVOC:
             return Labels(findings=(Finding(FindingKind.UNLABELLED, found.name, message),), place=found.name)
         return parse_annotation(self.tree / found.labels_path, found.labels_path)
 
-    def _splits(self) -> dict[str, str]:
-        """The split of each image's stem, from ImageSets/Main/{train,val,test}.txt."""
-        splits: dict[str, str] = {}
+    @cached_property
+    def _images(self) -> Sequence[str]:
+        return [path for path in self.tree.images if not any(part.lower() in SEGMENTATIONS for part in path.split("/"))]
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, list[str]]:
+        stems: dict[str, list[str]] = defaultdict(list)
+        for path in self._images:
+            stems[_stem(path)].append(path)
+        return stems
+
+    # --- Which annotation is of which image ---
+
+    def _pairs(self, annotations: Sequence[str]) -> dict[str, str | None]:
+        """The image of each annotation file."""
+        with ThreadPoolExecutor(READERS) as readers:
+            named = dict(zip(annotations, readers.map(self._named, annotations), strict=True))
+        same = {path: self._near(path, _stem(path)) for path in annotations}
+        pairs = {path: same[path] or named[path] for path in annotations}
+        # Copies keep the <filename> of what they were copied from: who has the name itself goes first.
+        certain = {image for path, image in pairs.items() if image is not None and named[path] in (None, image)}
+        other = [path for path in annotations if None not in (named[path], same[path]) and named[path] != same[path]]
+        for path in other:
+            if named[path] not in certain and sum(named[path] == named[each] for each in other) == 1:
+                pairs[path] = named[path]
+        return pairs
+
+    def _named(self, annotation: str) -> str | None:
+        """The image that an annotation file names in <filename>; None where it names none that is there."""
+        try:
+            text = xml_text((self.tree / annotation).read_bytes(ANNOTATION_BYTES))
+        except InvalidInput:
+            return None  # a finding, once it is read for its image
+        match = _NAME.search(text)
+        name = html.unescape(match[1]).strip().replace("\\", "/") if match else ""
+        return self._near(annotation, _stem(name), name) if name else None
+
+    def _near(self, annotation: str, stem: str, name: str = "") -> str | None:
+        """The image of a stem that is nearest to an annotation file; with the very name or path first.
+
+        None where there is none, or where several are as near.
+        """
+        images = self._by_stem.get(stem, ())
+        exact = [path for path in images if f"/{composed(path)}".endswith(f"/{composed(name)}")] if name else []
+        ranked = sorted((_distance(annotation, path), path) for path in exact or images)
+        if not ranked or (len(ranked) > 1 and ranked[0][0] == ranked[1][0]):
+            return None
+        # Another folder's image of that name is meant only where the folders do not say otherwise.
+        return ranked[0][1] if ranked[0][0] < FAR or len(images) == 1 else None
+
+    def _own(self, image: str, annotations: Sequence[str]) -> tuple[str | None, list[str]]:
+        """The annotation file of an image, and the others that claim it. None where they disagree with equal right."""
+        ranked = sorted((_distance(path, image), path) for path in annotations)
+        if not ranked:
+            return None, []
+        best = [path for distance, path in ranked if distance == ranked[0][0]]
+        if len(best) > 1 and len({(self.tree / path).read_bytes(ANNOTATION_BYTES) for path in best}) > 1:
+            return None, []
+        return best[0], [path for _, path in ranked if path != best[0]]
+
+    # --- Splits ---
+
+    def _splits(self) -> tuple[dict[str, str | None], list[Finding]]:
+        """The split of each image that ImageSets/Main/{train,val,test}.txt list; None where two lists have it."""
+        splits: dict[str, str | None] = {}
+        findings: list[Finding] = []
         for path in self.tree.with_suffix(".txt"):
             parts = PurePosixPath(path).parts
             split = SPLIT_NAMES.get(PurePosixPath(path).stem.lower())
             if split is None or parts[-3:-1] != ("ImageSets", "Main"):
                 continue
-            lines = (self.tree / path).read_text(ANNOTATION_BYTES).splitlines()
-            for number, line in enumerate(lines, 1):
-                if not (words := line.split()):
-                    continue
-                earlier = splits.setdefault(words[0], split)
-                if earlier != split:
-                    raise InvalidInput(
-                        f"{words[0]} is in the splits {earlier} and {split}",
-                        f"{path}:{number}",
-                        "list each image in one split",
-                    )
-        return splits
+            for number, line in enumerate(self.tree.read_text(path)[0].splitlines(), 1):
+                place = f"{path}:{number}"
+                images = self._listed(line.strip())
+                if line.strip() and len(images) != 1:
+                    count = f"{len(images)} images" if images else "no image"
+                    findings.append(Finding(FindingKind.MISSING_SPLIT, place, f"{line.strip()!r} names {count}"))
+                for image in images if len(images) == 1 else ():
+                    earlier = splits.setdefault(image, split)
+                    if earlier not in (split, None):
+                        splits[image] = None
+                        message = f"{image} is in the splits {earlier} and {split}; it is shared out by splits.ratios"
+                        findings.append(Finding(FindingKind.SPLIT_CONFLICT, place, message))
+        return splits, findings
+
+    def _listed(self, line: str) -> Sequence[str]:
+        """The images that a line of an image set can mean: a name that may hold blanks, with or without a sign."""
+        for text in dict.fromkeys((line, _SIGN.sub("", line))):
+            for stem in dict.fromkeys((composed(text), _without_suffix(composed(text)))):
+                images = self._by_stem.get(stem.rpartition("/")[2], ())
+                below = [path for path in images if f"/{_without_suffix(composed(path))}".endswith(f"/{stem}")]
+                if below:
+                    return below
+        return ()
 
 
 def open_reader(tree: Tree, options: Options) -> Reader:
     return PascalVOC(tree)
+
+
+FAR = 3
+"""Distance of files whose folders have nothing to do with each other."""
+
+
+def _distance(annotation: str, image: str) -> int:
+    """How far an image lies from an annotation file: 0 beside it, 1 in the folder that stands for its own by the
+    format's rule, 2 in another folder of the same place, FAR elsewhere."""
+    ours, theirs = annotation.split("/")[:-1], image.split("/")[:-1]
+    if ours == theirs:
+        return 0
+    longest = max(len(ours), len(theirs))
+    if len(ours) == len(theirs):
+        different = [(a.lower(), b.lower()) for a, b in zip(ours, theirs, strict=True) if a != b]
+        if different == [("annotations", "jpegimages")] or different == [("annotations", "images")]:
+            return 1
+        return 2 if len(different) == 1 else FAR
+    return 2 if abs(len(ours) - len(theirs)) == 1 and longest == 1 else FAR
+
+
+def _stem(path: str) -> str:
+    return composed(PurePosixPath(path).stem)
+
+
+def _without_suffix(path: str) -> str:
+    return path[: -len(suffix)] if (suffix := PurePosixPath(path).suffix).lower() in IMAGE_SUFFIXES else path
 
 
 def parse_annotation(file: StorePath, path: str) -> Labels:
@@ -121,20 +224,11 @@ def _object(element: Element, path: str) -> Box:
     name = element.find("name")
     if name is None or not name.text.strip():
         raise InvalidInput("the object has no <name>", f"{path}:{element.line}")
-    bounds = element.find("bndbox")
-    if bounds is None:
-        raise InvalidInput("the object has no <bndbox>", f"{path}:{element.line}")
-    corners = []
-    for side in ("xmin", "ymin", "xmax", "ymax"):
-        value = bounds.find(side)
-        if value is None:
-            raise InvalidInput(f"<bndbox> has no <{side}>", f"{path}:{bounds.line}")
-        try:
-            corners.append(float(value.text))
-        except ValueError:
-            raise InvalidInput(
-                f"<{side}> is {value.text.strip()[:40]!r}, not a number", f"{path}:{value.line}"
-            ) from None
+    if UNREADABLE in name.text:
+        raise InvalidInput(
+            "the class's name is not in the encoding of the file", f"{path}:{name.line}", "save it as UTF-8"
+        )
+    corners = _corners(element, path)
     difficult = element.find("difficult")
     return Box(
         name.text.strip(),
@@ -147,54 +241,45 @@ def _object(element: Element, path: str) -> Box:
     )
 
 
+def _corners(element: Element, path: str) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 of an object: of <bndbox>, else around roLabelImg's <robndbox> or Roboflow's <polygon>."""
+    if (bounds := element.find("bndbox")) is not None:
+        x1, y1, x2, y2 = _numbers(bounds, ("xmin", "ymin", "xmax", "ymax"), path)
+        return x1, y1, x2, y2
+    if (rotated := element.find("robndbox")) is not None:
+        x, y, width, height, angle = _numbers(rotated, ("cx", "cy", "w", "h", "angle"), path)
+        if math.isfinite(angle):
+            cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+            width, height = width * cos + height * sin, width * sin + height * cos
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    if (polygon := element.find("polygon")) is not None and (sides := [child.tag for child in polygon.children]):
+        xs, ys = (_numbers(polygon, [side for side in sides if side.startswith(axis)], path) for axis in "xy")
+        if xs and ys:
+            return min(xs), min(ys), max(xs), max(ys)
+    raise InvalidInput("the object has no <bndbox>", f"{path}:{element.line}")
+
+
+def _numbers(element: Element, tags: Sequence[str], path: str) -> list[float]:
+    values = []
+    for tag in tags:
+        value = element.find(tag)
+        if value is None:
+            raise InvalidInput(f"<{element.tag}> has no <{tag}>", f"{path}:{element.line}")
+        try:
+            values.append(float(value.text))
+        except ValueError:
+            message = f"<{tag}> is {value.text.strip()[:40]!r}, not a number"
+            raise InvalidInput(message, f"{path}:{value.line}") from None
+    return values
+
+
 def _size(root: Element) -> tuple[int, int] | None:
+    """Width and height that the annotation claims; None where it claims nothing that is a size."""
     size = root.find("size")
-    sides = [size.find(side) for side in ("width", "height")] if size is not None else []
-    texts = [side.text.strip() for side in sides if side is not None]
-    if len(texts) != 2 or not all(text.isdecimal() and len(text) < 10 for text in texts):
+    if size is None:
         return None
-    width, height = map(int, texts)
-    return (width, height) if width and height else None
-
-
-def parse_xml(data: bytes, path: str) -> Element:
-    """A small XML document as a tree. Entities and document types, which bombs are made of, are refused."""
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    stack = [Element("", 0)]
-
-    def refuse(*_: object) -> int:
-        raise InvalidInput(
-            "the file declares a document type or entities",
-            f"{path}:{parser.CurrentLineNumber}",
-            "remove <!DOCTYPE …>: annotations need none, and it can be used for attacks",
-        )
-
-    def start(tag: str, _: dict[str, str]) -> None:
-        if len(stack) > MAX_DEPTH:
-            raise InvalidInput(f"elements are nested more than {MAX_DEPTH} deep", f"{path}:{parser.CurrentLineNumber}")
-        element = Element(tag, parser.CurrentLineNumber)
-        stack[-1].children.append(element)
-        stack.append(element)
-
-    def end(_: str) -> None:
-        stack.pop()
-
-    def text(data: str) -> None:
-        stack[-1].text += data
-
-    parser.StartDoctypeDeclHandler = refuse
-    parser.EntityDeclHandler = refuse
-    parser.ExternalEntityRefHandler = refuse
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = text
     try:
-        parser.Parse(data, True)
-    except expat.ExpatError as error:
-        raise InvalidInput(
-            f"the XML is broken: {expat.ErrorString(error.code)}",
-            f"{path}:{error.lineno}",
-            "repair or remove the file",
-        ) from None
-    return stack[0].children[0]
+        width, height = (float(size.value(side)) for side in ("width", "height"))
+    except ValueError:
+        return None
+    return (int(width), int(height)) if 0 < width < 1 << 20 and 0 < height < 1 << 20 else None

@@ -235,10 +235,10 @@ def _members(tree: Tree, description: Description, named: str, findings: list[Fi
             try:
                 located = tree.locate(line.strip(), file)
             except InvalidInput as error:
-                findings.append(Finding(FindingKind.MISSING_IMAGE, place, error.message))
+                findings.append(Finding(FindingKind.MISSING_SPLIT, place, error.message))
                 continue
             if located is None:
-                findings.append(Finding(FindingKind.MISSING_IMAGE, place, f"there is no image {line.strip()}"))
+                findings.append(Finding(FindingKind.MISSING_SPLIT, place, f"there is no image {line.strip()}"))
             else:
                 yield located.path, place
     elif (folder := description.folder(tree, named)) is not None:
