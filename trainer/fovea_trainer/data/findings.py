@@ -79,21 +79,6 @@ class FindingKind(StrEnum):
         "Nothing; compare the format's layout if they were meant to be used.",
     )
 
-    NAMES_DIFFER = (
-        *("NamesDiffer", Severity.WARNING, "Class names that disagree", "names as the finding says"),
-        "If the other names are right, all objects are taught under wrong names.",
-        "Keep the names that the labels were written with, and remove the others.",
-    )
-    PREDICTED_LABELS = (
-        *("PredictedLabels", Severity.WARNING, "Labels with a confidence", "kept as boxes"),
-        "These look like the predictions of a model; its mistakes are taught.",
-        "Have the labels reviewed, or give those that people drew.",
-    )
-    SHARED_LABELS = (
-        *("SharedLabels", Severity.WARNING, "Label file of several images", "kept for each"),
-        "If only one of the images was labelled, the others are taught wrong boxes.",
-        "Rename the images so that each has a name of its own, without counting the suffix.",
-    )
     IGNORED_REGION = (
         *("IgnoredRegion", Severity.WARNING, "Region that cannot be used", "its pixels are ignored"),
         "The pixels count neither in training nor in evaluation.",
@@ -136,21 +121,6 @@ class FindingKind(StrEnum):
         "Nothing is lost: the size in the annotation says that the tool did not turn the picture.",
         "Nothing.",
     )
-    SPLIT_CONFLICT = (
-        *("SplitConflict", Severity.WARNING, "Image that the source puts in two splits", "shared out by ratio"),
-        "In both it would make the test result look better than it is.",
-        "List each image in one split.",
-    )
-    MISSING_SPLIT = (
-        *("MissingSplit", Severity.WARNING, "Split, or image of one, that is not there", "not used"),
-        "The images that are meant are not in this split, and are shared out by ratio.",
-        "Correct the path, or remove the line.",
-    )
-    UNREADABLE_FILE = (
-        *("UnreadableFile", Severity.WARNING, "File that cannot be read", "not used, or guessed"),
-        "What it says is lost.",
-        "Repair the file, or move it out of the source.",
-    )
     CONFLICTING_LABELS = (
         *("ConflictingLabels", Severity.WARNING, "Same image, other labels", "first labels kept"),
         "One of the two labels is wrong, and the model may be taught the wrong one.",
@@ -180,8 +150,8 @@ class FindingKind(StrEnum):
         True,
     )
     MISSING_SPLIT = (
-        *("MissingSplit", Severity.WARNING, "Split that is not there", "taken as empty"),
-        "Its images are not known as such, and are shared out by ratio.",
+        *("MissingSplit", Severity.WARNING, "Split, or image of one, that is not there", "not used"),
+        "The images that are meant are not in this split, and are shared out by ratio.",
         "Correct the path, or remove the line.",
     )
     NAMES_DIFFER = (
