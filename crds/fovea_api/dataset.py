@@ -43,7 +43,7 @@ from fovea_api.common import (
 )
 from fovea_api.errors import NotSupported
 from fovea_api.run import Progress, Usage
-from fovea_api.version import ClassSummary, DatasetSummary, QualitySummary, SplitCounts, StatedProblem
+from fovea_api.version import ClassSummary, DatasetSummary, Findings, QualitySummary, SplitCounts, StatedProblem
 
 
 class Format(StrEnum):
@@ -444,6 +444,8 @@ class DatasetStatus(Status):
     """The classes of the newest version, in the order of their index."""
     quality: QualitySummary | None = None
     """What the checks of the newest version found."""
+    findings: Findings = ()
+    """What is not right in the newest version, by kind, the worst first."""
     report: Annotated[str, Field(max_length=2048)] | None = None
     """Where the quality report of the newest version lies."""
     next_refresh: Annotated[str, Field(max_length=64)] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -81,8 +82,9 @@ def running() -> RunView:
     return replace(ordered(phase="Running", attempts=[attempt(name)], progress=progress), children=(child,))
 
 
-def succeeded() -> RunView:
-    summary = {"version": VERSION, "images": 9, "annotations": 20, "splits": {"train": 7, "test": 2}, "classes": []}
+def succeeded(findings: Sequence[Mapping[str, Any]] = ()) -> RunView:
+    summary = {"version": VERSION, "images": 9, "annotations": 20, "splits": {"train": 7, "test": 2}, "classes": [],
+               "findings": findings}  # fmt: skip
     result = {"completedAt": BUILT, "artifact": ARTIFACT, "digest": VERSION, "dataset": summary, "report": "s3://r"}
     ended = attempt(ordered().name, endTime=BUILT, outcome="Succeeded")
     return ordered(phase="Succeeded", attempts=[ended], result=result)
@@ -223,6 +225,28 @@ class TestBuilt:
         assert (status["images"], status["splits"]) == (9, {"train": 7, "test": 2})
         assert condition(found) == ("True", "VersionBuilt")
         assert events(found) == ["VersionBuilt"]
+
+    def test_serious_findings_are_in_the_condition_in_one_line(self) -> None:
+        serious = [
+            {
+                "kind": f"Kind{number}",
+                "severity": "Serious",
+                "count": 3,
+                "message": f"lab: a.txt:{number}:\n" + "x" * 400,
+            }
+            for number in range(4)
+        ]
+        note = {"kind": "ExactDuplicate", "severity": "Note", "count": 2, "message": "lab: b.jpg: twice"}
+        view = succeeded(findings=[*serious, note])
+        found = plan(dataset({"run": view.name, "phase": "Building"}), view)
+        message = status_of(found)["conditions"][0]["message"]
+        assert message.startswith("9 images in 2 splits; serious findings, see the report: Kind0: lab: a.txt:0: xxx")
+        assert message.endswith("…; and 1 more")
+        assert "\n" not in message
+        assert "ExactDuplicate" not in message
+        assert condition(found) == ("True", "VersionBuilt")
+        assert [each["kind"] for each in status_of(found)["findings"]][-1] == "ExactDuplicate"
+        assert [it.type for it in found.writes if isinstance(it, Emit)] == ["Warning"]
 
     def test_the_same_version_again_is_told_as_such(self) -> None:
         status = {"run": succeeded().name, "phase": "Building", "version": VERSION}

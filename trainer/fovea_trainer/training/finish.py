@@ -54,6 +54,7 @@ from fovea_trainer.training.context import Listener
 from fovea_trainer.training.dataset import preprocessing
 from fovea_trainer.training.loop import NO_VALIDATION
 from fovea_trainer.training.network import make_network
+from fovea_trainer.training.preflight import check_version
 from fovea_trainer.training.progress import TRAINING_PERCENT, best_of, latest_metrics
 from fovea_trainer.training.selection import monitored_metric
 from fovea_trainer.training.state import State
@@ -137,6 +138,7 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     splits = [split for split in recipe.evaluation.splits if len(trained.samples(split))]
     evaluations: dict[str, EvaluationResult] = {split: trained.evaluate(model, split) for split in splits}
     before, notes = dict[str, float](), [] if trained.samples("validation") else [NO_VALIDATION]
+    notes.extend(check_version(trained.version, recipe))
     if recipe.compression.quantization is not None:
         stage("Compressing", TRAINING_PERCENT + 5)
         evaluations, before, reason = _quantize(trained, model, evaluations)

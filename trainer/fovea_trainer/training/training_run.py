@@ -14,6 +14,7 @@ from fovea_trainer.results import folder_of, owner_folder
 from fovea_trainer.store import StorePath
 from fovea_trainer.training.base_weights import fetch_base_weights
 from fovea_trainer.training.loop import Plan
+from fovea_trainer.training.preflight import check_version
 from fovea_trainer.training.tracking import Tracker
 
 
@@ -38,10 +39,14 @@ class TrainingRun:
         return owner_folder(self.spec.store, self.spec.owner) / "bundles"
 
     def open(self) -> OpenVersion:
-        """The dataset version, from this machine's cache, with the problem as it is stated now."""
+        """The dataset version, from this machine's cache, with the problem as it is stated now.
+
+        Raises InvalidInput where it has nothing that could be learned.
+        """
         given = self.spec.inputs.dataset
         assert given is not None
         version = open_version(given.artifact, self.environment.work_dir / "versions")
+        check_version(version, self.recipe)
         if given.problem is None:
             return version
         return replace(version, manifest=version.manifest.model_copy(update={"problem": given.problem}))

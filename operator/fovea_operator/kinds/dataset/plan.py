@@ -17,6 +17,7 @@ from fovea_api.run import (
     is_same_recipe,
     run_identity,
 )
+from fovea_api.version import DatasetSummary, Severity
 
 from fovea_operator.cleanups.build import PodSettings
 from fovea_operator.cleanups.plan import blocker_of_cleanups, with_deletion
@@ -45,6 +46,8 @@ from fovea_operator.schedule import InvalidSchedule, last_time, next_time
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Delete, Emit, Plan, Write
 
+SHOWN_FINDINGS, FINDING_LIMIT = 3, 200
+"""Serious findings in a condition's message, and characters of each: the message is one line."""
 _PHASES: dict[str | None, Any] = {"Running": "Building", "Succeeded": "Ready"}
 
 
@@ -173,8 +176,23 @@ def _schedule(dataset: Dataset, current: RunView | None, now: datetime) -> tuple
 def _assess(assessment: Assessment, result: RunResult | None) -> Assessment:
     if not assessment.ready or result is None or result.dataset is None:
         return assessment
-    summary = result.dataset
-    return ready("VersionBuilt", f"{summary.images} images in {len(summary.splits)} splits")
+    return ready("VersionBuilt", _words(result.dataset))
+
+
+def _words(summary: DatasetSummary) -> str:
+    """The version in one line, with what makes a model learn something wrong from it, or nothing."""
+    words = f"{summary.images} images in {len(summary.splits)} splits"
+    serious = [finding for finding in summary.findings if finding.severity is Severity.SERIOUS]
+    if not serious:
+        return words
+    shown = "; ".join(f"{each.kind}: {_cut(each.message)}" for each in serious[:SHOWN_FINDINGS])
+    more = f"; and {len(serious) - SHOWN_FINDINGS} more" if len(serious) > SHOWN_FINDINGS else ""
+    return f"{words}; serious findings, see the report: {shown}{more}"
+
+
+def _cut(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= FINDING_LIMIT else f"{line[: FINDING_LIMIT - 1]}…"
 
 
 def _with_version(status: DatasetStatus, result: RunResult | None) -> DatasetStatus:
@@ -191,6 +209,7 @@ def _with_version(status: DatasetStatus, result: RunResult | None) -> DatasetSta
             "splits": made.splits,
             "classes": made.classes,
             "quality": made.quality,
+            "findings": made.findings,
             "report": result.report,
         }
     )
@@ -207,6 +226,6 @@ def _events(
         return ()
     if result.dataset.version == old.version:
         return (Emit(key, "Normal", "NothingChanged", f"run {run} found the version that was there", run),)
-    return (
-        Emit(key, "Normal", "VersionBuilt", f"run {run} built {result.dataset.version}: {assessment.message}", run),
-    )
+    serious = any(finding.severity is Severity.SERIOUS for finding in result.dataset.findings)
+    message = f"run {run} built {result.dataset.version}: {assessment.message}"
+    return (Emit(key, "Warning" if serious else "Normal", "VersionBuilt", message, run),)
