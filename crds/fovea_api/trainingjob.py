@@ -237,27 +237,42 @@ class Input(Model):
 class Optimizer(Model):
     """The optimizer and its rate."""
 
-    name: Literal["SGD", "Adam", "AdamW"] = "AdamW"
-    """The method."""
+    name: Literal["SGD", "Adam", "AdamW", "Lion"] = "AdamW"
+    """The method. Lion wants a learning rate 3 to 10 times lower than AdamW, and as many times the weight decay."""
     learning_rate: Annotated[Number, Field(gt=0, le=10)] = 1e-3
     """Learning rate at its peak."""
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = 1e-4
     """Weight decay; biases and norms have none."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
+    nesterov: Bool = False
+    """Nesterov's momentum, for SGD."""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Layer-wise learning-rate decay: each layer of the backbone learns at the rate of the layer after it times this.
+    1: all layers learn at the same rate."""
+
+    rules: ClassVar = (
+        Rule(
+            "!self.nesterov || (self.name == 'SGD' && self.momentum > 0.0)",
+            "nesterov needs SGD with a momentum; remove it or use SGD",
+            lambda it: not it.nesterov or (it.name == "SGD" and it.momentum > 0),
+            ".nesterov",
+        ),
+    )
 
 
 class Schedule(Model):
     """How the learning rate moves."""
 
     name: Literal["OneCycle", "Cosine", "Step", "Constant"] = "OneCycle"
-    """OneCycle: up, then down to almost nothing. Cosine: down in a half wave. Step: divided at each step."""
+    """OneCycle: the rate rises and falls in two half waves, to almost nothing, and the momentum does the opposite.
+    Cosine: after a linear warm-up it falls in a half wave. Step: it is divided at each step. Constant: it stays."""
     warmup_epochs: Annotated[Number, Field(ge=0, le=1000)] = 1
-    """Epochs, also in part, in which the rate rises."""
+    """Epochs, also in part, in which the rate rises to its peak. OneCycle is meant to rise for up to a third of all."""
     step_epochs: Annotated[Int, Field(ge=1, le=100_000)] | None = None
     """For Step: epochs between two steps."""
     step_factor: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    """For Step: what the rate is multiplied with."""
+    """For Step: what the rate is multiplied by."""
 
     rules: ClassVar = (
         Rule(
@@ -273,7 +288,7 @@ class EarlyStopping(Model):
     """Ends training when nothing gets better."""
 
     metric: MetricName
-    """Metric that is watched, on the validation split: validation/mAP, validation/loss, …"""
+    """Metric that is monitored, on the validation split: validation/mAP, validation/loss, …"""
     patience: Annotated[Int, Field(ge=1, le=10_000)] = 5
     """Epochs without improvement after which training ends."""
     min_delta: Annotated[Number, Field(ge=0)] = 0.0
@@ -282,7 +297,7 @@ class EarlyStopping(Model):
     rules: ClassVar = (
         Rule(
             "self.metric.startsWith('validation/')",
-            "watch a metric of the validation split, such as validation/mAP; the test split must stay unseen",
+            "monitor a metric of the validation split, such as validation/mAP; the test split must stay unseen",
             lambda it: it.metric.startswith("validation/"),
             ".metric",
         ),
@@ -314,7 +329,10 @@ class Training(Model):
     epochs: Annotated[Int, Field(ge=1, le=100_000)] = 10
     """Passes over the train split."""
     batch_size: Annotated[Int, Field(ge=1, le=65_536)] = 8
-    """Images in a step, over all workers."""
+    """Images in a batch, over all workers."""
+    gradient_accumulation_steps: Annotated[Int, Field(ge=1, le=1024)] = 1
+    """Batches whose gradients are added up before the weights change: training as with a batch of batchSize times
+    this, in the memory of one of batchSize."""
     loss: Loss = Loss.DEFAULT
     """Default, or a named loss of the task."""
     optimizer: Optimizer = Optimizer()
@@ -329,6 +347,9 @@ class Training(Model):
     """Largest norm of the gradient. Absent: not clipped."""
     precision: Literal["Auto", "FP32", "BF16", "FP16"] = "Auto"
     """Arithmetic of the forward pass. Auto: BF16 on a GPU that has it, FP16 on other GPUs, FP32 on a CPU."""
+    sync_batch_norm: Literal["Auto", "Always", "Never"] = "Auto"
+    """Whether batch norm goes by the images of all workers together. Auto: where a worker has fewer than 16 images of a
+    batch, too few for statistics of its own."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target that is spread over all classes; with a loss that contains CrossEntropy only."""
     seed: Seed = 0

@@ -16,7 +16,7 @@ from fovea_api.trainingjob import Recipe
 from fovea_trainer.training import loop
 from fovea_trainer.training.context import SingleProcess
 from fovea_trainer.training.loop import Plan, TrainingDiverged, fit
-from fovea_trainer.training.optimization import Precision, choose_precision
+from fovea_trainer.training.precision import Precision, choose_precision
 from fovea_trainer.training.state import FILE, CheckpointNotSaved, State
 from pydantic import JsonValue
 from synthetic import squares

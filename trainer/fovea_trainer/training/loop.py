@@ -7,6 +7,7 @@ import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ from fovea_trainer.training.context import Context
 from fovea_trainer.training.dataset import Collate, SplitDataset, class_counts, preprocessing
 from fovea_trainer.training.distributed import first_workers, total
 from fovea_trainer.training.network import Version, make_network
-from fovea_trainer.training.optimization import Precision, choose_precision, learning_rate_factor
 from fovea_trainer.training.order import Order, WorkerBatches, mix, repeat_factors
+from fovea_trainer.training.precision import Precision, choose_precision
 from fovea_trainer.training.progress import training_progress
 from fovea_trainer.training.selection import check_monitored, keep_best, monitored_metric, stop_early
 from fovea_trainer.training.state import State
@@ -116,24 +117,25 @@ class _Fit:
         """Mean loss of the epoch, over all workers."""
         state, context = self.state, self.context
         steps = self.order.steps_per_epoch
-        batches = WorkerBatches(self.order, state.epoch, state.step, context.rank, context.workers)
-        loader = DataLoader(
-            self.train,
-            batch_sampler=batches,
-            collate_fn=Collate(self.train.task),
-            num_workers=context.loader_processes,
+        sampler = WorkerBatches(self.order, state.epoch, state.step, context.rank, context.workers)
+        batches = iter(
+            DataLoader(
+                self.train,
+                batch_sampler=sampler,
+                collate_fn=Collate(self.train.task),
+                num_workers=context.loader_processes,
+            )
         )
         self.updater.network.train()
         began, images_done = time.monotonic(), 0
-        for images, targets, _ in loader:
+        while parts := [(images, targets) for images, targets, _ in islice(batches, self.order.accumulated)]:
             step = state.epoch * steps + state.step
             torch.manual_seed(mix(self.training.seed, step, context.rank))  # dropout, sampled anchors
-            factor = learning_rate_factor(self.training.schedule, step, steps, self.training.epochs)
-            loss = self.updater.step(images, targets, step, factor)
+            loss = self.updater.step(parts, step, steps)
             self._check(loss)
             state.loss_sum += loss
             state.step += 1
-            images_done += self.training.batch_size
+            images_done += self.order.images_per_step
             self.speed = images_done / (time.monotonic() - began)
             self._report_progress(PROGRESS_SECONDS)
             if context.stopping():
@@ -155,6 +157,7 @@ class _Fit:
 
     def _end_epoch(self, loss: float, began: float) -> None:
         state, updater = self.state, self.updater
+        updater.align()
         state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
         metrics = {"train/loss": loss, "train/learningRate": updater.learning_rate}
         if len(self.validation):
@@ -212,7 +215,7 @@ class _Fit:
             len(self.train),
             training.epochs,
             self.order.steps_per_epoch,
-            training.batch_size,
+            self.order.images_per_step,
             self.updater.precision.name,
             f"{workers} worker{'s' if workers > 1 else ''}",
             place,
@@ -271,7 +274,7 @@ def _order(recipe: Recipe, train: SplitDataset, num_classes: int, workers: int) 
     if balance in ("Oversample", "Undersample"):
         counts = class_counts(train.samples, train.task, num_classes)
         factors = repeat_factors([np.flatnonzero(image).tolist() for image in counts], balance)
-    return Order(factors, training.batch_size, training.seed)
+    return Order(factors, training.batch_size, training.seed, training.gradient_accumulation_steps)
 
 
 def _start_from(base: BaseWeights, network: AnyNetwork, state: State) -> None:

@@ -1,8 +1,8 @@
 """Which image is trained on when: a pure function of the seed, so that any position can be found again.
 
-The order of an epoch depends on seed and epoch alone. Every step takes the next `batch_size` images and each of W
-workers every W-th of them. A position is therefore just a number of steps: it is exact after a resume, and it keeps
-its meaning when the number of workers changes, which the state of a per-worker loader does not.
+The order of an epoch depends on seed and epoch alone. Every step takes the next images, in one batch or several, and
+each of W workers every W-th image of a batch. A position is therefore just a number of steps: it is exact after a
+resume, and it keeps its meaning when the number of workers changes, which the state of a per-worker loader does not.
 """
 
 from __future__ import annotations
@@ -23,28 +23,35 @@ class Order:
 
     Args:
         repeat_factors: How often each image is shown in an epoch, on average; 1 for all: plain shuffling.
-        batch_size: Images in a step, over all workers.
+        batch_size: Images in a batch, over all workers.
         seed: Seed of the shuffling.
+        accumulated: Batches in a step, whose gradients are added up.
     """
 
     repeat_factors: NDArray[np.float64]
     batch_size: int
     seed: int
+    accumulated: int = 1
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that a step goes by, over all workers."""
+        return self.batch_size * self.accumulated
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps in an epoch; the last one is filled up with the first images of the epoch."""
-        return max(1, -(-round(float(self.repeat_factors.sum())) // self.batch_size))
+        return max(1, -(-round(float(self.repeat_factors.sum())) // self.images_per_step))
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """Indices of the images [steps, batch_size] of an epoch, counted from 0."""
+        """Indices of the images [steps, images_per_step] of an epoch, counted from 0."""
         random = np.random.default_rng([self.seed, epoch])
         whole = np.floor(self.repeat_factors)
         counts = (whole + (random.random(len(self.repeat_factors)) < self.repeat_factors - whole)).astype(int)
         index = random.permutation(np.repeat(np.arange(len(self.repeat_factors)), counts))
         if len(index) == 0:
             index = np.arange(len(self.repeat_factors))
-        return np.resize(index, (self.steps_per_epoch, self.batch_size)).astype(np.int64)
+        return np.resize(index, (self.steps_per_epoch, self.images_per_step)).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +73,16 @@ class WorkerBatches:
     workers: int
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        for step, batch in enumerate(self.order.epoch(self.epoch)[self.first_step :], self.first_step):
-            yield [
-                Draw(int(batch[place]), mix(self.order.seed, self.epoch, step, place))
-                for place in range(self.rank, self.order.batch_size, self.workers)
-            ]
+        size = self.order.batch_size
+        for step, images in enumerate(self.order.epoch(self.epoch)[self.first_step :], self.first_step):
+            for start in range(0, self.order.images_per_step, size):
+                yield [
+                    Draw(int(images[place]), mix(self.order.seed, self.epoch, step, place))
+                    for place in range(start + self.rank, start + size, self.workers)
+                ]
 
     def __len__(self) -> int:
-        return self.order.steps_per_epoch - self.first_step
+        return (self.order.steps_per_epoch - self.first_step) * self.order.accumulated
 
 
 def mix(*numbers: int) -> int:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from fovea_api.trainingjob import Training
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from fovea_trainer.models.network import AnyNetwork, Network
 from fovea_trainer.tasks import Targets
+from fovea_trainer.training import batch_norm
 from fovea_trainer.training.context import Context
 from fovea_trainer.training.distributed import distributed
-from fovea_trainer.training.optimization import Precision, build_optimizer
+from fovea_trainer.training.optimizer import build_optimizer, momentum_of, set_rates
+from fovea_trainer.training.precision import Precision
+from fovea_trainer.training.schedule import learning_rate_factor, momentum_at
 from fovea_trainer.training.state import State, clone
+
+Batch = tuple[Tensor, Targets]
+"""Images, normalized, float32 [N, 3, H, W], and their ground truth."""
 
 
 class Updater:
@@ -32,14 +40,15 @@ class Updater:
     def __init__(
         self, network: AnyNetwork, training: Training, context: Context, precision: Precision, state: State
     ) -> None:
+        if batch_norm.uses_sync(training.sync_batch_norm, training.batch_size, context.workers):
+            batch_norm.synchronize(network, context.device)
         self.network = network.to(context.device).to(memory_format=torch.channels_last)
         self.precision = precision
         self._training, self._context = training, context
         self._optimizer = build_optimizer(self.network, training.optimizer)
         self._scaler = precision.scaler()
-        self._ema = (
-            None if training.ema is None else ModelEmaV3(self.network, decay=training.ema.decay, use_warmup=True)
-        )
+        ema = training.ema
+        self._ema = None if ema is None else ModelEmaV3(self.network, decay=ema.decay, use_warmup=True)
         if state.network:
             self._restore(state)
         self._model = distributed(self.network, context)
@@ -56,38 +65,46 @@ class Updater:
         """The rate of the last step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def step(self, images: Tensor, targets: Targets, step: int, factor: float) -> float:
-        """One update; gives this worker's share of the loss. Workers count by their number of images.
+    def step(self, batches: Sequence[Batch], step: int, steps_per_epoch: int) -> float:
+        """One update; gives this worker's share of the loss, a mean over the images of all batches and workers.
 
         Args:
-            images: This worker's images, normalized, float32 [N, 3, H, W].
-            targets: Their ground truth.
+            batches: This worker's parts of the batches whose gradients are added up.
             step: Number of the step, from 0.
-            factor: Share of the learning rate.
+            steps_per_epoch: Steps in an epoch.
         """
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._training.optimizer.learning_rate * factor
+        training = self._training
+        peak, momentum = training.optimizer.learning_rate, momentum_of(training.optimizer)
+        position = (step, steps_per_epoch, training.epochs)
+        rate = peak * learning_rate_factor(training.schedule, *position)
+        set_rates(self._optimizer, rate, momentum_at(training.schedule, momentum, *position))
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(images, targets)
-        if self._training.gradient_clip_norm is not None:
+        loss = sum(self._backward(*batch, last=batch is batches[-1]) for batch in batches)
+        if training.gradient_clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._training.gradient_clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._ema is not None:
             self._ema.update(self.network, step=step + 1)
         return loss
 
-    def _backward(self, images: Tensor, targets: Targets) -> float:
-        device = self._context.device
-        share = len(images) / self._training.batch_size
-        with self.precision.autocast():
-            raw = self._model(images.to(device, non_blocking=True))
-            parts: Mapping[str, Tensor] = self.network.loss(raw, targets.to(device))
-        loss = torch.stack([part.float() for part in parts.values()]).sum()
-        # DistributedDataParallel takes the mean over the workers; undo it, each worker brings its own share.
-        torch.autograd.backward(self._scaler.scale(loss * share * self._context.workers))
+    def _backward(self, images: Tensor, targets: Targets, last: bool) -> float:
+        """Adds a batch's gradients to those before it; those of all workers are added up with the last one."""
+        device, model = self._context.device, self._model
+        share = len(images) / (self._training.batch_size * self._training.gradient_accumulation_steps)
+        with model.no_sync() if not last and isinstance(model, DistributedDataParallel) else nullcontext():
+            with self.precision.autocast():
+                raw = model(images.to(device, non_blocking=True))
+                parts: Mapping[str, Tensor] = self.network.loss(raw, targets.to(device))
+            loss = torch.stack([part.float() for part in parts.values()]).sum()
+            # DistributedDataParallel takes the mean over the workers; undo it, each worker brings its own share.
+            torch.autograd.backward(self._scaler.scale(loss * share * self._context.workers))
         return float(loss.detach()) * share
+
+    def align(self) -> None:
+        """Gives all workers the first one's statistics of batch norm, so that they validate one and the same model."""
+        batch_norm.align(self.averaged, self._context)
 
     def save(self, state: State) -> None:
         """Puts copies of weights, average and optimizer into the state."""

@@ -10,7 +10,7 @@ from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.training.context import Context
 from fovea_trainer.training.dataset import Collate, SplitDataset
 from fovea_trainer.training.distributed import gather
-from fovea_trainer.training.optimization import Precision
+from fovea_trainer.training.precision import Precision
 
 
 def validate(
