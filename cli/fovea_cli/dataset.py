@@ -27,11 +27,11 @@ def command() -> None:
 @command.command("build")
 @manifest_options
 @output_option
-def build(file: Path, store: str, source: tuple[str, ...], name: str | None, output: str) -> None:
+def build(file: Path, store: str, adopt: str, source: tuple[str, ...], name: str | None, output: str) -> None:
     """Builds the version of a manifest's Dataset: reads, checks, splits, and writes it to the store."""
     from fovea_trainer.local import build_manifest
 
-    result = build_manifest(file, store, name=name, sources=sources_of(source))
+    result = build_manifest(file, store, name=name, sources=sources_of(source), adopt=adopt)
     if output == "json":
         print_json(result.to_dict())
         return

@@ -9,7 +9,7 @@ import click
 
 
 def manifest_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options -f, --store, --source and --name."""
+    """The options -f, --store, --adopt, --source and --name."""
     for option in (
         click.option("--name", help="The object, where the file has several of its kind."),
         click.option(
@@ -23,6 +23,12 @@ def manifest_options(command: Callable[..., None]) -> Callable[..., None]:
             default="fovea-store",
             show_default=True,
             help="Folder or URI that datasets and bundles are written to.",
+        ),
+        click.option(
+            "--adopt",
+            default="",
+            metavar="OWNER",
+            help="Take a store over from this owner, who may write there no more.",
         ),
         click.option(
             "--file",

@@ -14,7 +14,9 @@ from fovea_cli.output import output_option, print_json, print_table
 @manifest_options
 @click.option("--ray", is_flag=True, help="Train on Ray (of this machine, or of RAY_ADDRESS).")
 @output_option
-def command(file: Path, store: str, source: tuple[str, ...], name: str | None, ray: bool, output: str) -> None:
+def command(
+    file: Path, store: str, adopt: str, source: tuple[str, ...], name: str | None, ray: bool, output: str
+) -> None:
     """Builds the dataset version and trains the model of a manifest, as the cluster would.
 
     What the store holds already is adopted; an interrupted training goes on from its last checkpoint.
@@ -22,7 +24,7 @@ def command(file: Path, store: str, source: tuple[str, ...], name: str | None, r
     """
     from fovea_trainer.local import criteria_of, train_manifest
 
-    result = train_manifest(file, store, ray=ray, name=name, sources=sources_of(source))
+    result = train_manifest(file, store, ray=ray, name=name, sources=sources_of(source), adopt=adopt)
     verdicts = criteria_of(file, name, result)
     if output == "json":
         print_json({**result.to_dict(), "successCriteria": [verdict.to_dict() for verdict in verdicts]})

@@ -71,6 +71,15 @@ class Retryable(FoveaError):
     exit_code = 75
 
 
+class Recoverable(FoveaError):
+    """The surroundings are not right: credentials, space, a store that is away. The work itself is in order.
+
+    It waits, and goes on from its last checkpoint when the cause is gone; no retry is used up.
+    """
+
+    exit_code = 75
+
+
 class Interrupted(Retryable):
     """The work was asked to stop (SIGTERM) and has saved what it had."""
 

@@ -18,6 +18,10 @@ MANAGED_BY = "fovea"
 
 ANNOTATION_RESTART = f"{GROUP}/restart"
 """Any new value asks for a new run of the same recipe; it becomes the run's nonce."""
+ANNOTATION_RETRY = f"{GROUP}/retry"
+"""Any new value asks for another attempt of the same run at once, from its last checkpoint."""
+ANNOTATION_ADOPT = f"{GROUP}/adopt"
+"""Of a namespace: the owner whose store it takes over, `<uid of the cluster>/<uid of the namespace>`."""
 ANNOTATION_APPROVE = f"{GROUP}/approve"
 """Name of the run that a ModelDeployment with manual promotion may roll out."""
 

@@ -11,13 +11,29 @@ from fovea_api.common import Model, Reference
 
 from fovea_operator.cache import Cache
 from fovea_operator.client import Api, NotFound, Refused
-from fovea_operator.objects import CLAIM, EVENT, NAMESPACE, RUN, SECRET, Key, Kind, View, key_of, mapping, parse, text
+from fovea_operator.objects import (
+    CLAIM,
+    EVENT,
+    NAMESPACE,
+    RUN,
+    SECRET,
+    Key,
+    Kind,
+    View,
+    key_of,
+    mapping,
+    parse,
+    text,
+    uid_of,
+)
 from fovea_operator.registry import Registry
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 
 ANNOTATION_STORE = f"{names.GROUP}/store"
 ANNOTATION_STORE_SECRET = f"{names.GROUP}/store-secret"
+CLUSTER = Key(NAMESPACE, "", "kube-system")
+"""The namespace whose uid tells a cluster from others: every cluster has it, and for as long as it lives."""
 
 M = TypeVar("M", bound=Model)
 
@@ -80,21 +96,25 @@ class Observer:
 
         Raises NotFound when there is no such namespace.
         """
-        key = Key(NAMESPACE, "", namespace)
-        if self.cache.get(key) is None:
-            found = await self.api.get(key)
-            if found is None:
-                raise NotFound(f"{key} is deleted")
-            self.cache.put(NAMESPACE, found)
+        for key in (Key(NAMESPACE, "", namespace), CLUSTER):
+            if self.cache.get(key) is None:
+                found = await self.api.get(key)
+                if found is None:
+                    raise NotFound(f"{key} is deleted")
+                self.cache.put(NAMESPACE, found)
         return self.known_store(namespace)
 
     def known_store(self, namespace: str) -> StoreConfig:
         """The store of a namespace as the cache knows it."""
-        annotations = mapping(self.cache.get(Key(NAMESPACE, "", namespace)) or {}, "metadata", "annotations")
+        value = self.cache.get(Key(NAMESPACE, "", namespace)) or {}
+        annotations = mapping(value, "metadata", "annotations")
         default = f"{self.settings.store.rstrip('/')}/{namespace}" if self.settings.store else ""
         return StoreConfig(
             text(annotations, ANNOTATION_STORE).rstrip("/") or default,
             text(annotations, ANNOTATION_STORE_SECRET) or self.settings.store_secret,
+            cluster=uid_of(self.cache.get(CLUSTER) or {}),
+            namespace=uid_of(value),
+            adopt=text(annotations, names.ANNOTATION_ADOPT),
         )
 
     async def missing(self, namespace: str, references: Iterable[Reference]) -> tuple[Reference, ...]:

@@ -17,6 +17,12 @@ class StoreConfig:
     """Its root; empty when nobody configured one."""
     secret: str = ""
     """Secret with its credentials; empty: none is needed."""
+    cluster: str = ""
+    """uid of the cluster: that of its namespace kube-system. With `namespace` it is whom the store must belong to."""
+    namespace: str = ""
+    """uid of the namespace."""
+    adopt: str = ""
+    """Owner whose store the namespace takes over, as `<cluster>/<namespace>`; empty: none's."""
 
 
 def claim_of(uri: str) -> str | None:

@@ -11,6 +11,7 @@ from fovea_api.run import RunSpec, RunType
 from pydantic import ValidationError
 
 from fovea_trainer.reporting import RunStatus
+from fovea_trainer.store import StoreOwner
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class RunEnvironment:
         work_dir: Local folder for caches and intermediate files.
         ray: Whether training runs on Ray, else in this process.
         status: The Run object to report into; None: there is none.
+        owner: Whom the store must belong to. None: an operator of before, which does not say.
+        adopt: Id of the owner whose store is taken over; see `claim_store`.
     """
 
     name: str
@@ -30,6 +33,8 @@ class RunEnvironment:
     work_dir: Path
     ray: bool
     status: RunStatus | None = None
+    owner: StoreOwner | None = None
+    adopt: str = ""
 
 
 def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, RunEnvironment]:
@@ -49,6 +54,15 @@ def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, RunEnviro
         attempt=int(environment.get("FOVEA_ATTEMPT", "1")),
         work_dir=Path(environment.get("FOVEA_WORK_DIR", "/fovea/work")),
         ray=spec.type is RunType.TRAINING,
+        owner=_owner(environment, namespace),
+        adopt=environment.get("FOVEA_ADOPT", ""),
         status=RunStatus(f"https://{f'[{host}]' if ':' in host else host}:{port}", namespace, name),
     )
     return spec, run_environment
+
+
+def _owner(environment: Mapping[str, str], namespace: str) -> StoreOwner | None:
+    try:
+        return StoreOwner(environment["FOVEA_CLUSTER_UID"], environment["FOVEA_NAMESPACE_UID"], namespace)
+    except KeyError:
+        return None

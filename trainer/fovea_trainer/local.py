@@ -40,8 +40,8 @@ from fovea_trainer.data.sources import is_download, open_source, source_path
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.reporting import Reporter, TerminalReporter, log_to_terminal
 from fovea_trainer.results import read_result, runs_of
-from fovea_trainer.run import execute
-from fovea_trainer.store import StorePath
+from fovea_trainer.run import check_store, execute
+from fovea_trainer.store import BY_HAND, StorePath
 
 LOCAL_SOURCE = "local.fovea.dev/"
 """Annotation of a Dataset: with a source's name behind it, where that source lies in a local run (relative to the
@@ -59,6 +59,7 @@ def train_manifest(
     name: str | None = None,
     sources: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
+    adopt: str = "",
 ) -> RunResult:
     """Builds the dataset version and trains the model of a manifest; gives the training's result.
 
@@ -71,6 +72,7 @@ def train_manifest(
         name: The TrainingJob, where the file has several.
         sources: Where sources lie, by their name; goes before the Dataset's annotations.
         reporter: Hears how far the work is; absent: the terminal.
+        adopt: Id of the owner whose store is taken over; see `claim_store`.
 
     Raises:
         InvalidManifest: with file and field; InvalidInput, Retryable: from the work.
@@ -79,8 +81,8 @@ def train_manifest(
     job = _find(documents, TrainingJob, name, path)
     dataset = _find(documents, Dataset, job.spec.dataset_ref.name, path)
     refuse(impossible(job.spec, dataset.spec))
-    built = _run(_build_spec(_localized(dataset, path, sources or {}), store), store, False, reporter)
-    return _run(_training_spec(job, dataset, built, store), store, ray, reporter)
+    built = _run(_build_spec(_localized(dataset, path, sources or {}), store), store, False, reporter, adopt)
+    return _run(_training_spec(job, dataset, built, store), store, ray, reporter, adopt)
 
 
 def criteria_of(path: Path, name: str | None, result: RunResult) -> tuple[CriterionResult, ...]:
@@ -96,10 +98,11 @@ def build_manifest(
     name: str | None = None,
     sources: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
+    adopt: str = "",
 ) -> RunResult:
     """Builds the version of a manifest's Dataset; see `train_manifest`."""
     dataset = _find(_documents(path), Dataset, name, path)
-    return _run(_build_spec(_localized(dataset, path, sources or {}), store), store, False, reporter)
+    return _run(_build_spec(_localized(dataset, path, sources or {}), store), store, False, reporter, adopt)
 
 
 def check_folder(
@@ -142,11 +145,12 @@ def check_manifest(path: Path, workers: int = 1) -> tuple[Recipe, CheckResult]:
         return recipe, check_dataset(recipe, work_dir=work, workers=workers)
 
 
-def _run(spec: RunSpec, store: str, ray: bool, reporter: Reporter | None) -> RunResult:
+def _run(spec: RunSpec, store: str, ray: bool, reporter: Reporter | None, adopt: str) -> RunResult:
     name = run_name(spec.identity)
     work = StorePath.parse(store)
     local = work.local_path() if work.is_local else Path(DEFAULT_STORE).absolute()
-    environment = RunEnvironment(name, attempt=1, work_dir=local / ".work" / name, ray=ray)
+    environment = RunEnvironment(name, attempt=1, work_dir=local / ".work" / name, ray=ray, owner=BY_HAND, adopt=adopt)
+    check_store(spec, environment)
     environment.work_dir.mkdir(parents=True, exist_ok=True)
     terminal = TerminalReporter() if reporter is None else nullcontext(reporter)
     with terminal as listener, log_to_terminal(), _ray(ray):

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import signal
-from contextlib import nullcontext
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -20,9 +20,11 @@ from fovea_api.run import MAX_VERSIONS, CleanupRecipe, Progress, RunError, RunRe
 
 from fovea_trainer.cleanup import clean_up
 from fovea_trainer.environment import RunEnvironment, read_environment
+from fovea_trainer.fingerprint import fingerprints
 from fovea_trainer.logs import kept_log, log_to_stdout
 from fovea_trainer.reporting import Reporter, StatusReporter, StatusUnavailable
-from fovea_trainer.results import LOG, find_result, folder_of, owner_folder, write_result
+from fovea_trainer.results import LOG, find_result, folder_of, forget_other_inputs, owner_folder, write_result
+from fovea_trainer.store import StorePath, claim_store
 
 FAILED, MESSAGE_LIMIT = 1, 4000
 
@@ -30,14 +32,19 @@ log = logging.getLogger(__name__)
 
 
 def execute(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunResult:
-    """The result of the run, adopted from the store or made and stored there. A cleanup leaves none in the store."""
+    """The result of the run, adopted from the store or made and stored there. A cleanup leaves none in the store.
+
+    Adopted is only what was made by an equal run from what its inputs hold now. The store is the run's owner's, as
+    `check_store` has seen to.
+    """
     owner = spec.owner
     log.info(
         "run %s, attempt %d: %s of %s %s", environment.name, environment.attempt, spec.type, owner.kind, owner.name
     )
     if spec.type is RunType.CLEANUP:
         return _clean_up(spec, reporter)
-    found = find_result(spec, environment.name)
+    read = fingerprints(spec)
+    found = find_result(spec, environment.name, read)
     if found is not None:
         log.info("the store has the result of an equal run, which is taken: %s", found.artifact)
         done = Progress(stage="Done", percent=100, message="adopted from the store")
@@ -45,6 +52,7 @@ def execute(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> R
             done = done.model_copy(update={"epoch": training.epochs, "epochs": training.epochs, "best": training.best})
         reporter.report(done)
         return found
+    forget_other_inputs(spec, environment.name, read)
     folder = folder_of(spec, environment.name)
     if spec.type is RunType.DATASET_BUILD:
         result = _build(spec, environment, reporter)
@@ -55,8 +63,15 @@ def execute(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> R
     result = result.model_copy(
         update={"completed_at": datetime.now(UTC), "logs": None if environment.status is None else str(folder / LOG)}
     )
-    write_result(spec, environment.name, result)
+    write_result(spec, environment.name, read, result)
     return result
+
+
+def check_store(spec: RunSpec, environment: RunEnvironment) -> None:
+    """Sees to it that the store is the run's owner's, before anything is written there. Raises StoreOwnedByAnother."""
+    if environment.owner is not None:
+        marks = spec.type is not RunType.CLEANUP
+        claim_store(StorePath.parse(spec.store), environment.owner, environment.adopt, write=marks)
 
 
 def _build(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunResult:
@@ -119,11 +134,11 @@ def main() -> int:
     # A cleanup's log would lie in what it deletes.
     kept = None if spec.type is RunType.CLEANUP else folder_of(spec, environment.name) / LOG
     logs = None if kept is None else str(kept)
-    with (
-        StatusReporter(environment.status) as reporter,
-        nullcontext() if kept is None else kept_log(kept, environment),
-    ):
+    with StatusReporter(environment.status) as reporter, ExitStack() as stack:
         try:
+            check_store(spec, environment)
+            if kept is not None:
+                stack.enter_context(kept_log(kept, environment))
             result = execute(spec, environment, reporter)
         except BaseException as error:
             known = isinstance(error, FoveaError)

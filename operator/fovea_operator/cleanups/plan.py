@@ -24,6 +24,7 @@ from fovea_operator.runs.lifecycle import Situation, Step, advance, is_finished
 from fovea_operator.runs.plan import Context, blocker_of, blocker_of_pods, own_status, step_writes
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
+from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.pod_template import Work
 from fovea_operator.writes import Create, Delete, Plan, Write
 
@@ -56,7 +57,7 @@ def plan_deleted(snapshot: DeletedSnapshot, settings: Settings) -> Plan:
         more = len(snapshot.users) - _USERS_LISTED
         used = ", ".join(snapshot.users[:_USERS_LISTED]) + (f" and {more} more" if more > 0 else "")
         blocker = progressing("InUse", f"the data are deleted when these are gone: {used}")
-    writes, step = advance_cleanup(CleanupSituation(view, blocker, snapshot.store.secret, snapshot.now, settings))
+    writes, step = advance_cleanup(CleanupSituation(view, blocker, snapshot.store, snapshot.now, settings))
     if step.status.phase == "Succeeded":
         writes = [*writes, Delete(run_key(view), view.run.metadata.uid)]
     return Plan(tuple(writes), left if step.assessment.reason == DELETED else step.requeue_after)
@@ -118,7 +119,7 @@ def _deletion(
     delete = policy is DeletionPolicy.DELETE
     fits = view is not None and delete and not is_finished(view.status) and _same(view.run.spec, desired)
     if view is not None and (fits or view.at_work):
-        situation = CleanupSituation(view, blocker, context.store.secret, context.now, context.settings)
+        situation = CleanupSituation(view, blocker, context.store, context.now, context.settings)
         return advance_cleanup(situation)[0]
     old = [Delete(run_key(view), view.run.metadata.uid)] if view is not None else []
     starts = any(isinstance(write, Create) and write.key.kind == RUN for write in plan.writes)
@@ -151,7 +152,7 @@ class CleanupSituation:
 
     view: RunView
     blocker: Assessment | None
-    store_secret: str
+    store: StoreConfig
     now: datetime
     settings: Settings
     keep: tuple[str, ...] = ()
@@ -180,7 +181,7 @@ def advance_cleanup(situation: CleanupSituation) -> tuple[list[Write], Step]:
     if step.start is not None:
         now = spec.model_copy(update={"recipe": recipe.model_copy(update={"keep": situation.keep}).to_dict()})
         image = spec.image or settings.trainer_image
-        work = Work(run.namespace, run.name, step.start, now, image, situation.store_secret)
+        work = Work(run.namespace, run.name, step.start, now, image, situation.store)
         writes += child_writes(run, JOB, work, build_cleanup(work, recipe, settings), settings)
     return [*writes, *step_writes(run, run, RunType.CLEANUP, view.status, step)], step
 

@@ -193,7 +193,7 @@ def advance_runs(
     if step.start is not None:
         spec = view.run.spec if view is not None else desired
         now = spec.model_copy(update={"execution": desired.execution, "image": desired.image})
-        work = Work(context.key.namespace, name, step.start, now, now.image, context.store.secret)
+        work = Work(context.key.namespace, name, step.start, now, now.image, context.store)
         first += child_writes(run_key, child.kind, work, child.build(work), context.settings)
     after += step_writes(context.key, run_key, desired.type, status, step)
     return RunWrites(tuple(first), tuple(after), step, name)

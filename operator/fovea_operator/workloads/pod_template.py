@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from fovea_operator.objects import JsonObject
 from fovea_operator.settings import Settings
-from fovea_operator.store import claim_of, strings
+from fovea_operator.store import StoreConfig, claim_of, strings
 from fovea_operator.workloads.workload import LABEL_ATTEMPT
 
 PVC_ROOT = "/fovea/pvc"
@@ -32,7 +32,7 @@ class Work:
     attempt: int
     spec: RunSpec
     image: str
-    store_secret: str
+    store: StoreConfig
 
     @property
     def name(self) -> str:
@@ -72,8 +72,8 @@ def pod_template(
         "volumeMounts": [*_list(user, "volumeMounts"), *mounts],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
-    if work.store_secret:
-        main["envFrom"] = [{"secretRef": {"name": work.store_secret}}]
+    if work.store.secret:
+        main["envFrom"] = [{"secretRef": {"name": work.store.secret}}]
     return {
         "metadata": {
             "labels": {**_map(user, "labels"), **work.labels},
@@ -123,6 +123,9 @@ def _env(work: Work) -> list[JsonValue]:
         "FOVEA_RUN_NAME": work.run,
         "FOVEA_NAMESPACE": work.namespace,
         "FOVEA_ATTEMPT": str(work.attempt),
+        "FOVEA_CLUSTER_UID": work.store.cluster,
+        "FOVEA_NAMESPACE_UID": work.store.namespace,
+        "FOVEA_ADOPT": work.store.adopt,
         "FOVEA_PVC_ROOT": PVC_ROOT,
         "FOVEA_SECRETS_ROOT": SECRETS_ROOT,
         "FOVEA_WORK_DIR": WORK_DIR,

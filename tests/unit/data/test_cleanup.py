@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from fovea_api.run import CleanupRecipe, Progress, RunInputs, RunOwner, RunResul
 from fovea_trainer.cleanup import clean_up
 from fovea_trainer.data.version import stored_versions
 from fovea_trainer.environment import RunEnvironment
-from fovea_trainer.results import RESULT, find_result, folder_of
+from fovea_trainer.results import find_result, write_result
 from fovea_trainer.run import execute
 from fovea_trainer.store import StorePath
 
@@ -169,8 +168,8 @@ def test_a_stored_result_counts_as_long_as_its_artifact_is_there(store: Path, ty
     }[type]
     spec = order(type, owner, recipe, store)
     result = RunResult(completed_at=datetime.now(UTC), artifact=str(artifact))
-    content = json.dumps({"identity": spec.identity, "result": result.to_dict()})
-    (folder_of(spec, "r-0123456789") / RESULT).write_text(content)
-    assert find_result(spec, "r-0123456789") == result
+    read = {"sources/a": digest(1)} if type is RunType.DATASET_BUILD else {}
+    write_result(spec, "r-0123456789", read, result)
+    assert find_result(spec, "r-0123456789", read) == result
     (artifact / commit).unlink()
-    assert find_result(spec, "r-0123456789") is None
+    assert find_result(spec, "r-0123456789", read) is None

@@ -16,8 +16,10 @@ from fovea_api.errors import InvalidInput
 from fovea_api.run import CleanupRecipe, RunOwner
 from fovea_trainer.cleanup import clean_up
 from fovea_trainer.data.version import open_version
-from fovea_trainer.store import AccessDenied, StorePath
+from fovea_trainer.fingerprint import fingerprint
+from fovea_trainer.store import AccessDenied, NotFound, StoreOwner, StorePath, claim_store
 from fovea_trainer.store.filesystems import filesystem
+from fovea_trainer.store.ownership import StoreOwnedByAnother
 
 SERVER = shutil.which("versitygw")
 START_SECONDS = 20.0
@@ -75,6 +77,32 @@ def test_s3_source_and_store(server: Path, voc: Path, build: Build, tmp_path: Pa
     (wrong / "AWS_SECRET_ACCESS_KEY").write_text("another")
     with pytest.raises(AccessDenied, match="check the keys of the Secret"):
         StorePath.parse("s3://fovea/ns/x", str(wrong)).read_bytes()
+
+
+def test_objects_written_again_with_other_content_of_one_size_have_another_fingerprint(server: Path) -> None:
+    folder = StorePath.parse("s3://fovea/lab")
+    (folder / "a/1.txt").write_text("one")
+    (folder / "2.txt").write_text("two")
+    first, alone = fingerprint(folder), fingerprint(folder / "2.txt")
+    assert fingerprint(folder) == first
+    (folder / "2.txt").write_text("six")  # within the second that S3 tells
+    assert fingerprint(folder) != first
+    assert fingerprint(folder / "2.txt") != alone
+    (folder / "2.txt").write_text("two")
+    assert fingerprint(folder) == first
+    with pytest.raises(NotFound):
+        fingerprint(folder / "nothing")
+
+
+def test_a_store_in_s3_belongs_to_the_first_that_works_there(server: Path) -> None:
+    root = StorePath.parse("s3://fovea/ns")
+    claim_store(root, StoreOwner("cluster", "a-uid", "team-a"))
+    claim_store(root, StoreOwner("cluster", "a-uid", "team-a"))
+    with pytest.raises(StoreOwnedByAnother):
+        claim_store(root, StoreOwner("cluster", "b-uid", "team-b"))
+    claim_store(root, StoreOwner("cluster", "b-uid", "team-b"), adopt="cluster/a-uid")
+    with pytest.raises(StoreOwnedByAnother):
+        claim_store(root, StoreOwner("cluster", "a-uid", "team-a"))
 
 
 def test_s3_cleanup(server: Path) -> None:

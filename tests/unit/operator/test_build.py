@@ -10,11 +10,13 @@ from fovea_api.dataset import Recipe
 from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
 from fovea_api.trainingjob import Compute
 from fovea_operator.settings import Settings
+from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.job import BUILD, build_job
 from fovea_operator.workloads.pod_template import Work
 from fovea_operator.workloads.rayjob import build_ray_job
 
 SETTINGS = Settings()
+STORE = StoreConfig("pvc://store/ns", "store-keys", cluster="c-uid", namespace="n-uid", adopt="c-uid/gone")
 RECIPE = Recipe.model_validate(
     {
         "task": "Detection",
@@ -30,7 +32,7 @@ def work(store: str = "pvc://store/ns") -> Work:
     owner = RunOwner(kind="Dataset", name="cells")
     identity = run_identity(RunType.DATASET_BUILD, owner, RECIPE, RunInputs())
     spec = RunSpec(type=RunType.DATASET_BUILD, owner=owner, identity=identity, recipe=RECIPE.to_dict(), store=store)
-    return Work("ns", run_name(identity), 2, spec, "trainer:1", "store-keys")
+    return Work("ns", run_name(identity), 2, spec, "trainer:1", STORE)
 
 
 def job(extra: dict[str, Any] | None = None, **policy: Any) -> Any:
@@ -144,3 +146,10 @@ def test_elastic_asks_for_the_most_unless_a_queue_admits() -> None:
     group = ray_job(**elastic)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     queued = ray_job({"queueName": "q"}, **elastic)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     assert (group["replicas"], queued["replicas"]) == (4, 2)
+
+
+def test_a_pod_knows_whom_its_store_must_belong_to() -> None:
+    for pod in (pods(job())[0], pods(ray_job())[1]):
+        env = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
+        owner = (env["FOVEA_CLUSTER_UID"], env["FOVEA_NAMESPACE_UID"], env["FOVEA_ADOPT"])
+        assert owner == ("c-uid", "n-uid", "c-uid/gone")

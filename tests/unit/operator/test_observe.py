@@ -69,6 +69,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.seen(NAMESPACE, thing(NAMESPACE, "ns", metadata={"namespace": ""}))
+        self.server.put(NAMESPACE, thing(NAMESPACE, "kube-system", metadata={"namespace": ""}))
 
     @property
     def observer(self) -> Observer:
@@ -303,3 +304,11 @@ async def test_the_policy_that_an_object_had_in_the_end(policy: str, retained: b
     snapshot = await observe_deleted(world.observer, KEY, NOW)
     assert snapshot is not None
     assert snapshot.retained is retained
+
+
+async def test_the_owner_of_a_store_is_the_namespace_of_this_cluster() -> None:
+    world = World()
+    word = {"namespace": "", "annotations": {"fovea.dev/adopt": "old/ns"}}
+    world.seen(NAMESPACE, thing(NAMESPACE, "ns", version=2, metadata=word))
+    store = await world.observer.store("ns")
+    assert (store.cluster, store.namespace, store.adopt) == ("kube-system", "ns", "old/ns")

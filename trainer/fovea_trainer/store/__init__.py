@@ -1,6 +1,16 @@
 """All access to stored files, whatever the store."""
 
 from fovea_trainer.store.errors import AccessDenied, NotFound, StoreUnavailable
+from fovea_trainer.store.ownership import BY_HAND, StoreOwner, claim_store
 from fovea_trainer.store.path import Entry, StorePath
 
-__all__ = ["AccessDenied", "Entry", "NotFound", "StorePath", "StoreUnavailable"]
+__all__ = [
+    "BY_HAND",
+    "AccessDenied",
+    "Entry",
+    "NotFound",
+    "StoreOwner",
+    "StorePath",
+    "StoreUnavailable",
+    "claim_store",
+]

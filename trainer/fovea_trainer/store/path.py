@@ -166,6 +166,25 @@ class StorePath:
             digest.update(f"{entry.path!r} {entry.size} {entry.modified}\n".encode())
         return digest.hexdigest()
 
+    def tag(self) -> str:
+        """What changes with the content of this file: its size, and its SHA-256 or the ETag of an object store.
+
+        Raises NotFound.
+        """
+
+        def read() -> str:
+            with self._filesystem().open_input_stream(self._path(), compression=None) as stream:
+                for name, value in (stream.metadata() or {}).items():
+                    if name.lower() == b"etag":
+                        return f"{self.size()} {value.decode()}"
+                digest, size = hashlib.sha256(), 0
+                while chunk := stream.read(COPY_CHUNK_BYTES):
+                    digest.update(chunk)
+                    size += len(chunk)
+                return f"{size} {digest.hexdigest()}"
+
+        return self._call(read)
+
     def folders(self) -> list[str]:
         """Names of the folders directly below; empty where there is nothing."""
 
