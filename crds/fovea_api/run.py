@@ -42,6 +42,8 @@ M = TypeVar("M", bound=Model)
 Location = Annotated[str, Field(max_length=2048)]
 Message = Annotated[str, Field(max_length=8192)]
 Count = Annotated[Int, Field(ge=0)]
+KindName = Annotated[str, Field(max_length=63, pattern="^[A-Z][A-Za-z0-9]*$")]
+Cause = Annotated[str, Field(min_length=1, max_length=253, pattern="^[A-Za-z0-9]([-A-Za-z0-9_.:]*[A-Za-z0-9])?$")]
 MAX_VERSIONS = 2000
 """Versions of a Dataset that a Run speaks of: twice what can be kept, 150 KB."""
 MAX_ATTEMPTS = 256
@@ -59,10 +61,61 @@ class RunType(StrEnum):
 class RunOwner(Model):
     """The object that the run works for."""
 
-    kind: Literal["Dataset", "TrainingJob", "TuningSweep", "ModelDeployment"]
+    kind: KindName
     """Kind of the object."""
     name: ObjectName
     """Name of the object."""
+
+
+class RunRequest(Model):
+    """A run that one object asks another for; it stands in the status of the one that asks and refers to the other."""
+
+    cause: Cause
+    """Why, as a word that is used once: each cause leads to one run."""
+    target: RunOwner
+    """The object whose run it is to be."""
+    recipe: OpaqueObject = {}
+    """Part of a recipe, merged over that of the target."""
+    requested_at: Time
+    """When it was asked for."""
+
+
+RunRequests = Annotated[tuple[RunRequest, ...], Field(max_length=64), ListMap(("cause",))]
+"""The requests in an object's status."""
+
+
+class RunOrigin(Model):
+    """The request that a run answers."""
+
+    kind: KindName
+    """Kind of the object that asked."""
+    name: ObjectName
+    """Name of the object that asked."""
+    cause: Cause
+    """Why it asked."""
+    recipe: OpaqueObject = {}
+    """Part of a recipe that was merged over that of the owner."""
+
+
+class RequestedRun(Model):
+    """A request that others made and what became of it; in the status of the run's owner."""
+
+    kind: KindName
+    """Kind of the object that asked."""
+    name: ObjectName
+    """Name of the object that asked."""
+    cause: Cause
+    """Why it asked."""
+    run: RunName | None = None
+    """The run that answers it. Absent: there is none yet."""
+    phase: Literal["Waiting", "Refused", "Pending", "Queued", "Running", "Succeeded", "Failed", "Suspended"]
+    """Waiting for its turn, refused, or where its run is."""
+    message: Annotated[str, Field(max_length=8192)] | None = None
+    """Why it waits or is refused."""
+
+
+RequestedRuns = Annotated[tuple[RequestedRun, ...], Field(max_length=256), ListMap(("kind", "name", "cause"))]
+"""The requests of others in a run owner's status."""
 
 
 class DatasetInput(Model):
@@ -163,6 +216,8 @@ class RunSpec(Model):
     """Digest of type, owner, recipe (without what says nothing), input digests and nonce."""
     nonce: Annotated[str, Field(max_length=256)] = ""
     """Tells apart runs of one recipe on one input: the fovea.dev/restart annotation or a schedule's time."""
+    request: RunOrigin | None = None
+    """The request of another object that the run answers. Absent: its owner's spec asked for it."""
     recipe: OpaqueObject
     """What determines the result, defaults spelled out: a Dataset's or TrainingJob's recipe, or a cleanup's."""
     success_criteria: Annotated[tuple[Criterion, ...], Field(max_length=64)] = ()
@@ -415,10 +470,15 @@ __all__ = [
     "MAX_VERSIONS",
     "CleanupRecipe",
     "Progress",
+    "RequestedRun",
+    "RequestedRuns",
     "Run",
     "RunInputs",
     "RunName",
+    "RunOrigin",
     "RunOwner",
+    "RunRequest",
+    "RunRequests",
     "RunResult",
     "RunSpec",
     "RunStatus",

@@ -41,7 +41,7 @@ from fovea_api.common import (
 from fovea_api.criteria import Criterion, CriterionResult, MetricName, judge
 from fovea_api.errors import NotSupported
 from fovea_api.metrics import SPLITS
-from fovea_api.run import Progress, Usage
+from fovea_api.run import Progress, RequestedRuns, Usage
 
 Seed = Annotated[Int, Field(ge=0, le=2**31 - 1)]
 
@@ -643,6 +643,8 @@ class TrainingJobStatus(Status):
     """What all runs together have used."""
     history: Annotated[tuple[RunName, ...], Field(max_length=100)] = ()
     """Names of the Runs, newest first."""
+    requested_runs: RequestedRuns = ()
+    """Runs that other objects asked for, and what became of them; each stays as long as it is asked for."""
 
 
 class TrainingJob(Resource):

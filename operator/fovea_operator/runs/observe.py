@@ -13,7 +13,8 @@ from datetime import datetime
 
 from fovea_api import names
 from fovea_api.common import Metadata, Reference, Status
-from fovea_api.run import Attempt, Run, RunStatus, RunType
+from fovea_api.errors import InvalidManifest
+from fovea_api.run import Attempt, Run, RunRequest, RunStatus, RunType
 
 from fovea_operator.client import Refused
 from fovea_operator.objects import (
@@ -33,6 +34,7 @@ from fovea_operator.objects import (
     uid_of,
 )
 from fovea_operator.observe import Observer
+from fovea_operator.runs.requests import Requested
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.store import StoreConfig, claim_of
 from fovea_operator.workloads.workload import (
@@ -101,6 +103,21 @@ async def views_of(observer: Observer, owner: Key, now: datetime) -> tuple[RunVi
 def known_runs(observer: Observer, owner: Key) -> Iterator[RunView]:
     """The Runs of another object, without their children."""
     yield from (RunView(parse(Run, value), ()) for value in observer.cache.owned(owner, RUN))
+
+
+def requests_of(observer: Observer, target: Key) -> tuple[Requested, ...]:
+    """The runs that objects which refer to this one ask it for, the oldest first."""
+    found = []
+    for by in observer.cache.referrers(target):
+        value = observer.cache.get(by) or {}
+        if text(value, "metadata", "deletionTimestamp"):
+            continue
+        for entry in items(value, "status", "runRequests"):
+            with contextlib.suppress(InvalidManifest):  # made by another version of the operator
+                request = parse(RunRequest, entry)
+                if (request.target.kind, request.target.name) == (target.kind.name, target.name):
+                    found.append(Requested(by, request))
+    return tuple(sorted(found, key=lambda each: (each.request.requested_at, each.by, each.request.cause)))
 
 
 def secret_of(store: StoreConfig) -> Iterator[Reference]:

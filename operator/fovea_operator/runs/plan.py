@@ -142,8 +142,11 @@ class RunWrites:
     writes: tuple[Write, ...]
     status_writes: tuple[Write, ...]
     """Events and statuses of Runs: written after the objects they speak of."""
+    spec: RunSpec
+    """The current run's."""
     step: Step
     run: str
+    """Its name."""
 
 
 def advance_runs(
@@ -196,7 +199,7 @@ def advance_runs(
         work = Work(context.key.namespace, name, step.start, now, now.image, context.store)
         first += child_writes(run_key, child.kind, work, child.build(work), context.settings)
     after += step_writes(context.key, run_key, desired.type, status, step)
-    return RunWrites(tuple(first), tuple(after), step, name)
+    return RunWrites(tuple(first), tuple(after), desired, step, name)
 
 
 def step_writes(regarding: Key, run: Key, type: RunType, old: RunStatus, step: Step) -> list[Write]:

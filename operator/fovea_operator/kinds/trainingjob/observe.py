@@ -11,7 +11,7 @@ from fovea_api.trainingjob import TrainingJob, references
 from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
 from fovea_operator.objects import DATASET, TRAINING_JOB, Key, parse
 from fovea_operator.observe import Observer
-from fovea_operator.runs.observe import claims_of, known_runs, observe_runs, secret_of
+from fovea_operator.runs.observe import claims_of, known_runs, observe_runs, requests_of, secret_of
 
 
 async def observe_training(observer: Observer, key: Key, now: datetime) -> TrainingSnapshot | None:
@@ -43,5 +43,6 @@ async def observe_training(observer: Observer, key: Key, now: datetime) -> Train
             if (other := observer.cache.get(Key(TRAINING_JOB, key.namespace, name))) is not None
         },
         datasets=tuple(sorted(other.name for other in observer.cache.keys(DATASET, key.namespace))),
+        requests=requests_of(observer, key),
         dataset_cleanup=next((view.name for view in known_runs(observer, dataset_key) if view.threatens_versions), ""),
     )

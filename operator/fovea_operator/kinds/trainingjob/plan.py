@@ -6,9 +6,11 @@ import difflib
 from dataclasses import replace
 
 from fovea_api.impossible import impossible
+from fovea_api.partial import merge
 from fovea_api.run import (
     BundleInput,
     DatasetInput,
+    RequestedRun,
     RunInputs,
     RunOwner,
     RunSpec,
@@ -16,8 +18,18 @@ from fovea_api.run import (
     frozen_recipe,
     is_same_recipe,
     run_identity,
+    run_name,
 )
-from fovea_api.trainingjob import Recipe, TrainingJob, TrainingJobStatus, TrainingResult, judge, unsupported
+from fovea_api.trainingjob import (
+    Recipe,
+    TrainingJob,
+    TrainingJobSpec,
+    TrainingJobStatus,
+    TrainingResult,
+    judge,
+    unsupported,
+)
+from pydantic import ValidationError
 
 from fovea_operator.cleanups.plan import CLEANING_UP, blocker_of_cleanups, with_deletion
 from fovea_operator.conditions import Assessment, condition_of, conditions, progressing, ready, stalled
@@ -27,6 +39,7 @@ from fovea_operator.objects import TRAINING_JOB, Key
 from fovea_operator.runs.lifecycle import is_finished
 from fovea_operator.runs.plan import (
     Context,
+    RunWrites,
     advance_runs,
     answered_generation,
     blocker_of,
@@ -39,6 +52,7 @@ from fovea_operator.runs.plan import (
     usage,
     without_run,
 )
+from fovea_operator.runs.requests import Requested, unanswered
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Emit, Plan, Write
@@ -78,7 +92,7 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
     step, name = made.step, made.run
     view = next((view for view in snapshot.runs if view.name == name), None)
     result = _result(job, old, view)
-    assessment = blocked or _assess(step.assessment, result, name)
+    assessment = blocked or _assess(step.assessment, result, desired)
     pruned = prune(context, [name, *([result.run] if result is not None else [])])
     assert desired.inputs.dataset is not None
     status = TrainingJobStatus(
@@ -86,12 +100,13 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
         conditions=conditions(assessment, old.conditions, job.metadata.generation, now),
         phase=step.status.phase,
         run=name,
-        run_generation=answered_generation(context, old.run_generation, desired, spec.recipe()),
+        run_generation=answered_generation(context, old.run_generation, desired, _asked(spec, desired)),
         dataset_version=desired.inputs.dataset.version,
         progress=view.status.progress if view is not None else None,
         result=result,
         usage=usage(snapshot.runs),
         history=history(context, name, pruned),
+        requested_runs=_requested_runs(context, snapshot, old, made),
     )
     events = _events(key, name, assessment, old)
     return Plan(
@@ -107,24 +122,43 @@ def _desired(
     context: Context, snapshot: TrainingSnapshot, old: TrainingJobStatus, current: RunView | None
 ) -> RunSpec | Assessment:
     """The current run's spec, a new one, or why none can be given."""
-    job, spec = snapshot.job, snapshot.job.spec
-    recipe = desired_recipe(context, current, old.run, old.run_generation, spec.recipe())
-    if current is not None and not _is_new(context, snapshot, current, recipe):
-        return current.run.spec.model_copy(update=execution_settings(spec, context.settings))
+    spec = snapshot.job.spec
+    asked = _asked(spec, current.run.spec) if current is not None else spec.recipe()
+    recipe = desired_recipe(context, current, old.run, old.run_generation, asked)
+    if current is None or _is_new(context, snapshot, current, recipe):
+        requested = current is not None and current.run.spec.request is not None
+        return _run_spec(context, snapshot, spec.recipe() if requested else recipe)
+    if current.has_ended and not spec.run_policy.suspend:
+        for requested_run in unanswered(snapshot.requests, snapshot.runs, old.requested_runs):
+            view = requested_run.run(snapshot.runs)
+            made = view.run.spec if view is not None else _requested_spec(context, snapshot, requested_run)
+            if isinstance(made, RunSpec):
+                return made.model_copy(update=execution_settings(spec, context.settings))
+    return current.run.spec.model_copy(update=execution_settings(spec, context.settings))
+
+
+def _run_spec(
+    context: Context, snapshot: TrainingSnapshot, recipe: Recipe, requested: Requested | None = None
+) -> RunSpec | Assessment:
+    """A run of this recipe, or why there can be none now. `requested`: the request that it answers."""
+    job, spec, old = snapshot.job, snapshot.job.spec, snapshot.job.status or TrainingJobStatus()
+    as_asked = spec.model_copy(update=dict(recipe))
     dataset = snapshot.dataset.spec if snapshot.dataset is not None else None
-    if problems := impossible(spec, dataset) or unsupported(spec):
+    if problems := impossible(as_asked, dataset) or unsupported(as_asked):
         return refusal(problems)
     if (blocker := blocker_of((), snapshot.store)) is not None:
         return blocker
-    inputs = _inputs(snapshot, old)
+    inputs = _inputs(snapshot, as_asked, old)
     if isinstance(inputs, Assessment):
         return inputs
     owner = RunOwner(kind="TrainingJob", name=job.metadata.name)
+    nonce = context.restart + (f"@{requested.nonce}" if requested is not None else "")
     return RunSpec(
         type=RunType.TRAINING,
         owner=owner,
-        identity=run_identity(RunType.TRAINING, owner, recipe, inputs, context.restart),
-        nonce=context.restart,
+        identity=run_identity(RunType.TRAINING, owner, recipe, inputs, nonce),
+        nonce=nonce,
+        request=requested.origin if requested is not None else None,
         recipe=frozen_recipe(recipe),
         success_criteria=spec.success_criteria,
         inputs=inputs,
@@ -133,11 +167,51 @@ def _desired(
     )
 
 
+def _asked(spec: TrainingJobSpec, run: RunSpec) -> Recipe:
+    """The recipe that spec and request together ask for, as far as they fit; so an edit beside it changes nothing."""
+    try:
+        return merge(spec.recipe(), run.request.recipe) if run.request is not None else spec.recipe()
+    except (ValidationError, KeyError):
+        return spec.recipe()
+
+
+def _requested_spec(context: Context, snapshot: TrainingSnapshot, requested: Requested) -> RunSpec | Assessment:
+    """The run that answers a request, or why there can be none."""
+    try:
+        recipe = merge(snapshot.job.spec.recipe(), requested.request.recipe)
+    except (ValidationError, KeyError) as error:
+        return stalled("InvalidRequest", f"its recipe does not fit that of this TrainingJob: {error}")
+    return _run_spec(context, snapshot, recipe, requested)
+
+
+def _requested_runs(
+    context: Context, snapshot: TrainingSnapshot, old: TrainingJobStatus, current: RunWrites
+) -> tuple[RequestedRun, ...]:
+    """What became of each request that others make."""
+    return tuple(_requested_run(context, snapshot, requested, old, current) for requested in snapshot.requests)
+
+
+def _requested_run(
+    context: Context, snapshot: TrainingSnapshot, requested: Requested, old: TrainingJobStatus, current: RunWrites
+) -> RequestedRun:
+    if requested.is_of(current.spec.request):
+        return requested.answered(current.run, current.step.status.phase)
+    if (view := requested.run(snapshot.runs)) is not None:
+        return requested.answered(view.name, view.status.phase)
+    entry = requested.entry(old.requested_runs)
+    if entry is not None and entry.run is not None:  # its Run was deleted with the history
+        return entry
+    made = _requested_spec(context, snapshot, requested)
+    if isinstance(made, Assessment):
+        return requested.unanswered("Refused" if made.stalled is not None else "Waiting", made.message)
+    return requested.unanswered("Waiting", f"waits until run {current.run} has ended")
+
+
 def _is_new(context: Context, snapshot: TrainingSnapshot, current: RunView, recipe: Recipe) -> bool:
     """Whether something was changed that asks for a run other than the current one."""
     spec, run = snapshot.job.spec, current.run.spec
     policy, used = spec.run_policy, run.inputs.dataset
-    if context.restart not in ("", run.nonce):
+    if context.restart not in ("", run.nonce.partition("@")[0]):
         return True
     other_dataset = used is None or used.name != spec.dataset_ref.name
     pinned = spec.dataset_ref.version
@@ -147,12 +221,13 @@ def _is_new(context: Context, snapshot: TrainingSnapshot, current: RunView, reci
         return True
     if policy.on_new_dataset_version == "Ignore" or pinned is not None or snapshot.dataset is None:
         return False
+    if not current.has_ended:  # else a dataset that changes faster than a training takes would have no model, ever
+        return False
     newest = snapshot.dataset.status.version if snapshot.dataset.status is not None else None
     return newest is not None and used is not None and newest != used.version
 
 
-def _inputs(snapshot: TrainingSnapshot, old: TrainingJobStatus) -> RunInputs | Assessment:
-    spec = snapshot.job.spec
+def _inputs(snapshot: TrainingSnapshot, spec: TrainingJobSpec, old: TrainingJobStatus) -> RunInputs | Assessment:
     dataset = _dataset(snapshot)
     if isinstance(dataset, Assessment):
         return dataset
@@ -236,7 +311,11 @@ def _result(job: TrainingJob, old: TrainingJobStatus, view: RunView | None) -> T
     return old.result.model_copy(update=update)
 
 
-def _assess(assessment: Assessment, result: TrainingResult | None, run: str) -> Assessment:
+def _assess(assessment: Assessment, result: TrainingResult | None, desired: RunSpec) -> Assessment:
+    """Where the job stands. A run that others asked for takes nothing from a model that keeps what the spec asks."""
+    run = run_name(desired.identity)
+    if not assessment.ready and desired.request is not None and result is not None and result.eligible:
+        return ready("Succeeded", _words(result), meanwhile=assessment)
     if not assessment.ready:
         return assessment
     if result is None or result.run != run:
@@ -244,13 +323,17 @@ def _assess(assessment: Assessment, result: TrainingResult | None, run: str) -> 
     missed = [str(criterion) for criterion in result.success_criteria if not criterion.met]
     if missed:
         return stalled("CriteriaNotMet", "; ".join(missed))
+    return ready("Succeeded", _words(result))
+
+
+def _words(result: TrainingResult) -> str:
     met = "; ".join(map(str, result.success_criteria)) or "no criteria were set"
-    return ready("Succeeded", f"trained by run {run}: {met}")
+    return f"trained by run {result.run}: {met}"
 
 
 def _events(key: Key, run: str, assessment: Assessment, old: TrainingJobStatus) -> tuple[Write, ...]:
     before = condition_of(old, "Ready")
     reported = old.run == run and before is not None and before.reason == assessment.reason
-    if reported or not (assessment.ready or assessment.stalled):
+    if reported or assessment.reconciling or not (assessment.ready or assessment.stalled):
         return ()
     return (Emit(key, "Normal" if assessment.ready else "Warning", assessment.reason, assessment.message, run),)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fovea_api.dataset import Dataset
 from fovea_api.trainingjob import TrainingJob
 
+from fovea_operator.runs.requests import Requested
 from fovea_operator.runs.snapshot import RunsSnapshot
 
 
@@ -22,5 +23,7 @@ class TrainingSnapshot(RunsSnapshot):
     """TrainingJobs that the job refers to, as far as they exist."""
     datasets: tuple[str, ...] = ()
     """Names of all Datasets of the namespace, for suggestions."""
+    requests: tuple[Requested, ...] = ()
+    """Runs that other objects ask for, the oldest first."""
     dataset_cleanup: str = ""
     """Name of a cleanup that deletes versions of the Dataset, or is going to soon; empty: there is none."""
