@@ -536,7 +536,7 @@ class TrainingRunPolicy(RunPolicy):
     on_change: Literal["NewRun", "Ignore"] = "NewRun"
     """What a changed recipe does."""
     on_new_dataset_version: Literal["NewRun", "Ignore"] = "Ignore"
-    """What a new dataset version does."""
+    """What a new dataset version does; a run that has not ended ends first, and versions in between are left out."""
 
 
 class Recipe(Model):

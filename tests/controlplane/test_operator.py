@@ -38,6 +38,7 @@ from fovea_operator.objects import (
     Kind,
 )
 from fovea_operator.observe import Observer
+from fovea_operator.registry import Registry
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Plan
 from kubernetes import client
@@ -109,8 +110,8 @@ class World:
         self.monkeypatch.setattr(Api, "_request", counted)
 
     @asynccontextmanager
-    async def operator(self, **changed: Any) -> AsyncIterator[Operator]:
-        operator = Operator(self.settings(**changed), await load_configuration())
+    async def operator(self, registry: Registry | None = None, **changed: Any) -> AsyncIterator[Operator]:
+        operator = Operator(self.settings(**changed), await load_configuration(), registry or builtin())
         task = asyncio.create_task(operator.run())
         try:
             async with asyncio.timeout(30):
