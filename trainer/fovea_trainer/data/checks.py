@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 from fovea_api.errors import InvalidInput
-from fovea_serving.pipeline import decode_image
+from fovea_serving.pipeline import decode_image, is_heic
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.records import Box
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "AVIF", "HEIF")
 """What is opened at all; Pillow's rarer decoders are attack surface."""
 ORIENTATION = 0x0112
 """EXIF's tag."""
@@ -66,6 +66,8 @@ def inspect_image(data: bytes, place: str) -> Inspection:
     """Decodes an image file whole. Raises InvalidInput where it is no image, is cut off, or is too large."""
     if len(data) > MAX_FILE_BYTES:
         raise InvalidInput(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB", place)
+    if is_heic(data):
+        _teach_pillow_heic()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -102,6 +104,12 @@ def inspect_image(data: bytes, place: str) -> Inspection:
     seen = inspect_pixels(np.asarray(cv2.cvtColor(decoded.pixels, cv2.COLOR_RGB2GRAY), np.uint8), width, height)
     orientation = orientation if orientation in range(1, 9) else 1
     return replace(seen, orientation=orientation, scaled_from=decoded.scaled_from)
+
+
+def _teach_pillow_heic() -> None:
+    from pi_heif import register_heif_opener  # loads libheif, which few data sets need
+
+    register_heif_opener()
 
 
 def inspect_pixels(grey: NDArray[np.uint8], width: int, height: int) -> Inspection:
