@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.records import Box
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "AVIF", "HEIF")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
 """What is opened at all; Pillow's rarer decoders are attack surface."""
 ORIENTATION = 0x0112
 """EXIF's tag."""
@@ -66,12 +66,11 @@ def inspect_image(data: bytes, place: str) -> Inspection:
     """Decodes an image file whole. Raises InvalidInput where it is no image, is cut off, or is too large."""
     if len(data) > MAX_FILE_BYTES:
         raise InvalidInput(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB", place)
-    if is_heic(data):
-        _teach_pillow_heic()
+    formats = (*FORMATS, _heif()) if is_heic(data) else FORMATS
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=formats) as image:
                 size = image.size
                 if size[0] * size[1] > MAX_PIXELS:
                     raise InvalidInput(f"the image has {size[0]} x {size[1]} pixels, more than {MAX_PIXELS:,}", place)
@@ -106,10 +105,12 @@ def inspect_image(data: bytes, place: str) -> Inspection:
     return replace(seen, orientation=orientation, scaled_from=decoded.scaled_from)
 
 
-def _teach_pillow_heic() -> None:
+def _heif() -> str:
+    """Pillow's name of HEIF, once it can read it."""
     from pi_heif import register_heif_opener  # loads libheif, which few data sets need
 
     register_heif_opener()
+    return "HEIF"
 
 
 def inspect_pixels(grey: NDArray[np.uint8], width: int, height: int) -> Inspection:
