@@ -38,7 +38,7 @@ SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
     ),
     "a list of the wrong length": (
         impossible(spec(RETINANET | {"options": {"anchorSizes": [16, 32]}})),
-        "InvalidOption", "spec.model.options.anchorSizes", "give a list of 3 or 6 or 9 or 12 numbers from 4 to 2048",
+        "InvalidOption", "spec.model.options.anchorSizes", "give a list of 5 or 10 or 15 numbers from 4 to 4096",
     ),
     "a dataset of another task": (
         impossible(spec(RESNET), dataset()),

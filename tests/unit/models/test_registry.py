@@ -115,7 +115,7 @@ def test_wrong_names_options_weights_losses_and_sizes_say_what_would_be_right() 
 def test_a_name_can_be_registered_once() -> None:
     entry = registry()["resnet18"]
     with pytest.raises(ValueError, match="registered twice"):
-        registry().register(entry.architecture)(entry.build)
+        registry().register(entry)
 
 
 @pytest.mark.parametrize("loss", [Loss.SMOOTH_L1, Loss.GIOU])

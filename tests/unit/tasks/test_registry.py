@@ -12,6 +12,7 @@ import pytest
 from fovea_api.common import Task
 from fovea_api.errors import NotSupported
 from fovea_serving.pipeline import Geometry, Prediction, Preprocess
+from fovea_trainer.data.version import Split
 from fovea_trainer.evaluation.result import EvaluationResult, LabelledSample
 from fovea_trainer.report.base import Image
 from fovea_trainer.tasks import Labelled, Sample, TaskDefinition, TaskRegistry, definition
@@ -20,7 +21,7 @@ from fovea_trainer.tasks.classification.targets import ClassTargets
 from torch import Tensor
 
 ROOT = Path(fovea_trainer.__file__).parent
-OWN = ("tasks", "data")
+OWN = ("tasks", "data", "local.py")
 """The tasks themselves, and the readers of label formats, which know what they read labels for."""
 
 
@@ -73,6 +74,9 @@ class Counting(TaskDefinition):
 
     def class_counts(self, sample: Sample, num_classes: int) -> np.ndarray:
         return np.bincount([len(sample.labels)], minlength=num_classes)
+
+    def check_learnable(self, train: Split, classes: Sequence[str], preprocess: Preprocess) -> tuple[str, ...]:
+        return ()
 
     def validation_metrics(
         self, samples: Sequence[LabelledSample], predictions: Sequence[Prediction], num_classes: int

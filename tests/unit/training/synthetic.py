@@ -26,6 +26,8 @@ class Sample:
     labels: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     difficult: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     mask_bytes: bytes | None = None
+    width: int = SIZE
+    height: int = SIZE
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fovea_serving.pipeline import Preprocess
 from fovea_trainer.data.build import build_dataset
 from fovea_trainer.data.version import OpenVersion, open_version
 from fovea_trainer.local import train_manifest
-from fovea_trainer.training.preflight import check_learnable
+from fovea_trainer.tasks import definition
 
 CASES = Path(__file__).parents[1] / "data/cases"
 
@@ -38,7 +38,8 @@ def built(root: Path, format: str, task: Task, **fields: object) -> OpenVersion:
 
 
 def check(version: OpenVersion, side: int) -> tuple[str, ...]:
-    return check_learnable(version.split("train"), version.manifest.task, version.manifest.classes, preprocess(side))
+    task = definition(version.manifest.task)
+    return task.check_learnable(version.split("train"), version.manifest.classes, preprocess(side))
 
 
 def yolo(root: Path, sides: list[float]) -> Path:

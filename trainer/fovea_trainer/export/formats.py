@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,9 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 
-def save_weights(module: nn.Module, path: Path) -> Path:
-    """Writes parameters and buffers as safetensors."""
-    save_file(_weights(module), str(path), metadata={"format": "pt"})
+def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> Path:
+    """Writes parameters and buffers as safetensors, with texts that say what they are of."""
+    save_file(_weights(module), str(path), metadata={"format": "pt", **(metadata or {})})
     return path
 
 

@@ -12,8 +12,8 @@ from fovea_api.trainingjob import Loss
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE = 255
-"""Class index of a mask's pixels that count nowhere."""
+NO_INDEX = -100
+"""torch's index for what does not count, where nothing is ignored: no class has it."""
 FOCAL_GAMMA = 2.0
 """Focusing of Lin et al., "Focal Loss for Dense Object Detection" (2017)."""
 
@@ -39,36 +39,45 @@ def choose_loss(architecture: Architecture, asked: Loss, focal: bool) -> Loss:
     return chosen_loss(architecture, asked, focal)
 
 
-def class_loss(logits: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
-    """Mean loss of class logits [N, C, ...] against class indices [N, ...]; pixels of IGNORE do not count."""
+def class_loss(logits: Tensor, target: Tensor, settings: LossSettings, ignore_index: int | None = None) -> Tensor:
+    """Mean loss of class logits.
+
+    Args:
+        logits: [N, C, ...].
+        target: Class indices, int64 [N, ...].
+        settings: What is minimized.
+        ignore_index: Index in `target` that does not count (a mask's unlabelled pixels); None: all count.
+    """
     weight = logits.new_tensor(settings.class_weights) if settings.class_weights else None
-    valid = target != IGNORE
+    ignored = NO_INDEX if ignore_index is None else ignore_index
+    valid = target != ignored
     parts = []
     if settings.name in (Loss.CROSS_ENTROPY, Loss.DICE_CROSS_ENTROPY):
-        parts.append(_cross_entropy(logits, target, weight, settings.label_smoothing))
+        smoothing = settings.label_smoothing
+        parts.append(F.cross_entropy(logits, target, weight, ignore_index=ignored, label_smoothing=smoothing))
     if settings.name is Loss.FOCAL:
-        loss = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
-        loss = (1 - torch.exp(-loss)) ** FOCAL_GAMMA * loss
-        if weight is not None:
-            loss = loss * weight[target.clamp(max=logits.shape[1] - 1)]
-        parts.append(loss[valid].sum() / valid.sum().clamp(min=1))
+        parts.append(_focal(logits, target, weight, ignored) / valid.sum().clamp(min=1))
     if settings.name in (Loss.DICE, Loss.DICE_CROSS_ENTROPY):
         parts.append(_dice(logits, target, valid))
     return torch.stack(parts).sum()
 
 
-def _cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None, smoothing: float) -> Tensor:
-    return F.cross_entropy(logits, target, weight=weight, ignore_index=IGNORE, label_smoothing=smoothing)
+def _focal(logits: Tensor, target: Tensor, weight: Tensor | None, ignored: int) -> Tensor:
+    """Sum of the focal loss over what counts."""
+    loss = F.cross_entropy(logits, target, ignore_index=ignored, reduction="none")
+    loss = (1 - torch.exp(-loss)) ** FOCAL_GAMMA * loss
+    if weight is not None:
+        loss = loss * weight[torch.where(target == ignored, 0, target)]
+    return loss.sum()
 
 
 def _dice(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """1 - soft Dice, mean over the classes that occur; Milletari et al., "V-Net" (2016)."""
-    classes = logits.shape[1]
-    truth = F.one_hot(target.clamp(max=classes - 1), classes).movedim(-1, 1).to(logits.dtype)
+    labels = F.one_hot(torch.where(valid, target, 0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
     mask = valid.unsqueeze(1)
-    probability, truth = logits.softmax(1) * mask, truth * mask
+    probability, labels = logits.softmax(1) * mask, labels * mask
     axes = [0, *range(2, logits.ndim)]
-    size = truth.sum(axes)
-    dice = (2 * (probability * truth).sum(axes) + 1) / (probability.sum(axes) + size + 1)
+    size = labels.sum(axes)
+    dice = (2 * (probability * labels).sum(axes) + 1) / (probability.sum(axes) + size + 1)
     occurs = size > 0
     return 1 - (dice * occurs).sum() / occurs.sum().clamp(min=1)

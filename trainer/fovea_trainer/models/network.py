@@ -27,6 +27,8 @@ class Network(nn.Module, ABC, Generic[Raw, T]):
     """
 
     task: Task
+    description: str = ""
+    """What it is made of, as `NetworkDescription` writes it."""
 
     def __init__(self, num_classes: int, loss: LossSettings) -> None:
         super().__init__()

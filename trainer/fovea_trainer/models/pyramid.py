@@ -1,34 +1,30 @@
-"""Feature pyramid on a timm backbone: Lin et al., "Feature Pyramid Networks for Object Detection" (2017)."""
+"""The neck of the detectors: Lin et al., "Feature Pyramid Networks for Object Detection" (2017)."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
 
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from fovea_trainer.models.weights import LITE0, create
+from fovea_trainer.models.bodies import Body, FeatureMaps
 
-STRIDES = (8, 16, 32)
-"""Strides of the levels, in input pixels."""
+BODY_STRIDES = (8, 16, 32)
+"""Strides of the body's maps that the pyramid is made of: P3 to P5."""
+STRIDES = (*BODY_STRIDES, 64, 128)
+"""Strides of all levels, P3 to P7, in input pixels."""
 
 
 class Pyramid(nn.Module):
-    """Features of strides 8, 16 and 32, all of `channels` channels.
+    """Features of the levels P3 to P7, all of `channels` channels; P6 and P7 as in RetinaNet (Lin et al. 2017)."""
 
-    Args:
-        channels: Channels of every level.
-        pretrained: Whether the backbone starts from ImageNet weights.
-    """
-
-    def __init__(self, channels: int, pretrained: bool) -> None:
+    def __init__(self, body: Body, channels: int, pretrained: bool) -> None:
         super().__init__()
-        body: Any = create(LITE0, pretrained, features_only=True, out_indices=(2, 3, 4))
-        self.body: nn.Module = body
-        self.fpn = FeaturePyramidNetwork(body.feature_info.channels(), channels)
+        self.body = FeatureMaps(body, BODY_STRIDES, pretrained)
+        self.fpn = FeaturePyramidNetwork(self.body.channels, channels, LastLevelP6P7(channels, channels))
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """float32 [N, channels, h, w] of each of STRIDES."""
         levels = OrderedDict((str(level), features) for level, features in enumerate(self.body(images)))
-        pyramid: dict[str, Tensor] = self.fpn(levels)
-        return {name: features.float() for name, features in pyramid.items()}
+        return [features.float() for features in self.fpn(levels).values()]

@@ -1,57 +1,41 @@
-"""The registry: every file under `architectures/` registers the architectures of one family."""
+"""The registry: bodies under heads, by the names that a recipe may give.
+
+Every file under `architectures/` registers the architectures of one family. A network says by itself what it is made of
+(see `description`), so that its weights are enough to build it again.
+"""
 
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
-from fovea_api.architectures import Architecture, OptionValue, find, read_options
+from fovea_api.architectures import Architecture, Option, find, read_options
 from fovea_api.errors import refuse
 from fovea_api.impossible import wrong_sizes, wrong_weights
 from fovea_api.trainingjob import Input, ModelChoice, Size
+from fovea_serving.pipeline import Preprocess
 
-if TYPE_CHECKING:
-    from fovea_trainer.models.losses import LossSettings
-    from fovea_trainer.models.network import AnyNetwork
+from fovea_trainer.models.bodies import Body, pretraining
+from fovea_trainer.models.description import NetworkDescription, build
+from fovea_trainer.models.heads.base import Head, Options
+from fovea_trainer.models.losses import LossSettings
+from fovea_trainer.models.network import AnyNetwork
+from fovea_trainer.tasks import Sample
 
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Checked options of an architecture, read by name and type."""
-
-    values: Mapping[str, OptionValue]
-
-    def integer(self, name: str) -> int:
-        return int(self.number(name))
-
-    def number(self, name: str) -> float:
-        value = self.values[name]
-        assert isinstance(value, int | float)
-        return float(value)
-
-    def text(self, name: str) -> str:
-        return str(self.values[name])
-
-    def numbers(self, name: str) -> tuple[float, ...]:
-        value = self.values[name]
-        assert isinstance(value, tuple)
-        return value
-
-
-Build = Callable[[Architecture, Options, int, "LossSettings", bool], "AnyNetwork"]
-"""(architecture, options, classes, loss, whether to load the published ImageNet weights) -> network"""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An architecture and how it is built."""
+    """An architecture: a head on a body that may depend on the options."""
 
     architecture: Architecture
-    build: Build
+    head: Head
+    body: Callable[[Options], Body]
 
 
 class Registry:
@@ -60,17 +44,13 @@ class Registry:
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
 
-    def register(self, *architectures: Architecture) -> Callable[[Build], Build]:
-        """Decorator of the function that builds these architectures. A name can be taken once."""
-
-        def decorate(build: Build) -> Build:
-            for architecture in architectures:
-                if architecture.name in self._entries:
-                    raise ValueError(f"architecture {architecture.name} is registered twice")
-                self._entries[architecture.name] = Entry(architecture, build)
-            return build
-
-        return decorate
+    def register(self, entry: Entry) -> Entry:
+        """Takes in an architecture. A name can be taken once."""
+        name = entry.architecture.name
+        if name in self._entries:
+            raise ValueError(f"architecture {name} is registered twice")
+        self._entries[name] = entry
+        return entry
 
     def architectures(self) -> dict[str, Architecture]:
         """What is registered, sorted by name."""
@@ -84,6 +64,49 @@ REGISTRY = Registry()
 register = REGISTRY.register
 
 
+def compose(
+    name: str,
+    head: Head,
+    timm: str,
+    description: str,
+    *,
+    body: Callable[[Options], Body] | None = None,
+    options: Sequence[Option] = (),
+    fixed_by_weights: tuple[str, ...] = (),
+) -> Entry:
+    """A head on a timm model: normalization, input size, weights and licence are the body's, the rest the head's.
+
+    Args:
+        name: Name in `spec.model.architecture`.
+        head: What is put on the body.
+        timm: timm's name of the body.
+        description: What it is, in a sentence, with its source.
+        body: The body for the options, where these change it.
+        options: The body's options.
+        fixed_by_weights: Those that must be left at their defaults where training starts with published weights.
+    """
+    origin = pretraining(timm)
+    width, height = head.size or (origin.width, origin.height)
+    architecture = Architecture(
+        name=name,
+        task=head.task,
+        description=description,
+        width=width,
+        height=height,
+        multiple=head.multiple,
+        mean=origin.mean,
+        std=origin.std,
+        weights=("None", "ImageNet"),
+        packaged=("ImageNet",) if origin.packaged else (),
+        losses=head.losses,
+        licence=f"{head.licence}; backbone weights {origin.licence}" if head.licence else origin.licence,
+        options=(*options, *head.options),
+        fixed_by_weights=fixed_by_weights,
+        notes=head.notes,
+    )
+    return Entry(architecture, head, body or (lambda _: Body(timm)))
+
+
 @cache
 def registry() -> Registry:
     """The registry with all families loaded (imports torch)."""
@@ -94,10 +117,23 @@ def registry() -> Registry:
     return REGISTRY
 
 
-def build_network(model: ModelChoice, num_classes: int, loss: LossSettings) -> AnyNetwork:
+def build_network(
+    model: ModelChoice,
+    num_classes: int,
+    loss: LossSettings,
+    samples: Sequence[Sample] = (),
+    preprocess: Preprocess | None = None,
+) -> AnyNetwork:
     """The network of a recipe, with published weights where the recipe asks for them, frozen as it says.
 
-    Weights from a `uri` or another job are loaded afterwards by `weights.load`.
+    Weights from a `uri` or another job are loaded afterwards by `weights.load_state`.
+
+    Args:
+        model: The recipe's choice.
+        num_classes: Number of classes.
+        loss: What is minimized.
+        samples: The train split, where options that are left to the dataset are to follow from it.
+        preprocess: What turns its images into inputs.
 
     Raises:
         UnknownArchitecture, InvalidOption, WeightsUnavailable: with the field and what would be right.
@@ -105,8 +141,14 @@ def build_network(model: ModelChoice, num_classes: int, loss: LossSettings) -> A
     entry = registry()[model.architecture]
     options = Options(read_options(entry.architecture, model.options))
     refuse(wrong_weights(entry.architecture, model))
+    notes: tuple[str, ...] = ()
+    if entry.head.fit is not None and preprocess is not None and samples:
+        fitted, notes = entry.head.fit(options, samples, preprocess)
+        options = Options(fitted)
+    of_head = {option.name: options.values[option.name] for option in entry.head.options}
+    description = NetworkDescription(entry.head.name, entry.body(options), of_head, num_classes, notes)
     published = model.pretrained.weights or "None"
-    network = entry.build(entry.architecture, options, num_classes, loss, published != "None")
+    network = build(description, loss, published != "None")
     network.freeze(model.freeze)
     return network
 

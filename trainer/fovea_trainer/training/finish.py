@@ -47,13 +47,13 @@ from fovea_trainer.export import (
     save_state_dict,
     save_weights,
 )
+from fovea_trainer.models.description import KEY, NetworkDescription, assemble
 from fovea_trainer.models.network import AnyNetwork, Inference
 from fovea_trainer.models.registry import registry
 from fovea_trainer.report.training import TrainingReport, write_report
 from fovea_trainer.training.context import Listener
 from fovea_trainer.training.dataset import preprocessing
 from fovea_trainer.training.loop import NO_VALIDATION
-from fovea_trainer.training.network import make_network
 from fovea_trainer.training.preflight import check_version
 from fovea_trainer.training.progress import TRAINING_PERCENT, best_of, latest_metrics
 from fovea_trainer.training.selection import monitored_metric
@@ -128,7 +128,7 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     images = trained.preprocess.batch(_decoded(trained.samples("train")[:PARITY_IMAGES]))[0]
     parity = check_parity(inference, model, images, task=task)
     log.info("exported the weights of epoch %d; %s", state.best_epoch, parity)
-    save_weights(trained.network, folder / WEIGHTS)
+    save_weights(trained.network, folder / WEIGHTS, {KEY: state.description})
     if "StateDict" in recipe.export.formats:
         save_state_dict(trained.network, folder / "model.pth")
     if "ExportedProgram" in recipe.export.formats:
@@ -137,7 +137,9 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     stage("Evaluating", TRAINING_PERCENT + 3)
     splits = [split for split in recipe.evaluation.splits if len(trained.samples(split))]
     evaluations: dict[str, EvaluationResult] = {split: trained.evaluate(model, split) for split in splits}
-    before, notes = dict[str, float](), [] if trained.samples("validation") else [NO_VALIDATION]
+    before, notes = dict[str, float](), list(NetworkDescription.from_json(state.description).notes)
+    if not trained.samples("validation"):
+        notes.append(NO_VALIDATION)
     notes.extend(check_version(trained.version, recipe))
     if recipe.compression.quantization is not None:
         stage("Compressing", TRAINING_PERCENT + 5)
@@ -207,11 +209,7 @@ class _Stages:
 
 def _restore(run: TrainingRun, state: State) -> Trained:
     recipe, version = run.recipe, run.open()
-    # Published weights would be loaded only to be overwritten.
-    choice = recipe.model.model_copy(update={"pretrained": type(recipe.model.pretrained)(weights="None")})
-    network = make_network(recipe.model_copy(update={"model": choice}), version)
-    network.load_state_dict(state.best_weights)
-    network.eval()
+    network = assemble(NetworkDescription.from_json(state.description), state.best_weights, "the last checkpoint")
     preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
     return Trained(network, preprocess, network.postprocess, version, recipe)
 

@@ -16,6 +16,7 @@ from fovea_api.trainingjob import Recipe
 from torch.utils.data import DataLoader
 
 from fovea_trainer.augmentation import Augment
+from fovea_trainer.models.description import NetworkDescription
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.registry import registry
 from fovea_trainer.models.weights import load_state, read_state
@@ -95,6 +96,7 @@ class _Fit:
 
         network = make_network(recipe, version)
         self.state = context.resume() or State()
+        self.state.description = network.description
         if plan.base_weights is not None and not self.state.network:
             _start_from(plan.base_weights, network, self.state)
         self.resumed = bool(self.state.network)
@@ -224,6 +226,8 @@ class _Fit:
             self._log("each epoch is judged by %s on %d images", self.monitored, len(self.validation))
         else:
             self._log(NO_VALIDATION)
+        for note in NetworkDescription.from_json(self.state.description).notes:
+            self._log(note)
         if self.resumed:
             self._log("training goes on after epoch %d, step %d", self.state.epoch, self.state.step)
 

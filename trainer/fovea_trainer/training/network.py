@@ -15,7 +15,7 @@ from fovea_trainer.models.losses import LossSettings, choose_loss
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.registry import build_network, registry
 from fovea_trainer.tasks import Sample, definition
-from fovea_trainer.training.dataset import class_counts, class_weights
+from fovea_trainer.training.dataset import class_counts, class_weights, preprocessing
 
 
 class Version(Protocol):
@@ -39,4 +39,5 @@ def make_network(recipe: Recipe, version: Version) -> AnyNetwork:
     loss = choose_loss(architecture, recipe.training.loss, balance == "FocalLoss")
     settings = LossSettings(loss, weights, recipe.training.label_smoothing)
     torch.manual_seed(recipe.training.seed)
-    return build_network(recipe.model, num_classes, settings)
+    preprocess = preprocessing(architecture, recipe.input)
+    return build_network(recipe.model, num_classes, settings, version.split("train"), preprocess)

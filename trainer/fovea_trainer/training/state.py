@@ -31,6 +31,7 @@ class State:
         stopped: Whether early stopping has ended training.
         base_digest: Digest of the weights that training has started from, with `base_uri` and `base_run` as in
             BaseWeights; empty: published weights, or none.
+        description: What the network is made of, as `NetworkDescription` writes it.
     """
 
     epoch: int = 0
@@ -47,6 +48,7 @@ class State:
     base_digest: str = ""
     base_uri: str = ""
     base_run: str = ""
+    description: str = ""
     loss_sum: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     network: dict[str, Tensor] = field(default_factory=dict)

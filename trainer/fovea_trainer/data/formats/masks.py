@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
-from fovea_trainer.data.formats import Options, Reader, Tree, split_of
-from fovea_trainer.data.records import IGNORE, FileImage, Found, Labels, MaskFile
+from fovea_trainer.data.formats import Options, Reader, Tree
+from fovea_trainer.data.records import IGNORE, SPLIT_NAMES, FileImage, Found, Labels, MaskFile
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "jpegimages")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "segmentationclass")
@@ -52,12 +52,16 @@ class Masks:
             )
         for key in sorted(images.keys() | masks.keys()):
             path = images.get(key, f"images/{key}")
+            split = next(
+                (SPLIT_NAMES[part.lower()] for part in key.split("/")[:-1] if part.lower() in SPLIT_NAMES),
+                None,
+            )
             if (mask := masks.get(key)) is not None:
                 labels = Labels(mask=MaskFile(mask, self.lookup, self.known), place=mask)
             else:
                 finding = Finding(FindingKind.UNLABELLED, path, "the image has no mask of the same name")
                 labels = Labels(place=path, findings=(finding,))
-            yield Found(path, FileImage(path), split_of(path), labels)
+            yield Found(path, FileImage(path), split, labels)
 
     def read(self, found: Found) -> Labels:
         raise AssertionError("scan gives all labels")
@@ -85,12 +89,6 @@ def open_reader(tree: Tree, options: Options) -> Reader:
                 f"the class {name!r} is not one of {', '.join(classes)}",
                 "spec.sources.maskValues",
                 "add it to classes",
-            )
-        if lookup[value] not in (IGNORE, classes.index(name)):
-            raise InvalidInput(
-                f"the classes {classes[lookup[value]]} and {name} both have the pixel value {value}",
-                "spec.sources.maskValues",
-                "give each its own value, or make them one class by classMap",
             )
         lookup[value] = classes.index(name)
     known[IGNORE] = 1

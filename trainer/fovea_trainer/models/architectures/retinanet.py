@@ -1,117 +1,14 @@
-"""RetinaNet: Lin et al., "Focal Loss for Dense Object Detection" (2017), with torchvision's heads and loss."""
+"""RetinaNet: Lin et al., "Focal Loss for Dense Object Detection" (2017)."""
 
-from __future__ import annotations
+from fovea_trainer.models.heads.retinanet import RETINANET
+from fovea_trainer.models.registry import compose, register
+from fovea_trainer.models.weights import LITE0
 
-import math
-from dataclasses import dataclass
-from functools import partial
-
-import torch
-from fovea_api.architectures import Architecture, Option
-from fovea_api.common import Task
-from fovea_api.trainingjob import Loss
-from torch import Tensor, nn
-from torchvision.models.detection._utils import Matcher
-from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops import box_iou
-
-from fovea_trainer.models.boxes import Anchors, decode
-from fovea_trainer.models.losses import LossSettings
-from fovea_trainer.models.network import Network
-from fovea_trainer.models.pyramid import STRIDES, Pyramid
-from fovea_trainer.models.registry import Options, register
-from fovea_trainer.tasks.detection.targets import BoxTargets
-
-BOX_LOSSES = {Loss.FOCAL: "l1", Loss.SMOOTH_L1: "smooth_l1", Loss.GIOU: "giou"}
-"""Loss of the boxes; that of the classes is the focal loss in all cases."""
-HALF = (0.5, 0.5, 0.5)
-NORM_GROUPS = 32
-"""Groups of the heads' GroupNorm, as in torchvision's RetinaNet v2 (fewer where they do not divide the channels)."""
-
-
-@dataclass(frozen=True, slots=True)
-class RawBoxes:
-    """Raw outputs of N images with A anchors.
-
-    Args:
-        logits: [N, A, C].
-        deltas: [N, A, 4] in the parametrization of `boxes.decode`.
-        anchors: xyxy in input pixels, [A, 4].
-        size: Height and width of the input.
-    """
-
-    logits: Tensor
-    deltas: Tensor
-    anchors: Tensor
-    size: tuple[int, int]
-
-
-class RetinaNet(Network[RawBoxes, BoxTargets]):
-    """One-stage detector. Outputs are decoded in the graph; NMS is outside."""
-
-    task = Task.DETECTION
-
-    def __init__(self, pyramid: Pyramid, channels: int, anchors: Anchors, classes: int, loss: LossSettings) -> None:
-        super().__init__(classes, loss)
-        self.pyramid = pyramid
-        self.anchors = anchors
-        # Without norms the head's four layers, initialized by 0.01, let so little through that it learns late.
-        norm = partial(nn.GroupNorm, math.gcd(channels, NORM_GROUPS))
-        self.head = RetinaNetHead(channels, anchors.per_location, classes, norm)
-        self.head.regression_head._loss_type = BOX_LOSSES[loss.name]
-        self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
-
-    def backbone(self) -> nn.Module:
-        return self.pyramid.body
-
-    def forward(self, images: Tensor) -> RawBoxes:
-        levels = list(self.pyramid(images).values())
-        outputs = self.head(levels)
-        size = (images.shape[-2], images.shape[-1])
-        return RawBoxes(outputs["cls_logits"], outputs["bbox_regression"], self.anchors(images, levels), size)
-
-    def loss(self, raw: RawBoxes, targets: BoxTargets) -> dict[str, Tensor]:
-        matches = [self._match(boxes, raw.anchors) for boxes in targets.boxes]
-        objects = [
-            {"boxes": boxes, "labels": labels} for boxes, labels in zip(targets.boxes, targets.labels, strict=True)
-        ]
-        outputs = {"cls_logits": raw.logits.float(), "bbox_regression": raw.deltas.float()}
-        losses = self.head.compute_loss(objects, outputs, [raw.anchors] * len(objects), matches)
-        return {"class": losses["classification"], "box": losses["bbox_regression"]}
-
-    def decode(self, raw: RawBoxes) -> dict[str, Tensor]:
-        boxes = decode(raw.deltas.float(), raw.anchors, *raw.size)
-        return {"boxes": boxes, "scores": raw.logits.float().sigmoid()}
-
-    def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        if len(boxes) == 0:
-            return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
-        match: Tensor = self.matcher(box_iou(boxes, anchors))
-        return match
-
-
-@register(
-    Architecture(
-        name="retinanet-efficientnet-lite0", task=Task.DETECTION,
-        description="RetinaNet (Lin et al. 2017) on an EfficientNet-Lite0 feature pyramid.",
-        width=320, height=320, multiple=16, mean=HALF, std=HALF, weights=("None", "ImageNet"), packaged=("ImageNet",),
-        losses=("Focal", "SmoothL1", "GIoU"), licence="BSD-3-Clause; backbone weights Apache-2.0",
-        options=(
-            Option(name="fpnChannels", type="Integer", default=96, min=16, max=512,
-                   description="Channels of the feature pyramid and the heads."),
-            Option(name="anchorSizes", type="Numbers", default=(16, 24, 40, 60, 90, 120), min=4, max=2048,
-                   lengths=(3, 6, 9, 12),
-                   description="Anchor sizes in input pixels, shared out evenly to strides 8, 16 and 32."),
-            Option(name="anchorRatios", type="Numbers", default=(0.7, 1.0, 1.4), min=0.05, max=20,
-                   description="Height over width of the anchors."),
-        ),
-        notes=("The classes' loss is focal in all cases; the named loss is that of the boxes (Focal: L1).",
-               "NMS is not part of the exported graph."),
+register(
+    compose(
+        "retinanet-efficientnet-lite0",
+        RETINANET,
+        LITE0,
+        "RetinaNet (Lin et al. 2017) on an EfficientNet-Lite0 feature pyramid.",
     )
-)  # fmt: skip
-def build(info: Architecture, options: Options, classes: int, loss: LossSettings, pretrained: bool) -> RetinaNet:
-    channels, sizes = options.integer("fpnChannels"), options.numbers("anchorSizes")
-    each = len(sizes) // len(STRIDES)
-    levels = [sizes[level * each : (level + 1) * each] for level in range(len(STRIDES))]
-    anchors = Anchors(levels, options.numbers("anchorRatios"))
-    return RetinaNet(Pyramid(channels, pretrained), channels, anchors, classes, loss)
+)

@@ -12,10 +12,12 @@ from fovea_serving.pipeline import Geometry, Prediction, Preprocess
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fovea_trainer.data.version import Split
 from fovea_trainer.evaluation.result import EvaluationResult, LabelledSample
 from fovea_trainer.report.base import Image, Section
 from fovea_trainer.tasks.base import EvaluationRequest, Labelled, Pairs, Sample, StoredSample, TaskDefinition
 from fovea_trainer.tasks.classification.evaluation import classification_summary, evaluate_classification
+from fovea_trainer.tasks.classification.learnable import check_classes
 from fovea_trainer.tasks.classification.report import calibration, labelled_image
 from fovea_trainer.tasks.classification.targets import ClassTargets
 from fovea_trainer.tasks.registry import register
@@ -39,6 +41,10 @@ class Classification(TaskDefinition):
 
     def class_counts(self, sample: Sample, num_classes: int) -> NDArray[np.int64]:
         return np.bincount([sample.label], minlength=num_classes)
+
+    def check_learnable(self, train: Split, classes: Sequence[str], preprocess: Preprocess) -> tuple[str, ...]:
+        check_classes(train, classes)
+        return ()
 
     def validation_metrics(
         self, samples: Sequence[LabelledSample], predictions: Sequence[Prediction], num_classes: int

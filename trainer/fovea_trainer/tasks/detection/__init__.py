@@ -12,16 +12,16 @@ from fovea_serving.pipeline import Geometry, Prediction, Preprocess
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fovea_trainer.data.version import Split
 from fovea_trainer.evaluation.result import EvaluationResult, LabelledSample
 from fovea_trainer.report.base import Image, Section
 from fovea_trainer.tasks.base import EvaluationRequest, Labelled, Pairs, Sample, StoredSample, TaskDefinition
 from fovea_trainer.tasks.detection.evaluation import detection_summary, evaluate_detection
+from fovea_trainer.tasks.detection.learnable import check_objects
+from fovea_trainer.tasks.detection.matching import ground_truth_of
 from fovea_trainer.tasks.detection.report import draw_labels, error_section, precision_recall, side_by_side
-from fovea_trainer.tasks.detection.targets import BoxTargets
+from fovea_trainer.tasks.detection.targets import BoxTargets, objects_in_input
 from fovea_trainer.tasks.registry import register
-
-MIN_BOX_PIXELS = 1
-"""Boxes of which less is in the input, in width or height, are left out of training."""
 
 
 class Detection(TaskDefinition):
@@ -35,18 +35,18 @@ class Detection(TaskDefinition):
     unit = "objects"
 
     def annotate(self, sample: Sample, image: Tensor, preprocess: Preprocess, geometry: Geometry) -> Labelled:
-        boxes = geometry.to_input(np.asarray(sample.boxes, np.float32).reshape(-1, 4))
-        width, height = geometry.input
-        boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-        visible = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_BOX_PIXELS).all(1)
-        labels = np.asarray(sample.labels, np.int64)
-        return Labelled(image, torch.from_numpy(boxes[visible]), torch.from_numpy(labels[visible]))
+        boxes, labels = objects_in_input(sample, geometry)
+        return Labelled(image, torch.from_numpy(boxes), torch.from_numpy(labels))
 
     def collate(self, items: Sequence[Labelled]) -> BoxTargets:
         return BoxTargets(tuple(item.boxes for item in items), tuple(item.labels for item in items))
 
     def class_counts(self, sample: Sample, num_classes: int) -> NDArray[np.int64]:
-        return np.bincount(np.asarray(sample.labels, np.int64), minlength=num_classes)
+        objects = ground_truth_of(sample)
+        return np.bincount(objects.labels[~objects.difficult], minlength=num_classes)
+
+    def check_learnable(self, train: Split, classes: Sequence[str], preprocess: Preprocess) -> tuple[str, ...]:
+        return check_objects(train, preprocess)
 
     def validation_metrics(
         self, samples: Sequence[LabelledSample], predictions: Sequence[Prediction], num_classes: int

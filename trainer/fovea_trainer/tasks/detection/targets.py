@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from fovea_serving.pipeline import Geometry
+from numpy.typing import NDArray
 from torch import Tensor
+
+from fovea_trainer.evaluation.result import LabelledSample
+from fovea_trainer.tasks.detection.matching import ground_truth_of
+
+MIN_BOX_PIXELS = 1
+"""Boxes of which less is in the input, in width or height, are left out of training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +35,15 @@ class BoxTargets:
             tuple(boxes.to(device, non_blocking=True) for boxes in self.boxes),
             tuple(labels.to(device, non_blocking=True) for labels in self.labels),
         )
+
+
+def objects_in_input(sample: LabelledSample, geometry: Geometry) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The objects that are learned from: boxes xyxy in input pixels, [B, 4], clipped to it, and their labels [B].
+
+    Crowds and difficult objects are none of them, as in detectron2 and in torchvision's reference.
+    """
+    objects = ground_truth_of(sample)
+    width, height = geometry.input
+    boxes = np.clip(geometry.to_input(objects.boxes), 0, np.array([width, height, width, height], np.float32))
+    kept = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_BOX_PIXELS).all(1) & ~objects.difficult
+    return boxes[kept], objects.labels[kept]

@@ -13,11 +13,13 @@ from fovea_serving.pipeline import IGNORE, Geometry, Prediction, Preprocess, dec
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fovea_trainer.data.version import Split
 from fovea_trainer.evaluation.result import EvaluationResult, LabelledSample
 from fovea_trainer.report.base import Image
 from fovea_trainer.tasks.base import EvaluationRequest, Labelled, Pairs, Sample, StoredSample, TaskDefinition
 from fovea_trainer.tasks.registry import register
 from fovea_trainer.tasks.semantic_segmentation.evaluation import evaluate_segmentation, segmentation_summary
+from fovea_trainer.tasks.semantic_segmentation.learnable import check_masks
 from fovea_trainer.tasks.semantic_segmentation.report import draw_labels, side_by_side
 from fovea_trainer.tasks.semantic_segmentation.targets import MaskTargets
 
@@ -41,6 +43,9 @@ class SemanticSegmentation(TaskDefinition):
     def class_counts(self, sample: Sample, num_classes: int) -> NDArray[np.int64]:
         mask = _mask(sample)
         return np.bincount(mask[mask != IGNORE], minlength=num_classes)[:num_classes]
+
+    def check_learnable(self, train: Split, classes: Sequence[str], preprocess: Preprocess) -> tuple[str, ...]:
+        return check_masks(train, classes, preprocess)
 
     def validation_metrics(
         self, samples: Sequence[LabelledSample], predictions: Sequence[Prediction], num_classes: int

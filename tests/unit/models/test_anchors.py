@@ -1,0 +1,85 @@
+"""Anchors lie where the features are, and suit the dataset."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from fovea_api.trainingjob import ModelChoice, Pretrained
+from fovea_serving.pipeline import Preprocess
+from fovea_trainer.data.version import Sample
+from fovea_trainer.models.anchors import Anchors, best_overlap, cluster_ratios, fit_anchors, ladder
+from fovea_trainer.models.losses import LossSettings
+from fovea_trainer.models.pyramid import STRIDES
+from fovea_trainer.models.registry import build_network
+
+SIZE = (320, 240)
+
+
+def grid(anchors: Anchors, size: tuple[int, int] = SIZE) -> torch.Tensor:
+    return anchors([torch.zeros(1, 1, -(-size[1] // stride), -(-size[0] // stride)) for stride in anchors.strides])
+
+
+def test_anchors_lie_on_multiples_of_the_stride_whatever_the_height() -> None:
+    """240 rows give 8 rows of stride 32: the last one lies at 224, not at 210."""
+    boxes = grid(Anchors([[32.0]], [1.0], [32]))
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    assert centres[:, 1].unique().tolist() == [32.0 * row for row in range(8)]
+    assert centres[:, 0].unique().tolist() == [32.0 * column for column in range(10)]
+
+
+def test_the_ratio_is_height_over_width_at_the_same_area() -> None:
+    width, height = (grid(Anchors([[100.0]], [4.0], [32]))[0].reshape(2, 2) * torch.tensor([[-1], [1]])).sum(0).tolist()
+    assert (width, height) == (50, 200)
+
+
+def test_the_overlap_that_is_fitted_is_that_of_the_anchors_in_their_places() -> None:
+    random = np.random.default_rng(0)
+    low = random.uniform(0, 150, (60, 2))
+    boxes = np.minimum(np.concatenate([low, low + random.uniform(8, 150, (60, 2))], 1), [320, 240, 320, 240])
+    sizes, ratios = ladder(4, STRIDES, 1), (0.5, 1.0, 2.0)
+    anchors = grid(Anchors([[size] for size in sizes], ratios, STRIDES))
+    expected = torchvision.ops.box_iou(torch.from_numpy(boxes).float(), anchors).amax(1).numpy()
+    assert best_overlap(boxes, SIZE, sizes, ratios, STRIDES) == pytest.approx(expected, abs=0.02)  # whole pixels there
+
+
+@pytest.mark.parametrize(("side", "recall"), [(12, 0.6), (24, 0.99), (40, 0.99), (110, 0.99), (220, 0.99)])
+def test_objects_of_any_size_have_anchors(side: int, recall: float) -> None:
+    """Down to three cells of the finest map; of smaller ones the fit says how many have none."""
+    random = np.random.default_rng(side)
+    low = random.uniform(0, 1, (300, 2)) * (np.array(SIZE) - side)
+    extent = side * np.exp(random.normal(0, 0.1, (300, 2)))
+    boxes = np.concatenate([low, low + extent], 1).astype(np.float32)
+    fit = fit_anchors(boxes, SIZE, STRIDES, 2)
+    assert fit.recall > recall
+    anchors = grid(Anchors(np.array(fit.sizes).reshape(5, 2).tolist(), fit.ratios, STRIDES))
+    best = torchvision.ops.box_iou(torch.from_numpy(boxes), anchors).amax(1)
+    assert float((best >= 0.5).float().mean()) == pytest.approx(fit.recall, abs=0.02)
+
+
+def test_long_objects_have_long_anchors() -> None:
+    random = np.random.default_rng(0)
+    low = random.uniform(0, 100, (200, 2))
+    boxes = np.concatenate([low, low + np.array([20, 130])], 1).astype(np.float32)
+    assert max(fit_anchors(boxes, SIZE, STRIDES, 2).ratios) == pytest.approx(6.5, abs=0.01)
+    three = np.concatenate([low, low + random.permutation(np.repeat([[40, 20], [30, 30], [10, 50]], 67, 0)[:200])], 1)
+    assert cluster_ratios(three, 3) == pytest.approx((0.5, 1.0, 5.0), abs=0.01)
+
+
+def sample(boxes: list[list[float]], difficult: list[bool]) -> Sample:
+    return Sample("a", "a", "lab", b"", 640, 480, -1, np.array(boxes, np.float32), np.zeros(len(boxes), np.int32),
+                  None, np.array(difficult))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["retinanet-efficientnet-lite0", "fasterrcnn"])
+def test_a_detector_takes_its_anchors_from_the_train_split_unless_the_recipe_gives_some(name: str) -> None:
+    choice = ModelChoice(architecture=name, pretrained=Pretrained(weights="None"), options={"anchorRatios": [1.0]})
+    samples = [sample([[100, 100, 500, 460], [10, 10, 12, 14]], [False, True])] * 3  # the small one does not count
+    network = build_network(choice, 2, LossSettings(), samples, Preprocess(320, 240))
+    assert '"anchorRatios": [1.0]' in network.description
+    assert "Best possible recall of the anchors: 1.000 of 3 objects" in network.description
+    small = build_network(choice, 2, LossSettings(), [sample([[0, 0, 4, 4]], [False])] * 3, Preprocess(320, 240))
+    assert "a larger input.size helps" in small.description
+    nothing = build_network(choice, 2, LossSettings(), [sample([[0, 0, 9, 9]], [True])], Preprocess(320, 240))
+    assert "has no objects" in nothing.description

@@ -1,0 +1,114 @@
+"""Losses against torch, torchvision and their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from fovea_api.trainingjob import Loss
+from fovea_trainer.models.losses import LossSettings, class_loss
+from fovea_trainer.training.dataset import class_weights
+from torch.nn import functional as F
+
+WEIGHTS = (0.5, 1.0, 1.5)
+
+
+@pytest.fixture
+def pixels() -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [2, 3, 4, 5] and a mask with pixels that do not count."""
+    random = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 3, (2, 4, 5), generator=random)
+    target[0, 0] = 255
+    return torch.randn(2, 3, 4, 5, generator=random), target
+
+
+def settings(name: Loss, weights: tuple[float, ...] = (), smoothing: float = 0.0) -> LossSettings:
+    return LossSettings(name, weights, smoothing)
+
+
+def test_cross_entropy_is_the_mean_negative_log_likelihood(pixels: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, target = pixels
+    counted = target != 255
+    likelihood = logits.softmax(1).gather(1, target.clamp(max=2)[:, None])[:, 0]
+    expected = -likelihood.log()[counted].mean()
+    assert class_loss(logits, target, settings(Loss.CROSS_ENTROPY), 255) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_class_weights_weigh_the_true_class(pixels: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, target = pixels
+    weight = torch.tensor(WEIGHTS)[target.clamp(max=2)] * (target != 255)
+    log = logits.log_softmax(1).gather(1, target.clamp(max=2)[:, None])[:, 0]
+    loss = class_loss(logits, target, settings(Loss.CROSS_ENTROPY, WEIGHTS), 255)
+    assert loss == pytest.approx(float((-log * weight).sum() / weight.sum()), abs=1e-6)
+
+
+def test_label_smoothing_spreads_its_share_over_all_classes() -> None:
+    logits, target = torch.tensor([[2.0, 0.5, -1.0]]), torch.tensor([0])
+    log = logits.log_softmax(1)[0]
+    expected = -(0.9 * log[0] + 0.1 * log.mean())
+    assert class_loss(logits, target, settings(Loss.CROSS_ENTROPY, smoothing=0.1)) == pytest.approx(float(expected))
+
+
+def test_focal_loss_is_its_formula_and_torchvisions_for_two_classes(
+    pixels: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    logits, target = pixels
+    p = logits.softmax(1).gather(1, target.clamp(max=2)[:, None])[:, 0]
+    for weights in ((), WEIGHTS):
+        weight = torch.tensor(weights)[target.clamp(max=2)] if weights else torch.ones_like(p)
+        expected = (weight * (1 - p) ** 2 * -p.log())[target != 255].mean()
+        loss = class_loss(logits, target, settings(Loss.FOCAL, weights), 255)
+        assert loss == pytest.approx(float(expected), abs=1e-6)
+    margin, label = torch.tensor([1.5, -0.3, 0.2]), torch.tensor([1, 1, 0])
+    two = torch.stack([torch.zeros(3), margin], 1)
+    reference = torchvision.ops.sigmoid_focal_loss(margin, label.float(), alpha=-1, gamma=2, reduction="mean")
+    assert class_loss(two, label, settings(Loss.FOCAL)) == pytest.approx(float(reference), abs=1e-6)
+
+
+def test_dice_is_one_less_twice_the_overlap_over_the_sizes(pixels: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, target = pixels
+    counted = (target != 255).float()
+    dice = []
+    for label in range(3):
+        probability, mask = logits.softmax(1)[:, label] * counted, (target == label).float()
+        dice.append((2 * (probability * mask).sum() + 1) / (probability.sum() + mask.sum() + 1))
+    assert class_loss(logits, target, settings(Loss.DICE), 255) == pytest.approx(float(1 - sum(dice) / 3), abs=1e-6)
+    perfect = F.one_hot(target.clamp(max=2), 3).movedim(-1, 1) * 100.0
+    assert class_loss(perfect, target, settings(Loss.DICE), 255) == pytest.approx(0, abs=1e-6)
+    both = class_loss(logits, target, settings(Loss.DICE_CROSS_ENTROPY), 255)
+    parts = [class_loss(logits, target, settings(name), 255) for name in (Loss.DICE, Loss.CROSS_ENTROPY)]
+    assert both == pytest.approx(float(sum(parts)), abs=1e-6)
+
+
+def test_a_class_that_does_not_occur_has_no_part_in_dice() -> None:
+    target = torch.zeros(1, 2, 2, dtype=torch.int64)
+    logits = torch.zeros(1, 3, 2, 2)
+    expected = 1 - (2 * 4 / 3 + 1) / (4 / 3 + 4 + 1)
+    assert class_loss(logits, target, settings(Loss.DICE), 255) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", [Loss.CROSS_ENTROPY, Loss.FOCAL])
+def test_a_classifier_of_300_classes_learns_all_of_them(name: Loss) -> None:
+    """Class 255 is a class like the others where there are no masks."""
+    target = torch.arange(300)
+    logits = torch.zeros(300, 300, requires_grad=True)
+    class_loss(logits, target, settings(name)).backward()
+    assert logits.grad is not None
+    assert (logits.grad.diagonal() < 0).all()
+    assert class_loss(torch.zeros(1, 300), torch.tensor([255]), settings(Loss.CROSS_ENTROPY)) == pytest.approx(
+        math.log(300)
+    )
+
+
+def test_a_batch_in_which_nothing_counts_has_no_loss() -> None:
+    target = torch.full((1, 2, 2), 255)
+    for name in (Loss.FOCAL, Loss.DICE):
+        assert float(class_loss(torch.randn(1, 3, 2, 2), target, settings(name), 255)) in (0.0, 1.0)
+
+
+def test_class_weights_are_inverse_to_the_frequency_with_mean_one() -> None:
+    weights = class_weights(np.array([[1, 0, 2], [3, 4, 0]]))  # 4, 4 and 2 annotations
+    assert weights == pytest.approx((0.75, 0.75, 1.5))

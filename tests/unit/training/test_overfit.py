@@ -1,0 +1,69 @@
+"""Every architecture learns eight images by heart: what is trained is what is decoded, matched and measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from fovea_api.architectures import catalogue
+from fovea_api.common import Task
+from fovea_api.trainingjob import Recipe
+from fovea_trainer.augmentation import Augment
+from fovea_trainer.models.registry import registry
+from fovea_trainer.tasks import definition
+from fovea_trainer.training.context import SingleProcess
+from fovea_trainer.training.dataset import Collate, SplitDataset, preprocessing
+from fovea_trainer.training.network import make_network
+from fovea_trainer.training.precision import Precision
+from fovea_trainer.training.validation import validate
+from synthetic import squares
+
+STEPS = 60
+ENOUGH = {
+    Task.CLASSIFICATION: {"accuracy": 1.0},
+    Task.DETECTION: {"mAP50": 0.99, "mAP": 0.5},  # boxes of 16 to 28 pixels: one more or less costs overlap
+    Task.SEMANTIC_SEGMENTATION: {"dice": 0.95},
+}
+OPTIONS = {
+    "resnet18": {"width": 0.25, "stem": "Small"},
+    "resnet50": {"width": 0.125, "stem": "Small"},
+    "retinanet-efficientnet-lite0": {"fpnChannels": 32},
+    "fasterrcnn": {"fpnChannels": 32, "proposals": 16},
+}
+
+
+@pytest.mark.parametrize("name", sorted(catalogue()))
+def test_it_overfits_eight_images(name: str, tmp_path: Path) -> None:
+    architecture = registry()[name].architecture
+    version = squares(architecture.task, train=8, validation=0)
+    recipe = Recipe.model_validate(
+        {
+            "model": {
+                "architecture": name,
+                "options": OPTIONS.get(name, {}),
+                "pretrained": {"weights": "ImageNet" if architecture.packaged else "None"},
+            },
+            "input": {"size": {"width": 64, "height": 64}},
+        }
+    )
+    network, task = make_network(recipe, version), definition(architecture.task)
+    dataset = SplitDataset(version.split("train"), task, preprocessing(architecture, recipe.input), Augment(()))
+    images, targets, _ = Collate(task)([dataset[index] for index in range(8)])
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=STEPS)
+    network.train()
+    for step in range(STEPS):
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        sum(network.loss(network(images), targets).values()).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5)
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():  # the statistics of the norms follow slower than the weights
+        for _ in range(20):
+            network(images)
+    context = SingleProcess(tmp_path, 1, lambda progress: None)
+    metrics = validate(network, dataset, 8, context, Precision("FP32", "cpu"))
+    for metric, least in ENOUGH[architecture.task].items():
+        assert metrics[f"validation/{metric}"] >= least, metrics

@@ -1,0 +1,71 @@
+"""What the heads of detectors share: anchors that are given as options, or follow from the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from fovea_api.architectures import Option, OptionValue
+from fovea_serving.pipeline import Preprocess
+
+from fovea_trainer.models.anchors import DEFAULT_RATIOS, Anchors, fit_anchors, ladder
+from fovea_trainer.models.heads.base import Options
+from fovea_trainer.models.pyramid import STRIDES
+from fovea_trainer.tasks import Sample
+from fovea_trainer.tasks.detection.targets import objects_in_input
+
+SIZE_OVER_STRIDE = 4.0
+"""Smallest anchor of a level over its stride, as in RetinaNet, where neither options nor a dataset say otherwise."""
+IMAGES = 2000
+"""Images, spread evenly over the train split, to whose boxes the anchors are fitted."""
+GOOD_RECALL = 0.98
+"""Best possible recall below which a remedy is named."""
+
+
+def anchor_options() -> tuple[Option, ...]:
+    """The options of a head with anchors."""
+    lengths = tuple(len(STRIDES) * sizes for sizes in (1, 2, 3))
+    return (
+        Option(name="anchorSizes", type="Numbers", default=(), min=4, max=4096, lengths=lengths,
+               description="Anchor sizes in input pixels, the same number on each of the levels of strides "
+               f"{', '.join(map(str, STRIDES))}; absent: fitted to the boxes of the train split."),
+        Option(name="anchorRatios", type="Numbers", default=(), min=0.05, max=20,
+               description="Height over width of the anchors; absent: fitted to the boxes of the train split."),
+    )  # fmt: skip
+
+
+def anchors_for(options: Options, sizes_per_level: int) -> Anchors:
+    """The anchors of the options; those of RetinaNet where they say nothing."""
+    sizes = options.numbers("anchorSizes") or ladder(SIZE_OVER_STRIDE, STRIDES, sizes_per_level)
+    each = len(sizes) // len(STRIDES)
+    levels = [sizes[level * each : (level + 1) * each] for level in range(len(STRIDES))]
+    return Anchors(levels, options.numbers("anchorRatios") or DEFAULT_RATIOS, STRIDES)
+
+
+def fit_anchor_options(
+    options: Options, samples: Sequence[Sample], preprocess: Preprocess, sizes_per_level: int
+) -> tuple[Mapping[str, OptionValue], tuple[str, ...]]:
+    """The options with sizes and ratios that suit the boxes of the train split, and how well they do."""
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), IMAGES)).round().astype(int))
+    parts = []
+    for index in chosen:
+        sample = samples[int(index)]
+        parts.append(objects_in_input(sample, preprocess.geometry(sample.width, sample.height))[0])
+    boxes = np.concatenate(parts)
+    if not len(boxes):
+        return options.values, ("The train split has no objects: the anchors are the usual ones.",)
+    size = (preprocess.width, preprocess.height)
+    given = options.numbers("anchorSizes"), options.numbers("anchorRatios")
+    fit = fit_anchors(boxes, size, STRIDES, sizes_per_level, *given)
+    words = (
+        f"Best possible recall of the anchors: {fit.recall:.3f} of {len(boxes):,} objects of the train split overlap "
+        f"an anchor by 0.5 or more, on average by {fit.overlap:.2f} "
+        f"(sizes {_list(fit.sizes)} pixels, ratios {_list(fit.ratios)})."
+    )
+    if fit.recall < GOOD_RECALL:
+        words += " The others are hard to learn: a larger input.size helps with small objects."
+    return {**options.values, "anchorSizes": fit.sizes, "anchorRatios": fit.ratios}, (words,)
+
+
+def _list(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

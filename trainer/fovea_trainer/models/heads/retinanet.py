@@ -1,0 +1,123 @@
+"""RetinaNet: Lin et al., "Focal Loss for Dense Object Detection" (2017), with torchvision's heads and loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from fovea_api.architectures import Option, OptionValue
+from fovea_api.common import Task
+from fovea_api.trainingjob import Loss
+from fovea_serving.pipeline import Preprocess
+from torch import Tensor, nn
+from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import box_iou
+
+from fovea_trainer.models.anchors import MATCH_IOU, Anchors
+from fovea_trainer.models.bodies import Body
+from fovea_trainer.models.boxes import decode
+from fovea_trainer.models.heads.base import Head, Options
+from fovea_trainer.models.heads.detection import anchor_options, anchors_for, fit_anchor_options
+from fovea_trainer.models.losses import LossSettings
+from fovea_trainer.models.network import Network
+from fovea_trainer.models.pyramid import Pyramid
+from fovea_trainer.tasks import Sample
+from fovea_trainer.tasks.detection.targets import BoxTargets
+
+BOX_LOSSES = {Loss.FOCAL: "l1", Loss.SMOOTH_L1: "smooth_l1", Loss.GIOU: "giou"}
+"""Loss of the boxes; that of the classes is the focal loss in all cases."""
+NORM_GROUPS = 32
+"""Groups of the heads' GroupNorm, as in torchvision's RetinaNet v2 (fewer where they do not divide the channels)."""
+BACKGROUND_IOU = 0.4
+"""Overlap below which an anchor is background; between it and MATCH_IOU it does not count."""
+SIZES_PER_LEVEL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RawBoxes:
+    """Raw outputs of N images with A anchors.
+
+    Args:
+        logits: [N, A, C].
+        deltas: [N, A, 4] in the parametrization of `boxes.decode`.
+        anchors: xyxy in input pixels, [A, 4].
+        size: Height and width of the input.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    size: tuple[int, int]
+
+
+class RetinaNet(Network[RawBoxes, BoxTargets]):
+    """One-stage detector. Outputs are decoded in the graph; NMS is outside."""
+
+    task = Task.DETECTION
+
+    def __init__(self, pyramid: Pyramid, channels: int, anchors: Anchors, classes: int, loss: LossSettings) -> None:
+        super().__init__(classes, loss)
+        self.pyramid = pyramid
+        self.anchors = anchors
+        # Without norms the head's four layers, initialized by 0.01, let so little through that it learns late.
+        norm = partial(nn.GroupNorm, math.gcd(channels, NORM_GROUPS))
+        self.head = RetinaNetHead(channels, anchors.per_location, classes, norm)
+        self.head.regression_head._loss_type = BOX_LOSSES[loss.name]
+        self.matcher = Matcher(MATCH_IOU, BACKGROUND_IOU, allow_low_quality_matches=True)
+
+    def backbone(self) -> nn.Module:
+        return self.pyramid.body
+
+    def forward(self, images: Tensor) -> RawBoxes:
+        levels = self.pyramid(images)
+        outputs = self.head(levels)
+        size = (images.shape[-2], images.shape[-1])
+        return RawBoxes(outputs["cls_logits"], outputs["bbox_regression"], self.anchors(levels), size)
+
+    def loss(self, raw: RawBoxes, targets: BoxTargets) -> dict[str, Tensor]:
+        matches = [self._match(boxes, raw.anchors) for boxes in targets.boxes]
+        objects = [
+            {"boxes": boxes, "labels": labels} for boxes, labels in zip(targets.boxes, targets.labels, strict=True)
+        ]
+        outputs = {"cls_logits": raw.logits.float(), "bbox_regression": raw.deltas.float()}
+        losses = self.head.compute_loss(objects, outputs, [raw.anchors] * len(objects), matches)
+        return {"class": losses["classification"], "box": losses["bbox_regression"]}
+
+    def decode(self, raw: RawBoxes) -> dict[str, Tensor]:
+        boxes = decode(raw.deltas.float(), raw.anchors, *raw.size)
+        return {"boxes": boxes, "scores": raw.logits.float().sigmoid()}
+
+    def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        if len(boxes) == 0:
+            return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
+        match: Tensor = self.matcher(box_iou(boxes, anchors))
+        return match
+
+
+def build(body: Body, options: Options, classes: int, loss: LossSettings, pretrained: bool) -> RetinaNet:
+    channels = options.integer("fpnChannels")
+    anchors = anchors_for(options, SIZES_PER_LEVEL)
+    return RetinaNet(Pyramid(body, channels, pretrained), channels, anchors, classes, loss)
+
+
+def fit(
+    options: Options, samples: Sequence[Sample], preprocess: Preprocess
+) -> tuple[Mapping[str, OptionValue], tuple[str, ...]]:
+    return fit_anchor_options(options, samples, preprocess, SIZES_PER_LEVEL)
+
+
+RETINANET = Head(
+    "retinanet", task=Task.DETECTION, losses=("Focal", "SmoothL1", "GIoU"), build=build, fit=fit,
+    options=(
+        Option(name="fpnChannels", type="Integer", default=96, min=16, max=512,
+               description="Channels of the feature pyramid and the heads."),
+        *anchor_options(),
+    ),
+    size=(320, 320), multiple=16, licence="BSD-3-Clause",
+    notes=("The classes' loss is focal in all cases; the named loss is that of the boxes (Focal: L1).",
+           "NMS is not part of the exported graph."),
+)  # fmt: skip
