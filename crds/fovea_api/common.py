@@ -74,9 +74,11 @@ class Model(BaseModel):
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        for rule in self.all_rules():
-            if rule.check is not None and not rule.check(self):
-                raise PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})
+        broken = [rule for rule in self.all_rules() if rule.check is not None and not rule.check(self)]
+        if broken:
+            first, *others = broken
+            message = "; ".join((first.message, *(f"{rule.field} {rule.message}".lstrip() for rule in others)))
+            raise PydanticCustomError("rule", "{message}", {"message": message, "field": first.field})
         return self
 
     @classmethod
@@ -170,8 +172,9 @@ ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern="^[a-z0-
 """Name of a Kubernetes object of any kind."""
 Word = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(max_length=2048)]
-Uri = Annotated[str, Field(max_length=2048, pattern="^(file|pvc|s3|gs|https)://[^ ]+$")]
-"""pvc://claim/path, s3://bucket/path, gs://bucket/path, https://…; file:// in local runs."""
+Uri = Annotated[str, Field(max_length=2048, pattern=r"^(((file|pvc|s3|gs)://|[.][.]?/)[^\r\n]+|https://[^ \r\n]+)$")]
+"""pvc://claim/path, s3://bucket/path, gs://bucket/path, https://…; in local runs also file:///path and ./path, which is
+relative to the manifest. All signs behind the scheme are part of the path, as they are."""
 
 
 def not_downloaded(field: str) -> tuple[Rule, ...]:
@@ -184,8 +187,8 @@ def not_downloaded(field: str) -> tuple[Rule, ...]:
             f".{field}",
         ),
         Rule(
-            f"!has(self.{field}) || !self.{field}.startsWith('file://')",
-            "file:// works in local runs only; on a cluster use pvc://, s3:// or gs://",
+            f"!has(self.{field}) || !(self.{field}.startsWith('file://') || self.{field}.startsWith('.'))",
+            "file:// and ./ work in local runs only; on a cluster use pvc://, s3:// or gs://",
             field=f".{field}",
         ),
     )

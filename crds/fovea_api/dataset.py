@@ -92,7 +92,7 @@ class Problem(Model):
 class Video(Model):
     """Frames of a video or a camera, unlabelled."""
 
-    uri: Annotated[str, Field(max_length=2048, pattern="^(file|pvc|s3|gs|https|rtsp)://[^ ]+$")]
+    uri: Annotated[str, Field(max_length=2048, pattern=r"^((file|pvc|s3|gs)://[^\r\n]+|(https|rtsp)://[^ \r\n]+)$")]
     """A video file, a folder of them, or a camera's rtsp:// stream."""
     every_seconds: Annotated[Number, Field(gt=0, le=86400)] = 1
     """Seconds between two frames that are taken."""
@@ -198,8 +198,8 @@ class Source(Model):
             ".secretRef",
         ),
         Rule(
-            "!has(self.uri) || !self.uri.startsWith('file://')",
-            "file:// works in local runs only; on a cluster use pvc://, s3://, gs:// or https://",
+            "!has(self.uri) || !(self.uri.startsWith('file://') || self.uri.startsWith('.'))",
+            "file:// and ./ work in local runs only; on a cluster use pvc://, s3://, gs:// or https://",
             field=".uri",
         ),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
 
 
 class FoveaError(Exception):
@@ -93,10 +95,36 @@ def refuse(errors: Iterable[FoveaError]) -> None:
         raise InvalidInput("\n".join(map(str, found)))
 
 
-def problems(error: ValidationError) -> Iterator[tuple[str, str]]:
-    """Pairs of (field path, message), paths written as `spec.sources[0].uri`."""
+def problems(error: ValidationError, model: type[BaseModel] | None = None) -> Iterator[tuple[str, str]]:
+    """Pairs of (field path, message), paths written as `spec.sources[0].uri`; with the names that may have been meant.
+
+    Args:
+        error: What pydantic raised.
+        model: What was validated; with it, fields that do not exist are answered with the nearest that does.
+    """
     for item in error.errors(include_url=False):
         loc = item["loc"][:-2] if item["loc"][-1:] == ("[key]",) else item["loc"]
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
         field = str(item.get("ctx", {}).get("field", ""))
-        yield (path + field).lstrip(".") or "manifest", item["msg"]
+        names: Iterable[str] = re.findall("'([^']*)'", str(item.get("ctx", {}).get("expected", "")))
+        given = str(item["input"]) if names else str(loc[-1:] and loc[-1])
+        if item["type"] == "extra_forbidden" and model is not None:
+            names = _fields(model, loc[:-1])
+        near = difflib.get_close_matches(given.lower(), {name.lower(): name for name in names}, 1, 0.6)
+        meant = next((f"; did you mean {name}?" for name in names if [name.lower()] == near), "")
+        yield (path + field).lstrip(".") or "manifest", item["msg"] + meant
+
+
+def _fields(model: type[BaseModel], loc: Iterable[int | str]) -> list[str]:
+    """The fields of the model that lies at a path inside of another."""
+    for part in loc:
+        if isinstance(part, str) and (named := [it for it in model.model_fields.values() if part == it.alias]):
+            model = next(_models(named[0].annotation), model)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)

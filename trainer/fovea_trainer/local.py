@@ -9,9 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TypeVar
 
-import yaml
 from fovea_api.common import Model, Task
 from fovea_api.criteria import CriterionResult, judge
 from fovea_api.dataset import Dataset, Format, Recipe, Source
@@ -38,17 +36,13 @@ from fovea_trainer.data.build import CheckResult, check_dataset
 from fovea_trainer.data.guess import guess_format, task_of
 from fovea_trainer.data.sources import is_download, open_source, source_path
 from fovea_trainer.environment import RunEnvironment
+from fovea_trainer.manifest import Manifest
 from fovea_trainer.reporting import Reporter, TerminalReporter, log_to_terminal
 from fovea_trainer.results import read_result, runs_of
 from fovea_trainer.run import check_store, execute
 from fovea_trainer.store import BY_HAND, StorePath
 
-LOCAL_SOURCE = "local.fovea.dev/"
-"""Annotation of a Dataset: with a source's name behind it, where that source lies in a local run (relative to the
-manifest). Kubernetes ignores it; so one manifest works on a cluster and by hand."""
 DEFAULT_STORE = "fovea-store"
-
-Object = TypeVar("Object", Dataset, TrainingJob)
 
 
 def train_manifest(
@@ -77,17 +71,17 @@ def train_manifest(
     Raises:
         InvalidManifest: with file and field; InvalidInput, Retryable: from the work.
     """
-    documents = _documents(path)
-    job = _find(documents, TrainingJob, name, path)
-    dataset = _find(documents, Dataset, job.spec.dataset_ref.name, path)
+    manifest = Manifest.read(path)
+    job = manifest.find(TrainingJob, name)
+    dataset = manifest.find(Dataset, job.spec.dataset_ref.name)
     refuse(impossible(job.spec, dataset.spec))
-    built = _run(_build_spec(_localized(dataset, path, sources or {}), store), store, False, reporter, adopt)
+    built = _run(_build_spec(manifest.local(dataset, sources or {}), store), store, False, reporter, adopt)
     return _run(_training_spec(job, dataset, built, store), store, ray, reporter, adopt)
 
 
 def criteria_of(path: Path, name: str | None, result: RunResult) -> tuple[CriterionResult, ...]:
     """The verdicts of a training's result on the success criteria of its manifest."""
-    job = _find(_documents(path), TrainingJob, name, path)
+    job = Manifest.read(path).find(TrainingJob, name)
     return judge(job.spec.success_criteria, result.metrics)
 
 
@@ -101,8 +95,9 @@ def build_manifest(
     adopt: str = "",
 ) -> RunResult:
     """Builds the version of a manifest's Dataset; see `train_manifest`."""
-    dataset = _find(_documents(path), Dataset, name, path)
-    return _run(_build_spec(_localized(dataset, path, sources or {}), store), store, False, reporter, adopt)
+    manifest = Manifest.read(path)
+    dataset = manifest.local(manifest.find(Dataset, name), sources or {})
+    return _run(_build_spec(dataset, store), store, False, reporter, adopt)
 
 
 def check_folder(
@@ -140,7 +135,8 @@ def check_folder(
 
 def check_manifest(path: Path, workers: int = 1) -> tuple[Recipe, CheckResult]:
     """Checks the sources of a manifest's Dataset, and builds nothing; the recipe, and what was found."""
-    recipe = _localized(_find(_documents(path), Dataset, None, path), path, {}).spec.recipe()
+    manifest = Manifest.read(path)
+    recipe = manifest.local(manifest.find(Dataset, None), {}).spec.recipe()
     with tempfile.TemporaryDirectory(prefix="fovea-check-") as work:
         return recipe, check_dataset(recipe, work_dir=work, workers=workers)
 
@@ -172,57 +168,6 @@ def _ray(wanted: bool) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _documents(path: Path) -> list[dict[str, JsonValue]]:
-    try:
-        loaded = list(yaml.safe_load_all(path.read_text("utf-8")))
-    except OSError as error:
-        raise InvalidManifest(f"the file cannot be read: {error.strerror}", str(path)) from error
-    except UnicodeDecodeError as error:
-        raise InvalidManifest("the file is not UTF-8 text", str(path), "save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise InvalidManifest(f"the file is no YAML: {error}", str(path)) from error
-    return [document for document in loaded if isinstance(document, dict)]
-
-
-def _find(documents: list[dict[str, JsonValue]], kind: type[Object], name: str | None, path: Path) -> Object:
-    found: list[Object] = []
-    for document in documents:
-        if document.get("kind") == kind.__name__:
-            try:
-                found.append(kind.model_validate(document))
-            except ValidationError as error:
-                raise InvalidManifest.from_validation(error, str(path)) from error
-    chosen = [item for item in found if name is None or item.metadata.name == name]
-    if len(chosen) == 1:
-        return chosen[0]
-    names = ", ".join(item.metadata.name for item in found) or "none"
-    wanted = kind.__name__ if name is None else f"{kind.__name__} {name!r}"
-    remedy = "write both into one file, divided by ---" if not chosen else "say which by its name"
-    raise InvalidManifest(f"exactly one {wanted} is wanted; the file has {names}", str(path), remedy)
-
-
-def _localized(dataset: Dataset, path: Path, given: Mapping[str, str]) -> Dataset:
-    """The Dataset with its sources where they lie on this machine."""
-    annotations = dataset.metadata.annotations
-    known = {source.name for source in dataset.spec.sources}
-    for name in given:
-        if name not in known:
-            raise InvalidInput(
-                f"there is no source {name!r}", "--source", f"the Dataset has {', '.join(sorted(known))}"
-            )
-    sources = []
-    for source in dataset.spec.sources:
-        beside = annotations.get(LOCAL_SOURCE + source.name)
-        uri = given.get(source.name) or (None if beside is None else str(path.absolute().parent / beside))
-        if uri is None:
-            sources.append(source)
-            continue
-        uri = uri if "://" in uri else f"file://{Path(uri).absolute()}"
-        sources.append(source.model_copy(update={"uri": uri}))
-    spec = dataset.spec.model_copy(update={"sources": tuple(sources)})
-    return dataset.model_copy(update={"spec": spec})
 
 
 def _build_spec(dataset: Dataset, store: str) -> RunSpec:

@@ -25,7 +25,17 @@ class Expected:
     """A part of the words in which the build is refused."""
 
 
+TENS = {"train": 8, "validation": 1, "test": 1}
 EXPECTED = {
+    "01-coco-backslash": Expected(splits=TENS, classes={"cat": 10, "dog": 10}),
+    "03-coco-string-ids": Expected(splits=TENS, classes={"cat": 10, "dog": 10}),
+    "05-coco-same-file-twice": Expected(
+        splits={"train": 6, "validation": 1, "test": 1}, classes={"cat": 8, "dog": 8}, findings={"ListedTwice": 1}
+    ),
+    "06-coco-two-files-same-images": Expected(splits=TENS, classes={"cat": 10, "dog": 10}),
+    "08-coco-semseg-mixed": Expected(
+        splits=TENS, classes={"background": 0, "cat": 8, "dog": 8}, findings={"IgnoredRegion": 4}
+    ),
     "10-yolo-labels-elsewhere": Expected(
         findings={"UnusedFiles": 1, "SplitConflict": 10},
         refused="none of 10 images shows an object, so there is nothing to learn: "
@@ -39,8 +49,16 @@ EXPECTED = {
     "13-yolo-split-lists": Expected(
         splits={"train": 6, "validation": 3, "test": 3}, classes={"cat": 12, "dog": 12}
     ),
+    "16-yolo-pose-labels": Expected(splits=TENS, classes={"cat": 10, "dog": 10}),
+    "18-yolo-class-beyond-names": Expected(
+        splits=TENS, classes={"cat": 9, "dog": 9}, findings={"UnknownClass": 1}
+    ),
+    "23-voc-encodings": Expected(splits={"train": 6, "validation": 1, "test": 1}, classes={"cat": 8, "dog": 8}),
     "27-voc-roboflow-folders": Expected(
         splits={"train": 8, "validation": 2, "test": 2}, classes={"cat": 12, "dog": 12}
+    ),
+    "29-voc-same-names": Expected(
+        splits={"train": 16, "validation": 2, "test": 2}, classes={"cat": 20, "dog": 20}
     ),
     "31-imagefolder-unlabelled-test": Expected(
         splits={"train": 20}, classes={"cats": 10, "dogs": 10}, findings={"Unlabelled": 6, "EmptySplit": 2}
@@ -50,20 +68,32 @@ EXPECTED = {
         classes={"cats": 9, "dogs": 11},
         findings={"CorruptImage": 2},
     ),
+    "33-unicode-names": Expected(splits=TENS, classes={"cat": 10, "dog": 10}),
+    "33-unicode-names/manifest2.yaml": Expected(
+        splits={"train": 10, "validation": 1, "test": 1}, classes={"Café": 8, "thé noir": 4}
+    ),
     "34-masks-0-255": Expected(
         findings={}, refused="give the source maskValues, such as {background: 0, cat: 255}"
     ),
+    "39-exif-unrotated-labels": Expected(
+        splits=TENS, classes={"cat": 10, "dog": 10}, findings={"TurnedLabels": 8}
+    ),
+    "44a-path": Expected(splits=TENS, classes={"cats": 5, "dogs": 5}),
     "51-train-no-objects": Expected(refused="none of 20 images shows an object, so there is nothing to learn"),
     "55-train-single-class": Expected(
         splits={"train": 16, "validation": 2, "test": 2}, classes={"cats": 20}, findings={"SingleClass": 1}
     ),
+    "63-yolo-several-yamls": Expected(
+        splits={"train": 10, "validation": 1, "test": 1}, classes={"cat": 12, "dog": 12}
+    ),
     "67-classes-typo": Expected(findings={"UnknownClass": 20}, refused="did you mean [cat, dog]?"),
+    "69-long-class-name": Expected(splits=TENS, classes={"cat": 10}, findings={"UnknownClass": 10}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", EXPECTED)
 def test_case(case: str) -> None:
-    _, result = check_manifest(CASES / case / "manifest.yaml")
+    _, result = check_manifest(CASES / case if case.endswith(".yaml") else CASES / case / "manifest.yaml")
     expected, summary = EXPECTED[case], result.summary
     assert expected.refused in str(result.refusal or "")
     assert (result.refusal is not None) == bool(expected.refused)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dataset_support import Build, detection
+from dataset_support import Build, detection, draw
 from fovea_api.errors import InvalidInput
 from fovea_api.run import CleanupRecipe, RunOwner
 from fovea_trainer.cleanup import clean_up
@@ -139,3 +139,14 @@ def test_an_archive_in_s3_and_a_wrong_digest(server: Path, voc: Path, build: Bui
     assert build({**spec, "sources": [source]}).digest == build(spec).digest
     with pytest.raises(InvalidInput, match=r"s3://lab/voc\.zip: the file's sha256 is .*correct sha256"):
         build({**spec, "sources": [{**source, "sha256": "0" * 64}]})
+
+
+@pytest.mark.parametrize("folder", ["My Drive (1)", "100% #1?", "Übung", "a&b;c=d+e", "日本", "%20"])
+def test_any_folder_of_a_bucket_can_be_named(server: Path, build: Build, folder: str) -> None:
+    for number, pet in enumerate(("cat", "dog")):
+        draw(server / "lab" / folder / pet / f"{folder}.jpg", seed=number)
+    spec = {
+        "task": "Classification",
+        "sources": [{"name": "lab", "uri": f"s3://lab/{folder}", "format": "ImageFolder"}],
+    }
+    assert [(each.name, each.images) for each in build(spec).summary.classes] == [("cat", 1), ("dog", 1)]

@@ -33,6 +33,7 @@ from fovea_api.errors import InvalidInput, Retryable
 
 from fovea_trainer.data.formats import Tree
 from fovea_trainer.store import StorePath
+from fovea_trainer.store.filesystems import split_uri
 
 SECRETS_ROOT = "FOVEA_SECRETS_ROOT"
 """Environment variable: the folder in which a pod finds the Secrets of its sources, each under its name."""
@@ -97,11 +98,12 @@ def source_path(source: Source) -> StorePath:
 def without_secrets(uri: str) -> str:
     """The URI as messages and reports show it: without user and password; of the web, also without query (signatures)
     and fragment, which elsewhere are part of a name."""
+    if not uri.startswith(("http://", "https://")):
+        scheme, rest = split_uri(uri)
+        host, slash, path = rest.partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if scheme else uri
     parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    if parts.scheme not in ("http", "https"):
-        return uri.replace(parts.netloc, host, 1)
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _credentials(source: Source) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -19,11 +20,23 @@ REQUEST_TIMEOUT_SECONDS = 120.0
 """Of one request; parts of large objects on slow links take a while."""
 
 
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """The scheme of a URI and what follows; for a local path no scheme and the path.
+
+    All signs behind the scheme are part of the path: folders may be called `#1`, `100%` or `a?`.
+    """
+    match = _SCHEME.match(uri)
+    return (match[1], uri[match.end() :]) if match else ("", uri)
+
+
 def locate(uri: str) -> str:
     """What the file system calls the path of a URI."""
-    if "://" not in uri:
+    scheme, rest = split_uri(uri)
+    if not scheme:
         return uri
-    scheme, rest = uri.split("://", 1)
     root, _, path = rest.partition("/")
     if any(part == ".." for part in path.split("/")):
         raise InvalidInput("the path contains '..'", uri, "write it without")

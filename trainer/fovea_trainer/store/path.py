@@ -7,12 +7,12 @@ process opens its own connection. Writes are atomic: on object stores by nature,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 from fovea_api.errors import InvalidInput
@@ -20,7 +20,7 @@ from pyarrow import fs
 
 from fovea_trainer.store.atomic import COPY_CHUNK_BYTES, Replacing, copy_file, write_file
 from fovea_trainer.store.errors import AccessDenied, NotFound, StoreUnavailable, explained
-from fovea_trainer.store.filesystems import filesystem, locate
+from fovea_trainer.store.filesystems import filesystem, locate, split_uri
 
 SCHEMES = ("file", "pvc", "s3", "gs")
 
@@ -53,15 +53,21 @@ class StorePath:
     @classmethod
     def parse(cls, uri: str, credentials: str | None = None) -> StorePath:
         """The path of a URI or a local path. Raises InvalidInput for a scheme that is not a store's."""
-        scheme = urlsplit(uri).scheme
+        scheme, rest = split_uri(uri)
         if scheme and scheme not in SCHEMES:
             raise InvalidInput(
                 f"{scheme}:// is not a store",
                 uri,
                 "use a local path, pvc://claim/path, s3://bucket/path or gs://bucket/path",
             )
+        if scheme == "file" and not rest.startswith("/"):
+            raise InvalidInput(
+                f"file://{rest.partition('/')[0]} names a host, and files of other machines cannot be read",
+                uri,
+                f"for a path from the root write file:///{rest}, for one beside the manifest ./{rest}",
+            )
         if scheme in ("", "file"):
-            path = Path(urlsplit(uri).path if scheme else uri).expanduser()
+            path = Path(rest) if scheme else Path(uri).expanduser()
             return cls(str(path.absolute()), credentials)
         result = cls(uri.rstrip("/"), credentials)
         locate(result.uri)
@@ -90,7 +96,7 @@ class StorePath:
     @property
     def is_local(self) -> bool:
         """Whether it is on a file system (a pod's claims are)."""
-        return urlsplit(self.uri).scheme in ("", "file", "pvc")
+        return split_uri(self.uri)[0] in ("", "file", "pvc")
 
     def local_path(self) -> Path:
         """The path on the file system. Raises InvalidInput for an object store."""
@@ -140,10 +146,16 @@ class StorePath:
         return int(info.size)
 
     def files(self, *, recursive: bool = True) -> list[Entry]:
-        """All files below this folder, sorted by path. Raises NotFound where the folder does not exist."""
+        """All files below this folder, sorted by path. Raises NotFound where the folder does not exist.
+
+        A link to a folder that lies above it is not followed. A name that is no UTF-8 has the sign U+FFFD in it, and
+        cannot be opened.
+        """
         root = self._path().rstrip("/")
 
         def find() -> list[Entry]:
+            if self.is_local:
+                return sorted(local_files(Path(root or "/"), recursive), key=lambda entry: entry.path)
             selector = fs.FileSelector(root, recursive=recursive)
             infos = self._filesystem().get_file_info(selector)
             files = (info for info in infos if info.type == fs.FileType.File)
@@ -285,7 +297,7 @@ class StorePath:
     # --- Plumbing ---
 
     def _filesystem(self) -> fs.FileSystem:
-        return filesystem(urlsplit(self.uri).scheme, self.credentials)
+        return filesystem(split_uri(self.uri)[0], self.credentials)
 
     def _path(self) -> str:
         return locate(self.uri)
@@ -307,3 +319,19 @@ class StorePath:
             raise explained(error, self.uri) from error
         except pa.ArrowException as error:
             raise StoreUnavailable(str(error), self.uri) from error
+
+
+def local_files(root: Path, recursive: bool) -> Iterator[Entry]:
+    """The files below a local folder; see `StorePath.files`."""
+    waiting: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
+    while waiting:
+        folder, above = waiting.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_file():
+                    stat = entry.stat()
+                    shown = path.encode(errors="surrogateescape").decode(errors="replace")
+                    yield Entry(shown, stat.st_size, stat.st_mtime_ns)
+                elif recursive and entry.is_dir() and (real := os.path.realpath(entry.path)) not in above:
+                    waiting.append((path, (*above, real)))

@@ -147,6 +147,7 @@ class COCO:
             if len(entries) > 1:
                 listed = " and ".join(f"{entry.place} (id {entry.id})" for entry in entries[:3])
                 message = f"{path} is listed {len(entries)} times, at {listed}: which labels are its own is not known"
+                self.tree.opened.add(path)  # a finding already
                 yield Finding(FindingKind.LISTED_TWICE, entries[0].place, message)
             else:
                 located[path].append((content, entries[0]))

@@ -64,6 +64,7 @@ class PascalVOC:
                 yield Finding(FindingKind.ORPHAN_LABEL, other, message)
             if of_image is None and path in claims:
                 message = f"{path} has labels in {' and in '.join(claims[path][:3])}, which differ"
+                self.tree.opened.add(path)  # a finding already
                 yield Finding(FindingKind.LISTED_TWICE, path, message)
             else:
                 yield Found(path, FileImage(path), splits.get(path, split_of(path)), labels_path=of_image)

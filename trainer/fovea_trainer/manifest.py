@@ -1,0 +1,142 @@
+"""The manifest of a run by hand: the Dataset and TrainingJob of a file, with sources where they lie on this machine.
+
+All that is wrong with the file is reported at once, with the names that may have been meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from fovea_api.common import Model
+from fovea_api.dataset import Dataset
+from fovea_api.errors import InvalidInput, InvalidManifest, problems
+from fovea_api.names import GROUP
+from fovea_api.trainingjob import TrainingJob
+from pydantic import JsonValue, ValidationError
+
+from fovea_trainer.store.filesystems import split_uri
+
+LOCAL_SOURCE = "local.fovea.dev/"
+"""Annotation of a Dataset: with a source's name behind it, where that source lies in a local run (relative to the
+manifest). Kubernetes ignores it; so one manifest works on a cluster and by hand."""
+KINDS: Mapping[str, type[Dataset | TrainingJob]] = {"Dataset": Dataset, "TrainingJob": TrainingJob}
+"""What a run by hand reads; other kinds may stand beside."""
+OTHER_KINDS = ("TuningSweep", "ModelDeployment", "Run")
+
+Object = TypeVar("Object", Dataset, TrainingJob)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A file of manifests."""
+
+    path: Path
+    objects: tuple[Dataset | TrainingJob, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Reads a file. Raises InvalidManifest that names all that is wrong with it."""
+        objects: list[Dataset | TrainingJob] = []
+        wrong: list[str] = []
+        for document in _documents(path):
+            kind = document.get("kind")
+            try:
+                if kind in KINDS:
+                    objects.append(KINDS[str(kind)].model_validate(document))
+                else:
+                    wrong.extend(_kind_problems(document))
+            except ValidationError as error:
+                named = document.get("metadata")
+                name = named.get("name") if isinstance(named, dict) else None
+                wrong.extend(f"{kind} {name}: {where}: {text}" for where, text in problems(error, KINDS[str(kind)]))
+        for item in objects:
+            wrong.extend(_annotation_problems(item))
+        if wrong:
+            raise InvalidManifest("\n".join(wrong), str(path))
+        return cls(path, tuple(objects))
+
+    def find(self, kind: type[Object], name: str | None) -> Object:
+        """The object of a kind and, where there are several, of a name. Raises InvalidManifest."""
+        found = [item for item in self.objects if isinstance(item, kind)]
+        chosen = [item for item in found if name is None or item.metadata.name == name]
+        if len(chosen) == 1:
+            return chosen[0]
+        names = ", ".join(item.metadata.name for item in found) or "none"
+        wanted = kind.__name__ if name is None else f"{kind.__name__} {name!r}"
+        remedy = "write both into one file, divided by ---" if not chosen else "say which by its name"
+        raise InvalidManifest(f"exactly one {wanted} is wanted; the file has {names}", str(self.path), remedy)
+
+    def local(self, dataset: Dataset, given: Mapping[str, str]) -> Dataset:
+        """The Dataset with its sources where they lie on this machine.
+
+        Args:
+            dataset: One of the file's.
+            given: Where sources lie, by their name; goes before the Dataset's annotations.
+        """
+        known = {source.name for source in dataset.spec.sources}
+        for name in given:
+            if name not in known:
+                raise InvalidInput(f"there is no source {name!r}{_meant(name, known)}", "--source",
+                                   f"the Dataset has {', '.join(sorted(known))}")  # fmt: skip
+        sources = []
+        for source in dataset.spec.sources:
+            annotated = dataset.metadata.annotations.get(LOCAL_SOURCE + source.name)
+            place = given.get(source.name)
+            if place is None and (written := annotated or source.uri) is not None:
+                place = self._beside(written)
+            sources.append(source if place is None else source.model_copy(update={"uri": _uri(place)}))
+        changed: dict[str, object] = {"sources": tuple(sources)}
+        if (exclude := dataset.spec.exclude) is not None:
+            changed["exclude"] = exclude.model_copy(update={"uri": _uri(self._beside(exclude.uri))})
+        return dataset.model_copy(update={"spec": dataset.spec.model_copy(update=changed)})
+
+    def _beside(self, place: str) -> str:
+        """A path that is relative to the manifest, as one of this machine."""
+        return place if split_uri(place)[0] else os.path.normpath(self.path.absolute().parent / place)
+
+
+def _uri(place: str) -> str:
+    return place if split_uri(place)[0] else f"file://{Path(place).absolute()}"
+
+
+def _documents(path: Path) -> list[dict[str, JsonValue]]:
+    try:
+        loaded = list(yaml.safe_load_all(path.read_text("utf-8-sig")))
+    except OSError as error:
+        raise InvalidManifest(f"the file cannot be read: {error.strerror}", str(path)) from error
+    except UnicodeDecodeError as error:
+        raise InvalidManifest("the file is not UTF-8 text", str(path), "save it as UTF-8") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InvalidManifest(f"the file is no YAML: {error}", str(path)) from error
+    return [document for document in loaded if isinstance(document, dict)]
+
+
+def _kind_problems(document: Mapping[str, JsonValue]) -> Iterator[str]:
+    """A kind of Fovea's group that it does not have; other programs' kinds may stand in the file."""
+    kind, group = str(document.get("kind")), str(document.get("apiVersion")).partition("/")[0]
+    every = (*KINDS, *OTHER_KINDS)
+    if kind not in every and (group == GROUP or difflib.get_close_matches(kind, every, 1, 0.8)):
+        yield f"there is no kind {kind}{_meant(kind, every)}"
+
+
+def _annotation_problems(item: Model) -> Iterator[str]:
+    """Annotations that were meant to say where a source lies, and name none."""
+    if not isinstance(item, Dataset):
+        return
+    wanted = [LOCAL_SOURCE + source.name for source in item.spec.sources]
+    for key in item.metadata.annotations:
+        near = difflib.SequenceMatcher(None, key.rpartition("/")[0], LOCAL_SOURCE[:-1]).ratio() > 0.75
+        if key not in wanted and (near or key.startswith(LOCAL_SOURCE)):
+            where = f"Dataset {item.metadata.name}: metadata.annotations[{key}]"
+            yield f"{where}: there is no such source{_meant(key, wanted) or f'; the annotation is {wanted[0]}'}"
+
+
+def _meant(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), 1, 0.5)
+    return f"; did you mean {near[0]}?" if near else ""
