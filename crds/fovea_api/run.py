@@ -361,6 +361,9 @@ class RunError(Model):
     """Why, in words, with the place and what would be right."""
     retryable: Bool = False
     """Whether another attempt may succeed: exit code 75, not 1."""
+    recoverable: Bool = False
+    """Whether the surroundings are at fault: credentials, space, a store that is away. The run waits until the cause is
+    gone and goes on from its last checkpoint; no retry is used up."""
 
 
 class RunResult(Model):

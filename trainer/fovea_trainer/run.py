@@ -1,7 +1,7 @@
 """`fovea run`: what a run's pod executes. Reads its spec from the environment, adopts or makes the result.
 
 Exits with 0 after the result is in the store and in the Run's status; with 1 where trying again cannot help, with 75
-where it can.
+where it can: at once, or when somebody has mended the surroundings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from types import FrameType
 
 from fovea_api import dataset
-from fovea_api.errors import FoveaError, Interrupted, Retryable
+from fovea_api.errors import FoveaError, Interrupted, Recoverable, Retryable
 from fovea_api.run import MAX_VERSIONS, CleanupRecipe, Progress, RunError, RunResult, RunSpec, RunType, read_recipe
 
 from fovea_trainer.cleanup import clean_up
@@ -25,6 +25,7 @@ from fovea_trainer.logs import kept_log, log_to_stdout
 from fovea_trainer.reporting import Reporter, StatusReporter, StatusUnavailable
 from fovea_trainer.results import LOG, find_result, folder_of, forget_other_inputs, owner_folder, write_result
 from fovea_trainer.store import StorePath, claim_store
+from fovea_trainer.store.errors import outside_cause
 
 FAILED, MESSAGE_LIMIT = 1, 4000
 
@@ -109,17 +110,24 @@ def _word(name: str) -> str:
 
 
 def failure(error: BaseException, logs: str | None = None) -> RunResult:
-    """What is reported of a run that failed, and where its log is kept."""
-    known = isinstance(error, FoveaError)
-    reason = error.reason if isinstance(error, FoveaError) else _word(type(error).__name__)
-    message = str(error) if known else f"{type(error).__name__}: {error}"
+    """What is reported of a run that failed, and where its log is kept.
+
+    Final is what the work itself says of its input. The surroundings are at fault where a store, a disk or credentials
+    are; what nobody foresaw may have been the machine's, and is tried again.
+    """
+    outside = outside_cause(error)
+    known = outside if outside is not None else error
+    foreseen = isinstance(known, FoveaError)
+    reason = known.reason if isinstance(known, FoveaError) else _word(type(known).__name__)
+    message = str(known) if foreseen else f"{type(known).__name__}: {known}"
     return RunResult(
         completed_at=datetime.now(UTC),
         logs=logs,
         error=RunError(
             reason=reason,
             message=message[-MESSAGE_LIMIT:] or reason,
-            retryable=not known or isinstance(error, Retryable),  # what nobody foresaw may have been the machine's
+            retryable=not foreseen or isinstance(known, Retryable | Recoverable),
+            recoverable=outside is not None,
         ),
     )
 
@@ -146,7 +154,7 @@ def main() -> int:
             # After an interruption the next attempt goes on: nothing has failed.
             reported = isinstance(error, Interrupted) or _report(reporter, failure(error, logs), environment)
             code = error.exit_code if isinstance(error, FoveaError) else FAILED
-            return code if reported else Retryable.exit_code
+            return Retryable.exit_code if outside_cause(error) is not None or not reported else code
         log.info("the run is done%s", f": {result.artifact}" if result.artifact else "")
         return 0 if _report(reporter, result, environment) else Retryable.exit_code
 

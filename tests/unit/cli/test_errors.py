@@ -24,7 +24,7 @@ FAILURES = [
     (NotSupported("not yet"), 1, "not yet"),
     (CorruptBundle("changed", "model.onnx"), 1, "model.onnx: changed"),
     (NotFound("there is nothing"), 1, "there is nothing"),
-    (AccessDenied("refused"), 1, "refused"),
+    (AccessDenied("refused"), 75, "refused"),
     (StoreUnavailable("no answer", "s3://fovea"), 75, "s3://fovea: no answer"),
     (Interrupted("stopped"), 75, "stopped"),
     (PermissionError(13, "Permission denied", "/etc/x"), 1, "/etc/x: Permission denied"),

@@ -16,8 +16,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from dataset_support import Build, detection
-from fovea_api.errors import FoveaError, InvalidInput, Retryable
-from fovea_trainer.data.sources import Limits, download
+from fovea_api.errors import FoveaError, InvalidInput
+from fovea_trainer.data.sources import Limits, SourceUnavailable, download
 from fovea_trainer.store import StorePath
 
 SECRET = "token=hunter2"
@@ -157,14 +157,14 @@ def test_redirects_within_https_are_followed(server: Server, tmp_path: Path) -> 
 FAILURES = {
     "not there": (status(404), InvalidInput, "404 Not Found.*check the address"),
     "no login": (status(403), InvalidInput, "403 Forbidden.*needs no login"),
-    "overloaded": (status(503), Retryable, "503.*try again later"),
-    "too many": (status(429), Retryable, "429.*try again later"),
+    "overloaded": (status(503), SourceUnavailable, "503.*try again later"),
+    "too many": (status(429), SourceUnavailable, "429.*try again later"),
     "to http": (status(302, Location=f"http://other.test/a.zip?{SECRET}"), InvalidInput, "http://other.test/a.zip"),
     "to a file": (status(301, Location="file:///etc/passwd"), InvalidInput, "'file:///etc/passwd' is not allowed"),
     "in a circle": (status(302, Location="/a.zip"), InvalidInput, "302.*infinite loop"),
     "another file": (content(b"other"), InvalidInput, "the file's sha256 is .*correct sha256"),
-    "cut off": (content(b"half of it", 100), Retryable, "the connection broke after 10 bytes.*try again"),
-    "cut off in a chunk": (broken_chunks, Retryable, "the connection broke after .*try again"),
+    "cut off": (content(b"half of it", 100), SourceUnavailable, "the connection broke after 10 bytes.*try again"),
+    "cut off in a chunk": (broken_chunks, SourceUnavailable, "the connection broke after .*try again"),
     "endless": (content(bytes(5000)), InvalidInput, "the file is larger than 1,000 bytes"),
 }
 
@@ -191,7 +191,7 @@ def test_an_unknown_authority_is_no_passing_failure(
 
 def test_a_server_that_is_away_can_come_back(server: Server, tmp_path: Path) -> None:
     server.close()
-    with pytest.raises(Retryable, match=r"cannot be reached: .*refused.*check the address and the network"):
+    with pytest.raises(SourceUnavailable, match=r"cannot be reached: .*refused.*check the address and the network"):
         download(f"{server.root}/a.zip", tmp_path / "a.zip", NO_FILE)
 
 

@@ -29,10 +29,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 from fovea_api.dataset import Format, Source
-from fovea_api.errors import InvalidInput, Retryable
+from fovea_api.errors import InvalidInput, Recoverable
 
 from fovea_trainer.data.formats import Tree
 from fovea_trainer.store import StorePath
+from fovea_trainer.store.errors import explained
 from fovea_trainer.store.filesystems import split_uri
 
 SECRETS_ROOT = "FOVEA_SECRETS_ROOT"
@@ -58,12 +59,16 @@ class Limits:
 LIMITS = Limits()
 
 
+class SourceUnavailable(Recoverable):
+    """A web server does not answer, or broke off."""
+
+
 def open_source(source: Source, work: Path, limits: Limits = LIMITS) -> Tree:
     """The files of a source. `work` is an empty or half-filled folder for what must be unpacked.
 
     Raises:
         InvalidInput: nothing is there, a digest differs, or an archive is broken or hostile.
-        Retryable: the store or server does not answer.
+        Recoverable: the store or server does not answer.
     """
     if source.uri is None:
         raise InvalidInput(
@@ -176,7 +181,8 @@ def download(uri: str, file: Path, sha256: str, limits: Limits = LIMITS) -> None
 
     Raises:
         InvalidInput: the server refuses, is not who it says, or the file is another or too large.
-        Retryable: the server does not answer, or the connection broke; the disk is full.
+        SourceUnavailable: the server does not answer, or the connection broke.
+        StoreFull: the disk is full.
     """
     shown, digest, temporary = without_secrets(uri), hashlib.sha256(), file.with_name(f".{file.name}.part")
     try:
@@ -188,7 +194,7 @@ def download(uri: str, file: Path, sha256: str, limits: Limits = LIMITS) -> None
             raise InvalidInput(f"the file's sha256 is {digest.hexdigest()}, not {sha256}", shown, WRONG_DIGEST)
         temporary.replace(file)
     except OSError as error:
-        raise Retryable(f"{shown} cannot be kept: {error.strerror}", str(file), "make room") from error
+        raise explained(error, str(file)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -204,7 +210,7 @@ def _opened(uri: str, shown: str) -> HTTPResponse:
     except urllib.error.HTTPError as error:
         message = f"the server answers {error.code} {error.reason}"
         if error.code >= 500 or error.code in (408, 425, 429):
-            raise Retryable(message, shown, "try again later") from None
+            raise SourceUnavailable(message, shown, "try again later") from None
         remedy = "give an address that needs no login" if error.code in (401, 403) else "check the address"
         raise InvalidInput(message, shown, remedy) from None
     except (OSError, HTTPException) as error:
@@ -213,7 +219,7 @@ def _opened(uri: str, shown: str) -> HTTPResponse:
             remedy = "let SSL_CERT_FILE name a file with the certificate of its authority"
             raise InvalidInput(f"the server cannot be trusted: {reason.verify_message}", shown, remedy) from None
         remedy = "check the address and the network"
-        raise Retryable(f"the server cannot be reached: {reason}", shown, remedy) from error
+        raise SourceUnavailable(f"the server cannot be reached: {reason}", shown, remedy) from error
 
 
 def _received(response: HTTPResponse, shown: str, limits: Limits) -> Iterator[bytes]:
@@ -231,8 +237,8 @@ def _received(response: HTTPResponse, shown: str, limits: Limits) -> Iterator[by
         raise _broken(done, shown)
 
 
-def _broken(done: int, shown: str) -> Retryable:
-    return Retryable(f"the connection broke after {done:,} bytes", shown, "try again; check the network")
+def _broken(done: int, shown: str) -> SourceUnavailable:
+    return SourceUnavailable(f"the connection broke after {done:,} bytes", shown, "try again; check the network")
 
 
 # --- Archives -----------------------------------------------------------------------------------------------
@@ -304,7 +310,7 @@ def unpack(archive: Path, target: Path, limits: Limits = LIMITS, shown: str | No
         if error.errno == errno.ENAMETOOLONG:
             raise InvalidInput("the archive has a member with too long a name", shown, "pack it again") from None
         if error.errno is not None:
-            raise Retryable(f"unpacking {shown} failed: {error.strerror}", str(target), "make room") from error
+            raise explained(error, str(target)) from error
         raise InvalidInput(f"the archive is broken: {error}", shown, again) from error
     target.mkdir(parents=True, exist_ok=True)
 

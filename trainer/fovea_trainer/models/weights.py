@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 import torch
-from fovea_api.errors import InvalidInput, Retryable
+from fovea_api.errors import InvalidInput, Recoverable
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
@@ -32,7 +32,7 @@ class WeightsUnavailable(InvalidInput):
     """Weights that nobody publishes, or that this installation may not have."""
 
 
-class HubUnavailable(Retryable):
+class HubUnavailable(Recoverable):
     """The hub of published weights does not answer."""
 
 

@@ -1,6 +1,6 @@
 """All access to stored files, whatever the store."""
 
-from fovea_trainer.store.errors import AccessDenied, NotFound, StoreUnavailable
+from fovea_trainer.store.errors import AccessDenied, NotFound, StoreFull, StoreUnavailable
 from fovea_trainer.store.ownership import BY_HAND, StoreOwner, claim_store
 from fovea_trainer.store.path import Entry, StorePath
 
@@ -9,6 +9,7 @@ __all__ = [
     "AccessDenied",
     "Entry",
     "NotFound",
+    "StoreFull",
     "StoreOwner",
     "StorePath",
     "StoreUnavailable",

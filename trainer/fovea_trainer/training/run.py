@@ -19,6 +19,8 @@ from fovea_api.run import Execution, Progress, RunResult, RunSpec
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.logs import log_to_stdout
 from fovea_trainer.reporting import Reporter, StatusReporter
+from fovea_trainer.store import StoreUnavailable
+from fovea_trainer.store.errors import causes, outside_cause
 from fovea_trainer.training.context import RayWorker, SingleProcess
 from fovea_trainer.training.finish import check_supported, finish
 from fovea_trainer.training.loop import fit
@@ -120,7 +122,7 @@ def _train_on_ray(run: TrainingRun, reporter: Reporter) -> RunResult:
 
 
 class _Verdict:
-    """Remembers an error that is final. Ray starts the workers again after every error; these then end at once."""
+    """Remembers an error that ends the attempt: Ray starts workers again after every error, and these end at once."""
 
     def __init__(self) -> None:
         self._error: FoveaError | None = None
@@ -143,10 +145,20 @@ def _worker(config: Mapping[str, Any]) -> None:
         return
     try:
         _train_as_worker(run)
-    except FoveaError as error:
-        if not isinstance(error, Retryable):
-            ray.get(verdict.set.remote(error))
+    except Exception as error:
+        if (final := _ends_attempt(error)) is not None:
+            ray.get(verdict.set.remote(final))
         raise
+
+
+def _ends_attempt(error: Exception) -> FoveaError | None:
+    """The error that ends the whole attempt, where starting its workers again would meet it again."""
+    outside = outside_cause(error)
+    if isinstance(outside, StoreUnavailable):  # it may answer the workers that Ray starts next
+        return None
+    if outside is not None:
+        return outside
+    return error if isinstance(error, FoveaError) and not isinstance(error, Retryable) else None
 
 
 def _train_as_worker(run: TrainingRun) -> None:
@@ -180,8 +192,11 @@ def _finish(run: TrainingRun, checkpoint: object) -> tuple[RunResult, Progress] 
                     reporter.report(progress)
 
             return finish(run, state, report), reported[-1]
-    except FoveaError as error:  # Ray would wrap it in a text
-        return error
+    except Exception as error:  # Ray would wrap it in a text
+        known = outside_cause(error) or error
+        if isinstance(known, FoveaError):
+            return known
+        raise
 
 
 def worker_resources(execution: Execution) -> dict[str, float]:
@@ -198,11 +213,6 @@ def worker_threads(execution: Execution) -> int:
 
 
 def _cause(error: BaseException) -> FoveaError:
-    """Our own error inside of Ray's, which tells what is wrong; else one that says that workers were lost."""
-    seen: list[BaseException] = [error]
-    for item in seen:
-        if isinstance(item, FoveaError):
-            return item
-        inner = [item.__cause__, getattr(item, "_base_exc", None), *getattr(item, "worker_failures", {}).values()]
-        seen += [part for part in inner if isinstance(part, BaseException) and part not in seen]
-    return WorkersLost(str(error))
+    """Our own error inside of Ray's, or a fault of the surroundings; else one that says that workers were lost."""
+    own = next((each for each in causes(error) if isinstance(each, FoveaError)), None)
+    return own or outside_cause(error) or WorkersLost(str(error))

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fovea_api.errors import CorruptData, Retryable
+from fovea_api.errors import CorruptData, Recoverable
 from torch import Tensor
 
 FILE = "state.pt"
 
 
-class CheckpointNotSaved(Retryable):
+class CheckpointNotSaved(Recoverable):
     """The disk is full or fails."""
 
 
