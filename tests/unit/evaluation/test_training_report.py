@@ -14,13 +14,14 @@ from fovea_api.common import Task
 from fovea_api.criteria import Criterion, judge
 from fovea_api.errors import InvalidInput
 from fovea_api.run import TrainingSummary
-from fovea_api.version import ClassSummary, DatasetVersion, StatedProblem
+from fovea_api.version import ClassSummary, DatasetVersion, FindingSummary, Severity, StatedProblem
 from fovea_serving.pipeline import Postprocess, Preprocess
 from fovea_serving.predictor import Predictor
 from fovea_trainer.data.version import Sample
 from fovea_trainer.evaluation.evaluate import evaluate
 from fovea_trainer.evaluation.latency import measure_latency, size_megabytes
 from fovea_trainer.evaluation.result import EvaluationResult
+from fovea_trainer.report.shortcomings import shortcomings
 from fovea_trainer.report.training import TrainingReport, write_report
 from onnx import TensorProto, helper
 
@@ -127,6 +128,36 @@ def test_the_report_is_one_harmless_file(
     text = write_report(tmp_path / "report.html", report).read_text()
     assert "<script" not in text
     assert all(link.startswith(("data:", "#")) for link in re.findall(r'(?:src|href)="([^"]*)"', text))
+    assert "Shortcomings" not in text
     for expected in ("1 criterion is missed", "1 of 2", "2 epochs in 1m3s", "FP32 is delivered.", "Calibration"):
         assert expected in text, expected
     assert text.count("<img") == 4 + 2 * 6  # of the data, worst and best
+
+
+def test_a_metric_of_zero_is_named_first_with_its_likely_causes(predictor: Predictor) -> None:
+    wrong = [sample(index, (index + 1) % 3, index % 3) for index in range(9)]
+    result = evaluate(predictor, wrong, CLASSES)
+    assert result.metric("accuracy") == 0
+    finding = FindingSummary(kind="ClassNotInTrain", severity=Severity.SERIOUS, count=1, message="red in test")
+    version = DatasetVersion(
+        task=Task.CLASSIFICATION,
+        classes=CLASSES,
+        splits={"train": 20},
+        images=20,
+        annotations=20,
+        shards=(),
+        findings=(finding,),
+        digest=DIGEST,
+    )
+    history = [{"train/loss": 1.0}, {"train/loss": 0.99}]
+    (section,) = shortcomings(version, result, {"training": {"batchSize": 8}}, history, ["They vanish."])
+    expected = (
+        "test accuracy is 0",
+        "They vanish.",
+        "The training was 6 steps long",
+        "The loss did not fall (1 to 0.99",
+    )
+    for words in (*expected, "ClassNotInTrain, 1 time", "red in test"):
+        assert words in section.body
+    good = evaluate(predictor, [sample(index, index % 3, index % 3) for index in range(9)], CLASSES)
+    assert shortcomings(version.model_copy(update={"findings": ()}), good, {}, history, []) == []

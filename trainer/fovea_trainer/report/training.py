@@ -16,6 +16,7 @@ from fovea_trainer.data.version import Sample
 from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.report import base, outcome, provenance, quality
 from fovea_trainer.report.base import Fact
+from fovea_trainer.report.shortcomings import shortcomings
 from fovea_trainer.tasks import definition
 
 
@@ -63,6 +64,7 @@ def render_training_report(report: TrainingReport) -> str:
     headline = report.evaluations[-1] if report.evaluations else None
     problem = report.version.problem
     sections = [
+        *shortcomings(report.version, headline, report.lineage.recipe, report.history, report.notes),
         outcome.problem(report.version, report.lineage),
         *outcome.criteria(report.criteria),
         outcome.metrics(report.metrics, report.before, [it.split for it in report.evaluations], report.notes),
@@ -81,7 +83,8 @@ def _facts(report: TrainingReport, headline: EvaluationResult | None) -> list[Fa
     facts = []
     if headline:
         for metric in definition(headline.task).headline_metrics:
-            facts.append(Fact(f"{headline.metric(metric) or 0:.3f}", f"{headline.split} {metric}"))
+            measured = headline.metric(metric) or 0
+            facts.append(Fact(f"{measured:.3f}", f"{headline.split} {metric}", "neutral" if measured else "bad"))
     if (milliseconds := report.metrics.get("latency/p95Milliseconds")) is not None:
         facts.append(Fact(f"{milliseconds:.0f} ms", "latency p95, one image"))
     if (megabytes := report.metrics.get("size/megabytes")) is not None:
