@@ -37,6 +37,8 @@ class Assessment:
     """The operator or a run is on the way, or waits for what may come by itself."""
     stalled: Finding | None = None
     """Nothing more happens until somebody changes something."""
+    watched: bool = False
+    """Whether the end of what it waits for wakes the object, so that nobody has to look for it."""
 
 
 def ready(reason: str, message: str, meanwhile: Assessment | None = None) -> Assessment:
@@ -46,10 +48,10 @@ def ready(reason: str, message: str, meanwhile: Assessment | None = None) -> Ass
     return Assessment(True, reason, message, meanwhile.reconciling, meanwhile.stalled)
 
 
-def progressing(reason: str, message: str) -> Assessment:
-    """On the way, or waiting for what may come by itself."""
+def progressing(reason: str, message: str, watched: bool = False) -> Assessment:
+    """On the way, or waiting for what may come by itself. `watched`: whether that wakes the object."""
     word = reason_word(reason)
-    return Assessment(False, word, message, reconciling=Finding(word, message))
+    return Assessment(False, word, message, reconciling=Finding(word, message), watched=watched)
 
 
 def suspended(reason: str, message: str) -> Assessment:

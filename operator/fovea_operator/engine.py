@@ -69,6 +69,7 @@ class Engine:
 
     async def _plan(self, key: Key) -> Plan | None:
         now = datetime.now(UTC).replace(microsecond=0)
+        self.observer.poller.forget(key)
         entry = self.observer.registry.entry(key.kind)
         if entry is None or entry.reconcile is None:
             value = self.observer.cache.get(key)

@@ -30,6 +30,7 @@ from fovea_operator.logs import set_up
 from fovea_operator.metrics import Metrics
 from fovea_operator.objects import Key
 from fovea_operator.observe import Observer
+from fovea_operator.polling import Poller
 from fovea_operator.queue import KeyedQueue, backoff
 from fovea_operator.registry import Registry
 from fovea_operator.settings import Settings
@@ -98,7 +99,8 @@ class Operator:
     async def _work(self, api: Api) -> None:
         cache = Cache(self.registry)
         writer = Writer(api, cache, self.metrics, self.identity)
-        engine = Engine(Observer(api, cache, self.settings), writer, self.settings)
+        poller = Poller(api, self.settings, lambda key: queue.add(key))
+        engine = Engine(Observer(api, cache, poller, self.settings), writer, self.settings)
         self.queue = queue = KeyedQueue(
             engine.reconcile, self.settings, self.metrics, lambda key: key.kind.name, _reason
         )
@@ -116,6 +118,7 @@ class Operator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch(watcher), name="watch")
             group.create_task(watcher.resync_forever(), name="resync")
+            group.create_task(poller.run(), name="poller")
             group.create_task(queue.run(), name="queue")
 
     async def _watch(self, watcher: Watcher) -> None:

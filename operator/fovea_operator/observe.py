@@ -10,10 +10,9 @@ from fovea_api import names
 from fovea_api.common import Model, Reference
 
 from fovea_operator.cache import Cache
-from fovea_operator.client import Api, NotFound, Refused
+from fovea_operator.client import Api, NotFound
 from fovea_operator.objects import (
     CLAIM,
-    EVENT,
     NAMESPACE,
     RUN,
     SECRET,
@@ -26,6 +25,7 @@ from fovea_operator.objects import (
     text,
     uid_of,
 )
+from fovea_operator.polling import Poller
 from fovea_operator.registry import Registry
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
@@ -44,6 +44,7 @@ class Observer:
 
     api: Api
     cache: Cache
+    poller: Poller
     settings: Settings
 
     @property
@@ -117,22 +118,12 @@ class Observer:
             adopt=text(annotations, names.ANNOTATION_ADOPT),
         )
 
-    async def missing(self, namespace: str, references: Iterable[Reference]) -> tuple[Reference, ...]:
-        """Those Secrets and PersistentVolumeClaims that do not exist."""
+    async def missing(self, asker: Key, references: Iterable[Reference]) -> tuple[Reference, ...]:
+        """Those Secrets and PersistentVolumeClaims that do not exist. One that appears wakes the asker."""
         kinds = {SECRET.name: SECRET, CLAIM.name: CLAIM}
         missing = []
         for reference in references:
-            try:
-                key = Key(kinds[reference.kind], namespace, reference.name)
-                exists = await self.api.get(key, metadata_only=True) is not None
-            except Refused:  # not allowed to look: the pod will say it
-                exists = True
-            if not exists:
+            key = Key(kinds[reference.kind], asker.namespace, reference.name)
+            if not await self.poller.exists(key, asker):
                 missing.append(reference)
         return tuple(missing)
-
-    async def newest_event(self, key: Key, fields: str = "") -> View:
-        """The newest event about an object; empty when there is none."""
-        regarding = f"regarding.kind={key.kind.name},regarding.name={key.name}"
-        found, _ = await self.api.list(EVENT, key.namespace, fields=regarding + fields)
-        return max(found, key=lambda event: int(text(event, "metadata", "resourceVersion") or 0), default={})

@@ -38,6 +38,7 @@ from fovea_operator.objects import (
     Kind,
 )
 from fovea_operator.observe import Observer
+from fovea_operator.polling import Poller
 from fovea_operator.registry import Registry
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Plan
@@ -587,7 +588,8 @@ async def test_the_store_of_a_namespace_that_was_not_listed_yet_is_read(world: W
     async with connect(await load_configuration(), 30, Metrics()) as api:
         cache = Cache(builtin())
         cache.put(DATASET, await api.get(key) or {})
-        snapshot = await observe_dataset(Observer(api, cache, world.settings()), key, datetime.now(UTC))
+        poller = Poller(api, world.settings(), lambda key: None)
+        snapshot = await observe_dataset(Observer(api, cache, poller, world.settings()), key, datetime.now(UTC))
     assert snapshot is not None
     assert snapshot.store.uri == store
     assert cache.get(namespace) is not None

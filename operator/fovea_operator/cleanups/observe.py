@@ -25,7 +25,7 @@ async def observe_deleted(observer: Observer, key: Key, now: datetime) -> Delete
     cache = observer.cache
     if cache.get(key) is not None or _is_deleting(observer, key.namespace):
         return None
-    cleanup = next((view for view in await views_of(observer, key, now) if view.deletes_all), None)
+    cleanup = next((view for view in await views_of(observer, key) if view.deletes_all), None)
     if cleanup is None:
         return None
     uri = cleanup.run.spec.store
@@ -37,7 +37,7 @@ async def observe_deleted(observer: Observer, key: Key, now: datetime) -> Delete
             return None
         users = _users(observer, key, cleanup.name, uri)
         needed = [*secret_of(store), *claims_of([(store.uri, "the store")])]
-        missing = await observer.missing(key.namespace, needed)
+        missing = await observer.missing(key, needed)
     last = cache.last(key)
     retained = last is not None and text(last, "spec", "deletionPolicy") != DeletionPolicy.DELETE
     return DeletedSnapshot(cleanup, users, store, missing, now, retained, shared)

@@ -5,7 +5,6 @@ All state is in the Run's status and in the children that exist, so it can be ta
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,6 +28,8 @@ _PREEMPTED = "Preempted"
 _SUSPENDED = "Suspended"
 _DEADLINE = "DeadlineExceeded"
 _MESSAGE_LIMIT = 8192
+_UNSEEN_QUEUE = timedelta(minutes=1)
+"""A child that started by so much later than its attempt waited in a queue meanwhile, though nobody saw it there."""
 RAISE_RETRIES = "to go on from the last checkpoint raise spec.runPolicy.retries"
 
 
@@ -159,7 +160,8 @@ def _next(situation: Situation, attempts: tuple[Attempt, ...]) -> _Next:
         waits = progressing("Stopping", f"waiting for {children[0].key} to be deleted")
         return _Next("Pending", waits, attempts, delete=leftover, requeue_after=settings.deletion_poll_seconds)
     if situation.blocker is not None:
-        return _Next("Pending", situation.blocker, attempts, requeue_after=settings.reference_poll_seconds)
+        look = settings.resync_seconds if situation.blocker.watched else settings.reference_poll_seconds
+        return _Next("Pending", situation.blocker, attempts, requeue_after=look)
     if last is not None and last.end_time is not None:
         left = (last.end_time + timedelta(seconds=_pause(attempts, settings)) - now).total_seconds()
         if left > 0:
@@ -179,9 +181,7 @@ def _under_way(situation: Situation, attempts: tuple[Attempt, ...], child: Child
     last = attempts[-1]
     delete = () if child.deleting else (child,)
     phase, queued = _PHASES[child.state], child.state is ChildState.QUEUED
-    if queued != situation.queued:  # time in a queue counts toward no deadline
-        update = {"worked_seconds": _seconds(last, now)} if queued else {"start_time": now}
-        last = last.model_copy(update=update)
+    last = _counted(last, child, situation.queued, now)
     if policy.suspend:
         recorded = last.reason == _SUSPENDED  # first why it is deleted, then its deletion
         last = last.model_copy(update={"reason": _SUSPENDED})
@@ -192,28 +192,30 @@ def _under_way(situation: Situation, attempts: tuple[Attempt, ...], child: Child
             delete=delete if recorded else (),
             requeue_after=settings.deletion_poll_seconds,
         )
-    if last.reason == _SUSPENDED and not child.deleting:  # somebody thought better of it in time
+    recorded = last.reason == _DEADLINE  # first why it is deleted, then its deletion
+    if last.reason in (_SUSPENDED, _DEADLINE) and not child.deleting:  # somebody may have thought better of it in time
         last = last.model_copy(update={"reason": None})
     if child.preempted and last.reason is None:
         last = last.model_copy(update={"reason": _PREEMPTED, "message": child.preempted})
-    attempts = (*attempts[:-1], last)
-    if not queued and _overdue(attempts, policy, now):
+    overdue = not queued and _overdue((*attempts[:-1], last), policy, now)
+    if overdue or last.reason == _DEADLINE:
+        last = last.model_copy(update={"reason": _DEADLINE})
         return _Next(
             phase,
             progressing("Stopping", "spec.runPolicy.activeDeadline has passed"),
-            attempts,
-            delete=delete,
+            (*attempts[:-1], last),
+            delete=delete if recorded else (),
             requeue_after=settings.deletion_poll_seconds,
         )
+    attempts = (*attempts[:-1], last)
     what = {
         ChildState.QUEUED: f"attempt {last.number} waits in its queue",
         ChildState.STARTING: f"attempt {last.number} of run {situation.run} is starting",
         ChildState.RUNNING: f"attempt {last.number} of run {situation.run} is running",
     }[child.state]
-    assessment = progressing(child.reason or child.state.value, child.message or what)
+    assess = stalled if child.stalled else progressing
+    assessment = assess(child.reason or child.state.value, child.message or what)
     until = _until_deadline(attempts, policy, now) if not queued else None
-    if child.state is not ChildState.RUNNING:  # what keeps it waiting is reported by objects that are not watched
-        until = min(settings.reference_poll_seconds, until if until is not None else math.inf)
     return _Next(phase, assessment, attempts, requeue_after=until)
 
 
@@ -233,9 +235,8 @@ def _ended(
         return closed(Outcome.FAILED, error.reason, error.message)
     if child is None and (policy.suspend or last.reason == _SUSPENDED):
         return closed(Outcome.SUSPENDED, "Suspended", "spec.runPolicy.suspend is true")
-    if child is None and _overdue(attempts, policy, now, queued):
-        limit = policy.active_deadline
-        return closed(Outcome.FAILED, _DEADLINE, f"the run has taken longer than {limit}")
+    if child is None and (last.reason == _DEADLINE or _overdue(attempts, policy, now, queued)):
+        return closed(Outcome.FAILED, _DEADLINE, "the run has taken longer than spec.runPolicy.activeDeadline allowed")
     if last.reason == _PREEMPTED or (child is not None and child.preempted):
         how = (child.preempted if child is not None else "") or last.message or "its pods are gone"
         return closed(Outcome.PREEMPTED, _PREEMPTED, f"the cluster took its pods away: {how}")
@@ -244,6 +245,25 @@ def _ended(
     if child.state is ChildState.SUCCEEDED:
         return closed(Outcome.FAILED, "ResultMissing", f"{last.child} ended without a result")
     return closed(Outcome.FAILED, child.reason or "Failed", child.message or f"{last.child} failed")
+
+
+def _counted(attempt: Attempt, child: Child, was_queued: bool, now: datetime) -> Attempt:
+    """The attempt with the time that it has worked: what it spent in a queue counts toward no deadline.
+
+    When the child went into its queue and left it is taken from the child, for the operator may have been away.
+    `was_queued`: it waited there when it was last seen.
+    """
+    if child.state is ChildState.QUEUED:
+        if was_queued:
+            return attempt
+        since = child.queued_since or (now if child.started is not None else attempt.start_time)
+        return attempt.model_copy(update={"worked_seconds": _seconds(attempt, since or now)})
+    before, started = attempt.start_time or now, child.started
+    if was_queued:
+        return attempt.model_copy(update={"start_time": started if started and started > before else now})
+    if started is not None and started - before > _UNSEEN_QUEUE:
+        return attempt.model_copy(update={"start_time": started})
+    return attempt
 
 
 def _close(

@@ -7,9 +7,9 @@ missing although an attempt is open.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import timedelta
 
 from fovea_api import names
 from fovea_api.common import Metadata, Reference, Status
@@ -34,9 +34,11 @@ from fovea_operator.objects import (
     uid_of,
 )
 from fovea_operator.observe import Observer
+from fovea_operator.polling import LABEL_WORKLOAD_OF, about_admission, about_events
 from fovea_operator.runs.requests import Requested
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.store import StoreConfig, claim_of
+from fovea_operator.workloads.kueue import DEACTIVATED, admission, queued_since
 from fovea_operator.workloads.workload import (
     LABEL_ATTEMPT,
     Child,
@@ -47,7 +49,8 @@ from fovea_operator.workloads.workload import (
     read_child,
 )
 
-LABEL_WORKLOAD_OF = "kueue.x-k8s.io/job-uid"
+NEVER_ACCEPTED = " is invalid: "
+"""The API server's words for a manifest that it accepts at no time, such as that of a pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +72,15 @@ class OwnRuns:
         return str(getattr(status, "phase", "")) not in ("Ready", "Succeeded", "Failed", "Suspended")
 
 
-async def observe_runs(observer: Observer, owner: Key, now: datetime) -> OwnRuns:
+async def observe_runs(observer: Observer, owner: Key) -> OwnRuns:
     """The Runs that the object controls, and the cleanups of its name that belong to nobody."""
-    views = await views_of(observer, owner, now)
+    views = await views_of(observer, owner)
     cleanups = tuple(view for view in views if view.run.spec.type is RunType.CLEANUP)
     runs = tuple(view for view in views if view not in cleanups)
     return OwnRuns(runs, cleanups, await _leftover(observer, owner, views))
 
 
-async def views_of(observer: Observer, owner: Key, now: datetime) -> tuple[RunView, ...]:
+async def views_of(observer: Observer, owner: Key) -> tuple[RunView, ...]:
     """The Runs that the object controls, and the cleanups of its name that belong to nobody, newest first."""
     cache = observer.cache
     uid = uid_of(cache.get(owner) or {})
@@ -89,14 +92,14 @@ async def views_of(observer: Observer, owner: Key, now: datetime) -> tuple[RunVi
         if not free and controller_uid(value) != uid:
             continue
         children = [
-            await _child(observer, owner, workload, child, now)
+            await _child(observer, owner, workload, child)
             for workload in observer.registry.workloads
             for child in list(cache.owned(owner, workload.kind))
             if controller_uid(child) == uid_of(value) and not await observer.is_deleted(workload.kind, child)
         ]
         view = RunView(parse(Run, value), tuple(children))
         pods = await _pods(observer, owner, view.name)
-        views.append(await _fresh(observer, owner, replace(view, pods=pods), now))
+        views.append(await _with_queue_time(observer, await _fresh(observer, owner, replace(view, pods=pods))))
     return tuple(sorted(views, key=lambda view: (view.created, view.name), reverse=True))
 
 
@@ -171,7 +174,7 @@ async def _pods(observer: Observer, owner: Key, run: str) -> tuple[str, ...]:
     return tuple(text(pod, "metadata", "name") for pod in found)
 
 
-async def _fresh(observer: Observer, owner: Key, view: RunView, now: datetime) -> RunView:
+async def _fresh(observer: Observer, owner: Key, view: RunView) -> RunView:
     """Reads again what two watches may show in the wrong order, before a planner judges by it.
 
     A run writes its result before its child ends, but the child's end may be seen first, beside no result or the
@@ -189,7 +192,7 @@ async def _fresh(observer: Observer, owner: Key, view: RunView, now: datetime) -
         if value is None:
             return view
         observer.cache.put(workload.kind, value)
-        child = await _child(observer, owner, workload, value, now)
+        child = await _child(observer, owner, workload, value)
         view = replace(view, children=(*view.children, child))
     if child.state.ended and not _reported(view.status, open_attempt):
         value = await observer.api.get(Key(RUN, namespace, view.name))
@@ -197,12 +200,12 @@ async def _fresh(observer: Observer, owner: Key, view: RunView, now: datetime) -
             observer.cache.put(RUN, value)
             view = replace(view, run=parse(Run, value))
     if child.state is ChildState.FAILED and not _reported(view.status, open_attempt):
-        failed = await _with_pods(observer, owner, child, now)
+        failed = await _with_pods(observer, owner, child)
         view = replace(view, children=tuple(failed if each is child else each for each in view.children))
     return view
 
 
-async def _with_pods(observer: Observer, owner: Key, child: Child, now: datetime) -> Child:
+async def _with_pods(observer: Observer, owner: Key, child: Child) -> Child:
     """A failed child with what its pods report, as they are now: the watch of pods may be behind that of Jobs."""
     value = observer.cache.get(child.key)
     if value is None:
@@ -210,58 +213,66 @@ async def _with_pods(observer: Observer, owner: Key, child: Child, now: datetime
     selector = f"{names.LABEL_RUN}={child.run},{LABEL_ATTEMPT}={child.attempt}"
     for pod in (await observer.api.list(POD, child.key.namespace, selector))[0]:
         observer.cache.put(POD, pod)
-    return await _child(observer, owner, _workload(observer, child.key.kind), value, now)
+    return await _child(observer, owner, _workload(observer, child.key.kind), value)
 
 
 def _workload(observer: Observer, kind: Kind) -> Workload:
     return next(workload for workload in observer.registry.workloads if workload.kind == kind)
 
 
-async def _child(observer: Observer, owner: Key, workload: Workload, value: View, now: datetime) -> Child:
+async def _child(observer: Observer, owner: Key, workload: Workload, value: View) -> Child:
     cache, name = observer.cache, text(value, "metadata", "name")
     parts = [part for kind in workload.parts for part in cache.owned(owner, kind) if controller_of(part) == name]
     pods = [pod for pod in cache.owned(owner, POD) if child_of_pod(pod) == name]
     child = read_child(workload, value, parts, pods)
     if child.state is ChildState.QUEUED:
-        return replace(child, message=await _admission(observer, child) or child.message)
-    if child.state is not ChildState.STARTING or child.reason:
-        return child
-    pending = next((pod for pod in pods if text(pod, "status", "phase") == "Pending"), None)
-    since = time(pending, "metadata", "creationTimestamp") if pending is not None else child.created
-    if since is None or (now - since).total_seconds() < observer.settings.scheduling_grace_seconds:
-        return child
-    if pending is not None:
-        reason, message = await _trouble(observer, key_of(POD, pending))
-    elif not pods:
-        reason, message = await _refusal(observer, child.key)
+        reason, message = _admission(observer, owner, child)
+    elif child.state is ChildState.STARTING and not child.reason:
+        reason, message = _obstacle(observer, owner, child, pods)
     else:
-        return child
-    return replace(child, reason=reason, message=message)
+        reason, message = child.reason, child.message
+    stalled = not child.state.ended and (reason == DEACTIVATED or NEVER_ACCEPTED in message)
+    return replace(child, reason=reason, message=message, stalled=stalled)
 
 
-async def _admission(observer: Observer, child: Child) -> str:
-    """Why Kueue has not admitted a child, in its words; empty where there is no Kueue or it has not spoken."""
-    selector = f"{LABEL_WORKLOAD_OF}={child.uid}"
-    with contextlib.suppress(Refused):
-        for workload in (await observer.api.list(WORKLOAD, child.key.namespace, selector))[0]:
-            for condition in items(workload, "status", "conditions"):
-                if text(condition, "type") == "QuotaReserved" and text(condition, "status") == "False":
-                    return text(condition, "message")
-    return ""
+def _admission(observer: Observer, owner: Key, child: Child) -> tuple[str, str]:
+    """What a child in a queue waits for, in Kueue's words where it has spoken."""
+    workload = observer.poller.ask(about_admission(child.key, child.uid), owner, child.created)
+    if not workload:
+        return child.reason, child.message
+    found = admission(workload)
+    return found.reason, found.message or child.message
 
 
-async def _refusal(observer: Observer, key: Key) -> tuple[str, str]:
-    """The newest warning about a child that gets no pods: the words of a quota or a policy."""
-    newest = await observer.newest_event(key, ",type=Warning")
-    return text(newest, "reason"), text(newest, "note")
+def _obstacle(observer: Observer, owner: Key, child: Child, pods: Sequence[View]) -> tuple[str, str]:
+    """What keeps a child from starting about which neither it nor its pods report anything: the newest event.
+
+    About a child that gets no pods it is the newest warning: the words of a quota or a policy. About a pod without
+    containers (a missing Secret or claim) it is a warning only if that was reported last.
+    """
+    grace = timedelta(seconds=observer.settings.scheduling_grace_seconds)
+    pending = next((pod for pod in pods if text(pod, "status", "phase") == "Pending"), None)
+    if pending is not None:
+        key, created = key_of(POD, pending), time(pending, "metadata", "creationTimestamp") or child.created
+        newest = observer.poller.ask(about_events(key), owner, created + grace)
+        if text(newest, "type") == "Warning" and text(newest, "reason") != "FailedScheduling":
+            return text(newest, "reason"), f"pod {key.name}: {text(newest, 'note')}"
+    elif not pods:
+        newest = observer.poller.ask(about_events(child.key, warning=True), owner, child.created + grace)
+        return text(newest, "reason"), text(newest, "note")
+    return "", ""
 
 
-async def _trouble(observer: Observer, pod: Key) -> tuple[str, str]:
-    """What keeps a pod's containers from being created (a missing Secret or claim), if that was reported last."""
-    newest = await observer.newest_event(pod)
-    if text(newest, "type") != "Warning" or text(newest, "reason") == "FailedScheduling":
-        return "", ""
-    return text(newest, "reason"), f"pod {pod.name}: {text(newest, 'note')}"
+async def _with_queue_time(observer: Observer, view: RunView) -> RunView:
+    """A run whose child went back into its queue, with the time when it did, which only Kueue's Workload has."""
+    for child in view.children:
+        came_back = child.state is ChildState.QUEUED and view.status.phase != "Queued" and child.started is not None
+        if came_back and child.queued_since is None:
+            with contextlib.suppress(Refused):
+                listed, _ = await observer.api.list(WORKLOAD, child.key.namespace, f"{LABEL_WORKLOAD_OF}={child.uid}")
+                known = replace(child, queued_since=next(filter(None, map(queued_since, listed)), None))
+                return replace(view, children=tuple(known if each is child else each for each in view.children))
+    return view
 
 
 def _reported(status: RunStatus, attempt: Attempt) -> bool:

@@ -114,6 +114,7 @@ def blocker_of(missing: Sequence[Reference], store: StoreConfig, leftover: Key |
             "StoreNotConfigured",
             "nobody said where results go; annotate the namespace with fovea.dev/store=<URI> "
             "or set defaults.store.uri of the chart",
+            watched=True,
         )
     if leftover is not None:
         return waiting_for_leftover(leftover)
@@ -121,7 +122,8 @@ def blocker_of(missing: Sequence[Reference], store: StoreConfig, leftover: Key |
         return None
     first = missing[0]
     what = ", ".join(f"{reference.kind} {reference.name!r} ({reference.path})" for reference in missing)
-    return progressing(f"{first.kind}NotFound", f"not found in this namespace: {what}; create it or correct the name")
+    words = f"not found in this namespace: {what}; create it or correct the name"
+    return progressing(f"{first.kind}NotFound", words, watched=True)
 
 
 def blocker_of_pods(view: RunView) -> Assessment | None:

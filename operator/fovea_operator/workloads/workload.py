@@ -81,6 +81,12 @@ class Child:
     """The same in words: those of KubeRay, of the scheduler, of a quota."""
     preempted: str = ""
     """How the cluster took a pod away: preemption by priority, eviction, a drained node. Empty: it did not."""
+    stalled: bool = False
+    """Whether nothing more happens to it until somebody changes something."""
+    started: datetime | None = None
+    """When it last left its queue, or began without one; None: never."""
+    queued_since: datetime | None = None
+    """When it last went back into its queue, where that is known."""
 
     @property
     def attempt(self) -> int:
@@ -106,6 +112,15 @@ def read_child(workload: Workload, value: View, parts: Sequence[View] = (), pods
         found.reason,
         found.message,
         next(filter(None, map(disruption, pods)), ""),
+        started=time(value, "status", "startTime"),
+        queued_since=next(
+            (
+                time(condition, "lastTransitionTime")
+                for condition in items(value, "status", "conditions")
+                if text(condition, "type") == "Suspended" and text(condition, "status") == "True"
+            ),
+            None,
+        ),
     )
 
 

@@ -154,7 +154,7 @@ class TestFirstApply:
         assert made(found, RUN)
         assert not made(found, JOB)
         assert condition(found) == ("False", "SecretNotFound")
-        assert found.requeue_after == Settings().reference_poll_seconds
+        assert found.requeue_after == Settings().resync_seconds  # the poller wakes it
 
     def test_suspended_starts_nothing(self) -> None:
         found = plan(dataset(runPolicy={"suspend": True}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,28 +15,9 @@ from fovea_operator.client import Conflict, NotFound, Unreachable
 from fovea_operator.lease import Election, Lease, LeaseLost
 from fovea_operator.settings import Settings
 
+from tests.unit.operator.clock import Clock
+
 SETTINGS = Settings(lease_seconds=15, lease_renew_deadline_seconds=10, lease_retry_seconds=2)
-
-
-class Clock(asyncio.SelectorEventLoop):
-    """Where everybody sleeps, it is at once the time at which the first wakes up."""
-
-    def __init__(self) -> None:
-        super().__init__(_Never(self))
-        self.now = 1000.0
-
-    def time(self) -> float:
-        return self.now
-
-
-class _Never(selectors.SelectSelector):
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self.clock = clock
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        self.clock.now += timeout or 0.0
-        return []
 
 
 class Server:

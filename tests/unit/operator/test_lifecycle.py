@@ -75,11 +75,11 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
     "it runs": (step(OPEN, child()), {"phase": "Running", "start": None, "reason": "Running"}),
     "it waits in a queue, whose words may change": (
         step(OPEN, child(state=ChildState.QUEUED)),
-        {"phase": "Queued", "requeue": SETTINGS.reference_poll_seconds},
+        {"phase": "Queued", "requeue": None},
     ),
     "it gets no pods; why is to be found out": (
         step(OPEN, child(state=ChildState.STARTING)),
-        {"phase": "Pending", "requeue": SETTINGS.reference_poll_seconds},
+        {"phase": "Pending", "requeue": None},
     ),
     "its deadline comes before the next look": (
         step(OPEN, child(state=ChildState.STARTING), activeDeadline="3605s"),
@@ -197,7 +197,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         {"start": 2, "phase": "Pending"},
     ),
     "the deadline stops the child": (
-        step(OPEN, child(), activeDeadline="30m"),
+        step(status(attempt(reason="DeadlineExceeded"), phase="Running"), child(), activeDeadline="30m"),
         {"deleted": 1, "reason": "Stopping", "outcomes": [None]},
     ),
     "past the deadline": (
@@ -221,20 +221,68 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         {"phase": "Pending", "outcomes": ["Failed"], "worked": [0]},
     ),
     "what it worked before a queue took its place back counts": (
-        step(OPEN, child(state=ChildState.QUEUED), activeDeadline="30m"),
+        step(OPEN, child(state=ChildState.QUEUED, started=START), activeDeadline="30m"),
         {"phase": "Queued", "worked": [3600], "deleted": 0},
+    ),
+    "up to when the queue took it, where that is known": (
+        step(OPEN, child(state=ChildState.QUEUED, queued_since=START + timedelta(minutes=10)), activeDeadline="30m"),
+        {"phase": "Queued", "worked": [600], "deleted": 0},
+    ),
+    "what never left its queue has not worked": (
+        step(OPEN, child(state=ChildState.QUEUED), activeDeadline="30m"),
+        {"phase": "Queued", "worked": [0]},
+    ),
+    "from when the queue let it go, where that is known": (
+        step(
+            status(attempt(workedSeconds=1200), phase="Queued"),
+            child(started=NOW - timedelta(minutes=5)),
+            activeDeadline="30m",
+        ),
+        {"phase": "Running", "worked": [1200], "requeue": 301.0},
+    ),
+    "not from when it started before the queue took it": (
+        step(status(attempt(workedSeconds=1200), phase="Queued"), child(started=START), activeDeadline="30m"),
+        {"phase": "Running", "worked": [1200], "requeue": 601.0},
+    ),
+    "time in a queue that nobody saw does not count": (
+        step(OPEN, child(started=NOW - timedelta(minutes=5)), activeDeadline="30m"),
+        {"phase": "Running", "deleted": 0, "requeue": 1501.0},
+    ),
+    "a start that is a little late is none": (
+        step(OPEN, child(started=START + timedelta(seconds=60)), activeDeadline="61m"),
+        {"phase": "Running", "requeue": 61.0},
     ),
     "and goes on to count when it is admitted again": (
         step(status(attempt(workedSeconds=1200), phase="Queued"), child(), activeDeadline="30m"),
         {"phase": "Running", "worked": [1200], "requeue": 601.0},
     ),
-    "until it is too much": (
+    "until it is too much; first why it is deleted": (
         step(status(attempt(workedSeconds=1), phase="Running"), child(), activeDeadline="3601s"),
-        {"reason": "Stopping", "deleted": 1},
+        {"reason": "Stopping", "deleted": 0, "reasons": ["DeadlineExceeded"]},
+    ),
+    "a deadline raised before that lets it run": (
+        step(status(attempt(reason="DeadlineExceeded"), phase="Running"), child(), activeDeadline="2h"),
+        {"reason": "Running", "deleted": 0, "reasons": [None]},
+    ),
+    "a deadline raised while it stops is waited for": (
+        step(status(attempt(reason="DeadlineExceeded"), phase="Running"), child(deleting=True), activeDeadline="2h"),
+        {"reason": "Stopping", "deleted": 0, "outcomes": [None]},
+    ),
+    "and the next attempt goes on without a retry": (
+        step(status(attempt(reason="DeadlineExceeded"), phase="Running"), activeDeadline="2h", retries=0),
+        {"start": 2, "outcomes": ["Failed", None], "reasons": ["DeadlineExceeded", None]},
+    ),
+    "also where it was taken away": (
+        step(status(attempt(reason="DeadlineExceeded"), phase="Running"), retries=0),
+        {"start": 2, "outcomes": ["Failed", None]},
+    ),
+    "what waits for somebody is stalled": (
+        step(OPEN, child(state=ChildState.QUEUED, stalled=True, reason="WorkloadDeactivated", message="by hand")),
+        {"phase": "Queued", "reason": "WorkloadDeactivated", "conditions": (False, False, True)},
     ),
     "a deadline ends nothing that waits in a queue, and needs no look": (
         step(status(attempt(workedSeconds=3600), phase="Queued"), child(state=ChildState.QUEUED), activeDeadline="30m"),
-        {"phase": "Queued", "deleted": 0, "requeue": SETTINGS.reference_poll_seconds},
+        {"phase": "Queued", "deleted": 0, "requeue": None},
     ),
     "an end adds up what it worked": (
         step(status(attempt(workedSeconds=1200), phase="Running"), FAILED),
@@ -255,6 +303,7 @@ def test_situation(name: str) -> None:
         "outcomes": [it.outcome and it.outcome.value for it in made.status.attempts],
         "messages": [it.message for it in made.status.attempts],
         "worked": [it.worked_seconds for it in made.status.attempts],
+        "reasons": [it.reason for it in made.status.attempts],
         "deleted": len(made.delete),
         "requeue": made.requeue_after,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -11,25 +11,29 @@ from fovea_api.run import RunInputs, RunOwner, RunType, run_identity, run_name
 from fovea_api.trainingjob import Recipe
 from fovea_operator.cache import Cache
 from fovea_operator.cleanups.observe import observe_deleted
-from fovea_operator.client import Api
+from fovea_operator.client import Api, NotFound
 from fovea_operator.kinds import builtin
 from fovea_operator.kinds.dataset.observe import observe_dataset
 from fovea_operator.kinds.trainingjob.observe import observe_training
 from fovea_operator.objects import (
     DATASET,
+    EVENT,
     MODEL_DEPLOYMENT,
     NAMESPACE,
     POD,
     RAY_JOB,
     RUN,
     TRAINING_JOB,
+    WORKLOAD,
     JsonObject,
     Key,
     Kind,
     key_of,
 )
 from fovea_operator.observe import Observer
+from fovea_operator.polling import Poller
 from fovea_operator.settings import Settings
+from fovea_operator.workloads.workload import Child
 
 START = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
 NOW = START + timedelta(hours=1)
@@ -45,6 +49,8 @@ class Server:
 
     objects: dict[Key, JsonObject] = field(default_factory=dict)
     asked: list[Key] = field(default_factory=list)
+    lacking: bool = False
+    """Whether it serves no kind now."""
 
     def put(self, kind: Kind, value: JsonObject) -> None:
         self.objects[key_of(kind, value)] = value
@@ -56,7 +62,8 @@ class Server:
     async def list(
         self, kind: Kind, namespace: str = "", selector: str = "", fields: str = ""
     ) -> tuple[list[JsonObject], int]:
-        return [value for key, value in self.objects.items() if key.kind == kind and key.namespace == namespace], 1
+        found = [value for key, value in self.objects.items() if key.kind == kind and key.namespace == namespace]
+        return found, 0 if self.lacking else 1
 
 
 @dataclass
@@ -73,7 +80,8 @@ class World:
 
     @property
     def observer(self) -> Observer:
-        return Observer(cast(Api, self.server), self.cache, self.settings)
+        api = cast(Api, self.server)
+        return Observer(api, self.cache, Poller(api, self.settings, lambda key: None), self.settings)
 
     def seen(self, kind: Kind, value: JsonObject) -> None:
         self.cache.put(kind, value)
@@ -176,6 +184,120 @@ async def test_pods_that_have_not_ended(name: str) -> None:
     assert snapshot.runs[0].at_work is counts
 
 
+# --- What a child waits for ---------------------------------------------------------------------------------------
+
+CHILD = f"{NAME}-1"
+FIRST = {"number": 1, "child": CHILD, "startTime": "2026-11-24T18:00:00Z"}
+
+
+def waiting(phase: str = "Pending", **status: Any) -> World:
+    """A job whose one child has this status; the namespace has no events and no Workloads yet."""
+    world = World()
+    world.seen(TRAINING_JOB, thing(TRAINING_JOB, "job", spec=SPEC))
+    world.seen(RUN, training(attempts=[FIRST], phase=phase))
+    world.seen(RAY_JOB, thing(RAY_JOB, CHILD, OWNER, labels={"fovea.dev/run": NAME}, status=status, controller=NAME))
+    return world
+
+
+async def only_child(world: World, look: bool = True) -> Child:
+    """The child as it is seen after a look at what is not watched."""
+    observer = world.observer
+    for _ in range(2):
+        snapshot = await observe_training(observer, Key(TRAINING_JOB, "ns", "job"), NOW)
+        assert snapshot is not None
+        if look:
+            await observer.poller.look()
+    (child,) = snapshot.runs[0].children
+    return child
+
+
+def event(
+    about: str, name: str, note: str, type: str = "Warning", version: int = 7, reason: str = "Failed"
+) -> JsonObject:
+    regarding = {"kind": about, "name": name}
+    return thing(EVENT, f"e-{version}", version=version, regarding=regarding, type=type, note=note, reason=reason)
+
+
+def pending_pod(**status: Any) -> JsonObject:
+    labels = {"fovea.dev/run": NAME, "fovea.dev/attempt": "1"}
+    return thing(POD, "p", OWNER, labels=labels, status={"phase": "Pending"} | status)
+
+
+async def test_a_child_without_pods_waits_for_what_the_newest_warning_about_it_says() -> None:
+    world = waiting()
+    world.server.put(EVENT, event("RayJob", CHILD, "exceeded quota: team", version=7))
+    world.server.put(EVENT, event("RayJob", CHILD, "trying again", type="Normal", version=8))
+    world.server.put(EVENT, event("RayJob", "another", "other", version=9))
+    assert (await only_child(world, look=False)).message == ""
+    child = await only_child(world)
+    assert (child.reason, child.message, child.stalled) == ("Failed", "exceeded quota: team", False)
+
+
+async def test_what_the_api_server_accepts_at_no_time_is_stalled() -> None:
+    world = waiting()
+    words = 'Error creating: Pod "p" is invalid: spec.containers[0].volumeMounts[0].name: Not found: "data"'
+    world.server.put(EVENT, event("RayJob", CHILD, words, reason="FailedCreate"))
+    child = await only_child(world)
+    assert (child.reason, child.message, child.stalled) == ("FailedCreate", words, True)
+
+
+async def test_a_pod_without_containers_waits_for_what_was_reported_last_about_it() -> None:
+    world = waiting()
+    world.seen(POD, pending_pod())
+    world.server.put(EVENT, event("Pod", "p", "secret not found", version=7))
+    assert (await only_child(world)).message == "pod p: secret not found"
+    world.server.put(EVENT, event("Pod", "p", "pulling", type="Normal", version=8))
+    assert (await only_child(world)).message == ""
+
+
+async def test_of_the_scheduler_the_pods_own_condition_is_enough() -> None:
+    world = waiting()
+    world.seen(POD, pending_pod())
+    world.server.put(EVENT, event("Pod", "p", "0/3 nodes", reason="FailedScheduling"))
+    assert (await only_child(world)).message == ""
+
+
+async def test_no_event_counts_within_the_grace() -> None:
+    world = waiting()
+    world.settings = replace(world.settings, scheduling_grace_seconds=10**9)
+    world.server.put(EVENT, event("RayJob", CHILD, "exceeded quota: team"))
+    assert (await only_child(world)).message == ""
+
+
+def workload(**status: Any) -> JsonObject:
+    return thing(WORKLOAD, "w", labels={"kueue.x-k8s.io/job-uid": CHILD}, status=status)
+
+
+async def test_a_queued_child_waits_for_what_kueue_says() -> None:
+    world = waiting(phase="Queued", jobDeploymentStatus="Suspended")
+    assert (await only_child(world)).reason == "WaitingForQuota"
+    conditions = [{"type": "QuotaReserved", "status": "False", "message": "couldn't assign flavors: 2 cpu short"}]
+    world.server.put(WORKLOAD, workload(conditions=conditions))
+    child = await only_child(world)
+    assert (child.message, child.stalled) == ("couldn't assign flavors: 2 cpu short", False)
+
+
+async def test_a_deactivated_workload_is_stalled() -> None:
+    world = waiting(phase="Queued", jobDeploymentStatus="Suspended")
+    world.server.put(WORKLOAD, workload() | {"spec": {"active": False}})
+    child = await only_child(world)
+    assert (child.reason, child.stalled) == ("WorkloadDeactivated", True)
+
+
+@pytest.mark.parametrize(
+    ("phase", "started", "asked"),
+    [("Running", "2026-11-24T18:00:05Z", True), ("Queued", "2026-11-24T18:00:05Z", False), ("Running", "", False)],
+    ids=["came back", "was there", "never left"],
+)
+async def test_when_a_child_went_back_into_its_queue_is_read_once(phase: str, started: str, asked: bool) -> None:
+    status = {"jobDeploymentStatus": "Suspended"} | ({"startTime": started} if started else {})
+    world = waiting(phase=phase, **status)
+    evicted = {"type": "Evicted", "status": "True", "lastTransitionTime": "2026-11-24T19:00:00Z"}
+    world.server.put(WORKLOAD, workload(conditions=[evicted]))
+    child = await only_child(world, look=False)
+    assert child.queued_since == (datetime(2026, 11, 24, 19, tzinfo=UTC) if asked else None)
+
+
 # --- Who uses the data of a Dataset that is gone ---------------------------------------------------------------------
 
 CELLS = RunOwner(kind="Dataset", name="cells")
@@ -243,6 +365,31 @@ READERS: dict[str, tuple[Kind, JsonObject, str]] = {
     "another folder whose name begins alike": (DATASET, other_dataset(sources=[SOURCE | {"uri": f"{FOLDER}2/x"}]), ""),
     "the folder of another store": (DATASET, other_dataset(sources=[SOURCE | {"uri": "s3://b/dataset/cells/x"}]), ""),
 }
+
+
+async def test_an_object_that_was_not_listed_is_not_deleted() -> None:
+    world = World()
+    world.seen(RUN, cleanup())
+    world.server.put(DATASET, thing(DATASET, "cells", spec={"task": "Classification", "sources": [SOURCE]}))
+    assert await observe_deleted(world.observer, KEY, NOW) is None
+    assert world.cache.get(KEY) is not None
+
+
+async def test_a_user_that_was_not_listed_counts() -> None:
+    world = World()
+    world.seen(RUN, cleanup())
+    world.server.put(TRAINING_JOB, other_job(pretrained={"uri": f"{FOLDER}/model.pth"}))
+    snapshot = await observe_deleted(world.observer, KEY, NOW)
+    assert snapshot is not None
+    assert snapshot.users == ("TrainingJob job (spec.model.pretrained.uri)",)
+
+
+async def test_while_a_kind_is_not_served_nothing_is_known_to_be_deleted() -> None:
+    world = World()
+    world.seen(RUN, cleanup())
+    world.server.lacking = True
+    with pytest.raises(NotFound, match="serves no Datasets now"):
+        await observe_deleted(world.observer, KEY, NOW)
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -13,6 +13,8 @@ from fovea_operator.metrics import Metrics
 from fovea_operator.queue import KeyedQueue, backoff
 from fovea_operator.settings import Settings
 
+from tests.unit.operator.clock import Clock
+
 FAST = Settings(workers=3, backoff_first_seconds=0.02, backoff_max_seconds=0.1, backoff_jitter=0.0)
 
 
@@ -80,26 +82,62 @@ async def test_failures_are_retried_with_growing_pauses_until_one_succeeds() -> 
     assert pauses[2] >= 0.08
 
 
-async def test_the_pause_grows_to_the_longest_and_starts_anew_after_a_success() -> None:
-    fails = True
+def runs(work: Callable[[KeyedQueue[str], int], Awaitable[None]], *added: float, seconds: float) -> list[float]:
+    """When a key ran that was added at these times, where `work` gets the number of the run. Nobody waits for it."""
     times: list[float] = []
 
-    async def work(key: str) -> None:
-        times.append(asyncio.get_running_loop().time())
-        if fails:
+    async def play() -> None:
+        clock = asyncio.get_running_loop().time
+
+        async def each(key: str) -> None:
+            times.append(clock() - began)
+            await work(queue, len(times))
+
+        settings = Settings(backoff_first_seconds=1.0, backoff_max_seconds=10.0, backoff_jitter=0.0)
+        queue = KeyedQueue(each, settings, Metrics(), lambda key: "Test")
+        began = clock()
+        task = asyncio.create_task(queue.run())
+        for at in added:
+            await asyncio.sleep(began + at - clock())
+            queue.add("a")
+        await asyncio.sleep(began + seconds - clock())
+        task.cancel()
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(play())
+    return times
+
+
+def test_the_pause_grows_to_the_longest_and_starts_anew_after_a_success() -> None:
+    async def work(queue: KeyedQueue[str], number: int) -> None:
+        if number != 7:
             raise ValueError("not yet")
 
-    async with running(work) as queue:
+    assert runs(work, 0, 60, seconds=62) == pytest.approx([0, 1, 3, 7, 15, 25, 35, 60, 61])
+
+
+def test_an_event_during_a_failing_run_does_not_wait_for_the_pause() -> None:
+    async def work(queue: KeyedQueue[str], number: int) -> None:
+        await asyncio.sleep(0.5)
+        raise ValueError("not yet")
+
+    # without the event, which comes while the fourth fails, the fifth would be at 17
+    assert runs(work, 0, 8.75, seconds=16) == pytest.approx([0, 1.5, 4, 8.5, 10])
+
+
+def test_what_failing_work_itself_wrote_does_not_shorten_its_pause() -> None:
+    async def work(queue: KeyedQueue[str], number: int) -> None:
         queue.add("a")
-        await asyncio.sleep(0.6)
-        fails = False
-        await asyncio.sleep(0.15)
-        assert len(queue) == 0
-        fails = True
-        times.clear()
-        queue.add("a")
-        await asyncio.sleep(0.15)
-    assert times[1] - times[0] < 0.04
+        raise ValueError("said in the status")
+
+    assert runs(work, 0, seconds=8) == pytest.approx([0, 1, 3, 7])
+
+
+def test_an_event_after_a_failure_ends_the_pause_but_for_its_first_part() -> None:
+    async def work(queue: KeyedQueue[str], number: int) -> None:
+        raise ValueError("not yet")
+
+    assert runs(work, 0, 8, seconds=11) == pytest.approx([0, 1, 3, 7, 9])
 
 
 @pytest.mark.parametrize(("failures", "pause"), [(1, 0.5), (2, 1.0), (5, 8.0), (8, 64.0), (9, 120.0), (5000, 120.0)])
@@ -109,42 +147,6 @@ def test_a_pause_doubles_up_to_the_longest_and_jitter_only_adds(failures: int, p
     found = {backoff(failures, replace(exact, backoff_jitter=0.2)) for _ in range(50)}
     assert len(found) > 1
     assert pause <= min(found) < max(found) <= 1.2 * pause
-
-
-async def test_an_event_during_a_failing_run_does_not_wait_for_the_pause() -> None:
-    times: list[float] = []
-
-    async def work(key: str) -> None:
-        times.append(asyncio.get_running_loop().time())
-        await asyncio.sleep(0.01)
-        if len(times) < 6:
-            raise ValueError("not yet")
-
-    settings = replace(FAST, backoff_first_seconds=0.02, backoff_max_seconds=10.0)
-    queue = KeyedQueue(work, settings, Metrics(), lambda key: "Test")
-    task = asyncio.create_task(queue.run())
-    queue.add("a")
-    while len(times) < 5:
-        await asyncio.sleep(0.002)
-    queue.add("a")  # the fifth fails just now; its pause is 16 times the first
-    while len(times) < 6:
-        await asyncio.sleep(0.002)
-    task.cancel()
-    assert 0.02 <= times[5] - times[4] < 0.2
-
-
-async def test_what_failing_work_itself_wrote_does_not_shorten_its_pause() -> None:
-    times: list[float] = []
-
-    async def work(key: str) -> None:
-        times.append(asyncio.get_running_loop().time())
-        queue.add(key)
-        raise ValueError("said in the status")
-
-    async with running(work) as queue:
-        queue.add("a")
-        await asyncio.sleep(0.2)
-    assert len(times) <= 4
 
 
 async def test_work_that_asks_for_itself_runs_once_more_after_a_success() -> None:

@@ -23,11 +23,11 @@ async def observe_dataset(observer: Observer, key: Key, now: datetime) -> Datase
     dataset = observer.read(Dataset, key)
     if dataset is None:
         return None
-    own = await observe_runs(observer, key, now)
+    own = await observe_runs(observer, key)
     store = await observer.store(key.namespace)
     missing: tuple[Reference, ...] = ()
     if own.may_start(dataset.metadata, dataset.status):
-        missing = await observer.missing(key.namespace, _needed(dataset.spec, store))
+        missing = await observer.missing(key, _needed(dataset.spec, store))
     pruning = next((view for view in own.cleanups if view.threatens_versions and not view.deletes_all), None)
     used: frozenset[str] | None = None
     if pruning is not None and not any(view.at_work for view in (*own.runs, *own.cleanups)):

@@ -19,12 +19,12 @@ async def observe_training(observer: Observer, key: Key, now: datetime) -> Train
     job = observer.read(TrainingJob, key)
     if job is None:
         return None
-    own = await observe_runs(observer, key, now)
+    own = await observe_runs(observer, key)
     store = await observer.store(key.namespace)
     missing: tuple[Reference, ...] = ()
     if own.may_start(job.metadata, job.status):
         uris = [(store.uri, "the store"), (job.spec.model.pretrained.uri or "", "spec.model.pretrained.uri")]
-        missing = await observer.missing(key.namespace, [*secret_of(store), *claims_of(uris)])
+        missing = await observer.missing(key, [*secret_of(store), *claims_of(uris)])
     dataset_key = Key(DATASET, key.namespace, job.spec.dataset_ref.name)
     dataset = observer.cache.get(dataset_key)
     jobs = {reference.name for reference in references(job.spec) if reference.kind == TRAINING_JOB.name}

@@ -1,0 +1,76 @@
+"""What Kueue's Workload reports. The objects have the shape of kueue.x-k8s.io/v1beta2."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from fovea_operator.objects import JsonObject
+from fovea_operator.workloads.kueue import admission, queued_since
+
+AT = "2026-11-24T20:00:00Z"
+
+
+def workload(
+    conditions: dict[str, tuple[str, str]], active: bool | None = True, **checks: tuple[str, str]
+) -> JsonObject:
+    status: Any = {
+        "conditions": [
+            {"type": type, "status": status, "message": message, "lastTransitionTime": AT}
+            for type, (status, message) in conditions.items()
+        ],
+        "admissionChecks": [
+            {"name": name, "state": state, "message": message} for name, (state, message) in checks.items()
+        ],
+    }
+    spec: Any = {} if active is None else {"active": active}
+    return {"metadata": {"name": "rayjob-r-1"}, "spec": spec, "status": status}
+
+
+REMEDY = "to queue it again set spec.active of Workload rayjob-r-1 to true, or suspend and resume"
+RESERVED = {"QuotaReserved": ("True", "quota reserved")}
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "message"),
+    [
+        (workload({}), "WaitingForQuota", ""),
+        (workload({"QuotaReserved": ("False", "2 cpu short")}, active=None), "WaitingForQuota", "2 cpu short"),
+        (workload(RESERVED), "WaitingForQuota", ""),
+        (
+            workload(RESERVED, first=("Ready", "fine"), second=("Pending", "no node yet")),
+            "WaitingForAdmissionCheck",
+            "Kueue's admission check second is Pending: no node yet",
+        ),
+        (
+            workload(RESERVED, only=("Retry", "")),
+            "WaitingForAdmissionCheck",
+            "Kueue's admission check only is Retry",
+        ),
+        (
+            workload({"QuotaReserved": ("False", "2 cpu short")}, only=("Pending", "")),
+            "WaitingForQuota",
+            "2 cpu short",
+        ),
+        (
+            workload({"Evicted": ("True", "rejected by check budget"), **RESERVED}, active=False),
+            "WorkloadDeactivated",
+            f"Kueue has deactivated it: rejected by check budget; {REMEDY}",
+        ),
+        (
+            workload({}, active=False),
+            "WorkloadDeactivated",
+            f"Kueue has deactivated it: somebody set its spec.active to false; {REMEDY}",
+        ),
+    ],
+)
+def test_what_a_job_waits_for(value: JsonObject, reason: str, message: str) -> None:
+    found = admission(value)
+    assert (found.reason, found.message) == (reason, message)
+
+
+def test_when_its_quota_was_taken_away() -> None:
+    assert queued_since(workload({})) is None
+    assert queued_since(workload({"Evicted": ("False", "")})) is None
+    assert queued_since(workload({"Evicted": ("True", "preempted")})) == datetime(2026, 11, 24, 20, tzinfo=UTC)
