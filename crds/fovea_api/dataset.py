@@ -293,7 +293,7 @@ class Splits(Model):
 
     rules: ClassVar = (
         Rule(
-            "self.validationFromTrain == 0 || self.method == 'FromSource'",
+            "self.validationFromTrain == 0.0 || self.method == 'FromSource'",
             "validationFromTrain has an effect for FromSource only; remove it, or set ratios",
             lambda it: it.validation_from_train == 0 or it.method == "FromSource",
             ".validationFromTrain",
