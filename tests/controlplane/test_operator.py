@@ -112,7 +112,7 @@ class World:
 
     @asynccontextmanager
     async def operator(self, registry: Registry | None = None, **changed: Any) -> AsyncIterator[Operator]:
-        operator = Operator(self.settings(**changed), await load_configuration(), registry or builtin())
+        operator = Operator(self.settings(**changed), await load_configuration(), registry=registry or builtin())
         task = asyncio.create_task(operator.run())
         try:
             async with asyncio.timeout(30):
