@@ -17,10 +17,10 @@ from fovea_operator.cleanups.plan import plan_deleted
 from fovea_operator.client import Invalid, Refused
 from fovea_operator.conditions import Assessment, conditions, progressing, stalled, waiting_for_leftover
 from fovea_operator.logs import about
-from fovea_operator.objects import RUN, Key, View, key_of, mapping, number, text
+from fovea_operator.objects import RUN, JsonObject, Key, View, key_of, mapping, number, parse, text
 from fovea_operator.observe import Observer
 from fovea_operator.settings import Settings
-from fovea_operator.writes import Emit, Plan, SetStatus
+from fovea_operator.writes import Create, Emit, Plan, SetStatus
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Engine:
         with about(key):
             try:
                 plan = await self._plan(key)
+                await self._report_unreadable(key, plan)
                 if plan is None:
                     return None
                 await self.writer.carry_out(plan)
@@ -79,6 +80,19 @@ class Engine:
         deleted = await observe_deleted(self.observer, key, now)
         return plan_deleted(deleted, self.settings) if deleted is not None else None
 
+    async def _report_unreadable(self, owner: Key, plan: Plan | None) -> None:
+        """Says in a Run's own conditions that this version cannot read it; its owner goes on without it.
+
+        Raises InvalidManifest where the owner's plan takes it for one that is not there.
+        """
+        now = datetime.now(UTC).replace(microsecond=0)
+        created = {write.key for write in plan.writes if isinstance(write, Create)} if plan is not None else set()
+        for key, error in self.observer.unreadable.pop(owner, {}).items():
+            if (value := self.observer.cache.get(key)) is not None:
+                await self.writer.carry_out(self._status_plan(key, value, stalled(error.reason, str(error)), now))
+            if key in created:
+                raise error
+
     async def _report(self, key: Key, assessment: Assessment) -> None:
         """Says in the object's conditions why nothing can be written; the rest of its status stays.
 
@@ -97,8 +111,8 @@ class Engine:
         raw = dict(mapping(value, "status"))
         if key.kind == RUN:  # its pods' part stays theirs
             raw = {name: part for name, part in raw.items() if name not in ("progress", "result")}
-        own = {name: raw[name] for name in ("observedGeneration", "conditions") if name in raw}
-        old = Status.model_validate(own)
+        own: JsonObject = {name: raw[name] for name in ("observedGeneration", "conditions") if name in raw}
+        old = parse(Status, own)
         generation = number(value, "metadata", "generation")
         new = Status(observed_generation=generation, conditions=conditions(assessment, old.conditions, generation, now))
         return Plan((SetStatus(key, raw | new.to_dict()),)) if new != old else Plan()

@@ -134,9 +134,12 @@ def controller_uid(value: View) -> str:
 
 
 def parse(model: type[M], value: View) -> M:
-    """Reads an object. Raises InvalidManifest when it is not of this version of the API."""
+    """Reads an object, which a newer version may have written: fields that this one does not know are passed over.
+
+    Raises InvalidManifest where a field that it knows has a value that it does not, which could mean anything.
+    """
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, extra="ignore")
     except ValidationError as error:
         raise InvalidManifest.from_validation(
             error, f"{text(value, 'kind')} {text(value, 'metadata', 'name')}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fovea_api import names
 from fovea_api.common import Model, Reference
+from fovea_api.errors import InvalidManifest
 
 from fovea_operator.cache import Cache
 from fovea_operator.client import Api, NotFound
@@ -28,7 +30,7 @@ from fovea_operator.objects import (
 from fovea_operator.polling import Poller
 from fovea_operator.registry import Registry
 from fovea_operator.settings import Settings
-from fovea_operator.store import StoreConfig
+from fovea_operator.store import StoreConfig, strings
 
 ANNOTATION_STORE = f"{names.GROUP}/store"
 ANNOTATION_STORE_SECRET = f"{names.GROUP}/store-secret"
@@ -46,6 +48,8 @@ class Observer:
     cache: Cache
     poller: Poller
     settings: Settings
+    unreadable: dict[Key, dict[Key, InvalidManifest]] = field(default_factory=dict)
+    """Runs that this version of the API cannot read, by the object that they work for; the engine reports them."""
 
     @property
     def registry(self) -> Registry:
@@ -59,18 +63,34 @@ class Observer:
             return None
         return parse(model, value)
 
-    def all(self, kind: Kind, model: type[M], namespace: str) -> Iterator[M]:
-        """All objects of a kind in a namespace, from the cache. Raises InvalidManifest."""
-        for key in self.cache.keys(kind, namespace):
-            if (value := self.cache.get(key)) is not None:
-                yield parse(model, value)
+    def readable(self, model: type[M], key: Key) -> M | None:
+        """An object that another refers to; None where it is not there, or cannot be read, which it reports itself."""
+        value = self.cache.get(key)
+        with contextlib.suppress(InvalidManifest):
+            return parse(model, value) if value is not None else None
+        return None
 
     def references(self, namespace: str) -> Iterator[tuple[Key, Reference]]:
-        """All references that objects of a namespace make, each with the object that makes it."""
+        """All references that objects of a namespace make, each with the object that makes it.
+
+        Of an object that cannot be read everything counts that looks like one, whatever kind it may be of.
+        """
         for kind in self.registry.primary:
             for key in self.cache.keys(kind, namespace):
-                for reference in self.registry.references(kind, self.cache.get(key) or {}):
-                    yield key, reference
+                value = self.cache.get(key) or {}
+                try:
+                    found = tuple(self.registry.references(kind, value))
+                except InvalidManifest:
+                    found = tuple(self._apparent_references(value))
+                yield from ((key, reference) for reference in found)
+
+    def _apparent_references(self, value: View) -> Iterator[Reference]:
+        spec = dict(mapping(value, "spec"))
+        for path, name in strings(spec):
+            if len(path) > 1 and path[-1] == "name" and path[-2].endswith("Ref"):
+                version = text(spec, *path[:-1], "version")
+                for kind in self.registry.primary:
+                    yield Reference(kind.name, name, f"spec.{'.'.join(path[:-1])}", version)
 
     async def is_deleted(self, kind: Kind, value: View) -> bool:
         """Whether an object whose deletion was asked for is deleted: the watch reports none while it starts."""

@@ -85,6 +85,7 @@ async def views_of(observer: Observer, owner: Key) -> tuple[RunView, ...]:
     cache = observer.cache
     uid = uid_of(cache.get(owner) or {})
     views = []
+    observer.unreadable[owner] = unreadable = {}
     for value in list(cache.owned(owner, RUN)):
         free = text(value, "spec", "type") == RunType.CLEANUP and not controller_uid(value)
         if await observer.is_deleted(RUN, value) or text(value, "metadata", "deletionTimestamp"):
@@ -97,7 +98,11 @@ async def views_of(observer: Observer, owner: Key) -> tuple[RunView, ...]:
             for child in list(cache.owned(owner, workload.kind))
             if controller_uid(child) == uid_of(value) and not await observer.is_deleted(workload.kind, child)
         ]
-        view = RunView(parse(Run, value), tuple(children))
+        try:
+            view = RunView(parse(Run, value), tuple(children))
+        except InvalidManifest as error:  # the engine reports it in the Run's own conditions
+            unreadable[key_of(RUN, value)] = error
+            continue
         pods = await _pods(observer, owner, view.name)
         views.append(await _with_queue_time(observer, await _fresh(observer, owner, replace(view, pods=pods))))
     return tuple(sorted(views, key=lambda view: (view.created, view.name), reverse=True))
@@ -105,7 +110,9 @@ async def views_of(observer: Observer, owner: Key) -> tuple[RunView, ...]:
 
 def known_runs(observer: Observer, owner: Key) -> Iterator[RunView]:
     """The Runs of another object, without their children."""
-    yield from (RunView(parse(Run, value), ()) for value in observer.cache.owned(owner, RUN))
+    for value in observer.cache.owned(owner, RUN):
+        with contextlib.suppress(InvalidManifest):
+            yield RunView(parse(Run, value), ())
 
 
 def requests_of(observer: Observer, target: Key) -> tuple[Requested, ...]:
@@ -144,7 +151,9 @@ async def _leftover(observer: Observer, owner: Key, runs: Iterable[RunView]) -> 
     """
     cache, registry = observer.cache, observer.registry
     made = time(cache.get(owner) or {}, "metadata", "creationTimestamp")
-    uids = {view.run.metadata.uid for view in runs}
+    uids = {view.run.metadata.uid for view in runs} | {
+        uid_of(cache.get(run) or {}) for run in observer.unreadable[owner]
+    }
     since = {view.name: view.created for view in runs}
     direct = (RUN, *(workload.kind for workload in registry.workloads))
     indirect = (*(part for workload in registry.workloads for part in workload.parts), POD)
@@ -198,7 +207,8 @@ async def _fresh(observer: Observer, owner: Key, view: RunView) -> RunView:
         value = await observer.api.get(Key(RUN, namespace, view.name))
         if value is not None:
             observer.cache.put(RUN, value)
-            view = replace(view, run=parse(Run, value))
+            with contextlib.suppress(InvalidManifest):  # its next reconcile reports that
+                view = replace(view, run=parse(Run, value))
     if child.state is ChildState.FAILED and not _reported(view.status, open_attempt):
         failed = await _with_pods(observer, owner, child)
         view = replace(view, children=tuple(failed if each is child else each for each in view.children))

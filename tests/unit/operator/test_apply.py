@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
@@ -21,12 +20,13 @@ from fovea_operator.objects import (
     JsonObject,
     Key,
     Kind,
-    View,
     key_of,
 )
 from fovea_operator.runs.build import namespace_setup
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Create, Delete, Emit, Plan, SetStatus, Write
+
+from tests.unit.operator.fake_api import FakeApi
 
 RUN_KEY, OWNER = Key(RUN, "ns", "r-1"), Key(DATASET, "ns", "cells")
 JOB_KEY = Key(JOB, "ns", "r-1-1")
@@ -34,51 +34,11 @@ LABELS = {"fovea.dev/kind": "Dataset", "fovea.dev/name": "cells"}
 MANIFEST: JsonObject = {"kind": "Job", "metadata": {"name": "r-1-1", "namespace": "ns", "labels": dict(LABELS)}}
 
 
-@dataclass
-class Server:
-    """Keeps objects by key; refuses to create what is there."""
-
-    objects: dict[Key, JsonObject] = field(default_factory=dict)
-    asked: list[tuple[str, Key]] = field(default_factory=list)
-    fails: dict[Kind, Exception] = field(default_factory=dict)
-    version: int = 100
-
-    async def get(self, key: Key) -> JsonObject | None:
-        self.asked.append(("get", key))
-        return self.objects.get(key)
-
-    async def create(self, kind: Kind, manifest: View) -> JsonObject:
-        key = key_of(kind, manifest)
-        self.asked.append(("create", key))
-        if kind in self.fails:
-            raise self.fails[kind]
-        if key in self.objects:
-            raise Conflict("exists")
-        return self._keep(key, manifest)
-
-    async def apply_status(self, key: Key, status: View) -> JsonObject:
-        self.asked.append(("status", key))
-        if key.kind in self.fails:
-            raise self.fails[key.kind]
-        return self._keep(
-            key, self.objects.get(key, {"metadata": {"name": key.name, "namespace": "ns"}}) | {"status": dict(status)}
-        )
-
-    async def delete(self, key: Key, uid: str) -> None:
-        self.asked.append((f"delete {uid}", key))
-
-    def _keep(self, key: Key, manifest: View) -> JsonObject:
-        self.version += 1
-        metadata = cast(JsonObject, manifest["metadata"]) | {"resourceVersion": str(self.version)}
-        self.objects[key] = dict(manifest) | {"metadata": {"uid": f"uid-{self.version}"} | metadata}
-        return self.objects[key]
-
-
-def world(*present: tuple[Kind, JsonObject]) -> tuple[Server, Writer]:
+def world(*present: tuple[Kind, JsonObject]) -> tuple[FakeApi, Writer]:
     """A writer whose cache has the Run r-1 with the uid `run`, and a server that has these objects."""
     cache = Cache(builtin())
     cache.put(RUN, thing("r-1", uid="run"))
-    server = Server({key_of(kind, value): value for kind, value in present})
+    server = FakeApi({key_of(kind, value): value for kind, value in present})
     return server, Writer(cast(Api, server), cache, Metrics(), "operator-1")
 
 

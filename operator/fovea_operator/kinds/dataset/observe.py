@@ -8,11 +8,10 @@ from datetime import datetime
 
 from fovea_api.common import DIGEST, Reference
 from fovea_api.dataset import Dataset, DatasetSpec, references
-from fovea_api.run import Run
 
 from fovea_operator.cleanups.observe import readers, sharing
 from fovea_operator.kinds.dataset.snapshot import DatasetSnapshot
-from fovea_operator.objects import RUN, Key
+from fovea_operator.objects import RUN, Key, mapping, text
 from fovea_operator.observe import Observer
 from fovea_operator.runs.observe import claims_of, observe_runs, secret_of
 from fovea_operator.store import StoreConfig
@@ -60,8 +59,9 @@ def _needed(spec: DatasetSpec, store: StoreConfig) -> Iterator[Reference]:
 async def _used(observer: Observer, key: Key, store: str) -> frozenset[str]:
     """Versions of a Dataset that are read or pinned."""
     await observer.read_live(key.namespace)
-    read = (run.spec.inputs.dataset for run in observer.all(RUN, Run, key.namespace))
-    inputs = (dataset.version for dataset in read if dataset is not None and dataset.name == key.name)
+    runs = (observer.cache.get(run) or {} for run in observer.cache.keys(RUN, key.namespace))
+    read = (mapping(run, "spec", "inputs", "dataset") for run in runs)  # also of a Run that cannot be read as a whole
+    inputs = (text(dataset, "version") for dataset in read if text(dataset, "name") == key.name)
     pinned = (
         reference.version
         for _, reference in observer.references(key.namespace)

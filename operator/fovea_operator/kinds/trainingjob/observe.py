@@ -9,7 +9,7 @@ from fovea_api.dataset import Dataset
 from fovea_api.trainingjob import TrainingJob, references
 
 from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
-from fovea_operator.objects import DATASET, TRAINING_JOB, Key, parse
+from fovea_operator.objects import DATASET, TRAINING_JOB, Key
 from fovea_operator.observe import Observer
 from fovea_operator.runs.observe import claims_of, known_runs, observe_runs, requests_of, secret_of
 
@@ -26,8 +26,11 @@ async def observe_training(observer: Observer, key: Key, now: datetime) -> Train
         uris = [(store.uri, "the store"), (job.spec.model.pretrained.uri or "", "spec.model.pretrained.uri")]
         missing = await observer.missing(key, [*secret_of(store), *claims_of(uris)])
     dataset_key = Key(DATASET, key.namespace, job.spec.dataset_ref.name)
-    dataset = observer.cache.get(dataset_key)
     jobs = {reference.name for reference in references(job.spec) if reference.kind == TRAINING_JOB.name}
+    others = {name: observer.readable(TrainingJob, Key(TRAINING_JOB, key.namespace, name)) for name in jobs}
+    dataset = observer.readable(Dataset, dataset_key)
+    not_read = [Key(TRAINING_JOB, key.namespace, name) for name, other in others.items() if other is None]
+    not_read += [dataset_key] if dataset is None else []
     return TrainingSnapshot(
         job=job,
         runs=own.runs,
@@ -36,12 +39,9 @@ async def observe_training(observer: Observer, key: Key, now: datetime) -> Train
         store=store,
         missing=missing,
         now=now,
-        dataset=parse(Dataset, dataset) if dataset is not None else None,
-        others={
-            name: parse(TrainingJob, other)
-            for name in jobs
-            if (other := observer.cache.get(Key(TRAINING_JOB, key.namespace, name))) is not None
-        },
+        dataset=dataset,
+        others={name: other for name, other in others.items() if other is not None},
+        unreadable=frozenset(other for other in not_read if observer.cache.get(other) is not None),
         datasets=tuple(sorted(other.name for other in observer.cache.keys(DATASET, key.namespace))),
         requests=requests_of(observer, key),
         dataset_cleanup=next((view.name for view in known_runs(observer, dataset_key) if view.threatens_versions), ""),

@@ -35,7 +35,7 @@ from fovea_operator.cleanups.plan import CLEANING_UP, blocker_of_cleanups, with_
 from fovea_operator.conditions import Assessment, condition_of, conditions, progressing, ready, stalled
 from fovea_operator.kinds.trainingjob.build import child_builder, execution_settings, pod_settings
 from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
-from fovea_operator.objects import TRAINING_JOB, Key
+from fovea_operator.objects import DATASET, TRAINING_JOB, Key, Kind
 from fovea_operator.runs.lifecycle import is_finished
 from fovea_operator.runs.plan import (
     Context,
@@ -255,6 +255,8 @@ def _inputs(snapshot: TrainingSnapshot, spec: TrainingJobSpec, old: TrainingJobS
 def _dataset(snapshot: TrainingSnapshot) -> DatasetInput | Assessment:
     reference = snapshot.job.spec.dataset_ref
     if snapshot.dataset is None:
+        if (unreadable := _unreadable(snapshot, DATASET, reference.name)) is not None:
+            return unreadable
         near = difflib.get_close_matches(reference.name, snapshot.datasets, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; apply it, or correct spec.datasetRef.name"
         return progressing("DatasetNotFound", f"there is no Dataset {reference.name!r} in this namespace{hint}")
@@ -273,9 +275,18 @@ def _dataset(snapshot: TrainingSnapshot) -> DatasetInput | Assessment:
     return DatasetInput(name=reference.name, version=status.version, artifact=status.artifact, problem=problem)
 
 
+def _unreadable(snapshot: TrainingSnapshot, kind: Kind, name: str) -> Assessment | None:
+    if not any((key.kind, key.name) == (kind, name) for key in snapshot.unreadable):
+        return None
+    words = f"this version of Fovea cannot read {kind} {name!r}, whose own conditions say why"
+    return progressing(f"{kind}Unreadable", words)
+
+
 def _bundle(snapshot: TrainingSnapshot, name: str, path: str) -> BundleInput | Assessment:
     other = snapshot.others.get(name)
     if other is None:
+        if (unreadable := _unreadable(snapshot, TRAINING_JOB, name)) is not None:
+            return unreadable
         return progressing(
             "TrainingJobNotFound", f"{path}: there is no TrainingJob {name!r} in this namespace; apply it"
         )

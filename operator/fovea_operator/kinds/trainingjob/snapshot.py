@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fovea_api.dataset import Dataset
 from fovea_api.trainingjob import TrainingJob
 
+from fovea_operator.objects import Key
 from fovea_operator.runs.requests import Requested
 from fovea_operator.runs.snapshot import RunsSnapshot
 
@@ -21,6 +22,8 @@ class TrainingSnapshot(RunsSnapshot):
     """The Dataset that the job refers to."""
     others: Mapping[str, TrainingJob] = field(default_factory=dict)
     """TrainingJobs that the job refers to, as far as they exist."""
+    unreadable: frozenset[Key] = frozenset()
+    """What the job refers to that exists and that this version of the API cannot read."""
     datasets: tuple[str, ...] = ()
     """Names of all Datasets of the namespace, for suggestions."""
     requests: tuple[Requested, ...] = ()
