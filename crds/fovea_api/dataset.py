@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
@@ -137,6 +138,18 @@ NameInSource = Annotated[str, Field(min_length=1, max_length=1024)]
 ClassMap = Annotated[Mapping[NameInSource, Annotated[str, Field(max_length=MAX_CLASS_NAME)]], Field(max_length=10_000)]
 
 
+MaskColors = Annotated[
+    Mapping[ClassName, Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$", max_length=7)]], Field(max_length=255)
+]
+PairPattern = Annotated[str, Field(max_length=512, pattern="^[^{}]*([{][a-z]+[}][^{}]*)+$")]
+_PLACEHOLDER = "[{][a-z]+[}]"
+
+
+def placeholders(pattern: str | None) -> frozenset[str]:
+    """The names in braces of a pattern of paths."""
+    return frozenset(re.findall(_PLACEHOLDER, pattern or ""))
+
+
 class Source(Model):
     """One place that images come from."""
 
@@ -150,6 +163,15 @@ class Source(Model):
     """SHA-256 of the file under uri, in hexadecimal; required for https://."""
     mask_values: MaskValues = {}
     """For Masks: the pixel value of each class. Absent: the value is the index of the class."""
+    mask_colors: MaskColors = {}
+    """For Masks in colours: the colour of each class, as #RRGGBB. Pixels of other colours are ignored and reported."""
+    image_pattern: PairPattern | None = None
+    """For Masks in other folders than images/ and masks/: the paths of the images below uri. {name}, {city} and others
+    stand for any part of a path without '/', {split} for the name of a split, * for anything that is no part of the
+    pair's name, ** for any folders. Cityscapes: leftImg8bit/{split}/{city}/{name}_leftImg8bit.png"""
+    mask_pattern: PairPattern | None = None
+    """The paths of the masks; a mask belongs to the image for which all {…} and ** stand for the same.
+    Cityscapes: gtFine/{split}/{city}/{name}_gtFine_labelIds.png"""
     secret_ref: Ref | None = None
     """Secret with the credentials of an s3:// source (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)."""
     video: Video | None = None
@@ -190,6 +212,32 @@ class Source(Model):
             "maskValues belongs to format Masks; remove it or change the format",
             lambda it: not it.mask_values or it.format == Format.MASKS,
             ".maskValues",
+        ),
+        Rule(
+            "size(self.maskColors) == 0 || (has(self.format) && self.format == 'Masks' && size(self.maskValues) == 0)",
+            "maskColors belongs to format Masks, and goes without maskValues; remove one or change the format",
+            lambda it: not it.mask_colors or (it.format == Format.MASKS and not it.mask_values),
+            ".maskColors",
+        ),
+        Rule(
+            "has(self.imagePattern) == has(self.maskPattern)",
+            "imagePattern and maskPattern make pairs together; give both or neither",
+            lambda it: (it.image_pattern is None) == (it.mask_pattern is None),
+            ".maskPattern",
+        ),
+        Rule(
+            "!has(self.imagePattern) || (has(self.format) && self.format == 'Masks')",
+            "imagePattern belongs to format Masks; remove it or change the format",
+            lambda it: it.image_pattern is None or it.format == Format.MASKS,
+            ".imagePattern",
+        ),
+        Rule(
+            "!has(self.imagePattern) || !has(self.maskPattern) || "
+            f"(self.imagePattern.findAll('{_PLACEHOLDER}').all(part, self.maskPattern.contains(part)) && "
+            f"self.maskPattern.findAll('{_PLACEHOLDER}').all(part, self.imagePattern.contains(part)))",
+            "imagePattern and maskPattern need the same {…}: by them a mask is found for an image",
+            lambda it: placeholders(it.image_pattern) == placeholders(it.mask_pattern),
+            ".maskPattern",
         ),
         Rule(
             "!has(self.secretRef) || (has(self.uri) && self.uri.startsWith('s3://'))",

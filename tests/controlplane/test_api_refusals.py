@@ -100,6 +100,21 @@ WRONG = (
     Changed(_D, {"spec.sources.2.sha256": "a" * 64}, "spec.sources[2].sha256", "belongs to uri"),
     Changed(_D, {f"{LAB}.maskValues": {"cell": 255}}, f"{S}.maskValues", "format Masks"),
     Changed(_D, {f"{LAB}.format": "Masks", f"{LAB}.maskValues": {"cell": 256}}, f"{S}.maskValues.cell", "255"),
+    Changed(
+        _D, {f"{LAB}.format": "Masks", f"{LAB}.maskColors": {"cell": "red"}}, f"{S}.maskColors.cell", "should match"
+    ),
+    Changed(
+        _D,
+        {f"{LAB}.format": "Masks", f"{LAB}.imagePattern": "i/{name}.png"},
+        f"{S}.maskPattern",
+        "give both or neither",
+    ),
+    Changed(
+        _D,
+        {f"{LAB}.format": "Masks", f"{LAB}.imagePattern": "i/{name}.png", f"{LAB}.maskPattern": "m/{id}.png"},
+        f"{S}.maskPattern",
+        "need the same",
+    ),
     Changed(_D, {"spec.splits.colour": "red"}, "spec.splits.colour", "not declared"),
     Changed(_D, {"spec.sources.2.video.everySeconds": 0}, "spec.sources[2].video.everySeconds", "greater than 0"),
     Changed(
@@ -331,6 +346,17 @@ MODELS = {kind.__name__.lower(): kind for kind in KINDS}
 RIGHT = (
     Changed(_D, {"spec.splits.ratios": {"train": 1, "validation": 0, "test": 0}}),
     Changed(_D, {"spec.task": "SemanticSegmentation", f"{LAB}.format": "Masks", f"{LAB}.maskValues": {"cell": 255}}),
+    Changed(
+        _D,
+        {
+            "spec.task": "SemanticSegmentation",
+            f"{LAB}.format": "Masks",
+            f"{LAB}.maskColors": {"cell": "#00FF7f"},
+            f"{LAB}.imagePattern": "images/{split}/{name}.jpg",
+            f"{LAB}.maskPattern": "masks/{split}/{name}_L.png",
+        },
+    ),
+    Changed(_D, {f"{LAB}.uri": "pvc://data/My Drive (1)/100% #1?/Übung"}),
     Changed(_D, {f"{LAB}.uri": "https://example.com/a.zip", f"{LAB}.sha256": "a" * 64}),
     Changed(_D, {"spec.classMap": {"rbc": "RBC", "artefact": ""}}),
     Changed(_D, {"spec.splits.method": "FromSource"}),
@@ -399,5 +425,5 @@ def test_models_accept(right: Changed) -> None:
 def test_file_uris_are_for_local_runs(change: Changed, control_plane: ControlPlane, namespace: str) -> None:
     manifest = change.manifest()
     MODELS[change.kind].model_validate(manifest)
-    with pytest.raises(Refused, match=r"file:// works in local runs only"):
+    with pytest.raises(Refused, match=r"file:// and \./ work in local runs only"):
         control_plane.apply(manifest, namespace=namespace)

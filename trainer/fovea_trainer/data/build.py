@@ -170,7 +170,7 @@ def _opened(recipe: Recipe, work: Path, workers: int, progress: Callable[[Progre
         OpenSource(source.name, tree, open_reader(source.format, tree, options), options)
         for source in recipe.sources
         if source.uri is not None and source.format is not None
-        for options in [Options(recipe.task, recipe.classes, recipe.class_map, source.mask_values)]
+        for options in [Options.of(recipe, source)]
         for tree in [open_source(source, work / "sources" / source.name)]
     )
     with closing(Index(work / "index.sqlite")) as index, Workers(workers) as pool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fovea_trainer.data.findings import Finding, FindingKind
-from fovea_trainer.data.records import Box
+from fovea_trainer.data.records import IGNORE, Box
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 """What is opened at all; Pillow's rarer decoders are attack surface."""
@@ -112,13 +112,21 @@ def inspect_pixels(grey: NDArray[np.uint8], width: int, height: int) -> Inspecti
     return Inspection(width, height, np.packbits(bits).tobytes(), np.asarray(thumb, np.uint8).tobytes())
 
 
-def read_mask(data: bytes, place: str) -> NDArray[np.uint8]:
-    """Pixel values [h, w] of a mask; palette pictures by index. Raises InvalidInput for colours."""
+def read_mask(data: bytes, place: str, colors: Sequence[int] = ()) -> NDArray[np.uint8]:
+    """Pixel values [h, w] of a mask; palette pictures by index. Raises InvalidInput for colours that are not expected.
+
+    Args:
+        data: The file.
+        place: What errors call it.
+        colors: Colours 0xRRGGBB; a pixel's value is the position of its colour, IGNORE for any other.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.size[0] * image.size[1] > MAX_PIXELS:
                 raise InvalidInput(f"the mask has more than {MAX_PIXELS:,} pixels", place)
             image.load()
+            if colors:
+                return _positions(np.asarray(image.convert("RGB"), np.uint8), colors)
             if image.mode == "1":
                 return np.asarray(image, np.uint8)
             values = np.asarray(image)
@@ -135,6 +143,15 @@ def read_mask(data: bytes, place: str) -> NDArray[np.uint8]:
             "use one channel of 8 bits",
         )
     return values.astype(np.uint8)
+
+
+def _positions(pixels: NDArray[np.uint8], colors: Sequence[int]) -> NDArray[np.uint8]:
+    """The position [h, w] of each pixel's colour among some; IGNORE for others."""
+    packed = (pixels.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(axis=2, dtype=np.uint32)
+    order = np.argsort(colors)
+    listed = np.asarray(colors, np.uint32)[order]
+    nearest = np.searchsorted(listed, packed).clip(max=len(listed) - 1)
+    return np.where(listed[nearest] == packed, order[nearest], IGNORE).astype(np.uint8)
 
 
 def check_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[list[Box], list[Finding]]:

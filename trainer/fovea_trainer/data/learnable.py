@@ -137,7 +137,11 @@ def _mask_remedy(recipe: Recipe, statistics: Statistics) -> str:
     if not any(source.format == Format.MASKS for source in recipe.sources):
         return f"add {GROUND} to classes: what no region covers is of that class"
     missing = _without_images(recipe, statistics)
-    if any(source.mask_values for source in recipe.sources) or not statistics.ignored_pixels or not missing:
+    if (
+        any(source.mask_values or source.mask_colors for source in recipe.sources)
+        or not statistics.ignored_pixels
+        or not missing
+    ):
         return "check the masks, classes and maskValues"
     values = ", ".join(f"{name}: {255 if name == missing[0] else index}" for index, name in enumerate(recipe.classes))
     return f"255 means 'ignore' unless a class has it: give the source maskValues, such as {{{values}}}"

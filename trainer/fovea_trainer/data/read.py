@@ -100,7 +100,10 @@ class Content:
     """Class index and number of pixels, of a mask."""
 
     def to_json(self) -> str:
-        mask = self.mask and [self.mask.path, self.mask.lookup.hex(), self.mask.known.hex(), self.mask.orientation]
+        mask = self.mask and [
+            *(self.mask.path, self.mask.lookup.hex(), self.mask.known.hex()),
+            *(self.mask.orientation, self.mask.colors),
+        ]
         regions = [[r.name, r.polygons, r.runs, r.size] for r in self.regions]
         return json.dumps([self.label, self.boxes, regions, mask, self.mask_digest, self.pixels])
 
@@ -111,7 +114,9 @@ class Content:
             label,
             tuple((b[0], b[1], b[2], b[3], b[4], b[5]) for b in boxes),
             tuple(Region(r[0], tuple(tuple(p) for p in r[1]), tuple(r[2]), (r[3][0], r[3][1])) for r in regions),
-            MaskFile(mask[0], bytes.fromhex(mask[1]), bytes.fromhex(mask[2]), mask[3]) if mask else None,
+            MaskFile(mask[0], bytes.fromhex(mask[1]), bytes.fromhex(mask[2]), mask[3], tuple(mask[4]))
+            if mask
+            else None,
             mask_digest,
             tuple((p[0], p[1]) for p in pixels),
         )
@@ -297,7 +302,7 @@ def _mask_content(
     source: OpenSource, mask: MaskFile, seen: Inspection, findings: list[Finding]
 ) -> tuple[Content | None, tuple[str, ...]]:
     width, height = seen.width, seen.height
-    values = read_mask((source.tree / mask.path).read_bytes(MAX_FILE_BYTES), mask.path)
+    values = read_mask((source.tree / mask.path).read_bytes(MAX_FILE_BYTES), mask.path, mask.colors)
     if seen.orientation in TURNED and values.shape == (width, height) != (height, width):
         mask = replace(mask, orientation=seen.orientation)
         values = turn_pixels(values, mask.orientation)
@@ -312,14 +317,14 @@ def _mask_content(
     if unknown := [value for value in range(256) if counts[value] and not mask.known[value]]:
         shown = ", ".join(map(str, unknown[:10]))
         message = f"the pixel values {shown} belong to no class; see maskValues and classes"
+        if mask.colors:
+            message = f"{counts[IGNORE]:,} pixels have a colour that belongs to no class; see maskColors"
         findings.append(Finding(FindingKind.UNKNOWN_CLASS, mask.path, message))
     indices = cv2.LUT(np.ascontiguousarray(values), np.frombuffer(mask.lookup, np.uint8))
     digest = hashlib.sha256(struct.pack(">II", width, height) + indices.tobytes()).hexdigest()
     pixels = np.bincount(indices.ravel(), minlength=256)
     present = [index for index in range(256) if pixels[index] and index != IGNORE]
-    names = list(source.options.classes) or sorted(
-        {name for raw in source.options.mask_values if (name := source.options.class_map.get(raw, raw))}
-    )
+    names = source.options.mask_classes
     content = Content(mask=mask, mask_digest=digest, pixels=tuple((index, int(pixels[index])) for index in present))
     return content, tuple(names[index] for index in present)
 
@@ -371,7 +376,8 @@ def class_mask(tree: Tree, content: Content, classes: Sequence[str], width: int,
     """Class indices [height, width] of a mask file or of regions; IGNORE elsewhere."""
     if content.mask is None:
         return draw(content.regions, classes, width, height)
-    values = read_mask((tree / content.mask.path).read_bytes(MAX_FILE_BYTES), content.mask.path)
+    data = (tree / content.mask.path).read_bytes(MAX_FILE_BYTES)
+    values = read_mask(data, content.mask.path, content.mask.colors)
     if content.mask.orientation in TURNED:
         values = turn_pixels(values, content.mask.orientation)
     return np.asarray(cv2.LUT(np.ascontiguousarray(values), np.frombuffer(content.mask.lookup, np.uint8)), np.uint8)

@@ -105,6 +105,8 @@ class MaskFile:
     known: bytes
     orientation: int = 1
     """How EXIF turns the image's raster, of which the mask is; 1 where the mask is of the displayed picture."""
+    colors: tuple[int, ...] = ()
+    """Colours 0xRRGGBB, whose position here is the pixel's value; IGNORE is that of all others. Empty: no colours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from fovea_api.common import Task
-from fovea_api.dataset import Format
+from fovea_api.dataset import Format, Recipe, Source
 from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding
@@ -196,6 +196,28 @@ class Options:
     classes: Sequence[str] = ()
     class_map: Mapping[str, str] = field(default_factory=dict)
     mask_values: Mapping[str, int] = field(default_factory=dict)
+    mask_colors: Mapping[str, str] = field(default_factory=dict)
+    image_pattern: str | None = None
+    mask_pattern: str | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, source: Source) -> Options:
+        """What a recipe says about reading one of its sources."""
+        return cls(
+            recipe.task,
+            recipe.classes,
+            recipe.class_map,
+            source.mask_values,
+            source.mask_colors,
+            source.image_pattern,
+            source.mask_pattern,
+        )
+
+    @property
+    def mask_classes(self) -> list[str]:
+        """The classes of masks: those of the recipe, else those that have a value or a colour."""
+        named = {self.class_map.get(raw, raw) for raw in (*self.mask_values, *self.mask_colors)}
+        return list(self.classes) or sorted(name for name in named if name)
 
 
 class Reader(Protocol):
