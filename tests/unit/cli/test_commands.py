@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -45,6 +46,45 @@ def test_dataset_build_prints_the_version_that_train_uses(fovea: Fovea, trained:
     assert f"version  {data['digest']}\n" in text.stdout
     assert lineage["dataset"]["version"] == data["digest"]
     assert Path(data["report"]).is_file()
+
+
+def test_dataset_build_prints_classes_and_counts(fovea: Fovea, trained: Trained) -> None:
+    lines = fovea("dataset", "build", "-f", trained.manifest, "--store", trained.store).stdout.splitlines()
+    data = json.loads(fovea("dataset", "build", "-f", trained.manifest, "--store", trained.store, "-o", "json").stdout)
+    rows = [line.split() for line in lines]
+    assert ["CLASS", "IMAGES", "ANNOTATIONS"] in rows
+    for each in data["dataset"]["classes"]:
+        assert [each["name"], str(each["images"]), str(each["annotations"])] in rows
+
+
+def test_dataset_check_says_what_a_build_would_find_and_builds_nothing(
+    fovea: Fovea, trained: Trained, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(trained.pictures, pictures)
+    (broken := next(pictures.rglob("*.png"))).write_bytes(b"no image")
+    done = fovea("dataset", "check", pictures)
+    assert done.exit_code == 0, done.output
+    for words in ("read as ImageFolder for Classification", "Corrupt image (CorruptImage), 1 times in 1 images",
+                  f"folder: {broken.relative_to(pictures)}: ", "it can be built"):  # fmt: skip
+        assert words in done.stdout
+    data = json.loads(fovea("dataset", "check", pictures, "-o", "json").stdout)
+    assert data["refusal"] is None
+    assert [each["kind"] for each in data["findings"] if each["severity"] == "Warning"] == ["CorruptImage"]
+    assert fovea("dataset", "check", trained.manifest).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
+
+
+def test_dataset_check_ends_with_1_where_the_build_would_be_refused(fovea: Fovea, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "data.yaml").write_text("names: [cat]")
+    (tmp_path / "images/a.png").write_bytes(b"no image")
+    done = fovea("dataset", "check", tmp_path)
+    assert done.exit_code == 1
+    assert "the build would be refused" in done.stdout
+    other = fovea("dataset", "check", tmp_path, "--format", "Yolo")
+    assert other.exit_code == 1
+    assert "Traceback" not in other.output
 
 
 def test_dataset_build_takes_a_source_from_where_it_lies(fovea: Fovea, pictures: Path, tmp_path: Path) -> None:

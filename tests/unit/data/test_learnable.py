@@ -192,6 +192,27 @@ def test_masks_of_many_classes_where_the_last_is_255(tmp_path: Path) -> None:
     assert "'ignore' (255)" in message
 
 
+def test_a_class_of_mask_values_that_no_pixel_has_keeps_its_index(tmp_path: Path) -> None:
+    result = check(masks(tmp_path / "s", [0, 2]), "Masks", SEGMENTATION, {"background": 0, "cat": 1, "dog": 2})
+    assert result.summary is not None
+    assert [(each.name, each.images) for each in result.summary.classes] == [
+        ("background", 20),
+        ("cat", 0),
+        ("dog", 20),
+    ]
+    assert serious(result) == {"ClassWithoutImages": ["no image shows the class cat"]}
+
+
+def test_sources_whose_masks_mean_different_classes_are_refused(tmp_path: Path) -> None:
+    sources = [
+        {"name": name, "uri": f"file://{masks(tmp_path / name, [0, 1])}", "format": "Masks", "maskValues": values}
+        for name, values in (("a", {"background": 0, "cat": 1}), ("b", {"background": 0, "bird": 1}))
+    ]
+    recipe = Recipe.model_validate({"task": SEGMENTATION, "sources": sources})
+    words = refusal(check_dataset(recipe, work_dir=tmp_path / "work"))
+    assert words.startswith("spec.classes: the sources have different classes: background, bird, cat")
+
+
 def test_ignore_beside_real_classes_is_no_fault(tmp_path: Path) -> None:
     root = masks(tmp_path / "s", [0, 1, 255])
     assert serious(check(root, "Masks", SEGMENTATION, classes=["background", "cat"])) == {}

@@ -187,7 +187,7 @@ def _draft(recipe: Recipe, reading: _Reading, parent: VersionInput | None) -> Dr
         index.add_finding(Finding(FindingKind.EMPTY_SOURCE, source, why))
     _read(reading.sources, index, reading.pool, excluded, reading.meter)
     _refuse(recipe, index)
-    classes = recipe.classes or tuple(index.classes())
+    classes = recipe.classes or _classes(reading.sources, index)
     draft = draft_version(recipe, classes, reading.sources, index, kept, kept_rows)
     _log_draft(draft)
     return draft
@@ -205,6 +205,25 @@ def _log_draft(draft: Draft) -> None:
 
 def _result(manifest: DatasetVersion, target: StorePath, adopted: bool) -> BuildResult:
     return BuildResult(manifest.summary(), target.uri, manifest.digest, (target / REPORT).uri, adopted)
+
+
+def _classes(sources: Sequence[OpenSource], index: Index) -> tuple[str, ...]:
+    """The classes where the recipe has none: those that masks have, shown or not, else the sorted names of the labels.
+
+    Raises InvalidInput where sources do not agree about what the pixels of masks mean.
+    """
+    named = {tuple(source.options.mask_classes) for source in sources if source.options.mask_classes}
+    found = tuple(index.classes())
+    if not named:
+        return found
+    every = sorted({*found, *(name for each in named for name in each)})
+    if len(named) > 1 or len(every) > len(next(iter(named))):
+        raise InvalidInput(
+            f"the sources have different classes: {', '.join(every)}",
+            "spec.classes",
+            "list them, so that the pixels of all masks mean the same",
+        )
+    return named.pop()
 
 
 # --- Inputs -------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def refuse_unlearnable(
             "spec.sources",
             "check that the labels lie where the format has them",
         )
-    for name in _without_images(recipe, statistics):
+    for name in _without_images(statistics):
         if near := similar(name, unknown):
             raise InvalidInput(
                 f"the class {name!r} has no image, while {unknown[near]} labels say {near!r}",
@@ -66,7 +66,7 @@ def unknown_classes(recipe: Recipe, unknown: Mapping[str, int]) -> InvalidInput:
 
 def class_findings(recipe: Recipe, statistics: Statistics) -> Iterator[Finding]:
     """What is missing for a model of all classes: images of a class at all, or in train; a second class."""
-    for name in _without_images(recipe, statistics):
+    for name in _without_images(statistics):
         ignored, remedy = "", ""
         if recipe.task == Task.SEMANTIC_SEGMENTATION and (ignored := _ignored(statistics)):
             remedy = _mask_remedy(recipe, statistics)
@@ -115,9 +115,8 @@ def _meant(classes: Sequence[str], unknown: Mapping[str, int]) -> list[str]:
     return sorted(unknown, key=lambda name: (-unknown[name], name))
 
 
-def _without_images(recipe: Recipe, statistics: Statistics) -> list[str]:
-    declared = set(recipe.classes) - {GROUND}
-    return [it.name for it in statistics.class_summaries() if not it.images and it.name in declared]
+def _without_images(statistics: Statistics) -> list[str]:
+    return [it.name for it in statistics.class_summaries() if not it.images and it.name != GROUND]
 
 
 def _with_pixels(recipe: Recipe, statistics: Statistics) -> list[str]:
@@ -136,7 +135,7 @@ def _ignored(statistics: Statistics) -> str:
 def _mask_remedy(recipe: Recipe, statistics: Statistics) -> str:
     if not any(source.format == Format.MASKS for source in recipe.sources):
         return f"add {GROUND} to classes: what no region covers is of that class"
-    missing = _without_images(recipe, statistics)
+    missing = _without_images(statistics)
     if (
         any(source.mask_values or source.mask_colors for source in recipe.sources)
         or not statistics.ignored_pixels
