@@ -490,8 +490,8 @@ class RunPolicy(Model):
     """Further attempts after a failure; each goes on from the last checkpoint. Preemption uses none up."""
     active_deadline: Duration | None = None
     """A run fails when its attempts together have worked this long, queues left out. Absent: no limit."""
-    ttl_after_finished: Duration = "1h"
-    """How long the pods of a finished run (its Ray cluster) are kept; results stay."""
+    ttl_after_finished: Duration = "30s"
+    """How long the Ray cluster of a finished run, with its GPUs, is kept; results and log are in the store."""
     history_limit: Annotated[Int, Field(ge=1, le=100)] = 10
     """Number of finished Runs that are kept as objects."""
     queue_name: ObjectName | None = None

@@ -420,7 +420,11 @@ class Attempt(Model):
     worked_seconds: Count | None = None
     """Seconds that it worked, queues left out; while it is open, those before startTime."""
     end_time: Time | None = None
-    """When it ended."""
+    """When it ended; while it is open: when it reported its end, or was asked to stop."""
+    pods_digest: Annotated[str, Field(max_length=64)] | None = None
+    """Digest of what the spec said of its pods: compute and queue."""
+    disrupted_at: Time | None = None
+    """When the cluster last took a pod of it away."""
     outcome: Outcome | None = None
     """How it ended. Absent: it has not."""
     reason: Annotated[str, Field(max_length=256)] | None = None

@@ -85,6 +85,17 @@ class Settings:
     submitter_memory_limit: str = _setting("1Gi", "Memory limit of the pod that submits a Ray job.")
     retry_first_seconds: float = _setting(10.0, "Seconds between a failed attempt and the next.")
     retry_max_seconds: float = _setting(300.0, "Longest pause in seconds between attempts; each failure doubles it.")
+    exit_grace_seconds: float = _setting(
+        120.0, "Seconds that a child may go on after its run has reported a result or an error, until it is stopped."
+    )
+    disruption_window_seconds: float = _setting(
+        600.0,
+        "Seconds after the cluster took a pod away in which a failure is put down to that; longer than NCCL's timeout.",
+    )
+    preemptions_in_vain: int = _setting(
+        10, "Attempts in a row that the cluster takes away before their first checkpoint, until the run fails."
+    )
+    oom_attempts: int = _setting(2, "Attempts that may run out of memory at one and the same limit.")
     pre_running_seconds: int = _setting(
         0, "Seconds in which a Ray cluster must come up before its attempt fails. 0: it may wait for nodes forever."
     )

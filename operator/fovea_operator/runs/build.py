@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 from fovea_api import names
+from fovea_api.common import Model, RunPolicy
 from fovea_api.run import RunSpec
 
 from fovea_operator.objects import ROLE_BINDING, RUN, SERVICE_ACCOUNT, JsonObject, Key, Kind
@@ -36,6 +40,16 @@ def child_writes(run: Key, kind: Kind, work: Work, manifest: JsonObject, setting
         *namespace_setup(run.namespace, settings),
         Create(Key(kind, run.namespace, work.name), manifest, run),
     )
+
+
+def pods_digest(compute: Model, policy: RunPolicy, *settings: str) -> str:
+    """Digest of what determines the pods of a run beside its recipe: compute and queue, defaults left out."""
+    parts = {
+        "compute": compute.model_dump(mode="json", exclude_defaults=True),
+        "queue": [policy.queue_name, policy.workload_priority_class_name],
+        "settings": [*settings],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def namespace_setup(namespace: str, settings: Settings) -> tuple[Create, ...]:

@@ -6,7 +6,7 @@ All state is in the Run's status and in the children that exist, so it can be ta
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Literal
@@ -14,7 +14,7 @@ from typing import Literal
 from fovea_api.common import RunPolicy, format_duration, parse_duration
 from fovea_api.run import MAX_ATTEMPTS, Attempt, Outcome, RunError, RunStatus
 
-from fovea_operator.conditions import Assessment, conditions, progressing, ready, stalled, suspended
+from fovea_operator.conditions import Assessment, condition_of, conditions, progressing, ready, stalled, suspended
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.workload import Child, ChildState
 
@@ -30,6 +30,11 @@ _DEADLINE = "DeadlineExceeded"
 _MESSAGE_LIMIT = 8192
 _UNSEEN_QUEUE = timedelta(minutes=1)
 """A child that started by so much later than its attempt waited in a queue meanwhile, though nobody saw it there."""
+_SPEC_CHANGED = "SpecChanged"
+_OUT_OF_MEMORY = ("OOMKilled", "Evicted")
+_FIRST_CHECKPOINT = 300
+"""Seconds after which an attempt has saved a checkpoint at the latest."""
+_HUNG = "it did not end after that and was stopped"
 RAISE_RETRIES = "to go on from the last checkpoint raise spec.runPolicy.retries"
 
 
@@ -86,17 +91,23 @@ class Situation:
     settings: Settings
     remedy: str = RAISE_RETRIES
     """What a person can do when all retries are used up."""
+    pods_digest: str = ""
+    """Digest of what the spec says of the pods now; empty: it cannot change."""
 
     @property
     def queued(self) -> bool:
         """Whether the open attempt waited in a queue when it was last seen."""
         return self.status.phase == "Queued"
 
+    def has_changed(self, attempt: Attempt) -> bool:
+        """Whether the spec says something else of the pods than when the attempt started."""
+        return bool(self.pods_digest and attempt.pods_digest) and attempt.pods_digest != self.pods_digest
+
 
 def advance(situation: Situation) -> Step:
     """The next step of a run that is desired."""
-    attempts = _adopt(situation.status, situation.children)
-    return _book(situation.status, _next(situation, attempts), situation.now)
+    attempts = _settled(situation, _adopt(situation.status, situation.children))
+    return _book(situation.status, _stop_hanging(situation, _next(situation, attempts)), situation.now)
 
 
 def supersede(status: RunStatus, children: Sequence[Child], by: str, now: datetime) -> Step:
@@ -139,17 +150,8 @@ def _next(situation: Situation, attempts: tuple[Attempt, ...]) -> _Next:
             return _under_way(situation, attempts, child)
         last, attempts = closed_last, (*attempts[:-1], closed_last)
 
-    if last is not None and last.outcome is Outcome.FAILED:
-        failures = _failures(attempts)
-        reason, message = last.reason or "Failed", last.message or "no reason is known"
-        if error is not None and not error.retryable:
-            return _Next("Failed", stalled(reason, message), attempts)
-        if reason == _DEADLINE and _overdue(attempts, policy, now):
-            longer = "raise spec.runPolicy.activeDeadline to go on from the last checkpoint"
-            return _Next("Failed", stalled(_DEADLINE, f"{message}; {longer}"), attempts)
-        if len(failures) > policy.retries:
-            tried = f"{len(failures)} attempts failed" if len(failures) > 1 else "the attempt failed"
-            return _Next("Failed", stalled(reason, f"{tried}: {message}\n({situation.remedy})"), attempts)
+    if last is not None and (failure := _final_failure(situation, attempts, last, error)) is not None:
+        return _Next("Failed", failure, attempts)
 
     if policy.suspend:
         return _Next("Suspended", suspended("Suspended", "spec.runPolicy.suspend is true"), attempts)
@@ -168,11 +170,81 @@ def _next(situation: Situation, attempts: tuple[Attempt, ...]) -> _Next:
             message = f"attempt {last.number} ended ({last.reason}: {last.message}); the next follows"
             return _Next("Pending", progressing("Retrying", message), attempts, requeue_after=left)
     number = last.number + 1 if last is not None else 1
-    started = Attempt(number=number, child=f"{run}-{number}", start_time=now)
+    digest = situation.pods_digest or None
+    started = Attempt(number=number, child=f"{run}-{number}", start_time=now, pods_digest=digest)
     assessment = progressing("Starting", f"attempt {number} of run {run} is starting")
     return _Next(
         "Pending", assessment, (*attempts, started), start=number, requeue_after=_until_deadline(attempts, policy, now)
     )
+
+
+def _final_failure(
+    situation: Situation, attempts: tuple[Attempt, ...], last: Attempt, error: RunError | None
+) -> Assessment | None:
+    """Why no further attempt is made; None: one is. What failed before the spec's pods were changed counts no more."""
+    policy, settings = situation.policy, situation.settings
+    reason, message = last.reason or "Failed", last.message or "no reason is known"
+    if reason == _DEADLINE and last.outcome is Outcome.FAILED and _overdue(attempts, policy, situation.now):
+        longer = "raise spec.runPolicy.activeDeadline to go on from the last checkpoint"
+        return stalled(_DEADLINE, f"{message}; {longer}")
+    if situation.has_changed(last):
+        return None
+    since = [attempt for attempt in attempts if not situation.has_changed(attempt)]
+    if last.outcome is Outcome.PREEMPTED and len(_in_vain(since)) >= settings.preemptions_in_vain:
+        count = f"{settings.preemptions_in_vain} attempts in a row ended before their first checkpoint"
+        elsewhere = "let them run elsewhere (spec.compute) or with a higher priority to go on"
+        return stalled(reason, f"{count}: {message}; {elsewhere}")
+    if last.outcome is not Outcome.FAILED:
+        return None
+    if error is not None and not error.retryable:
+        return stalled(reason, message)
+    failures = _failures(since)
+    alike = [attempt for attempt in failures if attempt.reason in _OUT_OF_MEMORY]
+    if reason in _OUT_OF_MEMORY and len(alike) >= settings.oom_attempts and len(failures) <= policy.retries:
+        return stalled(reason, f"{len(alike)} attempts ran out of memory at the same limit: {message}")
+    if len(failures) > policy.retries:
+        tried = f"{len(failures)} attempts failed" if len(failures) > 1 else "the attempt failed"
+        return stalled(reason, f"{tried}: {message}\n({situation.remedy})")
+    return None
+
+
+def _stop_hanging(situation: Situation, step: _Next) -> _Next:
+    """Bounds how long children go on after their run has ended: a hang at the exit would keep its GPUs for ever.
+
+    First that it is stopped is recorded, then it is deleted.
+    """
+    live = [child for child in situation.children if not child.state.ended]
+    if step.phase not in ("Succeeded", "Failed") or not live:
+        return step
+    known = condition_of(situation.status, "Ready" if step.phase == "Succeeded" else "Stalled")
+    since = known.last_transition_time if known is not None and known.status == "True" else situation.now
+    left = situation.settings.exit_grace_seconds - (situation.now - since).total_seconds()
+    if left > 0:
+        return replace(step, requeue_after=min(left, step.requeue_after or left))
+    numbers = {child.attempt for child in live}
+    recorded = {each.number for each in situation.status.attempts if _HUNG in (each.message or "")}
+    attempts = tuple(_as_hung(each) if each.number in numbers else each for each in step.attempts)
+    delete = tuple(child for child in live if child.attempt in recorded and not child.deleting)
+    return replace(step, attempts=attempts, delete=delete, requeue_after=situation.settings.deletion_poll_seconds)
+
+
+def _as_hung(attempt: Attempt) -> Attempt:
+    if _HUNG in (attempt.message or ""):
+        return attempt
+    message = f"{attempt.message}; {_HUNG}" if attempt.message else _HUNG
+    return attempt.model_copy(update={"reason": attempt.reason or "DidNotExit", "message": message[-_MESSAGE_LIMIT:]})
+
+
+def _settled(situation: Situation, attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+    """Closes earlier attempts that are open: an operator died between a later one's child and the status of both."""
+    settled = list(attempts)
+    for index, attempt in enumerate(attempts[:-1]):
+        if attempt.outcome is None:
+            child = next((child for child in situation.children if child.key.name == attempt.child), None)
+            then = replace(situation, now=attempts[index + 1].start_time or situation.now)
+            error = _error_of(situation.status, attempt)
+            settled[index] = _ended(then, tuple(settled[: index + 1]), child, error) or attempt
+    return tuple(settled)
 
 
 def _under_way(situation: Situation, attempts: tuple[Attempt, ...], child: Child) -> _Next:
@@ -184,7 +256,7 @@ def _under_way(situation: Situation, attempts: tuple[Attempt, ...], child: Child
     last = _counted(last, child, situation.queued, now)
     if policy.suspend:
         recorded = last.reason == _SUSPENDED  # first why it is deleted, then its deletion
-        last = last.model_copy(update={"reason": _SUSPENDED})
+        last = last.model_copy(update={"reason": _SUSPENDED, "end_time": last.end_time or now})
         return _Next(
             phase,
             progressing("Suspending", f"stopping attempt {last.number}"),
@@ -194,9 +266,14 @@ def _under_way(situation: Situation, attempts: tuple[Attempt, ...], child: Child
         )
     recorded = last.reason == _DEADLINE  # first why it is deleted, then its deletion
     if last.reason in (_SUSPENDED, _DEADLINE) and not child.deleting:  # somebody may have thought better of it in time
-        last = last.model_copy(update={"reason": None})
-    if child.preempted and last.reason is None:
-        last = last.model_copy(update={"reason": _PREEMPTED, "message": child.preempted})
+        last = last.model_copy(update={"reason": None, "end_time": None})
+    if child.disruption is not None and child.disruption.at != last.disrupted_at:
+        last = last.model_copy(update={"disrupted_at": child.disruption.at, "message": child.disruption.message})
+    if (error := _error_of(situation.status, last)) is not None:  # it may be tried again, and has to end first
+        last = last.model_copy(update={"end_time": last.end_time or now})
+        left = settings.exit_grace_seconds - (now - (last.end_time or now)).total_seconds()
+        waits = progressing("Stopping", f"attempt {last.number} reported {error.reason} and has to end")
+        return _Next(phase, waits, (*attempts[:-1], last), requeue_after=left)
     overdue = not queued and _overdue((*attempts[:-1], last), policy, now)
     if overdue or last.reason == _DEADLINE:
         last = last.model_copy(update={"reason": _DEADLINE})
@@ -230,6 +307,12 @@ def _ended(
 
     final = error is not None and not error.retryable
     if child is not None and not child.state.ended and not final:
+        if situation.has_changed(last) and child.state in (ChildState.QUEUED, ChildState.STARTING):
+            what = "spec changed before its work began; another attempt takes its place"
+            return closed(Outcome.SUSPENDED, _SPEC_CHANGED, what)
+        since = last.end_time or now
+        if error is not None and (now - since).total_seconds() >= situation.settings.exit_grace_seconds:
+            return closed(Outcome.FAILED, error.reason, f"{error.message}; {_HUNG}")
         return None
     if error is not None and (final or child is not None):
         return closed(Outcome.FAILED, error.reason, error.message)
@@ -237,14 +320,26 @@ def _ended(
         return closed(Outcome.SUSPENDED, "Suspended", "spec.runPolicy.suspend is true")
     if child is None and (last.reason == _DEADLINE or _overdue(attempts, policy, now, queued)):
         return closed(Outcome.FAILED, _DEADLINE, "the run has taken longer than spec.runPolicy.activeDeadline allowed")
-    if last.reason == _PREEMPTED or (child is not None and child.preempted):
-        how = (child.preempted if child is not None else "") or last.message or "its pods are gone"
+    if (how := _preemption(last, child, now, situation.settings)) is not None:
         return closed(Outcome.PREEMPTED, _PREEMPTED, f"the cluster took its pods away: {how}")
     if child is None:
         return closed(Outcome.FAILED, "ChildVanished", f"{last.child} was deleted, not by Fovea")
     if child.state is ChildState.SUCCEEDED:
         return closed(Outcome.FAILED, "ResultMissing", f"{last.child} ended without a result")
     return closed(Outcome.FAILED, child.reason or "Failed", child.message or f"{last.child} failed")
+
+
+def _preemption(last: Attempt, child: Child | None, now: datetime, settings: Settings) -> str | None:
+    """How the cluster ended the attempt, in words; None: it ended of itself, or too long after the loss of a pod."""
+    if child is not None and child.own_failure:
+        return None
+    at, how = last.disrupted_at, last.message or "its pods are gone"
+    if child is not None and child.disruption is not None:
+        at, how = child.disruption.at or now, child.disruption.message
+    ended = child.ended_at if child is not None and child.ended_at is not None else now
+    if at is None or (ended - at).total_seconds() > settings.disruption_window_seconds:
+        return None
+    return how
 
 
 def _counted(attempt: Attempt, child: Child, was_queued: bool, now: datetime) -> Attempt:
@@ -270,7 +365,8 @@ def _close(
     attempt: Attempt, outcome: Outcome, reason: str | None, message: str | None, now: datetime, queued: bool
 ) -> Attempt:
     text = message[-_MESSAGE_LIMIT:] if message is not None else None
-    ended = {"outcome": outcome, "end_time": now, "worked_seconds": _seconds(attempt, now, queued)}
+    end = attempt.end_time or now
+    ended = {"outcome": outcome, "end_time": end, "worked_seconds": _seconds(attempt, end, queued)}
     return attempt.model_copy(update=ended | {"reason": reason, "message": text})
 
 
@@ -278,7 +374,12 @@ def _adopt(status: RunStatus, children: Sequence[Child]) -> tuple[Attempt, ...]:
     """The attempts on record and those whose child exists although no status has them."""
     known = {attempt.number for attempt in status.attempts}
     found = [
-        Attempt(number=child.attempt, child=child.key.name, start_time=child.created)
+        Attempt(
+            number=child.attempt,
+            child=child.key.name,
+            start_time=child.created,
+            pods_digest=child.pods_digest or None,
+        )
         for child in children
         if child.attempt not in known
     ]
@@ -291,13 +392,25 @@ def _failures(attempts: Sequence[Attempt]) -> list[Attempt]:
 
 
 def _pause(attempts: Sequence[Attempt], settings: Settings) -> float:
-    """Seconds from the last attempt's end to the next attempt: each failure, or preemption in a row, doubles them."""
+    """Seconds from the last attempt's end to the next attempt.
+
+    Each failure doubles them, and each preemption in a row before a first checkpoint.
+    """
     last, alike = attempts[-1], _failures(attempts)
     if last.outcome is Outcome.PREEMPTED:
-        alike = list(takewhile(lambda attempt: attempt.outcome is Outcome.PREEMPTED, reversed(attempts)))
+        alike = _in_vain(attempts) or [last]
     if last not in alike:
         return 0.0
     return min(settings.retry_first_seconds * 2.0 ** (len(alike) - 1), settings.retry_max_seconds)
+
+
+def _in_vain(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """The last attempts, as far as the cluster took each away before it can have saved a checkpoint."""
+
+    def in_vain(attempt: Attempt) -> bool:
+        return attempt.outcome is Outcome.PREEMPTED and (attempt.worked_seconds or 0) < _FIRST_CHECKPOINT
+
+    return list(takewhile(in_vain, reversed(attempts)))
 
 
 def _on_record(attempts: tuple[Attempt, ...], now: datetime) -> tuple[Attempt, ...]:
@@ -370,6 +483,8 @@ def _is_new_end(before: Attempt | None, attempt: Attempt) -> bool:
 
 def _notes(before: Attempt | None, attempt: Attempt) -> Iterator[Note]:
     number = attempt.number
+    if _HUNG in (attempt.message or "") and (before is None or _HUNG not in (before.message or "")):
+        yield Note("Warning", "AttemptStopped", f"attempt {number} reported its end; {_HUNG}", number)
     if before is None:
         yield Note("Normal", "AttemptStarted", f"attempt {number} started as {attempt.child}", number)
     if attempt.outcome is None or not _is_new_end(before, attempt):

@@ -15,13 +15,14 @@ from pydantic import ValidationError
 
 from fovea_operator.conditions import Assessment, conditions, progressing, stalled, waiting_for_leftover
 from fovea_operator.metrics import ATTEMPTS_ENDED
-from fovea_operator.objects import RUN, JsonObject, Key, Kind
+from fovea_operator.objects import RUN, JsonObject, Key, Kind, mapping
 from fovea_operator.runs.build import child_writes, run_manifest
 from fovea_operator.runs.lifecycle import Situation, Step, advance, is_finished, supersede
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.pod_template import Work
+from fovea_operator.workloads.workload import ANNOTATION_PODS
 from fovea_operator.writes import Count, Create, Delete, Emit, Plan, SetStatus, Write
 
 R = TypeVar("R", bound=Model)
@@ -58,6 +59,15 @@ class ChildBuilder:
 
     kind: Kind
     build: Callable[[Work], JsonObject]
+    pods_digest: str
+    """Digest of what the spec says of the pods."""
+
+    def manifest(self, work: Work) -> JsonObject:
+        """The child of an attempt, with the digest."""
+        manifest = self.build(work)
+        metadata = dict(mapping(manifest, "metadata"))
+        annotations = {**mapping(metadata, "annotations"), ANNOTATION_PODS: self.pods_digest}
+        return manifest | {"metadata": metadata | {"annotations": annotations}}
 
 
 def current_run(runs: Sequence[RunView], named: str | None) -> RunView | None:
@@ -192,6 +202,7 @@ def advance_runs(
             blocker=blocker,
             now=context.now,
             settings=context.settings,
+            pods_digest=child.pods_digest,
         )
     )
     first += [Delete(child.key, child.uid) for child in step.delete]
@@ -199,7 +210,7 @@ def advance_runs(
         spec = view.run.spec if view is not None else desired
         now = spec.model_copy(update={"execution": desired.execution, "image": desired.image})
         work = Work(context.key.namespace, name, step.start, now, now.image, context.store)
-        first += child_writes(run_key, child.kind, work, child.build(work), context.settings)
+        first += child_writes(run_key, child.kind, work, child.manifest(work), context.settings)
     after += step_writes(context.key, run_key, desired.type, status, step)
     return RunWrites(tuple(first), tuple(after), desired, step, name)
 

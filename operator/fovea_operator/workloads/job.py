@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
 
-from fovea_operator.objects import JOB, JsonObject, Kind, View, flag, items, number, text
+from fovea_operator.objects import JOB, JsonObject, Kind, View, flag, items, number, text, time
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.pod_template import ENTRYPOINT, Work, main_container, pod_template, queue_labels
 from fovea_operator.workloads.pods import deaths
 from fovea_operator.workloads.workload import WAITING_FOR_QUOTA, ChildState, State
 
+_KEPT_SECONDS = 600
+"""A finished Job holds no resources; it stays so long that an operator that was away can read why it failed."""
 BUILD, CLEANUP = "fovea", "cleanup"
 """Names of the container: where the owner, or the operator's settings, say what it may use."""
 
@@ -46,12 +49,21 @@ class JobWorkload:
         running = number(value, "status", "active") and any(text(pod, "status", "phase") == "Running" for pod in pods)
         return State(ChildState.RUNNING if running else ChildState.STARTING)
 
+    def ended_at(self, value: View) -> datetime | None:
+        """When its controller noted the end."""
+        ends = [
+            time(condition, "lastTransitionTime")
+            for condition in items(value, "status", "conditions")
+            if text(condition, "type") in ("Complete", "Failed") and text(condition, "status") == "True"
+        ]
+        return ends[0] if ends else None
+
     def cause(self, pods: Sequence[View], failure: State) -> State:
         """What ended its pod; a pod of which nothing is known was deleted."""
         found = deaths(pods, self.memory_fields)
         unexplained = not failure.message or "backoff limit" in failure.message.lower()
         if found and (found[0].reason or unexplained):
-            return State(failure.state, found[0].reason or failure.reason, found[0].message)
+            return State(failure.state, found[0].reason or failure.reason, found[0].message, found[0].own)
         if unexplained:
             deleted = [text(pod, "metadata", "name") for pod in pods if text(pod, "metadata", "deletionTimestamp")]
             if deleted or not pods:
@@ -79,7 +91,9 @@ def build_job(
         },
         "spec": {
             "backoffLimit": 0,
-            "ttlSecondsAfterFinished": int(parse_duration(policy.ttl_after_finished).total_seconds()),
+            "ttlSecondsAfterFinished": max(
+                _KEPT_SECONDS, int(parse_duration(policy.ttl_after_finished).total_seconds())
+            ),
             "template": template,
         },
     }

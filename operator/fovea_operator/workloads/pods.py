@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
-from fovea_operator.objects import View, items, mapping, number, text
+from fovea_operator.objects import View, items, mapping, number, text, time
 
 _LOG_TAIL = 1000
 """Characters at the end of a dead container's log that are reported."""
+_OVERUSE = re.compile(
+    r"Container (?P<container>\S+) was using \S+, request is \S+, has larger consumption of (?P<resource>[\w-]+)"
+)
+"""The kubelet's words when it evicts, from a node that runs out, a pod that uses more than it asked for."""
 
 
 def waits_for(pod: View) -> tuple[str, str] | None:
@@ -28,12 +35,27 @@ def waits_for(pod: View) -> tuple[str, str] | None:
     return None
 
 
-def disruption(pod: View) -> str:
-    """How the cluster took a pod away; empty: it did not."""
-    for condition in items(pod, "status", "conditions"):
-        if text(condition, "type") == "DisruptionTarget" and text(condition, "status") == "True":
-            return f"pod {text(pod, 'metadata', 'name')}: {text(condition, 'message') or text(condition, 'reason')}"
-    return ""
+@dataclass(frozen=True, slots=True)
+class Disruption:
+    """That the cluster took a pod away: preemption by priority, eviction, a drained or lost node."""
+
+    at: datetime | None
+    message: str
+
+
+def disruption(pods: Sequence[View]) -> Disruption | None:
+    """The last of them, by Kubernetes' own condition. A pod that used more than it asked for is its own cause."""
+    found = [
+        Disruption(
+            time(condition, "lastTransitionTime"),
+            f"pod {text(pod, 'metadata', 'name')}: {text(condition, 'message') or text(condition, 'reason')}",
+        )
+        for pod in pods
+        for condition in items(pod, "status", "conditions")
+        if text(condition, "type") == "DisruptionTarget" and text(condition, "status") == "True"
+        if not _overuse(pod)
+    ]
+    return max(found, key=lambda each: each.at.timestamp() if each.at is not None else math.inf, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +67,17 @@ class Death:
     message: str
     still: bool
     """Whether it is dead now; else its container was started again."""
-    at: str
+    at: datetime | None
+    own: bool = False
+    """Whether no disruption can have caused it."""
+    taken: bool = False
+    """Whether its pod was being taken away."""
 
     @property
-    def weight(self) -> tuple[bool, bool, str]:
-        """What explains most comes first: lack of memory, then what is dead now, then what died first."""
-        return (self.reason != "OOMKilled", not self.still, self.at)
+    def weight(self) -> tuple[bool, bool, bool, bool, float]:
+        """What explains most comes first: what no disruption caused, lack of memory, what is dead now, the earliest."""
+        at = self.at.timestamp() if self.at is not None else 0.0
+        return (not self.own, self.reason != "OOMKilled", self.taken, not self.still, at)
 
 
 def deaths(pods: Sequence[View], memory_fields: Mapping[str, str]) -> list[Death]:
@@ -58,13 +85,46 @@ def deaths(pods: Sequence[View], memory_fields: Mapping[str, str]) -> list[Death
 
     `memory_fields`: where the memory limit of a container is set, by its name.
     """
-    return sorted((death for pod in pods for death in _deaths(pod, memory_fields)), key=lambda death: death.weight)
+    lost = [each.at for pod in pods if (each := disruption([pod])) is not None and each.at is not None]
+    found = [
+        replace(death, own=death.own or _is_own(death, taken, lost), taken=taken is not None)
+        for pod, taken in zip(pods, map(disruption, ([pod] for pod in pods)), strict=True)
+        for death in _deaths(pod, memory_fields)
+    ]
+    return sorted(found, key=lambda death: death.weight)
+
+
+def _is_own(death: Death, taken: Disruption | None, lost: Sequence[datetime]) -> bool:
+    """Whether a death has nothing to do with the pods that the cluster took away at these times.
+
+    A container that ran out of memory did so by itself, unless its own pod was being ended. Others that died in time
+    before any pod was lost were not torn along; those that died after it may have been.
+    """
+    if death.at is None or (taken is not None and (taken.at is None or taken.at <= death.at)):
+        return False
+    if death.reason == "OOMKilled":
+        return death.still or all(at < death.at for at in lost)
+    return death.still and bool(lost) and death.at < min(lost)
+
+
+def _overuse(pod: View) -> tuple[str, str] | None:
+    """Container and resource of a pod that was evicted because it used more than it had asked for."""
+    message = text(pod, "status", "message")
+    if text(pod, "status", "reason") != "Evicted" or (match := _OVERUSE.search(message)) is None:
+        return None
+    return match["container"], match["resource"]
 
 
 def _deaths(pod: View, memory_fields: Mapping[str, str]) -> Iterator[Death]:
     name = text(pod, "metadata", "name")
-    if reason := text(pod, "status", "reason"):  # the pod as a whole: evicted, or its node was shut down
-        yield Death(reason, f"pod {name}: {text(pod, 'status', 'message') or reason}", True, "")
+    if (overuse := _overuse(pod)) is not None:
+        culprit, resource = overuse
+        field = memory_fields.get(culprit, "") if resource == "memory" else ""
+        remedy = f"; raise {field.replace('limits', 'requests')}, and the limit with it" if field else ""
+        words = f"pod {name} was evicted, for it used more {resource} than it had asked for: "
+        yield Death("Evicted", f"{words}{text(pod, 'status', 'message').strip()}{remedy}", True, None, own=True)
+    elif reason := text(pod, "status", "reason"):  # the pod as a whole: evicted, or its node was shut down
+        yield Death(reason, f"pod {name}: {text(pod, 'status', 'message') or reason}", True, None)
     deleted = text(pod, "metadata", "deletionTimestamp")
     for field in ("initContainerStatuses", "containerStatuses"):
         for container in items(pod, "status", field):
@@ -79,7 +139,7 @@ def _deaths(pod: View, memory_fields: Mapping[str, str]) -> Iterator[Death]:
 
 
 def _death(where: str, memory_field: str | None, ended: View, still: bool) -> Death:
-    at, log = text(ended, "finishedAt"), text(ended, "message").strip()
+    at, log = time(ended, "finishedAt"), text(ended, "message").strip()
     words = f"; its last words: {_end_of(log)}" if log else ""
     if text(ended, "reason") == "OOMKilled":
         remedy = f"; raise {memory_field}" if memory_field else ""

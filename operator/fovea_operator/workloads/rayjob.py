@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
 from fovea_api.trainingjob import Compute
 from pydantic import JsonValue
 
-from fovea_operator.objects import RAY_CLUSTER, RAY_JOB, JsonObject, Kind, View, flag, items, mapping, text
+from fovea_operator.objects import RAY_CLUSTER, RAY_JOB, JsonObject, Kind, View, flag, items, mapping, text, time
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.pod_template import (
     ENTRYPOINT,
@@ -66,6 +67,10 @@ class RayJobWorkload:
                     return State(ChildState.STARTING, text(condition, "reason"), text(condition, "message"))
         return State(ChildState.STARTING)
 
+    def ended_at(self, value: View) -> datetime | None:
+        """When KubeRay saw the end."""
+        return time(value, "status", "endTime")
+
     def cause(self, pods: Sequence[View], failure: State) -> State:
         """What ended its pods; a head that was replaced explains a failure of which KubeRay says nothing."""
         found = deaths(pods, self.memory_fields)
@@ -73,7 +78,7 @@ class RayJobWorkload:
         if (replaced := _replaced_head(pods)) and unexplained:
             return State(failure.state, failure.reason, "; ".join([replaced, *(death.message for death in found[:1])]))
         if found and (found[0].reason or unexplained):
-            return State(failure.state, found[0].reason or failure.reason, found[0].message)
+            return State(failure.state, found[0].reason or failure.reason, found[0].message, found[0].own)
         return failure
 
 

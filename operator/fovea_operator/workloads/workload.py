@@ -11,9 +11,11 @@ from typing import Protocol
 from fovea_api import names
 
 from fovea_operator.objects import Key, Kind, View, flag, items, key_of, mapping, text, time
-from fovea_operator.workloads.pods import disruption, waits_for
+from fovea_operator.workloads.pods import Disruption, disruption, waits_for
 
 LABEL_ATTEMPT = f"{names.GROUP}/attempt"
+ANNOTATION_PODS = f"{names.GROUP}/pods"
+"""Digest of what the spec said of a child's pods when it was made."""
 
 
 class ChildState(Enum):
@@ -38,6 +40,8 @@ class State:
     state: ChildState
     reason: str = ""
     message: str = ""
+    own: bool = False
+    """Whether no pod that the cluster took away can have caused it."""
 
 
 WAITING_FOR_QUOTA = State(ChildState.QUEUED, "WaitingForQuota", "waiting for its queue to admit it")
@@ -61,6 +65,9 @@ class Workload(Protocol):
     def state(self, value: View, parts: Sequence[View], pods: Sequence[View]) -> State:
         """Where the child is, by its own status and that of its parts."""
 
+    def ended_at(self, value: View) -> datetime | None:
+        """When the child ended, as its controller says."""
+
     def cause(self, pods: Sequence[View], failure: State) -> State:
         """Why a failed child failed, as far as its pods report; else what its controller says."""
 
@@ -79,14 +86,20 @@ class Child:
     """Why it failed, or what it waits for, in a word."""
     message: str = ""
     """The same in words: those of KubeRay, of the scheduler, of a quota."""
-    preempted: str = ""
-    """How the cluster took a pod away: preemption by priority, eviction, a drained node. Empty: it did not."""
     stalled: bool = False
     """Whether nothing more happens to it until somebody changes something."""
     started: datetime | None = None
     """When it last left its queue, or began without one; None: never."""
     queued_since: datetime | None = None
     """When it last went back into its queue, where that is known."""
+    ended_at: datetime | None = None
+    """When it ended, as far as its controller says."""
+    disruption: Disruption | None = None
+    """The last pod that the cluster took away."""
+    own_failure: bool = False
+    """Whether it failed of something that no such pod can have caused."""
+    pods_digest: str = ""
+    """Digest of what the spec said of its pods when it was made; empty: not known."""
 
     @property
     def attempt(self) -> int:
@@ -111,7 +124,6 @@ def read_child(workload: Workload, value: View, parts: Sequence[View] = (), pods
         bool(text(value, "metadata", "deletionTimestamp")),
         found.reason,
         found.message,
-        next(filter(None, map(disruption, pods)), ""),
         started=time(value, "status", "startTime"),
         queued_since=next(
             (
@@ -121,6 +133,10 @@ def read_child(workload: Workload, value: View, parts: Sequence[View] = (), pods
             ),
             None,
         ),
+        ended_at=workload.ended_at(value),
+        disruption=disruption(pods),
+        own_failure=found.own,
+        pods_digest=text(mapping(value, "metadata", "annotations"), ANNOTATION_PODS),
     )
 
 

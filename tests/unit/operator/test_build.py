@@ -136,6 +136,8 @@ def test_the_installations_queue_is_that_of_runs_that_name_none() -> None:
 def test_the_ray_cluster_works_once_and_goes() -> None:
     spec = ray_job({"ttlAfterFinished": "10m"}, workers=2)["spec"]
     assert (spec["backoffLimit"], spec["shutdownAfterJobFinishes"], spec["ttlSecondsAfterFinished"]) == (0, True, 600)
+    assert ray_job()["spec"]["ttlSecondsAfterFinished"] <= 30, "a finished training gives its GPUs back"
+    assert job()["spec"]["ttlSecondsAfterFinished"] == 600, "holds nothing, and says why it failed"
     assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     assert spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert spec["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 2

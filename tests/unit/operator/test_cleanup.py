@@ -309,7 +309,7 @@ GONE: dict[str, tuple[Plan, dict[str, Any]]] = {
     ),
     "it failed for good": (
         gone(at_work_or_done(result=FAILED["result"])),
-        {"started": False, "deleted": [], "reason": "AccessDenied", "requeue": None},
+        {"started": False, "deleted": [], "reason": "AccessDenied", "requeue": SETTINGS.exit_grace_seconds},
     ),
 }
 

@@ -13,6 +13,7 @@ from fovea_operator.conditions import Assessment, progressing
 from fovea_operator.objects import RAY_JOB, Key
 from fovea_operator.runs.lifecycle import Situation, Step, advance, supersede
 from fovea_operator.settings import Settings
+from fovea_operator.workloads.pods import Disruption
 from fovea_operator.workloads.workload import Child, ChildState
 
 RUN = "r-0123456789"
@@ -23,6 +24,11 @@ SETTINGS = Settings(retry_first_seconds=10, retry_max_seconds=60)
 
 def child(number: int = 1, state: ChildState = ChildState.RUNNING, **more: Any) -> Child:
     return Child(Key(RAY_JOB, "ns", f"{RUN}-{number}"), f"uid-{number}", RUN, START, state, **more)
+
+
+def taken(message: str = "pod p: node drained", seconds: float = 60) -> Disruption:
+    """A pod that the cluster took away so many seconds ago."""
+    return Disruption(NOW - timedelta(seconds=seconds), message)
 
 
 def attempt(number: int = 1, outcome: str | None = None, reason: str | None = None, **more: Any) -> dict[str, Any]:
@@ -121,17 +127,22 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         step(
             status(
                 attempt(1, outcome="Failed", reason="X"),
-                *(attempt(it, outcome="Preempted", endTime=NOW - timedelta(seconds=4)) for it in (2, 3, 4)),
+                *(
+                    attempt(it, outcome="Preempted", endTime=NOW - timedelta(seconds=4), workedSeconds=9)
+                    for it in (2, 3, 4)
+                ),
             )
         ),
         {"start": None, "reason": "Retrying", "requeue": 36.0},
     ),
     "a lost node is preemption": (
-        step(OPEN, replace(FAILED, preempted="pod p: node drained"), retries=0),
+        step(OPEN, replace(FAILED, disruption=taken("pod p: node drained")), retries=0),
         {"outcomes": ["Preempted"], "messages": ["the cluster took its pods away: pod p: node drained"]},
     ),
     "preemption is remembered after the pods are gone": (
-        step(status(attempt(reason="Preempted", message="pod p: node drained")), FAILED, retries=0),
+        step(
+            status(attempt(message="pod p: node drained", disruptedAt=NOW - timedelta(seconds=60))), FAILED, retries=0
+        ),
         {"outcomes": ["Preempted"], "messages": ["the cluster took its pods away: pod p: node drained"]},
     ),
     "a child that somebody deleted counts as a failure": (
@@ -320,14 +331,14 @@ def test_a_step_repeated_changes_nothing() -> None:
 def test_a_run_that_is_preempted_without_end_stays_on_record_and_keeps_its_failures() -> None:
     failures = [attempt(it, outcome="Failed", reason="AppFailed") for it in (1, 3)]
     preempted = [
-        attempt(it, outcome="Preempted", reason="Preempted", workedSeconds=10)
+        attempt(it, outcome="Preempted", reason="Preempted", workedSeconds=1000)
         for it in (2, *range(4, MAX_ATTEMPTS + 1))
     ]
     old = status(*sorted(failures + preempted, key=lambda it: it["number"]))
     made = step(old)
     assert made.start == MAX_ATTEMPTS + 1
     assert [it.number for it in made.status.attempts] == [1, *range(3, MAX_ATTEMPTS + 2)]
-    assert sum(it.worked_seconds or 0 for it in made.status.attempts) == 10 * len(preempted)
+    assert sum(it.worked_seconds or 0 for it in made.status.attempts) == 1000 * len(preempted)
     ended = RunStatus(attempts=(*made.status.attempts[:-1], old.attempts[0].model_copy(update={"number": made.start})))
     assert step(ended, retries=3).start == MAX_ATTEMPTS + 2
     assert step(ended, retries=2).status.phase == "Failed"

@@ -141,4 +141,5 @@ def test_how_the_cluster_took_a_pod_away_is_told_in_its_words() -> None:
         "message": "preempting to accommodate a higher priority pod",
     }
     child = failed_job(pod(conditions=[condition]))
-    assert child.preempted == "pod p: preempting to accommodate a higher priority pod"
+    assert child.disruption is not None
+    assert child.disruption.message == "pod p: preempting to accommodate a higher priority pod"

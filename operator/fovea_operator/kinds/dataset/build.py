@@ -7,6 +7,7 @@ from fovea_api.run import Execution
 
 from fovea_operator.cleanups.build import PodSettings
 from fovea_operator.objects import JOB, JsonObject
+from fovea_operator.runs.build import pods_digest
 from fovea_operator.runs.plan import ChildBuilder, ExecutionSettings
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.job import BUILD, build_job
@@ -29,7 +30,7 @@ def child_builder(spec: DatasetSpec, settings: Settings) -> ChildBuilder:
         compute = spec.compute
         return build_job(work, BUILD, compute.resources, compute.pod_template, spec.run_policy, settings)
 
-    return ChildBuilder(JOB, build)
+    return ChildBuilder(JOB, build, pods_digest(spec.compute, spec.run_policy))
 
 
 def pod_settings(spec: DatasetSpec) -> PodSettings:

@@ -7,6 +7,7 @@ from fovea_api.trainingjob import TrainingJobSpec
 
 from fovea_operator.cleanups.build import PodSettings
 from fovea_operator.objects import RAY_JOB, JsonObject
+from fovea_operator.runs.build import pods_digest
 from fovea_operator.runs.plan import ChildBuilder, ExecutionSettings
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.pod_template import Work
@@ -36,7 +37,8 @@ def child_builder(spec: TrainingJobSpec, settings: Settings) -> ChildBuilder:
     def build(work: Work) -> JsonObject:
         return build_ray_job(work, spec.compute, spec.run_policy, settings)
 
-    return ChildBuilder(RAY_JOB, build)
+    digest = pods_digest(spec.compute, spec.run_policy, settings.submitter_memory_limit)
+    return ChildBuilder(RAY_JOB, build, digest)
 
 
 def pod_settings(spec: TrainingJobSpec) -> PodSettings:
