@@ -32,7 +32,9 @@ EXPECTED = {
     "05-coco-same-file-twice": Expected(
         splits={"train": 6, "validation": 1, "test": 1}, classes={"cat": 8, "dog": 8}, findings={"ListedTwice": 1}
     ),
-    "06-coco-two-files-same-images": Expected(splits=TENS, classes={"cat": 10, "dog": 10}),
+    "06-coco-two-files-same-images": Expected(
+        splits=TENS, classes={"cat": 10, "dog": 10}, findings={"ClassOnlyNamed": 1}
+    ),
     "08-coco-semseg-mixed": Expected(
         splits=TENS, classes={"background": 0, "cat": 8, "dog": 8}, findings={"IgnoredRegion": 4}
     ),

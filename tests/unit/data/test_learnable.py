@@ -124,6 +124,21 @@ def test_a_class_that_only_test_shows(format: str, tmp_path: Path) -> None:
     assert found == {"ClassNotInTrain": ["no train image shows the class dog, which is in test"]}
 
 
+@pytest.mark.parametrize("format", ["YOLO", "COCO"])
+def test_classes_that_a_source_names_and_no_label_has(format: str, tmp_path: Path) -> None:
+    files = DETECTION[format]([["cat"]] * COUNT)
+    if format == "YOLO":
+        files["data.yaml"] = "names: [cat, zebra, dog]"
+    else:
+        files["a.json"] = str(files["a.json"]).replace('"categories": [', '"categories": [{"id": 7, "name": "zebra"}, ')
+    result = check(write(tmp_path / "s", files), format)
+    (message,) = [one.message for tally in result.findings for one in tally.examples if tally.kind == "ClassOnlyNamed"]
+    named = {"YOLO": "2 of 3 classes that are named here have no label: zebra, dog", "COCO": "1 of 2"}
+    assert message.startswith(named[format])
+    declared = check(tmp_path / "s", format, classes=["cat"])
+    assert "ClassOnlyNamed" not in {str(tally.kind) for tally in declared.findings}
+
+
 def test_classes_left_out_on_purpose_are_no_fault(tmp_path: Path) -> None:
     root = write(tmp_path / "s", voc([["cat"]] * 18 + [["cat", "horse"]] * 2))
     assert serious(check(root, "PascalVOC", classes=["cat"])) == {}

@@ -33,7 +33,7 @@ from fovea_trainer.data.learnable import unknown_classes
 from fovea_trainer.data.pictures import pair_pictures, pictures, sample_digests
 from fovea_trainer.data.progress import ProgressMeter
 from fovea_trainer.data.read import OpenSource, check_chunk
-from fovea_trainer.data.records import Found
+from fovea_trainer.data.records import Found, NamedClass
 from fovea_trainer.data.shards import write_shards
 from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.splits import SPLITS, Kept
@@ -271,6 +271,7 @@ def _read(
             done += len(checked)
             meter.images("Checking", done, max(done, total), 0, 60)
         index.add_unused(source.name, unused_files(source.tree, used))
+    index.add_only_named()
     index.commit()
 
 
@@ -280,6 +281,10 @@ def _images(source: OpenSource, index: Index, used: set[str]) -> Iterator[Found]
         if isinstance(item, Found):
             used.update(item.files())
             yield item
+        elif isinstance(item, NamedClass):
+            if not source.options.classes:
+                mapped = source.options.class_map.get(item.name, item.name)
+                index.named.setdefault(f"{source.name}: {item.place}", {})[item.name] = mapped
         else:
             index.add_source_finding(replace(item, place=f"{source.name}: {item.place}"))
 

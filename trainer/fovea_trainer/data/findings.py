@@ -121,6 +121,11 @@ class FindingKind(StrEnum):
         "Nothing is lost: the size in the annotation says that the tool did not turn the picture.",
         "Nothing.",
     )
+    CLASS_ONLY_NAMED = (
+        *("ClassOnlyNamed", Severity.WARNING, "Class that is named and no label has", "no class of the version"),
+        "The model does not know the class.",
+        "Add images of it; or list all names in classes, so that it keeps its place among them.",
+    )
     CONFLICTING_LABELS = (
         *("ConflictingLabels", Severity.WARNING, "Same image, other labels", "first labels kept"),
         "One of the two labels is wrong, and the model may be taught the wrong one.",

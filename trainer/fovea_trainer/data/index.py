@@ -18,6 +18,8 @@ from fovea_trainer.data.unused import Unused, unused_finding
 
 KEPT_FINDINGS = 500
 """Findings of a kind that are kept for the report; all are counted."""
+SHOWN_NAMES = 10
+"""Names of classes that a finding lists."""
 
 
 class Index:
@@ -30,6 +32,8 @@ class Index:
         self.images: Counter[FindingKind] = Counter()
         """Images that have a finding of a kind."""
         self.subjects: dict[FindingKind, Counter[str]] = defaultdict(Counter)
+        self.named: dict[str, dict[str, str]] = {}
+        """By file, the classes that it names, and what they are called in the version."""
         self.read, self.faulty = 0, 0
         """Images that were read, and those of them that have a finding of a faulty kind."""
         self.db = sqlite3.connect(file)
@@ -89,6 +93,15 @@ class Index:
             finding = unused_finding(unused)
             self.images[finding.kind] += sum(len(each.paths) for each in unused if not each.harmless)
             self.add_finding(replace(finding, place=f"{source_name}: {finding.place}"))
+
+    def add_only_named(self) -> None:
+        """Adds one finding a file about the classes that it names and no label has."""
+        for place, classes in self.named.items():
+            only = [raw for raw, name in classes.items() if name and name not in self.names]
+            if only:
+                shown = ", ".join(only[:SHOWN_NAMES]) + (", …" if len(only) > SHOWN_NAMES else "")
+                message = f"{len(only)} of {len(classes)} classes that are named here have no label: {shown}"
+                self.add_finding(Finding(FindingKind.CLASS_ONLY_NAMED, place, message))
 
     def add_finding(self, finding: Finding) -> None:
         self.counts[finding.kind] += 1

@@ -127,6 +127,15 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedClass:
+    """A class that a source's files name, whether a label is of it or not."""
+
+    name: str
+    place: str
+    """The file that names it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """An image of a source. Labels that lie in a file of their own are read later, by a worker."""
 

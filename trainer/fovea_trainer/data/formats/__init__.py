@@ -24,7 +24,7 @@ from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding
 from fovea_trainer.data.image_files import HEAD_BYTES, image_by_name, is_image, may_be_image
-from fovea_trainer.data.records import Found, Labels, split_named
+from fovea_trainer.data.records import Found, Labels, NamedClass, split_named
 from fovea_trainer.data.text import composed, decode_text
 from fovea_trainer.store import Entry, StorePath
 
@@ -223,8 +223,8 @@ class Options:
 class Reader(Protocol):
     """Reads one source in one format."""
 
-    def scan(self) -> Iterator[Found | Finding]:
-        """All images of the source, each name once, and what is wrong with the source itself.
+    def scan(self) -> Iterator[Found | Finding | NamedClass]:
+        """All images of the source, each name once, what is wrong with the source itself, and the classes it names.
 
         Raises InvalidInput where nothing can be read: another layout, or one that is ambiguous as a whole.
         """

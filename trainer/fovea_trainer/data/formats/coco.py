@@ -23,7 +23,7 @@ from pydantic import JsonValue
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.json_stream import stream_arrays
-from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Found, Labels, Region
+from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Found, Labels, NamedClass, Region
 from fovea_trainer.data.regions import decode_runs
 from fovea_trainer.data.text import encoding_of
 
@@ -84,7 +84,7 @@ class COCO:
     tree: Tree
     options: Options
 
-    def scan(self) -> Iterator[Found | Finding]:
+    def scan(self) -> Iterator[Found | Finding | NamedClass]:
         files = list(self.tree.with_suffix(".json"))
         if not files:
             raise InvalidInput("there is no JSON file", str(self.tree.root), "COCO has annotations/*.json and images")
@@ -104,6 +104,7 @@ class COCO:
         located: dict[str, list[tuple[Content, Entry]]] = defaultdict(list)
         for content in contents:
             yield from content.findings
+            yield from (NamedClass(name, content.file) for name in content.categories.values())
             yield from self._locate(content, located)
         for path, several in located.items():
             yield self._image(path, several)

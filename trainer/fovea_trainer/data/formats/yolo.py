@@ -20,7 +20,7 @@ from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.yolo_columns import Columns, columns_of, numbers
 from fovea_trainer.data.formats.yolo_description import NAME_FILES, Description, Names, descriptions, name_lists
-from fovea_trainer.data.records import RELATIVE, Box, FileImage, Found, Labels
+from fovea_trainer.data.records import RELATIVE, Box, FileImage, Found, Labels, NamedClass
 
 SAMPLE = 100
 """Label files of a description that are looked at to learn what the columns mean."""
@@ -46,7 +46,7 @@ class YOLO:
     scopes: dict[str, Scope] = field(default_factory=dict)
     """By folder; filled by `scan`, and sent to the workers with it."""
 
-    def scan(self) -> Iterator[Found | Finding]:
+    def scan(self) -> Iterator[Found | Finding | NamedClass]:
         images = self.tree.images
         if not images:
             raise InvalidInput("there are no images", str(self.tree.root), "YOLO has images/ and labels/")
@@ -56,6 +56,8 @@ class YOLO:
         yield from told
         labels = {path: self._labels_of(path) for path in images}
         yield from self._scopes(described, listed, {path for path in labels.values() if path})
+        for names in {scope.names.place: scope.names for scope in self.scopes.values() if scope.names.place}.values():
+            yield from (NamedClass(name, names.place) for name in names.by_number.values())
         splits, told = _splits(self.tree, described.values())
         yield from told
         yield from _shared(labels)
