@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fovea_operator.objects import CLAIM, EVENT, POD, RUN, WORKLOAD, Kind
+from fovea_operator.objects import CLAIM, CONFIG_MAP, EVENT, POD, RUN, WORKLOAD, Kind
 from fovea_operator.registry import Registry, Rights
 
 READ = ("get", "list", "watch")
@@ -42,12 +42,16 @@ def _operator_rights(registry: Registry) -> Iterator[Rights]:
     for kind in (*registry.primary, RUN):
         yield Rights(kind.group, (f"{kind.plural}/status",), ("patch",))
     yield Rights(RUN.group, (RUN.plural,), (*READ, *WRITE))
+    # A child blocks the deletion of its Run, which OwnerReferencesPermissionEnforcement (OpenShift) lets only these do.
+    yield Rights(RUN.group, (f"{RUN.plural}/finalizers",), ("update",))
     parts = {part for workload in registry.workloads for part in workload.parts}
     for kind in registry.children:
         read_only = kind in parts or kind == POD
         yield Rights(kind.group, (kind.plural,), READ if read_only else (*READ, *WRITE))
     yield Rights(WORKLOAD.group, (WORKLOAD.plural,), ("list",))
     yield Rights(CLAIM.group, (CLAIM.plural,), ("get",))
+    # The run specs that are too large for an environment variable.
+    yield Rights(CONFIG_MAP.group, (CONFIG_MAP.plural,), ("get", "create"))
     yield Rights(EVENT.group, (EVENT.plural,), ("list", "create", "patch"))
     for entry in registry.entries:
         yield from entry.rights

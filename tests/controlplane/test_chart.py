@@ -90,6 +90,20 @@ def test_install_upgrade_uninstall(
     assert "NotFound" in gone.stderr
 
 
+RUN = {
+    "apiVersion": "fovea.dev/v1alpha1",
+    "kind": "Run",
+    "metadata": {"name": "r-0123456789"},
+    "spec": {
+        "type": "Cleanup",
+        "owner": {"kind": "Dataset", "name": "cells"},
+        "identity": f"sha256-{'0' * 64}",
+        "recipe": {},
+        "store": "s3://fovea/ns",
+    },
+}
+
+
 def test_what_the_operator_may_do(control_plane: ControlPlane, release: Release, namespace: str) -> None:
     """Asked of the API server's own authorizer; the grants by name work for server-side apply."""
     release.upgrade(CHART)
@@ -104,6 +118,24 @@ def test_what_the_operator_may_do(control_plane: ControlPlane, release: Release,
     assert not can("patch", "serviceaccounts/default", "-n", "default")
     assert can("update", "leases.coordination.k8s.io/fovea-operator", "-n", namespace)
     assert not can("update", "leases.coordination.k8s.io/other", "-n", namespace)
+
+    run = control_plane.objects.create_namespaced_custom_object("fovea.dev", "v1alpha1", namespace, "runs", RUN)
+    owner = {"apiVersion": "fovea.dev/v1alpha1", "kind": "Run", "name": "r-0123456789", "uid": run["metadata"]["uid"]}
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": "r-0123456789-1",
+            "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
+        },
+        "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "fovea", "image": "fovea"}]}}},
+    }
+    create = ("create", "-n", namespace, "-f", "-")
+    editor = ("--as=somebody", "--as-group=system:authenticated")
+    control_plane.kubectl("create", "rolebinding", "somebody", "--clusterrole=edit", "--user=somebody", "-n", namespace)
+    refused = control_plane.try_kubectl(*create, *editor, input=yaml.safe_dump(job)).stderr
+    assert "cannot set blockOwnerDeletion" in refused, "the API server enforces who may block a deletion"
+    control_plane.kubectl(*create, user, input=yaml.safe_dump(job))
 
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "fovea-run"}}
     binding = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import json
@@ -42,6 +43,8 @@ from fovea_operator.polling import Poller
 from fovea_operator.registry import Registry
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Plan
+from fovea_trainer.environment import read_environment
+from fovea_trainer.store import StoreOwner
 from kubernetes import client
 
 from tests.controlplane.conftest import ROOT, ControlPlane, good
@@ -354,6 +357,34 @@ async def test_from_manifests_to_a_model(world: World) -> None:
         for reason in ("RunCreated", "AttemptStarted", "AttemptSucceeded"):
             assert len([it for it in world.events(reason) if run in it]) == 1
         assert len(world.events("Succeeded")) == 1
+
+
+async def test_a_run_spec_of_200_kib_reaches_the_trainer(world: World, tmp_path: Path) -> None:
+    """No environment variable takes it; what the pod is given on the API server is read as the pod reads it."""
+    classes = [f"class number {number:05} of very many" for number in range(8000)]
+    async with world.operator():
+        await world.apply(dataset(classes=classes))
+        (job,) = await world.until(world.jobs)
+        (run,) = world.builds()
+        (container,) = job.spec.template.spec.containers
+        assert all(len(each.value or "") < 128 << 10 for each in container.env)
+        held = world.plane.core.read_namespaced_config_map(job.metadata.name, world.namespace)
+        assert [owner.uid for owner in held.metadata.owner_references] == [run["metadata"]["uid"]]
+        mount = next(each for each in container.volume_mounts if each.name == "fovea-run-spec")
+        volume = next(each for each in job.spec.template.spec.volumes if each.name == "fovea-run-spec")
+        assert volume.config_map.name == held.metadata.name
+        for name, value in held.binary_data.items():
+            (tmp_path / name).write_bytes(base64.b64decode(value))
+
+        env = {each.name: each.value or "" for each in container.env}
+        env["FOVEA_RUN_FILE"] = env["FOVEA_RUN_FILE"].replace(mount.mount_path, str(tmp_path))
+        env |= {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}  # as the kubelet adds them
+        spec, environment = read_environment(env)
+        assert len(spec.model_dump_json()) > 200 << 10
+        assert spec.identity == run["spec"]["identity"]
+        assert spec.recipe["classes"] == classes
+        cluster, tenant = (world.plane.core.read_namespace(name) for name in ("kube-system", world.namespace))
+        assert environment.owner == StoreOwner(cluster.metadata.uid, tenant.metadata.uid, world.namespace)
 
 
 async def test_three_writes_from_a_training_job_to_its_ray_job(world: World) -> None:

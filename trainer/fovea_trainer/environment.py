@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fovea_api.errors import InvalidInput
+from fovea_api.errors import CorruptData, InvalidInput
 from fovea_api.run import RunSpec, RunType
 from pydantic import ValidationError
 
 from fovea_trainer.reporting import RunStatus
 from fovea_trainer.store import StoreOwner
+
+MADE_ANEW = "leave the ConfigMap of an attempt alone; the next attempt gets one of its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class RunEnvironment:
 def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, RunEnvironment]:
     """The run spec and where it is carried out. Raises InvalidInput."""
     try:
-        spec = RunSpec.model_validate_json(environment["FOVEA_RUN"])
+        spec = RunSpec.model_validate_json(_spec_text(environment))
         name, namespace = environment["FOVEA_RUN_NAME"], environment["FOVEA_NAMESPACE"]
         host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
     except KeyError as error:
@@ -48,7 +53,7 @@ def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, RunEnviro
             f"the variable {error.args[0]} is not set", None, "`fovea run` works in a run's pod only"
         ) from error
     except ValidationError as error:
-        raise InvalidInput(str(error), "FOVEA_RUN") from error
+        raise InvalidInput(str(error), "the run spec") from error
     run_environment = RunEnvironment(
         name=name,
         attempt=int(environment.get("FOVEA_ATTEMPT", "1")),
@@ -59,6 +64,20 @@ def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, RunEnviro
         status=RunStatus(f"https://{f'[{host}]' if ':' in host else host}:{port}", namespace, name),
     )
     return spec, run_environment
+
+
+def _spec_text(environment: Mapping[str, str]) -> str | bytes:
+    """The spec as JSON: from the variable, or where it is too large for one, from the file that a ConfigMap is."""
+    if (file := environment.get("FOVEA_RUN_FILE")) is None:
+        return environment["FOVEA_RUN"]
+    try:
+        text = gzip.decompress(Path(file).read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorruptData(f"the run spec cannot be read: {error}", file, MADE_ANEW) from error
+    digest = hashlib.sha256(text).hexdigest()
+    if digest != (expected := environment["FOVEA_RUN_SHA256"]):
+        raise CorruptData(f"the run spec's sha256 is {digest}, not {expected}", file, MADE_ANEW)
+    return text
 
 
 def _owner(environment: Mapping[str, str], namespace: str) -> StoreOwner | None:

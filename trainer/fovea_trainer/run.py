@@ -136,7 +136,11 @@ def main() -> int:
     """The entry of a run's pod; gives the exit code."""
     log_to_stdout()
     signal.signal(signal.SIGTERM, _interrupt)
-    spec, environment = read_environment(os.environ)
+    try:
+        spec, environment = read_environment(os.environ)
+    except FoveaError as error:
+        log.error("%s", error)
+        return error.exit_code
     assert environment.status is not None
     environment.work_dir.mkdir(parents=True, exist_ok=True)
     # A cleanup's log would lie in what it deletes.

@@ -10,7 +10,7 @@ from fovea_api.run import CleanupRecipe, RunInputs, RunOwner, RunSpec, RunType, 
 from fovea_operator.objects import JsonObject, Key
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.job import CLEANUP, build_job
-from fovea_operator.workloads.pod_template import Work
+from fovea_operator.workloads.work import Work
 
 RETRIES = 20
 """Over an hour of attempts: nobody can raise them once the object is deleted."""

@@ -25,7 +25,7 @@ from fovea_operator.runs.plan import Context, blocker_of, blocker_of_pods, own_s
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
-from fovea_operator.workloads.pod_template import Work
+from fovea_operator.workloads.work import Work
 from fovea_operator.writes import Create, Delete, Plan, Write
 
 CLEANING_UP = "CleaningUp"

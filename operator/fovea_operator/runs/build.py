@@ -9,9 +9,10 @@ from fovea_api import names
 from fovea_api.common import Model, RunPolicy
 from fovea_api.run import RunSpec
 
-from fovea_operator.objects import ROLE_BINDING, RUN, SERVICE_ACCOUNT, JsonObject, Key, Kind
+from fovea_operator.objects import CONFIG_MAP, ROLE_BINDING, RUN, SERVICE_ACCOUNT, JsonObject, Key, Kind
 from fovea_operator.settings import Settings
-from fovea_operator.workloads.pod_template import Work
+from fovea_operator.workloads import run_spec
+from fovea_operator.workloads.work import Work
 from fovea_operator.writes import Create
 
 
@@ -35,9 +36,11 @@ def run_manifest(run: Key, spec: RunSpec) -> JsonObject:
 
 
 def child_writes(run: Key, kind: Kind, work: Work, manifest: JsonObject, settings: Settings) -> tuple[Create, ...]:
-    """The child of an attempt, after what pods of its namespace need."""
+    """The child of an attempt, after what its pods and those of its namespace need."""
+    spec = Create(Key(CONFIG_MAP, run.namespace, work.name), run_spec.config_map(work), run)
     return (
         *namespace_setup(run.namespace, settings),
+        *([spec] if run_spec.needs_config_map(work) else []),
         Create(Key(kind, run.namespace, work.name), manifest, run),
     )
 

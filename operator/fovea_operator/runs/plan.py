@@ -21,7 +21,7 @@ from fovea_operator.runs.lifecycle import Situation, Step, advance, is_finished,
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
-from fovea_operator.workloads.pod_template import Work
+from fovea_operator.workloads.work import Work
 from fovea_operator.workloads.workload import ANNOTATION_PODS
 from fovea_operator.writes import Count, Create, Delete, Emit, Plan, SetStatus, Write
 

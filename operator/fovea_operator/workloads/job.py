@@ -10,8 +10,9 @@ from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
 
 from fovea_operator.objects import JOB, JsonObject, Kind, View, flag, items, number, text, time
 from fovea_operator.settings import Settings
-from fovea_operator.workloads.pod_template import ENTRYPOINT, Work, main_container, pod_template, queue_labels
+from fovea_operator.workloads.pod_template import ENTRYPOINT, main_container, pod_template, queue_labels
 from fovea_operator.workloads.pods import deaths
+from fovea_operator.workloads.work import Work
 from fovea_operator.workloads.workload import WAITING_FOR_QUOTA, ChildState, State
 
 _KEPT_SECONDS = 600

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from fovea_api import names
 from fovea_api.common import PodTemplate, Resources, RunPolicy
@@ -12,8 +11,9 @@ from pydantic import JsonValue
 
 from fovea_operator.objects import JsonObject
 from fovea_operator.settings import Settings
-from fovea_operator.store import StoreConfig, claim_of, strings
-from fovea_operator.workloads.workload import LABEL_ATTEMPT
+from fovea_operator.store import claim_of, strings
+from fovea_operator.workloads import run_spec
+from fovea_operator.workloads.work import Work
 
 PVC_ROOT = "/fovea/pvc"
 SECRETS_ROOT = "/fovea/secrets"
@@ -21,34 +21,6 @@ WORK_DIR = "/fovea/work"
 ENTRYPOINT = "fovea run"
 TERMINATION_MESSAGE_POLICY = "FallbackToLogsOnError"
 """Puts the end of a dead container's log into the pod's status, where `pods` finds it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One attempt at a run: everything that its child is built from."""
-
-    namespace: str
-    run: str
-    attempt: int
-    spec: RunSpec
-    image: str
-    store: StoreConfig
-
-    @property
-    def name(self) -> str:
-        """Name of the child, at most 47 characters."""
-        return f"{self.run}-{self.attempt}"
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Labels of the child and of its pods."""
-        return {
-            names.LABEL_KIND: self.spec.owner.kind,
-            names.LABEL_NAME: self.spec.owner.name,
-            names.LABEL_RUN: self.run,
-            LABEL_ATTEMPT: str(self.attempt),
-            names.LABEL_MANAGED_BY: names.MANAGED_BY,
-        }
 
 
 def pod_template(
@@ -119,7 +91,7 @@ def security_context(settings: Settings) -> JsonObject:
 
 def _env(work: Work) -> list[JsonValue]:
     values = {
-        "FOVEA_RUN": work.spec.model_dump_json(exclude_none=True, by_alias=True),
+        **run_spec.environment(work),
         "FOVEA_RUN_NAME": work.run,
         "FOVEA_NAMESPACE": work.namespace,
         "FOVEA_ATTEMPT": str(work.attempt),
@@ -136,10 +108,9 @@ def _env(work: Work) -> list[JsonValue]:
 
 
 def _volumes(work: Work, settings: Settings) -> tuple[list[JsonValue], list[JsonValue]]:
-    volumes: list[JsonValue] = [
-        {"name": "fovea-work", "emptyDir": {"sizeLimit": settings.work_dir_size}},
-    ]
-    mounts: list[JsonValue] = [{"name": "fovea-work", "mountPath": WORK_DIR}]
+    volumes, mounts = run_spec.volumes(work)
+    volumes.append({"name": "fovea-work", "emptyDir": {"sizeLimit": settings.work_dir_size}})
+    mounts.append({"name": "fovea-work", "mountPath": WORK_DIR})
     for index, (claim, writable) in enumerate(sorted(_claims(work.spec).items())):
         volume = f"fovea-pvc-{index}"
         volumes.append({"name": volume, "persistentVolumeClaim": {"claimName": claim}})

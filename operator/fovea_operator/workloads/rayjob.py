@@ -20,12 +20,12 @@ from fovea_operator.settings import Settings
 from fovea_operator.workloads.pod_template import (
     ENTRYPOINT,
     TERMINATION_MESSAGE_POLICY,
-    Work,
     pod_template,
     queue_labels,
     security_context,
 )
 from fovea_operator.workloads.pods import deaths
+from fovea_operator.workloads.work import Work
 from fovea_operator.workloads.workload import WAITING_FOR_QUOTA, ChildState, State
 
 LABEL_RAY_NODE = "ray.io/node-type"

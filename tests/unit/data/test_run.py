@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dataset_support import detection
 from fovea_api.dataset import Recipe
 from fovea_api.errors import InvalidInput
 from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
+from fovea_operator.store import StoreConfig
+from fovea_operator.workloads import run_spec
+from fovea_operator.workloads.work import Work
 from fovea_trainer.run import failure
 
 MAIN = """
@@ -29,9 +35,32 @@ sys.exit(run.main())
 """With an API server that takes everything."""
 
 
-def pod(voc: Path, folder: Path, attempt: int = 1, main: str = MAIN, **limits: int) -> subprocess.CompletedProcess[str]:
+def handed_over(spec: RunSpec, folder: Path) -> dict[str, str]:
+    """What the operator puts into the pod: a variable, or a ConfigMap, which here is a folder."""
+    work = Work("ns", "r-0123456789", 1, spec, "", StoreConfig(""))
+    variables = run_spec.environment(work)
+    if run_spec.needs_config_map(work):
+        mounted = folder / "run"
+        mounted.mkdir(exist_ok=True)
+        data: Any = run_spec.config_map(work)["binaryData"]
+        for name, value in data.items():
+            (mounted / name).write_bytes(base64.b64decode(value))
+        variables["FOVEA_RUN_FILE"] = variables["FOVEA_RUN_FILE"].replace(run_spec.FOLDER, str(mounted))
+    return variables
+
+
+def pod(
+    voc: Path,
+    folder: Path,
+    attempt: int = 1,
+    main: str = MAIN,
+    classes: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+    **limits: int,
+) -> subprocess.CompletedProcess[str]:
     """`fovea run` of a dataset build in a process; by default with no API server to report to."""
-    recipe, owner = Recipe.model_validate(detection(voc)), RunOwner(kind="Dataset", name="cells")
+    recipe = Recipe.model_validate(detection(voc, **({"classes": [*classes]} if classes else {})))
+    owner = RunOwner(kind="Dataset", name="cells")
     identity = run_identity(RunType.DATASET_BUILD, owner, recipe, RunInputs())
     spec = RunSpec(
         type=RunType.DATASET_BUILD,
@@ -43,13 +72,14 @@ def pod(voc: Path, folder: Path, attempt: int = 1, main: str = MAIN, **limits: i
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
-        "FOVEA_RUN": spec.model_dump_json(exclude_none=True, by_alias=True),
+        **handed_over(spec, folder),
         "FOVEA_RUN_NAME": run_name(identity),
         "FOVEA_NAMESPACE": "ns",
         "FOVEA_ATTEMPT": str(attempt),
         "FOVEA_WORK_DIR": str(folder / "work"),
         "KUBERNETES_SERVICE_HOST": "127.0.0.1",
         "KUBERNETES_SERVICE_PORT": "1",
+        **(variables or {}),
     }
 
     def limit() -> None:
@@ -99,3 +129,22 @@ def test_a_disk_that_is_full_is_told_as_such_and_the_log_goes_on(voc: Path, tmp_
 def test_a_failure_tells_where_its_log_is() -> None:
     result = failure(InvalidInput("no image is left", "spec.sources"), "s3://fovea/ns/log.txt")
     assert (result.logs, result.error and result.error.reason) == ("s3://fovea/ns/log.txt", "InvalidInput")
+
+
+MANY = ["RBC", "WBC", "Platelets", *(f"a class that no image shows, number {number:05}" for number in range(5000))]
+"""Classes that make a spec of over 200 KiB."""
+
+
+def test_a_spec_of_200_kib_is_carried_out(voc: Path, tmp_path: Path) -> None:
+    done = pod(voc, tmp_path, main=TELLS, classes=MANY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "run/spec.json.gz").is_file()
+    assert "told:" in done.stdout
+
+
+def test_a_spec_that_somebody_exchanged_is_not_carried_out(voc: Path, tmp_path: Path) -> None:
+    done = pod(voc, tmp_path, main=TELLS, classes=MANY, variables={"FOVEA_RUN_SHA256": "0" * 64})
+    assert done.returncode == 1
+    assert "the run spec's sha256 is" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "store").exists()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
 import json
 from typing import Any
 
@@ -9,11 +12,13 @@ from fovea_api.common import PodTemplate, Resources, RunPolicy
 from fovea_api.dataset import Recipe
 from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
 from fovea_api.trainingjob import Compute
+from fovea_operator.objects import JOB, RUN, Key
+from fovea_operator.runs.build import child_writes
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.job import BUILD, build_job
-from fovea_operator.workloads.pod_template import Work
 from fovea_operator.workloads.rayjob import build_ray_job
+from fovea_operator.workloads.work import Work
 
 SETTINGS = Settings()
 STORE = StoreConfig("pvc://store/ns", "store-keys", cluster="c-uid", namespace="n-uid", adopt="c-uid/gone")
@@ -28,10 +33,10 @@ RECIPE = Recipe.model_validate(
 )
 
 
-def work(store: str = "pvc://store/ns") -> Work:
+def work(store: str = "pvc://store/ns", recipe: Recipe = RECIPE) -> Work:
     owner = RunOwner(kind="Dataset", name="cells")
-    identity = run_identity(RunType.DATASET_BUILD, owner, RECIPE, RunInputs())
-    spec = RunSpec(type=RunType.DATASET_BUILD, owner=owner, identity=identity, recipe=RECIPE.to_dict(), store=store)
+    identity = run_identity(RunType.DATASET_BUILD, owner, recipe, RunInputs())
+    spec = RunSpec(type=RunType.DATASET_BUILD, owner=owner, identity=identity, recipe=recipe.to_dict(), store=store)
     return Work("ns", run_name(identity), 2, spec, "trainer:1", STORE)
 
 
@@ -155,3 +160,32 @@ def test_a_pod_knows_whom_its_store_must_belong_to() -> None:
         env = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
         owner = (env["FOVEA_CLUSTER_UID"], env["FOVEA_NAMESPACE_UID"], env["FOVEA_ADOPT"])
         assert owner == ("c-uid", "n-uid", "c-uid/gone")
+
+
+def test_a_spec_that_no_variable_takes_lies_in_a_config_map_that_the_pod_knows_by_digest() -> None:
+    classes = tuple(f"class number {number:05} of very many" for number in range(6000))
+    large = work(recipe=RECIPE.model_copy(update={"classes": classes}))
+    run = Key(RUN, "ns", large.run)
+    manifest = build_job(large, BUILD, Resources(), PodTemplate(), RunPolicy(), SETTINGS)
+    writes = {write.key.kind.name: write for write in child_writes(run, JOB, large, manifest, SETTINGS)}
+    assert list(writes)[-2:] == ["ConfigMap", "Job"], "the pod mounts it"
+    assert writes["ConfigMap"].controller == run
+    held: Any = writes["ConfigMap"].manifest
+    text = gzip.decompress(base64.b64decode(held["binaryData"]["spec.json.gz"]))
+    assert RunSpec.model_validate_json(text) == large.spec
+    assert len(text) > 200 << 10
+    assert held["immutable"] is True
+
+    (pod,) = pods(manifest)
+    (container,) = pod["spec"]["containers"]
+    env = {each["name"]: each["value"] for each in container["env"]}
+    assert env["FOVEA_RUN_SHA256"] == hashlib.sha256(text).hexdigest()
+    mount = next(each for each in container["volumeMounts"] if env["FOVEA_RUN_FILE"].startswith(each["mountPath"]))
+    volume = next(each for each in pod["spec"]["volumes"] if each["name"] == mount["name"])
+    assert volume["configMap"]["name"] == held["metadata"]["name"]
+    assert all(len(f"{name}={value}") < 128 << 10 for name, value in env.items())
+
+
+def test_a_spec_that_fits_needs_no_config_map() -> None:
+    writes = child_writes(Key(RUN, "ns", "r"), JOB, work(), job(), SETTINGS)
+    assert [write.key.kind.name for write in writes] == ["ServiceAccount", "RoleBinding", "Job"]

@@ -11,7 +11,7 @@ from fovea_operator.runs.build import pods_digest
 from fovea_operator.runs.plan import ChildBuilder, ExecutionSettings
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.job import BUILD, build_job
-from fovea_operator.workloads.pod_template import Work
+from fovea_operator.workloads.work import Work
 
 
 def execution_settings(spec: DatasetSpec, settings: Settings) -> ExecutionSettings:

@@ -10,8 +10,8 @@ from fovea_operator.objects import RAY_JOB, JsonObject
 from fovea_operator.runs.build import pods_digest
 from fovea_operator.runs.plan import ChildBuilder, ExecutionSettings
 from fovea_operator.settings import Settings
-from fovea_operator.workloads.pod_template import Work
 from fovea_operator.workloads.rayjob import build_ray_job
+from fovea_operator.workloads.work import Work
 
 
 def execution_settings(spec: TrainingJobSpec, settings: Settings) -> ExecutionSettings:
