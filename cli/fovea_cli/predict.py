@@ -13,12 +13,17 @@ from fovea_cli.output import output_option, print_json, print_table
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--draw", type=click.Path(file_okay=False, path_type=Path), help="Folder for the drawn images.")
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1),
+    help="Score from which an object is reported.  [default: the bundle's, where F1 is best on its validation split]",
+)
 @output_option
-def command(bundle: Path, images: tuple[Path, ...], draw: Path | None, output: str) -> None:
+def command(bundle: Path, images: tuple[Path, ...], draw: Path | None, confidence: float | None, output: str) -> None:
     """Predicts IMAGES (files or folders) with a BUNDLE, by the code that serves it."""
     from fovea_serving.predict import describe, predict_files
 
-    predictions = predict_files(bundle, images, draw)
+    predictions = predict_files(bundle, images, draw, confidence=confidence)
     if output == "json":
         print_json({str(path): prediction.to_dict() for path, prediction in predictions.items()})
         return

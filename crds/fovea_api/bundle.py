@@ -48,7 +48,10 @@ class Postprocessing(Model):
     top_k: Annotated[Int, Field(ge=1)] = 5
     """Classification: number of classes returned."""
     score_threshold: Fraction = 0.05
-    """Detection: predictions below are dropped."""
+    """Detection: predictions below are dropped before non-maximum suppression; average precision needs the rest."""
+    confidence_threshold: Fraction = 0.5
+    """Detection: score from which an object is reported: where F1 is best on the validation split (on train images,
+    where there is none)."""
     nms_iou: Fraction = 0.5
     """Detection: of two boxes of a class that overlap more, the weaker is dropped."""
     max_detections: Annotated[Int, Field(ge=1)] = 300

@@ -76,8 +76,9 @@ class Inference(Model):
 
     batching: Batching = Batching()
     """How requests are put together."""
-    confidence_threshold: Fraction = 0.5
-    """Predictions below are not returned, 0 to 1."""
+    confidence_threshold: Fraction | None = None
+    """Objects below are not returned, 0 to 1. Absent: the model's own threshold, where F1 is best on its validation
+    split."""
     max_detections: Annotated[Int, Field(ge=1, le=10_000)] = 300
     """Objects returned for an image at most."""
     max_image_megapixels: Annotated[Number, Field(gt=0, le=1000)] = 50

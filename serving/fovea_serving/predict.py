@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -17,8 +17,6 @@ from fovea_serving.pipeline import IGNORE, Classification, Detection, Prediction
 from fovea_serving.predictor import Predictor
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-CONFIDENCE = 0.4
-"""Score from which an object is shown: the default of deployments."""
 TOP = 5
 """Classes that are named for an image."""
 FILES_AT_ONCE = 16
@@ -96,7 +94,7 @@ def describe(prediction: FilePrediction) -> str:
 
 
 def predict_files(
-    bundle: Path | str, paths: Sequence[Path], draw: Path | None = None, *, confidence: float = CONFIDENCE
+    bundle: Path | str, paths: Sequence[Path], draw: Path | None = None, *, confidence: float | None = None
 ) -> Mapping[Path, FilePrediction]:
     """Predicts image files, and those in the folders given, with a bundle.
 
@@ -104,7 +102,7 @@ def predict_files(
         bundle: Local directory of the bundle; its digests are verified.
         paths: Image files and folders.
         draw: Folder that gets a PNG of each image with the prediction drawn. Absent: none.
-        confidence: Smallest score of an object.
+        confidence: Smallest score of an object, 0 to 1; absent: the bundle's own threshold.
 
     Raises:
         InvalidBundle, CorruptBundle: the bundle cannot be used.
@@ -113,6 +111,8 @@ def predict_files(
     """
     verified = load_bundle(bundle)
     predictor = Predictor.from_bundle(verified)
+    if confidence is not None:
+        predictor.postprocess = replace(predictor.postprocess, confidence_threshold=confidence)
     files = list(dict.fromkeys(file for path in paths for file in _images(path)))
     if not files:
         raise InvalidInput("no images found", ", ".join(map(str, paths)), "give image files or folders that hold some")
@@ -126,8 +126,7 @@ def predict_files(
         part = files[start : start + FILES_AT_ONCE]
         images = [decode(file.read_bytes(), str(file)) for file in part]
         for file, image, prediction in zip(part, images, predictor.predict(images), strict=True):
-            shown = prediction.above(confidence) if isinstance(prediction, Detection) else prediction
-            results[file] = FilePrediction(shown, verified.manifest.classes)
+            results[file] = FilePrediction(prediction, verified.manifest.classes)
             if file in targets:
                 drawn = cv2.cvtColor(results[file].draw(image), cv2.COLOR_RGB2BGR)
                 targets[file].write_bytes(cv2.imencode(".png", drawn)[1].tobytes())

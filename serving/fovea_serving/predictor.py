@@ -63,11 +63,12 @@ class Predictor:
         postprocess = Postprocess.from_manifest(manifest.task, manifest.postprocessing)
         return cls(bundle.model, preprocess, postprocess, threads=threads, max_batch=max_batch)
 
-    def predict(self, images: Sequence[Image | bytes]) -> list[Prediction]:
+    def predict(self, images: Sequence[Image | bytes], *, candidates: bool = False) -> list[Prediction]:
         """One prediction for each image, in order.
 
         Args:
             images: Whole image files as bytes, or RGB pixels uint8 `[height, width, 3]`; sizes may differ.
+            candidates: Whether objects below the confidence threshold are kept, for average precision.
 
         Raises:
             InvalidImage: bytes that are no image; the message says which.
@@ -81,7 +82,10 @@ class Predictor:
             ]
             batch, geometries = self.preprocess.batch(pixels)
             predictions += self.postprocess(self._run(batch), geometries)
-        return predictions
+        if candidates:
+            return predictions
+        threshold = self.postprocess.confidence_threshold
+        return [prediction.above(threshold) for prediction in predictions]
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """The model's raw outputs by name for normalized images `[N, 3, height, width]`."""

@@ -41,6 +41,10 @@ class Classification:
         """Probability of the most probable class."""
         return float(self.probabilities.max())
 
+    def above(self, score: float) -> Classification:
+        """Itself: every image has a class."""
+        return self
+
     def top(self, k: int) -> list[tuple[int, float]]:
         """The k most probable classes as (index, probability), best first."""
         order = np.argsort(-self.probabilities, kind="stable")[:k]
@@ -70,6 +74,10 @@ class SemanticSegmentation:
 
     mask: NDArray[np.uint8]
 
+    def above(self, score: float) -> SemanticSegmentation:
+        """Itself: every pixel has a class."""
+        return self
+
 
 Prediction = Classification | Detection | SemanticSegmentation
 
@@ -80,7 +88,8 @@ class Postprocess:
 
     Args:
         task: What is predicted.
-        score_threshold: Smallest score of an object.
+        score_threshold: Smallest score of a candidate.
+        confidence_threshold: Smallest score of an object that is reported.
         nms_iou: Of two objects of one class that overlap by more than this, the better stays.
         max_detections: Largest number of objects in an image.
     """
@@ -89,11 +98,18 @@ class Postprocess:
     score_threshold: float = 0.05
     nms_iou: float = 0.5
     max_detections: int = 300
+    confidence_threshold: float = 0.5
 
     @classmethod
     def from_manifest(cls, task: Task, manifest: Postprocessing) -> Self:
         """The postprocessing that a bundle describes."""
-        return cls(task, manifest.score_threshold, manifest.nms_iou, manifest.max_detections)
+        return cls(
+            task,
+            manifest.score_threshold,
+            manifest.nms_iou,
+            manifest.max_detections,
+            manifest.confidence_threshold,
+        )
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -101,7 +117,7 @@ class Postprocess:
         return OUTPUTS[self.task]
 
     def __call__(self, outputs: Mapping[str, NDArray[np.float32]], geometries: list[Geometry]) -> list[Prediction]:
-        """The predictions of a batch.
+        """The predictions of a batch, with all candidates of a detector.
 
         Args:
             outputs: Classification `logits` `[N, C]`; detection `boxes` `[N, A, 4]` xyxy in input pixels and

@@ -31,7 +31,7 @@ def evaluate(
         (sample(int(label), f"image {index}", "odd" if index % 2 else "even"), Classification(row))
         for index, (label, row) in enumerate(zip(truth, probabilities, strict=True))
     )
-    return evaluate_classification(pairs, EvaluationRequest(classes, "test", slices, primary))
+    return evaluate_classification(pairs, EvaluationRequest(classes, "test", slices, primary, 0.5))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.tasks.base import EvaluationRequest
 from fovea_trainer.tasks.detection.average_precision import average_precision
 from fovea_trainer.tasks.detection.errors import count_errors
-from fovea_trainer.tasks.detection.evaluation import evaluate_detection
+from fovea_trainer.tasks.detection.evaluation import evaluate_detection, operating_point
 from fovea_trainer.tasks.detection.matching import GroundTruth, iou_matrix, match
 
 CLASSES = ("cell", "platelet")
@@ -46,9 +46,12 @@ def found(*items: tuple[list, int, float]) -> Detection:
 
 
 def evaluate(
-    *pairs: tuple[Sample, Detection], slices: tuple[str, ...] = ("class", "objectSize"), primary: str = "mAP"
+    *pairs: tuple[Sample, Detection],
+    slices: tuple[str, ...] = ("class", "objectSize"),
+    primary: str = "mAP",
+    threshold: float = 0.05,
 ) -> EvaluationResult:
-    return evaluate_detection(iter(pairs), EvaluationRequest(CLASSES, "test", slices, primary))
+    return evaluate_detection(iter(pairs), EvaluationRequest(CLASSES, "test", slices, primary, threshold))
 
 
 ONE, TWO, FAR = [10, 10, 60, 60], [100, 100, 200, 200], [300, 300, 400, 400]
@@ -59,7 +62,6 @@ def test_all_right_is_one() -> None:
     for name in ("mAP", "mAP50", "mAP75", "precision", "recall", "f1", "meanMatchIoU"):
         assert result.metric(name) == pytest.approx(1), name
     assert result.metrics["test/AP/platelet"] == pytest.approx(1)
-    assert result.threshold == pytest.approx(0.8)
     assert sum(result.errors.values()) == 0
     assert result.confusion.counts.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
     assert result.worst[0].score == 1
@@ -96,11 +98,28 @@ def test_confusion_has_a_background() -> None:
     assert result.confusion.counts.tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 0]]
 
 
-def test_the_threshold_is_where_f1_is_best() -> None:
+def test_the_operating_point_is_where_f1_is_best() -> None:
     noise = [([300 + 5 * i, 10, 340 + 5 * i, 40], 0, 0.3 - i / 100) for i in range(9)]
-    result = evaluate((sample([ONE, TWO], [0, 0]), found((ONE, 0, 0.9), (TWO, 0, 0.6), *noise)))
-    assert result.threshold == pytest.approx(0.6)
+    image = sample([ONE, TWO], [0, 0]), found((ONE, 0, 0.9), (TWO, 0, 0.6), *noise)
+    threshold = operating_point(iter([image]))
+    assert threshold == pytest.approx(0.6)
+    result = evaluate(image, threshold=threshold)
     assert result.metric("precision") == result.metric("recall") == 1
+
+
+def test_precision_and_recall_are_those_at_the_given_threshold_not_at_the_best_one() -> None:
+    """The threshold is the model's: a test split whose own best one is another has no say in it."""
+    image = sample([ONE, TWO], [0, 0]), found((ONE, 0, 0.9), (TWO, 0, 0.6), (FAR, 0, 0.3))
+    assert operating_point(iter([image])) == pytest.approx(0.6)
+    for threshold, precision, recall, missed in ((0.2, 2 / 3, 1, 0), (0.6, 1, 1, 0), (0.8, 1, 0.5, 1)):
+        result = evaluate(image, threshold=threshold)
+        assert result.metric("precision") == pytest.approx(precision)
+        assert result.metric("recall") == pytest.approx(recall)
+        assert result.metric("f1") == pytest.approx(2 * precision * recall / (precision + recall))
+        assert result.metric("scoreThreshold") == result.threshold == threshold
+        assert result.errors["missed"] == missed
+        assert result.confusion.counts[0, 2] == missed
+        assert result.metric("mAP50") == pytest.approx(1)  # which goes over all scores
 
 
 def test_nothing_found_is_zero_and_no_crash() -> None:
@@ -136,6 +155,28 @@ def test_slices_by_source() -> None:
     ]
     slices = {part.name: (part.images, part.value) for part in evaluate(*pairs, slices=("source",)).slices}
     assert slices == {"lab": (1, pytest.approx(1)), "field": (1, 0)}
+
+
+@pytest.mark.parametrize(("primary", "values"), [("mAP50", [1, 0]), ("recall", [1, 0]), ("mAP", [0.7, 0])])
+def test_slices_follow_the_primary_metric(primary: str, values: list[float]) -> None:
+    loose = [10, 10, 60, 51]  # an IoU of 0.82 with ONE: right at seven of the ten thresholds of mAP
+    pairs = [
+        (sample([ONE], [0], source="lab"), found((loose, 0, 0.9))),
+        (sample([ONE], [0], source="yard", name="b"), found()),
+    ]
+    result = evaluate(*pairs, slices=("source",), primary=primary)
+    assert result.primary == primary
+    assert [part.value for part in result.slices] == pytest.approx(values, abs=0.01)
+
+
+def test_not_all_sizes_can_be_worse_than_others() -> None:
+    small, medium, large = [10, 10, 30, 30], [100, 100, 160, 160], [200, 200, 400, 400]
+    half = found((small, 0, 0.9), (medium, 0, 0.9), (large, 0, 0.9))
+    images = [(sample([small, medium, large], [0] * 3), half), (sample([small, medium, large], [0] * 3), found())]
+    assert not any("objects are detected worse" in words for words in evaluate(*images).error_analysis)
+    poor = found((medium, 0, 0.9), (large, 0, 0.9))
+    words = evaluate((sample([small, medium, large], [0] * 3), poor)).error_analysis
+    assert [sentence.split()[0] for sentence in words if "detected worse" in sentence] == ["Small"]
 
 
 def test_overlaps_equal_torchvisions() -> None:

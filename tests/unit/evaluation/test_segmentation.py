@@ -28,7 +28,7 @@ def sample(mask: np.ndarray, name: str = "a") -> Sample:
 
 def evaluate(*pairs: tuple[np.ndarray, np.ndarray]) -> EvaluationResult:
     samples = ((sample(truth, str(i)), SemanticSegmentation(mask)) for i, (truth, mask) in enumerate(pairs))
-    return evaluate_segmentation(samples, EvaluationRequest(CLASSES, "test", ("class", "source"), "dice"))
+    return evaluate_segmentation(samples, EvaluationRequest(CLASSES, "test", ("class", "source"), "dice", 0.5))
 
 
 def test_figures_equal_torchmetrics() -> None:

@@ -64,8 +64,10 @@ def predict(task: Task, truth: Sample) -> Prediction:
 def test_an_epoch_and_the_exported_model_are_evaluated_alike(task: Task, objects: tuple[int, ...]) -> None:
     samples = [sample(task, count) for count in objects]
     predictions = [predict(task, truth) for truth in samples]
-    request = EvaluationRequest(CLASSES, "validation", (), PRIMARY[task])
-    exported = definition(task).evaluate(iter(zip(samples, predictions, strict=True)), request)
+    pairs = list(zip(samples, predictions, strict=True))
+    threshold = definition(task).operating_point(iter(pairs)) or 0.5
+    request = EvaluationRequest(CLASSES, "validation", (), PRIMARY[task], threshold)
+    exported = definition(task).evaluate(iter(pairs), request)
     epoch = definition(task).validation_metrics(samples, predictions, len(CLASSES))
     assert epoch
     for name, value in epoch.items():

@@ -44,15 +44,24 @@ def evaluate(
     """
     if not samples:
         raise InvalidInput(f"the split {split} has no images", None, "give it a share in the Dataset's splits.ratios")
-
-    def pairs() -> Pairs:
-        for start in range(0, len(samples), BATCH):
-            part = [samples[index] for index in range(start, min(start + BATCH, len(samples)))]
-            yield from zip(part, predictor.predict([sample.image_bytes for sample in part]), strict=True)
-            if progress is not None:
-                progress(start + len(part), len(samples))
-
-    task = predictor.postprocess.task
+    task, threshold = predictor.postprocess.task, predictor.postprocess.confidence_threshold
     headline = primary if primary in EVALUATED[task] else PRIMARY[task]
     assert headline is not None
-    return definition(task).evaluate(pairs(), EvaluationRequest(tuple(classes), split, tuple(slices), headline))
+    request = EvaluationRequest(tuple(classes), split, tuple(slices), headline, threshold)
+    return definition(task).evaluate(_predict(predictor, samples, progress), request)
+
+
+def choose_threshold(predictor: Predictor, samples: Sequence[Sample]) -> float | None:
+    """The score from which an object is to be reported, by these images; None: the task knows no scores."""
+    return definition(predictor.postprocess.task).operating_point(_predict(predictor, samples))
+
+
+def _predict(
+    predictor: Predictor, samples: Sequence[Sample], progress: Callable[[int, int], None] | None = None
+) -> Pairs:
+    for start in range(0, len(samples), BATCH):
+        part = [samples[index] for index in range(start, min(start + BATCH, len(samples)))]
+        images = [sample.image_bytes for sample in part]
+        yield from zip(part, predictor.predict(images, candidates=True), strict=True)
+        if progress is not None:
+            progress(start + len(part), len(samples))

@@ -81,7 +81,7 @@ class EvaluationResult:
     """An exported model's quality on one split.
 
     `metrics` are named `<split>/<metric>` and `<split>/<metric>/<class>`; `errors` counts a detector's errors by
-    kind; `threshold` is its score with the best F1, at which precision, recall and confusion are given.
+    kind; `threshold` is its confidence threshold, at which precision, recall and confusion are given.
     """
 
     task: Task

@@ -26,7 +26,7 @@ NAMES = {
     "mAPMedium": "mAP of medium objects",
     "mAPLarge": "mAP of large objects (from 96² pixels)",
     "meanMatchIoU": "Mean IoU of the matches",
-    "scoreThreshold": "Score with the best F1",
+    "scoreThreshold": "Confidence threshold (best F1 on validation)",
     "dice": "Dice, mean over the classes",
     "iou": "IoU, mean over the classes",
     "pixelAccuracy": "Pixels right",

@@ -51,12 +51,14 @@ class EvaluationRequest:
         split: Name of the split; the metrics are named after it.
         slices: What the primary metric is broken down by: class, objectSize, source, group.
         primary: The metric of the slices and of the headline, such as mAP50.
+        threshold: The model's operating point: the score from which predictions count.
     """
 
     classes: tuple[str, ...]
     split: str
     slices: tuple[str, ...]
     primary: str
+    threshold: float
 
 
 Pairs = Iterator[tuple[StoredSample, Prediction]]
@@ -107,6 +109,10 @@ class TaskDefinition(ABC):
         self, samples: Sequence[LabelledSample], predictions: Sequence[Prediction], num_classes: int
     ) -> dict[str, float]:
         """The metrics of an epoch by short name, as `evaluate` gives them, without what takes longer."""
+
+    def operating_point(self, pairs: Pairs) -> float | None:
+        """The score from which predictions count that suits these best; None: the task knows no scores."""
+        return None
 
     @abstractmethod
     def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -35,7 +35,7 @@ from fovea_serving.pipeline import Postprocess, Preprocess, decode
 from fovea_serving.predictor import Predictor
 
 from fovea_trainer.data.version import OpenVersion, Sample
-from fovea_trainer.evaluation.evaluate import evaluate
+from fovea_trainer.evaluation.evaluate import choose_threshold, evaluate
 from fovea_trainer.evaluation.latency import measure_latency, size_megabytes
 from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.export import (
@@ -106,6 +106,15 @@ class Trained:
         slices, primary = recipe.evaluation.slices, recipe.evaluation.primary_metric
         return evaluate(predictor, samples, classes, split=split, slices=slices, primary=primary)
 
+    def with_threshold(self, model: Path) -> Trained:
+        """With the confidence threshold that suits the exported model on the validation split, or on train images where
+        there is none; never on the test split."""
+        samples = (self.samples("validation") or self.samples("train"))[:CHOICE_IMAGES]
+        threshold = choose_threshold(self.predictor(model), samples)
+        if threshold is None:
+            return self
+        return replace(self, postprocess=replace(self.postprocess, confidence_threshold=threshold))
+
 
 def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     """Exports the best weights, evaluates what was exported and stores the bundle.
@@ -135,6 +144,7 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
         save_exported_program(inference, folder / "model.pt2", trained.size, dynamic_batch=dynamic_batch)
 
     stage("Evaluating", TRAINING_PERCENT + 3)
+    trained = trained.with_threshold(model)
     splits = [split for split in recipe.evaluation.splits if len(trained.samples(split))]
     evaluations: dict[str, EvaluationResult] = {split: trained.evaluate(model, split) for split in splits}
     before, notes = dict[str, float](), list(NetworkDescription.from_json(state.description).notes)
@@ -143,7 +153,7 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     notes.extend(check_version(trained.version, recipe))
     if recipe.compression.quantization is not None:
         stage("Compressing", TRAINING_PERCENT + 5)
-        evaluations, before, reason = _quantize(trained, model, evaluations)
+        trained, evaluations, before, reason = _quantize(trained, model, evaluations)
         log.info(reason)
         notes.append(reason)
     for split, evaluation in evaluations.items():
@@ -225,8 +235,8 @@ def _summary(metrics: Mapping[str, float]) -> str:
 
 def _quantize(
     trained: Trained, model: Path, evaluations: dict[str, EvaluationResult]
-) -> tuple[dict[str, EvaluationResult], dict[str, float], str]:
-    """The evaluations of what is delivered, the metrics before if that is the 8-bit model, and why in words.
+) -> tuple[Trained, dict[str, EvaluationResult], dict[str, float], str]:
+    """What is delivered and its evaluations, the metrics before if that is the 8-bit model, and why in words.
 
     The choice is made on the validation split, or on train images where there is none; never on the test split.
     """
@@ -242,10 +252,11 @@ def _quantize(
     choice = choose_quantized(f"{judged_on}/{metric}", was, now, wish.max_metric_drop)
     if not choice.quantized:
         small.unlink()
-        return evaluations, {}, choice.reason
+        return trained, evaluations, {}, choice.reason
     before = _metrics(trained, model, evaluations)
     os.replace(small, model)
-    return {split: trained.evaluate(model, split) for split in evaluations}, before, choice.reason
+    trained = trained.with_threshold(model)
+    return trained, {split: trained.evaluate(model, split) for split in evaluations}, before, choice.reason
 
 
 def _calibration(trained: Trained, count: int) -> Iterator[np.ndarray]:
@@ -305,6 +316,7 @@ def _manifest(trained: Trained, lineage: Lineage, folder: Path, metrics: BundleM
             score_threshold=postprocess.score_threshold,
             nms_iou=postprocess.nms_iou,
             max_detections=postprocess.max_detections,
+            confidence_threshold=postprocess.confidence_threshold,
         ),
         metrics=metrics,
         problem=trained.version.manifest.problem,

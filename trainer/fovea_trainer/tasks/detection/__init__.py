@@ -16,7 +16,7 @@ from fovea_trainer.data.version import Split
 from fovea_trainer.evaluation.result import EvaluationResult, LabelledSample
 from fovea_trainer.report.base import Image, Section
 from fovea_trainer.tasks.base import EvaluationRequest, Labelled, Pairs, Sample, StoredSample, TaskDefinition
-from fovea_trainer.tasks.detection.evaluation import detection_summary, evaluate_detection
+from fovea_trainer.tasks.detection.evaluation import detection_summary, evaluate_detection, operating_point
 from fovea_trainer.tasks.detection.learnable import check_objects
 from fovea_trainer.tasks.detection.matching import ground_truth_of
 from fovea_trainer.tasks.detection.report import draw_labels, error_section, precision_recall, side_by_side
@@ -53,6 +53,9 @@ class Detection(TaskDefinition):
     ) -> dict[str, float]:
         return detection_summary(samples, predictions)
 
+    def operating_point(self, pairs: Pairs) -> float | None:
+        return operating_point(pairs)
+
     def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
         return evaluate_detection(pairs, request)
 
@@ -60,7 +63,7 @@ class Detection(TaskDefinition):
         return [*precision_recall(evaluation), *error_section(evaluation)]
 
     def confusion_note(self, evaluation: EvaluationResult) -> str:
-        return f"Counted from a score of {evaluation.threshold:.2f} on, where F1 is best."
+        return f"Counted from a score of {evaluation.threshold:.2f} on, the model's confidence threshold."
 
     def draw_labels(self, sample: StoredSample, classes: Sequence[str]) -> Image:
         return draw_labels(sample, classes)

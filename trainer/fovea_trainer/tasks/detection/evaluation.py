@@ -30,7 +30,7 @@ CURVE_POINTS = 200
 
 
 def evaluate_detection(pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
-    """mAP, mAP50, mAP75, AP per class and size, precision-recall curves; and at the score of the best F1:
+    """mAP, mAP50, mAP75, AP per class and size, precision-recall curves; and at the model's confidence threshold:
     precision, recall, F1, mean IoU of the matches, confusion with background, kinds of errors."""
     names, columns = [], []
     ground_truths: list[GroundTruth] = []
@@ -44,7 +44,7 @@ def evaluate_detection(pairs: Pairs, request: EvaluationRequest) -> EvaluationRe
     classes = request.classes
     average = average_precision(ground_truths, detections, len(classes))
     matches = match_all(ground_truths, detections)
-    threshold = best_threshold(ground_truths, detections, matches)
+    threshold = request.threshold
     confident = [image.above(threshold) for image in detections]
     confident_matches = match_all(ground_truths, confident)
     errors = dict.fromkeys(ERRORS, 0)
@@ -91,6 +91,17 @@ def evaluate_detection(pairs: Pairs, request: EvaluationRequest) -> EvaluationRe
         errors=errors,
         threshold=threshold,
     )
+
+
+def operating_point(pairs: Pairs) -> float:
+    """The score of the best F1."""
+    ground_truths: list[GroundTruth] = []
+    detections: list[Detection] = []
+    for sample, prediction in pairs:
+        assert isinstance(prediction, Detection)
+        ground_truths.append(ground_truth_of(sample))
+        detections.append(prediction)
+    return best_threshold(ground_truths, detections, match_all(ground_truths, detections))
 
 
 def detection_summary(samples: Iterable[LabelledSample], predictions: Iterable[Prediction]) -> dict[str, float]:

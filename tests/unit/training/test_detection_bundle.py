@@ -1,0 +1,105 @@
+"""A detector from pictures to its bundle: one threshold for evaluation, prediction and serving, and a network that its
+weights describe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from fovea_api.common import Task
+from fovea_serving.bundle import WEIGHTS, Bundle, load_bundle
+from fovea_serving.pipeline import Detection
+from fovea_serving.predict import predict_files
+from fovea_serving.predictor import Predictor
+from fovea_trainer.local import train_manifest
+from fovea_trainer.models.description import restore
+from synthetic import SIZE, squares
+
+IMAGES = 40
+
+
+def pictures(folder: Path) -> None:
+    """Squares as COCO."""
+    content: dict[str, list[dict[str, object]]] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}],
+    }
+    folder.mkdir()
+    for index, sample in enumerate(squares(Task.DETECTION, IMAGES, 0).samples["train"]):
+        (folder / sample.name).write_bytes(sample.image_bytes)
+        x1, y1, x2, y2 = (float(value) for value in sample.boxes[0])
+        content["images"].append({"id": index, "file_name": sample.name, "width": SIZE, "height": SIZE})
+        box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
+        content["annotations"].append({"id": index, "image_id": index, "category_id": int(sample.labels[0]) + 1, **box})
+    (folder / "annotations.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("detector")
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Bundle:
+    pictures(folder / "pictures")
+    dataset = {
+        "task": "Detection",
+        "classes": ["red", "blue"],
+        "sources": [{"name": "lab", "uri": f"file://{folder}/pictures", "format": "COCO"}],
+        "splits": {
+            "ratios": {"train": 0.6, "validation": 0.2, "test": 0.2},
+            "keepNearDuplicatesTogether": False,
+        },
+    }
+    job = {
+        "datasetRef": {"name": "squares"},
+        "model": {"architecture": "retinanet-efficientnet-lite0", "options": {"fpnChannels": 16}},
+        "input": {"size": {"width": 64, "height": 64}},
+        "training": {"epochs": 6, "batchSize": 8, "precision": "FP32", "optimizer": {"learningRate": 0.003}},
+    }
+    objects = [
+        {"apiVersion": "fovea.dev/v1alpha1", "kind": kind, "metadata": {"name": "squares"}, "spec": content}
+        for kind, content in (("Dataset", dataset), ("TrainingJob", job))
+    ]
+    path = folder / "manifest.yaml"
+    path.write_text(yaml.safe_dump_all(objects))
+    return load_bundle(str(train_manifest(path, str(folder / "store")).artifact))
+
+
+def test_the_threshold_is_validations_and_everyones(bundle: Bundle, folder: Path) -> None:
+    threshold = bundle.manifest.postprocessing.confidence_threshold
+    metrics = bundle.manifest.metrics.exported
+    assert metrics["validation/scoreThreshold"] == metrics["test/scoreThreshold"] == pytest.approx(threshold)
+    evaluations = {split: json.loads((bundle.path / f"evaluation/{split}.json").read_text())
+                   for split in ("validation", "test")}  # fmt: skip
+    assert all(evaluation["threshold"] == threshold for evaluation in evaluations.values())
+    assert threshold not in (0.4, 0.5), "a default, not what the validation split says"
+    picture = folder / "pictures" / "0.png"
+    every = Predictor.from_bundle(bundle).predict([picture.read_bytes()], candidates=True)[0]
+    assert isinstance(every, Detection)
+    for predicted in (
+        Predictor.from_bundle(bundle).predict([picture.read_bytes()])[0],
+        predict_files(bundle.path, [picture])[picture].prediction,
+    ):
+        assert isinstance(predicted, Detection)
+        assert predicted.scores.tolist() == every.above(threshold).scores.tolist()
+    low = predict_files(bundle.path, [picture], confidence=0.05)[picture].prediction
+    assert isinstance(low, Detection)
+    assert len(low) == len(every.above(0.05))
+
+
+def test_the_weights_of_a_bundle_are_a_network(bundle: Bundle) -> None:
+    """Without the recipe or the dataset, from which its anchors came."""
+    network = restore(bundle.path / WEIGHTS)
+    predictor = Predictor.from_bundle(bundle)
+    images = np.random.default_rng(0).normal(0, 0.5, (2, 3, 64, 64)).astype(np.float32)
+    with torch.no_grad():
+        outputs = network.decode(network(torch.from_numpy(images)))
+    for name, values in predictor.run(images).items():
+        assert values == pytest.approx(outputs[name].numpy(), abs=2e-3), name
+    assert "Best possible recall of the anchors" in (bundle.path / "report.html").read_text()
