@@ -145,6 +145,14 @@ def test_classes_left_out_on_purpose_are_no_fault(tmp_path: Path) -> None:
     assert serious(check(root, "PascalVOC", classMap={"horse": ""})) == {}
 
 
+def test_boxes_that_are_all_wrong_are_named_as_the_cause(tmp_path: Path) -> None:
+    files = coco([["cat"]] * COUNT)
+    files["a.json"] = str(files["a.json"]).replace("[10, 10, 15, 50]", "[0.1, 0.1, 0.15, 0.5]")
+    words = refusal(check(write(tmp_path / "s", files), "COCO"))
+    assert "nothing to learn: s: a.json:1: the cat box 0.1, 0.1, 0.25, 0.6 is less than 2 pixels" in words
+    assert words.endswith("(Draw the box anew, or remove it.)")
+
+
 # --- Classification ---
 
 

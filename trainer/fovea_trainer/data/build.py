@@ -311,8 +311,10 @@ def _refuse(recipe: Recipe, index: Index) -> None:
     if unknown and not index.any():
         raise unknown_classes(recipe, unknown)
     if not index.any():
-        findings = _first(index.findings(tuple(FindingKind))) or "the sources are empty"
-        raise InvalidInput(f"no image with a usable label is left: {findings}", "spec.sources")
+        findings = index.findings(tuple(FindingKind))
+        words = _first(findings) or "the sources are empty"
+        remedy = findings[0].advice if findings else None
+        raise InvalidInput(f"no image with a usable label is left: {words}", "spec.sources", remedy)
     allowed = recipe.quality.max_faulty_images
     if index.faulty > max(allowed * index.read, 1 if allowed else 0):
         faulty = _first(index.findings([kind for kind in FindingKind if kind.faulty]))

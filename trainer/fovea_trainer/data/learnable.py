@@ -21,7 +21,7 @@ GROUND = "background"
 
 
 def refuse_unlearnable(
-    recipe: Recipe, statistics: Statistics, unknown: Mapping[str, int], causes: Sequence[str]
+    recipe: Recipe, statistics: Statistics, unknown: Mapping[str, int], causes: Sequence[Finding]
 ) -> None:
     """Raises InvalidInput where a model could learn nothing, or not what was asked for.
 
@@ -34,11 +34,11 @@ def refuse_unlearnable(
     if statistics.annotations == 0:
         if unknown:
             raise unknown_classes(recipe, unknown)
-        why = f": {'; '.join(causes[:2])}" if causes else ""
+        why = f": {'; '.join(map(str, causes[:2]))}" if causes else ""
         raise InvalidInput(
             f"none of {statistics.images} images shows an object, so there is nothing to learn{why}",
             "spec.sources",
-            "check that the labels lie where the format has them",
+            causes[0].advice if causes else "check that the labels lie where the format has them",
         )
     for name in _without_images(statistics):
         if near := similar(name, unknown):

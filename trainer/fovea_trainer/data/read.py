@@ -153,7 +153,7 @@ def check(source: OpenSource, found: Found) -> Checked:
     """
 
     def left_out(kind: FindingKind, error: InvalidInput) -> Checked:
-        finding = Finding(kind, error.place or found.name, error.message)
+        finding = Finding(kind, error.place or found.name, error.message, error.remedy or "")
         return Checked(found.name, found.image, found.split, (*findings, finding))
 
     findings: list[Finding] = []

@@ -222,3 +222,15 @@ def test_folders_of_splits(tmp_path: Path) -> None:
     files = {f"{split}/a.jpg": "" for split in ("train", "valid", "test")}
     found = read(tmp_path, files | {name.replace("jpg", "xml"): voc() for name in files})
     assert found.splits == {"train/a.jpg": "train", "valid/a.jpg": "validation", "test/a.jpg": "test"}
+
+
+def test_what_only_trainval_lists_is_in_train(tmp_path: Path) -> None:
+    files: dict[str, str] = {}
+    for name in "abcd":
+        files |= {f"JPEGImages/{name}.jpg": "", f"Annotations/{name}.xml": voc()}
+    files |= {f"ImageSets/Main/{name}.txt": lines for name, lines in
+              (("trainval", "a\nb\nc\n"), ("val", "b\n"), ("test", "d\n"))}  # fmt: skip
+    read_of = read(tmp_path, files)
+    splits = {Path(name).stem: split for name, split in read_of.splits.items()}
+    assert splits == {"a": "train", "b": "validation", "c": "train", "d": "test"}
+    assert read_of.findings == []

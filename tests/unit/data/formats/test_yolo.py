@@ -221,3 +221,8 @@ def test_an_image_in_two_splits_and_a_split_that_is_not_there_are_told(tmp_path:
     found = read(tmp_path, {**LISTED, "data.yaml": f"{NAMES}train: a\nval: a\ntest: missing"})
     assert found.splits["a/x.jpg"] is None
     assert {kind for kind, _ in found.findings} == {"SplitConflict", "MissingSplit"}
+
+
+def test_labels_beside_jpeg_images(tmp_path: Path) -> None:
+    found = read(tmp_path, {"data.yaml": NAMES, "JPEGImages/a.jpg": "", "labels/a.txt": f"0 {BOX}"})
+    assert found.boxes == {"JPEGImages/a.jpg": [("cat", *CORNERS)]}

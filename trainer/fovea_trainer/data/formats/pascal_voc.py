@@ -138,12 +138,16 @@ class PascalVOC:
     # --- Splits ---
 
     def _splits(self) -> tuple[dict[str, str | None], list[Finding]]:
-        """The split of each image that ImageSets/Main/{train,val,test}.txt list; None where two lists have it."""
+        """The split of each image that ImageSets/Main/{train,val,test}.txt list; None where two lists have it.
+
+        What only trainval.txt lists is in train.
+        """
         splits: dict[str, str | None] = {}
         findings: list[Finding] = []
-        for path in self.tree.with_suffix(".txt"):
+        both = set(self.tree.with_suffix("/trainval.txt"))
+        for path in sorted(self.tree.with_suffix(".txt"), key=lambda path: (path in both, path)):
             parts = PurePosixPath(path).parts
-            split = SPLIT_NAMES.get(PurePosixPath(path).stem.lower())
+            split = "train" if path in both else SPLIT_NAMES.get(PurePosixPath(path).stem.lower())
             if split is None or parts[-3:-1] != ("ImageSets", "Main"):
                 continue
             for number, line in enumerate(self.tree.read_text(path)[0].splitlines(), 1):
@@ -154,7 +158,7 @@ class PascalVOC:
                     findings.append(Finding(FindingKind.MISSING_SPLIT, place, f"{line.strip()!r} names {count}"))
                 for image in images if len(images) == 1 else ():
                     earlier = splits.setdefault(image, split)
-                    if earlier not in (split, None):
+                    if earlier not in (split, None) and path not in both:
                         splits[image] = None
                         message = f"{image} is in the splits {earlier} and {split}; it is shared out by splits.ratios"
                         findings.append(Finding(FindingKind.SPLIT_CONFLICT, place, message))

@@ -158,12 +158,13 @@ def _object(line: str, place: str, scope: Scope) -> Box:
 
 
 def _labels_paths(image: str) -> Iterator[str]:
-    """Where the labels of an image may lie: `images` is `labels` in the path, the last such folder first; or beside."""
+    """Where the labels of an image may lie: `images` (darknet: or `JPEGImages`) is `labels` in the path, the last such
+    folder first; or beside the image."""
     full = PurePosixPath(image)
     for name in (full.with_suffix(".txt").name, f"{full.name}.txt"):
         parts = full.parts[:-1]
         for index in reversed(range(len(parts))):
-            if parts[index].lower() == "images":
+            if parts[index].lower() in ("images", "jpegimages"):
                 yield "/".join((*parts[:index], "labels", *parts[index + 1 :], name))
         if name not in NAME_FILES:
             yield "/".join((*parts, name))
