@@ -14,6 +14,7 @@ from fovea_api.run import VersionInput
 from fovea_trainer.data.build import BuildResult, build_dataset
 
 sys.path.append(str(Path(__file__).parent))  # for dataset_support: test folders are no packages
+sys.path.append(str(Path(__file__).parent / "oracles"))
 from dataset_support import BCCD, Build
 
 

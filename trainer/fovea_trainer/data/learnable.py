@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from fovea_api.common import Task
@@ -72,6 +73,13 @@ def class_findings(recipe: Recipe, statistics: Statistics) -> Iterator[Finding]:
             remedy = _mask_remedy(recipe, statistics)
         message = f"no image shows the class {name}{ignored}"
         yield Finding(FindingKind.CLASS_WITHOUT_IMAGES, "spec.classes", message, remedy, name)
+    by_letters: dict[str, list[str]] = defaultdict(list)
+    for name in statistics.classes:
+        by_letters[_letters(name)].append(name)
+    for letters, names in by_letters.items():
+        if letters and len(names) > 1 and not recipe.classes:
+            message = f"the classes {_list(names)} differ in case and signs only"
+            yield Finding(FindingKind.NAMES_DIFFER, "spec.classes", message, "make them one by classMap", names[0])
     shown = [index for index, summary in enumerate(statistics.class_summaries()) if summary.images]
     for index in shown:
         if statistics.splits["train"] and not statistics.class_images["train"][index]:

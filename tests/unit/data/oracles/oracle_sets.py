@@ -1,0 +1,118 @@
+"""Small sets in each format that other programs read, too; drawn alike on every machine. Needs no more than Pillow."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from PIL import Image
+
+CLASSES = ("cat", "dog", "cow")
+SIDE = 64
+COUNT = 6
+
+
+def draw(file: Path, seed: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    colors = random.Random(seed)
+    image = Image.new("RGB", (SIDE, SIDE), tuple(colors.randrange(256) for _ in range(3)))
+    for _ in range(40):
+        image.putpixel((colors.randrange(SIDE), colors.randrange(SIDE)), tuple(colors.randrange(256) for _ in range(3)))
+    image.save(file)
+
+
+def boxes(seed: int) -> list[tuple[int, int, int, int, int]]:
+    """Class, x, y, width, height."""
+    sides = random.Random(1000 + seed)
+    return [
+        (sides.randrange(3), sides.randrange(30), sides.randrange(30), sides.randrange(4, 30), sides.randrange(4, 30))
+        for _ in range(seed % 4)
+    ]
+
+
+def polygon(seed: int, x: int, y: int, width: int, height: int) -> list[float]:
+    points = random.Random(2000 + seed)
+    return [
+        number
+        for _ in range(points.randrange(3, 7))
+        for number in (round(x + points.random() * width, 2), round(y + points.random() * height, 2))
+    ]
+
+
+def coco(root: Path) -> None:
+    images, annotations = [], []
+    for number in range(COUNT):
+        draw(root / f"images/train/{number}.png", number)
+        images.append({"id": 10 + number, "file_name": f"{number}.png", "width": SIDE, "height": SIDE})
+        for label, x, y, width, height in boxes(number):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 10 + number,
+                    "category_id": label + 1,
+                    "bbox": [x, y, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                    "segmentation": [polygon(len(annotations), x, y, width, height)],
+                }
+            )
+    (root / "annotations").mkdir()
+    categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations/instances_train.json").write_text(json.dumps(content))
+
+
+def voc(root: Path) -> None:
+    for folder in ("Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for number in range(COUNT):
+        draw(root / f"JPEGImages/{number}.jpg", number)
+        objects = "".join(
+            f"<object><name>{CLASSES[label]}</name><difficult>{x % 2}</difficult>"
+            f"<bndbox><xmin>{x}</xmin><ymin>{y}</ymin>"
+            f"<xmax>{x + width}</xmax><ymax>{y + height}</ymax></bndbox></object>"
+            for label, x, y, width, height in boxes(number)
+        )
+        size = f"<size><width>{SIDE}</width><height>{SIDE}</height><depth>3</depth></size>"
+        text = f"<annotation><folder>x</folder><filename>{number}.jpg</filename>{size}{objects}</annotation>"
+        (root / f"Annotations/{number}.xml").write_text(text)
+    for split, numbers in (("train", range(4)), ("val", range(4, COUNT))):
+        (root / f"ImageSets/Main/{split}.txt").write_text("".join(f"{number}\n" for number in numbers))
+    (root / "labelmap.txt").write_text("".join(f"{name}:::\n" for name in ("background", *CLASSES)))
+
+
+def yolo_line(label: int, x: int, y: int, width: int, height: int) -> str:
+    shares = (side / SIDE for side in (x + width / 2, y + height / 2, width, height))
+    return " ".join((str(label), *(f"{share:.6f}" for share in shares))) + "\n"
+
+
+def yolo(root: Path) -> None:
+    (root / "labels/train").mkdir(parents=True)
+    for number in range(COUNT):
+        draw(root / f"images/train/{number}.jpg", number)
+        lines = [yolo_line(*box) for box in boxes(number)]
+        (root / f"labels/train/{number}.txt").write_text("".join(lines))
+    names = "".join(f"  {number}: {name}\n" for number, name in enumerate(CLASSES))
+    (root / "data.yaml").write_text(f"path: .\ntrain: images/train\nnames:\n{names}")
+
+
+def darknet(root: Path) -> None:
+    (root / "obj_train_data").mkdir(parents=True)
+    for number in range(COUNT):
+        draw(root / f"obj_train_data/{number}.jpg", number)
+        lines = [yolo_line(*box) for box in boxes(number)]
+        (root / f"obj_train_data/{number}.txt").write_text("".join(lines))
+    (root / "obj.data").write_text("classes = 3\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n")
+    (root / "obj.names").write_text("".join(f"{name}\n" for name in CLASSES))
+    (root / "train.txt").write_text("".join(f"data/obj_train_data/{number}.jpg\n" for number in range(COUNT)))
+
+
+def image_folder(root: Path) -> None:
+    for number in range(COUNT):
+        draw(root / f"{CLASSES[number % 3]}/{number}.jpg", number)
+
+
+SETS = {"coco": coco, "voc": voc, "yolo": yolo, "darknet": darknet, "imagenet": image_folder}
+DATUMARO = {"darknet": "yolo"}
+"""What Datumaro calls a format, where it is another name."""
