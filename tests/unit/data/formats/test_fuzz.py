@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 EXAMPLES = int(os.environ.get("FOVEA_FUZZ_EXAMPLES", "25"))
-SECONDS = 20
+SECONDS = 120
 """Longest time that one input may take; most take milliseconds."""
 MEMORY = 1 << 30
 """Bytes that all inputs together may add to the process."""
@@ -371,14 +371,14 @@ BOMBS = {
         },
     ),
     "YAML's laughs": (Format.YOLO, {"data.yaml": b"a: &a [x,x]\nb: &b [*a,*a]\nnames: [*b,*b]"}),
-    "nested YAML": (Format.YOLO, {"data.yaml": b"names: " + b"[" * 5000}),
-    "many lines": (Format.YOLO, {"labels/a.txt": b"0 0.5 0.5 0.1 0.1\n" * 100_000}),
+    "nested YAML": (Format.YOLO, {"data.yaml": b"names: " + b"[" * 500_000}),
+    "many lines": (Format.YOLO, {"labels/a.txt": b"0 0.5 0.5 0.1 0.1\n" * 20_000}),
     "XML's laughs": (
         Format.PASCAL_VOC,
         {"images/a.xml": b'<!DOCTYPE a [<!ENTITY b "bb">]><annotation>&b;</annotation>'},
     ),
     "nested XML": (Format.PASCAL_VOC, {"images/a.xml": b"<a>" * 100_000}),
-    "many objects": (Format.PASCAL_VOC, {"images/a.xml": b"<annotation>" + b"<object/>" * 100_000 + b"</annotation>"}),
+    "many objects": (Format.PASCAL_VOC, {"images/a.xml": b"<annotation>" + b"<object/>" * 20_000 + b"</annotation>"}),
 }
 
 

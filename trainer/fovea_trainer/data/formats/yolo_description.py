@@ -19,6 +19,13 @@ USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 """Lists of names, one a line."""
 MAX_CLASSES = 10_000
+MAX_YAML = 1 << 20
+"""Characters of a description; 10,000 names have a fifth of that."""
+MAX_DEPTH = 32
+"""Nesting of a description, which has 2; reading it takes time by the square of it."""
+_OPENING = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken,
+            yaml.BlockMappingStartToken)  # fmt: skip
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 YamlValue = str | list["YamlValue"] | dict[str, "YamlValue"]
 
 
@@ -189,12 +196,18 @@ def _yaml(tree: Tree, path: str, findings: list[Finding]) -> Description | None:
 
 def _load(text: str, path: str) -> YamlValue:
     """The YAML with all values as they are written: yes, 1.0 and 007 are names, too."""
+    if len(text) > MAX_YAML:
+        raise InvalidInput(f"the file is longer than {MAX_YAML:,} characters", path, "keep names and splits only")
+    depth = 0
     try:
-        # Aliases are what YAML bombs are made of; lists of names need none.
+        # Aliases and nesting are what YAML bombs are made of; lists of names need neither.
         for token in yaml.scan(text, Loader=yaml.BaseLoader):
+            place = f"{path}:{token.start_mark.line + 1}"
+            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            if depth > MAX_DEPTH:
+                raise InvalidInput(f"values are nested more than {MAX_DEPTH} deep", place)
             if isinstance(token, yaml.AliasToken):
-                line = token.start_mark.line + 1
-                raise InvalidInput("the file uses YAML aliases", f"{path}:{line}", "write the values out")
+                raise InvalidInput("the file uses YAML aliases", place, "write the values out")
         content: YamlValue = yaml.load(text, Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
