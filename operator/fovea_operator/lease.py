@@ -174,10 +174,7 @@ class Election:
 
     async def acquired(self) -> None:
         """Waits until we lead. Raises what ended the election before."""
-        acquired, ended = (asyncio.shield(asyncio.wrap_future(it)) for it in (self._acquired, self._ended))
-        done, _ = await asyncio.wait((acquired, ended), return_when=asyncio.FIRST_COMPLETED)
-        for future in done:
-            future.result()
+        await asyncio.shield(asyncio.wrap_future(self._acquired))
 
     async def lost(self) -> None:
         """Waits until we lead no more. Raises LeaseLost."""
@@ -198,6 +195,8 @@ class Election:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._elect())
         except BaseException as error:
+            if not self._acquired.done():
+                self._acquired.set_exception(error)
             self._ended.set_exception(error)
         else:
             self._ended.set_result(None)

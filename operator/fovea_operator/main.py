@@ -123,10 +123,8 @@ class Operator:
 
     async def _watch(self, watcher: Watcher) -> None:
         """kopf takes the process' signals over; when it ends, everything does."""
-        try:
-            await watcher.watch(self.configuration, self.stop, self.watching)
-        finally:
-            self.stop.set()
+        await watcher.watch(self.configuration, self.stop, self.watching)
+        self.stop.set()
 
     async def _until_stopped(self, work: object) -> int:
         """Awaits the work or the request to stop, whichever comes first."""

@@ -206,3 +206,14 @@ async def test_a_standby_can_be_stopped() -> None:
     async with election(server):
         await asyncio.sleep(0.05)
     assert server.sent == []
+
+
+async def test_what_ends_the_election_before_it_is_won_is_raised() -> None:
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[Any]:
+        raise OSError("no such certificate")
+        yield
+
+    async with Election(connect, "first", SETTINGS) as elected:
+        with pytest.raises(OSError, match="no such certificate"):
+            await elected.acquired()
