@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from fovea_api.criteria import eligible, measures_quality
 
 from fovea_cli.manifest import manifest_options, sources_of
 from fovea_cli.output import output_option, print_json, print_table
@@ -20,7 +21,7 @@ def command(
     """Builds the dataset version and trains the model of a manifest, as the cluster would.
 
     What the store holds already is adopted; an interrupted training goes on from its last checkpoint.
-    Ends with 0 if the success criteria are met, with 3 if the model misses them.
+    Ends with 0 if the success criteria are met, with 3 if the model misses them or its quality was not measured.
     """
     from fovea_trainer.local import criteria_of, train_manifest
 
@@ -34,5 +35,8 @@ def command(
         click.echo(f"\nbundle  {result.artifact}\nreport  {result.report}")
         for verdict in verdicts:
             click.echo(f"{'met   ' if verdict.met else 'MISSED'}  {verdict}")
-    if not all(verdict.met for verdict in verdicts):
+    if not measures_quality(result.metrics):
+        words = "the quality was not measured: the dataset has neither a validation nor a test split"
+        click.echo(f"MISSED  {words}", err=True)
+    if not eligible(verdicts, result.metrics):
         raise SystemExit(3)

@@ -61,6 +61,35 @@ class CriterionResult(Model):
         return f"{self.metric} {measured} (wanted {' and '.join(filter(None, bounds))})"
 
 
+HELD_OUT = ("validation", "test")
+"""Splits on which a metric says how good a model is on images that it was not trained on."""
+
+
+def measures_quality(metrics: Mapping[str, float]) -> bool:
+    """Whether some metric says how good the model is, and not only how fast or large."""
+    return any(name.partition("/")[0] in HELD_OUT for name in metrics)
+
+
+def eligible(results: Sequence[CriterionResult], metrics: Mapping[str, float]) -> bool:
+    """Whether a model may be served: its quality was measured, and all criteria are met."""
+    return measures_quality(metrics) and all(result.met for result in results)
+
+
+def missing_splits(splits: Sequence[str], metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """What it means that splits which were to be evaluated have no metrics, in sentences."""
+    return tuple(
+        words
+        for split, words in MISSING.items()
+        if split in splits and not any(name.startswith(f"{split}/") for name in metrics)
+    )
+
+
+MISSING = {
+    "validation": "there is no validation split, so the weights of the last epoch were kept",
+    "test": "there is no test split, so the metrics are of images that had a say in the training",
+}
+
+
 def judge(criteria: Sequence[Criterion], metrics: Mapping[str, float]) -> tuple[CriterionResult, ...]:
     """Holds each criterion against the metrics. What was not measured is not met."""
     return tuple(_judge(criterion, metrics.get(criterion.metric)) for criterion in criteria)

@@ -620,7 +620,8 @@ class TrainingResult(Model):
     success_criteria: Annotated[tuple[CriterionResult, ...], Field(max_length=64), ListMap(("metric",))] = ()
     """Each criterion: wanted, measured, met."""
     eligible: Bool
-    """Whether all criteria are met, so that the bundle may be served."""
+    """Whether the model's quality was measured on a validation or test split and all criteria are met, so that the
+    bundle may be served."""
 
 
 class TrainingJobStatus(Status):
@@ -661,7 +662,12 @@ class TrainingJob(Resource):
             Column("Best", ".status.progress.best.value", "number", "Best value of that metric so far"),
             Column("ETA", ".status.progress.eta"),
             Column("Loss", ".status.progress.metrics.train/loss", "number", wide=True),
-            Column("Eligible", ".status.result.eligible", "boolean", "Whether all success criteria are met"),
+            Column(
+                "Eligible",
+                ".status.result.eligible",
+                "boolean",
+                "Whether it was measured and meets all criteria",
+            ),
             Column("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
             Column("Run", ".status.run", wide=True),
             Column("Bundle", ".status.result.bundle", wide=True),

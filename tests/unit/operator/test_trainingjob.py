@@ -219,6 +219,39 @@ def test_criteria_are_judged_as_they_stand() -> None:
     assert "test/accuracy 0.9 (wanted ≥ 0.95)" in ready["message"]
 
 
+def with_metrics(view: RunView, metrics: dict[str, float]) -> RunView:
+    result = view.run.status.result
+    assert result is not None
+    status = view.run.status.model_copy(update={"result": result.model_copy(update={"metrics": metrics})})
+    return replace(view, run=view.run.model_copy(update={"status": status}))
+
+
+@pytest.mark.parametrize("metrics", [{}, {"latency/p95Milliseconds": 9.0, "size/megabytes": 1.0}, {"train/mAP": 1.0}])
+def test_a_model_whose_quality_nobody_measured_is_never_eligible(metrics: dict[str, float]) -> None:
+    status, view = trained()
+    for criteria in ([], [{"metric": "size/megabytes", "max": 5}]):
+        planned = plan_training(
+            snapshot(job(status, successCriteria=criteria), with_metrics(view, metrics)), Settings()
+        )
+        found = status_of(planned)
+        assert found["result"]["eligible"] is False
+        ready = next(it for it in found["conditions"] if it["type"] == "Ready")
+        assert (ready["status"], ready["reason"]) == ("False", "NotEvaluated")
+        assert "splits.ratios" in ready["message"]
+
+
+def test_a_missing_split_is_in_the_status_of_a_model_that_may_be_served() -> None:
+    status, view = trained()
+    for metrics, words in (
+        ({"validation/accuracy": 0.9}, "there is no test split"),
+        ({"test/accuracy": 0.9}, "there is no validation split, so the weights of the last epoch were kept"),
+    ):
+        found = status_of(plan_training(snapshot(job(status), with_metrics(view, metrics)), Settings()))
+        ready = next(it for it in found["conditions"] if it["type"] == "Ready")
+        assert (ready["status"], found["result"]["eligible"]) == ("True", True)
+        assert words in ready["message"]
+
+
 def test_a_settled_job_plans_nothing() -> None:
     status, view = trained()
     first = plan_training(snapshot(job(status), view), Settings())

@@ -68,6 +68,7 @@ LATENCY_IMAGES = 32
 """Different images that the latency is measured on."""
 CHOICE_IMAGES = 1000
 """Images that decide between two exported models, where their split is not evaluated anyway."""
+NO_TEST = "There is no test split: all metrics are of images that had a say in the training or in its choices."
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "ray", "fovea")
 
 log = logging.getLogger(__name__)
@@ -147,10 +148,12 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     trained = trained.with_threshold(model)
     splits = [split for split in recipe.evaluation.splits if len(trained.samples(split))]
     evaluations: dict[str, EvaluationResult] = {split: trained.evaluate(model, split) for split in splits}
-    before, notes = dict[str, float](), list(NetworkDescription.from_json(state.description).notes)
-    if not trained.samples("validation"):
-        notes.append(NO_VALIDATION)
-    notes.extend(check_version(trained.version, recipe))
+    needed = {"validation": NO_VALIDATION, "test": NO_TEST}
+    missing = [words for split, words in needed.items() if not trained.samples(split)]
+    for words in missing:
+        log.warning(words)
+    before, described = dict[str, float](), NetworkDescription.from_json(state.description)
+    notes = [*described.notes, *missing, *check_version(trained.version, recipe)]
     if recipe.compression.quantization is not None:
         stage("Compressing", TRAINING_PERCENT + 5)
         trained, evaluations, before, reason = _quantize(trained, model, evaluations)

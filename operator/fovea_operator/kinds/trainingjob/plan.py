@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
+from fovea_api.criteria import eligible, judge, measures_quality, missing_splits
 from fovea_api.impossible import impossible
 from fovea_api.partial import merge
 from fovea_api.run import (
@@ -26,7 +27,6 @@ from fovea_api.trainingjob import (
     TrainingJobSpec,
     TrainingJobStatus,
     TrainingResult,
-    judge,
     unsupported,
 )
 from pydantic import ValidationError
@@ -92,7 +92,7 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
     step, name = made.step, made.run
     view = next((view for view in snapshot.runs if view.name == name), None)
     result = _result(job, old, view)
-    assessment = blocked or _assess(step.assessment, result, desired)
+    assessment = blocked or _assess(job, step.assessment, result, desired)
     pruned = prune(context, [name, *([result.run] if result is not None else [])])
     assert desired.inputs.dataset is not None
     status = TrainingJobStatus(
@@ -313,33 +313,37 @@ def _result(job: TrainingJob, old: TrainingJobStatus, view: RunView | None) -> T
             report=made.report,
             metrics=made.metrics,
             success_criteria=judged,
-            eligible=all(criterion.met for criterion in judged),
+            eligible=eligible(judged, made.metrics),
         )
     if old.result is None:
         return None
     judged = judge(criteria, old.result.metrics)
-    update = {"success_criteria": judged, "eligible": all(criterion.met for criterion in judged)}
+    update = {"success_criteria": judged, "eligible": eligible(judged, old.result.metrics)}
     return old.result.model_copy(update=update)
 
 
-def _assess(assessment: Assessment, result: TrainingResult | None, desired: RunSpec) -> Assessment:
+def _assess(job: TrainingJob, assessment: Assessment, result: TrainingResult | None, desired: RunSpec) -> Assessment:
     """Where the job stands. A run that others asked for takes nothing from a model that keeps what the spec asks."""
     run = run_name(desired.identity)
     if not assessment.ready and desired.request is not None and result is not None and result.eligible:
-        return ready("Succeeded", _words(result), meanwhile=assessment)
+        return ready("Succeeded", _words(job, result), meanwhile=assessment)
     if not assessment.ready:
         return assessment
     if result is None or result.run != run:
         return stalled("ResultIncomplete", f"run {run} named no bundle; the trainer image does not fit this operator")
+    if not measures_quality(result.metrics):
+        remedy = "give validation and test a share in the Dataset's splits.ratios, and evaluate them"
+        return stalled("NotEvaluated", f"the quality of the model of run {run} was not measured ({remedy})")
     missed = [str(criterion) for criterion in result.success_criteria if not criterion.met]
     if missed:
         return stalled("CriteriaNotMet", "; ".join(missed))
-    return ready("Succeeded", _words(result))
+    return ready("Succeeded", _words(job, result))
 
 
-def _words(result: TrainingResult) -> str:
+def _words(job: TrainingJob, result: TrainingResult) -> str:
     met = "; ".join(map(str, result.success_criteria)) or "no criteria were set"
-    return f"trained by run {result.run}: {met}"
+    warnings = missing_splits(job.spec.evaluation.splits, result.metrics)
+    return f"trained by run {result.run}: {'; '.join((met, *warnings))}"
 
 
 def _events(key: Key, run: str, assessment: Assessment, old: TrainingJobStatus) -> tuple[Write, ...]:
