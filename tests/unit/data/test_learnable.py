@@ -163,6 +163,16 @@ def test_one_class(tmp_path: Path) -> None:
     }
 
 
+def test_classes_that_differ_in_case_only(tmp_path: Path) -> None:
+    root = write(
+        tmp_path / "s", {f"{name}/{name}{number}.jpg": "" for number in range(9) for name in ("Cat", "cat", "dog")}
+    )
+    result = check(root, "ImageFolder", "Classification")
+    (one,) = [each for tally in result.findings for each in tally.examples if tally.kind == "ClassesAlike"]
+    assert one.message == "the classes Cat and cat differ in upper and lower case only"
+    assert one.advice == "If they are one, set classMap: {Cat: cat}"
+
+
 def test_one_class_that_others_are_mapped_to(tmp_path: Path) -> None:
     root = write(tmp_path / "s", {f"{name}/{number}.jpg": "" for number in range(COUNT) for name in ("cat", "kitten")})
     assert "SingleClass" in serious(check(root, "ImageFolder", "Classification", classMap={"kitten": "cat"}))
@@ -249,6 +259,13 @@ def test_from_source_without_a_split_is_refused(tmp_path: Path) -> None:
         root = write(tmp_path / format / "s", files([["cat"]] * 5))
         words = refusal(check(root, format, splits={"method": "FromSource"}))
         assert words.startswith("spec.splits.method: no source says which split an image belongs to")
+
+
+def test_from_source_without_train_is_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "s", {f"{split}/{path}": content for split, start in (("valid", 0), ("test", 5))
+                                  for path, content in voc([["cat"]] * 5, start).items()})  # fmt: skip
+    words = refusal(check(root, "PascalVOC", splits={"method": "FromSource"}))
+    assert words.startswith("spec.splits.method: all 10 images are in test, validation, and none is in train")
 
 
 def test_images_that_the_source_puts_in_no_split(tmp_path: Path) -> None:

@@ -163,6 +163,13 @@ def _from_source(
             "spec.splits.method",
             "name folders, image sets or data.yaml's lists train, val and test, or share out by Ratio",
         )
+    if not any(item.hint in ("train", None) for item in items):
+        given = ", ".join(sorted({item.hint for item in items if item.hint}))
+        raise InvalidInput(
+            f"all {len(items)} images are in {given}, and none is in train",
+            "spec.splits.method",
+            "name the train images in the source, or share out by Ratio",
+        )
     query = (
         "SELECT source, COUNT(*), SUM(hint IS NULL), MIN(CASE WHEN hint IS NULL THEN name END) FROM items GROUP BY 1"
     )
@@ -245,7 +252,7 @@ def _summarize(
         fingerprint = row.fingerprint(classes, source)
         for digest in (content, by_source[row.source]):
             digest.update(fingerprint + b"\n")
-        pixels = dict(row.content.pixels)
+        pixels = dict(row.content.pixels) if row.content.mask is not None else None
         statistics.add(row.split, source, (row.width, row.height), row.labels(classes), row.boxes(), pixels)
     kept = hashlib.sha256()
     for column in ("digest", "split", "group"):

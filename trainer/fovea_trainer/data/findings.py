@@ -121,6 +121,11 @@ class FindingKind(StrEnum):
         "Nothing is lost: the size in the annotation says that the tool did not turn the picture.",
         "Nothing.",
     )
+    CLASSES_ALIKE = (
+        *("ClassesAlike", Severity.WARNING, "Classes that differ in case only", "kept as different classes"),
+        "If they mean the same, the model is taught to tell apart what is one class.",
+        "Rename one to the other by classMap.",
+    )
     CLASS_ONLY_NAMED = (
         *("ClassOnlyNamed", Severity.WARNING, "Class that is named and no label has", "no class of the version"),
         "The model does not know the class.",

@@ -39,7 +39,7 @@ def refuse_unlearnable(
         raise InvalidInput(
             f"none of {statistics.images} images shows an object, so there is nothing to learn{why}",
             "spec.sources",
-            causes[0].advice if causes else "check that the labels lie where the format has them",
+            causes[0].advice if causes else _nothing_remedy(recipe, statistics),
         )
     for name in _without_images(statistics):
         if near := similar(name, unknown):
@@ -86,9 +86,20 @@ def class_findings(recipe: Recipe, statistics: Statistics) -> Iterator[Finding]:
             places = [split for split in SPLITS if statistics.class_images[split][index]]
             message = f"no train image shows the class {statistics.classes[index]}, which is in {' and '.join(places)}"
             yield Finding(FindingKind.CLASS_NOT_IN_TRAIN, "train", message, subject=statistics.classes[index])
+    for alike in _same_but_for_case([statistics.classes[index] for index in shown]):
+        message = f"the classes {' and '.join(alike)} differ in upper and lower case only"
+        remedy = f"If they are one, set classMap: {{{', '.join(f'{name}: {alike[-1]}' for name in alike[:-1])}}}"
+        yield Finding(FindingKind.CLASSES_ALIKE, "spec.classes", message, remedy)
     if recipe.task == Task.CLASSIFICATION and len(shown) == 1:
         message = f"all {statistics.images} images are of the class {statistics.classes[shown[0]]}"
         yield Finding(FindingKind.SINGLE_CLASS, "spec.classes", message)
+
+
+def _same_but_for_case(names: Sequence[str]) -> list[list[str]]:
+    by_key: dict[str, list[str]] = {}
+    for name in names:
+        by_key.setdefault(" ".join(name.casefold().split()), []).append(name)
+    return [sorted(alike) for alike in by_key.values() if len(alike) > 1]
 
 
 def split_findings(recipe: Recipe, statistics: Statistics) -> Iterator[Finding]:
@@ -152,6 +163,12 @@ def _mask_remedy(recipe: Recipe, statistics: Statistics) -> str:
         return "check the masks, classes and maskValues"
     values = ", ".join(f"{name}: {255 if name == missing[0] else index}" for index, name in enumerate(recipe.classes))
     return f"255 means 'ignore' unless a class has it: give the source maskValues, such as {{{values}}}"
+
+
+def _nothing_remedy(recipe: Recipe, statistics: Statistics) -> str:
+    if recipe.task == Task.SEMANTIC_SEGMENTATION:
+        return _mask_remedy(recipe, statistics)
+    return "check that the labels lie where the format has them"
 
 
 def _list(names: Sequence[str]) -> str:

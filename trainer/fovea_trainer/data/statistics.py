@@ -49,9 +49,9 @@ class Statistics:
         size: tuple[int, int],
         labels: list[int],
         boxes: list[list[float]],
-        pixels: dict[int, int],
+        pixels: dict[int, int] | None,
     ) -> None:
-        """Adds an image: split, source, width and height, class of each annotation, boxes, mask pixels."""
+        """Adds an image: split, source, width and height, class of each annotation, boxes, mask pixels by class."""
         width, height = size
         self.images += 1
         self.annotations += len(labels)
@@ -61,8 +61,9 @@ class Statistics:
         self.sizes[(-(-width // 8) * 8, -(-height // 8) * 8)] += 1
         self.class_images[split].update(set(labels))
         self.class_annotations.update(labels)
-        self.class_pixels.update(pixels)
-        self.ignored_pixels += width * height - sum(pixels.values()) if pixels else 0
+        if pixels is not None:
+            self.class_pixels.update(pixels)
+            self.ignored_pixels += width * height - sum(pixels.values())
         if boxes or not pixels:
             self.objects_per_image[len(boxes)] += 1
         for label, (x1, y1, x2, y2) in zip(labels, boxes, strict=False):

@@ -226,3 +226,11 @@ def test_an_image_in_two_splits_and_a_split_that_is_not_there_are_told(tmp_path:
 def test_labels_beside_jpeg_images(tmp_path: Path) -> None:
     found = read(tmp_path, {"data.yaml": NAMES, "JPEGImages/a.jpg": "", "labels/a.txt": f"0 {BOX}"})
     assert found.boxes == {"JPEGImages/a.jpg": [("cat", *CORNERS)]}
+
+
+def test_lists_that_nothing_describes_name_splits(tmp_path: Path) -> None:
+    files = {f"obj/{name}.jpg": "" for name in "abc"} | {f"obj/{name}.txt": f"0 {BOX}" for name in "abc"}
+    lists = {"obj.names": "cat\n", "train.txt": "obj/a.jpg\nC:\\data\\obj\\b.jpg\n", "valid.txt": "obj/c.jpg\n"}
+    found = read(tmp_path, files | lists)
+    assert found.splits == {"obj/a.jpg": "train", "obj/b.jpg": "train", "obj/c.jpg": "validation"}
+    assert found.findings == []

@@ -20,7 +20,7 @@ from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.yolo_columns import Columns, columns_of, numbers
 from fovea_trainer.data.formats.yolo_description import NAME_FILES, Description, Names, descriptions, name_lists
-from fovea_trainer.data.records import RELATIVE, Box, FileImage, Found, Labels, NamedClass
+from fovea_trainer.data.records import RELATIVE, Box, FileImage, Found, Labels, NamedClass, split_named
 
 SAMPLE = 100
 """Label files of a description that are looked at to learn what the columns mean."""
@@ -58,7 +58,8 @@ class YOLO:
         yield from self._scopes(described, listed, {path for path in labels.values() if path})
         for names in {scope.names.place: scope.names for scope in self.scopes.values() if scope.names.place}.values():
             yield from (NamedClass(name, names.place) for name in names.by_number.values())
-        splits, told = _splits(self.tree, described.values())
+        splitting = [each for each in described.values() if each.splits] or _lists(self.tree, set(labels.values()))
+        splits, told = _splits(self.tree, splitting)
         yield from told
         yield from _shared(labels)
         for path in images:
@@ -210,6 +211,12 @@ def _shared(labels: Mapping[str, str | None]) -> Iterator[Finding]:
 
 
 # --- Splits -------------------------------------------------------------------------------------------------
+
+
+def _lists(tree: Tree, labels: set[str | None]) -> list[Description]:
+    """Lists that name a split by what they are called (`train.txt`), where no description names any."""
+    named = {path: split_named(PurePosixPath(path).stem) for path in tree.with_suffix(".txt") if path not in labels}
+    return [Description(path, splits=((split, PurePosixPath(path).name),)) for path, split in named.items() if split]
 
 
 def _splits(tree: Tree, described: Iterable[Description]) -> tuple[dict[str, str | None], list[Finding]]:
