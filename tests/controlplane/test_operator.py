@@ -734,6 +734,36 @@ async def test_killed_at_any_write_the_outcome_is_the_same(world: World) -> None
         assert end == ends[0], f"killed at write {number}"
 
 
+async def test_killed_while_suspending_and_resuming_no_attempt_is_left_open(world: World) -> None:
+    async with world.operator():
+        await built(world)
+    for suspending, resuming in ((1, 1), (2, 1), (3, 1), (3, 2), (4, 2), (5, 3)):
+        attempts, children = await suspended_and_resumed(world, suspending, resuming)
+        ended = [it.get("outcome") for it in attempts]
+        assert ended[-1] is None, f"killed at writes {suspending} and {resuming}"
+        assert set(ended[:-1]) <= {"Suspended"}, f"killed at writes {suspending} and {resuming}"
+        assert children == [attempts[-1]["child"]], f"killed at writes {suspending} and {resuming}"
+
+
+async def suspended_and_resumed(world: World, suspending: int, resuming: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """The attempts and children of a job whose operator dies at its writes of these numbers; others take over."""
+    async with world.operator():
+        run = await started(world)
+        await asyncio.to_thread(world.ray_job, f"{run}-1", "Running", "RUNNING")
+        await world.until(lambda: world.get(RUN, run)["status"].get("phase") == "Running")  # type: ignore[index]
+    await killed_at(world, suspending, lambda: world.apply(training(runPolicy={"suspend": True})))
+    await killed_at(world, resuming, lambda: world.apply(training(runPolicy={"suspend": False})))
+    async with world.operator():
+        await world.until(lambda: world.all(RAY_JOB))
+        await world.until(lambda: len(world.all(RAY_JOB)) == 1 and world.get(RUN, run)["status"]["attempts"])  # type: ignore[index]
+        await asyncio.sleep(0.5)
+        attempts: list[dict[str, Any]] = world.get(RUN, run)["status"]["attempts"]  # type: ignore[index]
+        children = [str(it["metadata"]["name"]) for it in world.all(RAY_JOB)]
+        await world.delete("trainingjob", "--all")
+        await world.until(lambda: not world.all(RAY_JOB))
+    return attempts, children
+
+
 async def killed_twice(world: World, number: int) -> Any:
     """A job is created and its first attempt fails; the operator dies at its n-th write in both."""
     await killed_at(world, number, lambda: world.apply(training()))

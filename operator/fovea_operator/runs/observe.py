@@ -35,6 +35,7 @@ from fovea_operator.objects import (
 )
 from fovea_operator.observe import Observer
 from fovea_operator.polling import LABEL_WORKLOAD_OF, about_admission, about_events
+from fovea_operator.runs.capacity import UNSCHEDULABLE, shortage
 from fovea_operator.runs.requests import Requested
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.store import StoreConfig, claim_of
@@ -241,6 +242,8 @@ async def _child(observer: Observer, owner: Key, workload: Workload, value: View
         reason, message = _obstacle(observer, owner, child, pods)
     else:
         reason, message = child.reason, child.message
+    if child.state is ChildState.STARTING and reason == UNSCHEDULABLE:
+        message += shortage(observer, workload, value)
     stalled = not child.state.ended and (reason == DEACTIVATED or NEVER_ACCEPTED in message)
     return replace(child, reason=reason, message=message, stalled=stalled)
 

@@ -8,8 +8,9 @@ from datetime import datetime
 
 from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
 
-from fovea_operator.objects import JOB, JsonObject, Kind, View, flag, items, number, text, time
+from fovea_operator.objects import JOB, JsonObject, Kind, View, flag, items, mapping, number, text, time
 from fovea_operator.settings import Settings
+from fovea_operator.workloads.demand import PodSet, requests_of
 from fovea_operator.workloads.pod_template import ENTRYPOINT, main_container, pod_template, queue_labels
 from fovea_operator.workloads.pods import deaths
 from fovea_operator.workloads.work import Work
@@ -49,6 +50,10 @@ class JobWorkload:
             return WAITING_FOR_QUOTA
         running = number(value, "status", "active") and any(text(pod, "status", "phase") == "Running" for pod in pods)
         return State(ChildState.RUNNING if running else ChildState.STARTING)
+
+    def demand(self, value: View) -> tuple[PodSet, ...]:
+        """Its one pod."""
+        return (PodSet("pod", 1, requests_of(mapping(value, "spec", "template", "spec"))),)
 
     def ended_at(self, value: View) -> datetime | None:
         """When its controller noted the end."""

@@ -15,8 +15,21 @@ from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
 from fovea_api.trainingjob import Compute
 from pydantic import JsonValue
 
-from fovea_operator.objects import RAY_CLUSTER, RAY_JOB, JsonObject, Kind, View, flag, items, mapping, text, time
+from fovea_operator.objects import (
+    RAY_CLUSTER,
+    RAY_JOB,
+    JsonObject,
+    Kind,
+    View,
+    flag,
+    items,
+    mapping,
+    number,
+    text,
+    time,
+)
 from fovea_operator.settings import Settings
+from fovea_operator.workloads.demand import PodSet, requests_of
 from fovea_operator.workloads.pod_template import (
     ENTRYPOINT,
     TERMINATION_MESSAGE_POLICY,
@@ -29,6 +42,8 @@ from fovea_operator.workloads.work import Work
 from fovea_operator.workloads.workload import WAITING_FOR_QUOTA, ChildState, State
 
 LABEL_RAY_NODE = "ray.io/node-type"
+_WAIT_FOR_HEAD = {"cpu": 0.2, "memory": 256 * 2.0**20}
+"""Requests of the init container `wait-gcs-ready` that KubeRay adds to each worker."""
 HEAD, WORKER, SUBMITTER = "ray-head", "ray-worker", "submitter"
 """Names of the containers."""
 
@@ -66,6 +81,17 @@ class RayJobWorkload:
                 if text(condition, "type") == "ReplicaFailure" and text(condition, "status") == "True":
                     return State(ChildState.STARTING, text(condition, "reason"), text(condition, "message"))
         return State(ChildState.STARTING)
+
+    def demand(self, value: View) -> tuple[PodSet, ...]:
+        """Head, workers, whose init container KubeRay adds, and the pod that submits."""
+        cluster = mapping(value, "spec", "rayClusterSpec")
+        head = requests_of(mapping(cluster, "headGroupSpec", "template", "spec"))
+        workers = (
+            PodSet("worker", number(group, "replicas"), requests_of(mapping(group, "template", "spec"), _WAIT_FOR_HEAD))
+            for group in items(cluster, "workerGroupSpecs")
+        )
+        submitter = requests_of(mapping(value, "spec", "submitterPodTemplate", "spec"))
+        return (PodSet("head", 1, head), *workers, PodSet("submitter", 1, submitter))
 
     def ended_at(self, value: View) -> datetime | None:
         """When KubeRay saw the end."""

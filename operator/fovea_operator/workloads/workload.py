@@ -11,6 +11,7 @@ from typing import Protocol
 from fovea_api import names
 
 from fovea_operator.objects import Key, Kind, View, flag, items, key_of, mapping, text, time
+from fovea_operator.workloads.demand import PodSet
 from fovea_operator.workloads.pods import Disruption, disruption, waits_for
 
 LABEL_ATTEMPT = f"{names.GROUP}/attempt"
@@ -64,6 +65,9 @@ class Workload(Protocol):
 
     def state(self, value: View, parts: Sequence[View], pods: Sequence[View]) -> State:
         """Where the child is, by its own status and that of its parts."""
+
+    def demand(self, value: View) -> tuple[PodSet, ...]:
+        """What the child's pods ask for."""
 
     def ended_at(self, value: View) -> datetime | None:
         """When the child ended, as its controller says."""

@@ -21,6 +21,7 @@ from fovea_operator.objects import (
     MODEL_DEPLOYMENT,
     NAMESPACE,
     POD,
+    RAY_CLUSTER,
     RAY_JOB,
     RUN,
     TRAINING_JOB,
@@ -459,3 +460,44 @@ async def test_the_owner_of_a_store_is_the_namespace_of_this_cluster() -> None:
     world.seen(NAMESPACE, thing(NAMESPACE, "ns", version=2, metadata=word))
     store = await world.observer.store("ns")
     assert (store.cluster, store.namespace, store.adopt) == ("kube-system", "ns", "old/ns")
+
+
+# --- A child that cannot be scheduled --------------------------------------------------------------------------------
+
+
+def ray_job(name: str, owner: RunOwner, labels: dict[str, str], **status: Any) -> JsonObject:
+    """A RayJob of a head, two workers and a submitter."""
+
+    def pod(cpu: str, memory: str) -> dict[str, Any]:
+        return {"spec": {"containers": [{"resources": {"requests": {"cpu": cpu}, "limits": {"memory": memory}}}]}}
+
+    cluster = {
+        "headGroupSpec": {"template": pod("500m", "2Gi")},
+        "workerGroupSpecs": [{"replicas": 2, "template": pod("100m", "3Gi")}],
+    }
+    spec = {"rayClusterSpec": cluster, "submitterPodTemplate": pod("100m", "1Gi"), "ttlSecondsAfterFinished": 3600}
+    return thing(RAY_JOB, name, owner, labels=labels, spec=spec, status=status, controller=NAME)
+
+
+@pytest.mark.parametrize("cluster", [True, False])
+async def test_who_holds_what_a_child_waits_for_and_what_it_asks_for(cluster: bool) -> None:
+    world = World()
+    other = RunOwner(kind="TrainingJob", name="other")
+    world.seen(TRAINING_JOB, thing(TRAINING_JOB, "job", spec=SPEC))
+    world.seen(RUN, training(attempts=[OPEN]))
+    world.seen(RAY_JOB, ray_job(f"{NAME}-2", OWNER, {"fovea.dev/run": NAME}))
+    finished = {"jobDeploymentStatus": "Complete", "endTime": "2026-11-24T20:40:00Z"}
+    world.seen(RAY_JOB, ray_job("r-other-1", other, {"fovea.dev/run": "r-other"}, **finished))
+    if cluster:
+        controller = {"apiVersion": "ray.io/v1", "kind": "RayJob", "uid": "x", "name": "r-other-1", "controller": True}
+        world.seen(RAY_CLUSTER, thing(RAY_CLUSTER, "c", other, metadata={"ownerReferences": [controller]}))
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
+    labels = {"fovea.dev/run": NAME, "fovea.dev/attempt": "2"}
+    world.seen(POD, thing(POD, "p", OWNER, labels=labels, status={"phase": "Pending", "conditions": [condition]}))
+    snapshot = await observe_training(world.observer, Key(TRAINING_JOB, "ns", "job"), NOW)
+    assert snapshot is not None
+    (child,) = snapshot.runs[0].children
+    asked = "in all (head of 0.5 cpu, 2Gi memory; 2 workers of 0.2 cpu, 3Gi memory; submitter of 0.1 cpu, 1Gi memory)"
+    assert child.message.startswith(f"pod p: Insufficient cpu; the run asks for 1 cpu, 9Gi memory {asked}")
+    keeps = "; run r-other has finished and keeps 1 cpu, 9Gi memory until 21:40:00 UTC"
+    assert child.message.endswith(keeps if cluster else asked)

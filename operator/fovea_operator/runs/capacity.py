@@ -1,0 +1,43 @@
+"""Who holds what a child that cannot be scheduled waits for, as far as Fovea's own runs hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from fovea_api import names
+
+from fovea_operator.objects import RAY_CLUSTER, Key, View, mapping, number, text, time
+from fovea_operator.observe import Observer
+from fovea_operator.workloads.demand import amounts, total_of
+from fovea_operator.workloads.workload import Workload, controller_of
+
+UNSCHEDULABLE = "Unschedulable"
+_LISTED = 3
+
+
+def shortage(observer: Observer, workload: Workload, value: View) -> str:
+    """What a child asks for in all, and which finished runs keep their pods, to be put behind the scheduler's words."""
+    pod_sets = workload.demand(value)
+    asked = f"; the run asks for {amounts(total_of(pod_sets))} in all ({'; '.join(map(str, pod_sets))})"
+    holders = list(_holders(observer, text(value, "metadata", "namespace")))
+    more = f" and {len(holders) - _LISTED} more" if len(holders) > _LISTED else ""
+    return asked + (f"; {', '.join(holders[:_LISTED])}{more}" if holders else "")
+
+
+def _holders(observer: Observer, namespace: str) -> Iterator[str]:
+    """Finished runs whose Ray cluster is there still, and until when; those of other namespaces are not named."""
+    cache = observer.cache
+    workloads = {workload.kind: workload for workload in observer.registry.workloads}
+    for cluster in cache.keys(RAY_CLUSTER):
+        name = controller_of(cache.get(cluster) or {})
+        for kind, workload in workloads.items():
+            job = cache.get(Key(kind, cluster.namespace, name)) if RAY_CLUSTER in workload.parts else None
+            if job is None or not workload.state(job, (), ()).state.ended:
+                continue
+            run = text(mapping(job, "metadata", "labels"), names.LABEL_RUN)
+            who = f"run {run}" if cluster.namespace == namespace else "a run of another namespace"
+            ended = time(job, "status", "endTime")
+            until = ended + timedelta(seconds=number(job, "spec", "ttlSecondsAfterFinished")) if ended else None
+            when = f" until {until:%H:%M:%S} UTC" if until is not None else ""
+            yield f"{who} has finished and keeps {amounts(total_of(workload.demand(job)))}{when}"
