@@ -115,7 +115,7 @@ def choice_rule(fields: tuple[str, ...], at_least: int = 1) -> Rule:
 
 @dataclass(frozen=True, slots=True)
 class ListMap:
-    """A list whose items are told apart by keys: unique, and merged item by item by server-side apply."""
+    """A list whose items are identified by keys: unique, and merged item by item by server-side apply."""
 
     keys: tuple[str, ...]
 
@@ -538,7 +538,7 @@ class Status(Model):
     observed_generation: Annotated[Int, Field(ge=0)] | None = None
     """Generation of the spec that this status speaks of."""
     conditions: Conditions = ()
-    """The truth about the object; Ready means that the declared state holds."""
+    """Observations about the object; Ready means that the declared state holds."""
 
 
 class OwnerReference(Model):

@@ -44,9 +44,9 @@ class CriterionResult(Model):
     metric: MetricName
     """Name of the metric."""
     min: Number | None = None
-    """Smallest value wanted."""
+    """Smallest acceptable value."""
     max: Number | None = None
-    """Largest value wanted."""
+    """Largest acceptable value."""
     measured: Number | None = None
     """Value measured on the exported artefact. Absent: it was not measured, so the criterion is not met."""
     met: Bool

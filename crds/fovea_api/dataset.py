@@ -433,7 +433,7 @@ def _readable(task: Task, formats: tuple[Format, ...]) -> Rule:
 
 
 class DatasetSpec(Recipe):
-    """Which labelled images are wanted, and how they are checked and split."""
+    """The labelled images to build a dataset from, and how they are checked and split."""
 
     refresh: Refresh | None = None
     """When the sources are read again."""
@@ -527,9 +527,9 @@ class Dataset(Resource):
     kind: Literal["Dataset"] = "Dataset"
     """Kind of the object."""
     spec: DatasetSpec
-    """What is wanted."""
+    """Desired state."""
     status: DatasetStatus | None = None
-    """What is."""
+    """Observed state."""
 
 
 def references(spec: DatasetSpec) -> Iterator[Reference]:

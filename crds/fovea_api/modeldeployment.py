@@ -633,9 +633,9 @@ class ModelDeployment(Resource):
     kind: Literal["ModelDeployment"] = "ModelDeployment"
     """Kind of the object."""
     spec: ModelDeploymentSpec
-    """What is wanted."""
+    """Desired state."""
     status: ModelDeploymentStatus | None = None
-    """What is."""
+    """Observed state."""
 
 
 def references(spec: ModelDeploymentSpec) -> Iterator[Reference]:

@@ -206,7 +206,7 @@ class CleanupRecipe(Model):
 
 
 class RunSpec(Model):
-    """The frozen order. Immutable."""
+    """What is to be done, fixed at its start. Immutable."""
 
     type: RunType
     """What kind of work it is."""
@@ -315,7 +315,7 @@ class Progress(Model):
     percent: Annotated[Int, Field(ge=0, le=100)] | None = None
     """Share of the whole run that is done, in per cent."""
     eta: Annotated[str, Field(max_length=20)] | None = None
-    """Time until the end as far as can be told, such as 3m10s."""
+    """Time until the end as far as it can be estimated, such as 3m10s."""
     images_per_second: Annotated[Number, Field(ge=0)] | None = None
     """Images worked on per second."""
     metrics: Metrics = {}
@@ -467,9 +467,9 @@ class Run(Resource):
     kind: Literal["Run"] = "Run"
     """Kind of the object."""
     spec: RunSpec
-    """The frozen order."""
+    """What is to be done, fixed at its start."""
     status: RunStatus | None = None
-    """What it has come to."""
+    """Observed state."""
 
 
 __all__ = [

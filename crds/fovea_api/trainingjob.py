@@ -569,7 +569,7 @@ def _evaluated(split: str) -> Rule:
 
 
 class TrainingJobSpec(Recipe):
-    """Which model is wanted: dataset, recipe, criteria, compute."""
+    """The model to train: dataset, recipe, criteria, compute."""
 
     dataset_ref: DatasetRef
     """The dataset that is trained on."""
@@ -618,7 +618,7 @@ class TrainingResult(Model):
     metrics: Metrics = {}
     """Metrics measured on the exported artefact, `<split>/<metric>`."""
     success_criteria: Annotated[tuple[CriterionResult, ...], Field(max_length=64), ListMap(("metric",))] = ()
-    """Each criterion: wanted, measured, met."""
+    """Each criterion: required, measured, met."""
     eligible: Bool
     """Whether the model's quality was measured on a validation or test split and all criteria are met, so that the
     bundle may be served."""
@@ -678,9 +678,9 @@ class TrainingJob(Resource):
     kind: Literal["TrainingJob"] = "TrainingJob"
     """Kind of the object."""
     spec: TrainingJobSpec
-    """What is wanted."""
+    """Desired state."""
     status: TrainingJobStatus | None = None
-    """What is."""
+    """Observed state."""
 
 
 def references(spec: TrainingJobSpec) -> Iterator[Reference]:

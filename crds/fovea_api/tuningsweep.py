@@ -322,9 +322,9 @@ class TuningSweep(Resource):
     kind: Literal["TuningSweep"] = "TuningSweep"
     """Kind of the object."""
     spec: TuningSweepSpec
-    """What is wanted."""
+    """Desired state."""
     status: TuningSweepStatus | None = None
-    """What is."""
+    """Observed state."""
 
 
 def references(spec: TuningSweepSpec) -> Iterator[Reference]:

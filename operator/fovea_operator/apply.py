@@ -148,7 +148,7 @@ class Writer:
 
     def _check_ours(self, key: Key, found: View, manifest: View, owner: View) -> None:
         """Raises Leftover or NotOurs unless the object belongs to the owner."""
-        if any(text(it, "uid") == uid_of(owner) for it in items(found, "metadata", "ownerReferences")):
+        if any(text(each, "uid") == uid_of(owner) for each in items(found, "metadata", "ownerReferences")):
             return
         owned_by = self.cache.registry.owner_of
         if owned_by(found) is not None and owned_by(found) == owned_by(manifest):
@@ -164,15 +164,15 @@ class Writer:
             self.cache.put(key.kind, value)
 
     async def _emit(self, write: Emit) -> None:
-        """An event whose name is made of what it tells, so that telling it again is refused by the API server."""
+        """An event whose name is made of what it reports, so that the API server refuses it a second time."""
         regarding = self.cache.get(write.regarding) or {}
         uid = uid_of(regarding)
-        told = hashlib.sha256(f"{uid}/{write.reason}/{write.once}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{uid}/{write.reason}/{write.once}".encode()).hexdigest()[:16]
         key = write.regarding
         event: JsonObject = {
             "apiVersion": EVENT.api_version,
             "kind": EVENT.name,
-            "metadata": {"name": f"{key.name}.{told}", "namespace": key.namespace},
+            "metadata": {"name": f"{key.name}.{digest}", "namespace": key.namespace},
             "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": f"{names.GROUP}/operator",
             "reportingInstance": self.identity[:128],
@@ -193,7 +193,7 @@ class Writer:
         except Conflict:
             return
         except ApiError as error:  # an event is news; what is true stands in the status, which must be written
-            logger.warning("the event %s about %s was not told: %s", write.reason, key, error)
+            logger.warning("the event %s about %s was not recorded: %s", write.reason, key, error)
 
 
 def _cut(text: str, size: int) -> str:

@@ -40,17 +40,17 @@ class Cache:
     """What each object of a primary kind refers to."""
     _referrers: dict[Key, dict[Key, None]] = field(default_factory=dict)
     """The same from the other side."""
-    _gone: dict[Key, int] = field(default_factory=dict)
+    _deleted: dict[Key, int] = field(default_factory=dict)
     """Resource version at which a key was seen deleted, so that a late event does not bring it back."""
     _last: dict[Key, JsonObject] = field(default_factory=dict)
-    """How objects that are gone were seen last, as long as anything works for them."""
+    """How objects that are deleted were seen last, as long as anything works for them."""
 
     def get(self, key: Key) -> JsonObject | None:
         """The object, or None."""
         return self._objects.get(key)
 
     def last(self, key: Key) -> JsonObject | None:
-        """How an object that is gone was seen last; None where that is not known."""
+        """How an object that is deleted was seen last; None where that is not known."""
         return self._last.get(key)
 
     def owned(self, owner: Key, kind: Kind) -> Iterator[JsonObject]:
@@ -65,7 +65,7 @@ class Cache:
         return [key for keys in found.values() for key in keys]
 
     def owners(self) -> list[Key]:
-        """What Runs and children work for, whether it is there or gone."""
+        """What Runs and children work for, whether it is there or deleted."""
         return list(self._owned)
 
     def referrers(self, key: Key) -> tuple[Key, ...]:
@@ -82,11 +82,11 @@ class Cache:
     def _take(self, kind: Kind, value: JsonObject) -> bool:
         key, version = key_of(kind, value), version_of(value)
         known = self._objects.get(key)
-        if version <= max(version_of(known) if known else -1, self._gone.get(key, -1)):
+        if version <= max(version_of(known) if known else -1, self._deleted.get(key, -1)):
             return False
         self._objects[key] = _slim(kind, value)
         self._keys.setdefault(kind, {}).setdefault(key.namespace, {})[key] = None
-        self._gone.pop(key, None)
+        self._deleted.pop(key, None)
         self._last.pop(key, None)
         if not (known and _same_spec(known, value)):
             self._refer(key, self.registry.referred(kind, value))
@@ -103,18 +103,18 @@ class Cache:
         known = self._objects.get(key)
         if known is not None and version_of(known) > version:
             return False
-        self._gone[key] = version
+        self._deleted[key] = version
         return self.forget(key, _slim(kind, value))
 
     def mark_deleting(self, key: Key) -> None:
-        """Notes that we asked for the object's deletion; the watch will say when it is gone."""
+        """Notes that we asked for the object's deletion; the watch will report when it is deleted."""
         if (known := self._objects.get(key)) is not None:
             metadata = dict(mapping(known, "metadata"))
             metadata.setdefault("deletionTimestamp", "1970-01-01T00:00:00Z")
             self._objects[key] = known | {"metadata": metadata}
 
     def forget(self, key: Key, last: JsonObject | None = None) -> bool:
-        """Takes out an object that is gone, `last` as it was in the end. Returns whether it was there."""
+        """Takes out an object that is deleted, `last` as it was in the end. Returns whether it was there."""
         before = self._referred.get(key, frozenset())
         known = self._drop(key, last)
         if known is not None:
@@ -143,7 +143,7 @@ class Cache:
                 changed += filter(None, [self._drop(key)])
         if changed:
             self.changed(kind, changed, referred)
-        self._gone = {key: gone for key, gone in self._gone.items() if key.kind != kind or gone > version}
+        self._deleted = {key: at for key, at in self._deleted.items() if key.kind != kind or at > version}
 
     def count(self, kind: Kind) -> int:
         """Objects of a kind."""

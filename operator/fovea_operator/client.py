@@ -163,7 +163,7 @@ class Api:
         return await self._request("PATCH", key.kind, path, query, body, content_type=_APPLY)
 
     async def delete(self, key: Key, uid: str) -> None:
-        """Asks for the deletion of exactly this object; it is no error if it is gone."""
+        """Asks for the deletion of exactly this object; it is no error if it is deleted already."""
         body: JsonObject = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
             await self._request("DELETE", key.kind, key.kind.path(key.namespace, key.name), body=body)

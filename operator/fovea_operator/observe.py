@@ -35,7 +35,7 @@ from fovea_operator.store import StoreConfig, strings
 ANNOTATION_STORE = f"{names.GROUP}/store"
 ANNOTATION_STORE_SECRET = f"{names.GROUP}/store-secret"
 CLUSTER = Key(NAMESPACE, "", "kube-system")
-"""The namespace whose uid tells a cluster from others: every cluster has it, and for as long as it lives."""
+"""The namespace whose uid identifies a cluster: every cluster has it, and for as long as it lives."""
 
 M = TypeVar("M", bound=Model)
 

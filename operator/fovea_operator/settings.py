@@ -42,7 +42,7 @@ class Settings:
         15.0, "Seconds between looks for what is not watched: a missing Secret or claim, why a child gets no pods."
     )
     deletion_poll_seconds: float = _setting(
-        3.0, "Seconds between looks whether a child that was told to go is gone; the watch tells it sooner."
+        3.0, "Seconds between looks whether a child that is being deleted is deleted; the watch reports it sooner."
     )
     scheduling_grace_seconds: float = _setting(
         10.0,
@@ -102,7 +102,7 @@ class Settings:
 
     cleanup_delay_seconds: float = _setting(
         60.0,
-        "Seconds from an object's end, or the order to delete old versions, to the deletion; longer than any write.",
+        "Seconds from an object's deletion, or a cleanup's creation, to the deletion of data; longer than any write.",
     )
     cleanup_cpu: str = _setting("100m", "CPU request of the pod that deletes from the store; it waits for the store.")
     cleanup_memory: str = _setting("512Mi", "Memory request and limit of the pod that deletes from the store.")

@@ -61,7 +61,7 @@ class Watcher:
 
     async def resync_forever(self) -> None:
         """Lists everything again from time to time."""
-        pause = self.settings.relist_delay_seconds  # once soon: what went while the watch started is told by nobody
+        pause = self.settings.relist_delay_seconds  # once soon: a deletion while the watch starts is never reported
         while True:
             await asyncio.sleep(pause)
             pause = self.settings.resync_seconds * (1 + self.settings.backoff_jitter * random.random())
@@ -118,9 +118,11 @@ class Watcher:
         self.metrics.cached.labels(kind.name).set(self.cache.count(kind))
 
     def listed(self, path: str) -> None:
-        """The watch has listed what is at this path of the API server, and tells nobody what it no longer found."""
+        """The watch has listed what is at this path of the API server, and does not report what is no longer there."""
         scopes = ("", *self.settings.namespace_list)
-        kind = next((it for it in self.cache.registry.watched if path.endswith(tuple(map(it.path, scopes)))), None)
+        kind = next(
+            (kind for kind in self.cache.registry.watched if path.endswith(tuple(map(kind.path, scopes)))), None
+        )
         if kind is not None and kind not in self._relisted:
             self._relisted[kind] = asyncio.create_task(self._resync_soon(kind))
 

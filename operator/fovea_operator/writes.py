@@ -47,7 +47,7 @@ class SetStatus:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """A Kubernetes event, told once: the same `once` about the same object is never told again."""
+    """A Kubernetes event, reported once: the same `once` about the same object is never reported again."""
 
     regarding: Key
     type: Literal["Normal", "Warning"]

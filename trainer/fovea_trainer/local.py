@@ -11,10 +11,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from fovea_api.common import Model, Task
+from fovea_api.compatibility import incompatibilities
 from fovea_api.criteria import CriterionResult, judge
 from fovea_api.dataset import Dataset, Format, Recipe, Source
 from fovea_api.errors import InvalidInput, InvalidManifest, refuse
-from fovea_api.impossible import impossible
 from fovea_api.run import (
     DatasetInput,
     Execution,
@@ -74,7 +74,7 @@ def train_manifest(
     manifest = Manifest.read(path)
     job = manifest.find(TrainingJob, name)
     dataset = manifest.find(Dataset, job.spec.dataset_ref.name)
-    refuse(impossible(job.spec, dataset.spec))
+    refuse(incompatibilities(job.spec, dataset.spec))
     built = _run(_build_spec(manifest.local(dataset, sources or {}), store), store, False, reporter, adopt)
     return _run(_training_spec(job, dataset, built, store), store, ray, reporter, adopt)
 

@@ -172,7 +172,7 @@ async def _leftover(observer: Observer, owner: Key, runs: Iterable[RunView]) -> 
 
 
 async def _pods(observer: Observer, owner: Key, run: str) -> tuple[str, ...]:
-    """Names of a run's pods that have not ended; of one that was told to stop it is asked whether it is deleted."""
+    """Names of a run's pods that have not ended; of one that is being deleted it is asked whether it still exists."""
     found = [
         pod
         for pod in observer.cache.owned(owner, POD)

@@ -34,7 +34,7 @@ class Requested:
 
     @property
     def nonce(self) -> str:
-        """What tells its run apart from those of other causes."""
+        """What distinguishes its run from those of other causes."""
         words = f"{self.by.kind.name}/{self.by.name}/{self.request.cause}"
         return hashlib.sha256(words.encode()).hexdigest()[:16]
 

@@ -35,4 +35,4 @@ def queued_since(workload: View) -> datetime | None:
 
 
 def _condition(workload: View, type: str) -> View:
-    return next((it for it in items(workload, "status", "conditions") if text(it, "type") == type), {})
+    return next((each for each in items(workload, "status", "conditions") if text(each, "type") == type), {})

@@ -119,7 +119,7 @@ def _replaced_head(pods: Sequence[View]) -> str:
 
 
 def build_ray_job(work: Work, compute: Compute, policy: RunPolicy, settings: Settings) -> JsonObject:
-    """A Ray cluster of a head, which works on nothing itself, and the workers; gone `ttlAfterFinished` after the end.
+    """A Ray cluster of a head, which works on nothing itself, and workers; deleted `ttlAfterFinished` after the end.
 
     Elastic training is Ray Train's own: it starts with the workers that have come up, so without a queue the largest
     number is asked for, and no autoscaler is needed. A queue admits exactly `workers`.

@@ -11,8 +11,8 @@ import pytest
 import torch
 from fovea_api.architectures import InvalidOption, UnknownArchitecture, catalogue, find, read_options
 from fovea_api.common import Task
+from fovea_api.compatibility import UnsuitableLoss, ignored_by_loss
 from fovea_api.errors import InvalidInput
-from fovea_api.impossible import UnsuitableLoss, ignored_by_loss
 from fovea_api.trainingjob import Input, Loss, ModelChoice, Pretrained, Recipe
 from fovea_trainer.export import check_parity, export_onnx
 from fovea_trainer.models import catalogue as generator

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from fovea_api.architectures import Architecture
+from fovea_api.compatibility import chosen_loss, wrong_loss
 from fovea_api.errors import refuse
-from fovea_api.impossible import chosen_loss, wrong_loss
 from fovea_api.trainingjob import Loss
 from torch import Tensor
 from torch.nn import functional as F

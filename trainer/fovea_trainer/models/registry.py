@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from fovea_api.architectures import Architecture, Option, find, read_options
+from fovea_api.compatibility import wrong_sizes, wrong_weights
 from fovea_api.errors import refuse
-from fovea_api.impossible import wrong_sizes, wrong_weights
 from fovea_api.trainingjob import Input, ModelChoice, Size
 from fovea_serving.pipeline import Preprocess
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+from fovea_api.compatibility import ignored_by_loss, wrong_task
 from fovea_api.errors import refuse
-from fovea_api.impossible import ignored_by_loss, wrong_task
 from fovea_api.trainingjob import Recipe
 from fovea_api.version import DatasetVersion
 

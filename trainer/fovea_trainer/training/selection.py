@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 
 from fovea_api.common import Task
+from fovea_api.compatibility import wrong_watched
 from fovea_api.errors import InvalidInput, refuse
-from fovea_api.impossible import wrong_watched
 from fovea_api.metrics import PRIMARY
 from fovea_api.trainingjob import EarlyStopping, Recipe
 from torch import nn

@@ -1,12 +1,12 @@
-"""The planner of a TrainingJob: which run is wanted, on which dataset version, and what came out of it."""
+"""The planner of a TrainingJob: which run is to be made, on which dataset version, and what came out of it."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import replace
 
+from fovea_api.compatibility import incompatibilities
 from fovea_api.criteria import eligible, judge, measures_quality, missing_splits
-from fovea_api.impossible import impossible
 from fovea_api.partial import merge
 from fovea_api.run import (
     BundleInput,
@@ -144,7 +144,7 @@ def _run_spec(
     job, spec, old = snapshot.job, snapshot.job.spec, snapshot.job.status or TrainingJobStatus()
     as_asked = spec.model_copy(update=dict(recipe))
     dataset = snapshot.dataset.spec if snapshot.dataset is not None else None
-    if problems := impossible(as_asked, dataset) or unsupported(as_asked):
+    if problems := incompatibilities(as_asked, dataset) or unsupported(as_asked):
         return refusal(problems)
     if (blocker := blocker_of((), snapshot.store)) is not None:
         return blocker

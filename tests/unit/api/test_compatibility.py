@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fovea_api.compatibility import incompatibilities as problems
 from fovea_api.dataset import DatasetSpec
 from fovea_api.errors import InvalidInput, refuse
-from fovea_api.impossible import impossible
 from fovea_api.trainingjob import TrainingJobSpec
 
 RETINANET, RESNET = {"architecture": "retinanet-efficientnet-lite0"}, {"architecture": "resnet18"}
@@ -30,74 +30,74 @@ def criteria(*metrics: str, **more: Any) -> dict[str, Any]:
 SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
     # what is found, its reason, its field, a part of the remedy
     "no such architecture": (
-        impossible(spec({"architecture": "retinanet-eficientnet-lite0"})),
+        problems(spec({"architecture": "retinanet-eficientnet-lite0"})),
         "UnknownArchitecture", "spec.model.architecture", "did you mean retinanet-efficientnet-lite0",
     ),
     "no such option": (
-        impossible(spec(RESNET | {"options": {"depth": 3}})), "InvalidOption", "spec.model.options.depth", "width"
+        problems(spec(RESNET | {"options": {"depth": 3}})), "InvalidOption", "spec.model.options.depth", "width"
     ),
     "a list of the wrong length": (
-        impossible(spec(RETINANET | {"options": {"anchorSizes": [16, 32]}})),
+        problems(spec(RETINANET | {"options": {"anchorSizes": [16, 32]}})),
         "InvalidOption", "spec.model.options.anchorSizes", "give a list of 5 or 10 or 15 numbers from 4 to 4096",
     ),
     "a dataset of another task": (
-        impossible(spec(RESNET), dataset()),
+        problems(spec(RESNET), dataset()),
         "TaskMismatch", "spec.model.architecture", "use one of fasterrcnn, retinanet-efficientnet-lite0",
     ),
     "weights that nobody published": (
-        impossible(spec(RESNET | {"pretrained": {"weights": "COCO"}})),
+        problems(spec(RESNET | {"pretrained": {"weights": "COCO"}})),
         "InvalidOption", "spec.model.pretrained.weights", "use one of None, ImageNet, or uri",
     ),
     "weights of another width": (
-        impossible(spec(RESNET | {"options": {"width": 0.5}})),
+        problems(spec(RESNET | {"options": {"width": 0.5}})),
         "InvalidOption", "spec.model.pretrained.weights", "set weights: None, or leave width at the default",
     ),
     "an unsuited loss": (
-        impossible(spec(RETINANET, training={"loss": "Dice"})),
+        problems(spec(RETINANET, training={"loss": "Dice"})),
         "UnsuitableLoss", "spec.training.loss", "use Default or one of Focal, SmoothL1, GIoU",
     ),
     "class weights of a detector": (
-        impossible(spec(RETINANET, input={"balance": "ClassWeights"})),
+        problems(spec(RETINANET, input={"balance": "ClassWeights"})),
         "UnsuitableLoss", "spec.input.balance", "use Oversample or Undersample",
     ),
     "an input size that does not fit": (
-        impossible(spec(UNET, input={"size": {"width": 500, "height": 512}})),
+        problems(spec(UNET, input={"size": {"width": 500, "height": 512}})),
         "InvalidOption", "spec.input.size", "the nearest is 512 x 512",
     ),
     "windows that do not fit": (
-        impossible(spec(UNET, input={"augmentations": [{"blur": {}}, {"randomCrop": {"width": 64, "height": 70}}]})),
+        problems(spec(UNET, input={"augmentations": [{"blur": {}}, {"randomCrop": {"width": 64, "height": 70}}]})),
         "InvalidOption", "spec.input.augmentations[1].randomCrop", "the nearest is 64 x 64",
     ),
     "a primary metric of another task": (
-        impossible(spec(RETINANET, evaluation={"primaryMetric": "accuracy"})),
+        problems(spec(RETINANET, evaluation={"primaryMetric": "accuracy"})),
         "UnknownMetric", "spec.evaluation.primaryMetric", "use one of mAP, mAP50, precision, recall, loss",
     ),
     "a metric to watch that there is not": (
-        impossible(spec(RESNET, training={"earlyStopping": {"metric": "validation/acuracy"}})),
+        problems(spec(RESNET, training={"earlyStopping": {"metric": "validation/acuracy"}})),
         "UnknownMetric", "spec.training.earlyStopping.metric", "did you mean validation/accuracy",
     ),
     "a misspelt criterion": (
-        impossible(spec(RETINANET, **criteria("test/mAP", "test/map50"))),
+        problems(spec(RETINANET, **criteria("test/mAP", "test/map50"))),
         "UnknownMetric", "spec.successCriteria[1].metric", "did you mean test/mAP50",
     ),
     "a criterion without its unit": (
-        impossible(spec(RESNET, **criteria("latency/p95"))),
+        problems(spec(RESNET, **criteria("latency/p95"))),
         "UnknownMetric", "spec.successCriteria[0].metric", "latency/p95Milliseconds",
     ),
     "a criterion on a split that does not exist": (
-        impossible(spec(RESNET, **criteria("tests/accuracy"))),
+        problems(spec(RESNET, **criteria("tests/accuracy"))),
         "UnknownMetric", "spec.successCriteria[0].metric", "did you mean test/accuracy",
     ),
     "a criterion on small objects, by which nothing is broken down": (
-        impossible(spec(RETINANET, **criteria("test/mAPSmall", evaluation={"slices": ["class"]}))),
+        problems(spec(RETINANET, **criteria("test/mAPSmall", evaluation={"slices": ["class"]}))),
         "UnknownMetric", "spec.successCriteria[0].metric", "test/mAP",
     ),
     "a criterion on a class by a metric of all": (
-        impossible(spec(RETINANET, **criteria("test/mAP50/RBC"))),
+        problems(spec(RETINANET, **criteria("test/mAP50/RBC"))),
         "UnknownMetric", "spec.successCriteria[0].metric", "test/AP50/RBC",
     ),
     "a criterion on a class that the dataset does not name": (
-        impossible(spec(RETINANET, **criteria("test/AP/RCB")), dataset(classes=["RBC", "WBC"])),
+        problems(spec(RETINANET, **criteria("test/AP/RCB")), dataset(classes=["RBC", "WBC"])),
         "UnknownMetric", "spec.successCriteria[0].metric", "test/AP/RBC",
     ),
 }  # fmt: skip
@@ -122,16 +122,16 @@ def test_it_is_refused_with_field_and_remedy(name: str) -> None:
     ],
 )
 def test_what_works_is_not_refused(given: TrainingJobSpec, data: DatasetSpec | None) -> None:
-    assert impossible(given, data) == ()
+    assert problems(given, data) == ()
 
 
 def test_all_problems_are_told_at_once() -> None:
-    found = impossible(spec(RESNET, training={"loss": "GIoU"}, **criteria("test/mAP")))
+    found = problems(spec(RESNET, training={"loss": "GIoU"}, **criteria("test/mAP")))
     assert [it.reason for it in found] == ["UnsuitableLoss", "UnknownMetric"]
     with pytest.raises(InvalidInput, match=r"(?s)loss: .*successCriteria\[0\]"):
         refuse(found)
 
 
 def test_of_a_mismatch_no_consequences_are_told() -> None:
-    found = impossible(spec(RESNET, **criteria("test/mAP")), dataset())
+    found = problems(spec(RESNET, **criteria("test/mAP")), dataset())
     assert [it.reason for it in found] == ["TaskMismatch"]

@@ -34,7 +34,7 @@ class UnsuitableLoss(InvalidInput):
     """A loss that the architecture cannot be trained with."""
 
 
-def impossible(spec: TrainingJobSpec, dataset: DatasetSpec | None = None) -> tuple[InvalidInput, ...]:
+def incompatibilities(spec: TrainingJobSpec, dataset: DatasetSpec | None = None) -> tuple[InvalidInput, ...]:
     """All that can never work, each with its field and the nearest valid values; `dataset` where it is known."""
     try:
         architecture = find(spec.model.architecture)
