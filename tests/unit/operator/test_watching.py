@@ -35,7 +35,8 @@ class Listing:
             raise Refused(f'cannot list resource "{kind.plural}"', "Forbidden")
         if kind in self.lacking:
             return [], 0
-        return [dict(it) for it in self.objects.get(kind, ())], 10**6
+        found = [dict(it) for it in self.objects.get(kind, ())]
+        return [it for it in found if namespace in ("", it["metadata"]["namespace"])], 10**6
 
 
 def watcher(objects: dict[Kind, list[dict[str, Any]]]) -> Watcher:
@@ -214,3 +215,16 @@ async def test_a_listing_of_one_of_the_namespaces_leads_to_one_of_the_kind() -> 
     assert list(watched._relisted) == [TRAINING_JOB, RAY_JOB, JOB]
     for task in watched._relisted.values():
         task.cancel()
+
+
+async def test_of_several_namespaces_the_listing_of_one_prunes_no_other() -> None:
+    def cells(namespace: str) -> dict[str, Any]:
+        return {"metadata": it("cells")["metadata"] | {"namespace": namespace}, "spec": {}}
+
+    watched = watcher({DATASET: [cells("a"), cells("b"), cells("c")]})
+    watched.settings = Settings(namespaces="a, b")
+    await watched.fill()
+    assert sorted(key.namespace for key in watched.cache.keys(DATASET)) == ["a", "b"]
+    watched.api.objects[DATASET] = [cells("b")]  # type: ignore[attr-defined]
+    await watched._resync(DATASET)
+    assert [key.namespace for key in watched.cache.keys(DATASET)] == ["b"]
