@@ -140,6 +140,82 @@ def test_an_event_after_a_failure_ends_the_pause_but_for_its_first_part() -> Non
     assert runs(work, 0, 8, seconds=11) == pytest.approx([0, 1, 3, 7, 9])
 
 
+def test_an_earlier_request_replaces_a_later_one() -> None:
+    async def play() -> list[float]:
+        clock = asyncio.get_running_loop().time
+        times: list[float] = []
+
+        async def work(key: str) -> None:
+            times.append(clock() - began)
+
+        queue = KeyedQueue(work, Settings(), Metrics(), lambda key: "Test")
+        began = clock()
+        for delay in (10.0, 3.0, 20.0):
+            queue.add("a", delay)
+        task = asyncio.create_task(queue.run())
+        await asyncio.sleep(5)
+        queue.add("a", 4.0)
+        await asyncio.sleep(60)
+        task.cancel()
+        return times
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        assert runner.run(play()) == pytest.approx([3, 9])
+
+
+def test_what_is_under_way_for_longest_and_how_many_are() -> None:
+    async def play() -> None:
+        async def work(key: str) -> None:
+            await asyncio.sleep(100)
+
+        queue = KeyedQueue(work, Settings(workers=3), Metrics(), str.upper)
+        task = asyncio.create_task(queue.run())
+        for key in "zab":
+            queue.add(key)
+            await asyncio.sleep(2)
+        for key in "cde":
+            queue.add(key)
+        queue.add("c", delay=30)
+        queue.add("f", delay=30)
+        assert queue.oldest() == ("z", 6.0)
+        assert (len(queue), queue.depth()) == (6, {"C": 1, "D": 1, "E": 1})
+        await asyncio.sleep(95)
+        assert (queue.oldest() or ("", 0))[0] == "a"
+        task.cancel()
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(play())
+
+
+def test_how_long_a_key_waited_and_ran_is_measured() -> None:
+    metrics = Metrics()
+
+    async def play() -> None:
+        async def work(key: str) -> None:
+            await asyncio.sleep(4)
+            if key == "bad":
+                raise ValueError("no")
+
+        queue = KeyedQueue(work, Settings(workers=1, backoff_jitter=0.0), metrics, lambda key: f"kind of {key}")
+        task = asyncio.create_task(queue.run())
+        queue.add("bad")
+        queue.add("good")
+        await asyncio.sleep(8.1)
+        task.cancel()
+
+        def sample(name: str, **labels: str) -> float | None:
+            return metrics.registry.get_sample_value(name, labels)
+
+        assert sample("fovea_queue_wait_seconds_sum", kind="kind of good") == pytest.approx(4.0)
+        assert sample("fovea_queue_wait_seconds_sum", kind="kind of bad") == pytest.approx(0.0 + 3.5)
+        assert sample("fovea_reconcile_errors_total", kind="kind of bad", reason="ValueError") == 1
+        assert sample("fovea_reconcile_seconds_count", kind="kind of good") == 1
+        assert sample("fovea_reconcile_errors_total", kind="kind of good", reason="ValueError") is None
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(play())
+
+
 @pytest.mark.parametrize(("failures", "pause"), [(1, 0.5), (2, 1.0), (5, 8.0), (8, 64.0), (9, 120.0), (5000, 120.0)])
 def test_a_pause_doubles_up_to_the_longest_and_jitter_only_adds(failures: int, pause: float) -> None:
     exact = Settings(backoff_jitter=0.0)
