@@ -39,7 +39,7 @@ EXPECTED = {
         splits=TENS, classes={"background": 0, "cat": 8, "dog": 8}, findings={"IgnoredRegion": 4}
     ),
     "10-yolo-labels-elsewhere": Expected(
-        findings={"UnusedFiles": 1, "SplitConflict": 10},
+        findings={"UnusedFiles": 1, "NoLabelFile": 10, "SplitConflict": 10},
         refused="none of 10 images shows an object, so there is nothing to learn: "
         "src: train/label: 10 files not used: label files of no image: 10 (train/label/a0.txt",
     ),
@@ -81,7 +81,11 @@ EXPECTED = {
         splits=TENS, classes={"cat": 10, "dog": 10}, findings={"TurnedLabels": 8}
     ),
     "44a-path": Expected(splits=TENS, classes={"cats": 5, "dogs": 5}),
-    "51-train-no-objects": Expected(refused="none of 20 images shows an object, so there is nothing to learn"),
+    "51-train-no-objects": Expected(
+        findings={"NoLabelFile": 20},
+        refused="none of 20 images shows an object, so there is nothing to learn: src: images/a0.jpg: "
+        "the image has no label file",
+    ),
     "55-train-single-class": Expected(
         splits={"train": 16, "validation": 2, "test": 2}, classes={"cats": 20}, findings={"SingleClass": 1}
     ),

@@ -87,7 +87,7 @@ def build_dataset(
         parent: The version whose split assignments are kept.
         work_dir: Local folder for the index and what must be unpacked.
         workers: Processes that read and check.
-        progress: Told at most once a second how far the build is.
+        progress: Called at most once a second with how far the build is.
 
     Raises:
         NotSupported: the recipe asks for what this version cannot do.
@@ -213,10 +213,10 @@ def _classes(sources: Sequence[OpenSource], index: Index) -> tuple[str, ...]:
     Raises InvalidInput where sources do not agree about what the pixels of masks mean.
     """
     named = {tuple(source.options.mask_classes) for source in sources if source.options.mask_classes}
-    found = tuple(index.classes())
+    shown = tuple(index.classes())
     if not named:
-        return found
-    every = sorted({*found, *(name for each in named for name in each)})
+        return shown
+    every = sorted({*shown, *(name for each in named for name in each)})
     if len(named) > 1 or len(every) > len(next(iter(named))):
         raise InvalidInput(
             f"the sources have different classes: {', '.join(every)}",
@@ -297,11 +297,11 @@ def _chunks(items: Iterable[Found], size: int) -> Iterator[list[Found]]:
 
 def _refuse(recipe: Recipe, index: Index) -> None:
     """Fails where the recipe says so."""
-    for wanted, kinds, what in (
+    for policy, kinds, what in (
         (recipe.quality.on_corrupt_image, LOST_IMAGE, "images are corrupt"),
         (recipe.quality.on_invalid_label, LOST_LABEL, "labels are invalid"),
     ):
-        if wanted == "Fail" and (count := sum(index.counts[kind] for kind in kinds)):
+        if policy == "Fail" and (count := sum(index.counts[kind] for kind in kinds)):
             raise InvalidInput(
                 f"{count} {what}: {_first(index.findings(kinds))}",
                 "spec.quality",

@@ -95,7 +95,7 @@ def draft_version(
     assignments = _assignments(items, result, kept_rows)
     statistics, digest, provenance = _summarize(recipe, classes, sources, index, assignments)
     _refuse_rare(recipe, statistics)
-    likely = (FindingKind.UNUSED_FILES, *LOST_LABEL, *LOST_IMAGE)
+    likely = (FindingKind.UNUSED_FILES, *LOST_LABEL, *LOST_IMAGE, FindingKind.NO_LABEL_FILE)
     causes = [finding for kind in likely for finding in index.findings((kind,))]
     refuse_unlearnable(recipe, statistics, index.subjects[FindingKind.UNKNOWN_CLASS], causes)
     for finding in (*class_findings(recipe, statistics), *split_findings(recipe, statistics)):

@@ -169,6 +169,11 @@ class FindingKind(StrEnum):
         "If the other names are right, all objects are taught under wrong names.",
         "Keep the names that the labels were written with, and remove the others.",
     )
+    NO_LABEL_FILE = (
+        *("NoLabelFile", Severity.WARNING, "Image without a label file", "kept as showing no object"),
+        "It is taught, and measured, as an image that shows no object.",
+        "Give images that show nothing an empty label file, and move those that nobody labelled out of the source.",
+    )
     OUTSIDE_BOX = (
         *("OutsideBox", Severity.WARNING, "Box outside of its image", "left out"),
         "The object is not learned; the label may belong to another image, or to another size of it.",

@@ -135,13 +135,13 @@ def _meant(classes: Sequence[str], unknown: Mapping[str, int]) -> list[str]:
 
 
 def _without_images(statistics: Statistics) -> list[str]:
-    return [it.name for it in statistics.class_summaries() if not it.images and it.name != GROUND]
+    return [each.name for each in statistics.class_summaries() if not each.images and each.name != GROUND]
 
 
 def _with_pixels(recipe: Recipe, statistics: Statistics) -> list[str]:
     """Classes that pixels have. Around the regions of formats without mask files lies the ground, if it is a class."""
     around = any(source.format not in (None, Format.MASKS) for source in recipe.sources)
-    return [it.name for it in statistics.class_summaries() if it.images or (around and it.name == GROUND)]
+    return [each.name for each in statistics.class_summaries() if each.images or (around and each.name == GROUND)]
 
 
 def _ignored(statistics: Statistics) -> str:

@@ -198,7 +198,7 @@ def test_splits_of_the_description(described: str, tmp_path: Path) -> None:
     lists = {"train.txt": "./a/x.jpg\n", "lists/val.txt": "# held out\n/home/me/data/b/x.jpg\n"}
     found = read(tmp_path, {**LISTED, **lists, "data.yaml": f"{NAMES}{described}"})
     assert found.splits == {"a/x.jpg": "train", "b/x.jpg": "validation", "c/x.jpg": "test"}
-    assert found.findings == []
+    assert found.findings == [("NoLabelFile", name) for name in found.splits]
 
 
 def test_splits_of_darknet(tmp_path: Path) -> None:
@@ -210,6 +210,7 @@ def test_splits_of_darknet(tmp_path: Path) -> None:
         "obj_train_data/a b.jpg": "",
         "obj_train_data/a b.txt": f"1 {BOX}",
         "obj_valid_data/a b.jpg": "",
+        "obj_valid_data/a b.txt": "",
     }
     found = read(tmp_path, files)
     assert found.splits == {"obj_train_data/a b.jpg": "train", "obj_valid_data/a b.jpg": "validation"}
@@ -220,7 +221,7 @@ def test_splits_of_darknet(tmp_path: Path) -> None:
 def test_an_image_in_two_splits_and_a_split_that_is_not_there_are_told(tmp_path: Path) -> None:
     found = read(tmp_path, {**LISTED, "data.yaml": f"{NAMES}train: a\nval: a\ntest: missing"})
     assert found.splits["a/x.jpg"] is None
-    assert {kind for kind, _ in found.findings} == {"SplitConflict", "MissingSplit"}
+    assert {kind for kind, _ in found.findings} == {"SplitConflict", "MissingSplit", "NoLabelFile"}
 
 
 def test_labels_beside_jpeg_images(tmp_path: Path) -> None:
@@ -234,3 +235,11 @@ def test_lists_that_nothing_describes_name_splits(tmp_path: Path) -> None:
     found = read(tmp_path, files | lists)
     assert found.splits == {"obj/a.jpg": "train", "obj/b.jpg": "train", "obj/c.jpg": "validation"}
     assert found.findings == []
+
+
+def test_an_image_without_label_file_shows_no_object_and_is_reported(tmp_path: Path) -> None:
+    files = {"data.yaml": NAMES, "images/a.jpg": "", "labels/a.txt": f"0 {BOX}", "images/b.jpg": "", "labels/b.txt": "",
+             "images/c.jpg": ""}  # fmt: skip
+    found = read(tmp_path, files)
+    assert found.boxes == {"images/a.jpg": [("cat", *CORNERS)], "images/b.jpg": [], "images/c.jpg": []}
+    assert found.findings == [("NoLabelFile", "images/c.jpg")]

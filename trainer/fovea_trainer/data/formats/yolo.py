@@ -63,8 +63,9 @@ class YOLO:
         yield from told
         yield from _shared(labels)
         for path in images:
-            # No file of labels means an image that shows no object: so YOLO writes it.
-            empty = None if labels[path] else Labels(place=path)
+            # No file of labels means an image that shows no object: so YOLO writes it, and so tools lose labels.
+            missing = Finding(FindingKind.NO_LABEL_FILE, path, "the image has no label file")
+            empty = None if labels[path] else Labels(place=path, findings=(missing,))
             yield Found(path, FileImage(path), splits.get(path, split_of(path)), empty, labels[path])
 
     def read(self, found: Found) -> Labels:
