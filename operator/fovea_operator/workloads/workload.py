@@ -120,14 +120,14 @@ def read_child(workload: Workload, value: View, parts: Sequence[View] = (), pods
     if found.state is ChildState.FAILED:
         found = workload.cause(pods, found)
     return Child(
-        key_of(workload.kind, value),
-        text(value, "metadata", "uid"),
-        text(mapping(value, "metadata", "labels"), names.LABEL_RUN),
-        time(value, "metadata", "creationTimestamp") or datetime.fromtimestamp(0, UTC),
-        found.state,
-        bool(text(value, "metadata", "deletionTimestamp")),
-        found.reason,
-        found.message,
+        key=key_of(workload.kind, value),
+        uid=text(value, "metadata", "uid"),
+        run=text(mapping(value, "metadata", "labels"), names.LABEL_RUN),
+        created=time(value, "metadata", "creationTimestamp") or datetime.fromtimestamp(0, UTC),
+        state=found.state,
+        deleting=bool(text(value, "metadata", "deletionTimestamp")),
+        reason=found.reason,
+        message=found.message,
         started=time(value, "status", "startTime"),
         queued_since=next(
             (

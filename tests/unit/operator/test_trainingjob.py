@@ -16,7 +16,7 @@ from fovea_operator.objects import RAY_JOB, RUN, TRAINING_JOB
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
-from fovea_operator.writes import Create, Delete, Plan, SetStatus
+from fovea_operator.writes import Count, Create, Delete, Plan, SetStatus
 
 NOW = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
 OLD, NEW = f"sha256-{'1' * 64}", f"sha256-{'2' * 64}"
@@ -282,3 +282,32 @@ def test_history_is_kept_to_its_limit() -> None:
     plan = plan_training(snapshot(job(status, runPolicy={"historyLimit": 3}), view, *olds), Settings())
     gone = [it.key.name for it in plan.writes if isinstance(it, Delete)]
     assert gone == [olds[2].name, olds[3].name]
+
+
+def test_raising_the_memory_that_a_message_names_lets_a_failed_training_go_on() -> None:
+    started = plan_training(snapshot(job()), Settings())
+    create, status = made(started, RUN)[0], status_of(started)
+    run = next(dict(it.status) for it in started.writes if isinstance(it, SetStatus) and it.key.kind == RUN)
+    (attempt,) = run["attempts"]  # type: ignore[misc]
+    ended = {"outcome": "Failed", "reason": "OOMKilled", "message": "raise it", "endTime": "2026-11-24T19:00:00Z"}
+    failed = {"phase": "Failed", "attempts": [attempt | ended | {"number": number} for number in (1, 2)]}  # type: ignore[operator]
+    view = RunView(Run.model_validate(dict(create.manifest) | {"status": failed}), ())
+    same = plan_training(snapshot(job(status), view), Settings())
+    assert not made(same, RAY_JOB)
+    assert status_of(same)["phase"] == "Failed"
+    memory = {"resources": {"limits": {"memory": "16Gi"}}}
+    (child,) = made(plan_training(snapshot(job(status, compute=memory), view), Settings()), RAY_JOB)
+    assert child.key.name == f"{view.name}-3"
+    annotations = child.manifest["metadata"]["annotations"]  # type: ignore[index,call-overload]
+    assert annotations["fovea.dev/pods"] != attempt["podsDigest"]  # type: ignore[index,call-overload]
+
+
+def test_an_ended_attempt_is_counted_after_the_status_that_records_it() -> None:
+    started = plan_training(snapshot(job()), Settings())
+    create, status = made(started, RUN)[0], status_of(started)
+    running = {"phase": "Running", "attempts": [{"number": 1, "child": f"{create.key.name}-1", "startTime": NOW}]}
+    view = RunView(Run.model_validate(dict(create.manifest) | {"status": running}), ())
+    plan = plan_training(snapshot(job(status), view), Settings())
+    writes = [it for it in plan.writes if isinstance(it, Count) or (isinstance(it, SetStatus) and it.key.kind == RUN)]
+    assert isinstance(writes[0], SetStatus)
+    assert writes[1:] == [Count("fovea_run_attempts_ended_total", ("Training", "Failed"))]
