@@ -153,7 +153,7 @@ def _next(situation: Situation, attempts: tuple[Attempt, ...]) -> _Next:
     if last is not None and (failure := _final_failure(situation, attempts, last, error)) is not None:
         return _Next("Failed", failure, attempts)
 
-    if policy.suspend:
+    if policy.suspend and all(child.state.ended for child in children):
         return _Next("Suspended", suspended("Suspended", "spec.runPolicy.suspend is true"), attempts)
     if children:
         # One whose end is not on record stays: its reason would be lost.
@@ -269,7 +269,10 @@ def _under_way(situation: Situation, attempts: tuple[Attempt, ...], child: Child
         last = last.model_copy(update={"reason": None, "end_time": None})
     if child.disruption is not None and child.disruption.at != last.disrupted_at:
         last = last.model_copy(update={"disrupted_at": child.disruption.at, "message": child.disruption.message})
-    if (error := _error_of(situation.status, last)) is not None:  # it may be tried again, and has to end first
+    error = _error_of(situation.status, last) if _reported_since(situation.status, last, child) else None
+    if error is None and last.reason is None and last.end_time is not None:  # a queue took it back and let it go on
+        last = last.model_copy(update={"end_time": None})
+    if error is not None:  # it may be tried again, and has to end first
         last = last.model_copy(update={"end_time": last.end_time or now})
         left = settings.exit_grace_seconds - (now - (last.end_time or now)).total_seconds()
         waits = progressing("Stopping", f"attempt {last.number} reported {error.reason} and has to end")
@@ -310,8 +313,8 @@ def _ended(
         if situation.has_changed(last) and child.state in (ChildState.QUEUED, ChildState.STARTING):
             what = "spec changed before its work began; another attempt takes its place"
             return closed(Outcome.SUSPENDED, _SPEC_CHANGED, what)
-        since = last.end_time or now
-        if error is not None and (now - since).total_seconds() >= situation.settings.exit_grace_seconds:
+        hung = (now - (last.end_time or now)).total_seconds() >= situation.settings.exit_grace_seconds
+        if error is not None and hung and _reported_since(situation.status, last, child):
             return closed(Outcome.FAILED, error.reason, f"{error.message}; {_HUNG}")
         return None
     if error is not None and (final or child is not None):
@@ -327,6 +330,13 @@ def _ended(
     if child.state is ChildState.SUCCEEDED:
         return closed(Outcome.FAILED, "ResultMissing", f"{last.child} ended without a result")
     return closed(Outcome.FAILED, child.reason or "Failed", child.message or f"{last.child} failed")
+
+
+def _reported_since(status: RunStatus, last: Attempt, child: Child) -> bool:
+    """Whether the pods that run now reported the result: a queue may have taken those before them away."""
+    if child.state is not ChildState.RUNNING or status.result is None:
+        return False
+    return last.start_time is None or status.result.completed_at >= last.start_time
 
 
 def _preemption(last: Attempt, child: Child | None, now: datetime, settings: Settings) -> str | None:

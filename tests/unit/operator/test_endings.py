@@ -127,6 +127,19 @@ def test_a_child_that_hangs_after_an_error_gives_way_to_the_next_attempt() -> No
     assert world.step(1).start == 2
 
 
+def test_what_pods_reported_that_a_queue_took_away_does_not_stop_those_that_follow() -> None:
+    world = started()
+    world.now += timedelta(minutes=1)
+    world.reports(LOST)
+    world.step()
+    world.child(state=ChildState.QUEUED)
+    assert world.step(30).status.phase == "Queued"
+    world.child(state=ChildState.RUNNING)
+    world.step(30)
+    assert world.step(30).status.phase == "Running"
+    assert world.attempts() == [(1, None, None)]
+
+
 # --- Pods that the cluster takes away --------------------------------------------------------------------------------
 
 RAY_POD = {"ray.io/node-type": "worker"}
@@ -258,6 +271,15 @@ def test_a_corrected_spec_frees_an_attempt_that_has_not_begun_and_uses_no_retry(
     assert world.step().start == 2
     world.child(2, state=ChildState.RUNNING)
     assert world.step(1).status.phase == "Running"
+
+
+def test_a_spec_that_is_corrected_and_suspended_leaves_no_child() -> None:
+    world = started()
+    world.child(state=ChildState.STARTING)
+    world.pods, world.policy["suspend"] = "corrected", True
+    for _ in range(3):
+        world.step()
+    assert (world.children, world.status.phase) == ({}, "Suspended")
 
 
 def test_a_changed_spec_leaves_an_attempt_alone_that_works() -> None:
