@@ -110,7 +110,7 @@ def test_membranes_through_a_queue_that_takes_its_pods_away(demo: Demo, tmp_path
     name = "membranes"
     apply(demo, name, MEMBRANES, queueName=QUEUE)
     names = dataset_version(demo, name, tmp_path / "version", "test")
-    assert len(names) == 6
+    assert len(names) == 10, "a third of the block, so that no image has a neighbour in train but the last"
     demo.until(lambda: demo.ready("trainingjob", name) == ("False", "WaitingForQuota"), 120)
     shown = demo.kubectl("-n", demo.namespace, "get", "trainingjob", name)
     assert "Queued" in shown
@@ -129,5 +129,5 @@ def test_membranes_through_a_queue_that_takes_its_pods_away(demo: Demo, tmp_path
     measured = independent(demo, status["result"]["bundle"], tmp_path / "bundle", "segmentation", *folders)
     dice = status["result"]["metrics"]["test/dice/boundary"]
     print(f"membranes: test/dice/boundary {dice}, by the independent script {measured}")
-    assert dice >= 0.78
+    assert dice >= 0.7
     assert measured["dice/boundary"] == pytest.approx(dice, abs=0.01)
