@@ -38,6 +38,12 @@ class FakeApi:
             raise Conflict("exists")
         return self._keep(key, manifest)
 
+    async def apply(self, key: Key, manifest: View, force: bool = True) -> JsonObject:
+        self.asked.append(("apply by force" if force else "apply", key))
+        if key.kind in self.fails:
+            raise self.fails.pop(key.kind)
+        return self._keep(key, manifest)
+
     async def apply_status(self, key: Key, status: View) -> JsonObject:
         self.asked.append(("status", key))
         if key.kind in self.fails:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
@@ -24,7 +25,7 @@ from fovea_operator.objects import (
 )
 from fovea_operator.runs.build import namespace_setup
 from fovea_operator.settings import Settings
-from fovea_operator.writes import Create, Delete, Emit, Plan, SetStatus, Write
+from fovea_operator.writes import Apply, Create, Delete, Emit, Plan, SetStatus, Write
 
 from tests.unit.operator.fake_api import FakeApi
 
@@ -78,7 +79,7 @@ async def test_what_was_made_and_forgotten_is_taken_as_made() -> None:
 async def test_a_foreign_object_is_neither_taken_nor_written(labels: dict[str, str]) -> None:
     foreign = thing("r-1-1", labels=labels, ownerReferences=[{"uid": "other", "controller": True}])
     server, writer = world((JOB, foreign))
-    with pytest.raises(NotOurs, match="Job ns/r-1-1 exists and does not belong to Any r-1"):
+    with pytest.raises(NotOurs, match=r"^Job ns/r-1-1 exists and does not belong to Any r-1 \(delete or rename it\)$"):
         await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
     assert writer.cache.get(JOB_KEY) is None
     assert server.objects[JOB_KEY] is foreign
@@ -88,7 +89,7 @@ async def test_what_is_left_of_the_object_before_is_waited_for() -> None:
     _, writer = world((JOB, thing("r-1-1", ownerReferences=[{"uid": "before", "controller": True}])))
     with pytest.raises(Leftover) as raised:
         await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
-    assert raised.value.place == str(JOB_KEY)
+    assert str(raised.value) == f"{JOB_KEY}: left of an object that was deleted (it goes by itself)"
 
 
 async def test_what_came_and_went_is_tried_again() -> None:
@@ -163,6 +164,53 @@ async def test_a_binding_that_somebody_makes_at_the_same_time_is_looked_at() -> 
         await carry_out(writer, *namespace_setup("ns", Settings()))
 
 
+# --- What is kept up to date --------------------------------------------------------------------------------------
+
+
+def kept(**spec: Any) -> Apply:
+    return Apply(JOB_KEY, MANIFEST | {"spec": {"replicas": 1, "color": "red"} | spec}, RUN_KEY)
+
+
+async def test_what_is_kept_is_applied_when_it_differs_and_only_then() -> None:
+    server, writer = world()
+    await carry_out(writer, kept(), kept())
+    assert [verb for verb, _ in server.asked] == ["get", "apply"]
+    made: Any = server.objects[JOB_KEY]
+    assert (made["spec"]["color"], made["metadata"]["ownerReferences"][0]["uid"]) == ("red", "run")
+    assert writer.cache.get(JOB_KEY) is not None
+    await carry_out(writer, kept(color="blue"))
+    assert [verb for verb, _ in server.asked] == ["get", "apply", "apply"]
+    assert server.objects[JOB_KEY]["spec"] == {"replicas": 1, "color": "blue"}
+
+
+async def test_a_field_that_others_have_set_is_left_to_them() -> None:
+    server, writer = world()
+    conflict = Conflict("conflict with autoscaler")
+    conflict.fields = (".spec.replicas",)
+    server.fails[JOB] = conflict
+    await carry_out(writer, kept())
+    assert [verb for verb, _ in server.asked] == ["get", "apply", "apply"]
+    assert server.objects[JOB_KEY]["spec"] == {"color": "red"}
+    await carry_out(writer, kept())
+    assert len(server.asked) == 3
+
+
+async def test_a_conflict_about_no_field_is_tried_again_later() -> None:
+    server, writer = world()
+    server.fails[JOB] = Conflict("changed meanwhile")
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        await carry_out(writer, kept())
+    assert JOB_KEY not in server.objects
+
+
+async def test_a_foreign_object_is_not_kept_up_to_date() -> None:
+    foreign = thing("r-1-1", labels={}, ownerReferences=[{"uid": "other"}])
+    server, writer = world((JOB, foreign))
+    with pytest.raises(NotOurs, match="Job ns/r-1-1 exists"):
+        await carry_out(writer, kept())
+    assert server.objects[JOB_KEY] is foreign
+
+
 # --- Deletions, statuses, events ----------------------------------------------------------------------------------
 
 
@@ -194,13 +242,31 @@ async def test_an_event_is_told_once_under_a_name_made_of_what_it_tells() -> Non
     await carry_out(writer, emit(), emit(), emit("r-2"), emit(reason="Other"))
     events = [value for key, value in server.objects.items() if key.kind.name == "Event"]
     assert len(events) == 3
-    first = events[0]
-    assert str(first["metadata"]["name"]).startswith("r-1.")  # type: ignore[index,call-overload]
-    wanted = {"reason": "RunCreated", "note": "note", "type": "Normal", "reportingInstance": "operator-1"}
-    assert {name: first[name] for name in wanted} == wanted
-    assert first["regarding"] == {
-        "apiVersion": RUN.api_version, "kind": "Run", "name": "r-1", "namespace": "ns", "uid": "run",
+    first: Any = dict(events[0])
+    metadata, time = first.pop("metadata"), first.pop("eventTime")
+    assert (metadata["name"].partition(".")[0], metadata["namespace"]) == ("r-1", "ns")
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()) < 60
+    assert first == {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "reportingController": "fovea.dev/operator",
+        "reportingInstance": "operator-1",
+        "action": "Reconcile",
+        "reason": "RunCreated",
+        "note": "note",
+        "type": "Normal",
+        "regarding": {
+            "apiVersion": RUN.api_version, "kind": "Run", "name": "r-1", "namespace": "ns", "uid": "run",
+        },
     }  # fmt: skip
+
+
+async def test_an_event_about_an_object_made_again_is_another() -> None:
+    server, writer = world()
+    await carry_out(writer, emit())
+    writer.cache.put(RUN, thing("r-1", uid="made again", resourceVersion="200"))
+    await carry_out(writer, emit())
+    assert len([key for key in server.objects if key.kind.name == "Event"]) == 2
 
 
 async def test_an_event_is_cut_in_whole_characters() -> None:

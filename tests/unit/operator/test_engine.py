@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from fovea_operator.cache import Cache
 from fovea_operator.client import Api, Conflict, Invalid, Refused, Unreachable
 from fovea_operator.engine import Engine
 from fovea_operator.kinds import builtin
+from fovea_operator.logs import JsonFormatter
 from fovea_operator.metrics import Metrics
 from fovea_operator.objects import (
     DATASET,
@@ -92,6 +94,21 @@ async def test_a_dataset_gets_its_run_and_the_run_its_child() -> None:
     assert world.made(JOB) == [f"{world.made(RUN)[0]}-1"]
     reason, _, holds = world.says()
     assert (reason, holds) == ("Starting", ["Reconciling"])
+
+
+async def test_what_is_reported_is_logged_with_reason_object_and_run(caplog: pytest.LogCaptureFixture) -> None:
+    world = World((DATASET, dataset()))
+    with caplog.at_level("DEBUG"):
+        await world.engine.reconcile(CELLS)
+    (run,) = world.made(RUN)
+    records = [record for record in caplog.records if record.name == "fovea_operator.engine"]
+    found = [(getattr(it, "reason", None), getattr(it, "once", None), it.getMessage()) for it in records]
+    assert ("RunCreated", run, f"RunCreated: run {run} was created") in found
+    assert (None, None, f"{CELLS} is Pending") in found
+    line = json.loads(
+        JsonFormatter().format(next(it for it in records if getattr(it, "reason", "") == "AttemptStarted"))
+    )
+    assert (line["run"], line["reason"], line["level"]) == (run, "AttemptStarted", "INFO")
 
 
 FAILURES: dict[str, tuple[Kind, Exception, str, str, list[str]]] = {
