@@ -21,6 +21,7 @@ from fovea_operator.objects import (
     JsonObject,
     Key,
     Kind,
+    View,
     key_of,
 )
 from fovea_operator.runs.build import namespace_setup
@@ -109,7 +110,8 @@ async def test_nothing_is_made_for_a_controller_that_is_not_there() -> None:
 async def test_a_cluster_without_ray_jobs_is_named_and_a_missing_job_is_not() -> None:
     server, writer = world()
     server.fails = {RAY_JOB: NotFound("no matches"), JOB: NotFound("namespace is gone")}
-    with pytest.raises(KubeRayMissing, match="install the KubeRay operator"):
+    words = r"^the cluster knows no RayJobs \(install the KubeRay operator 1.6 or newer\)$"
+    with pytest.raises(KubeRayMissing, match=words):
         await carry_out(writer, Create(Key(RAY_JOB, "ns", "r-1-1"), MANIFEST, RUN_KEY))
     with pytest.raises(NotFound, match="namespace is gone"):
         await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
@@ -157,10 +159,31 @@ async def test_a_binding_that_grants_something_else_is_refused_and_left(changed:
     assert JOB_KEY not in server.objects
 
 
-async def test_a_binding_that_somebody_makes_at_the_same_time_is_looked_at() -> None:
+@pytest.mark.parametrize("same", [True, False])
+async def test_a_binding_that_somebody_makes_at_the_same_time_is_looked_at(same: bool) -> None:
     server, writer = world()
-    server.fails[ROLE_BINDING] = Conflict("exists")
-    with pytest.raises(NotOurs):
+    create = server.create
+
+    async def somebody_is_first(kind: Kind, manifest: View) -> JsonObject:
+        if kind == ROLE_BINDING:
+            server.objects[Key(ROLE_BINDING, "ns", "fovea-run")] = binding(**({} if same else {"subjects": []}))
+        return await create(kind, manifest)
+
+    server.create = somebody_is_first  # type: ignore[method-assign]
+    if same:
+        await carry_out(writer, *namespace_setup("ns", Settings()))
+    else:
+        with pytest.raises(NotOurs):
+            await carry_out(writer, *namespace_setup("ns", Settings()))
+
+
+async def test_a_foreign_binding_is_refused_with_all_that_differs_and_a_remedy() -> None:
+    _, writer = world((ROLE_BINDING, binding(roleRef={}, subjects=[])))
+    words = (
+        r"^RoleBinding ns/fovea-run exists with another roleRef and another subjects than Fovea would give it "
+        r"\(delete it; Fovea then makes it anew\)$"
+    )
+    with pytest.raises(NotOurs, match=words):
         await carry_out(writer, *namespace_setup("ns", Settings()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any, cast
 
 import pytest
@@ -96,19 +97,54 @@ async def test_a_dataset_gets_its_run_and_the_run_its_child() -> None:
     assert (reason, holds) == ("Starting", ["Reconciling"])
 
 
-async def test_what_is_reported_is_logged_with_reason_object_and_run(caplog: pytest.LogCaptureFixture) -> None:
-    world = World((DATASET, dataset()))
-    with caplog.at_level("DEBUG"):
+async def test_what_is_reported_is_logged_with_reason_object_and_run() -> None:
+    lines: list[dict[str, str]] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(json.loads(JsonFormatter().format(record)))
+
+    world, logger, handler = World((DATASET, dataset())), logging.getLogger("fovea_operator.engine"), Lines()
+    logger.addHandler(handler)
+    logger.setLevel("DEBUG")
+    try:
         await world.engine.reconcile(CELLS)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel("NOTSET")
     (run,) = world.made(RUN)
-    records = [record for record in caplog.records if record.name == "fovea_operator.engine"]
-    found = [(getattr(it, "reason", None), getattr(it, "once", None), it.getMessage()) for it in records]
-    assert ("RunCreated", run, f"RunCreated: run {run} was created") in found
-    assert (None, None, f"{CELLS} is Pending") in found
-    line = json.loads(
-        JsonFormatter().format(next(it for it in records if getattr(it, "reason", "") == "AttemptStarted"))
-    )
-    assert (line["run"], line["reason"], line["level"]) == (run, "AttemptStarted", "INFO")
+    about = {"kind": "Dataset", "namespace": "ns", "name": "cells", "level": "INFO", "run": run}
+    found = {line.get("reason", ""): line for line in lines}
+    for reason, words in (
+        ("RunCreated", f"run {run} was created"),
+        ("AttemptStarted", f"run {run}: attempt 1 started as {run}-1"),
+    ):
+        assert about | {"reason": reason, "message": f"{reason}: {words}"} == {
+            name: part for name, part in found[reason].items() if name not in ("time", "logger")
+        }
+    assert [line["message"] for line in lines if line["level"] == "DEBUG"] == [
+        f"Run ns/{run} is Pending",
+        f"{CELLS} is Pending",
+    ]
+
+
+async def test_each_reconcile_asks_anew_for_what_is_not_watched() -> None:
+    world = World((DATASET, dataset(sources=[SOURCES[0] | {"uri": "pvc://scans/a"}])))
+    poller = world.engine.observer.poller
+    assert await world.engine.reconcile(CELLS) == SETTINGS.resync_seconds
+    assert world.says()[0] == "PersistentVolumeClaimNotFound"
+    assert list(poller._asked) == [CELLS]
+    world.cache.forget(CELLS)
+    await world.engine.reconcile(CELLS)
+    assert not poller._asked
+
+
+async def test_of_a_deleted_object_only_its_cleanup_goes_on() -> None:
+    world = World()
+    assert await world.engine.reconcile(CELLS) is None
+    world = World((RUN, run("r-clean", "Cleanup", owner=False)))
+    await world.engine.reconcile(CELLS)
+    assert world.says(Key(RUN, "ns", "r-clean"))[0] == "Unconfirmed"
 
 
 FAILURES: dict[str, tuple[Kind, Exception, str, str, list[str]]] = {
