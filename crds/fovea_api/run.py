@@ -406,6 +406,8 @@ class Outcome(StrEnum):
     FAILED = "Failed"
     PREEMPTED = "Preempted"
     SUSPENDED = "Suspended"
+    BLOCKED = "Blocked"
+    """By a fault of the surroundings, which uses up no retry."""
 
 
 class Attempt(Model):
@@ -433,6 +435,15 @@ class Attempt(Model):
     """Why, in words: the last lines of the log, a quota refusal's own words."""
 
 
+class RetryRequest(Model):
+    """The request for another attempt that was followed last: the annotation fovea.dev/retry of the run's owner."""
+
+    value: Annotated[str, Field(max_length=256)]
+    """Value of the annotation; another one is a new request."""
+    attempt: Count
+    """Number of the last attempt that had ended then: this one and those before count as failures no more."""
+
+
 class RunStatus(Status):
     """What the run has come to. The run's pods write progress and result, the operator all else."""
 
@@ -440,6 +451,8 @@ class RunStatus(Status):
     """Summary in a word."""
     attempts: Annotated[tuple[Attempt, ...], Field(max_length=MAX_ATTEMPTS), ListMap(("number",))] = ()
     """The attempts, first to last. Of very many, the oldest that did not fail are left out; their seconds are not."""
+    retry: RetryRequest | None = None
+    """The request for another attempt that was followed last."""
     progress: Progress | None = None
     """How far the run is. Written by the run's pods."""
     result: RunResult | None = None

@@ -431,6 +431,33 @@ async def test_a_failed_attempt_is_followed_by_the_next_of_the_same_run(world: W
         assert len(world.all(RUN)) == 2
 
 
+async def test_a_fault_of_the_surroundings_waits_and_goes_on_in_the_same_run(world: World) -> None:
+    error = {"reason": "AccessDenied", "message": "check the keys", "retryable": True, "recoverable": True}
+
+    async def fails(number: int) -> None:
+        await world.until(lambda: any(job.metadata.name == f"{run}-{number}" for job in world.jobs()))
+        result = {"completedAt": "2030-01-01T00:00:00Z", "attempt": number, "error": error}
+        await asyncio.to_thread(world.patch, RUN, run, {"status": {"result": result}})
+        await world.until(world.pod)
+        await asyncio.to_thread(world.pod_fails, exitCode=75)
+
+    async with world.operator(retry_first_seconds=3600, blocked_retry_max_seconds=3600):
+        await world.apply(dataset(runPolicy={"retries": 0}))
+        run = str((await world.until(world.builds))[0]["metadata"]["name"])
+        await fails(1)
+        await world.until(lambda: world.reason(DATASET, "AccessDenied") and not world.jobs())
+        assert "kubectl annotate dataset blood-cells fovea.dev/retry=now" in world.ready(DATASET)["message"]
+        annotate = ("annotate", "dataset", "blood-cells", "-n", world.namespace, "--overwrite")
+        await asyncio.to_thread(world.plane.kubectl, *annotate, "fovea.dev/retry=now")
+        await fails(2)
+        await world.until(lambda: world.reason(DATASET, "AccessDenied") and not world.jobs())
+        await asyncio.to_thread(world.plane.kubectl, *annotate, "fovea.dev/retry=again")
+        await world.until(lambda: any(job.metadata.name == f"{run}-3" for job in world.jobs()))
+        attempts = (world.get(RUN, run) or {})["status"]["attempts"]
+        assert [each.get("outcome") for each in attempts] == ["Blocked", "Blocked", None]
+    assert len(world.builds()) == 1
+
+
 async def test_why_a_pod_died_and_its_last_words_are_told(world: World) -> None:
     async with world.operator():
         await world.apply(dataset(runPolicy={"retries": 1}))

@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Literal
 
+from fovea_api import names
 from fovea_api.common import RunPolicy, format_duration, parse_duration
-from fovea_api.run import MAX_ATTEMPTS, Attempt, Outcome, RunError, RunStatus
+from fovea_api.run import MAX_ATTEMPTS, Attempt, Outcome, RetryRequest, RunError, RunStatus
 
 from fovea_operator.conditions import Assessment, condition_of, conditions, progressing, ready, stalled, suspended
 from fovea_operator.settings import Settings
@@ -93,11 +94,19 @@ class Situation:
     """What a person can do when all retries are used up."""
     pods_digest: str = ""
     """Digest of what the spec says of the pods now; empty: it cannot change."""
+    retry: str = ""
+    """Value of the owner's annotation fovea.dev/retry; empty: there is none."""
+    owner: str = ""
+    """The object to annotate, as kubectl wants it; empty: none can be annotated."""
 
     @property
     def queued(self) -> bool:
         """Whether the open attempt waited in a queue when it was last seen."""
         return self.status.phase == "Queued"
+
+    def is_forgiven(self, attempt: Attempt) -> bool:
+        """Whether somebody has asked for another attempt since this one ended: it counts as a failure no more."""
+        return self.status.retry is not None and attempt.number <= self.status.retry.attempt
 
     def has_changed(self, attempt: Attempt) -> bool:
         """Whether the spec says something else of the pods than when the attempt started."""
@@ -107,7 +116,18 @@ class Situation:
 def advance(situation: Situation) -> Step:
     """The next step of a run that is desired."""
     attempts = _settled(situation, _adopt(situation.status, situation.children))
-    return _book(situation.status, _stop_hanging(situation, _next(situation, attempts)), situation.now)
+    followed = situation.status.model_copy(update={"retry": _followed(situation, attempts)})
+    situation = replace(situation, status=followed)
+    return _book(followed, _stop_hanging(situation, _next(situation, attempts)), situation.now)
+
+
+def _followed(situation: Situation, attempts: tuple[Attempt, ...]) -> RetryRequest | None:
+    """The request for another attempt that is followed now: a new value of the annotation is a new request."""
+    known = situation.status.retry
+    if not situation.retry or (known is not None and known.value == situation.retry):
+        return known
+    ended = max((attempt.number for attempt in attempts if attempt.outcome is not None), default=0)
+    return RetryRequest(value=situation.retry, attempt=ended)
 
 
 def supersede(status: RunStatus, children: Sequence[Child], by: str, now: datetime) -> Step:
@@ -165,10 +185,10 @@ def _next(situation: Situation, attempts: tuple[Attempt, ...]) -> _Next:
         look = settings.resync_seconds if situation.blocker.watched else settings.reference_poll_seconds
         return _Next("Pending", situation.blocker, attempts, requeue_after=look)
     if last is not None and last.end_time is not None:
-        left = (last.end_time + timedelta(seconds=_pause(attempts, settings)) - now).total_seconds()
-        if left > 0:
-            message = f"attempt {last.number} ended ({last.reason}: {last.message}); the next follows"
-            return _Next("Pending", progressing("Retrying", message), attempts, requeue_after=left)
+        pause = 0.0 if situation.is_forgiven(last) else _pause(attempts, settings)
+        until = last.end_time + timedelta(seconds=pause)
+        if (left := (until - now).total_seconds()) > 0:
+            return _Next("Pending", _waits(situation, last, until), attempts, requeue_after=left)
     number = last.number + 1 if last is not None else 1
     digest = situation.pods_digest or None
     started = Attempt(number=number, child=f"{run}-{number}", start_time=now, pods_digest=digest)
@@ -176,6 +196,18 @@ def _next(situation: Situation, attempts: tuple[Attempt, ...]) -> _Next:
     return _Next(
         "Pending", assessment, (*attempts, started), start=number, requeue_after=_until_deadline(attempts, policy, now)
     )
+
+
+def _waits(situation: Situation, last: Attempt, until: datetime) -> Assessment:
+    """What a run waits for between two attempts."""
+    if last.outcome is not Outcome.BLOCKED:
+        message = f"attempt {last.number} ended ({last.reason}: {last.message}); the next follows"
+        return progressing("Retrying", message)
+    again = f"it goes on from the last checkpoint at {until:%H:%M:%S} UTC"
+    if situation.owner:
+        value = f"{names.ANNOTATION_RETRY}=now{f'-{last.number} --overwrite' if situation.retry else ''}"
+        again = f"{again}; at once by kubectl annotate {situation.owner} {value}"
+    return progressing(last.reason or "Blocked", f"{last.message}; {again}")
 
 
 def _final_failure(
@@ -187,9 +219,9 @@ def _final_failure(
     if reason == _DEADLINE and last.outcome is Outcome.FAILED and _overdue(attempts, policy, situation.now):
         longer = "raise spec.runPolicy.activeDeadline to go on from the last checkpoint"
         return stalled(_DEADLINE, f"{message}; {longer}")
-    if situation.has_changed(last):
+    if situation.has_changed(last) or situation.is_forgiven(last):
         return None
-    since = [attempt for attempt in attempts if not situation.has_changed(attempt)]
+    since = [each for each in attempts if not situation.has_changed(each) and not situation.is_forgiven(each)]
     if last.outcome is Outcome.PREEMPTED and len(_in_vain(since)) >= settings.preemptions_in_vain:
         count = f"{settings.preemptions_in_vain} attempts in a row ended before their first checkpoint"
         elsewhere = "let them run elsewhere (spec.compute) or with a higher priority to go on"
@@ -315,10 +347,10 @@ def _ended(
             return closed(Outcome.SUSPENDED, _SPEC_CHANGED, what)
         hung = (now - (last.end_time or now)).total_seconds() >= situation.settings.exit_grace_seconds
         if error is not None and hung and _reported_since(situation.status, last, child):
-            return closed(Outcome.FAILED, error.reason, f"{error.message}; {_HUNG}")
+            return closed(_outcome_of(error), error.reason, f"{error.message}; {_HUNG}")
         return None
     if error is not None and (final or child is not None):
-        return closed(Outcome.FAILED, error.reason, error.message)
+        return closed(_outcome_of(error), error.reason, error.message)
     if child is None and (policy.suspend or last.reason == _SUSPENDED):
         return closed(Outcome.SUSPENDED, "Suspended", "spec.runPolicy.suspend is true")
     if child is None and (last.reason == _DEADLINE or _overdue(attempts, policy, now, queued)):
@@ -371,6 +403,10 @@ def _counted(attempt: Attempt, child: Child, was_queued: bool, now: datetime) ->
     return attempt
 
 
+def _outcome_of(error: RunError) -> Outcome:
+    return Outcome.BLOCKED if error.recoverable else Outcome.FAILED
+
+
 def _close(
     attempt: Attempt, outcome: Outcome, reason: str | None, message: str | None, now: datetime, queued: bool
 ) -> Attempt:
@@ -404,14 +440,18 @@ def _failures(attempts: Sequence[Attempt]) -> list[Attempt]:
 def _pause(attempts: Sequence[Attempt], settings: Settings) -> float:
     """Seconds from the last attempt's end to the next attempt.
 
-    Each failure doubles them, and each preemption in a row before a first checkpoint.
+    Each failure doubles them, and each preemption in a row before a first checkpoint, and each fault in a row of the
+    surroundings.
     """
-    last, alike = attempts[-1], _failures(attempts)
+    last, alike, most = attempts[-1], _failures(attempts), settings.retry_max_seconds
     if last.outcome is Outcome.PREEMPTED:
         alike = _in_vain(attempts) or [last]
+    if last.outcome is Outcome.BLOCKED:
+        alike = list(takewhile(lambda each: each.outcome is Outcome.BLOCKED, reversed(attempts)))
+        most = settings.blocked_retry_max_seconds
     if last not in alike:
         return 0.0
-    return min(settings.retry_first_seconds * 2.0 ** (len(alike) - 1), settings.retry_max_seconds)
+    return min(settings.retry_first_seconds * 2.0 ** (len(alike) - 1), most)
 
 
 def _in_vain(attempts: Sequence[Attempt]) -> list[Attempt]:
@@ -474,6 +514,7 @@ def _book(old: RunStatus, step: _Next, now: datetime) -> Step:
         conditions=conditions(step.assessment, old.conditions, 1, now),
         phase=step.phase,
         attempts=_on_record(step.attempts, now),
+        retry=old.retry,
     )
     before = {attempt.number: attempt for attempt in old.attempts}
     return Step(
@@ -503,6 +544,8 @@ def _notes(before: Attempt | None, attempt: Attempt) -> Iterator[Note]:
     if attempt.start_time is not None and attempt.end_time is not None:
         after = f" after {format_duration(attempt.end_time - attempt.start_time)}"
     why = f": {attempt.reason}: {attempt.message}" if attempt.message else ""
-    type: Literal["Normal", "Warning"] = "Warning" if attempt.outcome is Outcome.FAILED else "Normal"
+    type: Literal["Normal", "Warning"] = "Normal"
+    if attempt.outcome in (Outcome.FAILED, Outcome.BLOCKED):
+        type = "Warning"
     text = f"attempt {number} {attempt.outcome.value.lower()}{after}{why}"
     yield Note(type, f"Attempt{attempt.outcome.value}", text, number)

@@ -202,6 +202,8 @@ def advance_runs(
             blocker=blocker,
             now=context.now,
             settings=context.settings,
+            retry=context.metadata.annotations.get(names.ANNOTATION_RETRY, "")[:256],
+            owner=f"{context.key.kind.name.lower()} {context.key.name}",
             pods_digest=child.pods_digest,
         )
     )

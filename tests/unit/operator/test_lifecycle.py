@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fovea_api.common import RunPolicy
-from fovea_api.run import MAX_ATTEMPTS, RunResult, RunStatus
+from fovea_api.run import MAX_ATTEMPTS, RetryRequest, RunResult, RunStatus
 from fovea_operator.conditions import Assessment, progressing
 from fovea_operator.objects import RAY_JOB, Key
 from fovea_operator.runs.lifecycle import Situation, Step, advance, supersede
@@ -47,7 +47,12 @@ def error(reason: str, retryable: bool = False, at: datetime = NOW) -> dict[str,
 
 
 def step(
-    old: RunStatus, *children: Child, blocker: Assessment | None = None, now: datetime = NOW, **policy: Any
+    old: RunStatus,
+    *children: Child,
+    blocker: Assessment | None = None,
+    now: datetime = NOW,
+    retry: str = "",
+    **policy: Any,
 ) -> Step:
     return advance(
         Situation(
@@ -58,8 +63,22 @@ def step(
             blocker=blocker,
             now=now,
             settings=SETTINGS,
+            retry=retry,
+            owner="trainingjob cells",
         )
     )
+
+
+def outside(at: datetime = NOW) -> dict[str, Any]:
+    """The result of an attempt that could not open its store."""
+    wrong = {"reason": "AccessDenied", "message": "check the keys", "retryable": True, "recoverable": True}
+    return {"error": wrong, "completedAt": at}
+
+
+def blocked(count: int, seconds: float = 4) -> RunStatus:
+    """So many attempts that the surroundings have ended, the last one so many seconds ago."""
+    ended = NOW - timedelta(seconds=seconds)
+    return status(*(attempt(at + 1, outcome="Blocked", reason="AccessDenied", endTime=ended) for at in range(count)))
 
 
 FAILED = child(state=ChildState.FAILED, reason="AppFailed", message="head died")
@@ -122,6 +141,63 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
     "preemption uses none up": (
         step(status(attempt(outcome="Preempted", reason="Preempted")), retries=0),
         {"start": 2},
+    ),
+    "a fault of the surroundings is recorded": (
+        step(status(attempt(), phase="Running", **outside()), FAILED, retries=0),
+        {"phase": "Pending", "start": None, "outcomes": ["Blocked"]},
+    ),
+    "it waits until it is gone": (
+        step(blocked(1), retries=0),
+        {"phase": "Pending", "reason": "AccessDenied", "requeue": 6.0, "conditions": (False, True, False)},
+    ),
+    "and goes on": (step(blocked(1, seconds=10), retries=0), {"start": 2, "outcomes": ["Blocked", None]}),
+    "each look doubles the pause": (step(blocked(4), retries=0), {"start": None, "requeue": 76.0}),
+    "to a quarter of an hour at most": (step(blocked(30), retries=0), {"start": None, "requeue": 896.0}),
+    "many of them are no failure": (step(blocked(30, seconds=900), retries=0), {"start": 31}),
+    "asked for, it looks at once": (step(blocked(9), retry="now"), {"start": 10}),
+    "asked for, a failure for good is tried again": (
+        step(status(attempt(outcome="Failed", reason="X"), phase="Failed", **error("X")), retries=0, retry="now"),
+        {"phase": "Pending", "start": 2},
+    ),
+    "asked for once, it is tried once": (
+        step(
+            status(attempt(1, outcome="Failed"), attempt(2, outcome="Failed", reason="X"), phase="Failed").model_copy(
+                update={"retry": RetryRequest(value="now", attempt=1)}
+            ),
+            retries=0,
+            retry="now",
+        ),
+        {"phase": "Failed", "start": None, "reason": "X"},
+    ),
+    "asked for again, it is tried again": (
+        step(
+            status(attempt(1, outcome="Failed"), attempt(2, outcome="Failed", reason="X"), phase="Failed").model_copy(
+                update={"retry": RetryRequest(value="now", attempt=1)}
+            ),
+            retries=0,
+            retry="again",
+        ),
+        {"phase": "Pending", "start": 3},
+    ),
+    "retries count anew from then on": (
+        step(
+            status(*(attempt(number, outcome="Failed", reason="X") for number in (1, 2, 3, 4, 5))).model_copy(
+                update={"retry": RetryRequest(value="now", attempt=3)}
+            ),
+            retries=2,
+            retry="now",
+        ),
+        {"phase": "Pending", "start": 6},
+    ),
+    "a request from before the run means nothing to it": (
+        step(
+            status(attempt(1, outcome="Failed", reason="X")).model_copy(
+                update={"retry": RetryRequest(value="now", attempt=0)}
+            ),
+            retries=0,
+            retry="now",
+        ),
+        {"phase": "Failed", "start": None},
     ),
     "preempted again and again, the pause grows": (
         step(
@@ -355,3 +431,25 @@ def test_a_superseded_run_stops_and_a_finished_one_stays_as_it_ended() -> None:
 def test_failure_message_names_the_remedy() -> None:
     made = step(status(attempt(outcome="Failed", reason="AppFailed")), retries=0)
     assert "raise spec.runPolicy.retries" in made.assessment.message
+
+
+def test_what_is_waited_for_says_how_to_go_on_at_once() -> None:
+    waits = step(blocked(1)).assessment.message
+    assert "why; it goes on from the last checkpoint at 21:00:06 UTC" in waits
+    assert waits.endswith("at once by kubectl annotate trainingjob cells fovea.dev/retry=now")
+    assert (
+        "fovea.dev/retry=now-1 --overwrite"
+        in step(
+            blocked(1).model_copy(update={"retry": RetryRequest(value="now", attempt=0)}), retry="now"
+        ).assessment.message
+    )
+
+
+def test_a_request_is_followed_once_and_stays_on_record() -> None:
+    first = step(blocked(2), retry="now")
+    assert first.status.retry == RetryRequest(value="now", attempt=2)
+    again = step(first.status, child(3), retry="now")
+    assert again.status.retry == first.status.retry
+    withdrawn = step(first.status, child(3))
+    assert withdrawn.status.retry == first.status.retry
+    assert step(status(), retry="now").status.retry == RetryRequest(value="now", attempt=0)
