@@ -50,10 +50,16 @@ def generate() -> ModuleType:
 
 
 @pytest.mark.parametrize("file", FROZEN, ids=lambda file: file.stem)
-def test_a_stored_identity_stays_that_of_its_recipe(file: Path) -> None:
-    """A failure here means that an upgrade trains again what is trained, or adopts what something else has made."""
+def test_a_stored_identity_stays_that_of_its_recipe(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure here means that an upgrade trains again what is trained, or adopts what something else has made.
+
+    Where an architecture supplies something else by now, a recipe that is silent about it trains something else too:
+    what is looked at here is the rest.
+    """
     run = json.loads(file.read_text())
     type = RunType(run["type"])
+    assert is_same_recipe(type, run["recipe"], read_recipe(type, run["recipe"], RECIPES[type]))
+    monkeypatch.setattr(architectures, "catalogue", dict)
     recipe = read_recipe(type, run["recipe"], RECIPES[type])
     owner = RunOwner.model_validate(run["owner"])
     assert run_identity(type, owner, recipe, RunInputs()) == run["identity"]
