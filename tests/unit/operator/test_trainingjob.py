@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from fovea_api.common import Task
 from fovea_api.dataset import Dataset
 from fovea_api.run import Run
 from fovea_api.trainingjob import Recipe, Training, TrainingJob, TrainingJobSpec
@@ -311,3 +312,16 @@ def test_an_ended_attempt_is_counted_after_the_status_that_records_it() -> None:
     writes = [it for it in plan.writes if isinstance(it, Count) or (isinstance(it, SetStatus) and it.key.kind == RUN)]
     assert isinstance(writes[0], SetStatus)
     assert writes[1:] == [Count("fovea_run_attempts_ended_total", ("Training", "Failed"))]
+
+
+def test_a_restart_takes_the_recipe_as_it_was_frozen_and_checks_the_spec_as_it_is_written() -> None:
+    """What a Run spells out, such as sizes that follow from the dataset, is nothing that a user may write."""
+    detector = {"model": {"architecture": "retinanet-efficientnet-lite0"}}
+    given = dataset().model_copy(update={"spec": dataset().spec.model_copy(update={"task": Task.DETECTION})})
+    first = plan_training(replace(snapshot(job(**detector)), dataset=given), Settings())
+    create, status = made(first, RUN)[0], status_of(first)
+    ended = {"phase": "Succeeded", "result": {"completedAt": NOW, "artifact": "s3://b/", "digest": OLD}}
+    view = RunView(Run.model_validate(dict(create.manifest) | {"status": ended}), ())
+    status["runGeneration"] = 2  # that of the job below: its spec was not edited since
+    again = plan_training(replace(snapshot(job(status, restart="again", **detector), view), dataset=given), Settings())
+    assert len(made(again, RUN)) == 1

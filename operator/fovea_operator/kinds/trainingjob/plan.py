@@ -142,7 +142,7 @@ def _run_spec(
 ) -> RunSpec | Assessment:
     """A run of this recipe, or why there can be none now. `requested`: the request that it answers."""
     job, spec, old = snapshot.job, snapshot.job.spec, snapshot.job.status or TrainingJobStatus()
-    as_asked = spec.model_copy(update=dict(recipe))
+    as_asked = spec.model_copy(update=dict(recipe)) if requested is not None else spec
     dataset = snapshot.dataset.spec if snapshot.dataset is not None else None
     if problems := incompatibilities(as_asked, dataset) or unsupported(as_asked):
         return refusal(problems)
