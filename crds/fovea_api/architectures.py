@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
@@ -186,16 +186,30 @@ def as_introduced(recipe: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     return _changed(recipe, today=False)
 
 
+def as_identified(recipe: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    """What of a recipe its identity goes by: with what its architecture supplies today where that has changed, and
+    without what it was introduced with, which recipes of that time did not spell out."""
+    recipe = spelled_out(recipe)
+    for path, now, first in _supplies(recipe):
+        if now != first and _at(recipe, path) == first:
+            recipe = _without(recipe, path.split("."))
+    return recipe
+
+
 def _changed(recipe: Mapping[str, JsonValue], today: bool) -> Mapping[str, JsonValue]:
-    model = recipe.get("model")
-    architecture = catalogue().get(str(model.get("architecture"))) if isinstance(model, Mapping) else None
-    if architecture is None:
-        return recipe
-    for path, now in supplied(architecture).items():
-        first = ledger().get(f"Architecture.{architecture.name}.{path}", (now,))[0]
+    for path, now, first in _supplies(recipe):
         if now != first and _is_silent(recipe, path):
             recipe = _with(recipe, path.split("."), now if today else first)
     return recipe
+
+
+def _supplies(recipe: Mapping[str, JsonValue]) -> Iterator[tuple[str, JsonValue, JsonValue]]:
+    """The fields that the recipe's architecture supplies: path, today's value, the one that it was introduced with."""
+    model = recipe.get("model")
+    architecture = catalogue().get(str(model.get("architecture"))) if isinstance(model, Mapping) else None
+    if architecture is not None:
+        for path, now in supplied(architecture).items():
+            yield path, now, ledger().get(f"Architecture.{architecture.name}.{path}", (now,))[0]
 
 
 def _is_silent(recipe: Mapping[str, JsonValue], path: str) -> bool:
@@ -215,3 +229,15 @@ def _with(value: Mapping[str, JsonValue], path: Sequence[str], setting: JsonValu
     inner = value.get(name)
     block = inner if isinstance(inner, Mapping) else {}
     return {**value, name: _with(block, rest, setting) if rest else setting}
+
+
+def _without(value: Mapping[str, JsonValue], path: Sequence[str]) -> dict[str, JsonValue]:
+    """Without the field, and without blocks that are empty then."""
+    name, *rest = path
+    result, inner = dict(value), value.get(name)
+    left = _without(inner, rest) if rest and isinstance(inner, Mapping) else None
+    if left:
+        result[name] = left
+    else:
+        result.pop(name, None)
+    return result

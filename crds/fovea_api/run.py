@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError
 
-from fovea_api.architectures import as_introduced, spelled_out
+from fovea_api.architectures import as_identified, as_introduced, spelled_out
 from fovea_api.common import (
     Bool,
     Column,
@@ -254,7 +254,7 @@ def run_identity(type: RunType, owner: RunOwner, recipe: Model | None, inputs: R
 
 def identifying_recipe(type: RunType, recipe: Model) -> Mapping[str, JsonValue]:
     """The part of a recipe that belongs to the identity: without what says nothing."""
-    return spelled_out(identifying(recipe, type.value))
+    return as_identified(identifying(recipe, type.value))
 
 
 def frozen_recipe(recipe: Model) -> dict[str, JsonValue]:

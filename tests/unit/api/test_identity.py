@@ -218,6 +218,7 @@ def test_what_an_architecture_supplies_counts_once_it_has_changed(monkeypatch: p
     found = read_recipe(RunType.TRAINING, old, Recipe)
     assert found.model.options == {"dropout": 0.0}
     assert found.input.size == Size(width=224, height=224)
+    assert identity(found) == before, "what was trained is still what it was"
     assert is_same_recipe(RunType.TRAINING, old, silent), "an edit of compute alone trains nothing again"
     assert is_same_recipe(RunType.TRAINING, frozen_recipe(silent), silent)
     monkeypatch.undo()
