@@ -224,7 +224,9 @@ def _final_failure(
     since = [each for each in attempts if not situation.has_changed(each) and not situation.is_forgiven(each)]
     if last.outcome is Outcome.PREEMPTED and len(_in_vain(since)) >= settings.preemptions_in_vain:
         count = f"{settings.preemptions_in_vain} attempts in a row ended before their first checkpoint"
-        elsewhere = "let them run elsewhere (spec.compute) or with a higher priority to go on"
+        elsewhere = (
+            "to go on let them run elsewhere (spec.compute) or with a higher priority, or annotate fovea.dev/retry"
+        )
         return stalled(reason, f"{count}: {message}; {elsewhere}")
     if last.outcome is not Outcome.FAILED:
         return None

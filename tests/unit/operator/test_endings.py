@@ -324,6 +324,17 @@ def test_retries_that_are_used_up_are_given_anew_to_changed_pods() -> None:
     assert world.step().start == 2
 
 
+def test_an_error_that_is_final_is_tried_once_more_with_changed_pods() -> None:
+    world = started()
+    world.reports(BAD)
+    world.child(state=ChildState.FAILED)
+    world.step()
+    assert (world.step(60).start, world.status.phase) == (None, "Failed")
+    world.pods = "changed"
+    world.step()
+    assert world.step().start == 2
+
+
 def test_a_deadline_is_not_lifted_by_other_pods() -> None:
     world = started(activeDeadline="30m")
     world.step(31)
