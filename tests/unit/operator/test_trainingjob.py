@@ -325,3 +325,41 @@ def test_a_restart_takes_the_recipe_as_it_was_frozen_and_checks_the_spec_as_it_i
     status["runGeneration"] = 2  # that of the job below: its spec was not edited since
     again = plan_training(replace(snapshot(job(status, restart="again", **detector), view), dataset=given), Settings())
     assert len(made(again, RUN)) == 1
+
+
+# --- Another job's model as base weights -----------------------------------------------------------------------------
+
+BUNDLE = {"run": "r-1234567890", "bundle": "s3://b/base/", "digest": f"sha256-{'b' * 64}", "completedAt": NOW}
+FIELD = "spec.model.pretrained.trainingJobRef"
+
+
+def based(*, there: bool = True, **result: Any) -> Plan:
+    """The plan of a job that starts from the model of the job `base`, which has this result."""
+    status = {"result": BUNDLE | {"metrics": {}} | result} if result else None
+    spec = {"datasetRef": {"name": "cells"}, "model": {"architecture": "resnet18"}}
+    base = TrainingJob.model_validate({"metadata": METADATA | {"name": "base"}, "spec": spec, "status": status})
+    found = snapshot(job(model={"architecture": "resnet18", "pretrained": {"trainingJobRef": {"name": "base"}}}))
+    return plan_training(replace(found, others={"base": base} if there else {}), Settings())
+
+
+def waits(plan: Plan) -> tuple[str, str]:
+    """Reason and message of Ready, of a job for which nothing is made."""
+    assert not [it for it in plan.writes if isinstance(it, Create)]
+    ready = next(it for it in status_of(plan)["conditions"] if it["type"] == "Ready")
+    return ready["reason"], ready["message"]
+
+
+def test_an_eligible_model_is_an_input_of_the_run() -> None:
+    (create,) = made(based(eligible=True), RUN)
+    inputs: Any = create.manifest["spec"]["inputs"]  # type: ignore[index,call-overload]
+    assert inputs["baseWeights"] == {"digest": BUNDLE["digest"], "artifact": BUNDLE["bundle"]}
+
+
+def test_a_model_that_is_not_eligible_is_none() -> None:
+    words = f"{FIELD}: TrainingJob 'base' has no eligible model yet"
+    assert waits(based(eligible=False)) == waits(based()) == ("TrainingJobNotReady", words)
+
+
+def test_a_job_that_is_not_there_is_named_with_its_field() -> None:
+    words = f"{FIELD}: there is no TrainingJob 'base' in this namespace; apply it"
+    assert waits(based(there=False)) == ("TrainingJobNotFound", words)
