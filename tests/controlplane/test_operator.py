@@ -453,8 +453,11 @@ async def test_a_fault_of_the_surroundings_waits_and_goes_on_in_the_same_run(wor
         await world.until(lambda: world.reason(DATASET, "AccessDenied") and not world.jobs())
         await asyncio.to_thread(world.plane.kubectl, *annotate, "fovea.dev/retry=again")
         await world.until(lambda: any(job.metadata.name == f"{run}-3" for job in world.jobs()))
-        attempts = (world.get(RUN, run) or {})["status"]["attempts"]
-        assert [each.get("outcome") for each in attempts] == ["Blocked", "Blocked", None]
+
+        def outcomes() -> list[str | None]:
+            return [each.get("outcome") for each in (world.get(RUN, run) or {})["status"]["attempts"]]
+
+        await world.until(lambda: outcomes() == ["Blocked", "Blocked", None])
     assert len(world.builds()) == 1
 
 
