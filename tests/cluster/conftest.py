@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import pytest
 import yaml
 from fovea_trainer.store import StorePath
 
-from tests.kube import CACHE, ROOT, Kube, devcluster
+from tests.kube import CACHE, ROOT, Kube, devcluster, documents
 
 NAMESPACE_VARIABLE = "FOVEA_DEMO_NAMESPACE"
 """Names a namespace in which `make demo` has run already, for work on these tests; it is left as it is."""
@@ -110,6 +111,16 @@ class Demo(Kube):
         """How far a TrainingJob's current run is."""
         status = (self.run(name) or {}).get("status", {})
         return float(status.get("progress", {}).get("epoch", 0))
+
+
+def short_job(epochs: int, min_map50: float) -> dict[str, Any]:
+    """The TrainingJob of the blood cells on images of half the pixels, 40 s an epoch on a core: what it learns is the
+    demo's to show, how it gets there is what the tests of faults and of the README's commands are about."""
+    _, job = copy.deepcopy(documents(ROOT / "examples" / "blood-cells.yaml"))
+    job["spec"]["input"]["size"] = {"width": 224, "height": 160}
+    job["spec"]["training"] |= {"epochs": epochs, "schedule": {"name": "OneCycle", "warmupEpochs": 1}}
+    job["spec"]["successCriteria"] = [{"metric": "test/mAP50", "min": min_map50}]
+    return dict(job)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.cluster.conftest import Demo
-from tests.kube import ROOT
+from tests.cluster.conftest import Demo, short_job
+from tests.kube import ROOT, documents
 
 pytestmark = pytest.mark.timeout(3000)
 
@@ -31,10 +32,11 @@ def test_try_it_is_what_ci_runs() -> None:
 
 
 def test_train_by_hand(demo: Demo, tmp_path: Path) -> None:
-    """In a folder of its own with the repository's files, so that the store starts empty."""
-    for path in (*ROOT.iterdir(), ROOT / ".venv"):
-        if path.name not in ("fovea-store", ".demo") and not (tmp_path / path.name).exists():
-            (tmp_path / path.name).symlink_to(path)
+    """In a folder of its own with the repository's files, so that the store starts empty; for one epoch."""
+    mirror(ROOT, tmp_path, leave_out=("fovea-store", ".demo", "examples"))
+    mirror(ROOT / "examples", tmp_path / "examples", leave_out=("blood-cells.yaml",))
+    dataset, _ = documents(ROOT / "examples" / "blood-cells.yaml")
+    (tmp_path / "examples" / "blood-cells.yaml").write_text(yaml.safe_dump_all([dataset, short_job(1, 0)]))
     for command in commands("Train by hand"):
         done = subprocess.run(["bash", "-ec", command], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
@@ -43,6 +45,14 @@ def test_train_by_hand(demo: Demo, tmp_path: Path) -> None:
     assert {path.name for path in bundle.iterdir()} == {
         Path(entry.path).parts[0] for entry in demo.stored(demo.summary["bundle"]).files()
     }, "by hand and on a cluster a bundle has the same files"
+
+
+def mirror(folder: Path, target: Path, leave_out: tuple[str, ...]) -> None:
+    """Links to what a folder holds."""
+    target.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        if path.name not in leave_out:
+            (target / path.name).symlink_to(path)
 
 
 def test_kubernetes(demo: Demo, tmp_path: Path) -> None:
