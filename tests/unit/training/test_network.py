@@ -1,0 +1,89 @@
+"""From the recipe to the network: what the loss is given, which weights training starts from, how it is validated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fovea_api.common import Task
+from fovea_api.trainingjob import Loss, Recipe
+from fovea_serving.pipeline import Preprocess
+from fovea_trainer.augmentation import Augment
+from fovea_trainer.export import save_weights
+from fovea_trainer.tasks import definition
+from fovea_trainer.training.base_weights import BaseWeights
+from fovea_trainer.training.context import SingleProcess
+from fovea_trainer.training.dataset import SplitDataset, class_weights
+from fovea_trainer.training.loop import Plan, fit
+from fovea_trainer.training.network import make_network
+from fovea_trainer.training.precision import Precision
+from fovea_trainer.training.validation import validate
+from pydantic import JsonValue
+from synthetic import squares
+
+VERSION = squares(Task.CLASSIFICATION, train=24, validation=11)
+FP32 = Precision("FP32", "cpu")
+
+
+def recipe(balance: str = "None", **training: JsonValue) -> Recipe:
+    options: JsonValue = {"width": 0.125, "stem": "Small", "dropout": 0.5}
+    return Recipe.model_validate(
+        {
+            "model": {"architecture": "resnet18", "options": options, "pretrained": {"weights": "None"}},
+            "input": {"size": {"width": 32, "height": 32}, "balance": balance},
+            "training": {"epochs": 1, "batchSize": 8, "precision": "FP32", **training},
+        }
+    )
+
+
+def worker(folder: Path) -> SingleProcess:
+    return SingleProcess(folder, 1, lambda progress: None)
+
+
+def test_the_loss_gets_smoothing_and_class_weights_of_the_recipe() -> None:
+    plain = make_network(recipe(), VERSION).loss_settings
+    assert (plain.name, plain.label_smoothing, plain.class_weights) == (Loss.CROSS_ENTROPY, 0.0, ())
+    settings = make_network(recipe("ClassWeights", labelSmoothing=0.1), VERSION).loss_settings
+    assert settings.label_smoothing == 0.1
+    assert settings.class_weights == pytest.approx((1.0, 1.0)), "as many red squares as blue ones"
+    assert make_network(recipe("FocalLoss"), VERSION).loss_settings.name is Loss.FOCAL
+
+
+def test_a_rare_class_weighs_more_by_the_inverse_of_its_share() -> None:
+    counts = np.array([[1, 0, 0]] * 6 + [[0, 1, 0]] * 3)
+    weights = class_weights(counts)
+    assert np.mean(weights) == pytest.approx(1)
+    assert weights[1] / weights[0] == pytest.approx(2)
+    assert weights[2] == pytest.approx(3 * weights[1]), "a class that does not occur counts once"
+
+
+def test_training_starts_from_the_base_weights(tmp_path: Path) -> None:
+    job = recipe(seed=1, schedule={"name": "Constant", "warmupEpochs": 0}, optimizer={"learningRate": 1e-12})
+    base = make_network(recipe(seed=2), VERSION)
+    file = save_weights(base, tmp_path / "base.safetensors")
+    plan = Plan(base_weights=BaseWeights(file, "sha256-0", str(file)))
+    trained = fit(job, VERSION, worker(tmp_path / "based"), plan).network
+    own = fit(job, VERSION, worker(tmp_path / "own")).network
+    for name, parameter in base.named_parameters():
+        torch.testing.assert_close(trained[name], parameter.detach(), rtol=0, atol=1e-6)
+    assert not torch.allclose(own["body.conv1.weight"], base.get_parameter("body.conv1.weight"), atol=1e-3)
+
+
+def test_validation_is_in_evaluation_mode_and_goes_by_images(tmp_path: Path) -> None:
+    """Neither dropout nor the statistics of a batch take part: the same for every size of batch, the last one too."""
+    network = make_network(recipe(), VERSION).train()
+    dataset = SplitDataset(
+        VERSION.split("validation"), definition(Task.CLASSIFICATION), Preprocess(32, 32), Augment(())
+    )
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    whole, parts = (validate(network, dataset, size, worker(tmp_path), FP32) for size in (11, 4))
+    assert whole == pytest.approx(parts, rel=1e-4)
+    assert network.training, "training goes on as it was"
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    images = torch.stack([dataset[index].image for index in range(len(dataset))])
+    labels = torch.tensor([sample.label for sample in dataset.samples])
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(network.eval()(images), labels)
+    assert whole["validation/loss"] == pytest.approx(loss.item(), rel=1e-4)
