@@ -136,6 +136,8 @@ class BundleManifest(Model):
     """What turns an image into the network's input."""
     postprocessing: Postprocessing = Postprocessing()
     """What turns the network's output into predictions."""
+    precision: Literal["FP32", "INT8"] | None = None
+    """Arithmetic of the model that is served unless a deployment asks for another. Absent: FP32, which is in all."""
     metrics: BundleMetrics
     """Metrics before and after compression."""
     problem: StatedProblem = StatedProblem()

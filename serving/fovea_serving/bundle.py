@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +14,9 @@ from fovea_api.run import digest_of
 from pydantic import ValidationError
 
 MODEL = "model.onnx"
+"""The model in floating point, which every bundle has."""
+MODELS: Mapping[str, str] = {"FP32": MODEL, "INT8": "model.int8.onnx"}
+"""Files of the model by the arithmetic of its weights and activations."""
 WEIGHTS = "model.safetensors"
 REPORT = "report.html"
 
@@ -38,8 +42,20 @@ class Bundle:
 
     @property
     def model(self) -> Path:
-        """The ONNX model."""
-        return self.path / MODEL
+        """The ONNX model that was chosen to be served; `metrics.exported` are its metrics."""
+        return self.model_of(self.manifest.precision or "FP32")
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """In which arithmetic the bundle has the model."""
+        return tuple(name for name, file in MODELS.items() if file in {entry.path for entry in self.manifest.files})
+
+    def model_of(self, precision: str) -> Path:
+        """The ONNX model in FP32 or INT8. Raises InvalidBundle where the bundle has no such file."""
+        if precision not in self.precisions:
+            remedy = f"use {' or '.join(self.precisions)}, or train with compression.quantization"
+            raise InvalidBundle(f"has no model in {precision}", str(self.path / MANIFEST), remedy)
+        return self.path / MODELS[precision]
 
 
 def bundle_digest(manifest: BundleManifest) -> str:
@@ -77,7 +93,9 @@ def load_bundle(path: Path | str) -> Bundle:
     name = directory.resolve().name
     if name.startswith("sha256-") and name != digest:
         raise CorruptBundle(f"the manifest's digest is {digest}, not the directory's name", str(directory), COPY_AGAIN)
-    return Bundle(directory, manifest, digest)
+    bundle = Bundle(directory, manifest, digest)
+    assert bundle.model  # or it says which file is missing
+    return bundle
 
 
 def verify_file(file: Path, entry: BundleFile, where: str) -> None:

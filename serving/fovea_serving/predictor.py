@@ -1,41 +1,37 @@
-"""From images to predictions: decoding, preprocessing, the ONNX Runtime session and postprocessing."""
+"""From images to predictions: decoding, preprocessing, the backend and postprocessing."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-import onnxruntime as ort
-from fovea_api.errors import InvalidInput
 from numpy.typing import NDArray
 
+from fovea_serving.backends import BackendOptions, Device, InvalidModel, open_backend
+from fovea_serving.backends.base import INPUT
 from fovea_serving.bundle import Bundle
 from fovea_serving.pipeline import Postprocess, Prediction, Preprocess, decode
 
-INPUT = "image"
 Image = NDArray[np.uint8]
 
-
-class InvalidModel(InvalidInput):
-    """The ONNX model cannot be loaded or lacks the inputs and outputs that its task has."""
+__all__ = ["INPUT", "Device", "Image", "InvalidModel", "Predictor"]
 
 
 class Predictor:
     """Predicts with an exported model. One object may be used by several threads.
 
     Args:
-        model: The ONNX file.
+        model: The exported file; its suffix says which backend runs it.
         preprocess: What turns an image into the model's input.
         postprocess: What turns the model's outputs into predictions.
-        threads: Threads of the session; 0: one per core that this process may use. They sleep between
-            requests instead of spinning, because several sessions share the cores.
+        threads: Threads on a CPU; 0: as many as this process may use.
         max_batch: Images that are run at once at most. A model of fixed batch size decides for itself.
+        device: Where it computes; None: on a GPU where there is one.
 
     Raises:
-        InvalidModel: the file is no ONNX model or lacks an input or output that the task has.
+        InvalidModel: the file cannot be loaded, lacks an input or output that the task has, or has no such device.
     """
 
     def __init__(
@@ -46,13 +42,12 @@ class Predictor:
         *,
         threads: int = 0,
         max_batch: int = 8,
+        device: Device | None = None,
     ) -> None:
         self.preprocess = preprocess
         self.postprocess = postprocess
-        self._session = _open(model, threads or len(os.sched_getaffinity(0)))
-        _check(self._session, model, postprocess.outputs)
-        batch = self._session.get_inputs()[0].shape[0]
-        self._fixed_batch = batch if isinstance(batch, int) else None
+        self._backend = open_backend(model, BackendOptions(postprocess.outputs, device, threads))
+        self._fixed_batch = self._backend.fixed_batch
         self._max_batch = self._fixed_batch or max_batch
 
     @classmethod
@@ -97,29 +92,4 @@ class Predictor:
         if self._fixed_batch is not None and count < self._fixed_batch:
             padding = np.zeros((self._fixed_batch - count, *batch.shape[1:]), np.float32)
             batch = np.concatenate([batch, padding])
-        names = self.postprocess.outputs
-        outputs = self._session.run(list(names), {INPUT: batch})
-        return {name: output[:count] for name, output in zip(names, outputs, strict=True)}
-
-
-def _open(model: Path, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    try:
-        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises types of its own, straight below Exception
-        raise InvalidModel(f"ONNX Runtime cannot load the model: {error}", str(model), "export it again") from error
-
-
-def _check(session: ort.InferenceSession, model: Path, wanted: tuple[str, ...]) -> None:
-    inputs = {node.name for node in session.get_inputs()}
-    outputs = {node.name for node in session.get_outputs()}
-    if inputs != {INPUT} or not outputs >= set(wanted):
-        raise InvalidModel(
-            f"the model has inputs {sorted(inputs)} and outputs {sorted(outputs)}",
-            str(model),
-            f"export it with input {INPUT} and outputs {', '.join(wanted)}",
-        )
+        return {name: output[:count] for name, output in self._backend.run(batch).items()}

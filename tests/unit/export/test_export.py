@@ -13,17 +13,16 @@ import pytest
 import timm
 import torch
 from fovea_api.common import Task
+from fovea_api.errors import NotSupported
 from fovea_serving.pipeline import Postprocess, Preprocess, decode
 from fovea_serving.predictor import Predictor
 from fovea_trainer.export import (
+    Exportable,
     ExportError,
     ParityError,
     check_parity,
-    choose_quantized,
-    export_onnx,
+    exporter,
     quantize_static,
-    save_exported_program,
-    save_state_dict,
     save_weights,
 )
 from safetensors.torch import load_file
@@ -36,6 +35,17 @@ SIZE = (96, 64)
 @pytest.fixture(scope="module")
 def batch() -> np.ndarray:
     return Preprocess(*SIZE).batch([decode(photo.read_bytes()) for photo in PHOTOS])[0]
+
+
+def exportable(module: nn.Module, task: Task = Task.CLASSIFICATION, dynamic_batch: bool = True) -> Exportable:
+    return Exportable(module, module, task, SIZE, dynamic_batch)
+
+
+def export(model: Exportable, folder: Path, name: str = "ONNX") -> Path:
+    """The file of a format."""
+    form = exporter(name)
+    form.write(model, folder / form.file)
+    return folder / form.file
 
 
 class Classifier(nn.Module):
@@ -86,11 +96,11 @@ def classifier(batch: np.ndarray) -> Classifier:
 
 @pytest.fixture(scope="module")
 def exported(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_onnx(classifier, tmp_path_factory.mktemp("onnx") / "model.onnx", SIZE, task=Task.CLASSIFICATION)
+    return export(exportable(classifier), tmp_path_factory.mktemp("onnx"))
 
 
 def test_a_classifier_agrees_for_every_batch_size(exported: Path, classifier: Classifier, batch: np.ndarray) -> None:
-    parity = check_parity(classifier, exported, batch, task=Task.CLASSIFICATION)
+    parity = check_parity(exportable(classifier), exported, batch)
     assert parity.images == len(PHOTOS)
     assert parity.difference["logits"] < 1e-4 < parity.spread["logits"]
     predictor = Predictor(exported, Preprocess(*SIZE), Postprocess(Task.CLASSIFICATION), max_batch=3)
@@ -105,14 +115,16 @@ def test_a_classifier_agrees_for_every_batch_size(exported: Path, classifier: Cl
 def test_every_task_is_exported(
     module: nn.Module, task: Task, dynamic: bool, batch: np.ndarray, tmp_path: Path
 ) -> None:
-    path = export_onnx(module, tmp_path / "model.onnx", SIZE, task=task, dynamic_batch=dynamic)
-    check_parity(module, path, batch, task=task)
-    model = onnx.load(str(path))
-    shape = model.graph.input[0].type.tensor_type.shape.dim
-    assert model.graph.input[0].name == "image"
+    model = exportable(module, task, dynamic)
+    path = export(model, tmp_path)
+    check_parity(model, path, batch)
+    check_parity(model, export(model, tmp_path, "ExportedProgram"), batch)
+    written = onnx.load(str(path))
+    shape = written.graph.input[0].type.tensor_type.shape.dim
+    assert written.graph.input[0].name == "image"
     assert bool(shape[0].dim_param) == dynamic
     assert [dim.dim_value for dim in shape[1:]] == [3, 64, 96]
-    assert [output.name for output in model.graph.output] == list(Postprocess(task).outputs)
+    assert [output.name for output in written.graph.output] == list(Postprocess(task).outputs)
 
 
 def test_the_file_is_whole(exported: Path) -> None:
@@ -127,7 +139,7 @@ def test_changed_weights_are_found(exported: Path, classifier: Classifier, batch
     weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
     onnx.save(model, str(tmp_path / "model.onnx"))
     with pytest.raises(ParityError, match=r"logits\[.*allowed is a difference"):
-        check_parity(classifier, tmp_path / "model.onnx", batch, task=Task.CLASSIFICATION)
+        check_parity(exportable(classifier), tmp_path / "model.onnx", batch)
 
 
 def test_a_network_that_ignores_its_input_proves_nothing(batch: np.ndarray, tmp_path: Path) -> None:
@@ -135,9 +147,9 @@ def test_a_network_that_ignores_its_input_proves_nothing(batch: np.ndarray, tmp_
         def forward(self, image: Tensor) -> Tensor:
             return image.mean((2, 3)) * 0 + torch.tensor([1.0, 2.0, 3.0])
 
-    path = export_onnx(Blind(), tmp_path / "model.onnx", SIZE, task=Task.CLASSIFICATION)
+    path = export(exportable(Blind()), tmp_path)
     with pytest.raises(ParityError, match="proves nothing"):
-        check_parity(Blind(), path, batch, task=Task.CLASSIFICATION)
+        check_parity(exportable(Blind()), path, batch)
 
 
 def test_a_network_gone_wild_is_found(batch: np.ndarray, tmp_path: Path) -> None:
@@ -145,9 +157,9 @@ def test_a_network_gone_wild_is_found(batch: np.ndarray, tmp_path: Path) -> None
         def forward(self, image: Tensor) -> Tensor:
             return image.mean((2, 3)).log()
 
-    path = export_onnx(Wild(), tmp_path / "model.onnx", SIZE, task=Task.CLASSIFICATION)
+    path = export(exportable(Wild()), tmp_path)
     with pytest.raises(ParityError, match="not finite"):
-        check_parity(Wild(), path, -np.abs(batch), task=Task.CLASSIFICATION)
+        check_parity(exportable(Wild()), path, -np.abs(batch))
 
 
 def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
@@ -156,12 +168,14 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
             raise RuntimeError("no forward today")
 
     with pytest.raises(ExportError, match="no forward today"):
-        export_onnx(Impossible(), tmp_path / "model.onnx", SIZE, task=Task.CLASSIFICATION)
+        export(exportable(Impossible()), tmp_path)
+    with pytest.raises(ExportError, match="no forward today"):
+        export(exportable(Impossible()), tmp_path, "ExportedProgram")
 
 
 def test_weights_are_read_back_without_pickle(classifier: Classifier, batch: np.ndarray, tmp_path: Path) -> None:
     save_weights(classifier, tmp_path / "model.safetensors")
-    save_state_dict(classifier, tmp_path / "model.pth")
+    export(exportable(classifier), tmp_path, "StateDict")
     plain = torch.load(tmp_path / "model.pth", weights_only=True)
     for weights in (load_file(tmp_path / "model.safetensors"), plain):
         other = Classifier(batch[:2])
@@ -170,11 +184,19 @@ def test_weights_are_read_back_without_pickle(classifier: Classifier, batch: np.
             assert torch.equal(other(torch.from_numpy(batch)), classifier(torch.from_numpy(batch)))
 
 
-def test_an_exported_program_computes_the_same(classifier: Classifier, batch: np.ndarray, tmp_path: Path) -> None:
-    program = torch.export.load(save_exported_program(classifier, tmp_path / "model.pt2", SIZE, dynamic_batch=True))
-    with torch.no_grad():
-        given, wanted = program.module()(torch.from_numpy(batch)), classifier(torch.from_numpy(batch))
-    assert torch.allclose(given, wanted, atol=1e-5)
+def test_an_exported_program_is_held_against_the_network(
+    classifier: Classifier, batch: np.ndarray, tmp_path: Path
+) -> None:
+    file = export(exportable(classifier), tmp_path, "ExportedProgram")
+    assert check_parity(exportable(classifier), file, batch).difference["logits"] < 1e-4
+    other = Classifier(batch[:2])
+    with pytest.raises(ParityError, match=r"model\.pt2: logits\[.*allowed is a difference"):
+        check_parity(exportable(other), file, batch)
+
+
+def test_an_unknown_format_is_refused_with_those_there_are() -> None:
+    with pytest.raises(NotSupported, match=r"does not write TFLite \(use one of ExportedProgram, ONNX, StateDict\)"):
+        exporter("TFLite")
 
 
 def test_quantization_makes_it_smaller_and_stays_close(exported: Path, batch: np.ndarray, tmp_path: Path) -> None:
@@ -188,11 +210,29 @@ def test_quantization_makes_it_smaller_and_stays_close(exported: Path, batch: np
     assert np.abs(full - quantized).max() > 0
 
 
-def test_a_metric_that_drops_too_far_falls_back() -> None:
-    assert choose_quantized("validation/mAP", 0.50, 0.495, 0.01).quantized
-    choice = choose_quantized("validation/mAP", 0.50, 0.48, 0.01)
-    assert not choice.quantized
-    assert "FP32 is delivered" in choice.reason
+def weights_of(model: onnx.ModelProto, type: int) -> list[np.ndarray]:
+    """Quantized tensors of more than a channel's size, which are no scales or zero points."""
+    arrays = [onnx.numpy_helper.to_array(it) for it in model.graph.initializer if it.data_type == type]
+    return [array for array in arrays if array.ndim > 1]
+
+
+def zero_points(model: onnx.ModelProto) -> list[np.ndarray]:
+    known = {it.name: onnx.numpy_helper.to_array(it) for it in model.graph.initializer}
+    return [known[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+
+
+def test_weights_use_seven_bits_for_processors_that_saturate(exported: Path, batch: np.ndarray, tmp_path: Path) -> None:
+    model = onnx.load(str(quantize_static(exported, tmp_path / "small.onnx", [batch])))
+    largest = max(int(np.abs(array.astype(int)).max()) for array in weights_of(model, onnx.TensorProto.INT8))
+    assert largest <= 64
+    assert any(point.dtype == np.uint8 and point != 0 for point in zero_points(model)), "activations are asymmetric"
+
+
+def test_for_tensorrt_zero_is_zero_and_weights_use_all_bits(exported: Path, batch: np.ndarray, tmp_path: Path) -> None:
+    model = onnx.load(str(quantize_static(exported, tmp_path / "small.onnx", [batch], for_tensorrt=True)))
+    assert all(point.dtype == np.int8 and not point.any() for point in zero_points(model))
+    assert max(int(np.abs(array.astype(int)).max()) for array in weights_of(model, onnx.TensorProto.INT8)) == 127
+    assert not [it for it in model.graph.initializer if it.data_type == onnx.TensorProto.INT32], "biases are floats"
 
 
 QUANTIZE = """

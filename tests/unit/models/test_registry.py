@@ -14,10 +14,10 @@ from fovea_api.common import Task
 from fovea_api.compatibility import UnsuitableLoss, ignored_by_loss
 from fovea_api.errors import InvalidInput
 from fovea_api.trainingjob import Input, Loss, ModelChoice, Pretrained, Recipe
-from fovea_trainer.export import check_parity, export_onnx
+from fovea_trainer.export import Exportable, check_parity, exporter
 from fovea_trainer.models import catalogue as generator
 from fovea_trainer.models.losses import LossSettings, choose_loss
-from fovea_trainer.models.network import AnyNetwork, Inference
+from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.registry import build_network, input_size, registry
 from fovea_trainer.tasks import Targets
 from fovea_trainer.tasks.classification.targets import ClassTargets
@@ -71,10 +71,10 @@ def test_it_trains_and_exports_with_any_batch_size(name: str, tmp_path: Path) ->
         sum(losses.values()).backward()
         optimizer.step()
     assert all(parameter.grad is not None for parameter in net.parameters())
-    exported = Inference(net)
-    file = export_onnx(exported, tmp_path / "model.onnx", (128, 96), task=net.task)
-    assert check_parity(exported, file, images, task=net.task).images == 4
-    assert check_parity(exported, file, images[:3], task=net.task).images == 3
+    model, file = Exportable.of(net, (128, 96), True), tmp_path / "model.onnx"
+    exporter("ONNX").write(model, file)
+    assert check_parity(model, file, images).images == 4
+    assert check_parity(model, file, images[:3]).images == 3
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "retinanet-efficientnet-lite0", "unet-efficientnet-lite0"])

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fovea_api.common import Task
 from fovea_api.errors import FoveaError
-from fovea_serving.pipeline import Postprocess, Preprocess
-from fovea_serving.predictor import Predictor
+from fovea_serving.backends import BackendOptions, open_backend
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from fovea_trainer.export.onnx import NamedOutputs
+from fovea_trainer.export.exporter import Exportable
 from fovea_trainer.tasks import definition
 
 RELATIVE = 1e-3
@@ -28,25 +26,25 @@ class ParityError(FoveaError):
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What was compared: images, the largest difference, and how far the outputs of the images differ."""
+    """What was compared, on how many images; the largest difference, and how far the outputs of the images differ."""
 
+    file: str
     images: int
     difference: Mapping[str, float]
     spread: Mapping[str, float]
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} within {value:.2g}" for name, value in self.difference.items())
-        return f"PyTorch and ONNX agree on {self.images} images: {parts}"
+        return f"PyTorch and {self.file} agree on {self.images} images: {parts}"
 
 
-def check_parity(module: nn.Module, onnx_path: Path, batch: Tensor | NDArray[np.float32], *, task: Task) -> Parity:
-    """Compares the module with its exported file on a batch of real images.
+def check_parity(model: Exportable, path: Path, batch: Tensor | NDArray[np.float32]) -> Parity:
+    """Compares what was exported with its file, in the backend that runs it, on a batch of real images.
 
     Args:
-        module: The module that was exported.
-        onnx_path: The exported file.
+        model: What was exported.
+        path: The exported file.
         batch: Normalized float32 `[N, 3, H, W]` of at least two different images.
-        task: Says how the outputs are called.
 
     Raises:
         ParityError: an output differs by more than the task's `parity_tolerance[name] + RELATIVE * |value|`, has
@@ -56,41 +54,43 @@ def check_parity(module: nn.Module, onnx_path: Path, batch: Tensor | NDArray[np.
     images = torch.as_tensor(batch).float()
     if len(images) < 2:
         raise ValueError("parity needs a batch of at least two images")
-    known = definition(task)
-    wrapped = NamedOutputs(module.cpu().eval(), task).eval()
+    known = definition(model.task)
+    module, _ = model.traced()
     with torch.no_grad():
-        wanted = {name: output.numpy() for name, output in zip(wrapped.names, wrapped(images), strict=True)}
-    predictor = Predictor(onnx_path, Preprocess(images.shape[3], images.shape[2]), Postprocess(task))
-    measured = predictor.run(images.numpy())
+        expected = {name: output.numpy() for name, output in zip(module.names, module(images), strict=True)}
+    backend = open_backend(path, BackendOptions(module.names))
+    size = backend.fixed_batch or len(images)
+    parts = [backend.run(images[start : start + size].numpy()) for start in range(0, len(images), size)]
+    measured = {name: np.concatenate([part[name] for part in parts]) for name in module.names}
     difference = {}
-    spread = {name: float(np.ptp(output, axis=0).max()) for name, output in wanted.items()}
-    for name, output in wanted.items():
-        difference[name] = _difference(name, output, measured[name], known.parity_tolerance[name], onnx_path)
+    spread = {name: float(np.ptp(output, axis=0).max()) for name, output in expected.items()}
+    for name, output in expected.items():
+        difference[name] = _difference(name, output, measured[name], known.parity_tolerance[name], path)
     informative = known.informative_output
     if spread[informative] <= 10 * max(difference[informative], 1e-7):
         raise ParityError(
             f"the outputs of {len(images)} images differ by no more than {spread[informative]:.2g}, "
             "so comparing them proves nothing",
-            str(onnx_path),
+            str(path),
             "train the model, or compare on images that look different",
         )
-    return Parity(len(images), difference, spread)
+    return Parity(path.name, len(images), difference, spread)
 
 
 def _difference(
-    name: str, wanted: NDArray[np.float32], measured: NDArray[np.float32], absolute: float, path: Path
+    name: str, expected: NDArray[np.float32], measured: NDArray[np.float32], absolute: float, path: Path
 ) -> float:
-    if wanted.shape != measured.shape:
-        raise ParityError(f"{name} has shape {measured.shape} instead of {wanted.shape}", str(path))
-    if not (np.isfinite(wanted).all() and np.isfinite(measured).all()):
+    if expected.shape != measured.shape:
+        raise ParityError(f"{name} has shape {measured.shape} instead of {expected.shape}", str(path))
+    if not (np.isfinite(expected).all() and np.isfinite(measured).all()):
         raise ParityError(f"{name} has values that are not finite", str(path), "lower the learning rate")
-    off = np.abs(wanted - measured)
-    excess = off - (absolute + RELATIVE * np.abs(wanted))
+    off = np.abs(expected - measured)
+    excess = off - (absolute + RELATIVE * np.abs(expected))
     if excess.max() > 0:
         index = np.unravel_index(int(excess.argmax()), excess.shape)
         raise ParityError(
-            f"{name}[{', '.join(map(str, index))}] is {measured[index]:.6g} in ONNX "
-            f"and {wanted[index]:.6g} in PyTorch; "
+            f"{name}[{', '.join(map(str, index))}] is {measured[index]:.6g} in the file "
+            f"and {expected[index]:.6g} in PyTorch; "
             f"allowed is a difference of {absolute:g} + {RELATIVE:g} of the value",
             str(path),
             "the exporter mistranslates an operation; report the architecture",

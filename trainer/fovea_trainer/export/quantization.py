@@ -1,4 +1,4 @@
-"""8-bit integers by ONNX Runtime's static quantization (QDQ), kept only while the metric holds."""
+"""8-bit integers by ONNX Runtime's static quantization (QDQ)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +28,19 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {INPUT: batch}
 
 
-def quantize_static(model: Path, path: Path, batches: Iterable[NDArray[np.float32]]) -> Path:
+def quantize_static(
+    model: Path, path: Path, batches: Iterable[NDArray[np.float32]], *, for_tensorrt: bool = False
+) -> Path:
     """Writes the ONNX model with 8-bit weights (per channel) and activations.
 
-    Weights use 7 of the 8 bits, because processors without VNNI saturate otherwise.
+    Weights use 7 of the 8 bits, because processors without VNNI saturate otherwise. TensorRT knows no zero points
+    other than 0 and no 8-bit biases, and its weights take all 8 bits.
 
     Args:
         model: The ONNX model in floating point.
         path: The file to write.
         batches: Normalized float32 `[N, 3, H, W]` of train images, on which the ranges are measured.
+        for_tensorrt: Whether TensorRT is to read the file.
     """
     with tempfile.TemporaryDirectory() as folder, _root_logger_in_use():
         prepared = Path(folder) / "prepared.onnx"
@@ -49,9 +52,10 @@ def quantize_static(model: Path, path: Path, batches: Iterable[NDArray[np.float3
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=OPERATIONS,
             per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
+            reduce_range=not for_tensorrt,
+            activation_type=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            extra_options={"ActivationSymmetric": True, "QuantizeBias": False} if for_tensorrt else {},
         )
     return path
 
@@ -65,20 +69,3 @@ def _root_logger_in_use() -> Iterator[None]:
         yield
     finally:
         root.removeHandler(handler)
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizationChoice:
-    """Whether the 8-bit model is delivered, and why, in words for the report."""
-
-    quantized: bool
-    reason: str
-
-
-def choose_quantized(metric: str, before: float, after: float, max_drop: float) -> QuantizationChoice:
-    """The 8-bit model if the metric (higher is better) drops by at most `max_drop`, otherwise FP32."""
-    drop = before - after
-    change = f"{metric} is {after:.4f} with 8-bit integers and {before:.4f} in FP32"
-    if drop <= max_drop:
-        return QuantizationChoice(True, f"INT8 is delivered: {change}, within the allowed drop of {max_drop:g}.")
-    return QuantizationChoice(False, f"FP32 is delivered: {change}, more than the allowed drop of {max_drop:g}.")

@@ -1,0 +1,117 @@
+"""What a format of a bundle offers, and the registry of them: every file under `exporters/` registers one format."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from fovea_api.common import Task
+from fovea_api.errors import FoveaError, NotSupported
+from fovea_serving.pipeline import OUTPUTS
+from torch import Tensor, nn
+
+from fovea_trainer.models.network import AnyNetwork, Inference
+
+
+class ExportError(FoveaError):
+    """The model cannot be written in a format that was asked for."""
+
+
+class NamedOutputs(nn.Module):
+    """Gives the outputs as a tuple in the order of their names, whatever form the module gives them in."""
+
+    def __init__(self, module: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.module = module
+        self.names = OUTPUTS[task]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        outputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor] = self.module(image)
+        if isinstance(outputs, Tensor):
+            return (outputs,)
+        if isinstance(outputs, Mapping):
+            return tuple(outputs[name] for name in self.names)
+        return tuple(outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Exportable:
+    """What is exported.
+
+    Args:
+        module: From normalized float32 [N, 3, H, W] to a tensor, a tuple or a dict of the outputs; left in evaluation
+            mode on the CPU.
+        weights: The module whose weights are kept; the same, or a part of it.
+        task: Says how the outputs are called.
+        size: (width, height) of the input in pixels; fixed in the file.
+        dynamic_batch: Whether N may be any number; otherwise it is 1.
+    """
+
+    module: nn.Module
+    weights: nn.Module
+    task: Task
+    size: tuple[int, int]
+    dynamic_batch: bool = True
+
+    @classmethod
+    def of(cls, network: AnyNetwork, size: tuple[int, int], dynamic_batch: bool) -> Exportable:
+        """A trained network with its decoding."""
+        return cls(Inference(network), network, network.task, size, dynamic_batch)
+
+    def traced(self) -> tuple[NamedOutputs, Tensor]:
+        """The module as it is traced, and an example of its input; a batch of 1 would be taken for a constant."""
+        width, height = self.size
+        wrapped = NamedOutputs(self.module.cpu().eval(), self.task).eval()
+        return wrapped, torch.zeros(2 if self.dynamic_batch else 1, 3, height, width)
+
+
+class Exporter(ABC):
+    """A format of `spec.export.formats`.
+
+    Attributes:
+        format: Its name in the API.
+        file: Name of the file in the bundle.
+        runnable: Whether a backend of `fovea_serving` runs the file, so that it is held against the trained network.
+    """
+
+    format: str
+    file: str
+    runnable: bool
+
+    @abstractmethod
+    def write(self, model: Exportable, path: Path) -> None:
+        """Writes the file. Raises ExportError."""
+
+
+_EXPORTERS: dict[str, Exporter] = {}
+
+
+def register(exporter: Exporter) -> Exporter:
+    """Takes in a format. Raises ValueError: a format can be registered once."""
+    if exporter.format in _EXPORTERS:
+        raise ValueError(f"the format {exporter.format} is registered twice")
+    _EXPORTERS[exporter.format] = exporter
+    return exporter
+
+
+def exporter(name: str) -> Exporter:
+    """The exporter of a format. Raises NotSupported."""
+    _load()
+    if name not in _EXPORTERS:
+        known = ", ".join(sorted(_EXPORTERS))
+        raise NotSupported(f"the trainer does not write {name}", "spec.export.formats", f"use one of {known}")
+    return _EXPORTERS[name]
+
+
+@cache
+def _load() -> None:
+    from fovea_trainer.export import exporters
+
+    for module in pkgutil.iter_modules(exporters.__path__):
+        importlib.import_module(f"{exporters.__name__}.{module.name}")

@@ -1,0 +1,1 @@
+"""The formats of a bundle, one file each."""

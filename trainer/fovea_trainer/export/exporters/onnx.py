@@ -1,0 +1,89 @@
+"""ONNX in one self-contained file: what is evaluated and served."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from fovea_serving.bundle import MODEL
+from fovea_serving.predictor import INPUT
+from torch import Tensor, nn
+
+from fovea_trainer.export.exporter import Exportable, Exporter, ExportError, register
+
+OPSET = 18
+"""ONNX operator set: the newest that the runtimes of interest (ONNX Runtime, TensorRT 10) read in full."""
+
+log = logging.getLogger(__name__)
+
+
+class Onnx(Exporter):
+    """Input `image` and the outputs of the task (see OUTPUTS).
+
+    The exporter on torch.export is tried first; where it cannot follow the module, the one on TorchScript is.
+    """
+
+    format, file, runnable = "ONNX", MODEL, True
+
+    def write(self, model: Exportable, path: Path) -> None:
+        module, example = model.traced()
+        failures = []
+        for export in (_with_torch_export, _with_torchscript):
+            try:
+                with warnings.catch_warnings(), torch.no_grad():
+                    warnings.simplefilter("ignore")
+                    export(module, example, path, module.names, model.dynamic_batch)
+                _check(path)
+                return
+            except Exception as error:  # the exporters raise types of every kind
+                failures.append(f"{export.__name__.lstrip('_')}: {type(error).__name__}: {str(error)[:500]}")
+                log.info("ONNX export %s", failures[-1])
+        raise ExportError("the model cannot be exported as ONNX: " + "; ".join(failures), str(path))
+
+
+def _with_torch_export(
+    module: nn.Module, example: Tensor, path: Path, names: tuple[str, ...], dynamic_batch: bool
+) -> None:
+    torch.onnx.export(
+        module,
+        (example,),
+        str(path),
+        input_names=[INPUT],
+        output_names=list(names),
+        dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
+        opset_version=OPSET,
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )
+
+
+def _with_torchscript(
+    module: nn.Module, example: Tensor, path: Path, names: tuple[str, ...], dynamic_batch: bool
+) -> None:
+    torch.onnx.export(
+        module,
+        (example,),
+        str(path),
+        input_names=[INPUT],
+        output_names=list(names),
+        dynamic_axes={name: {0: "batch"} for name in (INPUT, *names)} if dynamic_batch else None,
+        opset_version=OPSET,
+        dynamo=False,
+    )
+
+
+def _check(path: Path) -> None:
+    """The file is valid and whole: weights that an exporter laid beside it are taken in."""
+    model = onnx.load(str(path))
+    beside = path.with_name(path.name + ".data")
+    if beside.exists():
+        onnx.save(model, str(path))
+        beside.unlink()
+    onnx.checker.check_model(model, full_check=True)
+
+
+register(Onnx())

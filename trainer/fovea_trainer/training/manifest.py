@@ -1,0 +1,81 @@
+"""What a bundle says of itself: its manifest, and what the model came from."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version as package_version
+from pathlib import Path
+
+from fovea_api.bundle import (
+    BundleFile,
+    BundleManifest,
+    BundleMetrics,
+    DatasetLineage,
+    Lineage,
+    Postprocessing,
+    Preprocessing,
+)
+from fovea_api.trainingjob import Size
+from fovea_serving.bundle import file_digest
+
+from fovea_trainer.training.state import State
+from fovea_trainer.training.trained import Trained
+from fovea_trainer.training.training_run import TrainingRun
+
+LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "ray", "fovea")
+
+
+def describe_lineage(run: TrainingRun, trained: Trained, state: State) -> Lineage:
+    """Everything that the model came from."""
+    dataset = run.spec.inputs.dataset
+    assert dataset is not None
+    return Lineage(
+        dataset=DatasetLineage(name=dataset.name, version=dataset.version),
+        recipe=trained.recipe.to_dict(),
+        identity=run.spec.identity,
+        run=run.environment.name,
+        job=run.spec.owner.name,
+        base_weights=state.base_digest or trained.recipe.model.pretrained.weights or "None",
+        base_uri=state.base_uri or None,
+        parent_run=state.base_run or None,
+        precision=state.precision or None,
+        best_epoch=state.best_epoch,
+        image=run.spec.image,
+        versions={"python": platform.python_version(), **{name: package_version(name) for name in LIBRARIES}},
+    )
+
+
+def describe_bundle(
+    trained: Trained, lineage: Lineage, folder: Path, metrics: BundleMetrics, quantized: bool
+) -> BundleManifest:
+    """The manifest of the files in a folder; `quantized`: the 8-bit model is the one to be served."""
+    preprocess, postprocess = trained.preprocess, trained.postprocess
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return BundleManifest(
+        task=trained.network.task,
+        architecture=trained.recipe.model.architecture,
+        classes=trained.version.manifest.classes,
+        preprocessing=Preprocessing(
+            size=Size(width=preprocess.width, height=preprocess.height),
+            resize=preprocess.resize,
+            mean=preprocess.mean,
+            std=preprocess.std,
+            pad_value=preprocess.pad_value,
+        ),
+        postprocessing=Postprocessing(
+            score_threshold=postprocess.score_threshold,
+            nms_iou=postprocess.nms_iou,
+            max_detections=postprocess.max_detections,
+            confidence_threshold=postprocess.confidence_threshold,
+        ),
+        precision="INT8" if quantized else None,
+        metrics=metrics,
+        problem=trained.version.manifest.problem,
+        lineage=lineage,
+        files=tuple(
+            BundleFile(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=file_digest(path))
+            for path in files
+        ),
+        created_at=datetime.now(UTC),
+    )

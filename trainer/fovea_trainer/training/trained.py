@@ -1,0 +1,102 @@
+"""The trained network with the weights of its best epoch, and how it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from fovea_api.trainingjob import Recipe
+from fovea_serving.backends import Device
+from fovea_serving.pipeline import Postprocess, Preprocess, decode
+from fovea_serving.predictor import Predictor
+
+from fovea_trainer.data.version import OpenVersion, Sample
+from fovea_trainer.evaluation.evaluate import choose_threshold, evaluate
+from fovea_trainer.evaluation.latency import measure_latency, size_megabytes
+from fovea_trainer.evaluation.result import EvaluationResult
+from fovea_trainer.export import Exportable
+from fovea_trainer.models.description import NetworkDescription, assemble
+from fovea_trainer.models.network import AnyNetwork
+from fovea_trainer.models.registry import registry
+from fovea_trainer.training.dataset import preprocessing
+from fovea_trainer.training.state import State
+from fovea_trainer.training.training_run import TrainingRun
+
+CHOICE_IMAGES = 1000
+"""Images that decide between two exported models, and on a threshold, where their split is not evaluated anyway."""
+LATENCY_IMAGES = 32
+"""Different images that the latency is measured on."""
+CALIBRATION_BATCH = 8
+"""Images that are calibrated on at once, where the exported model takes more than one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The network with the weights of the best epoch, and what belongs to it."""
+
+    network: AnyNetwork
+    description: str
+    preprocess: Preprocess
+    postprocess: Postprocess
+    version: OpenVersion
+    recipe: Recipe
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.preprocess.width, self.preprocess.height
+
+    def predictor(self, model: Path, threads: int = 0, device: Device | None = None) -> Predictor:
+        """The exported model as it will be served."""
+        return Predictor(model, self.preprocess, self.postprocess, threads=threads, device=device)
+
+    def samples(self, split: str) -> Sequence[Sample]:
+        return self.version.split(split) if self.version.manifest.splits.get(split) else []
+
+    def evaluate(self, model: Path, split: str, most: int | None = None) -> EvaluationResult:
+        predictor, recipe = self.predictor(model), self.recipe
+        everything = self.version.split(split)
+        classes, samples = self.version.manifest.classes, everything if most is None else everything[:most]
+        slices, primary = recipe.evaluation.slices, recipe.evaluation.primary_metric
+        return evaluate(predictor, samples, classes, split=split, slices=slices, primary=primary)
+
+    def with_threshold(self, model: Path) -> Trained:
+        """With the confidence threshold that suits the exported model on the validation split, or on train images where
+        there is none; never on the test split."""
+        samples = (self.samples("validation") or self.samples("train"))[:CHOICE_IMAGES]
+        threshold = choose_threshold(self.predictor(model), samples)
+        if threshold is None:
+            return self
+        return replace(self, postprocess=replace(self.postprocess, confidence_threshold=threshold))
+
+    @property
+    def exportable(self) -> Exportable:
+        return Exportable.of(self.network, self.size, self.recipe.export.dynamic_batch)
+
+    def batch(self, split: str, start: int, end: int) -> np.ndarray:
+        """Normalized float32 [N, 3, H, W] of some images of a split."""
+        samples = self.samples(split)[start:end]
+        return self.preprocess.batch([decode(sample.image_bytes, sample.name) for sample in samples])[0]
+
+    def calibration(self, count: int) -> Iterator[np.ndarray]:
+        """The first train images in batches that the exported model takes."""
+        size, end = CALIBRATION_BATCH if self.recipe.export.dynamic_batch else 1, min(count, len(self.samples("train")))
+        for start in range(0, end, size):
+            yield self.batch("train", start, min(start + size, end))
+
+    def metrics(self, model: Path, evaluations: Mapping[str, EvaluationResult]) -> dict[str, float]:
+        """All metrics of an exported model: of its splits, latency on one core, and size."""
+        metrics = {name: value for evaluation in evaluations.values() for name, value in evaluation.metrics.items()}
+        samples = next(filter(len, map(self.samples, ("test", "validation", "train"))))
+        files = [samples[index].image_bytes for index in range(min(LATENCY_IMAGES, len(samples)))]
+        latency = measure_latency(self.predictor(model, threads=1, device=Device.CPU), files)
+        return {**metrics, **latency.metrics, **size_megabytes(model)}
+
+
+def restore(run: TrainingRun, state: State) -> Trained:
+    """The network of a training's best epoch."""
+    recipe, version = run.recipe, run.open()
+    network = assemble(NetworkDescription.from_json(state.description), state.best_weights, "the last checkpoint")
+    preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
+    return Trained(network, state.description, preprocess, network.postprocess, version, recipe)
