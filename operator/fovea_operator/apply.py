@@ -83,11 +83,14 @@ class Writer:
                 self.metrics.count(write.metric, write.labels)
 
     async def _share(self, write: Create) -> None:
-        """Makes an object that belongs to the namespace, unless one that says the same is there."""
+        """Makes an object that belongs to the namespace, unless one that says the same is there.
+
+        By apply, without force: the right to create may be limited to one name only there, for a POST does not name it.
+        """
         found = await self.api.get(write.key)
         if found is None:
             try:
-                found = await self.api.create(write.key.kind, write.manifest)
+                found = await self.api.apply(write.key, write.manifest, force=False)
             except Conflict:
                 found = await self.api.get(write.key) or {}
         content = {name: part for name, part in write.manifest.items() if name not in _IDENTITY}

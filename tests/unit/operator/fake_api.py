@@ -41,7 +41,10 @@ class FakeApi:
     async def apply(self, key: Key, manifest: View, force: bool = True) -> JsonObject:
         self.asked.append(("apply by force" if force else "apply", key))
         if key.kind in self.fails:
-            raise self.fails.pop(key.kind)
+            error = self.fails[key.kind]
+            if isinstance(error, Conflict):  # about this version of the object
+                del self.fails[key.kind]
+            raise error
         return self._keep(key, manifest)
 
     async def apply_status(self, key: Key, status: View) -> JsonObject:

@@ -129,14 +129,14 @@ async def test_service_account_and_binding_are_made_once() -> None:
     server, writer = world()
     await carry_out(writer, *namespace_setup("ns", Settings()))
     await carry_out(writer, *namespace_setup("ns", Settings()))
-    created = [key.kind for verb, key in server.asked if verb == "create"]
-    assert created == [SERVICE_ACCOUNT, ROLE_BINDING]
+    written = [(verb, key.kind) for verb, key in server.asked if verb != "get"]
+    assert written == [("apply", SERVICE_ACCOUNT), ("apply", ROLE_BINDING)]  # the chart grants no POST of these
 
 
 async def test_a_binding_made_by_others_that_grants_the_same_will_do() -> None:
     server, writer = world((ROLE_BINDING, binding()))
     await carry_out(writer, *namespace_setup("ns", Settings()))
-    assert ("create", Key(ROLE_BINDING, "ns", "fovea-run")) not in server.asked
+    assert ("apply", Key(ROLE_BINDING, "ns", "fovea-run")) not in server.asked
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,15 @@ async def test_a_binding_that_grants_something_else_is_refused_and_left(changed:
 @pytest.mark.parametrize("same", [True, False])
 async def test_a_binding_that_somebody_makes_at_the_same_time_is_looked_at(same: bool) -> None:
     server, writer = world()
-    create = server.create
+    apply = server.apply
 
-    async def somebody_is_first(kind: Kind, manifest: View) -> JsonObject:
-        if kind == ROLE_BINDING:
-            server.objects[Key(ROLE_BINDING, "ns", "fovea-run")] = binding(**({} if same else {"subjects": []}))
-        return await create(kind, manifest)
+    async def somebody_is_first(key: Key, manifest: View, force: bool = True) -> JsonObject:
+        if key.kind == ROLE_BINDING:
+            server.objects[key] = binding(**({} if same else {"subjects": []}))
+            raise Conflict("conflict with somebody")
+        return await apply(key, manifest, force)
 
-    server.create = somebody_is_first  # type: ignore[method-assign]
+    server.apply = somebody_is_first  # type: ignore[method-assign]
     if same:
         await carry_out(writer, *namespace_setup("ns", Settings()))
     else:
