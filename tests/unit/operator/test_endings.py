@@ -13,7 +13,7 @@ from fovea_operator.objects import JOB, RAY_JOB, Key
 from fovea_operator.runs.lifecycle import Situation, Step, advance
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.job import JobWorkload
-from fovea_operator.workloads.pods import Disruption
+from fovea_operator.workloads.pods import Disruption, disruption
 from fovea_operator.workloads.rayjob import RayJobWorkload
 from fovea_operator.workloads.workload import Child, ChildState, read_child
 
@@ -215,6 +215,11 @@ def test_what_ended_an_attempt_is_judged_by_pod_and_time(name: str) -> None:
     (attempt,) = world.status.attempts
     assert attempt.outcome is not None
     assert (attempt.outcome.value, words in (attempt.message or "")) == (outcome, True), attempt.message
+
+
+def test_an_eviction_for_using_too_much_excuses_no_later_failure() -> None:
+    assert disruption([pod("a", taken="21:59", reason="Evicted", message=OVERUSE)]) is None
+    assert disruption([pod("a", taken="21:59", reason="Evicted", message=NODE)]) is not None
 
 
 def test_when_a_job_ended_is_read_from_its_condition() -> None:
