@@ -154,3 +154,15 @@ def test_what_can_never_work_is_refused_before_the_pictures_are_read(tmp_path: P
     with pytest.raises(InvalidInput, match=r"successCriteria\[0\].*did you mean test/accuracy"):
         train_manifest(path, str(tmp_path / "store"))
     assert not (tmp_path / "store").exists()
+
+
+def test_one_image_of_one_pixel_under_batch_norm_is_refused_in_words(tmp_path: Path) -> None:
+    model: JsonValue = {
+        "architecture": "resnet18",
+        "options": {"width": 0.125},
+        "pretrained": {"weights": "None"},
+    }
+    path = manifest(tmp_path, {"train": 4, "test": 2}, model=model, training={"epochs": 1, "batchSize": 1})
+    with pytest.raises(InvalidInput, match="single value a channel") as error:
+        train_manifest(path, str(tmp_path / "store"))
+    assert error.value.place == "spec.training.batchSize"

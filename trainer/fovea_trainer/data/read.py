@@ -217,7 +217,9 @@ def as_displayed(labels: Labels, seen: Inspection) -> tuple[Labels, tuple[Findin
     Raises InvalidInput where the labels are of an image of another size.
     """
     shown, claimed = (seen.width, seen.height), labels.size
-    if claimed in (None, RELATIVE, shown):
+    if claimed == RELATIVE:
+        return labels, ()  # shares of the picture as it is displayed: so Ultralytics reads and writes YOLO
+    if claimed in (None, shown):
         if seen.orientation == 1 or (claimed == shown and seen.orientation in TURNED and seen.width != seen.height):
             return labels, ()
         message = f"EXIF turns the picture (orientation {seen.orientation}); the annotation does not say if it did, too"

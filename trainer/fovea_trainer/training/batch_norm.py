@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from fovea_api.errors import InvalidInput
 from timm.layers.norm_act import convert_sync_batchnorm
 from timm.utils.distributed import distribute_bn
 from torch import Tensor, nn
@@ -28,6 +32,21 @@ def synchronize(network: AnyNetwork, device: torch.device) -> None:
             frozen = not any(parameter.requires_grad for parameter in norm.parameters(recurse=False))
             if isinstance(norm, nn.BatchNorm2d) and not frozen:
                 parent.add_module(name, convert(norm))
+
+
+@contextmanager
+def refusing_single_values() -> Iterator[None]:
+    """Refuses a batch that gives batch norm one value a channel, which has no variance: torch raises a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InvalidInput(
+            "batch norm has a single value a channel to learn from: one image, whose features have one pixel",
+            "spec.training.batchSize",
+            "raise it, so that each worker has two images or more, or raise input.size",
+        ) from error
 
 
 def align(network: AnyNetwork, context: Context) -> None:

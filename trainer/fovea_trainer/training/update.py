@@ -94,7 +94,7 @@ class Updater:
         device, model = self._context.device, self._model
         share = len(images) / (self._training.batch_size * self._training.gradient_accumulation_steps)
         with model.no_sync() if not last and isinstance(model, DistributedDataParallel) else nullcontext():
-            with self.precision.autocast():
+            with self.precision.autocast(), batch_norm.refusing_single_values():
                 raw = model(images.to(device, non_blocking=True))
                 parts: Mapping[str, Tensor] = self.network.loss(raw, targets.to(device))
             loss = torch.stack([part.float() for part in parts.values()]).sum()
