@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from fovea_api.errors import InvalidInput
 
+from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree
 from fovea_trainer.data.records import SPLIT_NAMES, Found, Labels, RawImage
 
@@ -36,7 +37,7 @@ class IDX:
     tree: Tree
     classes: tuple[str, ...]
 
-    def scan(self) -> Iterator[Found]:
+    def scan(self) -> Iterator[Found | Finding]:
         pairs = [
             (
                 path,
@@ -51,8 +52,16 @@ class IDX:
                 str(self.tree.root),
                 "IDX has train-images-idx3-ubyte[.gz] and labels",
             )
+        broken: list[InvalidInput] = []
         for images, labels in pairs:
-            yield from self._pair(images, labels)
+            try:
+                yield from self._pair(images, labels)
+            except InvalidInput as error:
+                broken.append(error)
+        if len(broken) == len(pairs):
+            raise broken[0]
+        for fault in broken:
+            yield Finding(FindingKind.UNREADABLE_FILE, fault.place or "", fault.message, fault.remedy or "")
 
     def _pair(self, images: str, labels: str) -> Iterator[Found]:
         if labels not in self.tree.files:
