@@ -1,6 +1,6 @@
 """Pre- and post-processing in plain numpy and OpenCV: the same code in training, evaluation and serving."""
 
-from fovea_serving.pipeline.decode import DecodedImage, decode, decode_image, decode_mask
+from fovea_serving.pipeline.decode import DecodedImage, decode, decode_image, decode_mask, is_heic
 from fovea_serving.pipeline.geometry import Geometry
 from fovea_serving.pipeline.postprocess import (
     OUTPUTS,
@@ -28,6 +28,7 @@ __all__ = [
     "decode",
     "decode_image",
     "decode_mask",
+    "is_heic",
     "nms",
     "softmax",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 
 import cv2
@@ -10,7 +11,14 @@ from fovea_api.errors import InvalidInput
 from numpy.typing import NDArray
 
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+AVIF_BRANDS = {b"avif", b"avis"}
+MAX_BRANDS = 256
+"""Bytes of the list of brands that are looked at."""
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+
+
+READABLE = "give JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC"
 
 
 class InvalidImage(InvalidInput):
@@ -40,19 +48,45 @@ def decode_image(data: bytes, place: str | None = None) -> DecodedImage:
     for white is not known, and by the type's range most of them would be black.
 
     Args:
-        data: A whole file: JPEG, PNG, WebP, BMP, TIFF or whatever else the OpenCV build reads.
+        data: A whole file: JPEG, PNG, WebP, BMP, TIFF, GIF (the first frame), AVIF, or whatever else the OpenCV build
+            reads; HEIC, as phones write it.
         place: Where the bytes come from, for the error message.
 
     Raises:
         InvalidImage: the bytes are empty, cut off or no image.
     """
     _check_whole(data, place)
+    if is_heic(data):
+        return DecodedImage(_decode_heic(data, place))
     if not _may_be_deep(data):
         return DecodedImage(np.asarray(_imdecode(data, cv2.IMREAD_COLOR_RGB, place), np.uint8))
     values = _imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, place)
     pixels, scaled_from = (np.asarray(values, np.uint8), None) if values.dtype == np.uint8 else _scaled(values)
     code = cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB
     return DecodedImage(np.asarray(cv2.cvtColor(pixels, code), np.uint8), scaled_from)
+
+
+def is_heic(data: bytes) -> bool:
+    """Whether the file is HEIF with a codec other than AVIF's, which OpenCV reads."""
+    if data[4:8] != b"ftyp":
+        return False
+    length = int.from_bytes(data[:4], "big")
+    brands = {data[8:12], *(data[start : start + 4] for start in range(16, min(length, MAX_BRANDS), 4))}
+    return bool(brands & HEIC_BRANDS) and not brands & AVIF_BRANDS
+
+
+def _decode_heic(data: bytes, place: str | None) -> NDArray[np.uint8]:
+    """RGB pixels of the primary image, turned as the file says; 10 bits become 8."""
+    from pi_heif import open_heif  # loads libheif, which few data sets need
+
+    try:
+        image = open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
+        pixels = np.asarray(image)
+    except (ValueError, RuntimeError, EOFError, OSError) as error:
+        raise InvalidImage(f"the image cannot be decoded: {error}", place, "copy the whole file again") from error
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    return np.ascontiguousarray(pixels[..., :3], np.uint8)
 
 
 def _may_be_deep(data: bytes) -> bool:
@@ -86,11 +120,9 @@ def _imdecode(data: bytes, flags: int, place: str | None) -> NDArray[np.generic]
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise InvalidImage(
-            f"the image cannot be decoded: {error}", place, "give JPEG, PNG, WebP, BMP or TIFF"
-        ) from error
+        raise InvalidImage(f"the image cannot be decoded: {error}", place, READABLE) from error
     if image is None:
-        raise InvalidImage("the bytes are no image that can be decoded", place, "give JPEG, PNG, WebP, BMP or TIFF")
+        raise InvalidImage("the bytes are no image that can be decoded", place, READABLE)
     return np.asarray(image)
 
 

@@ -109,6 +109,6 @@ def test_boxes() -> None:
 
 def test_files_named_as_images_are_not_trusted() -> None:
     buffer = io.BytesIO()
-    Image.open(FILES[0]).save(buffer, "GIF")
+    Image.open(FILES[0]).save(buffer, "PCX")
     with pytest.raises(InvalidInput, match=r"a\.jpg: the file is no image of a known format"):
         inspect_image(buffer.getvalue(), "a.jpg")

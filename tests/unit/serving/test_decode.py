@@ -157,3 +157,26 @@ def test_exif_turns_a_tiff(orientation: int, deep: bool) -> None:
     data = tiff(values.astype(np.uint16) * 257 if deep else values, orientation)
     turned = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(tiff(values, orientation)))))
     assert (decode_image(data).pixels[..., 0] == turned).all()
+
+
+HEIC = Path(__file__).parent / "images/quadrants.heic"
+"""96 x 64 pixels, drawn: red, green, blue and light grey; CC0."""
+
+
+def test_heic_as_phones_write_it() -> None:
+    decoded = decode(HEIC.read_bytes())
+    assert decoded.shape == (64, 96, 3)
+    corners = [decoded[row, column].astype(int) for row in (10, -10) for column in (10, -10)]
+    drawn = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (220, 220, 220)]
+    assert np.abs(np.array(corners) - drawn).max() <= 3
+    with pytest.raises(InvalidImage, match=r"x\.heic: the image cannot be decoded"):
+        decode(HEIC.read_bytes()[:300], "x.heic")
+
+
+@pytest.mark.parametrize("format", ["GIF", "AVIF"])
+def test_other_formats_are_decoded_as_pillow_does(pixels: np.ndarray, format: str) -> None:
+    frames = [Image.fromarray(np.roll(pixels[:96, :120], step, axis=1)) for step in (0, 20)]
+    more = {"save_all": True, "append_images": frames[1:]} if format == "GIF" else {"quality": 90}
+    data = encoded(frames[0], format, **more)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int)
+    assert np.abs(decode(data).astype(int) - expected).max() <= 2, "of several frames, the first"

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 from fovea_api.errors import InvalidInput
-from fovea_serving.pipeline import decode_image
+from fovea_serving.pipeline import decode_image, is_heic
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.records import IGNORE, Box
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
 """What is opened at all; Pillow's rarer decoders are attack surface."""
 ORIENTATION = 0x0112
 """EXIF's tag."""
@@ -66,10 +66,11 @@ def inspect_image(data: bytes, place: str) -> Inspection:
     """Decodes an image file whole. Raises InvalidInput where it is no image, is cut off, or is too large."""
     if len(data) > MAX_FILE_BYTES:
         raise InvalidInput(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB", place)
+    formats = (*FORMATS, _heif()) if is_heic(data) else FORMATS
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=formats) as image:
                 size = image.size
                 if size[0] * size[1] > MAX_PIXELS:
                     raise InvalidInput(f"the image has {size[0]} x {size[1]} pixels, more than {MAX_PIXELS:,}", place)
@@ -102,6 +103,14 @@ def inspect_image(data: bytes, place: str) -> Inspection:
     seen = inspect_pixels(np.asarray(cv2.cvtColor(decoded.pixels, cv2.COLOR_RGB2GRAY), np.uint8), width, height)
     orientation = orientation if orientation in range(1, 9) else 1
     return replace(seen, orientation=orientation, scaled_from=decoded.scaled_from)
+
+
+def _heif() -> str:
+    """Pillow's name of HEIF, once it can read it."""
+    from pi_heif import register_heif_opener  # loads libheif, which few data sets need
+
+    register_heif_opener()
+    return "HEIF"
 
 
 def inspect_pixels(grey: NDArray[np.uint8], width: int, height: int) -> Inspection:
