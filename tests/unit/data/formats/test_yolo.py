@@ -103,6 +103,12 @@ def test_a_number_without_a_name_is_named_with_its_line(case: str, tmp_path: Pat
     assert found.findings == [("UnknownClass", "labels/a.txt:3")]
 
 
+def test_a_number_that_is_given_twice_is_told_with_both_names(tmp_path: Path) -> None:
+    found = one(tmp_path, THREE, "names:\n  0: a\n  1: b\n  1: c\n  2: d")
+    assert sorted(box[0] for box in found.boxes["images/a.jpg"]) == ["a", "d"]
+    assert found.findings == [("NamesDiffer", "data.yaml:1"), ("UnknownClass", "labels/a.txt:2")]
+
+
 def test_an_emptied_line_of_the_names_moves_no_other(tmp_path: Path) -> None:
     found = read(tmp_path, {"classes.txt": "a\n\nc", "images/a.jpg": "", "labels/a.txt": f"2 {BOX}"})
     assert found.boxes == {"images/a.jpg": [("c", *CORNERS)]}

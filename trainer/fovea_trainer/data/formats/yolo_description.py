@@ -179,7 +179,12 @@ def _yaml(tree: Tree, path: str, findings: list[Finding]) -> Description | None:
         numbered = enumerate(text.splitlines(), 1)
         return f"{path}:{next((number for number, text in numbered if text.startswith(key)), 1)}"
 
-    names = Names(_names(content["names"], line("names")), path) if "names" in content else Names()
+    named = _names(content["names"], line("names")) if "names" in content else {}
+    for number, several in _given_twice(text).items():
+        named.pop(number, None)
+        message = f"the class {number} has two names, {' and '.join(several)}: which one is meant is not known"
+        findings.append(Finding(FindingKind.NAMES_DIFFER, line("names"), message))
+    names = Names(named, path) if named else Names()
     findings.extend(_doubts(names.by_number, line("names")))
     if (count := content.get("nc")) and names and str(count) != str(len(names.by_number)):
         message = f"nc is {count}, but there are {len(names.by_number)} names, which hold"
@@ -224,6 +229,18 @@ def _names(value: YamlValue, place: str) -> dict[int, str]:
     if not pairs or len(named) != len(pairs):
         raise InvalidInput("`names` is not a list of class names", place, "names: [cat, dog]")
     return {number: name.strip() for number, name in named.items() if name.strip()}
+
+
+def _given_twice(text: str) -> dict[int, list[str]]:
+    """Numbers of classes that a mapping of names has more than once, with other names; YAML keeps the last."""
+    root = yaml.compose(text, Loader=yaml.BaseLoader)
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    names = next((value for key, value in pairs if key.value == "names"), None)
+    numbers: dict[int, list[str]] = defaultdict(list)
+    for key, value in names.value if isinstance(names, yaml.MappingNode) else ():
+        if isinstance(value, yaml.ScalarNode) and _is_number(key.value) and value.value not in numbers[int(key.value)]:
+            numbers[int(key.value)].append(value.value)
+    return {number: several for number, several in numbers.items() if len(several) > 1}
 
 
 def _is_number(value: object) -> bool:
