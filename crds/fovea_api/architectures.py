@@ -63,6 +63,8 @@ class Option(Model):
                 return value
             case "Number", int() | float() if not isinstance(value, bool) and self._bounds(value):
                 return float(value)
+            case "Numbers", [] if self.default == ():  # a frozen recipe spells out that the dataset decides
+                return ()
             case "Numbers", list() | tuple() if value and (not self.lengths or len(value) in self.lengths):
                 numbers = [item for item in value if isinstance(item, int | float) and not isinstance(item, bool)]
                 if len(numbers) == len(value) and all(map(self._bounds, numbers)):

@@ -246,6 +246,15 @@ def test_sources_whose_masks_mean_different_classes_are_refused(tmp_path: Path) 
     assert words.startswith("spec.classes: the sources have different classes: background, bird, cat")
 
 
+def test_one_value_for_two_classes(tmp_path: Path) -> None:
+    root, names = masks(tmp_path / "s", [0, 1]), ["background", "cat", "dog"]
+    values = {"background": 0, "cat": 1, "dog": 1}
+    with pytest.raises(InvalidInput, match="the classes cat and dog both have the pixel value 1"):
+        check(root, "Masks", SEGMENTATION, values, classes=names)
+    merged = check(root, "Masks", SEGMENTATION, values, classes=names[:2], classMap={"dog": "cat"})
+    assert serious(merged) == {}
+
+
 def test_ignore_beside_real_classes_is_no_fault(tmp_path: Path) -> None:
     root = masks(tmp_path / "s", [0, 1, 255])
     assert serious(check(root, "Masks", SEGMENTATION, classes=["background", "cat"])) == {}

@@ -104,6 +104,7 @@ def test_wrong_names_options_weights_losses_and_sizes_say_what_would_be_right() 
         read_options(find("fasterrcnn"), {"fpnChanels": 96})
     with pytest.raises(InvalidOption, match="a whole number from 16 to 512"):
         read_options(find("fasterrcnn"), {"fpnChannels": 5})
+    assert read_options(find("fasterrcnn"), {"anchorSizes": []})["anchorSizes"] == ()  # as frozen recipes have it
     with pytest.raises(InvalidInput, match="has no COCO weights"):
         build_network(ModelChoice(architecture="resnet18", pretrained=Pretrained(weights="COCO")), 3, LossSettings())
     with pytest.raises(UnsuitableLoss, match="use Default or one of Focal, SmoothL1, GIoU"):

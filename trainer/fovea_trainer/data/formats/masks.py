@@ -141,6 +141,12 @@ def open_reader(tree: Tree, options: Options) -> Reader:
                 "spec.sources.maskColors" if colors else "spec.sources.maskValues",
                 "add it to classes",
             )
+        if lookup[value] not in (IGNORE, classes.index(name)):
+            raise InvalidInput(
+                f"the classes {classes[lookup[value]]} and {name} both have the pixel value {value}",
+                "spec.sources.maskValues",
+                "give each its own value, or make them one class by classMap",
+            )
         lookup[value] = classes.index(name)
     known[IGNORE] = known[IGNORE] or not colors
     return Masks(tree, options, MaskFile("", bytes(lookup), bytes(known), colors=colors))
