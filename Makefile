@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FOVEA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fovea
 export PATH := $(abspath $(BIN)):$(FOVEA_CACHE)/bin:$(PATH)
 
-.PHONY: help venv demo generate check-generated helm lint test test-unit test-controlplane test-cluster test-slow fuzz tools lock clean
+.PHONY: help venv demo generate check-generated helm lint test test-unit test-controlplane test-cluster test-slow fuzz mutants tools lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
