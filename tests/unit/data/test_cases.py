@@ -107,3 +107,14 @@ def test_case(case: str) -> None:
     if summary is not None:
         assert summary.splits == expected.splits
         assert {each.name: each.annotations for each in summary.classes} == expected.classes
+
+
+def test_pictures_of_a_fixed_camera() -> None:
+    """All images may look alike: then either every split gets some, or what is empty is serious, with what to set."""
+    _, result = check_manifest(CASES / "65-fixed-camera-ratio/manifest.yaml")
+    assert result.refusal is None
+    assert result.summary is not None
+    assert result.summary.images == 40
+    empty = {"train", "validation", "test"} - result.summary.splits.keys()
+    found = {one.place for tally in result.findings for one in tally.examples if tally.kind == "EmptySplit"}
+    assert found == empty
