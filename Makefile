@@ -68,8 +68,8 @@ test-slow: venv  ## On the cluster of test-cluster: the other examples, a queue;
 fuzz: venv  ## Readers and decoders on thousands of inputs that nobody would write; ten minutes
 	FOVEA_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q tests/unit/data/formats/test_fuzz.py
 
-mutants: venv  ## Which changes of the operator's decisions its unit tests notice; half an hour (FILES="queue.py" for a part)
-	$(BIN)/python tests/mutants.py $(FILES)
+mutants: venv  ## Which changes of what is decided and calculated the unit tests notice; half an hour (AREA=training for a part)
+	$(BIN)/python tests/mutants.py $(AREA)
 
 tools:  ## The programs that tests start: a real S3 server and Helm
 	devcluster/devcluster build versitygw helm

@@ -1,4 +1,4 @@
-"""Mutates the operator's decisions and its writer, and counts which changes its unit tests notice: `make mutants`.
+"""Mutates what is decided and calculated, and counts which changes the unit tests notice: `make mutants`.
 
 mutmut wants one folder of sources, and this repository has one for each part, so it works on a copy.
 """
@@ -11,33 +11,61 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MUTATED = ("queue.py", "apply.py", "engine.py", "kinds/*/plan.py", "runs/lifecycle.py", "runs/plan.py")
-"""Below fovea_operator."""
+
+
+@dataclass(frozen=True)
+class Area:
+    """Files below a package, the tests that must notice what is changed in them, and the least share of it."""
+
+    package: str
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+    least: float
+
+
+AREAS = {
+    "operator": Area(
+        "fovea_operator",
+        ("queue.py", "apply.py", "engine.py", "kinds/*/plan.py", "runs/lifecycle.py", "runs/plan.py"),
+        ("tests/unit/operator",),
+        0.85,
+    ),
+    "training": Area(
+        "fovea_trainer/training",
+        ("schedule.py", "order.py", "optimizer.py"),
+        tuple(f"tests/unit/training/test_{name}.py" for name in ("schedule", "order", "optimizer")),
+        0.8,
+    ),
+}
 WORDS = (r"logger\.", r"name=f?\"")
 """Lines whose words are for people who look for a fault: nothing depends on them."""
-LEAST = 0.85
-"""Share of the mutants that must be noticed."""
 NOTICED = ("killed", "timeout", "caught by type check", "segfault")
 
 
-def main(patterns: list[str]) -> int:
-    """Mutates the files given, or all of MUTATED; prints the mutants that survive. Returns 1 below LEAST."""
+def main(names: list[str]) -> int:
+    """Mutates the areas given, or all; prints the mutants that survive. Returns 1 where too many do."""
+    return max(mutate(AREAS[name]) for name in names or AREAS)
+
+
+def mutate(area: Area) -> int:
+    """Whether too many changes of an area go unnoticed, 0 or 1."""
     with tempfile.TemporaryDirectory(prefix="fovea-mutants-") as folder:
         work = Path(folder)
         for package in ROOT.glob("[a-z]*/fovea_*"):
             shutil.copytree(package, work / "src" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-        for part in ("tests/unit/operator", "docs"):
+        for part in ("tests/unit/operator", "tests/unit/training", "docs"):
             shutil.copytree(ROOT / part, work / part, ignore=shutil.ignore_patterns("__pycache__"))
-        only = [f"src/fovea_operator/{pattern}" for pattern in patterns or MUTATED]
+        only = [f"src/{area.package}/{file}" for file in area.files]
         (work / "pyproject.toml").write_text(
             f"{(ROOT / 'pyproject.toml').read_text()}\n[tool.mutmut]\n"
             f'source_paths = ["src"]\nonly_mutate = {only}\nalso_copy = ["docs"]\n'
             f"do_not_mutate_patterns = {list(WORDS)}\ntimeout_multiplier = 5.0\n"
             'pytest_add_cli_args = ["-p", "no:cacheprovider"]\n'
-            'pytest_add_cli_args_test_selection = ["tests/unit/operator"]\n'
+            f"pytest_add_cli_args_test_selection = {list(area.tests)}\n"
         )
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb"}
         mutmut = [sys.executable, "-m", "mutmut"]
@@ -56,8 +84,8 @@ def main(patterns: list[str]) -> int:
                 print(f"{name}: {result}\n{shown.stdout}")
     count = Counter(result for _, result in results)
     share = sum(count[result] for result in NOTICED) / len(results)
-    print(f"{len(results)} mutants: {dict(count)}; {share:.1%} noticed, at least {LEAST:.0%} must be")
-    return 0 if share >= LEAST else 1
+    print(f"{len(results)} mutants: {dict(count)}; {share:.1%} noticed, at least {area.least:.0%} must be")
+    return 0 if share >= area.least else 1
 
 
 if __name__ == "__main__":
