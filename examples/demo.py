@@ -63,6 +63,7 @@ def main() -> int:
             "helm", "upgrade", "--install", "fovea", ROOT / "charts" / "fovea", "--namespace", SYSTEM,
             "--create-namespace", "--wait", "--timeout", "3m", "--force-conflicts",
             "--set-string", operator_values(images["operator"]),
+            "--set-string", f"podAnnotations.demo={int(time.time())}",  # a new image under the same tag is started
             "--set-string", f"defaults.trainerImage={images['trainer']}",
             "--set", "defaults.store.uri=s3://fovea,defaults.store.secretName=fovea-store",
         )  # fmt: skip

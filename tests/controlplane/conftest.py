@@ -15,6 +15,7 @@ import pytest
 import yaml
 from kubernetes import client, config
 
+from charts.document import render
 from tests.kube import ROOT, Kube, Refused, devcluster
 
 KUBECONFIG_VARIABLE = "FOVEA_CONTROL_PLANE_KUBECONFIG"
@@ -95,3 +96,19 @@ def shared_namespace(control_plane: ControlPlane) -> Iterator[str]:
     """A fresh namespace for the tests of a module that leave nothing in it."""
     with _namespace(control_plane) as name:
         yield name
+
+
+@pytest.fixture
+def operator_kubeconfig(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Path:
+    """A kubeconfig with the rights that the chart gives to an operator of this namespace, and no others."""
+    templates = ("serviceaccount", "rbac")
+    only = [argument for name in templates for argument in ("--show-only", f"templates/{name}.yaml")]
+    manifests = render("--namespace", namespace, "--set", f"operator.namespaces={{{namespace}}}", *only)
+    control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=manifests)
+    token = control_plane.kubectl("-n", namespace, "create", "token", "fovea", "--duration=2h").strip()
+    content = yaml.safe_load(control_plane.kubeconfig.read_text())
+    for entry in content["users"]:
+        entry["user"] = {"token": token}
+    file = tmp_path / "operator.kubeconfig"
+    file.write_text(yaml.safe_dump(content))
+    return file

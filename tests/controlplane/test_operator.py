@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,7 +40,8 @@ from fovea_operator.objects import (
 )
 from fovea_operator.observe import Observer
 from fovea_operator.polling import Poller
-from fovea_operator.registry import Registry
+from fovea_operator.registry import Registry, Rights
+from fovea_operator.rights import operator_rights
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Plan
 from fovea_trainer.environment import read_environment
@@ -115,6 +116,8 @@ class World:
 
     @asynccontextmanager
     async def operator(self, registry: Registry | None = None, **changed: Any) -> AsyncIterator[Operator]:
+        if registry is not None:
+            self.grant(operator_rights(registry))
         operator = Operator(self.settings(**changed), await load_configuration(), registry=registry or builtin())
         task = asyncio.create_task(operator.run())
         try:
@@ -126,6 +129,19 @@ class World:
         finally:
             operator.stop.set()
             await task
+
+    def grant(self, rights: Sequence[Rights]) -> None:
+        """Gives the operator's account more than the chart does."""
+        rules = [{"apiGroups": [it.group], "resources": [*it.resources], "verbs": [*it.verbs]} for it in rights]
+        role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "more"}}
+        binding = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "more"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "more"},
+            "subjects": [{"kind": "ServiceAccount", "name": "fovea", "namespace": self.namespace}],
+        }
+        self.plane.apply({**role, "rules": rules}, binding, namespace=self.namespace)
 
     async def apply(self, *manifests: dict[str, Any]) -> None:
         await asyncio.to_thread(self.plane.apply, *manifests, namespace=self.namespace)
@@ -277,8 +293,14 @@ class World:
 
 
 @pytest.fixture
-def world(control_plane: ControlPlane, kuberay_crds: None, namespace: str, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
+def world(
+    control_plane: ControlPlane,
+    kuberay_crds: None,
+    namespace: str,
+    operator_kubeconfig: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> World:
+    monkeypatch.setenv("KUBECONFIG", str(operator_kubeconfig))
     return World(control_plane, namespace, monkeypatch)
 
 
@@ -663,7 +685,6 @@ async def test_an_operator_that_may_not_list_says_what_to_grant_and_is_not_ready
     await asyncio.to_thread(kubectl, "-n", namespace, "create", "serviceaccount", "operator")
     token = (await asyncio.to_thread(kubectl, "-n", namespace, "create", "token", "operator")).strip()
     configuration = await load_configuration()
-    configuration.cert_file = configuration.key_file = None
     configuration.api_key["BearerToken"] = f"Bearer {token}"
     operator = Operator(world.settings(leader_election=False), configuration)
     task = asyncio.create_task(operator.run())
