@@ -46,3 +46,19 @@ def test_undersampling_shows_no_more_of_a_class_than_of_the_rarest() -> None:
 
 def test_repeats_are_bounded() -> None:
     assert repeat_factors([[0]] * 1000 + [[1]], "Oversample").max() == MAX_REPEATS
+
+
+def test_a_fraction_of_a_repeat_is_drawn_for_each_image_by_itself() -> None:
+    shown = Order(np.full(400, 1.5), 8, 0).epoch(0)
+    twice = sum(np.bincount(shown.ravel(), minlength=400) == 2)
+    assert twice == pytest.approx(200, abs=50)  # five standard deviations
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_accumulated_batches_are_the_images_of_one_step(workers: int) -> None:
+    whole, parts = Order(np.ones(24), 8, 7), Order(np.ones(24), 4, 7, accumulated=2)
+    assert (parts.epoch(1) == whole.epoch(1)).all()
+    ranks = [list(WorkerBatches(parts, 1, 1, rank, workers)) for rank in range(workers)]
+    assert {len(batches) for batches in ranks} == {len(WorkerBatches(parts, 1, 1, 0, workers))} == {4}
+    drawn = {draw for batches in ranks for batch in batches for draw in batch}
+    assert drawn == {draw for batch in WorkerBatches(whole, 1, 1, 0, 1) for draw in batch}
