@@ -357,7 +357,7 @@ class Quality(Model):
     on_invalid_label: Literal["Drop", "Fail"] = "Drop"
     """For labels that are degenerate, outside of the image or of an unknown class."""
     near_duplicates: Literal["Ignore", "Report", "Drop"] = "Report"
-    """For images that look alike."""
+    """For copies of one picture: flipped, turned, cropped a little, compressed, resized or relit. Drop keeps one."""
     max_faulty_images: Fraction = 0.1
     """The build fails when a larger share of the images is faulty: unreadable or missing, or with labels that cannot be
     read; up to it they are reported. A single image fails no build, unless this is 0; 1 lets every share pass."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from dataset_support import BCCD
 from fovea_api.errors import InvalidInput
-from fovea_trainer.data.checks import check_boxes, clusters, inspect_image, near_duplicates
+from fovea_trainer.data.checks import check_boxes, inspect_image
 from fovea_trainer.data.findings import FindingKind
 from fovea_trainer.data.records import Box
 from PIL import Image
@@ -15,50 +15,8 @@ from PIL import Image
 FILES = sorted((BCCD / "JPEGImages").glob("*.jpg"))[:60]
 
 
-def fingerprints(files: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    seen = [inspect_image(data, "x") for data in files]
-    hashes = np.array([np.frombuffer(one.hash, np.uint8) for one in seen])
-    return hashes, np.array([np.frombuffer(one.thumb, np.uint8) for one in seen])
-
-
 def encoded(suffix: str, image: np.ndarray, *options: int) -> bytes:
     return bytes(cv2.imencode(suffix, image, options)[1].tobytes())
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda image: encoded(".jpg", image, cv2.IMWRITE_JPEG_QUALITY, 50),
-        lambda image: encoded(".png", cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)),
-        lambda image: encoded(".png", cv2.convertScaleAbs(image, beta=-12)),
-    ],
-    ids=["compressed", "halved", "darker"],
-)
-def test_changed_copies_are_found_and_different_images_are_not(change: object) -> None:
-    images = [cv2.imread(str(file)) for file in FILES]
-    copies = [change(image) for image in images]  # type: ignore[operator]
-    pairs = near_duplicates(*fingerprints([*(file.read_bytes() for file in FILES), *copies]))
-    found = {(int(a), int(b)) for a, b in pairs}
-    wanted = {(number, number + len(FILES)) for number in range(len(FILES))}
-    assert len(found & wanted) >= 0.95 * len(wanted)
-    assert not found - wanted
-
-
-def test_the_search_agrees_with_comparing_all() -> None:
-    random = np.random.default_rng(0)
-    hashes = random.integers(0, 256, (400, 32), np.uint8)
-    for row in range(200):  # the second half: the first with up to 8 bits turned
-        bits = np.unpackbits(hashes[row])
-        bits[random.choice(256, row % 9, replace=False)] ^= 1
-        hashes[200 + row] = np.packbits(bits)
-    thumbs = np.tile(np.arange(64, dtype=np.uint8), (400, 1))
-    distance = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(2)
-    wanted = np.argwhere(np.triu(distance <= 8, 1))
-    assert (near_duplicates(hashes, thumbs) == wanted).all()
-
-
-def test_clusters_are_connected_components() -> None:
-    assert clusters(7, [(0, 2), (2, 4), (5, 6)]).tolist() == [0, 1, 0, 3, 0, 5, 5]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 from fovea_api.dataset import Splits
-from fovea_trainer.data.splits import Item, Kept, assign
+from fovea_api.errors import InvalidInput
+from fovea_trainer.data.splits import Item, Kept, assign, deviation, refuse_empty_splits
 
 NO_PAIRS = np.empty((0, 2), np.int64)
 NOTHING_KEPT = Kept()
@@ -71,14 +72,87 @@ def test_newcomers_follow_their_group() -> None:
     assert set(result.values()) == {"validation"}
 
 
-def test_look_alikes_stay_together_also_in_chains() -> None:
+def test_near_duplicates_stay_together() -> None:
     given = items(300)
-    pairs = np.array([[number, number + 1] for number in range(0, 40)])
+    pairs = np.array([[0, number] for number in range(1, 41)])
     result = assign(given, pairs, Splits(), Kept())
     assert len(set(result.splits[:41])) == 1
     assert len(set(result.clusters[:41])) == 1
     assert not result.leaked
     assert not result.across
+
+
+def test_a_chain_of_near_duplicates_is_no_single_cluster() -> None:
+    given = items(300)
+    pairs = np.array([[number, number + 1] for number in range(299)])
+    result = assign(given, pairs, Splits(), Kept())
+    assert {split for split, count in Counter(result.splits).items() if count > 20} == {"train", "validation", "test"}
+    assert max(Counter(result.clusters).values()) <= 5
+    assert len(result.across) < 60  # told, as they cannot be avoided
+
+
+def test_the_deviation_is_that_from_the_ratios() -> None:
+    given = items(400)
+    one_cluster = np.array([[0, number] for number in range(1, 400)])
+    result = assign(given, one_cluster, Splits(), Kept())
+    assert set(result.splits) == {"train"}
+    assert result.deviation == pytest.approx(0.2)
+    # A class of two images, both in train, is 0.2 off as well, however well the others are spread.
+    spread = [Item(f"{number:02}", classes=(0,)) for number in range(10)]
+    splits = ["train"] * 8 + ["validation", "test"]
+    assert deviation(spread, splits, Splits()) == pytest.approx(0)
+    spread[:2] = [Item("00", classes=(1,)), Item("01", classes=(1,))]
+    assert deviation(spread, splits, Splits()) == pytest.approx(0.2)
+    assert deviation(spread, splits, Splits(method="FromSource")) == pytest.approx(0.2)
+
+
+GROUPED = [Item(f"{number:02}", "scene") for number in range(10)]
+ALIKE = [Item(f"{number:02}") for number in range(10)]
+STAR = np.array([[0, number] for number in range(1, 10)])
+
+
+@pytest.mark.parametrize(
+    ("given", "pairs", "splits", "kept", "why", "remedy"),
+    [
+        (ALIKE, STAR, Splits(), Kept(), "10 of 10 images are near duplicates", "keepNearDuplicatesTogether: false"),
+        (GROUPED, NO_PAIRS, Splits(), Kept(), "10 of 10 images belong together by the group 'scene'", "groupBy"),
+        (ALIKE[:2], NO_PAIRS, Splits(), Kept(), "there are only 2 images", "add images"),
+        (
+            ALIKE,
+            NO_PAIRS,
+            Splits(),
+            Kept({item.digest: "train" for item in ALIKE}),
+            "keep the splits",
+            "keepAssignments",
+        ),
+        (ALIKE[:4], NO_PAIRS, Splits(stratify=False, seed=1), Kept(), "shared out by chance", "stratify: true"),
+    ],
+    ids=["near duplicates", "group", "few", "kept", "chance"],
+)
+def test_a_split_that_ends_empty_is_refused_with_reason_and_remedy(
+    given: list[Item], pairs: np.ndarray, splits: Splits, kept: Kept, why: str, remedy: str
+) -> None:
+    result = assign(given, pairs, splits, kept)
+    with pytest.raises(InvalidInput) as refused:
+        refuse_empty_splits(given, result, set(), splits, kept)
+    assert refused.value.message.startswith("no image is in ")
+    assert why in refused.value.message
+    assert remedy in (refused.value.remedy or "")
+
+
+def test_a_split_of_the_source_that_loses_all_its_images_is_refused() -> None:
+    splits = Splits(method="FromSource")
+    given = [Item("0", hint="train"), Item("1", hint="test")]
+    result = assign(given, np.array([[0, 1]]), splits, Kept())
+    with pytest.raises(InvalidInput, match="no image is in train: all 1 of them are near duplicates"):
+        refuse_empty_splits(given, result, {first for first, _ in result.leaked}, splits, Kept())
+    refuse_empty_splits(given, result, set(), splits, Kept())  # a source without a validation split asks for none
+
+
+def test_each_split_with_a_share_gets_an_image_where_there_are_enough() -> None:
+    for count in range(3, 30):
+        given = [Item(f"{number:02}") for number in range(count)]
+        assert set(by_digest(given, Splits()).values()) == {"train", "validation", "test"}, count
 
 
 def test_a_train_image_that_looks_like_a_test_image_leaves() -> None:

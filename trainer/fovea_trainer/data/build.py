@@ -188,7 +188,7 @@ def _draft(recipe: Recipe, reading: _Reading, parent: VersionInput | None) -> Dr
     _read(reading.sources, index, reading.pool, excluded, reading.meter)
     _refuse(recipe, index)
     classes = recipe.classes or _classes(reading.sources, index)
-    draft = draft_version(recipe, classes, reading.sources, index, kept, kept_rows)
+    draft = draft_version(recipe, classes, reading.sources, index, reading.pool, kept, kept_rows)
     _log_draft(draft)
     return draft
 

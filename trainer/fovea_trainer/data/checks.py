@@ -1,4 +1,4 @@
-"""Checks of images and labels, and the search for images that look alike."""
+"""Checks of images and labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from fovea_api.errors import InvalidInput
 from fovea_serving.pipeline import decode_image, is_heic
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fovea_trainer.data.findings import Finding, FindingKind
+from fovea_trainer.data.near_duplicates import thumbnail
 from fovea_trainer.data.records import IGNORE, Box
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
@@ -31,19 +31,6 @@ MIN_BOX_SIDE = 2.0
 ROUNDING = 1.0
 """Pixels by which a box may leave its image unmentioned: tools count from 0 or from 1."""
 
-HASH_SIDE = 16
-"""Side of the hash in bits, each of which says whether brightness rises to the next cell (dHash, Krawetz)."""
-RISE = 2
-"""Grey levels that count as rising; below is noise."""
-THUMB_SIDE = 8
-HASH_DISTANCE = 12
-"""Bits of 256 in which near duplicates may differ: JPEG at quality 50 changes 8 at most in 95 of 100."""
-THUMB_DISTANCE = 2.0
-"""Mean difference of the thumbnails, in grey levels, after brightness is evened out."""
-TABLES, TABLE_BITS, NEIGHBOURS = 24, 32, 12
-"""Search: sorted by TABLE_BITS bits TABLES times, each image is compared with NEIGHBOURS next ones.
-Two images that differ in 8 bits meet with probability 0.9999, in 12 bits with 0.997."""
-
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 Image.MAX_IMAGE_PIXELS = None  # own limit, below, with an error that says what to do
 
@@ -54,8 +41,8 @@ class Inspection:
 
     width: int
     height: int
-    hash: bytes
-    thumb: bytes
+    thumbnail: bytes
+    """For the search of near duplicates."""
     orientation: int = 1
     """How EXIF turns the picture, 1 to 8; from 5 on the file's own width and height are the other way round."""
     scaled_from: tuple[float, float] | None = None
@@ -77,7 +64,7 @@ def inspect_image(data: bytes, place: str) -> Inspection:
                 orientation = image.getexif().get(ORIENTATION, 1)
                 # Pillow finds damage that OpenCV fills up with grey. A JPEG is decoded at an eighth of its size where
                 # that is enough: all bytes are still read.
-                image.draft("L", (4 * HASH_SIDE, 4 * HASH_SIDE))
+                image.draft("L", (1, 1))
                 image.load()
     except UnidentifiedImageError:
         raise InvalidInput("the file is no image of a known format", place) from None
@@ -100,7 +87,7 @@ def inspect_image(data: bytes, place: str) -> Inspection:
     height, width = decoded.pixels.shape[:2]
     if sorted(size) != sorted((width, height)):
         raise InvalidInput(f"decoders disagree about the size: {size[0]} x {size[1]} or {width} x {height}", place)
-    seen = inspect_pixels(np.asarray(cv2.cvtColor(decoded.pixels, cv2.COLOR_RGB2GRAY), np.uint8), width, height)
+    seen = inspect_pixels(decoded.pixels)
     orientation = orientation if orientation in range(1, 9) else 1
     return replace(seen, orientation=orientation, scaled_from=decoded.scaled_from)
 
@@ -113,12 +100,10 @@ def _heif() -> str:
     return "HEIF"
 
 
-def inspect_pixels(grey: NDArray[np.uint8], width: int, height: int) -> Inspection:
-    """Fingerprints of grey pixels [h, w]."""
-    cells = cv2.resize(grey, (HASH_SIDE + 1, HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
-    bits = cells[:, 1:] > cells[:, :-1] + RISE
-    thumb = cv2.resize(grey, (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA)
-    return Inspection(width, height, np.packbits(bits).tobytes(), np.asarray(thumb, np.uint8).tobytes())
+def inspect_pixels(pixels: NDArray[np.uint8]) -> Inspection:
+    """What is known of an image by its pixels in RGB [h, w, 3]."""
+    height, width = pixels.shape[:2]
+    return Inspection(width, height, thumbnail(pixels).tobytes())
 
 
 def read_mask(data: bytes, place: str, colors: Sequence[int] = ()) -> NDArray[np.uint8]:
@@ -203,68 +188,3 @@ def check_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[list[Box
             continue
         good[key] = Box(box.name, x1, y1, x2, y2, box.difficult, box.place)
     return list(good.values()), findings
-
-
-# --- Images that look alike ---------------------------------------------------------------------------------
-
-
-def near_duplicates(hashes: NDArray[np.uint8], thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Pairs [M, 2] of rows that look alike, each once, smaller row first, sorted.
-
-    Args:
-        hashes: [N, 32] the 256 bits of `Inspection.hash`.
-        thumbs: [N, 64] grey levels of `Inspection.thumb`.
-
-    Time N log N, memory about 100 bytes an image beside the arguments.
-    """
-    count = len(hashes)
-    if count < 2:
-        return np.empty((0, 2), np.int64)
-    words = np.ascontiguousarray(hashes).view(np.uint64).reshape(count, -1)
-    random = np.random.default_rng(0)
-    found: list[NDArray[np.int64]] = []
-    for _ in range(TABLES):
-        chosen = random.permutation(8 * hashes.shape[1])[:TABLE_BITS]
-        key = np.zeros(count, np.uint32)
-        for bit in chosen:
-            key = (key << np.uint32(1)) | ((hashes[:, bit >> 3] >> np.uint8(7 - (bit & 7))) & np.uint8(1)).astype(
-                np.uint32
-            )
-        # Within one key the order of the whole hash brings like to like.
-        order = np.lexsort((*np.roll(words, int(random.integers(4)), axis=1).T, key))
-        for step in range(1, min(NEIGHBOURS, count - 1) + 1):
-            first, second = order[:-step], order[step:]
-            same = key[first] == key[second]
-            first, second = first[same], second[same]
-            distance = np.bitwise_count(words[first] ^ words[second]).sum(1)
-            close = distance <= HASH_DISTANCE
-            pairs = np.stack([first[close], second[close]], 1)
-            if len(pairs) and len(pairs := pairs[_alike(thumbs, pairs)]):
-                found.append(np.sort(pairs, axis=1))
-    if not found:
-        return np.empty((0, 2), np.int64)
-    return np.unique(np.concatenate(found), axis=0)
-
-
-def _alike(thumbs: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether the thumbnails agree once the mean brightness is evened out."""
-    first, second = (thumbs[pairs[:, side]].astype(np.float32) for side in (0, 1))
-    difference = (first - first.mean(1, keepdims=True)) - (second - second.mean(1, keepdims=True))
-    return np.asarray(np.abs(difference).mean(1) <= THUMB_DISTANCE)
-
-
-def clusters(count: int, links: Iterable[Sequence[int]]) -> NDArray[np.int64]:
-    """The smallest member of each row's connected component [count] (union-find with path halving)."""
-    parent = list(range(count))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for link in links:
-        first, second = root(int(link[0])), root(int(link[1]))
-        if first != second:
-            parent[max(first, second)] = min(first, second)
-    return np.array([root(node) for node in range(count)], np.int64)

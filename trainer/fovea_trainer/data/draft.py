@@ -18,15 +18,16 @@ from fovea_api.version import FindingSummary, QualitySummary, SourceProvenance
 from numpy.typing import NDArray
 
 from fovea_trainer.data import report
-from fovea_trainer.data.checks import near_duplicates
+from fovea_trainer.data.duplicate_search import near_duplicate_pairs
 from fovea_trainer.data.findings import LOST_IMAGE, LOST_LABEL, Finding, FindingKind, Tally
 from fovea_trainer.data.index import Index, rows
 from fovea_trainer.data.learnable import class_findings, refuse_unlearnable, split_findings
 from fovea_trainer.data.read import OpenSource
 from fovea_trainer.data.sources import without_secrets
-from fovea_trainer.data.splits import SPLITS, Assignment, Item, Kept, assign
+from fovea_trainer.data.splits import SPLITS, Assignment, Item, Kept, assign, refuse_empty_splits
 from fovea_trainer.data.statistics import Statistics
 from fovea_trainer.data.version import ASSIGNMENT_SCHEMA
+from fovea_trainer.data.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Draft:
     provenance: tuple[SourceProvenance, ...]
     deviation: float
     alike: tuple[tuple[str, str], ...] = field(default=())
-    """Digests of pairs that look alike, those in different splits first."""
+    """Digests of near duplicates, those in different splits first."""
     across: int = 0
 
     def splits(self) -> dict[str, int]:
@@ -59,6 +60,7 @@ def draft_version(
     classes: tuple[str, ...],
     sources: Sequence[OpenSource],
     index: Index,
+    pool: Workers,
     kept: Kept,
     kept_rows: list[dict[str, str]],
 ) -> Draft:
@@ -70,18 +72,19 @@ def draft_version(
         )
     index.leave_out_unlabelled_splits(sources)
     ids, items = _unique(recipe, index, numbers)
-    if recipe.splits.method == "FromSource":
-        items = _from_source(recipe.splits, sources, index, items, kept)
     pairs = np.empty((0, 2), np.int64)
     if recipe.quality.near_duplicates != "Ignore":
-        pairs = near_duplicates(*_fingerprints(index, ids))
+        pairs = near_duplicate_pairs(index, ids, sources, pool)
+    if recipe.splits.method == "FromSource":
+        items = _from_source(recipe.splits, sources, index, items, pairs, kept)
     result = assign(items, pairs, recipe.splits, kept)
     leaving = {first for first, _ in result.leaked}
     if recipe.quality.near_duplicates == "Drop":
-        leaving |= _look_alikes(result, pairs, kept, items)
+        leaving |= _superfluous(result, pairs, kept, items)
+    refuse_empty_splits(items, result, leaving, recipe.splits, kept)
     for first, second in dict(result.leaked).items():
         here, there = (index.name_of(ids[position], sources) for position in (first, second))
-        message = f"the train image looks like the test image {there}; it leaves train"
+        message = f"the train image is a near duplicate of the test image {there}; it leaves train"
         index.add_finding(Finding(FindingKind.SPLIT_LEAKAGE, here, message))
     index.db.executemany(
         "UPDATE items SET split = ?, grp = ? WHERE id = ?",
@@ -154,7 +157,12 @@ def _unique(recipe: Recipe, index: Index, numbers: Mapping[str, int]) -> tuple[l
 
 
 def _from_source(
-    splits: Splits, sources: Sequence[OpenSource], index: Index, items: Sequence[Item], kept: Kept
+    splits: Splits,
+    sources: Sequence[OpenSource],
+    index: Index,
+    items: Sequence[Item],
+    pairs: NDArray[np.int64],
+    kept: Kept,
 ) -> list[Item]:
     """The items with the splits that their sources give them; raises InvalidInput where none is given."""
     if not any(item.hint for item in items):
@@ -183,7 +191,10 @@ def _from_source(
     share = splits.validation_from_train
     ratios = Ratios(train=1 - share, validation=share, test=0)
     carving = splits.model_copy(update={"method": "Ratio", "ratios": ratios})
-    chosen = assign([items[position] for position in train], np.empty((0, 2), np.int64), carving, kept).splits
+    place = {position: number for number, position in enumerate(train)}
+    inside = [(place[first], place[second]) for first, second in pairs.tolist() if {first, second} <= place.keys()]
+    train_pairs = np.array(inside, np.int64).reshape(-1, 2)
+    chosen = assign([items[position] for position in train], train_pairs, carving, kept).splits
     carved = list(items)
     for position, split in zip(train, chosen, strict=True):
         carved[position] = replace(items[position], hint=split)
@@ -197,32 +208,21 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         raise InvalidInput(f"the pattern is broken: {error}", "spec.splits.groupBy.pattern") from None
 
 
-def _fingerprints(index: Index, ids: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    hashes, thumbs = np.empty((len(ids), 32), np.uint8), np.empty((len(ids), 64), np.uint8)
-    position = {number: row for row, number in enumerate(ids)}
-    for number, hash_bytes, thumb in index.db.execute("SELECT id, hash, thumb FROM items"):
-        if (row := position.get(number)) is not None:
-            hashes[row] = np.frombuffer(hash_bytes, np.uint8)
-            thumbs[row] = np.frombuffer(thumb, np.uint8)
-    return hashes, thumbs
+def _superfluous(result: Assignment, pairs: NDArray[np.int64], kept: Kept, items: Sequence[Item]) -> set[int]:
+    """Positions to drop, each a near duplicate of one that stays: of a kept one, else of one of a stronger split."""
+    near: dict[int, list[int]] = {}
+    for first, second in pairs.tolist():
+        near.setdefault(first, []).append(second)
+        near.setdefault(second, []).append(first)
 
+    def rank(position: int) -> tuple[bool, int, str]:
+        item = items[position]
+        return item.digest not in kept.splits, -SPLITS.index(result.splits[position]), item.digest
 
-def _look_alikes(result: Assignment, pairs: NDArray[np.int64], kept: Kept, items: Sequence[Item]) -> set[int]:
-    """Positions to drop so that of each cluster one is left: a kept one, else of the strongest split."""
-    clusters: dict[str, list[int]] = {}
-    for position in sorted({int(position) for pair in pairs for position in pair}):
-        clusters.setdefault(result.clusters[position], []).append(position)
     dropped: set[int] = set()
-    for members in clusters.values():
-        best = min(
-            members,
-            key=lambda m: (
-                items[m].digest not in kept.splits,
-                -SPLITS.index(result.splits[m]),
-                items[m].digest,
-            ),
-        )
-        dropped.update(member for member in members if member != best)
+    for position in sorted(near, key=rank):
+        if position not in dropped:
+            dropped.update(other for other in near[position] if rank(other) > rank(position))
     return dropped
 
 

@@ -243,7 +243,7 @@ class FindingKind(StrEnum):
     EMPTY_SPLIT = (
         *("EmptySplit", Severity.SERIOUS, "Split without images", "left empty"),
         "Without validation the best epoch is not known; without test, nor is how good the model is.",
-        "Add images, or change splits: groups and look-alikes stay together, and can be more than a split's share.",
+        "Add images, or change splits: groups and near duplicates stay together, and can be more than a split's share.",
     )
     SINGLE_CLASS = (
         *("SingleClass", Severity.SERIOUS, "One class only", "kept"),

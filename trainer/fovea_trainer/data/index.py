@@ -40,7 +40,7 @@ class Index:
         self.db.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
             "CREATE TABLE items (id INTEGER PRIMARY KEY, digest TEXT, source INT, name TEXT, hint TEXT,"
-            " image TEXT, width INT, height INT, hash BLOB, thumb BLOB, content TEXT, classes TEXT,"
+            " image TEXT, width INT, height INT, thumbnail BLOB, content TEXT, classes TEXT,"
             " split TEXT, grp TEXT);"
             "CREATE TABLE findings (kind TEXT, place TEXT, message TEXT, remedy TEXT);"
         )
@@ -65,7 +65,7 @@ class Index:
             image = item.image
             fields = [image.path] if isinstance(image, FileImage) else list(asdict(image).values())
             self.db.execute(
-                "INSERT INTO items VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,NULL,'')",
+                "INSERT INTO items VALUES (NULL,?,?,?,?,?,?,?,?,?,?,NULL,'')",
                 (
                     *(
                         item.digest,
@@ -76,7 +76,7 @@ class Index:
                         item.width,
                         item.height,
                     ),
-                    *(item.hash, item.thumb, item.content.to_json(), json.dumps(item.classes)),
+                    *(item.thumbnail, item.content.to_json(), json.dumps(item.classes)),
                 ),
             )
 

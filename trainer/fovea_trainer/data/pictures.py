@@ -1,4 +1,4 @@
-"""The images that a version's report shows: samples of every class, and pairs that look alike."""
+"""The images that a version's report shows: samples of every class, and near duplicates."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pictures(draft: Draft, sources: Sequence[OpenSource], index: Index, digests:
 def pair_pictures(
     draft: Draft, sources: Sequence[OpenSource], index: Index
 ) -> list[tuple[report.Picture, report.Picture]]:
-    """Pairs of images that look alike, those in different splits first."""
+    """Near duplicates, those in different splits first."""
     pairs = []
     for first, second in draft.alike:
         # A train image that left its split has no row any more, but is worth seeing.

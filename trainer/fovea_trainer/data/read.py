@@ -133,8 +133,7 @@ class Checked:
     digest: str = ""
     width: int = 0
     height: int = 0
-    hash: bytes = b""
-    thumb: bytes = b""
+    thumbnail: bytes = b""
     content: Content = Content()
     classes: tuple[str, ...] = ()
     """Names of the classes that it shows, each once."""
@@ -167,9 +166,7 @@ def check(source: OpenSource, found: Found) -> Checked:
         return left_out(FindingKind.CORRUPT_IMAGE, InvalidInput(error.message, found.name))
     try:
         if isinstance(found.image, RawImage):
-            grey = raw_pixels(source.tree, found.image)
-            grey = grey if grey.ndim == 2 else np.asarray(cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY), np.uint8)
-            seen = inspect_pixels(grey, found.image.width, found.image.height)
+            seen = inspect_pixels(rgb(raw_pixels(source.tree, found.image)))
         else:
             seen = inspect_image(data, found.name)
     except InvalidInput as error:
@@ -203,8 +200,7 @@ def check(source: OpenSource, found: Found) -> Checked:
         hashlib.sha256(data).hexdigest(),
         seen.width,
         seen.height,
-        seen.hash,
-        seen.thumb,
+        seen.thumbnail,
         content,
         classes,
     )
@@ -351,6 +347,11 @@ def raw_pixels(tree: Tree, image: RawImage) -> NDArray[np.uint8]:
         raise InvalidInput("the file ends within the image", f"{image.path}@{image.offset}")
     shape = (image.height, image.width) if image.channels == 1 else (image.height, image.width, image.channels)
     return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels [h, w, 3] of grey [h, w] or RGB ones."""
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, 2)
 
 
 def plain_png(pixels: NDArray[np.uint8]) -> bytes:

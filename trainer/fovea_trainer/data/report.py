@@ -21,7 +21,7 @@ SHOWN_PAIRS = 8
 SHOWN_FINDINGS = 40
 """Findings of a kind that are listed; all are counted."""
 PAIR_WIDTH = 200
-"""Width of a look-alike in CSS pixels: two fit side by side."""
+"""Width of a near duplicate in CSS pixels: two fit side by side."""
 PICTURE_SIDE = 480
 """Pixels of a picture's longer side."""
 SHOWN_CLASSES = 40
@@ -49,7 +49,7 @@ class Contents:
     samples: Sequence[Picture] = ()
     pairs: Sequence[tuple[Picture, Picture]] = ()
     across: int = 0
-    """Pairs of look-alikes in different splits."""
+    """Near duplicates in different splits."""
     deviation: float = 0.0
 
 
@@ -62,7 +62,7 @@ def render_quality_report(name: str, version: DatasetVersion, statistics: Statis
         Fact(f"{version.annotations:,}", "annotations"),
         Fact(f"{len(version.classes):,}", "classes"),
         Fact(f"{broken:,}", "left out as corrupt or invalid", "warn" if broken else "good"),
-        Fact(f"{contents.across:,}", "look-alikes across splits", "bad" if contents.across else "good"),
+        Fact(f"{contents.across:,}", "near duplicates across splits", "bad" if contents.across else "good"),
     ]
     sections = [
         *_problem_statement(version),
@@ -72,9 +72,9 @@ def render_quality_report(name: str, version: DatasetVersion, statistics: Statis
         Section("Findings", _findings(contents.findings), "What was not right, how bad it is, and what to do."),
         Section("Sample images", _samples(version, contents), "Chosen to show every class."),
         Section(
-            "Look-alikes",
+            "Near duplicates",
             _pairs(contents),
-            "Images whose content is nearly the same; found by perceptual hash.",
+            "Copies of one picture: flipped, turned, cropped, compressed, resized or relit.",
         ),
         Section("Origin", _origin(version)),
     ]
@@ -99,7 +99,7 @@ def _problem_statement(version: DatasetVersion) -> list[Section]:
 
 def _split_lead(contents: Contents) -> str:
     return (
-        "No class's share of a split differs from the split's share of all images by more than "
+        "No split's share of the images, or of a class's images, differs from its due by more than "
         f"{contents.deviation:.1%}. "
         "An image keeps its split in later versions."
     )

@@ -1,0 +1,94 @@
+"""The search for near duplicates among the images of a build, in bounded memory and by all workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from fovea_serving.pipeline import decode
+from numpy.typing import NDArray
+
+from fovea_trainer.data.index import Index
+from fovea_trainer.data.near_duplicates import BYTES, SIDE, Pairs, candidates, compare, copies, likely_copies
+from fovea_trainer.data.read import OpenSource, image_bytes, raw_pixels, rgb
+from fovea_trainer.data.records import FileImage, ImageRef, RawImage
+from fovea_trainer.data.workers import Workers
+
+CHUNK = 32
+"""Pairs that a worker compares at once."""
+REMEMBERED = 4
+"""Decoded images that are kept, as pairs follow each other by their first image."""
+
+Located = tuple[int, ImageRef, str]
+"""Where an image is: number of its source, place in it, name."""
+Comparison = tuple[Located, Located, int, NDArray[np.float64]]
+"""Two images, the second's orientation and its pose."""
+
+
+def near_duplicate_pairs(
+    index: Index, ids: Sequence[int], sources: Sequence[OpenSource], pool: Workers
+) -> NDArray[np.int64]:
+    """Pairs [M, 2] of positions in `ids` whose images are near duplicates, each once, sorted.
+
+    The thumbnails lie in a file of 7 KiB an image beside the index.
+    """
+    file = index.file.with_suffix(".thumbnails")
+    thumbnails: NDArray[np.uint8] = np.memmap(file, np.uint8, "w+", shape=(max(1, len(ids)), 3, SIDE, SIDE))
+    sides = np.ones(len(ids), np.int64)
+    position = {number: row for row, number in enumerate(ids)}
+    query = "SELECT id, thumbnail, min(width, height) FROM items"
+    for number, thumbnail, side in index.db.execute(query):
+        if (row := position.get(number)) is not None:
+            thumbnails[row] = np.frombuffer(thumbnail, np.uint8, BYTES).reshape(3, SIDE, SIDE)
+            sides[row] = side
+    thumbnails = thumbnails[: len(ids)]
+    likely = likely_copies(thumbnails, sides, candidates(thumbnails))
+    del thumbnails
+    file.unlink()
+    work = ((sources, chunk) for chunk in _chunks(index, ids, likely))
+    differences = np.array([value for chunk in pool.map(_compare_chunk, work) for value in chunk], np.float64)
+    found = np.sort(likely.rows[copies(likely.rows, differences)], axis=1)
+    return found[np.lexsort(found.T[::-1])]
+
+
+def _chunks(index: Index, ids: Sequence[int], likely: Pairs) -> Iterator[list[Comparison]]:
+    for start in range(0, len(likely), CHUNK):
+        some = likely[start : start + CHUNK]
+        refs = _references(index, sorted({ids[row] for row in some.rows.ravel().tolist()}))
+        yield [
+            (refs[ids[first]], refs[ids[second]], int(orientation), pose)
+            for (first, second), orientation, pose in zip(
+                some.rows.tolist(), some.orientations, some.poses, strict=True
+            )
+        ]
+
+
+def _references(index: Index, numbers: Sequence[int]) -> Mapping[int, Located]:
+    """Where images are, by their ids."""
+    marks = ",".join("?" * len(numbers))
+    rows = index.db.execute(f"SELECT id, source, image, name FROM items WHERE id IN ({marks})", numbers)
+    found: dict[int, Located] = {}
+    for number, source, image, name in rows:
+        ref = json.loads(image)
+        found[number] = (source, FileImage(*ref) if len(ref) == 1 else RawImage(*ref), name)
+    return found
+
+
+def _compare_chunk(
+    sources: Sequence[OpenSource],
+    chunk: Sequence[Comparison],
+) -> list[float]:
+    """How much the images of each pair differ (in a worker)."""
+    cv2.setNumThreads(1)
+
+    @lru_cache(REMEMBERED)
+    def pixels(source: int, image: ImageRef, name: str) -> NDArray[np.uint8]:
+        tree = sources[source].tree
+        if isinstance(image, RawImage):
+            return rgb(raw_pixels(tree, image))
+        return decode(image_bytes(tree, image), name)
+
+    return [compare(pixels(*first), pixels(*second), orientation, pose) for first, second, orientation, pose in chunk]
