@@ -57,7 +57,7 @@ def mutate(area: Area) -> int:
         work = Path(folder)
         for package in ROOT.glob("[a-z]*/fovea_*"):
             shutil.copytree(package, work / "src" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-        for part in ("tests/unit/operator", "tests/unit/training", "docs"):
+        for part in ("tests", "docs"):
             shutil.copytree(ROOT / part, work / part, ignore=shutil.ignore_patterns("__pycache__"))
         only = [f"src/{area.package}/{file}" for file in area.files]
         (work / "pyproject.toml").write_text(
