@@ -143,10 +143,10 @@ def test_an_archive_in_s3_and_a_wrong_digest(server: Path, voc: Path, build: Bui
 
 @pytest.mark.parametrize("folder", ["My Drive (1)", "100% #1?", "Übung", "a&b;c=d+e", "日本", "%20"])
 def test_any_folder_of_a_bucket_can_be_named(server: Path, build: Build, folder: str) -> None:
-    for number, pet in enumerate(("cat", "dog")):
-        draw(server / "lab" / folder / pet / f"{folder}.jpg", seed=number)
+    for number, pet in enumerate(("cat", "dog") * 5):
+        draw(server / "lab" / folder / pet / f"{number}-{folder}.jpg", seed=number)
     spec = {
         "task": "Classification",
         "sources": [{"name": "lab", "uri": f"s3://lab/{folder}", "format": "ImageFolder"}],
     }
-    assert [(each.name, each.images) for each in build(spec).summary.classes] == [("cat", 1), ("dog", 1)]
+    assert [(each.name, each.images) for each in build(spec).summary.classes] == [("cat", 5), ("dog", 5)]
