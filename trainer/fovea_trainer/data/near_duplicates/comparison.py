@@ -65,11 +65,10 @@ def difference(first: NDArray[np.uint8], second: NDArray[np.uint8], poses: NDArr
     copies = second.astype(np.float64)
     possible = (gain >= GAIN[0]) & (gain <= GAIN[1])
     gain, offset = np.where(possible, gain, 1)[:, None], offset[:, None]
-    # Saturation loses what was there: the picture of more contrast is foretold from the other.
-    harder = gain >= 1
-    gain_of, with_offset = np.where(harder, gain, 1 / gain), np.where(harder, offset, -offset / gain)
-    given, seen = np.where(harder, colours, copies), np.where(harder, copies, colours)
-    worst = _worst(given, seen, gain_of, with_offset, inside)
+    # Saturation loses what was there: the picture that is saturated is foretold from the other, whichever that is.
+    forth = _worst(colours, copies, gain, offset, inside)
+    back = _worst(copies, colours, 1 / gain, -offset / gain, inside)
+    worst = np.minimum(forth, back)
     possible = possible[:, 0, 0] & (inside.mean((1, 2)) >= OVERLAP)
     return np.where(possible[:, None], np.rint(worst * 1024) / 1024, np.inf)
 
