@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from fovea_api.trainingjob import Augmentation
-from fovea_trainer.augmentation import FILL, Augment, Labelled
+from fovea_trainer.augmentation import FILL, TRANSFORMS, Augment, Context, Labelled, Transform, register
 from pydantic import JsonValue
+from torchvision.transforms.v2 import functional
 
 
 def drawn(shape: str = "square") -> Labelled:
@@ -30,6 +31,11 @@ def seen(image: torch.Tensor) -> tuple[int, int, int, int]:
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
 
+def change(spec: dict[str, JsonValue], item: Labelled, seed: int, epoch: int = 0) -> Labelled:
+    augment = Augment([Augmentation.model_validate(spec)])
+    return augment(item, Context(np.random.default_rng(seed), epoch, 1, lambda _: drawn()))
+
+
 GEOMETRIC: list[dict[str, JsonValue]] = [
     {"horizontalFlip": {"probability": 1}},
     {"verticalFlip": {"probability": 1}},
@@ -38,10 +44,10 @@ GEOMETRIC: list[dict[str, JsonValue]] = [
 ]
 
 
-@pytest.mark.parametrize("change", GEOMETRIC, ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize("spec", GEOMETRIC, ids=lambda spec: next(iter(spec)))
 @pytest.mark.parametrize("seed", range(5))
-def test_box_and_mask_follow_the_image(change: dict[str, JsonValue], seed: int) -> None:
-    result = Augment([Augmentation.model_validate(change)])(drawn(), seed)
+def test_box_and_mask_follow_the_image(spec: dict[str, JsonValue], seed: int) -> None:
+    result = change(spec, drawn(), seed)
     assert result.boxes[0].numpy() == pytest.approx(np.array(seen(result.image)), abs=1.5)
     assert result.mask is not None
     bright = result.image[0].numpy() > 180
@@ -51,39 +57,104 @@ def test_box_and_mask_follow_the_image(change: dict[str, JsonValue], seed: int) 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_box_of_a_rotated_round_object_stays_tight(seed: int) -> None:
-    rotation = Augmentation.model_validate({"rotate": {"degrees": 45}})
-    result = Augment([rotation])(drawn("ellipse"), seed)
+    result = change({"rotate": {"degrees": 45}}, drawn("ellipse"), seed)
     assert result.boxes[0].numpy() == pytest.approx(np.array(seen(result.image)), abs=1.5)
 
 
 def test_what_is_uncovered_is_grey_in_the_image_and_ignored_in_the_mask() -> None:
-    result = Augment([Augmentation.model_validate({"randomScale": {"min": 0.5, "max": 0.5}})])(drawn(), 0)
+    result = change({"randomScale": {"min": 0.5, "max": 0.5}}, drawn(), 0)
     assert result.mask is not None
     assert result.image[0, 0, 0] == FILL
     assert result.mask[0, 0] == 255
 
 
 def test_colours_leave_the_labels_alone_and_change_the_image() -> None:
-    jitter = Augmentation.model_validate({"colorJitter": {"brightness": 0.9}})
-    before, after = drawn(), Augment([jitter])(drawn(), 3)
+    before, after = drawn(), change({"colorJitter": {"brightness": 0.9, "probability": 1}}, drawn(), 3)
     assert torch.equal(before.boxes, after.boxes)
     assert not torch.equal(before.image, after.image)
 
 
+def test_colours_change_as_torchvisions_do() -> None:
+    """Brightness, contrast and saturation against the reference, with the factors that were drawn."""
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 64, 96), np.uint8))
+    item = Labelled(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    spec: dict[str, JsonValue] = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "probability": 1}
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        random.random()
+        brightness, contrast, saturation = (random.uniform(0.7, 1.3) for _ in range(3))
+        expected = functional.adjust_brightness(image, brightness)
+        expected = functional.adjust_saturation(functional.adjust_contrast(expected, contrast), saturation)
+        difference = change({"colorJitter": spec}, item, seed).image.int() - expected.int()
+        # Ours is rounded once where theirs is after each step, and takes the mean before it saturates.
+        assert difference.abs().float().mean() < 4
+        assert difference.abs().float().quantile(0.95) <= 12
+
+
+def test_hue_wraps_around() -> None:
+    red = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    red[0] = 200
+    item = Labelled(red, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    results = [change({"colorJitter": {"hue": 0.5, "probability": 1}}, item, seed) for seed in range(20)]
+    for seed, result in enumerate(results):
+        random = np.random.default_rng(seed)
+        hue = [random.random() for _ in range(4)] and random.uniform(-0.5, 0.5)
+        expected = functional.adjust_hue(red, hue)
+        assert (result.image.int() - expected.int()).abs().max() <= 6
+
+
 def test_the_seed_alone_decides() -> None:
-    augment = Augment([Augmentation.model_validate({"rotate": {"degrees": 90}})])
+    spec: dict[str, JsonValue] = {"rotate": {"degrees": 90}}
     torch.manual_seed(1)
-    first = augment(drawn(), 5)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    second = augment(drawn(), 5)
+    first, second = change(spec, drawn(), 5), change(spec, drawn(), 5)
     assert torch.equal(first.image, second.image)
     assert torch.equal(torch.rand(1), expected), "the caller's random numbers are left alone"
-    assert not torch.equal(first.image, augment(drawn(), 6).image)
+    assert not torch.equal(first.image, change(spec, drawn(), 6).image)
 
 
-def test_boxes_that_leave_the_image_are_dropped() -> None:
-    crop = Augmentation.model_validate({"randomCrop": {"width": 16, "height": 16}})
-    results = [Augment([crop])(drawn(), seed) for seed in range(20)]
+def test_boxes_of_which_too_little_is_seen_are_dropped() -> None:
+    spec: dict[str, JsonValue] = {"randomCrop": {"width": 16, "height": 16}}
+    results = [change(spec, drawn(), seed) for seed in range(60)]
     assert {len(result.boxes) for result in results} == {0, 1}
     assert all(len(result.boxes) == len(result.labels) for result in results)
+    # The object has 600 pixels, and a window shows 256 of them at most: a quarter of it is 150.
+    for result in results:
+        inside = int((result.image[0] > 180).sum())
+        assert len(result.boxes) == (inside >= 150)
+
+
+def test_a_picture_smaller_than_the_window_is_surrounded() -> None:
+    result = change({"randomCrop": {"width": 128, "height": 64}}, drawn(), 0)
+    assert result.image.shape == (3, 64, 128)
+    assert result.boxes.tolist() == [[46, 20, 76, 40]]
+    assert result.image[0, 0, 0] == FILL
+    assert result.mask is not None
+    assert (result.mask[:, :16] == 255).all()
+
+
+def test_a_transform_is_a_file_that_registers_itself_and_sees_other_samples_and_the_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(TRANSFORMS, "blur")
+
+    @register
+    class Paste(Transform):
+        """Half of another image, from the second epoch on."""
+
+        field = "blur"
+
+        def __call__(self, item: Labelled, context: Context) -> Labelled:
+            if context.epoch < 1:
+                return item
+            other = context.load(int(context.random.integers(context.samples)))
+            pixels = item.pixels
+            pixels[:, :48] = other.pixels[:, :48]
+            return item.with_pixels(pixels)
+
+    blank = Labelled(torch.zeros(3, 64, 96, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    assert change({"blur": {}}, blank, 0).image.max() == 0
+    assert seen(change({"blur": {}}, blank, 0, epoch=1).image) == (30, 20, 48, 40)
+    with pytest.raises(ValueError, match="two transforms are of the field blur"):
+        register(Paste)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from fovea_api.architectures import Architecture
-from fovea_api.trainingjob import Input
+from fovea_api.trainingjob import Input, Resize
 from fovea_serving.pipeline import Geometry, Preprocess, decode
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fovea_trainer.augmentation import Augment, Labelled
+from fovea_trainer.augmentation import Augment, Context, Labelled
 from fovea_trainer.models.registry import input_size
 from fovea_trainer.tasks import Sample, Targets, TaskDefinition
 from fovea_trainer.training.order import Draw
@@ -59,14 +60,31 @@ class SplitDataset(Dataset[Example]):
         return len(self.samples)
 
     def __getitem__(self, draw: int | Draw) -> Example:
-        sample = self.samples[draw if isinstance(draw, int) else draw.index]
-        fitted, geometry = self.preprocess.fit(decode(sample.image_bytes, sample.name))
-        pixels = torch.from_numpy(np.ascontiguousarray(fitted.transpose(2, 0, 1)))
-        item = self.task.annotate(sample, pixels, self.preprocess, geometry)
+        index = draw if isinstance(draw, int) else draw.index
+        item, geometry = self._prepared(index, whole=isinstance(draw, Draw) and self.augment.crops)
         if isinstance(draw, Draw):
-            item = self.augment(item, draw.seed)
-        image = self.preprocess.normalize(item.image.numpy().transpose(1, 2, 0))
+            load = partial(self._load, whole=self.augment.crops)
+            item = self.augment(item, Context(np.random.default_rng(draw.seed), draw.epoch, len(self), load))
+        image = self.preprocess.normalize(item.pixels)
         return Example(torch.from_numpy(image), item, geometry)
+
+    def _load(self, index: int, whole: bool) -> Labelled:
+        return self._prepared(index, whole)[0]
+
+    def _prepared(self, index: int, whole: bool) -> tuple[Labelled, Geometry]:
+        """An image with its labels at the input size; `whole`: at the scale of that, without border or cut."""
+        sample = self.samples[index]
+        pixels = decode(sample.image_bytes, sample.name)
+        preprocess = self.preprocess
+        if whole:
+            geometry = preprocess.geometry(pixels.shape[1], pixels.shape[0])
+            width, height = (
+                max(1, round(length * scale)) for length, scale in zip(geometry.original, geometry.scale, strict=True)
+            )
+            preprocess = replace(preprocess, width=width, height=height, resize=Resize.STRETCH)
+        fitted, geometry = preprocess.fit(pixels)
+        image = torch.from_numpy(np.ascontiguousarray(fitted)).permute(2, 0, 1)
+        return self.task.annotate(sample, image, preprocess, geometry), geometry
 
 
 Batch = tuple[Tensor, Targets, list[Geometry]]

@@ -56,10 +56,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One image of a step: its index and the seed of its augmentation."""
+    """One image of a step: its index, the seed of its augmentation, and the epoch, counted from 0."""
 
     index: int
     seed: int
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class WorkerBatches:
         for step, images in enumerate(self.order.epoch(self.epoch)[self.first_step :], self.first_step):
             for start in range(0, self.order.images_per_step, size):
                 yield [
-                    Draw(int(images[place]), mix(self.order.seed, self.epoch, step, place))
+                    Draw(int(images[place]), mix(self.order.seed, self.epoch, step, place), self.epoch)
                     for place in range(start + self.rank, start + size, self.workers)
                 ]
 

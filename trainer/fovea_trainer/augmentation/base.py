@@ -1,0 +1,153 @@
+"""What a random change of training images is: a transform on an image with its labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import torch
+from fovea_api.trainingjob import Augmentation
+from fovea_serving.pipeline import IGNORE
+from numpy.typing import NDArray
+from torch import Tensor
+
+FILL = 114
+"""Grey value of what a change uncovers: that of Letterbox's border."""
+MIN_BOX_PIXELS = 2.0
+"""Boxes of which less than this is left in width or height are dropped."""
+MIN_VISIBILITY = 0.25
+"""Boxes of whose area less than this share is left in the image are dropped: what is left need not show the object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An image uint8 [3, H, W] with its labels; of these, what the task has.
+
+    Args:
+        boxes: xyxy in pixels, float32 [B, 4]; while it is being changed they may reach beyond the image.
+        labels: Class index of each box, int64 [B].
+        mask: Class index of each pixel, uint8 [H, W].
+        label: Class index of the image.
+    """
+
+    image: Tensor
+    boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    mask: Tensor | None = None
+    label: int = -1
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The image as OpenCV has it, [H, W, 3]."""
+        return np.ascontiguousarray(self.image.numpy().transpose(1, 2, 0))
+
+    def with_pixels(self, pixels: NDArray[np.uint8]) -> Labelled:
+        """The same labels on other pixels [H, W, 3]."""
+        return replace(self, image=torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a transform may use beside the image.
+
+    Args:
+        random: Random numbers of this draw; the same seed gives the same change.
+        epoch: Counted from 0.
+        samples: Number of images of the split.
+        load: Another image of the split with its labels, prepared, not augmented.
+    """
+
+    random: np.random.Generator
+    epoch: int
+    samples: int
+    load: Callable[[int], Labelled]
+
+
+class Transform(ABC):
+    """A random change. A subclass names the recipe's field that it is for, and is made of that field's value."""
+
+    field: ClassVar[str]
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def __call__(self, item: Labelled, context: Context) -> Labelled:
+        """The changed image with its labels."""
+
+
+TRANSFORMS: dict[str, type[Transform]] = {}
+
+
+def register(transform: type[Transform]) -> type[Transform]:
+    """Makes a transform known by its field; a second one of a field is a mistake."""
+    if transform.field in TRANSFORMS:
+        raise ValueError(f"two transforms are of the field {transform.field}")
+    TRANSFORMS[transform.field] = transform
+    return transform
+
+
+class Augment:
+    """The augmentations of a recipe, in their order."""
+
+    def __init__(self, augmentations: Sequence[Augmentation]) -> None:
+        package = __name__.rpartition(".")[0]
+        for module in iter_modules(import_module(package).__path__):
+            import_module(f"{package}.{module.name}")
+        self._transforms = [
+            TRANSFORMS[field](options)
+            for item in augmentations
+            for field in Augmentation.exactly_one
+            if (options := getattr(item, field)) is not None
+        ]
+        self.crops = any(item.random_crop is not None for item in augmentations)
+        """Whether a window is taken: then the whole picture is what the first transform gets."""
+
+    def __call__(self, item: Labelled, context: Context) -> Labelled:
+        """The changed image and labels. Nobody else's random numbers are touched."""
+        if not self._transforms:
+            return item
+        for transform in self._transforms:
+            item = transform(item, context)
+        return _visible(item)
+
+
+def _visible(item: Labelled) -> Labelled:
+    """The boxes clipped to the image, without those of which too little is left."""
+    height, width = item.image.shape[-2:]
+    limit = item.boxes.new_tensor([width, height, width, height])
+    clipped = item.boxes.clamp(min=0).minimum(limit)
+    size, before = clipped[:, 2:] - clipped[:, :2], item.boxes[:, 2:] - item.boxes[:, :2]
+    kept = (size >= MIN_BOX_PIXELS).all(1) & (size.prod(1) >= MIN_VISIBILITY * before.prod(1))
+    return replace(item, boxes=clipped[kept], labels=item.labels[kept])
+
+
+def warp(item: Labelled, matrix: NDArray[np.float64]) -> Labelled:
+    """The image changed by a matrix [2, 3] that takes old places to new ones; its size stays.
+
+    An object is taken for the ellipse that its box encloses: the box of the rotated box itself would be too large by up
+    to 41 % and teach loose boxes (Kalra et al., "Towards Rotation Invariance in Object Detection", 2021).
+    """
+    height, width = item.image.shape[-2:]
+    # Places are of pixels' corners, OpenCV's are of their centres.
+    centred = matrix.copy()
+    centred[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
+    pixels = cv2.warpAffine(item.pixels, centred, (width, height), flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 3)
+    mask = item.mask
+    if mask is not None:
+        mask = torch.from_numpy(
+            cv2.warpAffine(mask.numpy(), centred, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORE)
+        )
+    linear, shift = (torch.from_numpy(part).float() for part in (matrix[:, :2], matrix[:, 2]))
+    low, high = item.boxes[:, :2], item.boxes[:, 2:]
+    centre = (low + high) / 2 @ linear.T + shift
+    reach = (((high - low) / 2) ** 2 @ (linear**2).T).sqrt()
+    return replace(
+        item.with_pixels(np.asarray(pixels, np.uint8)), boxes=torch.cat([centre - reach, centre + reach], 1), mask=mask
+    )

@@ -1,0 +1,39 @@
+"""Mirrored images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from fovea_trainer.augmentation.base import Context, Labelled, Transform, register
+
+
+@register
+class HorizontalFlip(Transform):
+    """Left and right exchanged."""
+
+    field = "horizontal_flip"
+
+    def __call__(self, item: Labelled, context: Context) -> Labelled:
+        if context.random.random() >= self.options.probability:
+            return item
+        boxes = item.boxes.clone()
+        boxes[:, [0, 2]] = item.image.shape[-1] - item.boxes[:, [2, 0]]
+        mask = None if item.mask is None else item.mask.flip(1)
+        return replace(item.with_pixels(np.ascontiguousarray(item.pixels[:, ::-1])), boxes=boxes, mask=mask)
+
+
+@register
+class VerticalFlip(Transform):
+    """Top and bottom exchanged."""
+
+    field = "vertical_flip"
+
+    def __call__(self, item: Labelled, context: Context) -> Labelled:
+        if context.random.random() >= self.options.probability:
+            return item
+        boxes = item.boxes.clone()
+        boxes[:, [1, 3]] = item.image.shape[-2] - item.boxes[:, [3, 1]]
+        mask = None if item.mask is None else item.mask.flip(0)
+        return replace(item.with_pixels(np.ascontiguousarray(item.pixels[::-1])), boxes=boxes, mask=mask)
