@@ -277,7 +277,7 @@ class TestExplained:
     @pytest.mark.parametrize(
         ("path", "text"),
         [
-            ("trainingjob.spec.training.batchSize", "Images in a step, over all workers."),
+            ("trainingjob.spec.training.batchSize", "Images in a batch, over all workers."),
             ("dataset.spec.splits.groupBy.pattern", "named group"),
             ("tuningsweep.spec.parameters.logUniform.min", "Smallest value."),
             ("modeldeployment.spec.rollout.gates.ifUnmeasured", "cannot be measured"),

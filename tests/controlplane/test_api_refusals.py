@@ -190,7 +190,7 @@ WRONG = (
     Changed(_T, {"spec.training.epochs": "8"}, "spec.training.epochs", "numeric"),
     Changed(_T, {"spec.training.batchSize": -8}, "spec.training.batchSize", "greater than or equal to 1"),
     Changed(_T, {"spec.training.loss": "Hinge"}, "spec.training.loss", "CrossEntropy"),
-    Changed(_T, {"spec.training.optimizer.name": "Lion"}, "spec.training.optimizer.name", "AdamW"),
+    Changed(_T, {"spec.training.optimizer.name": "Adagrad"}, "spec.training.optimizer.name", "AdamW"),
     Changed(
         _T,
         {"spec.training.optimizer.learningRate": 0},
