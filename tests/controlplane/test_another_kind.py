@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,12 @@ def showcases(control_plane: ControlPlane, tmp_path: Path) -> Iterator[None]:
     (tmp_path / "showcases.yaml").write_text(yaml.safe_dump(crd))
     control_plane.install_crds(tmp_path / "showcases.yaml")
     yield
-    control_plane.kubectl("delete", "crd", crd["metadata"]["name"], "--wait=false")
+    control_plane.kubectl("delete", "crd", crd["metadata"]["name"])
+    for _ in range(50):  # `kubectl get fovea` of later tests goes by what kubectl remembers; this makes it ask anew
+        if "showcases" not in control_plane.kubectl("api-resources", "--api-group=fovea.dev"):
+            return
+        time.sleep(0.2)
+    raise AssertionError("the API server still offers showcases")
 
 
 def showcase(title: str = "Cells") -> dict[str, Any]:
