@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
@@ -80,6 +81,8 @@ class Updater:
         set_rates(self._optimizer, rate, momentum_at(training.schedule, momentum, *position))
         self._optimizer.zero_grad(set_to_none=True)
         loss = sum(self._backward(*batch, last=batch is batches[-1]) for batch in batches)
+        if not math.isfinite(loss):
+            return loss  # the weights stay as they were
         if training.gradient_clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_clip_norm)
@@ -98,9 +101,11 @@ class Updater:
                 raw = model(images.to(device, non_blocking=True))
                 parts: Mapping[str, Tensor] = self.network.loss(raw, targets.to(device))
             loss = torch.stack([part.float() for part in parts.values()]).sum()
-            # DistributedDataParallel takes the mean over the workers; undo it, each worker brings its own share.
-            torch.autograd.backward(self._scaler.scale(loss * share * self._context.workers))
-        return float(loss.detach()) * share
+            value = float(loss.detach()) * share
+            if math.isfinite(value):  # the gradient of what is no number can end the process
+                # DistributedDataParallel takes the mean over the workers; undo it, each worker brings its own share.
+                torch.autograd.backward(self._scaler.scale(loss * share * self._context.workers))
+        return value
 
     def align(self) -> None:
         """Gives all workers the first one's statistics of batch norm, so that they validate one and the same model."""
