@@ -13,7 +13,7 @@ from fovea_api.run import Run
 from pydantic import JsonValue, ValidationError
 
 if TYPE_CHECKING:
-    from fovea_trainer.store import StorePath
+    from fovea_store import StorePath
 
 _FINAL = re.compile(r"\((NotFound|Forbidden|Unauthorized|BadRequest)\)|doesn't have a resource type")
 """In kubectl's words: what trying again does not change."""
@@ -27,7 +27,7 @@ def command(run: str, namespace: str | None) -> None:
 
     What a run that is going on prints now: `kubectl logs -f -l fovea.dev/run=RUN`.
     """
-    from fovea_trainer.store import NotFound
+    from fovea_store import NotFound
 
     scope = [] if namespace is None else ["--namespace", namespace]
     try:

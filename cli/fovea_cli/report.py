@@ -18,7 +18,7 @@ import click
 )
 def command(artifact: str, to: Path) -> None:
     """Copies the report of an ARTIFACT (folder or URI of a bundle or a dataset version) to a file."""
-    from fovea_trainer.store import StorePath
+    from fovea_store import StorePath
 
     StorePath.parse(str(to)).write_bytes((StorePath.parse(artifact) / "report.html").read_bytes())
     click.echo(str(to))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fovea_trainer.store import StorePath
+from fovea_store import StorePath
 
 from tests.kube import CACHE, ROOT, Kube, devcluster, documents
 

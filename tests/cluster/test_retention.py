@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from fovea_trainer.store import StorePath
+from fovea_store import StorePath
 
 from tests.cluster.conftest import Demo
 from tests.kube import ROOT, documents

@@ -44,8 +44,8 @@ from fovea_operator.registry import Registry, Rights
 from fovea_operator.rights import operator_rights
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Plan
+from fovea_store import StoreOwner
 from fovea_trainer.environment import read_environment
-from fovea_trainer.store import StoreOwner
 from kubernetes import client
 
 from tests.controlplane.conftest import ROOT, ControlPlane, good

@@ -13,10 +13,10 @@ from fovea_api import bundle
 from fovea_api.errors import InvalidInput
 from fovea_api.run import CleanupRecipe, Progress, RunOwner
 from fovea_api.version import MANIFEST
+from fovea_store import StorePath
 
 from fovea_trainer.data.version import stored_versions, version_folders
 from fovea_trainer.results import RESULT, owner_folder
-from fovea_trainer.store import StorePath
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from fovea_api.errors import CorruptData, InvalidInput
 from fovea_api.run import RunSpec, RunType
+from fovea_store import StoreOwner
 from pydantic import ValidationError
 
 from fovea_trainer.reporting import RunStatus
-from fovea_trainer.store import StoreOwner
 
 MADE_ANEW = "leave the ConfigMap of an attempt alone; the next attempt gets one of its own"
 

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from fovea_api import bundle, dataset, trainingjob
 from fovea_api.errors import InvalidInput
 from fovea_api.run import RunSpec, RunType, read_recipe
+from fovea_store import StorePath
 
 from fovea_trainer.data.sources import is_download, source_path
 from fovea_trainer.results import Fingerprints
-from fovea_trainer.store import StorePath
 from fovea_trainer.training.base_weights import SUFFIXES
 
 THREADS = 16

@@ -30,6 +30,7 @@ from fovea_api.run import (
     run_name,
 )
 from fovea_api.trainingjob import TrainingJob, TrainingJobSpec
+from fovea_store import BY_HAND, StorePath
 from pydantic import JsonValue, ValidationError
 
 from fovea_trainer.data.build import CheckResult, check_dataset
@@ -40,7 +41,6 @@ from fovea_trainer.manifest import Manifest
 from fovea_trainer.reporting import Reporter, TerminalReporter, log_to_terminal
 from fovea_trainer.results import read_result, runs_of
 from fovea_trainer.run import check_store, execute
-from fovea_trainer.store import BY_HAND, StorePath
 
 DEFAULT_STORE = "fovea-store"
 

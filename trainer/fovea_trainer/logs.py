@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fovea_api.errors import FoveaError
+from fovea_store import StorePath
 
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.results import LOG
-from fovea_trainer.store import StorePath
 
 LOG_UPLOAD_SECONDS = 15.0
 """Between two copies of the growing log to the store; what a killed pod can lose of it."""

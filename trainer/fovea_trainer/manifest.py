@@ -18,9 +18,8 @@ from fovea_api.dataset import Dataset
 from fovea_api.errors import InvalidInput, InvalidManifest, problems
 from fovea_api.names import GROUP
 from fovea_api.trainingjob import TrainingJob
+from fovea_store.filesystems import split_uri
 from pydantic import JsonValue, ValidationError
-
-from fovea_trainer.store.filesystems import split_uri
 
 LOCAL_SOURCE = "local.fovea.dev/"
 """Annotation of a Dataset: with a source's name behind it, where that source lies in a local run (relative to the

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from fovea_api import bundle, dataset, version
 from fovea_api.run import RunInputs, RunOwner, RunResult, RunSpec, RunType, read_recipe, run_identity
-
-from fovea_trainer.store import NotFound, StorePath
+from fovea_store import NotFound, StorePath
 
 RESULT, LOG, INPUTS = "result.json", "log.txt", "inputs.json"
 

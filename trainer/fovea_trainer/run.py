@@ -17,6 +17,8 @@ from types import FrameType
 from fovea_api import dataset
 from fovea_api.errors import FoveaError, Interrupted, Recoverable, Retryable
 from fovea_api.run import MAX_VERSIONS, CleanupRecipe, Progress, RunError, RunResult, RunSpec, RunType, read_recipe
+from fovea_store import StorePath, claim_store
+from fovea_store.errors import outside_cause
 
 from fovea_trainer.cleanup import clean_up
 from fovea_trainer.environment import RunEnvironment, read_environment
@@ -24,8 +26,6 @@ from fovea_trainer.fingerprint import fingerprints
 from fovea_trainer.logs import kept_log, log_to_stdout
 from fovea_trainer.reporting import Reporter, StatusReporter, StatusUnavailable
 from fovea_trainer.results import LOG, find_result, folder_of, forget_other_inputs, owner_folder, write_result
-from fovea_trainer.store import StorePath, claim_store
-from fovea_trainer.store.errors import outside_cause
 
 FAILED, MESSAGE_LIMIT = 1, 4000
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from fovea_api.errors import Interrupted, InvalidInput, InvalidManifest, NotSupported
 from fovea_cli.main import Commands, Failure, explain
 from fovea_serving.bundle import CorruptBundle
-from fovea_trainer.store import AccessDenied, NotFound, StoreUnavailable
+from fovea_store import AccessDenied, NotFound, StoreUnavailable
 
 PARTS = [str(Path(__file__).parents[3] / part) for part in ("crds", "operator", "trainer", "serving", "cli")]
 FAILURES = [

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from fovea_api.common import Task
 from fovea_api.dataset import Format
+from fovea_store import StorePath
 from fovea_trainer.data.build import BuildResult
 from fovea_trainer.data.findings import Finding
 from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.read import Checked, OpenSource, check
 from fovea_trainer.data.records import Found, Labels
-from fovea_trainer.store import StorePath
 
 EXAMPLES = Path(__file__).parents[3] / "examples/data"
 BCCD = EXAMPLES / "bccd/BCCD"

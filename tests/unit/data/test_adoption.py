@@ -27,13 +27,13 @@ from fovea_api.run import (
     run_name,
 )
 from fovea_api.trainingjob import Recipe as TrainingRecipe
+from fovea_store import StoreOwner, StorePath, claim_store
+from fovea_store.ownership import StoreOwnedByAnother, read_owner
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.fingerprint import fingerprint, fingerprints
 from fovea_trainer.local import build_manifest
 from fovea_trainer.results import INPUTS, find_result, folder_of, forget_other_inputs, write_result
 from fovea_trainer.run import check_store, execute
-from fovea_trainer.store import StoreOwner, StorePath, claim_store
-from fovea_trainer.store.ownership import StoreOwnedByAnother, read_owner
 
 TEAM_A, TEAM_B = StoreOwner("cluster", "a-uid", "team-a"), StoreOwner("cluster", "b-uid", "team-b")
 REBUILT = StoreOwner("cluster-2", "a-uid-2", "team-a")

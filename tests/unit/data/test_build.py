@@ -17,11 +17,11 @@ from fovea_api.common import Task
 from fovea_api.errors import InvalidInput, NotSupported
 from fovea_api.version import MANIFEST
 from fovea_serving.pipeline import decode, decode_mask
+from fovea_store import NotFound, StorePath
 from fovea_trainer.data import report, shards
 from fovea_trainer.data.build import BuildResult
 from fovea_trainer.data.formats.pascal_voc import parse_annotation
 from fovea_trainer.data.version import open_version
-from fovea_trainer.store import NotFound, StorePath
 
 
 def names(result: BuildResult, cache: Path) -> dict[str, str]:

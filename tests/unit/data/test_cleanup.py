@@ -12,12 +12,12 @@ from fovea_api import bundle, dataset, trainingjob, version
 from fovea_api.common import Model
 from fovea_api.errors import InvalidInput
 from fovea_api.run import CleanupRecipe, Progress, RunInputs, RunOwner, RunResult, RunSpec, RunType, run_identity
+from fovea_store import StorePath
 from fovea_trainer.cleanup import clean_up
 from fovea_trainer.data.version import stored_versions
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.results import find_result, write_result
 from fovea_trainer.run import execute
-from fovea_trainer.store import StorePath
 
 CELLS = RunOwner(kind="Dataset", name="cells")
 JOB = RunOwner(kind="TrainingJob", name="cells")

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pytest
 from dataset_support import Build, detection
 from fovea_api.errors import FoveaError, InvalidInput
+from fovea_store import StorePath
 from fovea_trainer.data.sources import Limits, SourceUnavailable, download
-from fovea_trainer.store import StorePath
 
 SECRET = "token=hunter2"
 NO_FILE = hashlib.sha256(b"").hexdigest()

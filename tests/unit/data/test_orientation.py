@@ -11,10 +11,10 @@ import pytest
 from dataset_support import read_source, write
 from fovea_api.common import Task
 from fovea_api.dataset import Format
+from fovea_store import StorePath
 from fovea_trainer.data.formats import Tree
 from fovea_trainer.data.orientation import TURNED, turn_pixels
 from fovea_trainer.data.read import class_mask
-from fovea_trainer.store import StorePath
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 

@@ -14,12 +14,12 @@ import pytest
 from dataset_support import Build, detection, draw
 from fovea_api.errors import InvalidInput
 from fovea_api.run import CleanupRecipe, RunOwner
+from fovea_store import AccessDenied, NotFound, StoreOwner, StorePath, claim_store
+from fovea_store.filesystems import filesystem
+from fovea_store.ownership import StoreOwnedByAnother
 from fovea_trainer.cleanup import clean_up
 from fovea_trainer.data.version import open_version
 from fovea_trainer.fingerprint import fingerprint
-from fovea_trainer.store import AccessDenied, NotFound, StoreOwner, StorePath, claim_store
-from fovea_trainer.store.filesystems import filesystem
-from fovea_trainer.store.ownership import StoreOwnedByAnother
 
 SERVER = shutil.which("versitygw")
 START_SECONDS = 20.0

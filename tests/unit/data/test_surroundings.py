@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 import torch
 from fovea_api.errors import CorruptData, InvalidInput, Retryable
+from fovea_store import AccessDenied, NotFound, StoreFull, StorePath, StoreUnavailable
+from fovea_store.errors import explained
 from fovea_trainer.run import failure
-from fovea_trainer.store import AccessDenied, NotFound, StoreFull, StorePath, StoreUnavailable
-from fovea_trainer.store.errors import explained
 from fovea_trainer.training.state import CheckpointNotSaved, State
 
 FULL = Path("/dev/full")

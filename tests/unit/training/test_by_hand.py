@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 from fovea_api.errors import InvalidInput
+from fovea_store import StorePath
 from fovea_trainer.local import train_manifest
-from fovea_trainer.store import StorePath
 from fovea_trainer.training.loop import NO_VALIDATION
 from pydantic import JsonValue
 from synthetic import manifest

@@ -22,6 +22,7 @@ from fovea_api.dataset import Recipe, empty_sources, unsupported
 from fovea_api.errors import CorruptData, InvalidInput, refuse
 from fovea_api.run import Progress, VersionInput
 from fovea_api.version import MANIFEST, DatasetSummary, DatasetVersion, Severity
+from fovea_store import NotFound, StorePath
 
 from fovea_trainer.data import report
 from fovea_trainer.data.coco_export import write_coco
@@ -40,7 +41,6 @@ from fovea_trainer.data.splits import SPLITS, Kept
 from fovea_trainer.data.unused import unused_files
 from fovea_trainer.data.version import ASSIGNMENTS, REPORT, STATISTICS, read_manifest
 from fovea_trainer.data.workers import Workers
-from fovea_trainer.store import NotFound, StorePath
 
 CHUNK = 32
 """Images that a worker is given at once."""

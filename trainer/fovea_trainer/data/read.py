@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from fovea_api.common import MAX_CLASS_NAME, Task
 from fovea_api.errors import InvalidInput
+from fovea_store import NotFound
 from numpy.typing import NDArray
 
 from fovea_trainer.data.checks import (
@@ -42,7 +43,6 @@ from fovea_trainer.data.records import (
 )
 from fovea_trainer.data.regions import draw, fault_of, ignored
 from fovea_trainer.data.text import composed
-from fovea_trainer.store import NotFound
 
 
 @dataclass(frozen=True)

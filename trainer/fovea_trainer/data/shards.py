@@ -13,6 +13,7 @@ import cv2
 from fovea_api.common import Task
 from fovea_api.errors import Retryable
 from fovea_api.version import Shard
+from fovea_store import StorePath
 
 from fovea_trainer.data.draft import Draft
 from fovea_trainer.data.index import Index, Row, rows
@@ -21,7 +22,6 @@ from fovea_trainer.data.read import OpenSource, class_mask, image_bytes, mask_pn
 from fovea_trainer.data.splits import SPLITS
 from fovea_trainer.data.version import write_shard
 from fovea_trainer.data.workers import Workers
-from fovea_trainer.store import StorePath
 
 SHARD_IMAGES = 4096
 SHARD_PIXELS = 1 << 30

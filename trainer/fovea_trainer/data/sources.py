@@ -30,11 +30,11 @@ from urllib.parse import urlsplit, urlunsplit
 import pyarrow as pa
 from fovea_api.dataset import Format, Source
 from fovea_api.errors import InvalidInput, Recoverable
+from fovea_store import StorePath
+from fovea_store.errors import explained
+from fovea_store.filesystems import split_uri
 
 from fovea_trainer.data.formats import Tree
-from fovea_trainer.store import StorePath
-from fovea_trainer.store.errors import explained
-from fovea_trainer.store.filesystems import split_uri
 
 SECRETS_ROOT = "FOVEA_SECRETS_ROOT"
 """Environment variable: the folder in which a pod finds the Secrets of its sources, each under its name."""

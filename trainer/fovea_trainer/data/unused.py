@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from fovea_store import StoreUnavailable
+
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Tree
 from fovea_trainer.data.image_files import HEAD_BYTES, image_by_name, is_image
-from fovea_trainer.store import StoreUnavailable
 
 LOOKED_INTO = 500
 """Files whose first bytes are read to say what they are; of the others the suffix says it."""

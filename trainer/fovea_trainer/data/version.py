@@ -23,10 +23,9 @@ import pyarrow.parquet as pq
 from fovea_api.common import DIGEST
 from fovea_api.errors import CorruptData, InvalidInput
 from fovea_api.version import MANIFEST, DatasetVersion
+from fovea_store import NotFound, StorePath
 from numpy.typing import NDArray
 from pydantic import ValidationError
-
-from fovea_trainer.store import NotFound, StorePath
 
 SCHEMA = pa.schema(
     [

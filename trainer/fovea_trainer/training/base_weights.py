@@ -17,9 +17,9 @@ from fovea_serving.bundle import (
     read_manifest,
     verify_file,
 )
+from fovea_store import NotFound, StorePath
 
 from fovea_trainer.data.sources import without_secrets
-from fovea_trainer.store import NotFound, StorePath
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 """Of files of weights; other URIs are of bundles."""

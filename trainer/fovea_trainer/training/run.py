@@ -15,12 +15,12 @@ from fovea_api.architectures import find, read_options
 from fovea_api.common import parse_quantity
 from fovea_api.errors import FoveaError, InvalidInput, Retryable
 from fovea_api.run import Execution, Progress, RunResult, RunSpec
+from fovea_store import StoreUnavailable
+from fovea_store.errors import causes, outside_cause
 
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.logs import log_to_stdout
 from fovea_trainer.reporting import Reporter, StatusReporter
-from fovea_trainer.store import StoreUnavailable
-from fovea_trainer.store.errors import causes, outside_cause
 from fovea_trainer.training.context import RayWorker, SingleProcess
 from fovea_trainer.training.finish import check_supported, finish
 from fovea_trainer.training.loop import fit

@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from fovea_api.errors import FoveaError, Interrupted
+from fovea_store import StorePath
 from torch.utils.tensorboard import SummaryWriter
 
 from fovea_trainer.data.sources import without_secrets
-from fovea_trainer.store import StorePath
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from fovea_api.run import RunSpec, read_recipe
 from fovea_api.trainingjob import Recipe
+from fovea_store import StorePath
 
 from fovea_trainer.data.version import OpenVersion, open_version
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.results import folder_of, owner_folder
-from fovea_trainer.store import StorePath
 from fovea_trainer.training.base_weights import fetch_base_weights
 from fovea_trainer.training.loop import Plan
 from fovea_trainer.training.preflight import check_version

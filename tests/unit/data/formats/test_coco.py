@@ -12,9 +12,9 @@ from dataset_support import SourceRead, read_source, write
 from fovea_api.common import Task
 from fovea_api.dataset import Format
 from fovea_api.errors import InvalidInput
+from fovea_store import StorePath
 from fovea_trainer.data.formats import Tree
 from fovea_trainer.data.read import class_mask
-from fovea_trainer.store import StorePath
 
 Item = Mapping[str, object]
 CATEGORIES: Sequence[Item] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]

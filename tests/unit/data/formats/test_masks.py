@@ -11,9 +11,9 @@ from dataset_support import SourceRead, draw, read_source
 from fovea_api.common import Task
 from fovea_api.dataset import Format, Source
 from fovea_api.errors import InvalidInput
+from fovea_store import StorePath
 from fovea_trainer.data.formats import Tree
 from fovea_trainer.data.read import class_mask
-from fovea_trainer.store import StorePath
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError

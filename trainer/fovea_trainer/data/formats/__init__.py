@@ -21,12 +21,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from fovea_api.common import Task
 from fovea_api.dataset import Format, Recipe, Source
 from fovea_api.errors import InvalidInput
+from fovea_store import Entry, StorePath
 
 from fovea_trainer.data.findings import Finding
 from fovea_trainer.data.image_files import HEAD_BYTES, image_by_name, is_image, may_be_image
 from fovea_trainer.data.records import Found, Labels, NamedClass, split_named
 from fovea_trainer.data.text import composed, decode_text
-from fovea_trainer.store import Entry, StorePath
 
 ANNOTATION_BYTES = 16 << 20
 """Largest annotation file of one image; real ones are a thousandth of that."""

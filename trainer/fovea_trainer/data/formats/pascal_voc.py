@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from fovea_api.errors import InvalidInput
+from fovea_store import StorePath
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import ANNOTATION_BYTES, Options, Reader, Tree, split_of
@@ -25,7 +26,6 @@ from fovea_trainer.data.formats.xml_tree import UNREADABLE, Element, parse_xml, 
 from fovea_trainer.data.image_files import IMAGE_SUFFIXES
 from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Found, Labels
 from fovea_trainer.data.text import composed
-from fovea_trainer.store import StorePath
 
 READERS = 16
 """Annotation files that are read at once to learn which images they name; stores answer slowly."""

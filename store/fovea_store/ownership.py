@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from fovea_api.errors import CorruptData, Recoverable
 
-from fovea_trainer.store.errors import NotFound
-from fovea_trainer.store.path import StorePath
+from fovea_store.errors import NotFound
+from fovea_store.path import StorePath
 
 OWNER = "owner.json"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from fovea_api.errors import InvalidInput
-from fovea_trainer.store import NotFound, StorePath, StoreUnavailable
+from fovea_store import NotFound, StorePath, StoreUnavailable
 
 
 def test_local_round_trip(tmp_path: Path) -> None:

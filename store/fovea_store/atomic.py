@@ -7,7 +7,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from fovea_trainer.store.errors import explained
+from fovea_store.errors import explained
 
 COPY_CHUNK_BYTES = 8 << 20
 """Bytes held in memory while a file is copied."""

@@ -18,9 +18,9 @@ import pyarrow as pa
 from fovea_api.errors import InvalidInput
 from pyarrow import fs
 
-from fovea_trainer.store.atomic import COPY_CHUNK_BYTES, Replacing, copy_file, write_file
-from fovea_trainer.store.errors import AccessDenied, NotFound, StoreUnavailable, explained
-from fovea_trainer.store.filesystems import filesystem, locate, split_uri
+from fovea_store.atomic import COPY_CHUNK_BYTES, Replacing, copy_file, write_file
+from fovea_store.errors import AccessDenied, NotFound, StoreUnavailable, explained
+from fovea_store.filesystems import filesystem, locate, split_uri
 
 SCHEMES = ("file", "pvc", "s3", "gs")
 

@@ -1,0 +1,54 @@
+"""What the gateway of a ModelDeployment goes by: which versions answer, where, and with which share of the requests.
+
+The operator writes it (a ConfigMap, key `gateway.json`); the gateway watches that object and acts within seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fovea_api.common import Model, ObjectName, Percent, Uri
+from fovea_api.modeldeployment import Authentication, Inference, ServiceObjectives
+
+CONFIG_KEY = "gateway.json"
+"""Key of the ConfigMap."""
+
+
+class ServedVersion(Model):
+    """A version of the model that is loaded in the runtime."""
+
+    name: ObjectName
+    """The run that made it, or the start of its bundle's digest. The metrics' label `run`."""
+    role: Literal["Stable", "Candidate", "Shadow"]
+    """Stable and Candidate answer requests; a Shadow gets copies, and its answers reach nobody."""
+    weight: Percent = 0
+    """Its share of the requests, in per cent; the weights of all versions sum to 100."""
+    bundle: Uri
+    """Where its bundle lies; the gateway verifies it."""
+    precision: Literal["FP32", "INT8"] | None = None
+    """Which exported form is served. Absent: the bundle's own choice."""
+    address: Annotated[str, Field(max_length=2048)]
+    """Where the runtime answers: `http://host:port/path` of a Ray Serve application, `host:port` of Triton's gRPC."""
+
+
+class GatewayConfig(Model):
+    """Everything that a gateway knows of its deployment."""
+
+    namespace: ObjectName
+    """Namespace of the ModelDeployment."""
+    deployment: ObjectName
+    """Its name."""
+    runtime: Literal["RayServe", "Triton"]
+    """What runs the versions."""
+    versions: Annotated[tuple[ServedVersion, ...], Field(max_length=8)] = ()
+    """Empty: no version is ready, and every request is answered with 503 and the reason."""
+    reason: Annotated[str, Field(max_length=1024)] = ""
+    """Why no version is ready, for those who ask meanwhile."""
+    inference: Inference = Inference()
+    """How requests are answered."""
+    authentication: Authentication = Authentication()
+    """Who may ask."""
+    objectives: ServiceObjectives | None = None
+    """What is promised; the latency gets a bucket edge of its own."""
