@@ -75,7 +75,7 @@ tools:  ## The programs that tests start: a real S3 server and Helm
 	devcluster/devcluster build versitygw helm
 
 lock:  ## Renews requirements/*.txt
-	for extra in dev operator serving trainer; do \
+	for extra in dev operator serving ray-serve trainer; do \
 	  $(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra $$extra --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-index-url --no-emit-find-links --no-annotate -o requirements/$$extra.txt \
 	    $$([ $$extra = dev ] || echo -c requirements/dev.txt) || exit 1; done

@@ -21,6 +21,7 @@ from .shell import PATH, Failure, locked, run, say, write
 SYSTEM = ("pause", "kuberay")
 PRODUCT = ("operator", "serving", "trainer")
 ALL = (*SYSTEM, "kueue", "base", *PRODUCT)
+_REQUIREMENTS = {"operator": "operator", "serving": "ray-serve", "trainer": "trainer"}  # of each product image
 _LOCK = CACHE / "images.lock"  # of the layout
 _STORAGE = CACHE / "buildah"
 _PACKAGES = "python3,python3-venv,ca-certificates,procps,wget"
@@ -181,7 +182,7 @@ def _build(name: str, containerfile: Path, context: Path, *arguments: str) -> No
 
 def _forget_old_dependencies(name: str) -> None:
     """Layers of an image's earlier dependencies go, 7 GB for the trainer; those of its earlier code are small."""
-    requirements, record = REPOSITORY / "requirements" / f"{name}.txt", IMAGES / f"requirements-{name}"
+    requirements, record = REPOSITORY / "requirements" / f"{_REQUIREMENTS[name]}.txt", IMAGES / f"requirements-{name}"
     if record.exists() and record.read_bytes() != requirements.read_bytes():
         with locked(_STORAGE.with_suffix(".lock")):
             _buildah(name, "rmi", "--prune", "--force")

@@ -1,4 +1,4 @@
-"""Which images `devcluster load` takes when none is named."""
+"""Which images `devcluster load` takes when none is named, and what goes into those of the product."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-DEVCLUSTER = Path(__file__).parents[3] / "devcluster"
+ROOT = Path(__file__).parents[3]
+DEVCLUSTER = ROOT / "devcluster"
 SCRIPT = """
 from cluster import images
 from cluster.shell import Failure
@@ -42,3 +43,15 @@ def test_those_that_are_built_are_loaded(tmp_path: Path, built: Sequence[str], l
     assert done.stdout.strip() == loaded
     assert told in done.stderr
     assert bool(told) == bool(done.stderr)
+
+
+@pytest.mark.parametrize("containerfile", sorted(ROOT.glob("images/*/Containerfile")), ids=lambda path: path.parent.name)
+def test_what_an_image_copies_is_there_and_not_kept_out(containerfile: Path) -> None:
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [
+        source
+        for line in containerfile.read_text().splitlines()
+        if line.startswith("COPY ") and not line.startswith("COPY --from")
+        for source in line.split()[1:-1]
+    ]
+    assert [source for source in copied if source.split("/")[0] not in let_in or not (ROOT / source).exists()] == []
