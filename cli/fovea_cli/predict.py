@@ -1,4 +1,4 @@
-"""`fovea predict`: asks a model bundle about images."""
+"""`fovea predict`: predictions of a model bundle for image files."""
 
 from __future__ import annotations
 
@@ -18,14 +18,22 @@ from fovea_cli.output import output_option, print_json, print_table
     type=click.FloatRange(0, 1),
     help="Score from which an object is reported.  [default: the bundle's, where F1 is best on its validation split]",
 )
+@click.option("--masks", is_flag=True, help="With -o json: the pixels of each class as COCO run-length encodings.")
 @output_option
-def command(bundle: Path, images: tuple[Path, ...], draw: Path | None, confidence: float | None, output: str) -> None:
+def command(
+    bundle: Path,
+    images: tuple[Path, ...],
+    draw: Path | None,
+    confidence: float | None,
+    masks: bool,
+    output: str,
+) -> None:
     """Predicts IMAGES (files or folders) with a BUNDLE, by the code that serves it."""
-    from fovea_serving.predict import describe, predict_files
+    from fovea_serving.predict import predict_files
 
     predictions = predict_files(bundle, images, draw, confidence=confidence)
     if output == "json":
-        print_json({str(path): prediction.to_dict() for path, prediction in predictions.items()})
+        print_json({str(path): prediction.to_dict(masks=masks) for path, prediction in predictions.items()})
         return
-    rows = [(str(path), describe(prediction)) for path, prediction in predictions.items()]
+    rows = [(str(path), prediction.describe()) for path, prediction in predictions.items()]
     print_table(rows, ("IMAGE", "PREDICTION"))

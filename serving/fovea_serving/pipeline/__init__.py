@@ -2,25 +2,26 @@
 
 from fovea_serving.pipeline.decode import DecodedImage, decode, decode_image, decode_mask, is_heic
 from fovea_serving.pipeline.geometry import Geometry
-from fovea_serving.pipeline.postprocess import (
-    OUTPUTS,
+from fovea_serving.pipeline.postprocess import Postprocess
+from fovea_serving.pipeline.predictions import (
     Classification,
     Detection,
-    Postprocess,
+    NamedPrediction,
     Prediction,
     SemanticSegmentation,
     nms,
+    prediction_type,
     softmax,
 )
 from fovea_serving.pipeline.preprocess import IGNORE, Preprocess
 
 __all__ = [
     "IGNORE",
-    "OUTPUTS",
     "Classification",
     "DecodedImage",
     "Detection",
     "Geometry",
+    "NamedPrediction",
     "Postprocess",
     "Prediction",
     "Preprocess",
@@ -30,5 +31,6 @@ __all__ = [
     "decode_mask",
     "is_heic",
     "nms",
+    "prediction_type",
     "softmax",
 ]

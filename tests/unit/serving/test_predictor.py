@@ -71,7 +71,9 @@ def test_files_and_folders_are_predicted_and_drawn(bundle: Path, tmp_path: Path)
         (folder / f"{name}.png").write_bytes(png(colour))
     (folder / "notes.txt").write_text("not an image")
     results = predict_files(bundle, [folder], tmp_path / "drawn")
-    assert {file.stem: str(result).split()[0] for file, result in results.items()} == {name: name for name in COLOURS}
+    assert {file.stem: result.describe().split()[0] for file, result in results.items()} == {
+        name: name for name in COLOURS
+    }
     assert sorted(file.name for file in (tmp_path / "drawn").iterdir()) == ["blue.png", "green.png", "red.png"]
     first = results[folder / "blue.png"].to_dict()["classes"]
     assert isinstance(first, list)

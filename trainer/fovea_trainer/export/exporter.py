@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from fovea_api.common import Task
 from fovea_api.errors import FoveaError, NotSupported
-from fovea_serving.pipeline import OUTPUTS
+from fovea_serving.pipeline import prediction_type
 from torch import Tensor, nn
 
 from fovea_trainer.models.network import AnyNetwork, Inference
@@ -29,7 +29,7 @@ class NamedOutputs(nn.Module):
     def __init__(self, module: nn.Module, task: Task) -> None:
         super().__init__()
         self.module = module
-        self.names = OUTPUTS[task]
+        self.names = prediction_type(task).outputs
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         outputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor] = self.module(image)

@@ -13,7 +13,6 @@ from fovea_api.bundle import (
     BundleMetrics,
     DatasetLineage,
     Lineage,
-    Postprocessing,
     Preprocessing,
 )
 from fovea_api.trainingjob import Size
@@ -50,7 +49,7 @@ def describe_bundle(
     trained: Trained, lineage: Lineage, folder: Path, metrics: BundleMetrics, quantized: bool
 ) -> BundleManifest:
     """The manifest of the files in a folder; `quantized`: the 8-bit model is the one to be served."""
-    preprocess, postprocess = trained.preprocess, trained.postprocess
+    preprocess = trained.preprocess
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return BundleManifest(
         task=trained.network.task,
@@ -63,12 +62,7 @@ def describe_bundle(
             std=preprocess.std,
             pad_value=preprocess.pad_value,
         ),
-        postprocessing=Postprocessing(
-            score_threshold=postprocess.score_threshold,
-            nms_iou=postprocess.nms_iou,
-            max_detections=postprocess.max_detections,
-            confidence_threshold=postprocess.confidence_threshold,
-        ),
+        postprocessing=trained.postprocess.to_manifest(),
         precision="INT8" if quantized else None,
         metrics=metrics,
         problem=trained.version.manifest.problem,

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Onnx(Exporter):
-    """Input `image` and the outputs of the task (see OUTPUTS).
+    """Input `image` and the outputs that the task's predictions are made from.
 
     The exporter on torch.export is tried first; where it cannot follow the module, the one on TorchScript is.
     """

@@ -1,0 +1,25 @@
+"""What a model predicts: a file for each task, with its way from the outputs, its JSON form, words and drawing."""
+
+from fovea_serving.pipeline.predictions.base import (
+    DecodingSettings,
+    NamedPrediction,
+    Prediction,
+    prediction_type,
+    register,
+)
+from fovea_serving.pipeline.predictions.classification import Classification, softmax
+from fovea_serving.pipeline.predictions.detection import Detection, nms
+from fovea_serving.pipeline.predictions.semantic_segmentation import SemanticSegmentation
+
+__all__ = [
+    "Classification",
+    "DecodingSettings",
+    "Detection",
+    "NamedPrediction",
+    "Prediction",
+    "SemanticSegmentation",
+    "nms",
+    "prediction_type",
+    "register",
+    "softmax",
+]

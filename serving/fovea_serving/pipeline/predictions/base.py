@@ -1,0 +1,112 @@
+"""What every prediction offers, and the registry of them: each file beside this one registers that of one task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, Self, TypeVar
+
+import numpy as np
+from fovea_api.common import Task
+from fovea_api.errors import NotSupported
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from fovea_serving.pipeline.geometry import Geometry
+
+
+class DecodingSettings(Protocol):
+    """What the way from outputs to predictions goes by; see `Postprocess`."""
+
+    @property
+    def top_k(self) -> int: ...
+    @property
+    def score_threshold(self) -> float: ...
+    @property
+    def nms_iou(self) -> float: ...
+    @property
+    def max_detections(self) -> int: ...
+
+
+class Prediction(ABC):
+    """What a model says about one image, in the pixels of the original.
+
+    Attributes:
+        outputs: Names of the network's outputs that it is made from. The network's one input is `image`, float32
+            `[N, 3, H, W]`, normalized.
+    """
+
+    __slots__ = ()
+    outputs: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    @abstractmethod
+    def decode(
+        cls, outputs: Mapping[str, NDArray[np.float32]], geometries: Sequence[Geometry], settings: DecodingSettings
+    ) -> Sequence[Self]:
+        """The predictions of a batch of N images, from the outputs by name and the geometry of each image."""
+
+    def above(self, score: float) -> Self:
+        """What is predicted with at least this score; itself where every image or pixel has a class."""
+        return self
+
+    @abstractmethod
+    def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
+        """The JSON form, with the classes by name.
+
+        Args:
+            classes: Names of the classes in the order of their index.
+            masks: Whether the pixels themselves are given, as COCO run-length encodings.
+        """
+
+    @abstractmethod
+    def describe(self, classes: Sequence[str]) -> str:
+        """In words, on one line."""
+
+    @abstractmethod
+    def draw(self, image: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[np.uint8]:
+        """A copy of the RGB image `[height, width, 3]` with the prediction drawn on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPrediction:
+    """A prediction with the names of the model's classes, in the order of their index."""
+
+    prediction: Prediction
+    classes: tuple[str, ...]
+
+    def to_dict(self, *, masks: bool = False) -> dict[str, JsonValue]:
+        """As `Prediction.to_dict`."""
+        return self.prediction.to_dict(self.classes, masks=masks)
+
+    def describe(self) -> str:
+        """As `Prediction.describe`."""
+        return self.prediction.describe(self.classes)
+
+    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """As `Prediction.draw`."""
+        return self.prediction.draw(image, self.classes)
+
+
+P = TypeVar("P", bound=type[Prediction])
+_TYPES: dict[Task, type[Prediction]] = {}
+
+
+def register(task: Task) -> Callable[[P], P]:
+    """Decorator of the prediction of a task. A task has one."""
+
+    def decorate(kind: P) -> P:
+        if task in _TYPES:
+            raise ValueError(f"the prediction of {task} is registered twice")
+        _TYPES[task] = kind
+        return kind
+
+    return decorate
+
+
+def prediction_type(task: Task) -> type[Prediction]:
+    """What models of a task predict. Raises NotSupported."""
+    if task not in _TYPES:
+        raise NotSupported(f"nothing predicts for {task}", "spec.task", f"use one of {', '.join(sorted(_TYPES))}")
+    return _TYPES[task]

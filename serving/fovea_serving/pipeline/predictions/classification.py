@@ -1,0 +1,72 @@
+"""One class for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from fovea_api.common import Task
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from fovea_serving.pipeline.drawing import color_of, write_label
+from fovea_serving.pipeline.geometry import Geometry
+from fovea_serving.pipeline.predictions.base import DecodingSettings, Prediction, register
+
+IN_WORDS = 3
+"""Classes that a description names at most."""
+
+
+@register(Task.CLASSIFICATION)
+@dataclass(frozen=True, slots=True)
+class Classification(Prediction):
+    """One class for the image. `probabilities` is `[C]` and sums to 1; `top_k` classes are reported."""
+
+    outputs = ("logits",)
+
+    probabilities: NDArray[np.float32]
+    top_k: int = 5
+
+    @classmethod
+    def decode(
+        cls, outputs: Mapping[str, NDArray[np.float32]], geometries: Sequence[Geometry], settings: DecodingSettings
+    ) -> list[Classification]:
+        """From `logits` `[N, C]`."""
+        return [cls(row, settings.top_k) for row in softmax(outputs["logits"])]
+
+    @property
+    def label(self) -> int:
+        """Index of the most probable class."""
+        return int(self.probabilities.argmax())
+
+    @property
+    def score(self) -> float:
+        """Probability of the most probable class."""
+        return float(self.probabilities.max())
+
+    def top(self, k: int) -> list[tuple[int, float]]:
+        """The k most probable classes as (index, probability), best first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:k]
+        return [(int(index), float(self.probabilities[index])) for index in order]
+
+    def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
+        """`classes`: the most probable ones with their probability as `score`, best first."""
+        return {
+            "classes": [{"class": classes[label], "score": round(score, 6)} for label, score in self.top(self.top_k)]
+        }
+
+    def describe(self, classes: Sequence[str]) -> str:
+        return ", ".join(f"{classes[label]} {score:.2f}" for label, score in self.top(IN_WORDS))
+
+    def draw(self, image: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[np.uint8]:
+        canvas = image.copy()
+        write_label(canvas, f"{classes[self.label]} {self.score:.2f}", (0, 0), color_of(self.label))
+        return canvas
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities over the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float32] = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities

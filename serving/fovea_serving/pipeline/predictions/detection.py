@@ -1,0 +1,113 @@
+"""Objects with axis-aligned boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from fovea_api.common import Task
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from fovea_serving.pipeline.drawing import color_of, line_width, write_label
+from fovea_serving.pipeline.geometry import Geometry
+from fovea_serving.pipeline.predictions.base import DecodingSettings, Prediction, register
+
+CANDIDATES_PER_CLASS = 1000
+"""Boxes of a class that enter non-maximum suppression, best first: bounds its time on a noisy image."""
+
+
+@register(Task.DETECTION)
+@dataclass(frozen=True, slots=True)
+class Detection(Prediction):
+    """Detected objects, best first: `boxes` `[N, 4]` xyxy in original pixels, `labels` and `scores` `[N]`."""
+
+    outputs = ("boxes", "scores")
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    @classmethod
+    def decode(
+        cls, outputs: Mapping[str, NDArray[np.float32]], geometries: Sequence[Geometry], settings: DecodingSettings
+    ) -> list[Detection]:
+        """From `boxes` `[N, A, 4]` xyxy in input pixels and `scores` `[N, A, C]` from 0 to 1."""
+        rows = zip(outputs["boxes"], outputs["scores"], geometries, strict=True)
+        return [_decode(geometry.to_original(boxes), scores, settings) for boxes, scores, geometry in rows]
+
+    def above(self, score: float) -> Detection:
+        """Those of at least this score."""
+        kept = self.scores >= score
+        return Detection(self.boxes[kept], self.labels[kept], self.scores[kept])
+
+    def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
+        """`objects`: each with `class`, `score` and `box`, [left, top, right, bottom] in original pixels."""
+        return {
+            "objects": [
+                {
+                    "class": classes[label],
+                    "score": round(float(score), 6),
+                    "box": [round(float(edge), 2) for edge in box],
+                }
+                for box, label, score in zip(self.boxes, self.labels, self.scores, strict=True)
+            ]
+        }
+
+    def describe(self, classes: Sequence[str]) -> str:
+        counts = np.bincount(self.labels, minlength=len(classes))
+        named = [f"{count} {name}" for name, count in zip(classes, counts, strict=True) if count]
+        return ", ".join(named) or "no objects"
+
+    def draw(self, image: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[np.uint8]:
+        canvas = image.copy()
+        for box, label, score in zip(self.boxes, self.labels, self.scores, strict=True):
+            left, top, right, bottom = (round(float(edge)) for edge in box)
+            color = color_of(int(label))
+            cv2.rectangle(canvas, (left, top), (right, bottom), color, line_width(canvas), cv2.LINE_AA)
+            write_label(canvas, f"{classes[label]} {score:.2f}", (left, top), color)
+        return canvas
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_threshold: float) -> NDArray[np.intp]:
+    """Greedy non-maximum suppression: indices of the boxes `[N, 4]` xyxy that stay, best first."""
+    order = np.argsort(-scores, kind="stable")
+    left, top, right, bottom = boxes[order].T
+    area = (right - left) * (bottom - top)
+    alive = np.ones(len(order), bool)
+    kept = []
+    for index in range(len(order)):
+        if not alive[index]:
+            continue
+        kept.append(order[index])
+        rest = slice(index + 1, None)
+        width = np.minimum(right[index], right[rest]) - np.maximum(left[index], left[rest])
+        height = np.minimum(bottom[index], bottom[rest]) - np.maximum(top[index], top[rest])
+        common = np.maximum(width, 0) * np.maximum(height, 0)
+        alive[rest] &= common <= iou_threshold * (area[index] + area[rest] - common)
+    return np.array(kept, np.intp)
+
+
+def _decode(boxes: NDArray[np.float32], scores: NDArray[np.float32], settings: DecodingSettings) -> Detection:
+    """The candidates of one image that survive suppression, from boxes `[A, 4]` in original pixels."""
+    has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    anchors, labels = np.nonzero((scores >= settings.score_threshold) & has_area[:, None])
+    kept: list[NDArray[np.intp]] = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        of_class = scores[anchors[members], label]
+        members = members[np.argsort(-of_class, kind="stable")[:CANDIDATES_PER_CLASS]]
+        chosen = nms(boxes[anchors[members]], scores[anchors[members], label], settings.nms_iou)
+        kept.append(members[chosen])
+    if not kept:
+        return Detection(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    index = np.concatenate(kept)
+    values = scores[anchors[index], labels[index]]
+    best = np.argsort(-values, kind="stable")[: settings.max_detections]
+    index = index[best]
+    return Detection(boxes[anchors[index]], labels[index].astype(np.int64), values[best].astype(np.float32))

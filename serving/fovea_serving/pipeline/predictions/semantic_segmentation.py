@@ -1,0 +1,93 @@
+"""A class for each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from faster_coco_eval import mask as coco_mask
+from fovea_api.common import Task
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from fovea_serving.pipeline.drawing import tint
+from fovea_serving.pipeline.geometry import Geometry
+from fovea_serving.pipeline.predictions.base import DecodingSettings, Prediction, register
+from fovea_serving.pipeline.preprocess import IGNORE
+
+
+@register(Task.SEMANTIC_SEGMENTATION)
+@dataclass(frozen=True, slots=True)
+class SemanticSegmentation(Prediction):
+    """A class for each pixel: `mask` `[height, width]` of the original; IGNORE where a crop cut it off."""
+
+    outputs = ("logits",)
+
+    mask: NDArray[np.uint8]
+
+    @classmethod
+    def decode(
+        cls, outputs: Mapping[str, NDArray[np.float32]], geometries: Sequence[Geometry], settings: DecodingSettings
+    ) -> list[SemanticSegmentation]:
+        """From `logits` `[N, C, H, W]`."""
+        pairs = zip(outputs["logits"], geometries, strict=True)
+        return [cls(_decode(logits, geometry)) for logits, geometry in pairs]
+
+    def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
+        """`width`, `height` and `classes`: those that occur, with their `pixels` and on request their `mask`."""
+        height, width = self.mask.shape
+        return {
+            "width": width,
+            "height": height,
+            "classes": [
+                {
+                    "class": classes[label],
+                    "pixels": pixels,
+                    **({"mask": run_lengths(self.mask == label)} if masks else {}),
+                }
+                for label, pixels in self._occurring()
+            ],
+        }
+
+    def describe(self, classes: Sequence[str]) -> str:
+        return ", ".join(f"{classes[label]} {pixels / self.mask.size:.0%}" for label, pixels in self._occurring())
+
+    def draw(self, image: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[np.uint8]:
+        """The first class, by custom the background, is left clear."""
+        canvas = image.copy()
+        for label, _ in self._occurring():
+            if label > 0:
+                tint(canvas, self.mask == label, label)
+        return canvas
+
+    def _occurring(self) -> list[tuple[int, int]]:
+        """Index and number of pixels of each class that occurs."""
+        counts = np.bincount(self.mask.ravel(), minlength=IGNORE + 1)
+        return [(int(label), int(counts[label])) for label in np.flatnonzero(counts[:IGNORE])]
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> dict[str, JsonValue]:
+    """A mask `[height, width]` as COCO's compressed run-length encoding, which pycocotools reads."""
+    encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(length) for length in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def _decode(logits: NDArray[np.float32], geometry: Geometry) -> NDArray[np.uint8]:
+    """Best class of each original pixel; one class at a time, so memory does not grow with the classes."""
+    left, top, right, bottom = geometry.content
+    seen_left, seen_top, seen_right, seen_bottom = geometry.seen
+    size = (seen_right - seen_left, seen_bottom - seen_top)
+    best = np.full((size[1], size[0]), -np.inf, np.float32)
+    seen = np.zeros(best.shape, np.uint8)
+    for index, plane in enumerate(logits[:, top:bottom, left:right]):
+        enlarged = cv2.resize(np.ascontiguousarray(plane), size, interpolation=cv2.INTER_LINEAR)
+        better = enlarged > best
+        best[better] = enlarged[better]
+        seen[better] = index
+    if size == geometry.original:
+        return seen
+    mask = np.full((geometry.original[1], geometry.original[0]), IGNORE, np.uint8)
+    mask[seen_top:seen_bottom, seen_left:seen_right] = seen
+    return mask

@@ -1,0 +1,162 @@
+"""What a prediction says of itself: as JSON, in words and drawn on its image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pytest
+from faster_coco_eval import mask as coco_mask
+from fovea_api.common import Task
+from fovea_api.errors import NotSupported
+from fovea_serving.pipeline import (
+    IGNORE,
+    Classification,
+    Detection,
+    Geometry,
+    NamedPrediction,
+    Postprocess,
+    Prediction,
+    Preprocess,
+    SemanticSegmentation,
+    prediction_type,
+)
+from fovea_serving.pipeline.drawing import color_of
+from fovea_serving.pipeline.predictions import base
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+CLASSES = ("sky", "cell", "wall")
+
+IMAGE = Classification(np.array([0.2, 0.5, 0.3], np.float32), top_k=2)
+OBJECTS = Detection(
+    np.array([[1, 2, 30.126, 40], [50, 20, 90, 70]], np.float32), np.array([2, 1]), np.array([0.9, 0.4], np.float32)
+)
+MASK = np.zeros((80, 100), np.uint8)
+MASK[10:30, 20:60] = 1
+MASK[70:] = IGNORE
+PIXELS = SemanticSegmentation(MASK)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected"),
+    [
+        (IMAGE, {"classes": [{"class": "cell", "score": 0.5}, {"class": "wall", "score": 0.3}]}),
+        (
+            OBJECTS,
+            {
+                "objects": [
+                    {"class": "wall", "score": 0.9, "box": [1, 2, 30.13, 40]},
+                    {"class": "cell", "score": 0.4, "box": [50, 20, 90, 70]},
+                ]
+            },
+        ),
+        (
+            PIXELS,
+            {
+                "width": 100,
+                "height": 80,
+                "classes": [{"class": "sky", "pixels": 6200}, {"class": "cell", "pixels": 800}],
+            },
+        ),
+    ],
+)
+def test_the_json_form(prediction: Prediction, expected: object) -> None:
+    assert json.loads(json.dumps(prediction.to_dict(CLASSES))) == expected
+
+
+def test_masks_are_run_lengths_that_coco_reads() -> None:
+    entries = json.loads(json.dumps(PIXELS.to_dict(CLASSES, masks=True)))["classes"]
+    for label, entry in enumerate(entries):
+        assert entry["mask"]["size"] == [80, 100]
+        assert (coco_mask.decode(entry["mask"]) == (label == MASK)).all()
+
+
+@pytest.mark.parametrize(
+    ("prediction", "words"),
+    [
+        (IMAGE, "cell 0.50, wall 0.30, sky 0.20"),
+        (OBJECTS, "1 cell, 1 wall"),
+        (OBJECTS.above(0.95), "no objects"),
+        (PIXELS, "sky 78%, cell 10%"),
+    ],
+)
+def test_in_words(prediction: Prediction, words: str) -> None:
+    assert prediction.describe(CLASSES) == words
+
+
+def test_scores_below_count_only_where_there_are_scores_of_single_objects() -> None:
+    assert OBJECTS.above(0.4).scores.tolist() == pytest.approx([0.9, 0.4])
+    assert OBJECTS.above(0.41).labels.tolist() == [2]
+    assert OBJECTS.above(0.41).boxes.tolist() == OBJECTS.boxes[:1].tolist()
+    assert IMAGE.above(0.99) is IMAGE
+    assert PIXELS.above(0.99) is PIXELS
+
+
+def test_boxes_are_drawn_at_their_edges_on_a_copy() -> None:
+    image = np.zeros((80, 100, 3), np.uint8)
+    drawn = NamedPrediction(OBJECTS, CLASSES).draw(image)
+    assert not image.any()
+    for y, x in ((70, 70), (45, 90)):  # lines are antialiased
+        assert drawn[y, x] == pytest.approx(np.array(color_of(1)), rel=0.15)
+    assert not drawn[60, 70].any()
+
+
+def test_a_class_is_written_into_the_corner() -> None:
+    drawn = IMAGE.draw(np.zeros((80, 100, 3), np.uint8), CLASSES)
+    assert tuple(drawn[0, 0]) == color_of(1)
+    assert not drawn[40:].any()
+
+
+def test_regions_are_tinted_but_for_the_first_class_and_what_has_none() -> None:
+    image = np.full((80, 100, 3), 200, np.uint8)
+    drawn = PIXELS.draw(image, CLASSES)
+    assert drawn[20, 40].tolist() == [int(0.55 * 200 + 0.45 * channel) for channel in color_of(1)]
+    assert (drawn[MASK != 1] == 200).all()
+
+
+def test_a_further_task_is_one_more_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_TYPES", dict(base._TYPES))
+    with pytest.raises(NotSupported, match=r"InstanceSegmentation \(use one of Classification, Detection"):
+        prediction_type(Task.INSTANCE_SEGMENTATION)
+
+    @base.register(Task.INSTANCE_SEGMENTATION)
+    @dataclass(frozen=True)
+    class Number(Prediction):
+        outputs = ("number",)
+        value: int
+
+        @classmethod
+        def decode(
+            cls, outputs: Mapping[str, NDArray[np.float32]], geometries: Sequence[Geometry], settings: object
+        ) -> list[Self]:
+            return [cls(int(value)) for value in outputs["number"]]
+
+        def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
+            return {"number": self.value}
+
+        def describe(self, classes: Sequence[str]) -> str:
+            return str(self.value)
+
+        def draw(self, image: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[np.uint8]:
+            return image
+
+    postprocess = Postprocess(Task.INSTANCE_SEGMENTATION)
+    assert postprocess.outputs == ("number",)
+    predictions = postprocess({"number": np.array([3, 4], np.float32)}, [Preprocess(8, 8).geometry(8, 8)] * 2)
+    assert [prediction.describe(()) for prediction in predictions] == ["3", "4"]
+    with pytest.raises(ValueError, match="registered twice"):
+        base.register(Task.INSTANCE_SEGMENTATION)(Number)
+
+
+def test_the_manifest_of_a_bundle_says_all_of_it() -> None:
+    postprocess = Postprocess(Task.CLASSIFICATION, 0.1, 0.6, 20, 0.3, 7)
+    assert Postprocess.from_manifest(Task.CLASSIFICATION, postprocess.to_manifest()) == postprocess
+    assert postprocess.to_manifest().to_dict() == {
+        "topK": 7, "scoreThreshold": 0.1, "confidenceThreshold": 0.3, "nmsIou": 0.6, "maxDetections": 20,
+    }  # fmt: skip
+    prediction = postprocess({"logits": np.zeros((1, 9), np.float32)}, [Preprocess(8, 8).geometry(8, 8)])[0]
+    assert len(prediction.to_dict("abcdefghi")["classes"]) == 7  # type: ignore[arg-type]
