@@ -14,6 +14,8 @@ COMMANDS = {
     "train": ("fovea_cli.train", "trainer"),
     "dataset": ("fovea_cli.dataset", "trainer"),
     "predict": ("fovea_cli.predict", "serving"),
+    "serve": ("fovea_cli.serve", "serving"),
+    "gateway": ("fovea_cli.gateway", "serving"),
     "report": ("fovea_cli.report", "trainer"),
     "logs": ("fovea_cli.logs", "trainer"),
     "models": ("fovea_cli.models", None),
@@ -23,7 +25,7 @@ COMMANDS = {
     "completion": ("fovea_cli.completion", None),
 }
 """Each command: the module that defines it under the name `command`, and the extra that it needs."""
-SERVICES = frozenset({"operator", "run"})
+SERVICES = frozenset({"operator", "run", "gateway"})
 """Commands of pods: what they print is a log, which is where the traceback of an unexpected error belongs."""
 
 

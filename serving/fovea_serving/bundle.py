@@ -89,13 +89,18 @@ def load_bundle(path: Path | str) -> Bundle:
         verify_file(file, entry, str(file))
     if MODEL not in {entry.path for entry in manifest.files}:
         raise InvalidBundle(f"names no {MODEL}", str(directory / MANIFEST), "export the model as ONNX")
-    digest = bundle_digest(manifest)
-    name = directory.resolve().name
-    if name.startswith("sha256-") and name != digest:
-        raise CorruptBundle(f"the manifest's digest is {digest}, not the directory's name", str(directory), COPY_AGAIN)
+    digest = verify_digest(manifest, directory.resolve().name, str(directory))
     bundle = Bundle(directory, manifest, digest)
     assert bundle.model  # or it says which file is missing
     return bundle
+
+
+def verify_digest(manifest: BundleManifest, name: str, where: str) -> str:
+    """The manifest's digest, which must be that of the directory's name where it is one. Raises CorruptBundle."""
+    digest = bundle_digest(manifest)
+    if name.startswith("sha256-") and name != digest:
+        raise CorruptBundle(f"the manifest's digest is {digest}, not the directory's name", where, COPY_AGAIN)
+    return digest
 
 
 def verify_file(file: Path, entry: BundleFile, where: str) -> None:
@@ -111,25 +116,28 @@ def verify_file(file: Path, entry: BundleFile, where: str) -> None:
 def read_manifest(file: Path) -> BundleManifest:
     """The manifest in a file. Raises InvalidBundle, CorruptBundle."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return parse_manifest(file.read_bytes(), str(file))
     except FileNotFoundError:
         raise InvalidBundle("no such file", str(file), "give the directory of a finished model bundle") from None
+
+
+def parse_manifest(text: bytes, place: str) -> BundleManifest:
+    """The manifest that a text is. Raises InvalidBundle, CorruptBundle, which name the place."""
+    try:
+        content = yaml.safe_load(text.decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CorruptBundle(f"not YAML: {error}", str(file), COPY_AGAIN) from error
+        raise CorruptBundle(f"not YAML: {error}", place, COPY_AGAIN) from error
     if not isinstance(content, dict):
-        raise InvalidBundle("not a mapping", str(file), COPY_AGAIN)
+        raise InvalidBundle("not a mapping", place, COPY_AGAIN)
     version = content.get("schemaVersion")
     if version != SCHEMA_VERSION:
-        raise InvalidBundle(
-            f"schemaVersion {version!r} is not known, only {SCHEMA_VERSION}",
-            str(file),
-            "use a matching Fovea version",
-        )
+        remedy = "use a matching Fovea version"
+        raise InvalidBundle(f"schemaVersion {version!r} is not known, only {SCHEMA_VERSION}", place, remedy)
     try:
         # YAML has lists and timestamps where the JSON form has what pydantic's strict types want.
         return BundleManifest.model_validate(content)
     except ValidationError as error:
-        raise InvalidBundle("; ".join(f"{path}: {text}" for path, text in problems(error)), str(file)) from error
+        raise InvalidBundle("; ".join(f"{path}: {text}" for path, text in problems(error)), place) from error
 
 
 def _inside(directory: Path, name: str) -> Path:

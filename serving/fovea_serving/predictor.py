@@ -47,8 +47,8 @@ class Predictor:
         self.preprocess = preprocess
         self.postprocess = postprocess
         self._backend = open_backend(model, BackendOptions(postprocess.outputs, device, threads))
-        self._fixed_batch = self._backend.fixed_batch
-        self._max_batch = self._fixed_batch or max_batch
+        self.fixed_batch = self._backend.fixed_batch
+        self._max_batch = self.fixed_batch or max_batch
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, *, threads: int = 0, max_batch: int = 8) -> Self:
@@ -89,7 +89,7 @@ class Predictor:
 
     def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         count = len(batch)
-        if self._fixed_batch is not None and count < self._fixed_batch:
-            padding = np.zeros((self._fixed_batch - count, *batch.shape[1:]), np.float32)
+        if self.fixed_batch is not None and count < self.fixed_batch:
+            padding = np.zeros((self.fixed_batch - count, *batch.shape[1:]), np.float32)
             batch = np.concatenate([batch, padding])
         return {name: output[:count] for name, output in self._backend.run(batch).items()}

@@ -1,0 +1,59 @@
+"""Errors as HTTP answers: RFC 9457 problem details, with the status that says whose fault it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from http import HTTPStatus
+
+from fovea_api.errors import FoveaError, InvalidInput
+from starlette.responses import Response
+
+from fovea_serving.pipeline.decode import InvalidImage
+from fovea_serving.upstreams import Overloaded, UpstreamFailed, UpstreamUnavailable
+
+RETRY_AFTER_SECONDS = 2
+"""When asking again makes sense after 503: about the time in which a restarted runtime is seen to be ready."""
+
+
+class RequestTooLarge(InvalidInput):
+    """The body, or the number of images in it, is over the limit."""
+
+
+class DeadlineExceeded(FoveaError):
+    """The answer was not there in `timeoutSeconds`; the request was given up."""
+
+
+STATUSES: tuple[tuple[type[FoveaError], HTTPStatus], ...] = (
+    (RequestTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (InvalidImage, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (InvalidInput, HTTPStatus.BAD_REQUEST),
+    (Overloaded, HTTPStatus.TOO_MANY_REQUESTS),
+    (UpstreamUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+    (UpstreamFailed, HTTPStatus.BAD_GATEWAY),
+    (DeadlineExceeded, HTTPStatus.GATEWAY_TIMEOUT),
+)
+"""The first class that fits decides."""
+
+
+def status_of(error: FoveaError) -> HTTPStatus:
+    """The HTTP status of an error."""
+    return next((status for kind, status in STATUSES if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def problem(error: FoveaError, request_id: str) -> Response:
+    """The answer to a request that failed."""
+    status = status_of(error)
+    content = {
+        "type": "about:blank",
+        "title": error.reason,
+        "status": status.value,
+        "detail": str(error),
+        "requestId": request_id,
+    }
+    headers = {"X-Request-Id": request_id}
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    elif isinstance(error, UpstreamUnavailable):
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return Response(json.dumps(content), status.value, headers, "application/problem+json")

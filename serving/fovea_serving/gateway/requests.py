@@ -1,0 +1,98 @@
+"""From an HTTP request to images, options and an id."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+
+from fovea_api.bundle import BundleManifest
+from fovea_api.errors import InvalidInput
+from starlette.datastructures import FormData, QueryParams, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from fovea_serving.gateway.problems import RequestTooLarge
+from fovea_serving.upstreams import InvalidOptions, PredictOptions
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def request_id_of(request: Request) -> str:
+    """The caller's `X-Request-Id`, or a new one where it gave none that can stand in logs and headers."""
+    if not hasattr(request.state, "id"):
+        given = request.headers.get("x-request-id", "")
+        request.state.id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return str(request.state.id)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body. Raises RequestTooLarge as soon as it is over the limit, without reading the rest."""
+    stated = request.headers.get("content-length", "")
+    if stated.isdigit() and int(stated) > limit:
+        raise RequestTooLarge(f"the body has {int(stated):,} bytes", None, f"send at most {limit:,}")
+    parts, length = [], 0
+    async for part in request.stream():
+        length += len(part)
+        if length > limit:
+            raise RequestTooLarge(f"the body has more than {limit:,} bytes", None, f"send at most {limit:,}")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def read_images(request: Request, limit: int, max_images: int) -> list[bytes]:
+    """The image files of a body: the body itself, or the files of a multipart form.
+
+    Raises RequestTooLarge, InvalidInput.
+    """
+    body = await read_body(request, limit)
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return [body]
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    try:
+        form: FormData = await MultiPartParser(request.headers, stream(), max_files=max_images + 1).parse()
+    except (MultiPartException, KeyError) as error:
+        raise InvalidInput(f"the multipart form cannot be read: {error}", "body", "send it as curl -F does") from error
+    files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    if not files:
+        raise InvalidInput("the form has no file", "body", "send images as files: curl -F image=@photo.jpg")
+    if len(files) > max_images:
+        raise RequestTooLarge("too many images in one request", "body", f"send at most {max_images}")
+    return [await file.read() for file in files]
+
+
+def options_of(query: QueryParams, manifest: BundleManifest, defaults: PredictOptions) -> PredictOptions:
+    """What a request chose. Raises InvalidOptions, which names the parameter.
+
+    Args:
+        query: `confidence`, `classes` (names, separated by commas or repeated).
+        manifest: That of the model which answers.
+        defaults: The deployment's.
+    """
+    names = [name for value in query.getlist("classes") for name in value.split(",") if name]
+    return PredictOptions(
+        confidence=_fraction(query, "confidence") if "confidence" in query else defaults.confidence,
+        classes=_indices(names, manifest.classes) if "classes" in query else defaults.classes,
+        max_detections=defaults.max_detections,
+    )
+
+
+def _fraction(query: QueryParams, name: str) -> float:
+    try:
+        value = float(query[name])
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise InvalidOptions(f"{query[name]!r} is no number from 0 to 1", name)
+    return value
+
+
+def _indices(names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        known = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
+        raise InvalidOptions(f"the model has no class {', '.join(map(repr, unknown))}", "classes", f"it has {known}")
+    return tuple(classes.index(name) for name in names)

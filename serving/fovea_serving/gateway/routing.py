@@ -1,0 +1,73 @@
+"""Which version of the model answers a request."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fovea_api.bundle import BundleManifest
+
+from fovea_serving.upstreams import Upstream, UpstreamUnavailable
+
+Role = Literal["Stable", "Candidate", "Shadow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of the model with what runs it.
+
+    Args:
+        name: The run that made it, or the start of its bundle's digest.
+        role: Stable and Candidate answer; a Shadow gets copies, and its answers reach nobody.
+        weight: Its share of the requests, relative to the others'.
+        manifest: That of its bundle.
+        digest: Of its bundle.
+        upstream: What runs it.
+    """
+
+    name: str
+    role: Role
+    weight: float
+    manifest: BundleManifest
+    digest: str
+    upstream: Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """All versions at one moment.
+
+    Args:
+        versions: In the order of the configuration.
+        reason: Why there is none, for those who ask meanwhile.
+    """
+
+    versions: Sequence[Version] = ()
+    reason: str = "no version of the model is loaded yet"
+
+    def choose(self, request_id: str) -> Version:
+        """The version that answers: always the same one for the same id, and each by its weight.
+
+        Raises UpstreamUnavailable when there is none.
+        """
+        answering = [version for version in self.versions if version.role != "Shadow" and version.weight > 0]
+        if not answering:
+            raise UpstreamUnavailable(self.reason)
+        point = _share(request_id) * sum(version.weight for version in answering)
+        for version in answering:
+            point -= version.weight
+            if point < 0:
+                return version
+        return answering[-1]
+
+    @property
+    def shadows(self) -> list[Version]:
+        """Versions that get copies."""
+        return [version for version in self.versions if version.role == "Shadow"]
+
+
+def _share(request_id: str) -> float:
+    """A number from 0 to 1 that is spread evenly over ids, and equal in every process for the same one."""
+    return int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest(), "big") / 2**64
