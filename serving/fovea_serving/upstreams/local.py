@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
 
 from fovea_api.modeldeployment import Batching
 
-from fovea_serving.backends.cpus import usable_cpus
-from fovea_serving.batching import BatchedOutputs, Batcher
-from fovea_serving.pipeline import Geometry, decode
+from fovea_serving.batching import BatchedOutputs, Batcher, Tensor
 from fovea_serving.predictor import Predictor
-from fovea_serving.upstreams.base import DEFAULTS, Answer, PredictOptions, UpstreamFailed, UpstreamUnavailable
+from fovea_serving.upstreams.base import UpstreamFailed
+from fovea_serving.upstreams.pipeline import PipelineUpstream
 
-_T = TypeVar("_T")
 
-
-class LocalUpstream:
-    """Decodes and post-processes in as many threads as there are CPUs, and runs the network in batches.
+class LocalUpstream(PipelineUpstream):
+    """The whole way from bytes to predictions in this process.
 
     Args:
         predictor: The loaded model.
@@ -28,65 +23,33 @@ class LocalUpstream:
     """
 
     def __init__(self, predictor: Predictor, batching: Batching | None = None, threads: int = 0) -> None:
-        batching = batching or Batching()
-        self._predictor = predictor
-        self._batcher = Batcher(
-            predictor.run, predictor.fixed_batch or batching.max_size, batching.max_delay_milliseconds / 1000
-        )
-        self._threads = ThreadPoolExecutor(threads or usable_cpus(), "images")
-        self._at_work = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._closed = False
+        network = LocalNetwork(predictor, batching or Batching())
+        super().__init__(predictor.preprocess, predictor.postprocess, network, threads)
 
-    async def predict(self, images: Sequence[bytes], options: PredictOptions = DEFAULTS) -> list[Answer]:
-        if self._closed:
-            raise UpstreamUnavailable("the model is being unloaded")
-        self._at_work += 1
-        self._idle.clear()
-        try:
-            places = [f"image {index + 1}" for index in range(len(images))] if len(images) > 1 else ["image"]
-            outputs = await _all([self._outputs(data, place) for data, place in zip(images, places, strict=True)])
-            return await self._in_thread(lambda: [self._answer(*pair, options) for pair in outputs])
-        finally:
-            self._at_work -= 1
-            if not self._at_work:
-                self._idle.set()
+
+class LocalNetwork:
+    """A predictor's network, in batches."""
+
+    def __init__(self, predictor: Predictor, batching: Batching) -> None:
+        size = predictor.fixed_batch or batching.max_size
+        self._batcher = Batcher(predictor.run, size, batching.max_delay_milliseconds / 1000)
+
+    def announce(self) -> AbstractContextManager[None]:
+        return self._batcher.announce()
+
+    def submit(self, image: Tensor) -> asyncio.Future[BatchedOutputs]:
+        running = asyncio.wrap_future(self._batcher.submit(image))
+        return asyncio.ensure_future(_explained(running))
 
     async def ready(self) -> None:
-        if self._closed:
-            raise UpstreamUnavailable("the model is being unloaded")
+        """A model that is loaded can answer."""
 
     async def close(self) -> None:
-        self._closed = True
-        await self._idle.wait()
         await asyncio.to_thread(self._batcher.close)
-        self._threads.shutdown(wait=False)
-
-    async def _outputs(self, data: bytes, place: str) -> tuple[BatchedOutputs, Geometry]:
-        with self._batcher.announce():
-            tensor, geometry = await self._in_thread(lambda: self._predictor.preprocess(decode(data, place)))
-            running = self._batcher.submit(tensor)
-        try:
-            return await asyncio.wrap_future(running), geometry
-        except Exception as error:  # whatever the backend raises
-            raise UpstreamFailed(f"the network failed: {type(error).__name__}: {error}", place) from error
-
-    def _answer(self, ran: BatchedOutputs, geometry: Geometry, options: PredictOptions) -> Answer:
-        (prediction,) = self._predictor.postprocess(ran.outputs, [geometry])
-        selected = options.select(prediction, self._predictor.postprocess.confidence_threshold)
-        return Answer(selected, *geometry.original, ran.batch_size)
-
-    def _in_thread(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-async def _all(parts: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """All results in order, or the first error after the others were given up."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
+async def _explained(running: asyncio.Future[BatchedOutputs]) -> BatchedOutputs:
     try:
-        return await asyncio.gather(*tasks)
-    except Exception:
-        for task in tasks:
-            task.cancel()
-        raise
+        return await running
+    except Exception as error:  # whatever the backend raises
+        raise UpstreamFailed(f"the network failed: {type(error).__name__}: {error}") from error

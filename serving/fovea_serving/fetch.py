@@ -1,0 +1,29 @@
+"""From wherever a bundle is stored to a verified bundle on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fovea_store import StorePath
+
+from fovea_serving.bundle import Bundle, load_bundle
+
+
+def fetch_bundle(uri: str, folder: Path, credentials: str | None = None) -> Bundle:
+    """A bundle with every file verified: read where it is on a file system, else copied below the folder first.
+
+    Args:
+        uri: `s3://…`, `gs://…`, `pvc://claim/path` or a local path, of the bundle's directory.
+        folder: Where a copy goes, into a directory of the bundle's name.
+        credentials: See StorePath.
+
+    Raises:
+        NotFound, AccessDenied, StoreUnavailable: the store does not give it.
+        InvalidBundle, CorruptBundle: it cannot be used.
+    """
+    source = StorePath.parse(uri, credentials)
+    if source.is_local:
+        return load_bundle(source.local_path())
+    copy = folder / source.name
+    source.download_tree(copy)
+    return load_bundle(copy)
