@@ -78,7 +78,7 @@ class Option(Model):
         bounds = (f" from {self.min:g}" if self.min is not None else "") + (
             f" to {self.max:g}" if self.max is not None else ""
         )
-        count = f"{' or '.join(map(str, self.lengths))} " if self.lengths else ""
+        count = f"{', '.join(map(str, self.lengths[:-1]))} or {self.lengths[-1]} " if self.lengths else ""
         words = {"Integer": "a whole number", "Number": "a number", "Numbers": f"a list of {count}numbers"}
         return words.get(self.type, "true or false") + bounds
 

@@ -38,7 +38,7 @@ SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
     ),
     "a list of the wrong length": (
         problems(spec(RETINANET | {"options": {"anchorSizes": [16, 32]}})),
-        "InvalidOption", "spec.model.options.anchorSizes", "give a list of 5 or 10 or 15 numbers from 4 to 4096",
+        "InvalidOption", "spec.model.options.anchorSizes", "give a list of 3, 5, 6, 10 or 15 numbers from 4 to 4096",
     ),
     "a dataset of another task": (
         problems(spec(RESNET), dataset()),

@@ -13,6 +13,7 @@ from fovea_trainer.models.anchors import Anchors, best_overlap, cluster_ratios, 
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.pyramid import STRIDES
 from fovea_trainer.models.registry import build_network
+from fovea_trainer.tasks.detection.targets import BoxTargets
 
 SIZE = (320, 240)
 
@@ -83,3 +84,27 @@ def test_a_detector_takes_its_anchors_from_the_train_split_unless_the_recipe_giv
     assert "a larger input.size helps" in small.description
     nothing = build_network(choice, 2, LossSettings(), [sample([[0, 0, 9, 9]], [True])], Preprocess(320, 240))
     assert "has no objects" in nothing.description
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("retinanet-efficientnet-lite0", (16, 24, 40, 60, 90, 120)), ("fasterrcnn", (24, 60, 120)), ("fasterrcnn", ())],
+)
+def test_recipes_with_sizes_for_three_levels_get_a_network_of_three_levels(name: str, sizes: tuple[float, ...]) -> None:
+    """As the first version's, whose frozen recipes spell out 3 or 6 sizes; with none given there are five levels."""
+    options = {"fpnChannels": 16, "anchorSizes": list(sizes)}
+    choice = ModelChoice(architecture=name, pretrained=Pretrained(weights="None"), options=options)
+    boxes = [sample([[100, 100, 200, 160], [10, 10, 62, 84]], [False, False])] * 3
+    network = build_network(choice, 2, LossSettings(), boxes, Preprocess(320, 240)).eval()
+    strides = (8, 16, 32) if sizes else STRIDES
+    raw = network(torch.zeros(1, 3, 240, 320))
+    each = len(sizes) // 3 or 1
+    cells = [-(-320 // stride) * -(-240 // stride) for stride in strides]
+    assert raw.anchors.shape == (3 * each * sum(cells), 4)
+    areas = (raw.anchors[:, 2:] - raw.anchors[:, :2]).prod(1).sqrt()
+    starts = np.cumsum([0, *cells]) * 3 * each
+    for level, size in enumerate(sizes[::each]):
+        assert float(areas[starts[level]]) == pytest.approx(size, abs=1)  # of whole pixels
+    targets = BoxTargets([torch.tensor([[50.0, 50, 100, 80]])], [torch.tensor([1])])
+    assert all(torch.isfinite(value) for value in network.loss(raw, targets).values())
+    assert network.decode(raw)["boxes"].shape[-1] == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -17,14 +18,22 @@ STRIDES = (*BODY_STRIDES, 64, 128)
 
 
 class Pyramid(nn.Module):
-    """Features of the levels P3 to P7, all of `channels` channels; P6 and P7 as in RetinaNet (Lin et al. 2017)."""
+    """Features of the levels P3 to P5 or P7, all of `channels` channels; P6 and P7 as in RetinaNet (Lin et al. 2017).
 
-    def __init__(self, body: Body, channels: int, pretrained: bool) -> None:
+    Args:
+        body: What it is built on.
+        channels: Of every level.
+        strides: Of the levels: BODY_STRIDES or STRIDES.
+        pretrained: Whether the body gets its published weights.
+    """
+
+    def __init__(self, body: Body, channels: int, strides: Sequence[int], pretrained: bool) -> None:
         super().__init__()
         self.body = FeatureMaps(body, BODY_STRIDES, pretrained)
-        self.fpn = FeaturePyramidNetwork(self.body.channels, channels, LastLevelP6P7(channels, channels))
+        coarse = LastLevelP6P7(channels, channels) if len(strides) > len(BODY_STRIDES) else None
+        self.fpn = FeaturePyramidNetwork(self.body.channels, channels, coarse)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """float32 [N, channels, h, w] of each of STRIDES."""
+        """float32 [N, channels, h, w] of each level."""
         levels = OrderedDict((str(level), features) for level, features in enumerate(self.body(images)))
         return [features.float() for features in self.fpn(levels).values()]

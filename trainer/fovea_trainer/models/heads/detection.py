@@ -10,7 +10,7 @@ from fovea_serving.pipeline import Preprocess
 
 from fovea_trainer.models.anchors import DEFAULT_RATIOS, Anchors, fit_anchors, ladder
 from fovea_trainer.models.heads.base import Options
-from fovea_trainer.models.pyramid import STRIDES
+from fovea_trainer.models.pyramid import BODY_STRIDES, STRIDES
 from fovea_trainer.tasks import Sample
 from fovea_trainer.tasks.detection.targets import objects_in_input
 
@@ -18,17 +18,20 @@ SIZE_OVER_STRIDE = 4.0
 """Smallest anchor of a level over its stride, as in RetinaNet, where neither options nor a dataset say otherwise."""
 IMAGES = 2000
 """Images, spread evenly over the train split, to whose boxes the anchors are fitted."""
+LEVELS = {len(STRIDES): 3, len(BODY_STRIDES): 2}
+"""Numbers of levels that a network may have, each with the most anchor sizes of a level."""
 GOOD_RECALL = 0.98
 """Best possible recall below which a remedy is named."""
 
 
 def anchor_options() -> tuple[Option, ...]:
     """The options of a head with anchors."""
-    lengths = tuple(len(STRIDES) * sizes for sizes in (1, 2, 3))
+    lengths = tuple(sorted(levels * sizes for levels, most in LEVELS.items() for sizes in range(1, most + 1)))
     return (
         Option(name="anchorSizes", type="Numbers", default=(), min=4, max=4096, lengths=lengths,
-               description="Anchor sizes in input pixels, the same number on each of the levels of strides "
-               f"{', '.join(map(str, STRIDES))}; absent: fitted to the boxes of the train split."),
+               description="Anchor sizes in input pixels, level by level: one to three on each of the strides "
+               f"{_list(STRIDES)}, or one or two on each of {_list(BODY_STRIDES)}, which make a network without the "
+               "coarse levels; absent: fitted to the boxes of the train split."),
         Option(name="anchorRatios", type="Numbers", default=(), min=0.05, max=20,
                description="Height over width of the anchors; absent: fitted to the boxes of the train split."),
     )  # fmt: skip
@@ -37,9 +40,15 @@ def anchor_options() -> tuple[Option, ...]:
 def anchors_for(options: Options, sizes_per_level: int) -> Anchors:
     """The anchors of the options; those of RetinaNet where they say nothing."""
     sizes = options.numbers("anchorSizes") or ladder(SIZE_OVER_STRIDE, STRIDES, sizes_per_level)
-    each = len(sizes) // len(STRIDES)
-    levels = [sizes[level * each : (level + 1) * each] for level in range(len(STRIDES))]
-    return Anchors(levels, options.numbers("anchorRatios") or DEFAULT_RATIOS, STRIDES)
+    strides = strides_of(sizes)
+    each = len(sizes) // len(strides)
+    levels = [sizes[level * each : (level + 1) * each] for level in range(len(strides))]
+    return Anchors(levels, options.numbers("anchorRatios") or DEFAULT_RATIOS, strides)
+
+
+def strides_of(sizes: Sequence[float]) -> tuple[int, ...]:
+    """Strides of the levels that have these anchor sizes: all, unless their number is that of P3 to P5 alone."""
+    return BODY_STRIDES if len(sizes) % len(STRIDES) else STRIDES
 
 
 def fit_anchor_options(
@@ -56,7 +65,7 @@ def fit_anchor_options(
         return options.values, ("The train split has no objects: the anchors are the usual ones.",)
     size = (preprocess.width, preprocess.height)
     given = options.numbers("anchorSizes"), options.numbers("anchorRatios")
-    fit = fit_anchors(boxes, size, STRIDES, sizes_per_level, *given)
+    fit = fit_anchors(boxes, size, strides_of(given[0]), sizes_per_level, *given)
     words = (
         f"Best possible recall of the anchors: {fit.recall:.3f} of {len(boxes):,} objects of the train split overlap "
         f"an anchor by 0.5 or more, on average by {fit.overlap:.2f} "

@@ -197,7 +197,7 @@ def _iou(boxes: Tensor) -> Tensor:
 def build(body: Body, options: Options, classes: int, loss: LossSettings, pretrained: bool) -> FasterRCNN:
     channels = options.integer("fpnChannels")
     anchors = anchors_for(options, SIZES_PER_LEVEL)
-    pyramid = Pyramid(body, channels, pretrained)
+    pyramid = Pyramid(body, channels, anchors.strides, pretrained)
     return FasterRCNN(pyramid, channels, anchors, options.integer("proposals"), classes, loss)
 
 

@@ -101,7 +101,7 @@ class RetinaNet(Network[RawBoxes, BoxTargets]):
 def build(body: Body, options: Options, classes: int, loss: LossSettings, pretrained: bool) -> RetinaNet:
     channels = options.integer("fpnChannels")
     anchors = anchors_for(options, SIZES_PER_LEVEL)
-    return RetinaNet(Pyramid(body, channels, pretrained), channels, anchors, classes, loss)
+    return RetinaNet(Pyramid(body, channels, anchors.strides, pretrained), channels, anchors, classes, loss)
 
 
 def fit(
