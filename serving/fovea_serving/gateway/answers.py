@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from fovea_serving.gateway.routing import Version
+from fovea_serving.gateway.gateway import Answered
 from fovea_serving.upstreams import Answer
 
 
-def answer_json(request_id: str, version: Version, answers: Sequence[Answer], seconds: float) -> dict[str, JsonValue]:
+def answer_json(request_id: str, answered: Answered, seconds: float) -> dict[str, JsonValue]:
     """The answer to `/v1/predict`: one prediction for each image, in order."""
-    manifest = version.manifest
+    manifest = answered.version.manifest
     return {
         "requestId": request_id,
-        "model": {"run": manifest.lineage.run, "digest": version.digest, "task": manifest.task.value},
-        "predictions": [prediction_json(answer, manifest.classes) for answer in answers],
+        "model": {"run": manifest.lineage.run, "digest": answered.version.digest, "task": manifest.task.value},
+        "predictions": [prediction_json(answer, manifest.classes) for answer in answered.answers],
         "milliseconds": round(1000 * seconds, 2),
     }
 

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from fovea_api.bundle import BundleManifest
 from fovea_api.errors import FoveaError
 from pydantic import JsonValue
 
 from fovea_serving.gateway.answers import answer_json, json_response
 from fovea_serving.gateway.gateway import Gateway
-from fovea_serving.gateway.problems import problem
+from fovea_serving.gateway.problems import SlowRequest, problem
 from fovea_serving.gateway.requests import options_of, read_images, request_id_of
 from fovea_serving.gateway.settings import Settings
+from fovea_serving.upstreams import PredictOptions
 
 
 def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
     """The application that answers requests."""
     app = FastAPI(title="Fovea", docs_url=None, redoc_url=None)
 
+    async def images_of(request: Request) -> list[bytes]:
+        await gateway.authenticator.check(request.headers)
+        try:
+            async with asyncio.timeout(gateway.inference.timeout_seconds):
+                return await read_images(request, settings.max_request_bytes, settings.max_images)
+        except TimeoutError:
+            limit = f"{gateway.inference.timeout_seconds:g} s"
+            raise SlowRequest(f"the request's body was not there after {limit}") from None
+
     @app.post("/v1/predict")
     async def predict(request: Request) -> Response:
         """Predicts one image (the body) or several (files of a multipart form)."""
         begun = time.perf_counter()
         request_id = request_id_of(request)
-        images = await read_images(request, settings.max_request_bytes, settings.max_images)
-        version = gateway.routing.choose(request_id)
-        options = options_of(request.query_params, version.manifest, gateway.defaults)
-        answers = await gateway.predict(version, images, options)
-        return json_response(answer_json(request_id, version, answers, time.perf_counter() - begun))
+        images = await images_of(request)
+
+        def choice(manifest: BundleManifest, defaults: PredictOptions) -> PredictOptions:
+            return options_of(request.query_params, manifest, defaults)
+
+        answered = await gateway.predict(request_id, images, choice)
+        return json_response(answer_json(request_id, answered, time.perf_counter() - begun))
 
     add_probes(app, gateway)
     return app

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from fovea_api.bundle import MANIFEST, BundleManifest
 from fovea_api.errors import FoveaError, InvalidInput, problems
 from fovea_api.gateway import GatewayConfig, ServedVersion
+from fovea_api.modeldeployment import Authentication
 from fovea_store import StorePath
 from pydantic import ValidationError
 
 from fovea_serving.bundle import parse_manifest, verify_digest
+from fovea_serving.gateway.authentication import ApiKeys, Authenticator, Everybody, ServiceAccountTokens
 from fovea_serving.gateway.gateway import Gateway
+from fovea_serving.gateway.kubernetes import ApiServer
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.upstreams import UpstreamUnavailable, open_upstream
 
@@ -23,8 +27,24 @@ log = logging.getLogger(__name__)
 MAX_MANIFEST_BYTES = 16 * 2**20
 READY_SECONDS = 10.0
 """How long a version that is new here may take to answer before requests are sent to it all the same."""
+READY_INTERVAL_SECONDS = 0.2
 RETRY_SECONDS = 2.0
 """Pause before a configuration that could not be applied is tried again: a store that was away comes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a configuration refers to.
+
+    Args:
+        store_credentials: Folder of the credentials of the store that holds the bundles, see StorePath.
+        api_keys: Folder whose files are the API keys: a mounted Secret.
+        api: The API server that reviews tokens. None: that of the cluster which the process runs in.
+    """
+
+    store_credentials: str | None = None
+    api_keys: Path | None = None
+    api: ApiServer | None = None
 
 
 class Follower:
@@ -32,39 +52,51 @@ class Follower:
 
     Args:
         gateway: What it routes.
-        credentials: Folder of the store's credentials, see StorePath.
+        surroundings: What a configuration refers to.
     """
 
-    def __init__(self, gateway: Gateway, credentials: str | None = None) -> None:
+    def __init__(self, gateway: Gateway, surroundings: Surroundings) -> None:
         self._gateway = gateway
-        self._credentials = credentials
+        self._surroundings = surroundings
+        self._authentication: tuple[Authentication, str, str] | None = None
         self._open: dict[tuple[str, ServedVersion], Version] = {}
 
     async def follow(self, configs: AsyncIterator[GatewayConfig]) -> None:
         """Applies each configuration; while one cannot be applied, the one before goes on."""
         applying: asyncio.Task[None] | None = None
-        async for config in configs:
+        try:
+            async for config in configs:
+                if applying is not None:
+                    applying.cancel()
+                    await asyncio.wait([applying])
+                applying = asyncio.create_task(self._apply_until_done(config))
+        finally:
             if applying is not None:
                 applying.cancel()
-                await asyncio.wait([applying])
-            applying = asyncio.create_task(self._apply_until_done(config))
-        if applying is not None:
-            await applying
 
     async def _apply_until_done(self, config: GatewayConfig) -> None:
         while True:
             try:
                 return await self.apply(config)
-            except FoveaError as error:
-                log.error("the configuration cannot be applied yet: %s", error)
+            except Exception as error:
+                words = str(error) if isinstance(error, FoveaError) else f"{type(error).__name__}: {error}"
+                log.error("the configuration cannot be applied yet: %s", words)
                 if not self._gateway.routing.versions:
-                    self._gateway.route(Routing((), str(error)))
+                    self._gateway.route(Routing((), words))
             await asyncio.sleep(RETRY_SECONDS)
 
     async def apply(self, config: GatewayConfig) -> None:
         """Opens new versions, waits until they answer, and switches. Raises FoveaError, and changes nothing then."""
-        versions = [await self._version(served, config) for served in config.versions]
-        await asyncio.gather(*(self._answers(version) for version in versions if version.weight))
+        opened: list[Version] = []
+        try:
+            versions = [await self._version(served, config, opened) for served in config.versions]
+            await asyncio.gather(*(_answers(version) for version in opened if version.weight))
+            authenticator = self._authenticator(config)
+        except BaseException:
+            for version in opened:
+                await version.upstream.close()
+            raise
+        self._gateway.authenticator = authenticator
         self._gateway.inference = config.inference
         self._gateway.route(Routing(versions, config.reason or "the deployment has no ready version"))
         self._open = {
@@ -72,30 +104,52 @@ class Follower:
         }
         log.info("routing: %s", ", ".join(f"{v.name} {v.role} {v.weight:g} %" for v in versions) or config.reason)
 
-    async def _version(self, served: ServedVersion, config: GatewayConfig) -> Version:
+    async def _version(self, served: ServedVersion, config: GatewayConfig, opened: list[Version]) -> Version:
         known = self._open.get(_identity(served, config))
         if known is not None:
             return Version(served.name, served.role, served.weight, known.manifest, known.digest, known.upstream)
         manifest, digest = await asyncio.to_thread(self._read, served.bundle)
         upstream = open_upstream(served, manifest, config)
-        return Version(served.name, served.role, served.weight, manifest, digest, upstream)
-
-    async def _answers(self, version: Version) -> None:
-        try:
-            async with asyncio.timeout(READY_SECONDS):
-                while True:
-                    try:
-                        return await version.upstream.ready()
-                    except UpstreamUnavailable as error:
-                        reason = str(error)
-                        await asyncio.sleep(0.2)
-        except TimeoutError:
-            log.warning("%s does not answer yet: %s", version.name, reason)
+        opened.append(Version(served.name, served.role, served.weight, manifest, digest, upstream))
+        return opened[-1]
 
     def _read(self, uri: str) -> tuple[BundleManifest, str]:
-        folder = StorePath.parse(uri, self._credentials)
+        folder = StorePath.parse(uri, self._surroundings.store_credentials)
         manifest = parse_manifest((folder / MANIFEST).read_bytes(MAX_MANIFEST_BYTES), uri)
         return manifest, verify_digest(manifest, folder.name, uri)
+
+    def _authenticator(self, config: GatewayConfig) -> Authenticator:
+        """What the configuration asks for; the one there is, with all that it remembers, where nothing changed."""
+        wanted = (config.authentication, config.namespace, config.deployment)
+        if wanted == self._authentication:
+            return self._gateway.authenticator
+        match config.authentication.type:
+            case "None":
+                authenticator: Authenticator = Everybody()
+            case "APIKey":
+                if self._surroundings.api_keys is None:
+                    raise InvalidInput("authentication by APIKey needs the keys", "authentication", "give --api-keys")
+                authenticator = ApiKeys(self._surroundings.api_keys)
+            case "ServiceAccountToken":
+                api = self._surroundings.api or ApiServer.in_cluster()
+                authenticator = ServiceAccountTokens(api, config.namespace, config.deployment)
+        self._authentication = wanted
+        return authenticator
+
+
+async def _answers(version: Version) -> None:
+    """Waits until a version answers, for a while: if nothing else is there, it is asked all the same."""
+    reason = ""
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            while True:
+                try:
+                    return await version.upstream.ready()
+                except UpstreamUnavailable as error:
+                    reason = str(error)
+                    await asyncio.sleep(READY_INTERVAL_SECONDS)
+    except TimeoutError:
+        log.warning("%s does not answer yet: %s", version.name, reason)
 
 
 def _identity(served: ServedVersion, config: GatewayConfig) -> tuple[str, ServedVersion]:
@@ -111,19 +165,27 @@ def parse_config(text: str | bytes, place: str) -> GatewayConfig:
         raise InvalidInput("; ".join(f"{path}: {words}" for path, words in problems(error)), place) from error
 
 
-async def watch_file(file: Path, interval: float = 1.0) -> AsyncIterator[GatewayConfig]:
-    """The configuration in a file, and again after each change. A faulty change is logged and left out.
+async def parsed(texts: AsyncIterator[str], place: str) -> AsyncIterator[GatewayConfig]:
+    """The configurations that texts are; one that is faulty is logged and left out, and the one before goes on."""
+    async for text in texts:
+        try:
+            config = parse_config(text, place)
+        except InvalidInput as error:
+            log.error("the configuration is left out: %s", error)
+        else:
+            yield config
 
-    Raises InvalidInput when it is faulty at the start.
-    """
-    text = file.read_bytes()
-    yield parse_config(text, str(file))
+
+async def watch_file(file: Path, interval: float = 1.0) -> AsyncIterator[str]:
+    """The text of a file, and again after each change."""
+    last = None
     while True:
+        try:
+            text = file.read_text()
+        except OSError as error:
+            log.error("the configuration cannot be read: %s", error)
+        else:
+            if text != last:
+                yield text
+            last = text
         await asyncio.sleep(interval)
-        changed = file.read_bytes() if file.exists() else text
-        if changed != text:
-            text = changed
-            try:
-                yield parse_config(text, str(file))
-            except InvalidInput as error:
-                log.error("the changed configuration is left out: %s", error)

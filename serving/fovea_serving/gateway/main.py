@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import uvloop
-from fovea_api.gateway import GatewayConfig
+from fovea_api.gateway import CONFIG_KEY
 from fovea_api.modeldeployment import Inference
 
 from fovea_serving.bundle import load_bundle
-from fovea_serving.gateway.configuration import Follower
+from fovea_serving.gateway.configuration import Follower, Surroundings, parse_config, parsed, watch_file
 from fovea_serving.gateway.gateway import Gateway
+from fovea_serving.gateway.kubernetes import ApiServer, watch_config_map
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.gateway.server import serve
 from fovea_serving.gateway.settings import Settings
@@ -29,13 +30,24 @@ def serve_bundle(bundle: Path, inference: Inference, settings: Settings, *, thre
         upstream = LocalUpstream(predictor, inference.batching)
         gateway.route(Routing([Version(run, "Stable", 100, verified.manifest, verified.digest, upstream)]))
 
-    uvloop.run(serve(Gateway(inference), start, settings))
+    uvloop.run(serve(lambda: Gateway(inference, settings), start, settings))
 
 
-def serve_config(configs: AsyncIterator[GatewayConfig], settings: Settings, *, credentials: str | None = None) -> None:
-    """Serves the versions of a configuration, and follows its changes, until a signal comes."""
+def serve_file(file: Path, settings: Settings, surroundings: Surroundings) -> None:
+    """Serves the versions of a configuration in a file, and follows its changes. Raises InvalidInput at the start."""
+    parse_config(file.read_text(), str(file))
+    _follow(watch_file(file), str(file), settings, surroundings)
 
+
+def serve_config_map(namespace: str, name: str, settings: Settings, surroundings: Surroundings) -> None:
+    """Serves the versions of a configuration in a ConfigMap, and follows its changes."""
+    api = surroundings.api or ApiServer.in_cluster()
+    texts = watch_config_map(api, namespace, name, CONFIG_KEY)
+    _follow(texts, f"ConfigMap {namespace}/{name}", settings, surroundings)
+
+
+def _follow(texts: AsyncIterator[str], place: str, settings: Settings, surroundings: Surroundings) -> None:
     async def start(gateway: Gateway) -> None:
-        await Follower(gateway, credentials).follow(configs)
+        await Follower(gateway, surroundings).follow(parsed(texts, place))
 
-    uvloop.run(serve(Gateway(), start, settings))
+    uvloop.run(serve(lambda: Gateway(None, settings), start, settings))

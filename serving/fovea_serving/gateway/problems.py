@@ -9,6 +9,7 @@ from http import HTTPStatus
 from fovea_api.errors import FoveaError, InvalidInput
 from starlette.responses import Response
 
+from fovea_serving.gateway.authentication import Forbidden, Unauthenticated
 from fovea_serving.pipeline.decode import InvalidImage
 from fovea_serving.upstreams import Overloaded, UpstreamFailed, UpstreamUnavailable
 
@@ -18,6 +19,10 @@ RETRY_AFTER_SECONDS = 2
 
 class RequestTooLarge(InvalidInput):
     """The body, or the number of images in it, is over the limit."""
+
+
+class SlowRequest(FoveaError):
+    """The body did not come in time."""
 
 
 class DeadlineExceeded(FoveaError):
@@ -32,6 +37,9 @@ STATUSES: tuple[tuple[type[FoveaError], HTTPStatus], ...] = (
     (UpstreamUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (UpstreamFailed, HTTPStatus.BAD_GATEWAY),
     (DeadlineExceeded, HTTPStatus.GATEWAY_TIMEOUT),
+    (Unauthenticated, HTTPStatus.UNAUTHORIZED),
+    (Forbidden, HTTPStatus.FORBIDDEN),
+    (SlowRequest, HTTPStatus.REQUEST_TIMEOUT),
 )
 """The first class that fits decides."""
 
@@ -56,4 +64,6 @@ def problem(error: FoveaError, request_id: str) -> Response:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     elif isinstance(error, UpstreamUnavailable):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    elif isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
     return Response(json.dumps(content), status.value, headers, "application/problem+json")

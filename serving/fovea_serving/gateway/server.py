@@ -34,15 +34,16 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(gateway: Gateway, start: Start, settings: Settings) -> None:
+async def serve(create: Callable[[], Gateway], start: Start, settings: Settings) -> None:
     """Serves until a signal comes. What is running then is answered; new connections are accepted for
     `drain_delay_seconds`, while `/readyz` answers 503.
 
     Args:
-        gateway: Without a version yet.
+        create: Makes the gateway, without a version yet.
         start: Gives it its versions; awaited beside the servers, so that probes are answered meanwhile.
         settings: Addresses and limits.
     """
+    gateway = create()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
