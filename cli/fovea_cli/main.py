@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": ("fovea_cli.predict", "serving"),
     "serve": ("fovea_cli.serve", "serving"),
     "gateway": ("fovea_cli.gateway", "serving"),
+    "triton": ("fovea_cli.triton", "serving"),
     "report": ("fovea_cli.report", "trainer"),
     "logs": ("fovea_cli.logs", "trainer"),
     "models": ("fovea_cli.models", None),
@@ -25,7 +26,7 @@ COMMANDS = {
     "completion": ("fovea_cli.completion", None),
 }
 """Each command: the module that defines it under the name `command`, and the extra that it needs."""
-SERVICES = frozenset({"operator", "run", "gateway"})
+SERVICES = frozenset({"operator", "run", "gateway", "triton"})
 """Commands of pods: what they print is a log, which is where the traceback of an unexpected error belongs."""
 
 

@@ -32,10 +32,10 @@ def main() -> int:
     kubeconfig.add_argument(alone[0], action="store_true", help=alone[1])
     programs = command("build", "Build programs from their pinned Go modules.")
     programs.add_argument("names", nargs="*", metavar="PROGRAM", help=f"default: {' '.join(build.ALL)}")
-    product = " ".join(images.PRODUCT)
+    default_images = " ".join(images.DEFAULT)
     for name, text, default in (
-        ("images", "Build images with buildah.", product),
-        ("load", "Load built images into the running cluster.", f"those of {product} that are built"),
+        ("images", "Build images with buildah.", default_images),
+        ("load", "Load built images into the running cluster.", f"those of {default_images} that are built"),
     ):
         command(name, text).add_argument("names", nargs="*", metavar="IMAGE", help=f"default: {default}")
     arguments = parser.parse_args()
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         case "build":
             build.build(*(arguments.names or build.ALL))
         case "images":
-            images.make(*(arguments.names or images.PRODUCT))
+            images.make(*(arguments.names or images.DEFAULT))
         case "load":
             cluster.load(*arguments.names)
     return 0

@@ -20,10 +20,12 @@ from .shell import PATH, Failure, locked, run, say, write
 
 SYSTEM = ("pause", "kuberay")
 PRODUCT = ("operator", "serving", "trainer")
-ALL = (*SYSTEM, "kueue", "base", *PRODUCT)
+DEFAULT = (*PRODUCT, "triton")  # what is built and loaded where none is named
+ALL = (*SYSTEM, "kueue", "base", *DEFAULT)
 _REQUIREMENTS = {"operator": "operator", "serving": "ray-serve", "trainer": "trainer"}  # of each product image
 _LOCK = CACHE / "images.lock"  # of the layout
 _STORAGE = CACHE / "buildah"
+_LIBPYTHON = "libpython3.11.so.1.0"
 _PACKAGES = "python3,python3-venv,ca-certificates,procps,wget"
 
 
@@ -49,6 +51,8 @@ def make(*names: str) -> None:
             _forget_old_dependencies(name)
         elif name == "base":
             _make_base()
+        elif name == "triton":
+            _make_triton()
         elif name in ALL:
             _build(name, HERE / "images" / name / "Containerfile", _context(name))
         else:
@@ -66,11 +70,11 @@ def load(*names: str) -> None:
 
 
 def built() -> tuple[str, ...]:
-    """Those of the product's images that are in the layout; tells of the others."""
-    found = tuple(name for name in PRODUCT if layout.has(reference(name)))
+    """Those of the images that are loaded by default that are in the layout; names the others."""
+    found = tuple(name for name in DEFAULT if layout.has(reference(name)))
     if not found:
         raise Failure("no image is built; run devcluster images first")
-    for name in PRODUCT:
+    for name in DEFAULT:
         if name not in found:
             say(f"image {reference(name)} is not built, so it is not loaded; devcluster images {name} builds it")
     return found
@@ -195,6 +199,16 @@ def _context(name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if name == "pause":
         run("gcc", "-Os", "-static", "-s", "-o", folder / "pause", HERE / "images" / "pause" / "pause.c")
+    elif name == "triton":
+        for file in ("install", "requirements.txt"):
+            shutil.copy(HERE / "images" / name / file, folder / file)
+        if not (folder / _LIBPYTHON).exists():
+            run("apt-get", "download", "libpython3.11", cwd=folder)
+            (package,) = folder.glob("*.deb")
+            run("dpkg-deb", "--extract", package, folder / "package")
+            (folder / "package" / "usr" / "lib" / "x86_64-linux-gnu" / _LIBPYTHON).rename(folder / _LIBPYTHON)
+            shutil.rmtree(folder / "package")
+            package.unlink()
     else:
         program = {"kuberay": "ray-operator", "kueue": "kueue-manager"}[name]
         build.build(program)
@@ -202,6 +216,24 @@ def _context(name: str) -> Path:
         target.unlink(missing_ok=True)
         os.link(BIN / program, target)
     return folder
+
+
+def _make_triton() -> None:
+    """The serving image with a tritonserver, which loads Python from a library that the base has not."""
+    if not layout.has(reference("serving")):
+        make("serving")
+    folder = _context("triton")
+    with _pip_secrets() as secrets:
+        _build(
+            "triton",
+            HERE / "images" / "triton" / "Containerfile",
+            folder,
+            "--build-arg",
+            f"BASE_IMAGE={reference('base')}",
+            "--build-arg",
+            f"SERVING_IMAGE={reference('serving')}",
+            *secrets,
+        )
 
 
 def _make_base() -> None:

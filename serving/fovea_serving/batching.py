@@ -19,10 +19,13 @@ Outputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class BatchedOutputs:
-    """The network's outputs for one image, each with a first dimension of 1, and how many images ran with it."""
+    """The network's outputs for one image, each with a first dimension of 1, and how many images ran with it.
+
+    None: whoever ran it does not say.
+    """
 
     outputs: Outputs
-    batch_size: int
+    batch_size: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

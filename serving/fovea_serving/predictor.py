@@ -51,12 +51,13 @@ class Predictor:
         self._max_batch = self.fixed_batch or max_batch
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, *, threads: int = 0, max_batch: int = 8) -> Self:
-        """The predictor of a verified bundle."""
+    def from_bundle(cls, bundle: Bundle, *, precision: str | None = None, threads: int = 0, max_batch: int = 8) -> Self:
+        """The predictor of a verified bundle, in FP32, INT8 or, by None, the bundle's own choice."""
         manifest = bundle.manifest
         preprocess = Preprocess.from_manifest(manifest.preprocessing)
         postprocess = Postprocess.from_manifest(manifest.task, manifest.postprocessing)
-        return cls(bundle.model, preprocess, postprocess, threads=threads, max_batch=max_batch)
+        model = bundle.model_of(precision) if precision else bundle.model
+        return cls(model, preprocess, postprocess, threads=threads, max_batch=max_batch)
 
     def predict(self, images: Sequence[Image | bytes], *, candidates: bool = False) -> list[Prediction]:
         """One prediction for each image, in order.

@@ -57,7 +57,7 @@ class PipelineUpstream:
         self._at_work += 1
         self._idle.clear()
         try:
-            places = [f"image {index + 1}" for index in range(len(images))] if len(images) > 1 else ["image"]
+            places = [f"image {index + 1}" for index in range(len(images))] if len(images) != 1 else ["image"]
             outputs = await _all([self._outputs(data, place) for data, place in zip(images, places, strict=True)])
             return await self._in_thread(lambda: [self._answer(*pair, options) for pair in outputs])
         finally:

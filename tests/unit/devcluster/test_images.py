@@ -26,8 +26,8 @@ except Failure as failure:
 @pytest.mark.parametrize(
     ("built", "loaded", "told"),
     [
-        (["operator", "serving", "trainer", "base"], "operator serving trainer", ""),
-        (["trainer", "operator"], "operator trainer", "devcluster images serving builds it"),
+        (["operator", "serving", "trainer", "triton", "base"], "operator serving trainer triton", ""),
+        (["trainer", "operator", "triton"], "operator trainer triton", "devcluster images serving builds it"),
         ([], "failure: no image is built; run devcluster images first", ""),
     ],
 )

@@ -52,6 +52,10 @@ class Prediction(ABC):
         return self
 
     @abstractmethod
+    def fingerprint(self) -> NDArray[np.float64]:
+        """Numbers from 0 to 1 by which two predictions for one image are compared, of objects the best first."""
+
+    @abstractmethod
     def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
         """The JSON form, with the classes by name.
 

@@ -50,6 +50,10 @@ class Classification(Prediction):
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(int(index), float(self.probabilities[index])) for index in order]
 
+    def fingerprint(self) -> NDArray[np.float64]:
+        """The probabilities, in the order of the classes."""
+        return self.probabilities.astype(np.float64)
+
     def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
         """`classes`: the most probable ones with their probability as `score`, best first."""
         return {

@@ -43,6 +43,10 @@ class Detection(Prediction):
         kept = self.scores >= score
         return Detection(self.boxes[kept], self.labels[kept], self.scores[kept])
 
+    def fingerprint(self) -> NDArray[np.float64]:
+        """The scores."""
+        return self.scores.astype(np.float64)
+
     def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
         """`objects`: each with `class`, `score` and `box`, [left, top, right, bottom] in original pixels."""
         return {

@@ -35,6 +35,10 @@ class SemanticSegmentation(Prediction):
         pairs = zip(outputs["logits"], geometries, strict=True)
         return [cls(_decode(logits, geometry)) for logits, geometry in pairs]
 
+    def fingerprint(self) -> NDArray[np.float64]:
+        """The share of the pixels of each class, in the order of the classes."""
+        return np.bincount(self.mask.ravel(), minlength=IGNORE + 1) / self.mask.size
+
     def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
         """`width`, `height` and `classes`: those that occur, with their `pixels` and on request their `mask`."""
         height, width = self.mask.shape
