@@ -135,6 +135,9 @@ def test_a_further_task_is_one_more_class(monkeypatch: pytest.MonkeyPatch) -> No
         ) -> list[Self]:
             return [cls(int(value)) for value in outputs["number"]]
 
+        def fingerprint(self) -> NDArray[np.float64]:
+            return np.array([self.value], np.float64)
+
         def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
             return {"number": self.value}
 

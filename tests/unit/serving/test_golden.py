@@ -1,0 +1,62 @@
+"""A model that no longer answers as it did is not ready."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from fovea_serving.golden import GoldenImage, golden_image
+from fovea_serving.pipeline import Classification, Prediction, SemanticSegmentation, decode
+from fovea_serving.upstreams import Answer, PredictOptions, UpstreamUnavailable
+from fovea_serving.upstreams.base import DEFAULTS
+
+
+@dataclass
+class Says:
+    """An upstream that says what it is given: how a network goes wrong cannot be had on demand."""
+
+    prediction: Prediction
+
+    async def predict(self, images: Sequence[bytes], options: PredictOptions = DEFAULTS) -> list[Answer]:
+        assert list(images) == [golden_image()]
+        return [Answer(self.prediction, 320, 240)]
+
+    async def ready(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def probabilities(*values: float) -> Classification:
+    return Classification(np.array(values, np.float32))
+
+
+async def test_the_first_answer_is_the_known_one() -> None:
+    golden = GoldenImage()
+    await golden.check(Says(probabilities(0.9, 0.1)))
+    await golden.check(Says(probabilities(0.899, 0.101)))
+    with pytest.raises(UpstreamUnavailable, match=r"0\.5.*in place of.*0\.9"):
+        await golden.check(Says(probabilities(0.5, 0.5)))
+
+
+async def test_scores_that_are_no_numbers_are_never_the_known_answer() -> None:
+    golden = GoldenImage()
+    with pytest.raises(UpstreamUnavailable, match="no numbers"):
+        await golden.check(Says(probabilities(float("nan"), 0.1)))
+    await golden.check(Says(probabilities(0.9, 0.1)))
+
+
+async def test_a_segmentation_that_sees_one_class_only_has_gone_blind() -> None:
+    golden = GoldenImage()
+    halves = np.zeros((4, 4), np.uint8)
+    halves[:2] = 1
+    await golden.check(Says(SemanticSegmentation(halves)))
+    with pytest.raises(UpstreamUnavailable):
+        await golden.check(Says(SemanticSegmentation(np.zeros((4, 4), np.uint8))))
+
+
+def test_the_golden_image_is_one_that_a_model_can_see_something_in() -> None:
+    pixels = decode(golden_image())
+    assert pixels.shape == (240, 320, 3)
+    assert pixels.std() > 20
