@@ -1,6 +1,12 @@
-"""Mutates what is decided and calculated, and counts which changes the unit tests notice: `make mutants`.
+"""Mutates what is decided and calculated, and counts which changes the tests notice: `make mutants`.
 
-mutmut wants one folder of sources, and this repository has one for each part, so it works on a copy.
+`make mutants AREA=training` does one area, `AREA=operator/queue.py` one file; several may be given. mutmut expects one
+folder of sources, and this repository has one for each part, so it works on a copy, kept where FOVEA_MUTANTS says: a
+run that was cut off goes on there. FOVEA_MUTANTS_CHILDREN limits the processes.
+
+What is not mutated: log lines and names of tasks, and the prose of messages, that is string literals with a space in
+them. Tests state what an operator does and which reason it gives, not how it words it; reasons, field names, labels and
+all else are mutated. A mutant that the type checker refuses counts as noticed, for CI runs it.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Area:
-    """Files below a package, the tests that must notice what is changed in them, and the least share of it."""
+    """Files below a package, the tests that must notice what is changed in them, and the least share of each file."""
 
     package: str
     files: tuple[str, ...]
@@ -41,51 +47,105 @@ AREAS = {
         0.8,
     ),
 }
-WORDS = (r"logger\.", r"name=f?\"")
+NOT_MUTATED = (r"logger\.", r"name=f?\"")
 """Lines whose words are for people who look for a fault: nothing depends on them."""
 NOTICED = ("killed", "timeout", "caught by type check", "segfault")
+MUTMUT = """
+from mutmut.__main__ import cli
+from mutmut.mutation import mutators
+
+def words(node, mutants=mutators.operator_string):
+    return () if " " in getattr(node, "value", "") else mutants(node)
+
+known = mutators.mutation_operators
+known[:] = [(kind, words if mutants is mutators.operator_string else mutants) for kind, mutants in known]
+cli()
+"""
+"""mutmut, but for the prose of messages."""
 
 
 def main(names: list[str]) -> int:
-    """Mutates the areas given, or all; prints the mutants that survive. Returns 1 where too many do."""
-    return max(mutate(AREAS[name]) for name in names or AREAS)
+    """Mutates what is named, or all; prints the mutants that survive. Returns 1 where too many of a file do."""
+    return max(mutate(area_of(name)) for name in names or AREAS)
+
+
+def area_of(name: str) -> Area:
+    """An area, or one file of it."""
+    area, _, file = name.partition("/")
+    return replace(AREAS[area], files=(file,)) if file else AREAS[area]
 
 
 def mutate(area: Area) -> int:
-    """Whether too many changes of an area go unnoticed, 0 or 1."""
+    """Whether too many changes of a file go unnoticed, 0 or 1."""
+    if (kept := os.environ.get("FOVEA_MUTANTS")) is not None:
+        return _mutate(area, Path(kept))
     with tempfile.TemporaryDirectory(prefix="fovea-mutants-") as folder:
-        work = Path(folder)
-        for package in ROOT.glob("[a-z]*/fovea_*"):
-            shutil.copytree(package, work / "src" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-        for part in ("tests", "docs"):
-            shutil.copytree(ROOT / part, work / part, ignore=shutil.ignore_patterns("__pycache__"))
-        only = [f"src/{area.package}/{file}" for file in area.files]
-        (work / "pyproject.toml").write_text(
-            f"{(ROOT / 'pyproject.toml').read_text()}\n[tool.mutmut]\n"
-            f'source_paths = ["src"]\nonly_mutate = {only}\nalso_copy = ["docs"]\n'
-            f"do_not_mutate_patterns = {list(WORDS)}\ntimeout_multiplier = 5.0\n"
-            'pytest_add_cli_args = ["-p", "no:cacheprovider"]\n'
-            f"pytest_add_cli_args_test_selection = {list(area.tests)}\n"
+        return _mutate(area, Path(folder))
+
+
+def _mutate(area: Area, work: Path) -> int:
+    _copy(area, work)
+    with (work / "log").open("w") as log:
+        subprocess.run(
+            [*_mutmut("run"), *_children()], cwd=work, env=_environment(), stdout=log, stderr=log, check=False
         )
-        environ = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb"}
-        mutmut = [sys.executable, "-m", "mutmut"]
-        with (work / "log").open("w") as log:
-            subprocess.run([*mutmut, "run"], cwd=work, env=environ, stdout=log, stderr=log, check=False)
-        listed = subprocess.run(
-            [*mutmut, "results", "--all", "true"], cwd=work, env=environ, capture_output=True, text=True, check=False
-        )
-        results = [line.strip().split(": ") for line in listed.stdout.splitlines() if ": " in line]
-        if not results:
-            print((work / "log").read_text()[-3000:])
-            return 1
-        for name, result in results:
-            if result not in NOTICED:
-                shown = subprocess.run([*mutmut, "show", name], cwd=work, env=environ, capture_output=True, text=True)
-                print(f"{name}: {result}\n{shown.stdout}")
-    count = Counter(result for _, result in results)
-    share = sum(count[result] for result in NOTICED) / len(results)
-    print(f"{len(results)} mutants: {dict(count)}; {share:.1%} noticed, at least {area.least:.0%} must be")
-    return 0 if share >= area.least else 1
+    results = [line.strip().split(": ") for line in _output(work, "results", "--all", "true") if ": " in line]
+    if not results:
+        print((work / "log").read_text()[-3000:])
+        return 1
+    for name, result in results:
+        if result not in NOTICED:
+            print(f"{name}: {result}\n" + "\n".join(_output(work, "show", name)))
+    by_module: dict[str, list[str]] = {}
+    for name, result in results:
+        by_module.setdefault(name.rpartition(".")[0], []).append(result)
+    return max(_report(area, module, found) for module, found in sorted(by_module.items()))
+
+
+def _report(area: Area, module: str, results: list[str]) -> int:
+    """Prints the count of one module; returns 1 where too few were noticed."""
+    noticed = sum(result in NOTICED for result in results)
+    share = noticed / len(results)
+    print(f"{module}: {noticed}/{len(results)} = {share:.1%}, at least {area.least:.0%}; {dict(Counter(results))}")
+    return int(share < area.least)
+
+
+def _copy(area: Area, work: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__")
+    for package in ROOT.glob("[a-z]*/fovea_*"):
+        shutil.copytree(package, work / "src" / package.name, ignore=ignored, dirs_exist_ok=True)
+    for part in ("tests", "docs"):
+        shutil.copytree(ROOT / part, work / part, ignore=ignored, dirs_exist_ok=True)
+    only = [f"src/{area.package}/{file}" for file in area.files]
+    project = (ROOT / "pyproject.toml").read_text().replace('mypy_path = "', 'mypy_path = "src:')
+    checked = [str(path.relative_to(work)) for pattern in only for path in work.glob(pattern)]
+    (work / "pyproject.toml").write_text(
+        f"{project}\n[tool.mutmut]\n"
+        f'source_paths = ["src"]\nonly_mutate = {only}\nalso_copy = ["docs"]\n'
+        f"do_not_mutate_patterns = {list(NOT_MUTATED)}\ntimeout_multiplier = 5.0\n"
+        'pytest_add_cli_args = ["-p", "no:cacheprovider"]\n'
+        f"pytest_add_cli_args_test_selection = {list(area.tests)}\n"
+        f"type_check_command = {['mypy', '--output', 'json', '--follow-imports', 'silent', *checked]}\n"
+    )
+
+
+def _mutmut(*words: str) -> list[str]:
+    return [sys.executable, "-c", MUTMUT, *words]
+
+
+def _children() -> list[str]:
+    count = os.environ.get("FOVEA_MUTANTS_CHILDREN")
+    return ["--max-children", count] if count else []
+
+
+def _environment() -> dict[str, str]:
+    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb", "PATH": binaries}
+
+
+def _output(work: Path, *words: str) -> list[str]:
+    done = subprocess.run(_mutmut(*words), cwd=work, env=_environment(), capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
 
 
 if __name__ == "__main__":
