@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -626,3 +626,10 @@ class Resource(Model):
     """Version of the API."""
     metadata: Metadata
     """Standard metadata of Kubernetes."""
+
+    @classmethod
+    def status_fields(cls) -> frozenset[str]:
+        """The fields of this kind's status, as Kubernetes writes them."""
+        annotation = cls.model_fields["status"].annotation
+        models = [part for part in get_args(annotation) if isinstance(part, type) and issubclass(part, Status)]
+        return frozenset(field.alias or name for model in models for name, field in model.model_fields.items())

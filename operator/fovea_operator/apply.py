@@ -76,11 +76,18 @@ class Writer:
                 await self.api.delete(write.key, write.uid)
                 self.cache.mark_deleting(write.key)
             case SetStatus():
-                self._learn(write.key, await self.api.apply_status(write.key, write.status))
+                await self._set_status(write)
             case Emit():
                 await self._emit(write)
             case Count():
                 self.metrics.count(write.metric, write.labels)
+
+    async def _set_status(self, write: SetStatus) -> None:
+        """Applies the status with what a newer version has put beside it: left out it would be deleted."""
+        known = self.cache.registry.status_fields(write.key.kind)
+        status = mapping(self.cache.get(write.key) or {}, "status")
+        newer = {name: part for name, part in status.items() if name not in known}
+        self._learn(write.key, await self.api.apply_status(write.key, newer | write.status))
 
     async def _share(self, write: Create) -> None:
         """Makes an object that belongs to the namespace, unless one that says the same is there.

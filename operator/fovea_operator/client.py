@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +23,8 @@ from fovea_operator.objects import JsonObject, Key, Kind, View, text
 
 _APPLY = "application/apply-patch+yaml"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_WEBHOOK = re.compile(r'admission webhook ".+" denied the request|failed calling webhook ".+"')
+"""The API server's words about a webhook, which come with any code."""
 _PAGE = 500
 """Objects in one answer of a listing; the API server's own recommendation."""
 
@@ -60,6 +63,17 @@ class Refused(ApiError):
     code = 403
 
 
+class WebhookFailed(Refused):
+    """An admission webhook does not answer, or says that it cannot decide now; the API server itself is well."""
+
+    code = 500
+
+    @property
+    def reason(self) -> str:
+        """Not the API server's InternalError, which would be blamed on the operator."""
+        return type(self).__name__
+
+
 class Invalid(Refused):
     """The request is wrong, so that the same one will be refused again."""
 
@@ -78,6 +92,8 @@ def _error(status: int, body: str) -> ApiError:
         message, reason = body[:500] or f"status {status}", ""
     if status == 409:
         return _conflict(message, reason, body)
+    if (status == 429 or status >= 500) and _WEBHOOK.search(message):
+        return WebhookFailed(message, reason or str(status))
     kinds: dict[int, type[ApiError]] = {404: NotFound, 403: Refused, 400: Invalid, 422: Invalid}
     return kinds.get(status, Unreachable)(message, reason or str(status))
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fovea_api.common import Status
-from fovea_api.errors import FoveaError
+from fovea_api.errors import FoveaError, InvalidManifest
 from fovea_api.run import RunType
 
-from fovea_operator.apply import Leftover, Writer
+from fovea_operator.apply import KubeRayMissing, Leftover, NotOurs, Writer
 from fovea_operator.cleanups.observe import observe_deleted
 from fovea_operator.cleanups.plan import plan_deleted
 from fovea_operator.client import Invalid, Refused
@@ -55,9 +55,10 @@ class Engine:
             except Refused as error:
                 await self._report(key, progressing(error.reason, str(error)))
                 raise
-            except FoveaError as error:
-                if type(error).__name__ in ("NotOurs", "KubeRayMissing", "InvalidManifest"):
-                    await self._report(key, stalled(error.reason, str(error)))
+            except (NotOurs, KubeRayMissing, InvalidManifest) as error:
+                await self._report(key, stalled(error.reason, str(error)))
+                raise
+            except FoveaError:
                 raise
             except Exception as error:
                 words = f"{type(error).__name__}: {error}; a fault of the operator, whose log says where it lies"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fovea_api import names
 from fovea_api.common import Reference, Resource
 from fovea_api.errors import InvalidManifest
-from fovea_api.run import RunType
+from fovea_api.run import Run, RunType
 
 from fovea_operator.metrics import MetricDefinition
 from fovea_operator.objects import NAMESPACE, POD, RUN, Key, Kind, View, mapping, parse, text
@@ -144,6 +144,11 @@ class Registry:
     def entry(self, kind: Kind) -> KindEntry | None:
         """The entry of a primary kind."""
         return self._by_kind.get(kind)
+
+    def status_fields(self, kind: Kind) -> frozenset[str]:
+        """The fields that the status of a primary kind or of a Run has in this version of the API."""
+        entry = self.entry(kind)
+        return (entry.model if entry is not None else Run).status_fields()
 
     def primary_kind(self, name: str) -> Kind | None:
         """The primary kind of this name."""

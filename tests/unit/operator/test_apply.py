@@ -257,6 +257,24 @@ async def test_a_status_is_known_at_once_and_the_first_failure_ends_the_plan() -
     assert JOB_KEY not in server.objects
 
 
+@pytest.mark.parametrize(
+    ("key", "kept"),
+    [
+        (OWNER, {"forecast": {"eta": "1h"}}),
+        (RUN_KEY, {"forecast": {"eta": "1h"}}),
+    ],
+)
+async def test_a_status_keeps_what_a_newer_version_has_put_there_and_nothing_else(key: Key, kept: JsonObject) -> None:
+    """`usage` was ours and is meant to go; progress and result belong to the run's pods."""
+    server, writer = world()
+    before = {"phase": "Pending", "usage": {}, "progress": {"percent": 5}, "retry": {"value": "now"}}
+    status = before if key == RUN_KEY else {"phase": "Pending", "usage": {}, "progress": {"percent": 5}}
+    status = {name: part for name, part in status.items() if key != RUN_KEY or name != "usage"}
+    writer.cache.put(key.kind, thing(key.name, uid="u", resourceVersion="9") | {"status": status | kept})
+    await carry_out(writer, SetStatus(key, {"phase": "Running"}))
+    assert server.objects[key]["status"] == {"phase": "Running"} | kept
+
+
 def emit(once: str = "r-1", note: str = "note", reason: str = "RunCreated") -> Emit:
     return Emit(RUN_KEY, "Normal", reason, note, once)
 

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from fovea_operator.client import Api, ApiError, Conflict, Invalid, NotFound, Refused, Unreachable, connect
+from fovea_operator.client import (
+    Api,
+    ApiError,
+    Conflict,
+    Invalid,
+    NotFound,
+    Refused,
+    Unreachable,
+    WebhookFailed,
+    connect,
+)
 from fovea_operator.lease import LeaseLost
 from fovea_operator.metrics import Metrics
 from fovea_operator.objects import DATASET, Key
@@ -85,6 +95,33 @@ async def test_the_api_servers_words_are_those_of_the_error(status: int, kind: t
         with pytest.raises(ApiError, match="its words") as raised:
             await client.create(DATASET, {"metadata": {"namespace": "ns"}})
     assert (type(raised.value), raised.value.reason) == (kind, "ItsReason")
+
+
+DENIED = 'admission webhook "check.example.com" denied the request: try later'
+NOT_CALLED = 'Internal error occurred: failed calling webhook "check.example.com": no endpoints available'
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "kind", "reason"),
+    [
+        (500, NOT_CALLED, WebhookFailed, "WebhookFailed"),
+        (503, DENIED, WebhookFailed, "WebhookFailed"),
+        (429, DENIED, WebhookFailed, "WebhookFailed"),
+        (403, DENIED, Refused, "ItsReason"),
+        (400, DENIED, Invalid, "ItsReason"),
+        (500, "etcdserver: request timed out", Unreachable, "ItsReason"),
+    ],
+)
+async def test_a_webhook_that_fails_is_told_from_an_api_server_that_does(
+    status: int, words: str, kind: type[ApiError], reason: str
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"message": words, "reason": "ItsReason"}, status=status)
+
+    async with api(answer) as client:
+        with pytest.raises(ApiError) as raised:
+            await client.create(DATASET, {"metadata": {"namespace": "ns"}})
+    assert (type(raised.value), raised.value.reason, str(raised.value)) == (kind, reason, words)
 
 
 async def test_without_the_lease_nothing_is_written_and_reading_goes_on() -> None:

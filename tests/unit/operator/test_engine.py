@@ -10,7 +10,7 @@ import pytest
 from fovea_api.errors import InvalidManifest
 from fovea_operator.apply import KubeRayMissing, NotOurs, Writer
 from fovea_operator.cache import Cache
-from fovea_operator.client import Api, Conflict, Invalid, Refused, Unreachable
+from fovea_operator.client import Api, Conflict, Invalid, Refused, Unreachable, WebhookFailed
 from fovea_operator.engine import Engine
 from fovea_operator.kinds import builtin
 from fovea_operator.logs import JsonFormatter
@@ -154,6 +154,13 @@ FAILURES: dict[str, tuple[Kind, Exception, str, str, list[str]]] = {
         Refused("exceeded quota: team", "Forbidden"),
         "Forbidden",
         "exceeded quota: team",
+        ["Reconciling"],
+    ),
+    "a webhook that does not answer": (
+        JOB,
+        WebhookFailed('failed calling webhook "check.example.com": no endpoints', "InternalError"),
+        "WebhookFailed",
+        'failed calling webhook "check.example.com": no endpoints',
         ["Reconciling"],
     ),
     "a bad pod template": (
