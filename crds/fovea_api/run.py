@@ -425,6 +425,8 @@ class Attempt(Model):
     """When it ended; while it is open: when it reported its end, or was asked to stop."""
     pods_digest: Annotated[str, Field(max_length=64)] | None = None
     """Digest of what the spec said of its pods: compute and queue."""
+    adopt: Annotated[str, Field(max_length=256)] | None = None
+    """Owner whose store it was allowed to take over: the namespace's annotation fovea.dev/adopt when it started."""
     disrupted_at: Time | None = None
     """When the cluster last took a pod of it away."""
     outcome: Outcome | None = None

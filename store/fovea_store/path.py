@@ -104,6 +104,14 @@ class StorePath:
             raise InvalidInput("this is not on a file system", self.uri)
         return Path(locate(self.uri))
 
+    def parents(self) -> Iterator[StorePath]:
+        """The folders that this one lies in, the nearest first, up to the bucket, the claim or the local root."""
+        scheme, rest = split_uri(self.uri)
+        path, prefix = rest.strip("/"), f"{scheme}://" if scheme else "/"
+        while "/" in path or (path and not scheme):
+            path = path.rpartition("/")[0]
+            yield replace(self, uri=f"{prefix}{path}")
+
     # --- Reading ---
 
     def read_bytes(self, limit: int | None = None) -> bytes:

@@ -132,8 +132,8 @@ def failure(error: BaseException, logs: str | None = None) -> RunResult:
     )
 
 
-def main() -> int:
-    """The entry of a run's pod; gives the exit code."""
+def main(only_check: bool = False) -> int:
+    """The entry of a run's pod; gives the exit code. `only_check`: whether the store is the owner's, and no more."""
     log_to_stdout()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -149,6 +149,8 @@ def main() -> int:
     with StatusReporter(environment.status) as reporter, ExitStack() as stack:
         try:
             check_store(spec, environment)
+            if only_check:
+                return 0
             if kept is not None:
                 stack.enter_context(kept_log(kept, environment))
             result = execute(spec, environment, reporter)

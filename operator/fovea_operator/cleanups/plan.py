@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from fovea_api import names
 from fovea_api.common import DeletionPolicy
 from fovea_api.run import CleanupRecipe, RunSpec, RunStatus, RunType, run_name
 from pydantic import ValidationError
@@ -21,7 +22,7 @@ from fovea_operator.conditions import Assessment, condition_of, conditions, prog
 from fovea_operator.objects import JOB, RUN, Key
 from fovea_operator.runs.build import child_writes, run_manifest
 from fovea_operator.runs.lifecycle import Situation, Step, advance, is_finished
-from fovea_operator.runs.plan import Context, blocker_of, blocker_of_pods, own_status, step_writes
+from fovea_operator.runs.plan import Context, blocker_of, blocker_of_pods, own_status, retry_of, step_writes
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
@@ -119,7 +120,7 @@ def _deletion(
     delete = policy is DeletionPolicy.DELETE
     fits = view is not None and delete and not is_finished(view.status) and _same(view.run.spec, desired)
     if view is not None and (fits or view.at_work):
-        situation = CleanupSituation(view, blocker, context.store, context.now, context.settings)
+        situation = CleanupSituation(view, blocker, context.store, context.now, context.settings, context=context)
         return advance_cleanup(situation)[0]
     old = [Delete(run_key(view), view.run.metadata.uid)] if view is not None else []
     starts = any(isinstance(write, Create) and write.key.kind == RUN for write in plan.writes)
@@ -157,6 +158,18 @@ class CleanupSituation:
     settings: Settings
     keep: tuple[str, ...] = ()
     """Dataset versions that stay whatever their age."""
+    context: Context | None = None
+    """That of the object that it works for; None: the object is deleted."""
+
+    @property
+    def asked(self) -> tuple[str, str]:
+        """The object whose annotation asks for another attempt, as kubectl expects it, and what the annotation says.
+
+        It is the object that the cleanup works for, and where that is deleted the Run.
+        """
+        if self.context is not None:
+            return self.context.owner, self.context.retry
+        return f"run {self.view.name}", retry_of(self.view.run.metadata)
 
 
 def advance_cleanup(situation: CleanupSituation) -> tuple[list[Write], Step]:
@@ -164,7 +177,8 @@ def advance_cleanup(situation: CleanupSituation) -> tuple[list[Write], Step]:
     view, settings = situation.view, situation.settings
     spec, run = view.run.spec, run_key(view)
     recipe = CleanupRecipe.model_validate(dict(spec.recipe))
-    again = f"to try again apply {owner_of(view)} and delete it anew"
+    who, retry = situation.asked
+    again = f"to try again give the annotation {names.ANNOTATION_RETRY} of {who} a new value"
     step = advance(
         Situation(
             run=view.name,
@@ -174,7 +188,10 @@ def advance_cleanup(situation: CleanupSituation) -> tuple[list[Write], Step]:
             blocker=situation.blocker or blocker_of_pods(view),
             now=situation.now,
             settings=settings,
-            remedy=again if view.deletes_all else "the next version tries again",
+            remedy=again if situation.context is not None else f"{again}, or apply {owner_of(view)} and delete it anew",
+            retry=retry,
+            owner=who,
+            adopt=situation.store.adopt[:256],
         )
     )
     writes: list[Write] = [Delete(child.key, child.uid) for child in step.delete]

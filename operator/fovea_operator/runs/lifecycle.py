@@ -97,7 +97,9 @@ class Situation:
     retry: str = ""
     """Value of the owner's annotation fovea.dev/retry; empty: there is none."""
     owner: str = ""
-    """The object to annotate, as kubectl wants it; empty: none can be annotated."""
+    """The object to annotate, as kubectl expects it; empty: none can be annotated."""
+    adopt: str = ""
+    """Owner whose store the next attempt may take over; empty: none's."""
 
     @property
     def queued(self) -> bool:
@@ -185,17 +187,23 @@ def _next(situation: Situation, attempts: tuple[Attempt, ...]) -> _Next:
         look = settings.resync_seconds if situation.blocker.watched else settings.reference_poll_seconds
         return _Next("Pending", situation.blocker, attempts, requeue_after=look)
     if last is not None and last.end_time is not None:
-        pause = 0.0 if situation.is_forgiven(last) else _pause(attempts, settings)
+        pause = 0.0 if situation.is_forgiven(last) or _may_adopt(situation, last) else _pause(attempts, settings)
         until = last.end_time + timedelta(seconds=pause)
         if (left := (until - now).total_seconds()) > 0:
             return _Next("Pending", _waits(situation, last, until), attempts, requeue_after=left)
     number = last.number + 1 if last is not None else 1
     digest = situation.pods_digest or None
-    started = Attempt(number=number, child=f"{run}-{number}", start_time=now, pods_digest=digest)
+    adopt = situation.adopt or None
+    started = Attempt(number=number, child=f"{run}-{number}", start_time=now, pods_digest=digest, adopt=adopt)
     assessment = progressing("Starting", f"attempt {number} of run {run} is starting")
     return _Next(
         "Pending", assessment, (*attempts, started), start=number, requeue_after=_until_deadline(attempts, policy, now)
     )
+
+
+def _may_adopt(situation: Situation, last: Attempt) -> bool:
+    """Whether the next attempt may take over a store that the last one might not: there is nothing left to wait for."""
+    return last.outcome is Outcome.BLOCKED and situation.adopt not in ("", last.adopt)
 
 
 def _waits(situation: Situation, last: Attempt, until: datetime) -> Assessment:
@@ -347,10 +355,12 @@ def _ended(
         if situation.has_changed(last) and child.state in (ChildState.QUEUED, ChildState.STARTING):
             what = "spec changed before its work began; another attempt takes its place"
             return closed(Outcome.SUSPENDED, _SPEC_CHANGED, what)
+        if error is None or not _reported_since(situation.status, _counted(last, child, queued, now), child):
+            return None
+        if child.state is ChildState.STARTING:  # its work has not begun; the kubelet would start it again and again
+            return closed(_outcome_of(error), error.reason, error.message)
         hung = (now - (last.end_time or now)).total_seconds() >= situation.settings.exit_grace_seconds
-        if error is not None and hung and _reported_since(situation.status, last, child):
-            return closed(_outcome_of(error), error.reason, f"{error.message}; {_HUNG}")
-        return None
+        return closed(_outcome_of(error), error.reason, f"{error.message}; {_HUNG}") if hung else None
     if error is not None and (final or child is not None):
         return closed(_outcome_of(error), error.reason, error.message)
     if child is None and (policy.suspend or last.reason == _SUSPENDED):
@@ -368,7 +378,7 @@ def _ended(
 
 def _reported_since(status: RunStatus, last: Attempt, child: Child) -> bool:
     """Whether the pods that run now reported the result: a queue may have taken those before them away."""
-    if child.state is not ChildState.RUNNING or status.result is None:
+    if child.state is ChildState.QUEUED or status.result is None:
         return False
     return last.start_time is None or status.result.completed_at >= last.start_time
 

@@ -45,6 +45,21 @@ class Context:
         """Value of the restart annotation, without the `@` that parts it from a time in a nonce; empty: none."""
         return self.metadata.annotations.get(names.ANNOTATION_RESTART, "").replace("@", "%40")[:200]
 
+    @property
+    def retry(self) -> str:
+        """Value of the retry annotation; empty: none."""
+        return retry_of(self.metadata)
+
+    @property
+    def owner(self) -> str:
+        """The object, as kubectl expects it."""
+        return f"{self.key.kind.name.lower()} {self.key.name}"
+
+
+def retry_of(metadata: Metadata) -> str:
+    """Value of the annotation fovea.dev/retry of an object, as far as a status has room for it; empty: none."""
+    return metadata.annotations.get(names.ANNOTATION_RETRY, "")[:256]
+
 
 class ExecutionSettings(TypedDict):
     """How a run's work is carried out. No part of its identity, so a change of it starts no new run."""
@@ -95,14 +110,18 @@ def answered_generation(context: Context, old: int | None, desired: RunSpec, spe
     return context.metadata.generation if answers or old == context.metadata.generation else old
 
 
-def without_run(context: Context, old: Status, named: str | None, assessment: Assessment) -> Plan:
-    """The status of an object that can have no new run now; earlier good state stays. `named`: its run so far."""
+def without_run(context: Context, old: Status, named: str | None, assessment: Assessment, **more: object) -> Plan:
+    """The status of an object that can have no new run now; earlier good state stays.
+
+    `named`: its run so far. `more`: fields of its status that are new all the same.
+    """
     generation, failed = context.metadata.generation, assessment.stalled is not None
     status = old.model_copy(
         update={
             "observed_generation": generation,
             "conditions": conditions(assessment, old.conditions, generation, context.now),
             "phase": "Failed" if failed else "Pending",
+            **more,
         }
     )
     reported = any(known.type == "Ready" and known.reason == assessment.reason for known in old.conditions)
@@ -202,8 +221,9 @@ def advance_runs(
             blocker=blocker,
             now=context.now,
             settings=context.settings,
-            retry=context.metadata.annotations.get(names.ANNOTATION_RETRY, "")[:256],
-            owner=f"{context.key.kind.name.lower()} {context.key.name}",
+            retry=context.retry,
+            owner=context.owner,
+            adopt=context.store.adopt[:256],
             pods_digest=child.pods_digest,
         )
     )

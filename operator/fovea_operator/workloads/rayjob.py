@@ -33,6 +33,7 @@ from fovea_operator.workloads.demand import PodSet, requests_of
 from fovea_operator.workloads.pod_template import (
     ENTRYPOINT,
     TERMINATION_MESSAGE_POLICY,
+    main_container,
     pod_template,
     queue_labels,
     security_context,
@@ -44,7 +45,7 @@ from fovea_operator.workloads.workload import WAITING_FOR_QUOTA, ChildState, Sta
 LABEL_RAY_NODE = "ray.io/node-type"
 _WAIT_FOR_HEAD = {"cpu": 0.2, "memory": 256 * 2.0**20}
 """Requests of the init container `wait-gcs-ready` that KubeRay adds to each worker."""
-HEAD, WORKER, SUBMITTER = "ray-head", "ray-worker", "submitter"
+HEAD, WORKER, SUBMITTER, STORE_CHECK = "ray-head", "ray-worker", "submitter", "store-check"
 """Names of the containers."""
 
 
@@ -60,6 +61,7 @@ class RayJobWorkload:
         """Where the memory limit of each container is set."""
         return {
             HEAD: "spec.compute.head.resources.limits.memory",
+            STORE_CHECK: "spec.compute.head.resources.limits.memory",
             WORKER: "spec.compute.resources.limits.memory",
             SUBMITTER: "the operator's setting submitter_memory_limit",
         }
@@ -127,7 +129,7 @@ def build_ray_job(work: Work, compute: Compute, policy: RunPolicy, settings: Set
     elastic = compute.elastic
     queued = bool(policy.queue_name or settings.queue_name)
     workers = elastic.max_workers if elastic is not None and not queued else compute.workers
-    head = pod_template(work, HEAD, compute.head.resources, compute.pod_template, settings)
+    head = _with_store_check(pod_template(work, HEAD, compute.head.resources, compute.pod_template, settings))
     worker = pod_template(work, WORKER, compute.resources, compute.pod_template, settings)
     spec: JsonObject = {
         "submissionMode": "K8sJobMode",
@@ -168,6 +170,15 @@ def build_ray_job(work: Work, compute: Compute, policy: RunPolicy, settings: Set
         },
         "spec": spec,
     }
+
+
+def _with_store_check(head: JsonObject) -> JsonObject:
+    """The head, which starts no cluster on a store that is another's or cannot be reached.
+
+    The check asks for what the container after it does, and so adds nothing to what the pod asks for.
+    """
+    check = main_container(head) | {"name": STORE_CHECK, "command": [*ENTRYPOINT.split(), "--check-store"]}
+    return head | {"spec": {**mapping(head, "spec"), "initContainers": [check]}}
 
 
 def _submitter(work: Work, extra: PodTemplate, settings: Settings) -> JsonValue:

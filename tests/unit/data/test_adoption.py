@@ -171,6 +171,33 @@ def test_a_store_annotation_that_names_another_teams_store_is_refused_before_any
     assert sorted((cluster.folder / "store").rglob("*")) == before
 
 
+@pytest.mark.parametrize("place", ["store", "store/team-b", "store/shared/team-b", "."])
+def test_a_store_in_or_around_anothers_is_refused(tmp_path: Path, place: str) -> None:
+    """Who deletes in one deletes in both."""
+    theirs, ours = (StorePath.parse(str(tmp_path / "around" / name)) for name in ("store", place))
+    for first, second in ((theirs, ours), (ours, theirs)):
+        shutil.rmtree(tmp_path / "around", ignore_errors=True)
+        claim_store(first, TEAM_A)
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(StoreOwnedByAnother, match="belongs to namespace team-a") as refused:
+            claim_store(second, TEAM_B)
+        assert sorted(tmp_path.rglob("*")) == before
+        assert (f"the store {first}" in str(refused.value)) is (first != second), "it is named unless it is this one"
+        claim_store(second, StoreOwner("cluster", "a-uid", "renamed"))
+        (second / "owner.json").delete()
+        claim_store(first, TEAM_A)
+        claim_store(second, TEAM_B, TEAM_A.id)
+        owner = read_owner(second)
+        assert owner is not None
+        assert owner.id == TEAM_B.id
+
+
+def test_stores_beside_each_other_and_files_of_others_named_so_are_no_matter(tmp_path: Path) -> None:
+    (tmp_path / "owner.json").write_text("[]")
+    for name, owner in (("a", TEAM_A), ("ab", TEAM_B), ("a", TEAM_A)):
+        claim_store(StorePath.parse(str(tmp_path / name)), owner)
+
+
 def test_a_cleanup_deletes_nothing_of_another_and_marks_nothing(cluster: Cluster, tmp_path: Path) -> None:
     spec = cluster.spec().model_copy(update={"type": RunType.CLEANUP, "recipe": CleanupRecipe().to_dict()})
     environment = RunEnvironment("r-0123456789", 1, tmp_path / "work", ray=False, owner=TEAM_B)

@@ -118,6 +118,22 @@ def test_a_result_and_an_error_name_the_attempt_that_tells_them(voc: Path, tmp_p
     assert "'attempt': 2" in done.stdout
 
 
+CHECKS = TELLS.replace("run.main()", "run.main(only_check=True)")
+
+
+def test_the_check_of_the_store_reports_a_foreign_one_and_begins_no_work(voc: Path, tmp_path: Path) -> None:
+    """What a Ray head does before the cluster starts."""
+    ours = {"FOVEA_CLUSTER_UID": "cluster", "FOVEA_NAMESPACE_UID": "ours"}
+    done = pod(voc, tmp_path, main=CHECKS, variables=ours)
+    assert (done.returncode, "told:" in done.stdout) == (0, False), done.stdout + done.stderr
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["owner.json"]
+    refused = pod(voc, tmp_path, main=CHECKS, variables=ours | {"FOVEA_NAMESPACE_UID": "theirs"})
+    assert refused.returncode == 75
+    assert "'reason': 'StoreOwnedByAnother'" in refused.stdout
+    assert "'recoverable': True" in refused.stdout
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["owner.json"]
+
+
 def test_a_disk_that_is_full_is_told_as_such_and_the_log_goes_on(voc: Path, tmp_path: Path) -> None:
     done = pod(voc, tmp_path, RLIMIT_FSIZE=200_000)  # stands for the full disk: nothing can grow beyond it
     assert done.returncode == 75, done.stdout

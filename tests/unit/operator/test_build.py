@@ -16,6 +16,7 @@ from fovea_operator.objects import JOB, RUN, Key
 from fovea_operator.runs.build import child_writes
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
+from fovea_operator.workloads.demand import requests_of
 from fovea_operator.workloads.job import BUILD, build_job
 from fovea_operator.workloads.rayjob import build_ray_job
 from fovea_operator.workloads.work import Work
@@ -65,7 +66,7 @@ def test_every_pod_keeps_the_restricted_standard() -> None:
         for pod in pods(manifest):
             assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
             assert pod["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-            for container in pod["spec"]["containers"]:
+            for container in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ())):
                 assert container["securityContext"] == {
                     "allowPrivilegeEscalation": False,
                     "capabilities": {"drop": ["ALL"]},
@@ -153,6 +154,19 @@ def test_elastic_asks_for_the_most_unless_a_queue_admits() -> None:
     group = ray_job(**elastic)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     queued = ray_job({"queueName": "q"}, **elastic)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     assert (group["replicas"], queued["replicas"]) == (4, 2)
+
+
+def test_a_ray_head_first_checks_whose_the_store_is_and_asks_for_no_more_because_of_that() -> None:
+    _, head, worker = pods(ray_job())
+    (check,), (main,) = head["spec"]["initContainers"], head["spec"]["containers"]
+    assert check["command"] == ["fovea", "run", "--check-store"]
+    own = ("name", "command")
+    assert {name: part for name, part in check.items() if name not in own} == {
+        name: part for name, part in main.items() if name not in own
+    }
+    assert check["name"] != main["name"]
+    assert requests_of(head["spec"]) == requests_of({"containers": [main]})
+    assert "initContainers" not in worker["spec"], "KubeRay's own lets it wait for the head"
 
 
 def test_a_pod_knows_whom_its_store_must_belong_to() -> None:

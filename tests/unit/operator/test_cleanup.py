@@ -346,6 +346,30 @@ def test_the_last_failure_names_the_remedy() -> None:
     assert "apply Dataset cells and delete it anew" in ready(status)[1]
 
 
+def annotated(view: RunView, value: str) -> RunView:
+    metadata = view.run.metadata.model_copy(update={"annotations": {"fovea.dev/retry": value}})
+    return replace(view, run=view.run.model_copy(update={"metadata": metadata}))
+
+
+def test_a_cleanup_of_a_deleted_object_that_has_failed_goes_on_when_its_run_is_annotated() -> None:
+    attempts = [attempt(WAITING, "Failed") | {"number": number} for number in range(1, 22)]
+    failed = missed(WAITING, attempts=attempts, phase="Failed")
+    assert not made(gone(failed), JOB)
+    assert f"fovea.dev/retry of run {WAITING.name}" in ready(status_of(gone(failed), WAITING.name))[1]
+    plan = gone(annotated(failed, "now"))
+    assert made(plan, JOB)
+    assert status_of(plan, WAITING.name)["retry"] == {"value": "now", "attempt": 21}
+
+
+BLOCKED = {"number": 1, "child": "c", "outcome": "Blocked", "reason": "AccessDenied", "endTime": NOW, "message": "m"}
+
+
+def test_a_cleanup_that_the_surroundings_stop_says_whom_to_annotate() -> None:
+    waits = status_of(gone(missed(WAITING, attempts=[BLOCKED | {"endTime": LATER}])), WAITING.name)
+    assert ready(waits)[0] == "AccessDenied"
+    assert f"kubectl annotate run {WAITING.name} fovea.dev/retry=now" in ready(waits)[1]
+
+
 # --- retainVersions ------------------------------------------------------------------------------------------------
 
 KEEP_TWO = {"retainVersions": 2}
@@ -401,6 +425,19 @@ def test_it_starts_no_attempt_as_long_as_nobody_looked_for_what_is_used() -> Non
         assert not made(plan, JOB)
         assert ready(status_of(plan, order.name)) == ("Waiting", "acts when it is known which versions are in use")
         assert plan.requeue_after == SETTINGS.reference_poll_seconds
+
+
+def test_a_cleanup_of_versions_follows_the_annotation_of_its_dataset() -> None:
+    build = built(3, 3)
+    view = pruning(build, **KEEP_TWO)
+    failed = with_status(view, phase="Failed", attempts=[BLOCKED, BLOCKED | {"number": 2, "endTime": LATER}])
+    asked = dataset(STATUS, **KEEP_TWO)
+    metadata = asked.metadata.model_copy(update={"annotations": {"fovea.dev/retry": "now"}})
+    for of, starts in ((asked, False), (asked.model_copy(update={"metadata": metadata}), True)):
+        plan = of_dataset(of, build, now=LATER, cleanups=(failed,), used=frozenset())
+        assert bool(made(plan, JOB)) is starts
+    waits = status_of(of_dataset(asked, build, now=LATER, cleanups=(failed,), used=frozenset()), view.name)
+    assert "kubectl annotate dataset cells fovea.dev/retry=now" in ready(waits)[1]
 
 
 def test_it_deletes_nothing_in_a_store_of_two_namespaces() -> None:

@@ -52,6 +52,7 @@ def step(
     blocker: Assessment | None = None,
     now: datetime = NOW,
     retry: str = "",
+    adopt: str = "",
     **policy: Any,
 ) -> Step:
     return advance(
@@ -64,6 +65,7 @@ def step(
             now=now,
             settings=SETTINGS,
             retry=retry,
+            adopt=adopt,
             owner="trainingjob cells",
         )
     )
@@ -75,10 +77,11 @@ def outside(at: datetime = NOW) -> dict[str, Any]:
     return {"error": wrong, "completedAt": at}
 
 
-def blocked(count: int, seconds: float = 4) -> RunStatus:
+def blocked(count: int, seconds: float = 4, **more: Any) -> RunStatus:
     """So many attempts that the surroundings have ended, the last one so many seconds ago."""
     ended = NOW - timedelta(seconds=seconds)
-    return status(*(attempt(at + 1, outcome="Blocked", reason="AccessDenied", endTime=ended) for at in range(count)))
+    more |= {"outcome": "Blocked", "reason": "AccessDenied", "endTime": ended}
+    return status(*(attempt(at + 1, **more) for at in range(count)))
 
 
 FAILED = child(state=ChildState.FAILED, reason="AppFailed", message="head died")
@@ -155,6 +158,20 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
     "to a quarter of an hour at most": (step(blocked(30), retries=0), {"start": None, "requeue": 896.0}),
     "many of them are no failure": (step(blocked(30, seconds=900), retries=0), {"start": 31}),
     "asked for, it looks at once": (step(blocked(9), retry="now"), {"start": 10}),
+    "a store that may be taken over now is taken over at once": (
+        step(blocked(9), adopt="c/n"),
+        {"start": 10, "adopt": "c/n"},
+    ),
+    "one that could be taken over before is not looked for more often": (
+        step(blocked(9, adopt="c/n"), adopt="c/n"),
+        {"start": None, "phase": "Pending"},
+    ),
+    "another word is another chance": (step(blocked(9, adopt="c/n"), adopt="c/m"), {"start": 10}),
+    "a withdrawn word is none": (step(blocked(9, adopt="c/n")), {"start": None}),
+    "a failure waits for its pause, whatever may be adopted": (
+        step(status(attempt(outcome="Failed", endTime=NOW)), adopt="c/n"),
+        {"start": None},
+    ),
     "asked for, a failure for good is tried again": (
         step(status(attempt(outcome="Failed", reason="X"), phase="Failed", **error("X")), retries=0, retry="now"),
         {"phase": "Pending", "start": 2},
@@ -391,6 +408,7 @@ def test_situation(name: str) -> None:
         "messages": [it.message for it in made.status.attempts],
         "worked": [it.worked_seconds for it in made.status.attempts],
         "reasons": [it.reason for it in made.status.attempts],
+        "adopt": made.status.attempts[-1].adopt if made.status.attempts else None,
         "deleted": len(made.delete),
         "requeue": made.requeue_after,
     }

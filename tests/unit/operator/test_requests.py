@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from fovea_api.dataset import Dataset
 from fovea_api.run import Run, RunRequest, RunStatus
 from fovea_api.trainingjob import TrainingJob
@@ -72,7 +73,7 @@ class World:
 
     def dataset(self) -> Dataset:
         spec = {"task": "Classification", "sources": [{"name": "a", "uri": "s3://a", "format": "ImageFolder"}]}
-        status = {"version": self.version, "artifact": f"s3://fovea/{self.version}/"}
+        status = {"version": self.version, "artifact": f"s3://fovea/{self.version}/"} if self.version else {}
         return Dataset.model_validate({"metadata": {"name": "cells"}, "spec": spec, "status": status})
 
     def set_status(self, name: str, status: RunStatus) -> None:
@@ -212,6 +213,31 @@ def test_a_request_that_does_not_fit_is_refused_with_the_reason_and_the_next_is_
     assert [phase for _, phase, _ in world.requested()] == ["Refused", "Refused", "Pending"]
     assert "cannot be trained with the loss GIoU" in (world.status or {})["requestedRuns"][1]["message"]
     assert world.condition("Ready")[0] == "True"
+
+
+@pytest.mark.parametrize("began", [False, True], ids=["before its first run", "after a run"])
+def test_requests_to_a_job_whose_own_spec_is_refused_are_listed_until_it_is_corrected(began: bool) -> None:
+    world = trained()[0] if began else World()
+    good, generation = world.spec, world.generation
+    world.spec, world.generation = {"training": {"loss": "GIoU"}}, generation + 1
+    world.asks("drift-1")
+    world.step()
+    assert world.condition("Stalled") == ("True", "UnsuitableLoss")
+    assert [phase for _, phase, _ in world.requested()] == ["Refused"]
+    assert "cannot be trained with the loss GIoU" in (world.status or {})["requestedRuns"][0]["message"]
+    world.spec, world.generation = good, generation + 2
+    own = world.step()
+    if not began:
+        world.ends(own)
+        world.step()
+    assert [phase for _, phase, _ in world.requested()] == ["Pending"]
+
+
+def test_a_request_waits_with_a_job_that_waits_for_its_dataset() -> None:
+    world = World(version="")
+    world.asks("drift-1")
+    world.step()
+    assert world.requested() == [("drift-1", "Waiting", None)]
 
 
 def test_a_requested_model_that_misses_the_criteria_is_reported() -> None:

@@ -51,7 +51,7 @@ def prune_versions(
             elif snapshot.used is None:
                 blocker = progressing("Waiting", "acts when it is known which versions are in use")
             situation = CleanupSituation(
-                view, blocker, context.store, context.now, context.settings, _kept(current, snapshot)
+                view, blocker, context.store, context.now, context.settings, _kept(current, snapshot), context
             )
             made, step = advance_cleanup(situation)
             writes += made

@@ -85,7 +85,9 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
     if isinstance(desired, Assessment):
         if current is None or is_finished(current.status):
             wait = settings.reference_poll_seconds if desired.reason == CLEANING_UP else None
-            return replace(without_run(context, old, old.run, desired), requeue_after=wait)
+            requested_runs = _requested_runs(context, snapshot, old, None, desired)
+            plan = without_run(context, old, old.run, desired, requested_runs=requested_runs)
+            return replace(plan, requeue_after=wait)
         desired = current.run.spec.model_copy(update=execution_settings(spec, settings))
     blocker = blocker_of(snapshot.missing, snapshot.store, snapshot.leftover) or blocker_of_cleanups(snapshot.cleanups)
     made = advance_runs(context, old.run, desired, blocker, child_builder(spec, settings))
@@ -106,7 +108,7 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
         result=result,
         usage=usage(snapshot.runs),
         history=history(context, name, pruned),
-        requested_runs=_requested_runs(context, snapshot, old, made),
+        requested_runs=_requested_runs(context, snapshot, old, made, blocked),
     )
     events = _events(key, name, assessment, old)
     return Plan(
@@ -185,25 +187,35 @@ def _requested_spec(context: Context, snapshot: TrainingSnapshot, requested: Req
 
 
 def _requested_runs(
-    context: Context, snapshot: TrainingSnapshot, old: TrainingJobStatus, current: RunWrites
+    context: Context,
+    snapshot: TrainingSnapshot,
+    old: TrainingJobStatus,
+    current: RunWrites | None,
+    blocked: Assessment | None,
 ) -> tuple[RequestedRun, ...]:
-    """What became of each request that others make."""
-    return tuple(_requested_run(context, snapshot, requested, old, current) for requested in snapshot.requests)
+    """What became of each request that others make. `blocked`: why the job itself can have no new run now."""
+    return tuple(_requested_run(context, snapshot, requested, old, current, blocked) for requested in snapshot.requests)
 
 
 def _requested_run(
-    context: Context, snapshot: TrainingSnapshot, requested: Requested, old: TrainingJobStatus, current: RunWrites
+    context: Context,
+    snapshot: TrainingSnapshot,
+    requested: Requested,
+    old: TrainingJobStatus,
+    current: RunWrites | None,
+    blocked: Assessment | None,
 ) -> RequestedRun:
-    if requested.is_of(current.spec.request):
+    if current is not None and requested.is_of(current.spec.request):
         return requested.answered(current.run, current.step.status.phase)
     if (view := requested.run(snapshot.runs)) is not None:
         return requested.answered(view.name, view.status.phase)
     entry = requested.entry(old.requested_runs)
     if entry is not None and entry.run is not None:  # its Run was deleted with the history
         return entry
-    made = _requested_spec(context, snapshot, requested)
+    made = blocked or _requested_spec(context, snapshot, requested)
     if isinstance(made, Assessment):
         return requested.unanswered("Refused" if made.stalled is not None else "Waiting", made.message)
+    assert current is not None
     return requested.unanswered("Waiting", f"waits until run {current.run} has ended")
 
 
