@@ -474,12 +474,18 @@ async def test_a_fault_of_the_surroundings_waits_and_goes_on_in_the_same_run(wor
         await fails(2)
         await world.until(lambda: world.reason(DATASET, "AccessDenied") and not world.jobs())
         await asyncio.to_thread(world.plane.kubectl, *annotate, "fovea.dev/retry=again")
-        await world.until(lambda: any(job.metadata.name == f"{run}-3" for job in world.jobs()))
+        await fails(3)
+        await world.until(lambda: world.reason(DATASET, "AccessDenied") and not world.jobs())
+        adopt = ("annotate", "namespace", world.namespace, "fovea.dev/adopt=cluster/namespace")
+        await asyncio.to_thread(world.plane.kubectl, *adopt)
+        await world.until(lambda: any(job.metadata.name == f"{run}-4" for job in world.jobs()))
 
-        def outcomes() -> list[str | None]:
-            return [each.get("outcome") for each in (world.get(RUN, run) or {})["status"]["attempts"]]
+        def attempts() -> list[tuple[str | None, str | None]]:
+            found = (world.get(RUN, run) or {})["status"]["attempts"]
+            return [(each.get("outcome"), each.get("adopt")) for each in found]
 
-        await world.until(lambda: outcomes() == ["Blocked", "Blocked", None])
+        blocked = ("Blocked", None)
+        await world.until(lambda: attempts() == [blocked, blocked, blocked, (None, "cluster/namespace")])
     assert len(world.builds()) == 1
 
 

@@ -355,12 +355,10 @@ def _ended(
         if situation.has_changed(last) and child.state in (ChildState.QUEUED, ChildState.STARTING):
             what = "spec changed before its work began; another attempt takes its place"
             return closed(Outcome.SUSPENDED, _SPEC_CHANGED, what)
-        if error is None or not _reported_since(situation.status, _counted(last, child, queued, now), child):
-            return None
-        if child.state is ChildState.STARTING:  # its work has not begun; the kubelet would start it again and again
-            return closed(_outcome_of(error), error.reason, error.message)
         hung = (now - (last.end_time or now)).total_seconds() >= situation.settings.exit_grace_seconds
-        return closed(_outcome_of(error), error.reason, f"{error.message}; {_HUNG}") if hung else None
+        if error is not None and hung and _reported_since(situation.status, last, child):
+            return closed(_outcome_of(error), error.reason, f"{error.message}; {_HUNG}")
+        return None
     if error is not None and (final or child is not None):
         return closed(_outcome_of(error), error.reason, error.message)
     if child is None and (policy.suspend or last.reason == _SUSPENDED):
@@ -378,7 +376,7 @@ def _ended(
 
 def _reported_since(status: RunStatus, last: Attempt, child: Child) -> bool:
     """Whether the pods that run now reported the result: a queue may have taken those before them away."""
-    if child.state is ChildState.QUEUED or status.result is None:
+    if child.state is not ChildState.RUNNING or status.result is None:
         return False
     return last.start_time is None or status.result.completed_at >= last.start_time
 

@@ -78,6 +78,8 @@ class RayJobWorkload:
             return WAITING_FOR_QUOTA
         if job == "RUNNING":
             return State(ChildState.RUNNING)
+        if any(map(_check_failed, pods)):  # else the kubelet repeats it for ever, beside workers that wait
+            return State(ChildState.FAILED, "StoreCheckFailed")
         for cluster in parts:
             for condition in items(cluster, "status", "conditions"):
                 if text(condition, "type") == "ReplicaFailure" and text(condition, "status") == "True":
@@ -108,6 +110,16 @@ class RayJobWorkload:
         if found and (found[0].reason or unexplained):
             return State(failure.state, found[0].reason or failure.reason, found[0].message, found[0].own)
         return failure
+
+
+def _check_failed(pod: View) -> bool:
+    """Whether the check of the store before the Ray head has ended with an error, at this try or an earlier one."""
+    return any(
+        number(container, state, "terminated", "exitCode")
+        for container in items(pod, "status", "initContainerStatuses")
+        if text(container, "name") == STORE_CHECK
+        for state in ("state", "lastState")
+    )
 
 
 def _replaced_head(pods: Sequence[View]) -> str:

@@ -22,7 +22,6 @@ START = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
 SETTINGS = Settings()
 RESULT = {"artifact": "s3://b/", "digest": f"sha256-{'b' * 64}"}
 LOST = {"error": {"reason": "StoreUnavailable", "message": "no answer", "retryable": True}}
-AWAY = {"error": {"reason": "StoreOwnedByAnother", "message": "m", "retryable": True, "recoverable": True}}
 BAD = {"error": {"reason": "BadImage", "message": "a.jpg", "retryable": False}}
 
 
@@ -105,31 +104,6 @@ def test_a_child_that_hangs_after_its_end_is_stopped_and_that_is_said(result: di
     assert "did not end" in (world.status.attempts[0].message or "")
     again = world.step(60)
     assert (again.status, again.notes) == (world.status.model_copy(update={"result": None}), ())
-
-
-@pytest.mark.parametrize(("error", "outcome"), [(LOST, "Failed"), (AWAY, "Blocked")])
-def test_what_is_reported_before_the_work_begins_ends_the_attempt_at_once(error: dict[str, Any], outcome: str) -> None:
-    """The check of the store before a Ray cluster: the kubelet would repeat it for ever, beside workers that wait."""
-    world = started()
-    world.child(state=ChildState.STARTING)
-    world.reports(error)
-    world.step()
-    assert world.attempts() == [(1, outcome, error["error"]["reason"])]
-    world.step()
-    assert not world.children
-    world.step(10)
-    assert world.attempts()[1:] == [(2, None, None)]
-
-
-def test_what_was_reported_before_a_queue_took_the_pods_away_ends_no_attempt_that_starts_again() -> None:
-    world = started()
-    world.reports(LOST)
-    world.child(state=ChildState.QUEUED, queued_since=world.now)
-    world.step(1)
-    world.child(state=ChildState.STARTING, started=world.now + timedelta(minutes=5))
-    world.step(5)
-    world.step(1)
-    assert [outcome for _, outcome, _ in world.attempts()] == [None]
 
 
 def test_a_child_that_ends_in_time_is_left_to_its_time_to_live() -> None:

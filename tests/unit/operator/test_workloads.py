@@ -8,7 +8,7 @@ import pytest
 from fovea_operator.objects import JOB, RAY_JOB, Kind
 from fovea_operator.workloads.job import JobWorkload
 from fovea_operator.workloads.rayjob import RayJobWorkload
-from fovea_operator.workloads.workload import Child, read_child
+from fovea_operator.workloads.workload import Child, ChildState, read_child
 
 OOM = {"reason": "OOMKilled", "exitCode": 137, "finishedAt": "2026-11-24T20:05:00Z"}
 ERROR = {"reason": "Error", "exitCode": 1, "finishedAt": "2026-11-24T20:06:00Z", "message": "reading\nno space left\n"}
@@ -46,6 +46,16 @@ def failed_job(*pods: dict[str, Any]) -> Child:
 def failed_ray_job(*pods: dict[str, Any], reason: str = "SubmissionFailed", message: str = "") -> Child:
     said = message or "Ray Job submitter failed: BackoffLimitExceeded: Job has reached the specified backoff limit"
     return read(RAY_JOB, {"jobDeploymentStatus": "Failed", "reason": reason, "message": said}, *pods)
+
+
+def starting_ray_job(*pods: dict[str, Any]) -> Child:
+    return read(RAY_JOB, {"jobDeploymentStatus": "Initializing"}, *pods)
+
+
+def checking(state: dict[str, Any] | None = None, last: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A Ray head whose first container is at work, or has ended so."""
+    check = container("store-check", state, last)
+    return pod(name="h", node="head", phase="Pending", initContainerStatuses=[check])
 
 
 def read(kind: Kind, status: dict[str, Any], *pods: dict[str, Any]) -> Child:
@@ -107,6 +117,16 @@ SITUATIONS: dict[str, tuple[Child, str, str]] = {
         "SubmissionFailed",
         "pod s, container submitter ended with exit code 1; its last words: reading\nno space left",
     ),
+    "the store was refused before the Ray head started": (
+        starting_ray_job(checking(ERROR | {"message": "the store belongs to namespace b", "exitCode": 75})),
+        "StoreCheckFailed",
+        "pod h, container store-check ended with exit code 75; its last words: the store belongs to namespace b",
+    ),
+    "and the kubelet tries again": (
+        starting_ray_job(checking(None, ERROR)),
+        "StoreCheckFailed",
+        "pod h, container store-check ended with exit code 1; its last words: reading\nno space left",
+    ),
     "KubeRay knows more than the submitter": (
         failed_ray_job(SUBMITTER, HEAD, reason="AppFailed", message="Job entrypoint command failed: ValueError"),
         "AppFailed",
@@ -118,6 +138,20 @@ SITUATIONS: dict[str, tuple[Child, str, str]] = {
         "pod p, container ray-worker needed more memory than it may have; raise spec.compute.resources.limits.memory",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("pod", "state"),
+    [
+        (checking(), ChildState.STARTING),
+        (checking({"reason": "Completed", "exitCode": 0}), ChildState.STARTING),
+        (pod(phase="Pending", initContainerStatuses=[container("mine", ERROR)]), ChildState.STARTING),
+        (checking(ERROR), ChildState.FAILED),
+    ],
+    ids=["at work", "the store is ours", "another init container", "refused"],
+)
+def test_a_ray_cluster_that_may_not_use_its_store_has_failed(pod: dict[str, Any], state: ChildState) -> None:
+    assert starting_ray_job(pod).state is state
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
