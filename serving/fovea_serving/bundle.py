@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +13,8 @@ from fovea_api.bundle import MANIFEST, BundleFile, BundleManifest
 from fovea_api.errors import CorruptData, InvalidInput, problems
 from fovea_api.run import digest_of
 from pydantic import ValidationError
+
+from fovea_serving.pipeline.golden import ANSWERS
 
 MODEL = "model.onnx"
 """The model in floating point, which every bundle has."""
@@ -56,6 +59,31 @@ class Bundle:
             remedy = f"use {' or '.join(self.precisions)}, or train with compression.quantization"
             raise InvalidBundle(f"has no model in {precision}", str(self.path / MANIFEST), remedy)
         return self.path / MODELS[precision]
+
+    def golden(self, precision: str | None = None) -> list[float] | None:
+        """The numbers of the stated answer to the golden image, in this precision; None: the bundle states none."""
+        return golden_of(self.manifest, precision, lambda name: (self.path / name).read_bytes())
+
+
+def golden_of(manifest: BundleManifest, precision: str | None, read: Callable[[str], bytes]) -> list[float] | None:
+    """The numbers of the answer to the golden image that a bundle states; None: it states none for this precision.
+
+    Args:
+        manifest: That of the bundle.
+        precision: FP32, INT8, or None: the bundle's own choice.
+        read: Gives a file of the bundle by its name.
+
+    Raises:
+        CorruptBundle: the file is not what its digest promises.
+    """
+    for entry in manifest.files:
+        if entry.path == ANSWERS:
+            content = read(ANSWERS)
+            if hashlib.sha256(content).hexdigest() != entry.sha256:
+                raise CorruptBundle(f"the content's SHA-256 is not {entry.sha256}", ANSWERS, COPY_AGAIN)
+            answers: Mapping[str, list[float]] = json.loads(content)
+            return answers.get(precision or manifest.precision or "FP32")
+    return None
 
 
 def bundle_digest(manifest: BundleManifest) -> str:

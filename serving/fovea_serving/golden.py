@@ -1,54 +1,43 @@
-"""Readiness that means something: a packaged image is asked about, and gets the answer that it got before."""
+"""Readiness that means something: the golden image gets the known answer."""
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fovea_serving.pipeline.golden import golden_image, golden_numbers
 from fovea_serving.upstreams.base import PredictOptions, Upstream, UpstreamUnavailable
 
 TOLERANCE = 0.01
-"""By how much a score may differ: other batches and other replicas add up in another order."""
-COMPARED = 10
-"""Numbers that are compared, best first: further down, objects near the limit of candidates come and go."""
+"""By how much a number may differ from the first answer: other batches and other replicas add up in another order."""
+STATED_TOLERANCE = 0.1
+"""By how much it may differ from what the bundle states: another runtime rounds in another way."""
 
 
 class GoldenImage:
-    """Asks about the golden image. The first answer is the known one, from then on a different one is an error.
+    """Asks about the golden image. The known answer is the bundle's, and the first one that agrees with it.
 
     A network that has gone blind, whose memory was overwritten, or that is not the one it was, still answers with 200;
     this is what notices.
+
+    Args:
+        stated: The numbers of the answer that the bundle states. None: it states none.
     """
 
-    def __init__(self) -> None:
-        self._known: NDArray[np.float64] | None = None
+    def __init__(self, stated: Sequence[float] | None = None) -> None:
+        self._stated = None if stated is None else np.asarray(stated, np.float64)
+        self._first: NDArray[np.float64] | None = None
 
     async def check(self, upstream: Upstream) -> None:
         """Raises UpstreamUnavailable with the reason, and whatever `Upstream.predict` raises."""
         (answer,) = await upstream.predict([golden_image()], PredictOptions(confidence=0.0))
-        seen = answer.prediction.fingerprint()[:COMPARED]
+        seen = golden_numbers(answer.prediction)
         if not np.isfinite(seen).all():
             raise UpstreamUnavailable("the golden image gets scores that are no numbers")
-        if self._known is None:
-            self._known = seen
-        elif not _agree(self._known, seen):
-            raise UpstreamUnavailable(f"the golden image gets {seen.round(3)} in place of {self._known.round(3)}")
-
-
-@cache
-def golden_image() -> bytes:
-    """A PNG of 320x240 pixels: dark and light discs on a bright ground that grows darker to the right."""
-    ground = np.linspace(230, 150, 320, dtype=np.uint8)
-    image = np.repeat(np.repeat(ground[None, :, None], 240, axis=0), 3, axis=2)
-    for index in range(12):
-        center = (25 + (index % 4) * 85 + index, 40 + (index // 4) * 75)
-        color = ((40, 30, 120), (190, 110, 130), (90, 160, 60))[index % 3]
-        cv2.circle(image, center, 10 + 2 * index, color, -1, cv2.LINE_AA)
-    return cv2.imencode(".png", image)[1].tobytes()
-
-
-def _agree(known: NDArray[np.float64], seen: NDArray[np.float64]) -> bool:
-    return known.shape == seen.shape and bool(np.allclose(known, seen, atol=TOLERANCE))
+        for known, tolerance in ((self._stated, STATED_TOLERANCE), (self._first, TOLERANCE)):
+            if known is not None and not np.allclose(known, seen, rtol=0, atol=tolerance):
+                raise UpstreamUnavailable(f"the golden image gets {seen.round(3)} in place of {known.round(3)}")
+        if self._first is None:
+            self._first = seen

@@ -15,8 +15,9 @@ MEMORY = 0.98
 class Admission:
     """Counts images at work, and estimates how long one more would wait.
 
-    With `n` images at work and one finished every `s` seconds while there was work, a new one waits about `n * s`
-    (Little's law); `s` is measured, whatever the number of replicas or the size of batches.
+    With `n` images at work and one finished every `s` seconds, a new one waits about `n * s` (Little's law). `s` is
+    measured while more is at work than runs at the same time, for below that it says nothing about what could be done;
+    so it holds for any number of replicas and any size of batches.
 
     Args:
         max_wait: Seconds that a request may be expected to wait.
@@ -57,13 +58,14 @@ class Admission:
             self.at_work -= images
             raise
         self._pass_time()
+        if self.at_work >= self._always:
+            fading = MEMORY**images
+            self._finished = (self._finished + images) * fading
+            self._busy *= fading
         self.at_work -= images
-        fading = MEMORY**images
-        self._finished = (self._finished + images) * fading
-        self._busy *= fading
 
     def _pass_time(self) -> None:
         now = self._clock()
-        if self.at_work:
+        if self.at_work >= self._always:
             self._busy += now - self._since
         self._since = now

@@ -14,10 +14,10 @@ from fovea_serving.upstreams import Answer
 
 def answer_json(request_id: str, answered: Answered, seconds: float) -> dict[str, JsonValue]:
     """The answer to `/v1/predict`: one prediction for each image, in order."""
-    manifest = answered.version.manifest
+    manifest = answered.version.model.manifest
     return {
         "requestId": request_id,
-        "model": {"run": manifest.lineage.run, "digest": answered.version.digest, "task": manifest.task.value},
+        "model": {"run": manifest.lineage.run, "digest": answered.version.model.digest, "task": manifest.task.value},
         "predictions": [prediction_json(answer, manifest.classes) for answer in answered.answers],
         "milliseconds": round(1000 * seconds, 2),
     }

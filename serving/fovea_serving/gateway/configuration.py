@@ -15,11 +15,11 @@ from fovea_api.modeldeployment import Authentication
 from fovea_store import StorePath
 from pydantic import ValidationError
 
-from fovea_serving.bundle import parse_manifest, verify_digest
+from fovea_serving.bundle import golden_of, parse_manifest, verify_digest
 from fovea_serving.gateway.authentication import ApiKeys, Authenticator, Everybody, ServiceAccountTokens
 from fovea_serving.gateway.gateway import Gateway
 from fovea_serving.gateway.kubernetes import ApiServer
-from fovea_serving.gateway.routing import Routing, Version
+from fovea_serving.gateway.routing import Routing, Served, Version
 from fovea_serving.upstreams import UpstreamUnavailable, open_upstream
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Follower:
         self._gateway = gateway
         self._surroundings = surroundings
         self._authentication: tuple[Authentication, str, str] | None = None
-        self._open: dict[tuple[str, ServedVersion], Version] = {}
+        self._open: dict[tuple[str, ServedVersion], Served] = {}
 
     async def follow(self, configs: AsyncIterator[GatewayConfig]) -> None:
         """Applies each configuration; while one cannot be applied, the one before goes on."""
@@ -87,36 +87,38 @@ class Follower:
 
     async def apply(self, config: GatewayConfig) -> None:
         """Opens new versions, waits until they answer, and switches. Raises FoveaError, and changes nothing then."""
-        opened: list[Version] = []
+        opened: list[Served] = []
         try:
             versions = [await self._version(served, config, opened) for served in config.versions]
-            await asyncio.gather(*(_answers(version) for version in opened if version.weight))
+            await asyncio.gather(*(_sees(v) for v in versions if v.model in opened and v.weight))
             authenticator = self._authenticator(config)
         except BaseException:
-            for version in opened:
-                await version.upstream.close()
+            for model in opened:
+                await model.upstream.close()
             raise
         self._gateway.authenticator = authenticator
         self._gateway.inference = config.inference
         self._gateway.route(Routing(versions, config.reason or "the deployment has no ready version"))
         self._open = {
-            _identity(served, config): version for served, version in zip(config.versions, versions, strict=True)
+            _identity(served, config): version.model for served, version in zip(config.versions, versions, strict=True)
         }
         log.info("routing: %s", ", ".join(f"{v.name} {v.role} {v.weight:g} %" for v in versions) or config.reason)
 
-    async def _version(self, served: ServedVersion, config: GatewayConfig, opened: list[Version]) -> Version:
-        known = self._open.get(_identity(served, config))
-        if known is not None:
-            return Version(served.name, served.role, served.weight, known.manifest, known.digest, known.upstream)
-        manifest, digest = await asyncio.to_thread(self._read, served.bundle)
-        upstream = open_upstream(served, manifest, config)
-        opened.append(Version(served.name, served.role, served.weight, manifest, digest, upstream))
-        return opened[-1]
+    async def _version(self, served: ServedVersion, config: GatewayConfig, opened: list[Served]) -> Version:
+        model = self._open.get(_identity(served, config))
+        if model is None:
+            manifest, digest, golden = await asyncio.to_thread(self._read, served)
+            model = Served.of(manifest, digest, open_upstream(served, manifest, config), golden)
+            opened.append(model)
+        return Version(served.name, served.role, served.weight, model)
 
-    def _read(self, uri: str) -> tuple[BundleManifest, str]:
-        folder = StorePath.parse(uri, self._surroundings.store_credentials)
-        manifest = parse_manifest((folder / MANIFEST).read_bytes(MAX_MANIFEST_BYTES), uri)
-        return manifest, verify_digest(manifest, folder.name, uri)
+    def _read(self, served: ServedVersion) -> tuple[BundleManifest, str, list[float] | None]:
+        """The manifest, its digest, and the stated answer to the golden image, of a bundle in its store."""
+        folder = StorePath.parse(served.bundle, self._surroundings.store_credentials)
+        manifest = parse_manifest((folder / MANIFEST).read_bytes(MAX_MANIFEST_BYTES), served.bundle)
+        digest = verify_digest(manifest, folder.name, served.bundle)
+        golden = golden_of(manifest, served.precision, lambda name: (folder / name).read_bytes(MAX_MANIFEST_BYTES))
+        return manifest, digest, golden
 
     def _authenticator(self, config: GatewayConfig) -> Authenticator:
         """What the configuration asks for; the one there is, with all that it remembers, where nothing changed."""
@@ -137,14 +139,14 @@ class Follower:
         return authenticator
 
 
-async def _answers(version: Version) -> None:
-    """Waits until a version answers, for a while: if nothing else is there, it is asked all the same."""
+async def _sees(version: Version) -> None:
+    """Waits until a version answers rightly, for a while: if nothing else is there, it is asked all the same."""
     reason = ""
     try:
         async with asyncio.timeout(READY_SECONDS):
             while True:
                 try:
-                    return await version.upstream.ready()
+                    return await version.model.health.check()
                 except UpstreamUnavailable as error:
                     reason = str(error)
                     await asyncio.sleep(READY_INTERVAL_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from fovea_api.modeldeployment import Inference
 from fovea_serving.backends.cpus import usable_cpus
 from fovea_serving.gateway.admission import Admission
 from fovea_serving.gateway.authentication import Authenticator, Everybody
+from fovea_serving.gateway.health import CHECK_SECONDS
 from fovea_serving.gateway.problems import DeadlineExceeded
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.gateway.settings import Settings
+from fovea_serving.pipeline.header import check_header
 from fovea_serving.upstreams import Answer, PredictOptions, UpstreamUnavailable
 
 log = logging.getLogger(__name__)
@@ -59,17 +62,20 @@ class Gateway:
 
     def route(self, routing: Routing) -> None:
         """Sends requests by this routing from now on. Versions that left it answer what they have begun, then close."""
-        kept = {id(version.upstream) for version in routing.versions}
+        kept = {id(version.model) for version in routing.versions}
         former, self.routing = self.routing, routing
         for version in former.versions:
-            if id(version.upstream) not in kept:
-                self._in_background(version.upstream.close())
+            if id(version.model) not in kept:
+                self._in_background(version.model.upstream.close())
 
     async def predict(self, request_id: str, images: Sequence[bytes], choice: Choice) -> Answered:
         """The answers of the version that the id falls to; the shadows get copies.
 
-        Raises what `Upstream.predict` raises, and DeadlineExceeded.
+        Raises what `check_header` and `Upstream.predict` raise, and DeadlineExceeded.
         """
+        for index, image in enumerate(images):
+            place = f"image {index + 1}" if len(images) > 1 else "image"
+            check_header(image, self.inference.max_image_megapixels, place)
         with self.admission.admit(len(images)):
             try:
                 async with asyncio.timeout(self.inference.timeout_seconds):
@@ -82,10 +88,24 @@ class Gateway:
         return answered
 
     async def ready(self) -> None:
-        """Returns when requests can be answered. Raises UpstreamUnavailable, with the reason."""
+        """Returns when a version answers, and rightly. Raises UpstreamUnavailable, with the reason."""
         if self.draining:
             raise UpstreamUnavailable("the gateway is shutting down")
-        await self.routing.choose("ready").upstream.ready()
+        answering = self.routing.answering
+        looks = await asyncio.gather(*(version.model.health.check() for version in answering), return_exceptions=True)
+        errors = [look for look in looks if look is not None]
+        for version, error in zip(answering, looks, strict=True):
+            if error is not None:
+                log.warning("%s: %s", version.name, error)
+        if len(errors) == len(answering):
+            raise errors[0] if errors else UpstreamUnavailable(self.routing.reason)
+
+    async def watch_health(self) -> None:
+        """Looks at all versions every minute, whether anybody asks or not."""
+        while True:
+            with contextlib.suppress(UpstreamUnavailable):
+                await self.ready()
+            await asyncio.sleep(CHECK_SECONDS)
 
     async def close(self) -> None:
         """Answers what has been begun, and lets go of all versions."""
@@ -98,7 +118,7 @@ class Gateway:
             version = routing.choose(request_id)
             options = self._options(version, choice)
             try:
-                return Answered(version, await version.upstream.predict(images, options))
+                return Answered(version, await version.model.upstream.predict(images, options))
             except UpstreamUnavailable:
                 if routing is self.routing:
                     raise
@@ -107,13 +127,13 @@ class Gateway:
     def _options(self, version: Version, choice: Choice) -> PredictOptions:
         inference = self.inference
         defaults = PredictOptions(inference.confidence_threshold, max_detections=inference.max_detections)
-        return choice(version.manifest, defaults)
+        return choice(version.model.manifest, defaults)
 
     def _copy(self, shadow: Version, images: Sequence[bytes], choice: Choice) -> None:
         async def ask() -> None:
             try:
                 async with asyncio.timeout(self.inference.timeout_seconds):
-                    await shadow.upstream.predict(images, self._options(shadow, choice))
+                    await shadow.model.upstream.predict(images, self._options(shadow, choice))
             except (FoveaError, TimeoutError) as error:
                 log.debug("shadow %s failed: %s", shadow.name, error)
             finally:

@@ -13,7 +13,7 @@ from fovea_serving.bundle import load_bundle
 from fovea_serving.gateway.configuration import Follower, Surroundings, parse_config, parsed, watch_file
 from fovea_serving.gateway.gateway import Gateway
 from fovea_serving.gateway.kubernetes import ApiServer, watch_config_map
-from fovea_serving.gateway.routing import Routing, Version
+from fovea_serving.gateway.routing import Routing, Served, Version
 from fovea_serving.gateway.server import serve
 from fovea_serving.gateway.settings import Settings
 from fovea_serving.predictor import Predictor
@@ -28,7 +28,8 @@ def serve_bundle(bundle: Path, inference: Inference, settings: Settings, *, thre
 
     async def start(gateway: Gateway) -> None:
         upstream = LocalUpstream(predictor, inference.batching)
-        gateway.route(Routing([Version(run, "Stable", 100, verified.manifest, verified.digest, upstream)]))
+        model = Served.of(verified.manifest, verified.digest, upstream, verified.golden())
+        gateway.route(Routing([Version(run, "Stable", 100, model)]))
 
     uvloop.run(serve(lambda: Gateway(inference, settings), start, settings))
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from fovea_serving.gateway.authentication import Forbidden, Unauthenticated
 from fovea_serving.pipeline.decode import InvalidImage
+from fovea_serving.pipeline.header import ImageTooLarge, UnsupportedImage
 from fovea_serving.upstreams import Overloaded, UpstreamFailed, UpstreamUnavailable
 
 RETRY_AFTER_SECONDS = 2
@@ -31,6 +32,8 @@ class DeadlineExceeded(FoveaError):
 
 STATUSES: tuple[tuple[type[FoveaError], HTTPStatus], ...] = (
     (RequestTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (ImageTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (UnsupportedImage, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (InvalidImage, HTTPStatus.UNPROCESSABLE_ENTITY),
     (InvalidInput, HTTPStatus.BAD_REQUEST),
     (Overloaded, HTTPStatus.TOO_MANY_REQUESTS),

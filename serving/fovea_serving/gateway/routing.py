@@ -5,34 +5,55 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from fovea_api.bundle import BundleManifest
 
+from fovea_serving.gateway.health import Health
 from fovea_serving.upstreams import Upstream, UpstreamUnavailable
 
 Role = Literal["Stable", "Candidate", "Shadow"]
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """A model with what runs it.
+
+    Args:
+        manifest: That of its bundle.
+        digest: Of its bundle.
+        upstream: What runs it.
+        health: Whether it sees.
+    """
+
+    manifest: BundleManifest
+    digest: str
+    upstream: Upstream
+    health: Health
+
+    @classmethod
+    def of(
+        cls, manifest: BundleManifest, digest: str, upstream: Upstream, golden: Sequence[float] | None = None
+    ) -> Self:
+        """A model that was just opened; `golden`: the answer to the golden image that the bundle states."""
+        return cls(manifest, digest, upstream, Health(upstream, golden))
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
-    """A version of the model with what runs it.
+    """A model in its role.
 
     Args:
         name: The run that made it, or the start of its bundle's digest.
         role: Stable and Candidate answer; a Shadow gets copies, and its answers reach nobody.
         weight: Its share of the requests, relative to the others'.
-        manifest: That of its bundle.
-        digest: Of its bundle.
-        upstream: What runs it.
+        model: The model.
     """
 
     name: str
     role: Role
     weight: float
-    manifest: BundleManifest
-    digest: str
-    upstream: Upstream
+    model: Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +73,7 @@ class Routing:
 
         Raises UpstreamUnavailable when there is none.
         """
-        answering = [version for version in self.versions if version.role != "Shadow" and version.weight > 0]
+        answering = self.answering
         if not answering:
             raise UpstreamUnavailable(self.reason)
         point = _share(request_id) * sum(version.weight for version in answering)
@@ -61,6 +82,11 @@ class Routing:
             if point < 0:
                 return version
         return answering[-1]
+
+    @property
+    def answering(self) -> list[Version]:
+        """Versions that answer requests."""
+        return [version for version in self.versions if version.role != "Shadow" and version.weight > 0]
 
     @property
     def shadows(self) -> list[Version]:

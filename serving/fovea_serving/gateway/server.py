@@ -56,6 +56,7 @@ async def serve(create: Callable[[], Gateway], start: Start, settings: Settings)
     pairs = zip(servers, sockets, strict=True)
     serving = [asyncio.create_task(server.serve([listening])) for server, listening in pairs]
     starting = asyncio.create_task(start(gateway))
+    watching = asyncio.create_task(gateway.watch_health())
     stopping = asyncio.create_task(stop.wait())
     try:
         await _first(stopping, starting, *serving)  # an error of any of them ends all
@@ -67,7 +68,8 @@ async def serve(create: Callable[[], Gateway], start: Start, settings: Settings)
         for server, task in zip(servers, serving, strict=True):
             server.should_exit = True
             await asyncio.wait([task])
-        starting.cancel()
+        for task in (starting, watching):
+            task.cancel()
         stopping.cancel()
         await gateway.close()
 

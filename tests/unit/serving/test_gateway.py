@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest_asyncio
 from fovea_serving.bundle import load_bundle
 from fovea_serving.gateway.app import create_app
 from fovea_serving.gateway.gateway import Gateway
-from fovea_serving.gateway.routing import Routing, Version
+from fovea_serving.gateway.routing import Routing, Served, Version
 from fovea_serving.gateway.settings import Settings
 from fovea_serving.predictor import Predictor
 from fovea_serving.upstreams.local import LocalUpstream
@@ -32,9 +33,9 @@ def png(colour: tuple[int, int, int], size: tuple[int, int] = (50, 40)) -> bytes
 @pytest_asyncio.fixture
 async def gateway(bundle: Path) -> AsyncIterator[Gateway]:
     verified = load_bundle(bundle)
-    gateway = Gateway()
+    gateway = Gateway(settings=Settings(max_wait_seconds=60))  # the machine may be busy
     upstream = LocalUpstream(Predictor.from_bundle(verified, threads=1))
-    gateway.route(Routing([Version("r-1", "Stable", 100, verified.manifest, verified.digest, upstream)]))
+    gateway.route(Routing([Version("r-1", "Stable", 100, Served.of(verified.manifest, verified.digest, upstream))]))
     yield gateway
     await gateway.close()
 
@@ -66,7 +67,10 @@ async def test_a_form_holds_several_images_in_order(client: httpx.AsyncClient) -
     ("body", "query", "status", "words"),
     [
         (b"", "", 422, "empty"),
-        (b"GIF89a nonsense", "", 422, "no image"),
+        (b"GIF89a nonsense", "", 413, "megapixels"),
+        (b"%PDF-1.7", "", 415, "JPEG, PNG"),
+        (b"BM" + bytes(12) + struct.pack("<Iii", 40, 40_000, 40_000), "", 413, "1600.0 megapixels"),
+        (b"\xff\xd8\xff\xe0", "", 422, "header of the JPEG file is broken"),
         (bytes(100_001), "", 413, "100,000"),
         (png((1, 2, 3)), "?classes=violet", 400, "it has red, green, blue"),
         (png((1, 2, 3)), "?confidence=2", 400, "from 0 to 1"),
@@ -85,10 +89,10 @@ async def test_bad_requests_are_answered_with_the_reason(
 
 async def test_the_bad_image_of_a_form_is_named_and_too_many_are_refused(client: httpx.AsyncClient) -> None:
     good = ("image", ("good.png", png((0, 0, 255))))
-    bad = await client.post("/v1/predict", files=[good, ("image", ("bad.png", b"bad"))])
+    bad = await client.post("/v1/predict", files=[good, ("image", ("bad.png", b"\xff\xd8\xff"))])
     assert (bad.status_code, "image 2" in bad.json()["detail"]) == (422, True)
     assert (await client.post("/v1/predict", files=[good] * 4)).status_code == 413
-    assert (await client.post("/v1/predict", data={"image": "text"}, files={})).status_code == 422
+    assert (await client.post("/v1/predict", data={"image": "text"}, files={})).status_code == 415
 
 
 async def test_parallel_answers_equal_those_one_by_one(client: httpx.AsyncClient) -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from fovea_serving.golden import GoldenImage, golden_image
+from fovea_serving.gateway.health import CHECK_SECONDS, RETRY_SECONDS, Health
+from fovea_serving.golden import GoldenImage
 from fovea_serving.pipeline import Classification, Prediction, SemanticSegmentation, decode
+from fovea_serving.pipeline.golden import golden_image
 from fovea_serving.upstreams import Answer, PredictOptions, UpstreamUnavailable
 from fovea_serving.upstreams.base import DEFAULTS
 
@@ -38,6 +40,29 @@ async def test_the_first_answer_is_the_known_one() -> None:
     await golden.check(Says(probabilities(0.899, 0.101)))
     with pytest.raises(UpstreamUnavailable, match=r"0\.5.*in place of.*0\.9"):
         await golden.check(Says(probabilities(0.5, 0.5)))
+
+
+async def test_what_the_bundle_states_is_known_from_the_start_and_another_rounding_is_no_error() -> None:
+    stated = [0.9, 0.1, *[0.0] * 8]
+    await GoldenImage(stated).check(Says(probabilities(0.85, 0.15)))
+    with pytest.raises(UpstreamUnavailable, match="in place of"):
+        await GoldenImage(stated).check(Says(probabilities(0.5, 0.5)))
+
+
+async def test_a_version_is_looked_at_every_minute_and_a_bad_one_more_often() -> None:
+    now, says = 0.0, Says(probabilities(0.9, 0.1))
+    health = Health(says, None, lambda: now)
+    await health.check()
+    says.prediction = probabilities(0.1, 0.9)
+    now = CHECK_SECONDS - 1
+    await health.check()
+    now = CHECK_SECONDS
+    for _ in range(2):
+        with pytest.raises(UpstreamUnavailable, match="in place of"):
+            await health.check()
+        says.prediction = probabilities(0.9, 0.1)
+    now += RETRY_SECONDS
+    await health.check()
 
 
 async def test_scores_that_are_no_numbers_are_never_the_known_answer() -> None:

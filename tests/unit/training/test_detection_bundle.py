@@ -13,6 +13,7 @@ import yaml
 from fovea_api.common import Task
 from fovea_serving.bundle import WEIGHTS, Bundle, load_bundle
 from fovea_serving.pipeline import Detection
+from fovea_serving.pipeline.golden import golden_image, golden_numbers
 from fovea_serving.predict import predict_files
 from fovea_serving.predictor import Predictor
 from fovea_trainer.local import train_manifest
@@ -103,3 +104,9 @@ def test_the_weights_of_a_bundle_are_a_network(bundle: Bundle) -> None:
     for name, values in predictor.run(images).items():
         assert values == pytest.approx(outputs[name].numpy(), abs=2e-3), name
     assert "Best possible recall of the anchors" in (bundle.path / "report.html").read_text()
+
+
+def test_the_bundle_states_what_its_model_says_of_the_golden_image(bundle: Bundle) -> None:
+    (prediction,) = Predictor.from_bundle(bundle).predict([golden_image()], candidates=True)
+    assert bundle.golden() == pytest.approx(golden_numbers(prediction), abs=1e-6)
+    assert bundle.golden("INT8") is None

@@ -15,7 +15,8 @@ from fovea_api.criteria import judge
 from fovea_api.errors import NotSupported
 from fovea_api.run import Progress, RunResult, TrainingSummary
 from fovea_api.trainingjob import Recipe, unsupported
-from fovea_serving.bundle import MODEL, REPORT, WEIGHTS, bundle_digest
+from fovea_serving.bundle import MODEL, MODELS, REPORT, WEIGHTS, bundle_digest
+from fovea_serving.pipeline.golden import ANSWERS, golden_image, golden_numbers
 
 from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.export import check_parity, exporter, save_weights
@@ -139,8 +140,19 @@ def _describe(
             notes=_notes(delivered),
         ),
     )
+    _state_golden_answers(trained, folder)
     both = BundleMetrics(before_compression=delivered.before, exported=metrics)
     return describe_bundle(trained, lineage, folder, both, delivered.quantized)
+
+
+def _state_golden_answers(trained: Trained, folder: Path) -> None:
+    """Writes what each exported model says of the golden image, so that whoever serves it can tell that it sees."""
+    models = {precision: folder / file for precision, file in MODELS.items() if (folder / file).exists()}
+    answers = {
+        precision: golden_numbers(trained.predictor(model).predict([golden_image()], candidates=True)[0]).tolist()
+        for precision, model in models.items()
+    }
+    (folder / ANSWERS).write_text(json.dumps(answers))
 
 
 def _notes(delivered: Delivered) -> list[str]:
