@@ -1,6 +1,6 @@
 """Mutates what is decided and calculated, and counts which changes the tests notice: `make mutants`.
 
-`make mutants AREA=training` does one area, `AREA=operator/queue.py` one file; several may be given. mutmut expects one
+`make mutants AREA=training` does one area, `AREA=training/losses.py` one file; several may be given. mutmut expects one
 folder of sources, and this repository has one for each part, so it works on a copy, kept where FOVEA_MUTANTS says: a
 run that was cut off goes on there. FOVEA_MUTANTS_CHILDREN limits the processes.
 
@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,18 +34,33 @@ class Area:
     least: float
 
 
+def _tests(folder: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"tests/unit/{folder}/test_{name}.py" for name in names)
+
+
 AREAS = {
-    "operator": Area(
-        "fovea_operator",
-        ("queue.py", "apply.py", "engine.py", "kinds/*/plan.py", "runs/lifecycle.py", "runs/plan.py"),
-        ("tests/unit/operator",),
-        0.85,
+    "operator": (
+        Area(
+            "fovea_operator",
+            ("queue.py", "apply.py", "engine.py", "kinds/*/plan.py", "runs/lifecycle.py", "runs/plan.py"),
+            ("tests/unit/operator",),
+            0.85,
+        ),
     ),
-    "training": Area(
-        "fovea_trainer/training",
-        ("schedule.py", "order.py", "optimizer.py"),
-        tuple(f"tests/unit/training/test_{name}.py" for name in ("schedule", "order", "optimizer")),
-        0.8,
+    "training": (
+        Area("fovea_trainer/models", ("losses.py",), _tests("models", "losses"), 0.8),
+        Area("fovea_trainer/models", ("boxes.py", "anchors.py"), _tests("models", "boxes", "anchors"), 0.8),
+        Area("fovea_trainer/tasks/detection", ("matching.py",), _tests("evaluation", "detection"), 0.8),
+        *(
+            Area("fovea_trainer/training", (f"{name}.py",), _tests("training", name), 0.8)
+            for name in ("schedule", "order", "optimizer")
+        ),
+        Area(
+            "fovea_serving/pipeline",
+            ("predictions/*.py", "geometry.py"),
+            _tests("serving", "postprocess", "predictions", "preprocess"),
+            0.8,
+        ),
     ),
 }
 NOT_MUTATED = (r"logger\.", r"name=f?\"")
@@ -66,19 +82,21 @@ cli()
 
 def main(names: list[str]) -> int:
     """Mutates what is named, or all; prints the mutants that survive. Returns 1 where too many of a file do."""
-    return max(mutate(area_of(name)) for name in names or AREAS)
+    return max([mutate(part) for name in names or AREAS for part in parts_of(name)])
 
 
-def area_of(name: str) -> Area:
-    """An area, or one file of it."""
+def parts_of(name: str) -> list[Area]:
+    """The parts of an area, or one file of it."""
     area, _, file = name.partition("/")
-    return replace(AREAS[area], files=(file,)) if file else AREAS[area]
+    if not file:
+        return list(AREAS[area])
+    return [replace(part, files=(file,)) for part in AREAS[area] if any(fnmatch(file, known) for known in part.files)]
 
 
 def mutate(area: Area) -> int:
     """Whether too many changes of a file go unnoticed, 0 or 1."""
     if (kept := os.environ.get("FOVEA_MUTANTS")) is not None:
-        return _mutate(area, Path(kept))
+        return _mutate(area, Path(kept) / "-".join([area.package, *area.files]).replace("/", "."))
     with tempfile.TemporaryDirectory(prefix="fovea-mutants-") as folder:
         return _mutate(area, Path(folder))
 
@@ -114,14 +132,15 @@ def _copy(area: Area, work: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     for package in ROOT.glob("[a-z]*/fovea_*"):
         shutil.copytree(package, work / "src" / package.name, ignore=ignored, dirs_exist_ok=True)
-    for part in ("tests", "docs"):
+    work.mkdir(parents=True, exist_ok=True)
+    for part in ("tests", "docs", "examples"):
         shutil.copytree(ROOT / part, work / part, ignore=ignored, dirs_exist_ok=True)
     only = [f"src/{area.package}/{file}" for file in area.files]
     project = (ROOT / "pyproject.toml").read_text().replace('mypy_path = "', 'mypy_path = "src:')
     checked = [str(path.relative_to(work)) for pattern in only for path in work.glob(pattern)]
     (work / "pyproject.toml").write_text(
         f"{project}\n[tool.mutmut]\n"
-        f'source_paths = ["src"]\nonly_mutate = {only}\nalso_copy = ["docs"]\n'
+        f'source_paths = ["src"]\nonly_mutate = {only}\nalso_copy = ["docs", "examples"]\n'
         f"do_not_mutate_patterns = {list(NOT_MUTATED)}\ntimeout_multiplier = 5.0\n"
         'pytest_add_cli_args = ["-p", "no:cacheprovider"]\n'
         f"pytest_add_cli_args_test_selection = {list(area.tests)}\n"

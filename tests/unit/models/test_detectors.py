@@ -1,4 +1,4 @@
-"""Decoding, matching and losses of the detectors, against torchvision and by hand."""
+"""Matching, losses and decoding of the detectors, against torchvision and by hand."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import pytest
 import torch
 from fovea_api.trainingjob import Loss
 from fovea_trainer.models.bodies import Body
-from fovea_trainer.models.boxes import decode
 from fovea_trainer.models.description import NetworkDescription, build
-from fovea_trainer.models.heads.fasterrcnn import REGRESSION_WEIGHTS, FasterRCNN, LevelPool, RawProposals, _iou
+from fovea_trainer.models.heads.fasterrcnn import FasterRCNN, LevelPool, RawProposals, _iou
 from fovea_trainer.models.heads.retinanet import RawBoxes, RetinaNet
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.tasks.detection.targets import BoxTargets
@@ -39,26 +38,6 @@ def faster_rcnn(proposals: int = 32) -> FasterRCNN:
     network = build(NetworkDescription("fasterrcnn", Body("mobilenetv3_small_050"), options, 3), LossSettings())
     assert isinstance(network, FasterRCNN)
     return network.eval()
-
-
-@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), REGRESSION_WEIGHTS])
-def test_decoding_is_that_of_torchvision(weights: tuple[float, ...]) -> None:
-    anchors, deltas = boxes(50), torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
-    expected = BoxCoder(weights).decode_single(deltas, anchors)
-    expected[:, 0::2] = expected[:, 0::2].clamp(0, 200)
-    expected[:, 1::2] = expected[:, 1::2].clamp(0, 160)
-    assert torch.allclose(decode(deltas, anchors, 160, 200, weights), expected, atol=1e-4)
-
-
-def test_decoding_undoes_encoding() -> None:
-    anchors, objects = boxes(30), boxes(30, seed=2)
-    deltas = BoxCoder((1.0, 1.0, 1.0, 1.0)).encode_single(objects, anchors)
-    assert torch.allclose(decode(deltas, anchors, 400, 400), objects, atol=1e-3)
-
-
-def test_a_wild_size_stays_finite() -> None:
-    decoded = decode(torch.tensor([[0.0, 0, 1e4, 1e4]]), torch.tensor([[0.0, 0, 10, 10]]), 100, 100)
-    assert decoded.tolist() == [[0, 0, 100, 100]]
 
 
 def raw_boxes(network: RetinaNet, seed: int = 0) -> RawBoxes:

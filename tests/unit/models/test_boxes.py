@@ -1,0 +1,35 @@
+"""Box decoding against torchvision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fovea_trainer.models.boxes import decode
+from fovea_trainer.models.heads.fasterrcnn import REGRESSION_WEIGHTS
+from torchvision.models.detection._utils import BoxCoder
+
+
+def boxes(count: int, seed: int = 0, longest: float = 120) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    low = torch.rand(count, 2, generator=random) * 100
+    return torch.cat([low, low + 5 + torch.rand(count, 2, generator=random) * longest], 1)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), REGRESSION_WEIGHTS])
+def test_decoding_is_that_of_torchvision(weights: tuple[float, ...]) -> None:
+    anchors, deltas = boxes(50), torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    expected = BoxCoder(weights).decode_single(deltas, anchors)
+    expected[:, 0::2] = expected[:, 0::2].clamp(0, 200)
+    expected[:, 1::2] = expected[:, 1::2].clamp(0, 160)
+    assert torch.allclose(decode(deltas, anchors, 160, 200, weights), expected, atol=1e-4)
+
+
+def test_decoding_undoes_encoding() -> None:
+    anchors, objects = boxes(30), boxes(30, seed=2)
+    deltas = BoxCoder((1.0, 1.0, 1.0, 1.0)).encode_single(objects, anchors)
+    assert torch.allclose(decode(deltas, anchors, 400, 400), objects, atol=1e-3)
+
+
+def test_a_wild_size_stays_finite() -> None:
+    decoded = decode(torch.tensor([[0.0, 0, 1e4, 1e4]]), torch.tensor([[0.0, 0, 10, 10]]), 100, 100)
+    assert decoded.tolist() == [[0, 0, 100, 100]]
