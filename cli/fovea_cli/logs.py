@@ -59,7 +59,7 @@ def _log_of(run: JsonValue) -> StorePath:
     from fovea_trainer.results import LOG, folder_of
 
     try:
-        found = Run.model_validate(run)
+        parsed = Run.model_validate(run)
     except ValidationError as error:
         raise InvalidManifest.from_validation(error, "the run, as this version reads it") from error
-    return folder_of(found.spec, found.metadata.name) / LOG
+    return folder_of(parsed.spec, parsed.metadata.name) / LOG

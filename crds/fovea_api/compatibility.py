@@ -48,7 +48,7 @@ def incompatibilities(spec: TrainingJobSpec, dataset: DatasetSpec | None = None)
         *wrong_loss(architecture, spec.training.loss),
         *ignored_by_loss(architecture, spec),
         *wrong_sizes(architecture, spec.input),
-        *wrong_watched(architecture.task, spec),
+        *wrong_monitored(architecture.task, spec),
         *_wrong_criteria(architecture.task, spec, dataset.classes if dataset is not None else ()),
     )
 
@@ -72,7 +72,7 @@ def wrong_weights(architecture: Architecture, model: ModelChoice) -> Iterator[In
         yield InvalidOption(f"{architecture.name} has no {published} weights", place, remedy)
     elif published != "None":
         options = read_options(architecture, model.options)
-        defaults = {it.name: it.default for it in architecture.options}
+        defaults = {option.name: option.default for option in architecture.options}
         if changed := [name for name in architecture.fixed_by_weights if options[name] != defaults[name]]:
             words = " and ".join(changed)
             yield InvalidOption(
@@ -142,8 +142,8 @@ def wrong_sizes(architecture: Architecture, given: Input) -> Iterator[InvalidInp
             )
 
 
-def wrong_watched(task: Task, recipe: Recipe) -> Iterator[InvalidInput]:
-    """Metrics to judge an epoch by that are not measured after one."""
+def wrong_monitored(task: Task, recipe: Recipe) -> Iterator[InvalidInput]:
+    """Metrics to monitor that are not measured after an epoch."""
     primary, stopping, known = recipe.evaluation.primary_metric, recipe.training.early_stopping, watchable(task)
     if primary is not None and f"validation/{primary}" not in known:
         names = [name.partition("/")[2] for name in known]

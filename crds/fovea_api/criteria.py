@@ -90,7 +90,7 @@ MISSING = {
 }
 
 
-def judge(criteria: Sequence[Criterion], metrics: Mapping[str, float]) -> tuple[CriterionResult, ...]:
+def evaluate_criteria(criteria: Sequence[Criterion], metrics: Mapping[str, float]) -> tuple[CriterionResult, ...]:
     """Holds each criterion against the metrics. What was not measured is not met."""
     return tuple(_judge(criterion, metrics.get(criterion.metric)) for criterion in criteria)
 

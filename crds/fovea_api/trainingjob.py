@@ -38,7 +38,7 @@ from fovea_api.common import (
     Word,
     not_downloaded,
 )
-from fovea_api.criteria import Criterion, CriterionResult, MetricName, judge
+from fovea_api.criteria import Criterion, CriterionResult, MetricName, evaluate_criteria
 from fovea_api.errors import NotSupported
 from fovea_api.metrics import SPLITS
 from fovea_api.run import Progress, RequestedRuns, Usage
@@ -737,7 +737,7 @@ __all__ = [
     "TrainingJobSpec",
     "TrainingJobStatus",
     "Word",
-    "judge",
+    "evaluate_criteria",
     "references",
     "unsupported",
 ]

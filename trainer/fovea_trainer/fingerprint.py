@@ -1,4 +1,4 @@
-"""What a run reads beside what its spec names by digest, told apart by content: no result of other data is adopted."""
+"""Digests of what a run reads beside what its spec names by digest: no result of other data is adopted."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fovea_api.common import Model, Task
 from fovea_api.compatibility import incompatibilities
-from fovea_api.criteria import CriterionResult, judge
+from fovea_api.criteria import CriterionResult, evaluate_criteria
 from fovea_api.dataset import Dataset, Format, Recipe, Source
 from fovea_api.errors import InvalidInput, InvalidManifest, refuse
 from fovea_api.run import (
@@ -82,7 +82,7 @@ def train_manifest(
 def criteria_of(path: Path, name: str | None, result: RunResult) -> tuple[CriterionResult, ...]:
     """The verdicts of a training's result on the success criteria of its manifest."""
     job = Manifest.read(path).find(TrainingJob, name)
-    return judge(job.spec.success_criteria, result.metrics)
+    return evaluate_criteria(job.spec.success_criteria, result.metrics)
 
 
 def build_manifest(
@@ -196,8 +196,8 @@ def _parent(owner: RunOwner, recipe: Recipe, nonce: str, store: str) -> VersionI
     """
     runs = runs_of(store, owner)
     made = [made for name in runs.folders() if (made := read_result(runs / name)) is not None]
-    made.sort(key=lambda it: it.result.completed_at, reverse=True)
-    versions = [_version(it.result) for it in made]
+    made.sort(key=lambda run: run.result.completed_at, reverse=True)
+    versions = [_version(run.result) for run in made]
     for parent in (None, *versions) if made else ():
         inputs = RunInputs(parent=parent)
         if run_identity(RunType.DATASET_BUILD, owner, recipe, inputs, nonce) == made[0].identity:

@@ -31,7 +31,7 @@ class BackendOptions:
     """How a file is opened.
 
     Args:
-        outputs: Names of the outputs that are wanted.
+        outputs: Names of the outputs that are read.
         device: Where it computes; None: on a GPU where there is one and the runtime can use it.
         threads: Threads on a CPU; 0: as many as this process may use.
     """

@@ -76,7 +76,7 @@ def is_heic(data: bytes) -> bool:
 
 
 def _decode_heic(data: bytes, place: str | None) -> NDArray[np.uint8]:
-    """RGB pixels of the primary image, turned as the file says; 10 bits become 8."""
+    """RGB pixels of the primary image, rotated as the file says; 10 bits become 8."""
     from pi_heif import open_heif  # loads libheif, which few data sets need
 
     try:

@@ -13,7 +13,7 @@ from fovea_api.common import (
     parse_duration,
     parse_quantity,
 )
-from fovea_api.criteria import Criterion, judge
+from fovea_api.criteria import Criterion, evaluate_criteria
 from fovea_api.dataset import Dataset
 from fovea_api.dataset import references as dataset_references
 from fovea_api.errors import InvalidInput, InvalidManifest, MissingExtra, Retryable
@@ -102,19 +102,19 @@ class TestJudge:
 
     def test_bounds_are_included(self) -> None:
         metrics = {"test/mAP50": 0.85, "latency/p95Milliseconds": 60.0, "size/megabytes": 20.0}
-        assert all(result.met for result in judge(self.CRITERIA, metrics))
+        assert all(result.met for result in evaluate_criteria(self.CRITERIA, metrics))
 
     def test_each_is_judged_alone(self) -> None:
         metrics = {"test/mAP50": 0.84, "latency/p95Milliseconds": 61.0, "size/megabytes": 0.5}
-        assert [result.met for result in judge(self.CRITERIA, metrics)] == [False, False, False]
+        assert [result.met for result in evaluate_criteria(self.CRITERIA, metrics)] == [False, False, False]
 
     def test_what_was_not_measured_is_not_met(self) -> None:
-        (result,) = judge(self.CRITERIA[:1], {})
+        (result,) = evaluate_criteria(self.CRITERIA[:1], {})
         assert not result.met
         assert str(result) == "test/mAP50 not measured (wanted ≥ 0.85)"
 
     def test_says_what_was_wanted_and_measured(self) -> None:
-        (result,) = judge(self.CRITERIA[2:], {"size/megabytes": 25.25})
+        (result,) = evaluate_criteria(self.CRITERIA[2:], {"size/megabytes": 25.25})
         assert str(result) == "size/megabytes 25.25 (wanted ≥ 1 and ≤ 20)"
 
 

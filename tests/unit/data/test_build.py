@@ -61,10 +61,10 @@ def test_bccd(build: Build, tmp_path: Path) -> None:
 
 
 def test_coco_export_is_read_by_pycocotools_compatible_code(build: Build, voc: Path, tmp_path: Path) -> None:
-    judge = pytest.importorskip("faster_coco_eval")
+    coco = pytest.importorskip("faster_coco_eval")
     result = build(detection(voc))
     file = Path(result.artifact) / "coco/train.json"
-    loaded = judge.COCO(str(file))
+    loaded = coco.COCO(str(file))
     assert len(loaded.anns) == sum(len(s.boxes) for s in open_version(result.artifact, tmp_path / "c").split("train"))
 
 

@@ -21,7 +21,7 @@ def sample(label: int, name: str, source: str = "lab") -> Sample:
 
 
 def evaluate(
-    truth: np.ndarray,
+    expected: np.ndarray,
     probabilities: np.ndarray,
     classes: tuple[str, ...] = CLASSES,
     slices: tuple[str, ...] = ("class",),
@@ -29,7 +29,7 @@ def evaluate(
 ) -> EvaluationResult:
     pairs = (
         (sample(int(label), f"image {index}", "odd" if index % 2 else "even"), Classification(row))
-        for index, (label, row) in enumerate(zip(truth, probabilities, strict=True))
+        for index, (label, row) in enumerate(zip(expected, probabilities, strict=True))
     )
     return evaluate_classification(pairs, EvaluationRequest(classes, "test", slices, primary, 0.5))
 
@@ -37,21 +37,21 @@ def evaluate(
 @pytest.fixture(scope="module")
 def case() -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
-    truth = random.integers(0, 3, 500)
-    logits = random.normal(0, 1, (500, 3)) + 1.5 * np.eye(3)[truth]
+    expected = random.integers(0, 3, 500)
+    logits = random.normal(0, 1, (500, 3)) + 1.5 * np.eye(3)[expected]
     powers = np.exp(logits)
-    return truth, (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+    return expected, (powers / powers.sum(1, keepdims=True)).astype(np.float32)
 
 
 def test_the_figures_are_those_of_their_definitions(case: tuple[np.ndarray, np.ndarray]) -> None:
-    truth, probabilities = case
-    result = evaluate(truth, probabilities)
+    expected, probabilities = case
+    result = evaluate(expected, probabilities)
     label = probabilities.argmax(1)
-    confusion = np.array([[np.sum((truth == row) & (label == column)) for column in range(3)] for row in range(3)])
+    confusion = np.array([[np.sum((expected == row) & (label == column)) for column in range(3)] for row in range(3)])
     recall, precision = np.diag(confusion) / confusion.sum(1), np.diag(confusion) / confusion.sum(0)
     f1 = 2 * precision * recall / (precision + recall)
     assert (result.confusion.counts == confusion).all()
-    assert result.metric("accuracy") == pytest.approx(np.mean(truth == label))
+    assert result.metric("accuracy") == pytest.approx(np.mean(expected == label))
     assert result.metric("precision") == pytest.approx(precision.mean())
     assert result.metric("recall") == pytest.approx(recall.mean())
     assert result.metric("f1") == pytest.approx(f1.mean())
@@ -59,9 +59,9 @@ def test_the_figures_are_those_of_their_definitions(case: tuple[np.ndarray, np.n
 
 
 def test_the_calibration_error_is_that_of_its_bins(case: tuple[np.ndarray, np.ndarray]) -> None:
-    truth, probabilities = case
-    result = evaluate(truth, probabilities)
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == truth
+    expected, probabilities = case
+    result = evaluate(expected, probabilities)
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == expected
     expected = 0.0
     for low in np.arange(15) / 15:
         inside = (confidence > low) & (confidence <= low + 1 / 15)
@@ -83,18 +83,18 @@ def test_the_worst_image_is_the_surest_mistake() -> None:
 
 
 def test_a_confusion_and_too_much_confidence_are_told_in_words() -> None:
-    truth = np.array([0] * 50 + [1] * 50)
+    expected = np.array([0] * 50 + [1] * 50)
     probabilities = np.tile(np.array([0.97, 0.02, 0.01], np.float32), (100, 1))
     probabilities[60:] = [0.02, 0.97, 0.01]
-    words = " ".join(evaluate(truth, probabilities).error_analysis)
+    words = " ".join(evaluate(expected, probabilities).error_analysis)
     assert "20% of the bee images are taken for ant (10)." in words
     assert "overconfident" in words
 
 
 def test_slices_are_accuracies_of_parts(case: tuple[np.ndarray, np.ndarray]) -> None:
-    truth, probabilities = case
-    result = evaluate(truth, probabilities, slices=("source",))
-    right = probabilities.argmax(1) == truth
+    expected, probabilities = case
+    result = evaluate(expected, probabilities, slices=("source",))
+    right = probabilities.argmax(1) == expected
     assert [(part.name, part.value) for part in result.slices] == [
         ("even", pytest.approx(right[::2].mean())),
         ("odd", pytest.approx(right[1::2].mean())),
@@ -111,5 +111,7 @@ def test_thousands_of_classes_do_not_overflow_a_status() -> None:
 
 def test_all_metrics_are_known_to_the_api(case: tuple[np.ndarray, np.ndarray]) -> None:
     made = evaluate(*case).metrics
-    assert {it for it in made if it.count("/") == 1} <= set(evaluated(Task.CLASSIFICATION, ("test",), ("objectSize",)))
-    assert {it.split("/")[1] for it in made if it.count("/") == 2} == set(BY_CLASS[Task.CLASSIFICATION])
+    assert {name for name in made if name.count("/") == 1} <= set(
+        evaluated(Task.CLASSIFICATION, ("test",), ("objectSize",))
+    )
+    assert {name.split("/")[1] for name in made if name.count("/") == 2} == set(BY_CLASS[Task.CLASSIFICATION])

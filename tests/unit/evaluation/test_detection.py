@@ -36,7 +36,7 @@ def sample(boxes: list, labels: list, *, difficult: list | None = None, source: 
     )
 
 
-def found(*items: tuple[list, int, float]) -> Detection:
+def detected(*items: tuple[list, int, float]) -> Detection:
     items = tuple(sorted(items, key=lambda item: -item[2]))
     return Detection(
         np.array([box for box, _, _ in items], np.float32).reshape(-1, 4),
@@ -58,7 +58,7 @@ ONE, TWO, FAR = [10, 10, 60, 60], [100, 100, 200, 200], [300, 300, 400, 400]
 
 
 def test_all_right_is_one() -> None:
-    result = evaluate((sample([ONE, TWO], [0, 1]), found((ONE, 0, 0.9), (TWO, 1, 0.8))))
+    result = evaluate((sample([ONE, TWO], [0, 1]), detected((ONE, 0, 0.9), (TWO, 1, 0.8))))
     for name in ("mAP", "mAP50", "mAP75", "precision", "recall", "f1", "meanMatchIoU"):
         assert result.metric(name) == pytest.approx(1), name
     assert result.metrics["test/AP/platelet"] == pytest.approx(1)
@@ -67,11 +67,11 @@ def test_all_right_is_one() -> None:
     assert result.worst[0].score == 1
 
 
-def test_each_kind_of_error_is_told_apart() -> None:
+def test_each_kind_of_error_is_counted_by_itself() -> None:
     shifted = [10, 35, 60, 85]  # IoU 1/3 with ONE
     boxes = np.array([ONE, TWO, FAR, [420, 10, 480, 70], [200, 10, 240, 50]], np.float32)
-    truth = GroundTruth(boxes, np.array([0, 0, 1, 1, 1]), np.zeros(5, bool))
-    answer = found(
+    ground_truth = GroundTruth(boxes, np.array([0, 0, 1, 1, 1]), np.zeros(5, bool))
+    detections = detected(
         (TWO, 0, 0.99),
         ([101, 101, 201, 201], 0, 0.98),  # duplicate
         (shifted, 0, 0.97),  # localisation
@@ -79,7 +79,7 @@ def test_each_kind_of_error_is_told_apart() -> None:
         ([420, 40, 480, 100], 0, 0.95),  # both: its object counts as missed too
         ([10, 400, 60, 450], 1, 0.94),  # background
     )
-    errors = count_errors(truth, answer, match(truth, answer, same_class=True))
+    errors = count_errors(ground_truth, detections, match(ground_truth, detections, same_class=True))
     assert errors == {
         "localisation": 1,
         "classification": 1,
@@ -92,7 +92,7 @@ def test_each_kind_of_error_is_told_apart() -> None:
 
 def test_confusion_has_a_background() -> None:
     result = evaluate(
-        (sample([ONE, TWO, FAR], [0, 0, 1]), found((ONE, 0, 0.9), (TWO, 1, 0.9), ([0, 400, 50, 450], 1, 0.9)))
+        (sample([ONE, TWO, FAR], [0, 0, 1]), detected((ONE, 0, 0.9), (TWO, 1, 0.9), ([0, 400, 50, 450], 1, 0.9)))
     )
     assert result.confusion.rows == ("cell", "platelet", "background")
     assert result.confusion.counts.tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 0]]
@@ -100,7 +100,7 @@ def test_confusion_has_a_background() -> None:
 
 def test_the_operating_point_is_where_f1_is_best() -> None:
     noise = [([300 + 5 * i, 10, 340 + 5 * i, 40], 0, 0.3 - i / 100) for i in range(9)]
-    image = sample([ONE, TWO], [0, 0]), found((ONE, 0, 0.9), (TWO, 0, 0.6), *noise)
+    image = sample([ONE, TWO], [0, 0]), detected((ONE, 0, 0.9), (TWO, 0, 0.6), *noise)
     threshold = operating_point(iter([image]))
     assert threshold == pytest.approx(0.6)
     result = evaluate(image, threshold=threshold)
@@ -109,7 +109,7 @@ def test_the_operating_point_is_where_f1_is_best() -> None:
 
 def test_precision_and_recall_are_those_at_the_given_threshold_not_at_the_best_one() -> None:
     """The threshold is the model's: a test split whose own best one is another has no say in it."""
-    image = sample([ONE, TWO], [0, 0]), found((ONE, 0, 0.9), (TWO, 0, 0.6), (FAR, 0, 0.3))
+    image = sample([ONE, TWO], [0, 0]), detected((ONE, 0, 0.9), (TWO, 0, 0.6), (FAR, 0, 0.3))
     assert operating_point(iter([image])) == pytest.approx(0.6)
     for threshold, precision, recall, missed in ((0.2, 2 / 3, 1, 0), (0.6, 1, 1, 0), (0.8, 1, 0.5, 1)):
         result = evaluate(image, threshold=threshold)
@@ -122,36 +122,36 @@ def test_precision_and_recall_are_those_at_the_given_threshold_not_at_the_best_o
         assert result.metric("mAP50") == pytest.approx(1)  # which goes over all scores
 
 
-def test_nothing_found_is_zero_and_no_crash() -> None:
-    result = evaluate((sample([ONE], [0]), found()), (sample([], [], name="b"), found()))
+def test_nothing_detected_is_zero_and_no_crash() -> None:
+    result = evaluate((sample([ONE], [0]), detected()), (sample([], [], name="b"), detected()))
     assert result.metric("mAP") == result.metric("f1") == 0
     assert result.errors["missed"] == 1
     assert result.worst[0].name == "a"
 
 
 def test_nothing_labelled_is_zero_and_no_crash() -> None:
-    result = evaluate((sample([], []), found((ONE, 0, 0.9))))
+    result = evaluate((sample([], []), detected((ONE, 0, 0.9))))
     assert result.metric("mAP") == 0
     assert result.errors["background"] == 1
 
 
 def test_a_class_that_does_not_occur_has_no_metric() -> None:
-    result = evaluate((sample([ONE], [0]), found((ONE, 0, 0.9), (TWO, 1, 0.5))))
+    result = evaluate((sample([ONE], [0]), detected((ONE, 0, 0.9), (TWO, 1, 0.5))))
     assert "test/AP/platelet" not in result.metrics
     assert result.metric("mAP") == pytest.approx(1)
 
 
 def test_difficult_objects_need_not_be_found_and_may_be() -> None:
-    truth = sample([ONE, TWO], [0, 0], difficult=[False, True])
-    for answer in (found((ONE, 0, 0.9)), found((ONE, 0, 0.9), (TWO, 0, 0.95))):
-        result = evaluate((truth, answer))
+    ground_truth = sample([ONE, TWO], [0, 0], difficult=[False, True])
+    for detections in (detected((ONE, 0, 0.9)), detected((ONE, 0, 0.9), (TWO, 0, 0.95))):
+        result = evaluate((ground_truth, detections))
         assert result.metric("mAP") == result.metric("precision") == result.metric("recall") == pytest.approx(1)
 
 
 def test_slices_by_source() -> None:
     pairs = [
-        (sample([ONE], [0], source="lab"), found((ONE, 0, 0.9))),
-        (sample([ONE], [0], source="field", name="b"), found()),
+        (sample([ONE], [0], source="lab"), detected((ONE, 0, 0.9))),
+        (sample([ONE], [0], source="field", name="b"), detected()),
     ]
     slices = {part.name: (part.images, part.value) for part in evaluate(*pairs, slices=("source",)).slices}
     assert slices == {"lab": (1, pytest.approx(1)), "field": (1, 0)}
@@ -161,8 +161,8 @@ def test_slices_by_source() -> None:
 def test_slices_follow_the_primary_metric(primary: str, values: list[float]) -> None:
     loose = [10, 10, 60, 51]  # an IoU of 0.82 with ONE: right at seven of the ten thresholds of mAP
     pairs = [
-        (sample([ONE], [0], source="lab"), found((loose, 0, 0.9))),
-        (sample([ONE], [0], source="yard", name="b"), found()),
+        (sample([ONE], [0], source="lab"), detected((loose, 0, 0.9))),
+        (sample([ONE], [0], source="yard", name="b"), detected()),
     ]
     result = evaluate(*pairs, slices=("source",), primary=primary)
     assert result.primary == primary
@@ -171,10 +171,10 @@ def test_slices_follow_the_primary_metric(primary: str, values: list[float]) -> 
 
 def test_not_all_sizes_can_be_worse_than_others() -> None:
     small, medium, large = [10, 10, 30, 30], [100, 100, 160, 160], [200, 200, 400, 400]
-    half = found((small, 0, 0.9), (medium, 0, 0.9), (large, 0, 0.9))
-    images = [(sample([small, medium, large], [0] * 3), half), (sample([small, medium, large], [0] * 3), found())]
+    half = detected((small, 0, 0.9), (medium, 0, 0.9), (large, 0, 0.9))
+    images = [(sample([small, medium, large], [0] * 3), half), (sample([small, medium, large], [0] * 3), detected())]
     assert not any("objects are detected worse" in words for words in evaluate(*images).error_analysis)
-    poor = found((medium, 0, 0.9), (large, 0, 0.9))
+    poor = detected((medium, 0, 0.9), (large, 0, 0.9))
     words = evaluate((sample([small, medium, large], [0] * 3), poor)).error_analysis
     assert [sentence.split()[0] for sentence in words if "detected worse" in sentence] == ["Small"]
 
@@ -196,35 +196,40 @@ def random_scene(seed: int, objects: int, extra: int) -> tuple[GroundTruth, Dete
     wrong = np.concatenate([corner, corner + 40], 1).astype(np.float32)
     scores = np.concatenate([random.uniform(0.2, 1, objects), random.uniform(0, 0.7, extra)]).astype(np.float32)
     order = np.argsort(-scores)
-    answer = Detection(
+    detections = Detection(
         np.concatenate([moved, wrong])[order],
         np.concatenate([labels, random.integers(0, 2, extra)])[order],
         scores[order],
     )
-    return GroundTruth(boxes, labels, np.zeros(objects, bool)), answer
+    return GroundTruth(boxes, labels, np.zeros(objects, bool)), detections
 
 
 def area_under_interpolated_curve(scenes: list[tuple[GroundTruth, Detection]], label: int, threshold: float) -> float:
     """COCO's average precision written down plainly: 101 recalls, the best precision at or beyond each."""
     ranked, total = [], 0
-    for truth, answer in scenes:
-        wanted, free = truth.boxes[truth.labels == label], np.ones((truth.labels == label).sum(), bool)
-        total += len(wanted)
-        for index in np.flatnonzero(answer.labels == label):
-            overlap = np.where(free, iou_matrix(answer.boxes[index : index + 1], wanted)[0], 0)
-            hit = bool(len(overlap) and overlap.max() >= threshold)
-            if hit:
+    for ground_truth, detections in scenes:
+        objects, free = (
+            ground_truth.boxes[ground_truth.labels == label],
+            np.ones((ground_truth.labels == label).sum(), bool),
+        )
+        total += len(objects)
+        for index in np.flatnonzero(detections.labels == label):
+            overlap = np.where(free, iou_matrix(detections.boxes[index : index + 1], objects)[0], 0)
+            right = bool(len(overlap) and overlap.max() >= threshold)
+            if right:
                 free[overlap.argmax()] = False
-            ranked.append((answer.scores[index], hit))
-    hits = np.cumsum([hit for _, hit in sorted(ranked, key=lambda item: -item[0])])
-    recall, precision = hits / total, hits / np.arange(1, len(hits) + 1)
+            ranked.append((detections.scores[index], right))
+    true_positives = np.cumsum([right for _, right in sorted(ranked, key=lambda item: -item[0])])
+    recall, precision = true_positives / total, true_positives / np.arange(1, len(true_positives) + 1)
     best = [precision[recall >= point].max(initial=0.0) for point in np.linspace(0, 1, 101)]
     return float(np.mean(best))
 
 
 def test_average_precision_equals_the_plain_definition() -> None:
     scenes = [random_scene(seed, 25, 40) for seed in range(12)]
-    measured = average_precision([truth for truth, _ in scenes], [answer for _, answer in scenes], 2)
+    measured = average_precision(
+        [ground_truth for ground_truth, _ in scenes], [detections for _, detections in scenes], 2
+    )
     for label in (0, 1):
         assert measured.per_class_50[label] == pytest.approx(
             area_under_interpolated_curve(scenes, label, 0.5), abs=1e-4
@@ -236,15 +241,15 @@ def test_average_precision_equals_the_plain_definition() -> None:
 
 def test_scenes_of_more_than_a_hundred_objects_count_in_full() -> None:
     scene = random_scene(3, 220, 0)
-    truth = GroundTruth(scene[0].boxes, np.zeros(220, np.int64), np.zeros(220, bool))
+    ground_truth = GroundTruth(scene[0].boxes, np.zeros(220, np.int64), np.zeros(220, bool))
     scores = np.linspace(1, 0.5, 220).astype(np.float32)
-    answer = Detection(truth.boxes, truth.labels, scores)
-    assert average_precision([truth], [answer], 1).mean == pytest.approx(1, abs=1e-6)
+    detections = Detection(ground_truth.boxes, ground_truth.labels, scores)
+    assert average_precision([ground_truth], [detections], 1).mean == pytest.approx(1, abs=1e-6)
 
 
 def test_matching_takes_the_best_free_object() -> None:
-    truth = GroundTruth(np.array([ONE, [12, 12, 62, 62]], np.float32), np.zeros(2, np.int64), np.zeros(2, bool))
-    matches = match(truth, found((ONE, 0, 0.9), (ONE, 0, 0.8), (ONE, 0, 0.7)), same_class=True)
+    ground_truth = GroundTruth(np.array([ONE, [12, 12, 62, 62]], np.float32), np.zeros(2, np.int64), np.zeros(2, bool))
+    matches = match(ground_truth, detected((ONE, 0, 0.9), (ONE, 0, 0.8), (ONE, 0, 0.7)), same_class=True)
     assert matches.object.tolist() == [0, 1, -1]
     assert matches.iou[0] == 1
     assert 0.8 < matches.iou[1] < 1
@@ -253,7 +258,7 @@ def test_matching_takes_the_best_free_object() -> None:
 def test_the_result_is_json() -> None:
     import json
 
-    result = evaluate((sample([ONE, TWO], [0, 1]), found((ONE, 0, 0.9))), slices=("class", "objectSize", "source"))
+    result = evaluate((sample([ONE, TWO], [0, 1]), detected((ONE, 0, 0.9))), slices=("class", "objectSize", "source"))
     content = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert content["metrics"]["test/recall"] == 0.5
     assert content["confusion"]["counts"][1] == [0, 0, 1]
@@ -261,6 +266,6 @@ def test_the_result_is_json() -> None:
 
 
 def test_all_metrics_are_known_to_the_api() -> None:
-    made = evaluate((sample([ONE, TWO], [0, 1]), found((ONE, 0, 0.9), (TWO, 1, 0.8)))).metrics
-    assert {it for it in made if it.count("/") == 1} <= set(evaluated(Task.DETECTION, ("test",), ("objectSize",)))
-    assert {it.split("/")[1] for it in made if it.count("/") == 2} == set(BY_CLASS[Task.DETECTION])
+    made = evaluate((sample([ONE, TWO], [0, 1]), detected((ONE, 0, 0.9), (TWO, 1, 0.8)))).metrics
+    assert {name for name in made if name.count("/") == 1} <= set(evaluated(Task.DETECTION, ("test",), ("objectSize",)))
+    assert {name.split("/")[1] for name in made if name.count("/") == 2} == set(BY_CLASS[Task.DETECTION])

@@ -27,7 +27,7 @@ def sample(mask: np.ndarray, name: str = "a") -> Sample:
 
 
 def evaluate(*pairs: tuple[np.ndarray, np.ndarray]) -> EvaluationResult:
-    samples = ((sample(truth, str(i)), SemanticSegmentation(mask)) for i, (truth, mask) in enumerate(pairs))
+    samples = ((sample(labelled, str(i)), SemanticSegmentation(mask)) for i, (labelled, mask) in enumerate(pairs))
     return evaluate_segmentation(samples, EvaluationRequest(CLASSES, "test", ("class", "source"), "dice", 0.5))
 
 
@@ -35,24 +35,29 @@ def test_figures_equal_torchmetrics() -> None:
     random = np.random.default_rng(0)
     pairs = []
     for _ in range(4):
-        truth = random.integers(0, 3, (40, 50)).astype(np.uint8)
-        guess = np.where(random.random(truth.shape) < 0.7, truth, random.integers(0, 3, truth.shape)).astype(np.uint8)
-        truth[:5] = IGNORE
-        pairs.append((truth, guess))
+        labelled = random.integers(0, 3, (40, 50)).astype(np.uint8)
+        predicted = np.where(
+            random.random(labelled.shape) < 0.7, labelled, random.integers(0, 3, labelled.shape)
+        ).astype(np.uint8)
+        labelled[:5] = IGNORE
+        pairs.append((labelled, predicted))
     result = evaluate(*pairs)
-    truth, guess = (torch.from_numpy(np.stack(part).astype(np.int64)) for part in zip(*pairs, strict=True))
+    labelled, predicted = (torch.from_numpy(np.stack(part).astype(np.int64)) for part in zip(*pairs, strict=True))
     options = {"num_classes": 3, "average": "none", "ignore_index": IGNORE}
-    dice, iou = multiclass_f1_score(guess, truth, **options), multiclass_jaccard_index(guess, truth, **options)
+    dice, iou = (
+        multiclass_f1_score(predicted, labelled, **options),
+        multiclass_jaccard_index(predicted, labelled, **options),
+    )
     assert [result.metric("dice", name) for name in CLASSES] == pytest.approx(dice.tolist(), abs=1e-6)
     assert [result.metric("iou", name) for name in CLASSES] == pytest.approx(iou.tolist(), abs=1e-6)
     assert result.metric("dice") == pytest.approx(float(dice.mean()), abs=1e-6)
 
 
 def test_pixels_counted_by_hand() -> None:
-    truth = np.array([[0, 0, 1], [1, IGNORE, 2]], np.uint8)
-    guess = np.array([[0, 1, 1], [1, 2, IGNORE]], np.uint8)
-    assert pixel_confusion(truth, guess, 3).tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]]
-    result = evaluate((truth, guess))
+    labelled = np.array([[0, 0, 1], [1, IGNORE, 2]], np.uint8)
+    predicted = np.array([[0, 1, 1], [1, 2, IGNORE]], np.uint8)
+    assert pixel_confusion(labelled, predicted, 3).tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]]
+    result = evaluate((labelled, predicted))
     assert result.metric("dice", "cell") == pytest.approx(4 / 5)
     assert result.metric("iou", "cell") == pytest.approx(2 / 3)
     assert result.metric("dice", "wall") == 0
@@ -60,9 +65,9 @@ def test_pixels_counted_by_hand() -> None:
 
 
 def test_the_worst_image_comes_first() -> None:
-    truth = np.zeros((8, 8), np.uint8)
-    truth[:, 4:] = 1
-    result = evaluate((truth, truth), (truth, np.zeros_like(truth)))
+    labelled = np.zeros((8, 8), np.uint8)
+    labelled[:, 4:] = 1
+    result = evaluate((labelled, labelled), (labelled, np.zeros_like(labelled)))
     assert result.worst[0].index == 1
     assert result.worst[-1].score == 1
     assert any("cell" in sentence for sentence in result.error_analysis)
@@ -75,5 +80,5 @@ def test_a_mask_of_another_size_is_refused() -> None:
 
 def test_all_metrics_are_known_to_the_api() -> None:
     task, made = Task.SEMANTIC_SEGMENTATION, evaluate((np.array([[0, 1, 2]], np.uint8),) * 2).metrics
-    assert {it for it in made if it.count("/") == 1} <= set(evaluated(task, ("test",), ("objectSize",)))
-    assert {it.split("/")[1] for it in made if it.count("/") == 2} == set(BY_CLASS[task])
+    assert {name for name in made if name.count("/") == 1} <= set(evaluated(task, ("test",), ("objectSize",)))
+    assert {name.split("/")[1] for name in made if name.count("/") == 2} == set(BY_CLASS[task])

@@ -17,7 +17,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def sample(task: Task, objects: int) -> Sample:
-    """Random truth. The third class never occurs; every fifth object is difficult."""
+    """Random labels. The third class never occurs; every fifth object is difficult."""
     corner = RANDOM.uniform(0, 380, (objects, 2))
     mask = RANDOM.integers(0, 2, (20, 20)).astype(np.uint8)
     mask[0, :5] = 255
@@ -36,17 +36,17 @@ def sample(task: Task, objects: int) -> Sample:
     )
 
 
-def predict(task: Task, truth: Sample) -> Prediction:
-    """The truth with errors; also of the class that never occurs."""
+def predict(task: Task, sample: Sample) -> Prediction:
+    """The labels with errors; also of the class that never occurs."""
     if task is Task.CLASSIFICATION:
         return Classification(RANDOM.dirichlet((1, 1, 1)).astype(np.float32))
     if task is Task.SEMANTIC_SEGMENTATION:
         mask = RANDOM.integers(0, 3, (20, 20)).astype(np.uint8)
         mask[:, 0] = 255  # what CenterCrop cuts off
         return SemanticSegmentation(mask)
-    count = len(truth.boxes)
-    labels = np.where(RANDOM.random(count) < 0.8, truth.labels, RANDOM.integers(0, 3, count))
-    boxes = truth.boxes + RANDOM.normal(0, 1.5, truth.boxes.shape)
+    count = len(sample.boxes)
+    labels = np.where(RANDOM.random(count) < 0.8, sample.labels, RANDOM.integers(0, 3, count))
+    boxes = sample.boxes + RANDOM.normal(0, 1.5, sample.boxes.shape)
     return Detection(
         boxes.astype(np.float32), labels.astype(np.int64), np.sort(RANDOM.random(count).astype(np.float32))[::-1].copy()
     )
@@ -63,7 +63,7 @@ def predict(task: Task, truth: Sample) -> Prediction:
 )
 def test_an_epoch_and_the_exported_model_are_evaluated_alike(task: Task, objects: tuple[int, ...]) -> None:
     samples = [sample(task, count) for count in objects]
-    predictions = [predict(task, truth) for truth in samples]
+    predictions = [predict(task, sample) for sample in samples]
     pairs = list(zip(samples, predictions, strict=True))
     threshold = definition(task).operating_point(iter(pairs)) or 0.5
     request = EvaluationRequest(CLASSES, "validation", (), PRIMARY[task], threshold)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from fovea_api.bundle import DatasetLineage, Lineage
 from fovea_api.common import Task
-from fovea_api.criteria import Criterion, judge
+from fovea_api.criteria import Criterion, evaluate_criteria
 from fovea_api.errors import InvalidInput
 from fovea_api.run import TrainingSummary
 from fovea_api.version import ClassSummary, DatasetVersion, FindingSummary, Severity, StatedProblem
@@ -21,7 +21,7 @@ from fovea_trainer.data.version import Sample
 from fovea_trainer.evaluation.evaluate import evaluate
 from fovea_trainer.evaluation.latency import measure_latency, size_megabytes
 from fovea_trainer.evaluation.result import EvaluationResult
-from fovea_trainer.report.shortcomings import shortcomings
+from fovea_trainer.report.problems import problem_sections
 from fovea_trainer.report.training import TrainingReport, write_report
 from onnx import TensorProto, helper
 
@@ -120,7 +120,7 @@ def test_the_report_is_one_harmless_file(
         history=[{"train/loss": 1.0, "validation/accuracy": 0.5}, {"train/loss": 0.4, "validation/accuracy": 0.9}],
         evaluations=[result],
         metrics={**result.metrics, "size/megabytes": 2.0},
-        criteria=judge(criteria, {**result.metrics, "size/megabytes": 2.0}),
+        criteria=evaluate_criteria(criteria, {**result.metrics, "size/megabytes": 2.0}),
         predictor=predictor,
         samples={"train": samples, "test": samples},
         notes=["FP32 is delivered."],
@@ -128,7 +128,7 @@ def test_the_report_is_one_harmless_file(
     text = write_report(tmp_path / "report.html", report).read_text()
     assert "<script" not in text
     assert all(link.startswith(("data:", "#")) for link in re.findall(r'(?:src|href)="([^"]*)"', text))
-    assert "Shortcomings" not in text
+    assert "Problems" not in text
     for expected in ("1 criterion is missed", "1 of 2", "2 epochs in 1m3s", "FP32 is delivered.", "Calibration"):
         assert expected in text, expected
     assert text.count("<img") == 4 + 2 * 6  # of the data, worst and best
@@ -150,7 +150,7 @@ def test_a_metric_of_zero_is_named_first_with_its_likely_causes(predictor: Predi
         digest=DIGEST,
     )
     history = [{"train/loss": 1.0}, {"train/loss": 0.99}]
-    (section,) = shortcomings(version, result, {"training": {"batchSize": 8}}, history, ["They vanish."])
+    (section,) = problem_sections(version, result, {"training": {"batchSize": 8}}, history, ["They vanish."])
     expected = (
         "test accuracy is 0",
         "They vanish.",
@@ -160,4 +160,4 @@ def test_a_metric_of_zero_is_named_first_with_its_likely_causes(predictor: Predi
     for words in (*expected, "ClassNotInTrain, 1 time", "red in test"):
         assert words in section.body
     good = evaluate(predictor, [sample(index, index % 3, index % 3) for index in range(9)], CLASSES)
-    assert shortcomings(version.model_copy(update={"findings": ()}), good, {}, history, []) == []
+    assert problem_sections(version.model_copy(update={"findings": ()}), good, {}, history, []) == []

@@ -212,12 +212,12 @@ def test_quantization_makes_it_smaller_and_stays_close(exported: Path, batch: np
 
 def weights_of(model: onnx.ModelProto, type: int) -> list[np.ndarray]:
     """Quantized tensors of more than a channel's size, which are no scales or zero points."""
-    arrays = [onnx.numpy_helper.to_array(it) for it in model.graph.initializer if it.data_type == type]
+    arrays = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == type]
     return [array for array in arrays if array.ndim > 1]
 
 
 def zero_points(model: onnx.ModelProto) -> list[np.ndarray]:
-    known = {it.name: onnx.numpy_helper.to_array(it) for it in model.graph.initializer}
+    known = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     return [known[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
 
 
@@ -232,7 +232,9 @@ def test_for_tensorrt_zero_is_zero_and_weights_use_all_bits(exported: Path, batc
     model = onnx.load(str(quantize_static(exported, tmp_path / "small.onnx", [batch], for_tensorrt=True)))
     assert all(point.dtype == np.int8 and not point.any() for point in zero_points(model))
     assert max(int(np.abs(array.astype(int)).max()) for array in weights_of(model, onnx.TensorProto.INT8)) == 127
-    assert not [it for it in model.graph.initializer if it.data_type == onnx.TensorProto.INT32], "biases are floats"
+    assert not [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT32], (
+        "biases are floats"
+    )
 
 
 QUANTIZE = """

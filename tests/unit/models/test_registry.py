@@ -164,6 +164,6 @@ def test_what_the_loss_would_ignore_is_refused(
             "training": {"loss": loss, "labelSmoothing": smoothing},
         }
     )
-    found = [str(error) for error in ignored_by_loss(find(architecture), recipe)]
-    assert len(found) == (1 if words else 0), found
-    assert all(words in text for text in found), found
+    errors = [str(error) for error in ignored_by_loss(find(architecture), recipe)]
+    assert len(errors) == (1 if words else 0), errors
+    assert all(words in text for text in errors), errors

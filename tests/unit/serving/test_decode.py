@@ -39,10 +39,10 @@ def test_the_exif_orientation_is_followed(pixels: np.ndarray, orientation: int) 
     exif = Image.Exif()
     exif[274] = orientation
     data = encoded(Image.fromarray(pixels), "JPEG", exif=exif, quality=95)
-    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    oriented = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     decoded = decode(data)
-    assert decoded.shape == upright.shape
-    assert np.abs(decoded.astype(int) - upright).mean() < 1
+    assert decoded.shape == oriented.shape
+    assert np.abs(decoded.astype(int) - oriented).mean() < 1
 
 
 def test_grey_becomes_three_equal_channels(pixels: np.ndarray) -> None:
@@ -155,8 +155,8 @@ def test_exif_turns_a_tiff(orientation: int, deep: bool) -> None:
     values = np.random.default_rng(0).integers(0, 256, (6, 9)).astype(np.uint8)
     values[0, :2] = 0, 255
     data = tiff(values.astype(np.uint16) * 257 if deep else values, orientation)
-    turned = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(tiff(values, orientation)))))
-    assert (decode_image(data).pixels[..., 0] == turned).all()
+    oriented = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(tiff(values, orientation)))))
+    assert (decode_image(data).pixels[..., 0] == oriented).all()
 
 
 HEIC = Path(__file__).parent / "images/quadrants.heic"

@@ -82,15 +82,15 @@ def test_classification_gives_probabilities() -> None:
 @pytest.mark.parametrize("size", [(640, 480), (100, 300), (64, 64)])
 def test_a_mask_comes_back_to_the_original_size(resize: Resize, size: tuple[int, int]) -> None:
     width, height = size
-    truth = np.zeros((height, width), np.uint8)
-    truth[height // 4 : height // 2, width // 3 : width // 2] = 1
-    truth[height // 2 :, : width // 2] = 2
+    labelled = np.zeros((height, width), np.uint8)
+    labelled[height // 4 : height // 2, width // 3 : width // 2] = 1
+    labelled[height // 2 :, : width // 2] = 2
     preprocess = Preprocess(256, 256, resize)
-    seen = preprocess.fit_mask(truth)
+    seen = preprocess.fit_mask(labelled)
     logits = np.stack([(seen == label) * 5.0 for label in range(3)]).astype(np.float32)
     prediction = Postprocess(Task.SEMANTIC_SEGMENTATION)({"logits": logits[None]}, [preprocess.geometry(*size)])[0]
     assert isinstance(prediction, SemanticSegmentation)
-    assert prediction.mask.shape == truth.shape
+    assert prediction.mask.shape == labelled.shape
     visible = prediction.mask != IGNORE
     assert visible.all() == (resize is not Resize.CENTER_CROP or width == height)
-    assert (prediction.mask[visible] == truth[visible]).mean() > 0.98
+    assert (prediction.mask[visible] == labelled[visible]).mean() > 0.98

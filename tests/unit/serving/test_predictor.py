@@ -32,10 +32,10 @@ def labels(predictions: list) -> list[int]:
 
 def test_bytes_and_pixels_of_any_size_are_predicted_in_order(bundle: Path) -> None:
     predictor = Predictor.from_bundle(load_bundle(bundle), max_batch=4)
-    wanted = [index % 3 for index in range(11)]
-    files = [png(list(COLOURS.values())[index], (20 + 3 * index, 33)) for index in wanted]
-    assert labels(predictor.predict(files)) == wanted
-    assert labels(predictor.predict([np.asarray(Image.open(io.BytesIO(file))) for file in files])) == wanted
+    expected = [index % 3 for index in range(11)]
+    files = [png(list(COLOURS.values())[index], (20 + 3 * index, 33)) for index in expected]
+    assert labels(predictor.predict(files)) == expected
+    assert labels(predictor.predict([np.asarray(Image.open(io.BytesIO(file))) for file in files])) == expected
     assert predictor.predict([]) == []
 
 

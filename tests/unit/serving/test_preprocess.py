@@ -34,12 +34,12 @@ def test_a_drawn_mark_lies_where_its_box_says(resize: Resize, photo: np.ndarray)
     image[200:260, 250:340] = 255
     fitted, geometry = Preprocess(320, 240 if resize is not Resize.LETTERBOX else 320, resize).fit(image)
     rows, columns = np.nonzero(fitted[..., 0] > 200)
-    found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    measured = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     if resize is Resize.LETTERBOX:
         inside = geometry.content
         assert (fitted[: inside[1]] == 114).all()
         assert (fitted[inside[3] :] == 114).all()
-    assert geometry.to_input(np.array([[250, 200, 340, 260]], np.float32))[0] == pytest.approx(found, abs=1.01)
+    assert geometry.to_input(np.array([[250, 200, 340, 260]], np.float32))[0] == pytest.approx(measured, abs=1.01)
 
 
 @pytest.mark.parametrize("resize", Resize)

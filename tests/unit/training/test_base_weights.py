@@ -1,4 +1,4 @@
-"""Weights to start from: verified before they are used, and told in the lineage."""
+"""Weights to start from: verified before they are used, and named in the lineage."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def test_the_lineage_tells_the_bundle_the_run_and_the_file_that_training_started
 
 
 def test_a_bundle_is_taken_from_anywhere_by_its_digest(copy: Path, bundle: Path, tmp_path: Path) -> None:
-    found = fetch_base_weights(BundleInput(digest=bundle.name, artifact=str(copy)), tmp_path / "work")
-    assert found.file.read_bytes() == (bundle / WEIGHTS).read_bytes()
-    assert found.digest == bundle.name
+    fetched = fetch_base_weights(BundleInput(digest=bundle.name, artifact=str(copy)), tmp_path / "work")
+    assert fetched.file.read_bytes() == (bundle / WEIGHTS).read_bytes()
+    assert fetched.digest == bundle.name
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_what_is_not_what_its_digest_promises_is_refused(
         (copy / "bundle.yaml").write_text(text.replace(WEIGHTS, "other"))
     elif change == "missing":
         (copy / "bundle.yaml").unlink()
-    wanted = bundle.name if digest == "own" else digest
-    source = str(copy) if wanted is None else BundleInput(digest=wanted, artifact=str(copy))
+    promised = bundle.name if digest == "own" else digest
+    source = str(copy) if promised is None else BundleInput(digest=promised, artifact=str(copy))
     with pytest.raises(error, match=words):
         fetch_base_weights(source, tmp_path / "work")

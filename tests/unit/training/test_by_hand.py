@@ -128,11 +128,11 @@ from fovea_trainer.training.loop import TrainingDiverged
 try:
     train_manifest(Path({str(path)!r}), {str(tmp_path / "store")!r}, ray=True)
 except TrainingDiverged as error:
-    print("told:", error)
+    print("error:", error)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, text=True)
-    assert "told: spec.training: the loss is" in done.stdout, done.stderr[-3000:]
+    assert "error: spec.training: the loss is" in done.stdout, done.stderr[-3000:]
     assert "lower optimizer.learningRate" in done.stdout
 
 

@@ -51,14 +51,14 @@ def equal(left: State, right: State) -> bool:
 
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
 def test_it_learns_and_tells_how_far_it_is(tmp_path: Path, optimizer: str) -> None:
-    told = Listener()
+    reported = Listener()
     job = recipe(epochs=12, optimizer={"name": optimizer, "learningRate": 0.02})
-    state = fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 2, told))
+    state = fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 2, reported))
     assert state.best_value == 1.0
-    assert told[-1].epoch == told[-1].epochs == 12
-    assert told[-1].best is not None
-    assert told[-1].best.name == "validation/accuracy"
-    assert {"train/loss", "validation/accuracy", "validation/loss"} <= set(told[-1].metrics)
+    assert reported[-1].epoch == reported[-1].epochs == 12
+    assert reported[-1].best is not None
+    assert reported[-1].best.name == "validation/accuracy"
+    assert {"train/loss", "validation/accuracy", "validation/loss"} <= set(reported[-1].metrics)
     assert len(list(tmp_path.glob("*-*"))) == 2
 
 
@@ -179,14 +179,14 @@ def test_without_a_validation_split_the_last_epoch_is_kept(tmp_path: Path) -> No
 
 
 def test_what_cannot_be_watched_is_refused_before_the_first_epoch(tmp_path: Path) -> None:
-    told = Listener()
+    reported = Listener()
     job = recipe(earlyStopping={"metric": "validation/accuracy"})
     with pytest.raises(InvalidInput, match=r"earlyStopping: there is no validation split.*splits\.ratios"):
-        fit(job, squares(Task.CLASSIFICATION, validation=0), SingleProcess(tmp_path, 1, told))
+        fit(job, squares(Task.CLASSIFICATION, validation=0), SingleProcess(tmp_path, 1, reported))
     with pytest.raises(InvalidInput, match=r"primaryMetric: mAP is not measured"):
         fit(Recipe.model_validate(recipe().to_dict() | {"evaluation": {"primaryMetric": "mAP"}}),
-            squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, told))  # fmt: skip
-    assert told == []
+            squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, reported))  # fmt: skip
+    assert reported == []
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "loss"])
@@ -196,12 +196,12 @@ def test_a_metric_that_is_no_number_is_never_the_best(
     """What a network's overflow in half precision gives; the double stands for the one epoch in which it does."""
     values = iter([math.nan, 0.5, math.inf if metric == "accuracy" else -math.inf, math.nan])
     monkeypatch.setattr(loop, "validate", lambda *_: {f"validation/{metric}": next(values)})
-    told = Listener()
+    reported = Listener()
     job = recipe(epochs=4, earlyStopping={"metric": f"validation/{metric}", "patience": 2})
     job = Recipe.model_validate(job.to_dict() | {"evaluation": {"primaryMetric": metric}})
-    state = fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, told))
+    state = fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, reported))
     assert (state.best_epoch, state.best_value, state.epoch) == (2, 0.5, 4)
-    assert all(math.isfinite(value) for progress in told for value in progress.metrics.values())
+    assert all(math.isfinite(value) for progress in reported for value in progress.metrics.values())
 
 
 def test_class_weights_and_focal_loss_train(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def test_norms_and_biases_have_no_weight_decay(architecture: str) -> None:
     decay = {name: weight_decay for name, (weight_decay, _) in settings(
         model, build_optimizer(model, Optimizer(weight_decay=0.1))).items()}  # fmt: skip
     groups = timm.optim.param_groups_weight_decay(model, 0.1)
-    wanted = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
-    assert decay == {name: wanted[parameter] for name, parameter in model.named_parameters()}
+    expected = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert decay == {name: expected[parameter] for name, parameter in model.named_parameters()}
     for prefix, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             assert decay[f"{prefix}.weight"] == decay[f"{prefix}.bias"] == 0
@@ -62,7 +62,7 @@ def test_what_is_frozen_is_not_trained() -> None:
 def test_layers_learn_as_timm_lets_them(name: str, layers: int) -> None:
     """timm's rule for whole models; its last layer is the head, which is none of the backbone's."""
     whole = timm.create_model(name, num_classes=3)
-    wanted = {
+    expected = {
         parameter: group["lr_scale"]
         for group in timm.optim.param_groups_layer_decay(whole, layer_decay=0.5)
         for parameter in group["params"]
@@ -72,7 +72,7 @@ def test_layers_learn_as_timm_lets_them(name: str, layers: int) -> None:
     whole.reset_classifier(0)
     scales = layer_scales(whole, 0.5)
     assert {name: scales[parameter] for name, parameter in body.items()} == {
-        name: wanted[parameter] for name, parameter in body.items()
+        name: expected[parameter] for name, parameter in body.items()
     }
     assert len(set(scales.values())) == layers
 

@@ -53,8 +53,8 @@ def test_cosine_is_timms_with_its_linear_warm_up(warmup: float) -> None:
     reference = CosineLRScheduler(
         optimizer(), TOTAL - steps, warmup_t=steps, warmup_lr_init=RATE / 25, warmup_prefix=True, t_in_epochs=False
     )
-    wanted = [reference._get_lr(step)[0] for step in range(TOTAL)]
-    assert curve(name="Cosine", warmupEpochs=warmup) == pytest.approx(wanted, rel=1e-6)
+    expected = [reference._get_lr(step)[0] for step in range(TOTAL)]
+    assert curve(name="Cosine", warmupEpochs=warmup) == pytest.approx(expected, rel=1e-6)
 
 
 def test_step_is_torchs_by_epochs() -> None:

@@ -60,7 +60,7 @@ def curve(folder: Path, run: Any, metric: str) -> list[tuple[int, float]]:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"file://{folder}/mlflow")
-    return sorted((it.step, it.value) for it in client.get_metric_history(run.info.run_id, metric))
+    return sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric))
 
 
 def test_parameters_the_metrics_of_each_epoch_and_the_end_arrive(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_parameters_the_metrics_of_each_epoch_and_the_end_arrive(tmp_path: Path)
     assert run.data.params["training.epochs"] == "3"
     assert run.data.params["model.x"] == "y" * 500
     for metric in ("train/loss", "validation/accuracy"):
-        wanted = [(epoch, item[metric]) for epoch, item in enumerate(state.history, 1)]
-        assert curve(tmp_path, run, metric) == wanted
+        expected = [(epoch, item[metric]) for epoch, item in enumerate(state.history, 1)]
+        assert curve(tmp_path, run, metric) == expected
 
 
 def test_an_attempt_that_was_stopped_is_gone_on_with_in_the_same_run(tmp_path: Path) -> None:
@@ -101,8 +101,10 @@ def test_a_server_that_is_away_is_told_of_once_and_training_goes_on(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@127.0.0.1:{port}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert train(tmp_path).epoch == EPOCHS
-    (told,) = [record.getMessage() for record in caplog.records if "MLflow" in record.getMessage()]
-    assert told.startswith(f"MLflow at http://127.0.0.1:{port} takes nothing; it is offered again after each epoch: ")
+    (message,) = [record.getMessage() for record in caplog.records if "MLflow" in record.getMessage()]
+    assert message.startswith(
+        f"MLflow at http://127.0.0.1:{port} takes nothing; it is offered again after each epoch: "
+    )
     assert "hunter2" not in caplog.text
 
 

@@ -81,7 +81,7 @@ def test_two_workers_learn_what_one_learns(two: dict[str, list[State]], name: st
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_workers_judge_and_keep_one_model(two: dict[str, list[State]], name: str) -> None:
+def test_the_workers_validate_and_keep_one_model(two: dict[str, list[State]], name: str) -> None:
     first, second = two[name]
     assert first.history == second.history
     assert first.best_epoch == second.best_epoch

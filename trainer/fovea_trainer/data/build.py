@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What a build has made or found made."""
+    """What a build has made, or adopted."""
 
     summary: DatasetSummary
     artifact: str
@@ -81,7 +81,7 @@ def build_dataset(
     the parent; not of places, times, order or machines.
 
     Args:
-        recipe: What is wanted.
+        recipe: What to build.
         name: Name of the Dataset: the version lies in `<store_root>/dataset/<name>/<digest>`.
         store_root: Root of the store.
         parent: The version whose split assignments are kept.
@@ -242,8 +242,8 @@ def _parent(recipe: Recipe, parent: VersionInput | None) -> tuple[Kept, list[dic
     if parent is None or not recipe.splits.keep_assignments:
         return Kept(), []
     version = StorePath.parse(parent.artifact)
-    if (found := read_manifest(version)).digest != parent.version:
-        raise CorruptData(f"the version there is {found.digest}, not {parent.version}", version.uri, "check the store")
+    if (stored := read_manifest(version)).digest != parent.version:
+        raise CorruptData(f"the version there is {stored.digest}, not {parent.version}", version.uri, "check the store")
     with (version / ASSIGNMENTS).open() as file:
         rows: list[dict[str, str]] = pq.read_table(file).to_pylist()
     groups = {row["group"]: row["split"] for row in rows if row["group"]}

@@ -153,21 +153,21 @@ def check_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[list[Box
     good: dict[tuple[str, tuple[float, float, float, float]], Box] = {}
     findings: list[Finding] = []
 
-    def told(kind: FindingKind, box: Box, message: str) -> None:
+    def report(kind: FindingKind, box: Box, message: str) -> None:
         findings.append(Finding(kind, box.place, message))
 
     for box in boxes:
         corners = box.corners
         words = f"the {box.name} box {', '.join(f'{value:g}' for value in corners)}"
         if not all(math.isfinite(value) for value in corners):
-            told(FindingKind.INVALID_LABEL, box, f"{words} has coordinates that are no finite numbers")
+            report(FindingKind.INVALID_LABEL, box, f"{words} has coordinates that are no finite numbers")
             continue
         if box.x2 - box.x1 < MIN_BOX_SIDE or box.y2 - box.y1 < MIN_BOX_SIDE:
-            told(FindingKind.DEGENERATE_BOX, box, f"{words} is less than {MIN_BOX_SIDE:g} pixels wide or high")
+            report(FindingKind.DEGENERATE_BOX, box, f"{words} is less than {MIN_BOX_SIDE:g} pixels wide or high")
             continue
         x1, y1, x2, y2 = max(box.x1, 0.0), max(box.y1, 0.0), min(box.x2, width), min(box.y2, height)
         if x2 - x1 < MIN_BOX_SIDE or y2 - y1 < MIN_BOX_SIDE:
-            told(
+            report(
                 FindingKind.OUTSIDE_BOX,
                 box,
                 f"{words} lies outside of the image of {width} x {height} pixels",
@@ -175,7 +175,7 @@ def check_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[list[Box
             continue
         over = max(x1 - box.x1, y1 - box.y1, box.x2 - x2, box.y2 - y2)
         if over > ROUNDING:
-            told(
+            report(
                 FindingKind.CLIPPED_BOX,
                 box,
                 f"{words} leaves the image of {width} x {height} pixels; it is clipped",
@@ -184,7 +184,7 @@ def check_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[list[Box
         x1, y1, x2, y2 = (float(np.float32(value)) for value in (x1, y1, x2, y2))
         key = (box.name, (x1, y1, x2, y2))
         if key in good:
-            told(FindingKind.DUPLICATE_BOX, box, f"{words} is there twice")
+            report(FindingKind.DUPLICATE_BOX, box, f"{words} is there twice")
             continue
         good[key] = Box(box.name, x1, y1, x2, y2, box.difficult, box.place)
     return list(good.values()), findings

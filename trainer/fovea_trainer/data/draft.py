@@ -284,7 +284,7 @@ def _summarize(
 
 def _refuse_rare(recipe: Recipe, statistics: Statistics) -> None:
     least = recipe.quality.min_images_per_class
-    rare = [f"{it.name} ({it.images})" for it in statistics.class_summaries() if it.images < least]
+    rare = [f"{summary.name} ({summary.images})" for summary in statistics.class_summaries() if summary.images < least]
     if rare:
         raise InvalidInput(
             f"classes with fewer than {least} images: {', '.join(rare[:20])}",

@@ -50,8 +50,8 @@ def near_duplicate_pairs(
     file.unlink()
     work = ((sources, chunk) for chunk in _chunks(index, ids, likely))
     differences = np.array([value for chunk in pool.map(_compare_chunk, work) for value in chunk], np.float64)
-    found = np.sort(likely.rows[copies(likely.rows, differences)], axis=1)
-    return found[np.lexsort(found.T[::-1])]
+    pairs = np.sort(likely.rows[copies(likely.rows, differences)], axis=1)
+    return pairs[np.lexsort(pairs.T[::-1])]
 
 
 def _chunks(index: Index, ids: Sequence[int], likely: Pairs) -> Iterator[list[Comparison]]:
@@ -70,11 +70,11 @@ def _references(index: Index, numbers: Sequence[int]) -> Mapping[int, Located]:
     """Where images are, by their ids."""
     marks = ",".join("?" * len(numbers))
     rows = index.db.execute(f"SELECT id, source, image, name FROM items WHERE id IN ({marks})", numbers)
-    found: dict[int, Located] = {}
+    pairs: dict[int, Located] = {}
     for number, source, image, name in rows:
         ref = json.loads(image)
-        found[number] = (source, FileImage(*ref) if len(ref) == 1 else RawImage(*ref), name)
-    return found
+        pairs[number] = (source, FileImage(*ref) if len(ref) == 1 else RawImage(*ref), name)
+    return pairs
 
 
 def _compare_chunk(

@@ -117,7 +117,7 @@ class FindingKind(StrEnum):
         "Look at the pictures of the report; if they are wrong, turn the files and remove their EXIF orientation.",
     )
     TURNED_LABELS = (
-        *("TurnedLabels", Severity.NOTE, "Labels of the picture as EXIF finds it", "turned with the picture"),
+        *("TurnedLabels", Severity.NOTE, "Labels of the picture as EXIF finds it", "rotated with the picture"),
         "Nothing is lost: the size in the annotation says that the tool did not turn the picture.",
         "Nothing.",
     )
@@ -277,7 +277,7 @@ class Finding:
     place: str
     """`file`, `file:line`, with the entry's number or id where a line has many; relative to the source."""
     message: str
-    """What was found, in words, with the values."""
+    """The finding in words, with the values."""
     remedy: str = ""
     """What to do about it where that is known better than the kind knows it."""
     subject: str = ""

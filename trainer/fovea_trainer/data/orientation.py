@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fovea_trainer.data.records import Box, Labels, Region
 
-TURNED = range(5, 9)
+TRANSPOSED = range(5, 9)
 """EXIF orientations that exchange width and height."""
 
 
@@ -19,16 +19,16 @@ def turn_points(points: NDArray[np.float64], orientation: int, width: int, heigh
     x, y = points[:, 0], points[:, 1]
     match orientation:
         case 5:
-            turned = (y, x)
+            moved = (y, x)
         case 6:
-            turned = (width - y, x)
+            moved = (width - y, x)
         case 7:
-            turned = (width - y, height - x)
+            moved = (width - y, height - x)
         case 8:
-            turned = (y, height - x)
+            moved = (y, height - x)
         case _:
             raise ValueError(f"the orientation {orientation} exchanges no sides")
-    return np.stack(turned, 1)
+    return np.stack(moved, 1)
 
 
 def turn_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -48,15 +48,15 @@ def turn_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8
 def turn_labels(labels: Labels, orientation: int, width: int, height: int) -> Labels:
     """Boxes and polygons of the raster as those of the displayed picture of `width` x `height` pixels."""
 
-    def turned(values: Sequence[float]) -> NDArray[np.float64]:
+    def rotated(values: Sequence[float]) -> NDArray[np.float64]:
         return turn_points(np.asarray(values, np.float64).reshape(-1, 2), orientation, width, height)
 
     def corners(values: Sequence[float]) -> tuple[float, float, float, float]:
-        (x1, y1), (x2, y2) = turned(values).tolist()
+        (x1, y1), (x2, y2) = rotated(values).tolist()
         return (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
 
     def region(of: Region) -> Region:
-        polygons = tuple(tuple(turned(polygon).ravel().tolist()) for polygon in of.polygons)
+        polygons = tuple(tuple(rotated(polygon).ravel().tolist()) for polygon in of.polygons)
         return replace(of, polygons=polygons, box=of.box and corners(of.box))
 
     boxes = tuple(Box(box.name, *corners(box.corners), box.difficult, box.place) for box in labels.boxes)

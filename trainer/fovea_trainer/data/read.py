@@ -28,7 +28,7 @@ from fovea_trainer.data.checks import (
 )
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree
-from fovea_trainer.data.orientation import TURNED, turn_labels, turn_pixels
+from fovea_trainer.data.orientation import TRANSPOSED, turn_labels, turn_pixels
 from fovea_trainer.data.records import (
     IGNORE,
     RELATIVE,
@@ -55,7 +55,7 @@ class OpenSource:
     options: Options
 
     def class_of(self, raw: str, place: str) -> str | None:
-        """The class of a name found in the source; None where classMap drops it. Raises InvalidInput.
+        """The class of a name in the source; None where classMap drops it. Raises InvalidInput.
 
         Names that look alike are alike: letters may be composed or not.
         """
@@ -146,7 +146,7 @@ def check_chunk(source: OpenSource, chunk: Sequence[Found]) -> list[Checked]:
 
 
 def check(source: OpenSource, found: Found) -> Checked:
-    """Reads and checks one image with its labels. What is wrong is told in `findings`, never raised.
+    """Reads and checks one image with its labels. What is wrong is reported in `findings`, never raised.
 
     Only a store that fails raises.
     """
@@ -209,22 +209,22 @@ def check(source: OpenSource, found: Found) -> Checked:
 def as_displayed(labels: Labels, seen: Inspection) -> tuple[Labels, tuple[Finding, ...]]:
     """Labels of the picture as it is displayed, and what is doubtful about them.
 
-    Labels of the raster that EXIF turns are turned with it where the size that the annotation claims says so.
+    Labels of the raster that EXIF turns are rotated with it where the size that the annotation claims says so.
     Raises InvalidInput where the labels are of an image of another size.
     """
     shown, claimed = (seen.width, seen.height), labels.size
     if claimed == RELATIVE:
         return labels, ()  # shares of the picture as it is displayed: so Ultralytics reads and writes YOLO
     if claimed in (None, shown):
-        if seen.orientation == 1 or (claimed == shown and seen.orientation in TURNED and seen.width != seen.height):
+        if seen.orientation == 1 or (claimed == shown and seen.orientation in TRANSPOSED and seen.width != seen.height):
             return labels, ()
         message = f"EXIF turns the picture (orientation {seen.orientation}); the annotation does not say if it did, too"
         return labels, (Finding(FindingKind.TURNED_IMAGE, labels.place, message),)
     assert claimed is not None
     message = f"the annotation claims {claimed[0]} x {claimed[1]} pixels, the image has {shown[0]} x {shown[1]}"
-    if claimed == shown[::-1] and seen.orientation in TURNED:
-        turned = turn_labels(labels, seen.orientation, *shown)
-        return turned, (Finding(FindingKind.TURNED_LABELS, labels.place, f"{message}, as EXIF turns it"),)
+    if claimed == shown[::-1] and seen.orientation in TRANSPOSED:
+        rotated = turn_labels(labels, seen.orientation, *shown)
+        return rotated, (Finding(FindingKind.TURNED_LABELS, labels.place, f"{message}, as EXIF turns it"),)
     # What fits the image alone is of the image, whatever the annotation claims, as is what fits with its sides swapped.
     if _fit(labels, shown) and (claimed == shown[::-1] or not _fit(labels, claimed)):
         return labels, (Finding(FindingKind.SIZE_MISMATCH, labels.place, message),)
@@ -301,7 +301,7 @@ def _mask_content(
 ) -> tuple[Content | None, tuple[str, ...]]:
     width, height = seen.width, seen.height
     values = read_mask((source.tree / mask.path).read_bytes(MAX_FILE_BYTES), mask.path, mask.colors)
-    if seen.orientation in TURNED and values.shape == (width, height) != (height, width):
+    if seen.orientation in TRANSPOSED and values.shape == (width, height) != (height, width):
         mask = replace(mask, orientation=seen.orientation)
         values = turn_pixels(values, mask.orientation)
         message = f"the mask is one of the picture as EXIF finds it (orientation {mask.orientation})"
@@ -381,7 +381,7 @@ def class_mask(tree: Tree, content: Content, classes: Sequence[str], width: int,
         return draw(content.regions, classes, width, height)
     data = (tree / content.mask.path).read_bytes(MAX_FILE_BYTES)
     values = read_mask(data, content.mask.path, content.mask.colors)
-    if content.mask.orientation in TURNED:
+    if content.mask.orientation in TRANSPOSED:
         values = turn_pixels(values, content.mask.orientation)
     return np.asarray(cv2.LUT(np.ascontiguousarray(values), np.frombuffer(content.mask.lookup, np.uint8)), np.uint8)
 

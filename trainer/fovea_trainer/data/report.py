@@ -74,7 +74,7 @@ def render_quality_report(name: str, version: DatasetVersion, statistics: Statis
         Section(
             "Near duplicates",
             _pairs(contents),
-            "Copies of one picture: flipped, turned, cropped, compressed, resized or relit.",
+            "Copies of one picture: flipped, rotated, cropped, compressed, resized or relit.",
         ),
         Section("Origin", _origin(version)),
     ]
@@ -170,7 +170,7 @@ def _sizes(version: DatasetVersion, statistics: Statistics) -> Markup:
 
 
 def _findings(findings: Sequence[Tally]) -> Markup:
-    """A table of all kinds, the worst first, then what was found of each, where, and what to do."""
+    """A table of all kinds, the worst first, then examples of each, where, and what to do."""
     if not findings:
         return base.paragraph("Nothing.")
     rows = [

@@ -23,10 +23,10 @@ def render() -> str:
 
 
 def main() -> int:
-    wanted = render()
+    expected = render()
     if "--check" not in sys.argv[1:]:
-        PATH.write_text(wanted, "utf-8")
-    elif PATH.read_text("utf-8") != wanted:
+        PATH.write_text(expected, "utf-8")
+    elif PATH.read_text("utf-8") != expected:
         print(f"{PATH} is out of date; run `make generate`", file=sys.stderr)
         return 1
     return 0

@@ -70,7 +70,8 @@ def heads() -> Mapping[str, Head]:
     from fovea_trainer.models import heads as package
 
     modules = [
-        importlib.import_module(f"{package.__name__}.{it.name}") for it in pkgutil.iter_modules(package.__path__)
+        importlib.import_module(f"{package.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(package.__path__)
     ]
     return {value.name: value for module in modules for value in vars(module).values() if isinstance(value, Head)}
 

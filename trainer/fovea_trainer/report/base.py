@@ -32,7 +32,7 @@ PALETTE = (
     "#2f6db3", "#d1603d", "#3f8f5b", "#8e5ea2", "#c9a227", "#3a9ca6",
     "#b0527c", "#6b7f2a", "#7a6a58", "#4b5fd1", "#a8432f", "#5b8f8a",
 )  # fmt: skip
-"""Colours of the classes, repeated after the last; told apart on white and on photographs."""
+"""Colours of the classes, repeated after the last; distinct on white and on photographs."""
 INK, MUTED = "#1f2933", "#6b7785"
 JPEG_QUALITY = 85
 PICTURE_PIXELS = 480

@@ -16,7 +16,7 @@ from fovea_trainer.data.version import Sample
 from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.report import base, outcome, provenance, quality
 from fovea_trainer.report.base import Fact
-from fovea_trainer.report.shortcomings import shortcomings
+from fovea_trainer.report.problems import problem_sections
 from fovea_trainer.tasks import definition
 
 
@@ -64,10 +64,12 @@ def render_training_report(report: TrainingReport) -> str:
     headline = report.evaluations[-1] if report.evaluations else None
     problem = report.version.problem
     sections = [
-        *shortcomings(report.version, headline, report.lineage.recipe, report.history, report.notes),
+        *problem_sections(report.version, headline, report.lineage.recipe, report.history, report.notes),
         outcome.problem(report.version, report.lineage),
         *outcome.criteria(report.criteria),
-        outcome.metrics(report.metrics, report.before, [it.split for it in report.evaluations], report.notes),
+        outcome.metrics(
+            report.metrics, report.before, [evaluation.split for evaluation in report.evaluations], report.notes
+        ),
         *(quality.sections(headline) if headline else []),
         *(quality.images(headline, report.samples[headline.split], report.predictor) if headline else []),
         provenance.learning(report.history, report.training),

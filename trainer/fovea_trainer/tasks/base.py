@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 import torch
 from fovea_api.common import Task
+from fovea_api.metrics import BY_CLASS
 from fovea_serving.pipeline import Geometry, Prediction, Preprocess
 from numpy.typing import NDArray
 from torch import Tensor
@@ -66,13 +67,12 @@ Pairs = Iterator[tuple[StoredSample, Prediction]]
 
 
 class TaskDefinition(ABC):
-    """All that depends on what is predicted. A package under `tasks` registers one instance.
+    """All that depends on what is predicted. A package under `tasks` registers one.
 
     Attributes:
         task: Its name in the API.
         parity_tolerance: For each output of the network the absolute difference that an exported file may have.
         informative_output: The output that must differ between images, or equality would prove nothing.
-        class_metrics: The metrics of single classes, as in `fovea_api.metrics.BY_CLASS`.
         headline_metrics: The metrics at the head of the report.
         unit: What the rows of the confusion count, in the plural.
     """
@@ -80,9 +80,13 @@ class TaskDefinition(ABC):
     task: Task
     parity_tolerance: Mapping[str, float]
     informative_output: str
-    class_metrics: tuple[str, ...]
     headline_metrics: tuple[str, ...]
     unit: str
+
+    @property
+    def class_metrics(self) -> tuple[str, ...]:
+        """The metrics of single classes."""
+        return BY_CLASS[self.task]
 
     # --- Training ---
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
+from typing import TypeVar
 
 from fovea_api.common import Task
 from fovea_api.errors import NotSupported
 
 from fovea_trainer.tasks.base import TaskDefinition
+
+D = TypeVar("D", bound=TaskDefinition)
 
 
 class TaskRegistry:
@@ -18,11 +21,11 @@ class TaskRegistry:
     def __init__(self) -> None:
         self._definitions: dict[Task, TaskDefinition] = {}
 
-    def register(self, definition: TaskDefinition) -> TaskDefinition:
-        """Takes in a definition. Raises ValueError: a task can be defined once."""
+    def register(self, definition: type[D]) -> type[D]:
+        """Decorator of a definition, of which one is made. Raises ValueError: a task can be defined once."""
         if definition.task in self._definitions:
             raise ValueError(f"the task {definition.task} is defined twice")
-        self._definitions[definition.task] = definition
+        self._definitions[definition.task] = definition()
         return definition
 
     def __getitem__(self, task: Task) -> TaskDefinition:

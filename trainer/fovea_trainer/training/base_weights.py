@@ -27,7 +27,7 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 @dataclass(frozen=True, slots=True)
 class BaseWeights:
-    """Weights in a local file, and what the lineage tells of them.
+    """Weights in a local file, and what the lineage says of them.
 
     Args:
         file: A safetensors file or a plain state dict.
@@ -69,10 +69,10 @@ def _bundle(where: StorePath, digest: str | None, folder: Path) -> BundleManifes
         remedy = f"give the folder of a model bundle, or a file that ends in {', '.join(SUFFIXES)}"
         raise NotFound(f"there is no {MANIFEST}", without_secrets(where.uri), remedy) from error
     manifest = read_manifest(folder / MANIFEST)
-    found = bundle_digest(manifest)
-    wanted = digest or (where.name if where.name.startswith("sha256-") else found)
-    if found != wanted:
-        raise CorruptBundle(f"the manifest's digest is {found}, not {wanted}", str(where / MANIFEST), COPY_AGAIN)
+    actual = bundle_digest(manifest)
+    expected = digest or (where.name if where.name.startswith("sha256-") else actual)
+    if actual != expected:
+        raise CorruptBundle(f"the manifest's digest is {actual}, not {expected}", str(where / MANIFEST), COPY_AGAIN)
     entry = next((entry for entry in manifest.files if entry.path == WEIGHTS), None)
     if entry is None:
         raise InvalidBundle(f"names no {WEIGHTS}", str(where / MANIFEST), "give a bundle that Fovea has trained")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 from fovea_api.bundle import MANIFEST, BundleManifest, BundleMetrics
-from fovea_api.criteria import judge
+from fovea_api.criteria import evaluate_criteria
 from fovea_api.errors import NotSupported
 from fovea_api.run import Progress, RunResult, TrainingSummary
 from fovea_api.trainingjob import Recipe, unsupported
@@ -119,7 +119,7 @@ def _describe(
     """Writes the report; gives the manifest."""
     trained = delivered.trained
     metrics = trained.metrics(delivered.model, delivered.evaluations)
-    criteria = judge(run.spec.success_criteria, metrics)
+    criteria = evaluate_criteria(run.spec.success_criteria, metrics)
     for criterion in criteria:
         log.info("success criterion %s: %s", "met" if criterion.met else "missed", criterion)
     lineage = describe_lineage(run, trained, state)

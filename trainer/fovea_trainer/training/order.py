@@ -1,4 +1,4 @@
-"""Which image is trained on when: a pure function of the seed, so that any position can be found again.
+"""Which image is trained on when: a pure function of the seed, so that any position can be restored.
 
 The order of an epoch depends on seed and epoch alone. Every step takes the next images, in one batch or several, and
 each of W workers every W-th image of a batch. A position is therefore just a number of steps: it is exact after a

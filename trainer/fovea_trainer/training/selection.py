@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from fovea_api.common import Task
-from fovea_api.compatibility import wrong_watched
+from fovea_api.compatibility import wrong_monitored
 from fovea_api.errors import InvalidInput, refuse
 from fovea_api.metrics import PRIMARY
 from fovea_api.trainingjob import EarlyStopping, Recipe
@@ -30,7 +30,7 @@ def check_monitored(recipe: Recipe, task: Task, has_validation: bool) -> None:
             "spec.training.earlyStopping",
             "remove it, or give validation a share in the Dataset's splits.ratios",
         )
-    refuse(wrong_watched(task, recipe))
+    refuse(wrong_monitored(task, recipe))
 
 
 def improves(metric: str, value: float | None, best: float | None, min_delta: float = 0.0) -> bool:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Writes metrics as they come; a context, which tells MLflow how training ended.
+    """Writes metrics as they come; a context, which reports to MLflow how training ended.
 
     Args:
         folder: Local folder for the event files.
@@ -82,7 +82,7 @@ class Tracker:
 class MLflowRun:
     """A run in MLflow; later attempts go on in the same one.
 
-    A server that is away is told of once. What it misses is kept and offered again after each epoch.
+    A server that cannot be reached is reported once. What it misses is kept and offered again after each epoch.
     """
 
     def __init__(self, name: str, experiment: str, parameters: Mapping[str, object]) -> None:
@@ -107,7 +107,7 @@ class MLflowRun:
         self._send()
 
     def end(self, status: str) -> None:
-        """Tells how training ended: FINISHED, FAILED or KILLED."""
+        """Reports how training ended: FINISHED, FAILED or KILLED."""
         self._status = status
         self._send()
 
@@ -145,9 +145,9 @@ class MLflowRun:
         """Id of the run that an earlier attempt made, which runs again, or of a new one."""
         known = client.get_experiment_by_name(self._experiment)
         experiment = client.create_experiment(self._experiment) if known is None else known.experiment_id
-        found = client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{self._name}'", max_results=1)
-        if not found:
+        runs = client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{self._name}'", max_results=1)
+        if not runs:
             made = client.create_run(experiment, run_name=self._name, tags={RUN_TAG: self._name})
             return str(made.info.run_id)
-        client.update_run(found[0].info.run_id, status="RUNNING")
-        return str(found[0].info.run_id)
+        client.update_run(runs[0].info.run_id, status="RUNNING")
+        return str(runs[0].info.run_id)

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import replace
 
 from fovea_api.compatibility import incompatibilities
-from fovea_api.criteria import eligible, judge, measures_quality, missing_splits
+from fovea_api.criteria import eligible, evaluate_criteria, measures_quality, missing_splits
 from fovea_api.partial import merge
 from fovea_api.run import (
     BundleInput,
@@ -316,7 +316,7 @@ def _result(job: TrainingJob, old: TrainingJobStatus, view: RunView | None) -> T
     criteria = job.spec.success_criteria
     made = view.status.result if view is not None else None
     if view is not None and made is not None and made.error is None and made.artifact and made.digest:
-        judged = judge(criteria, made.metrics)
+        evaluated = evaluate_criteria(criteria, made.metrics)
         return TrainingResult(
             run=view.name,
             completed_at=made.completed_at.replace(microsecond=0),
@@ -324,13 +324,13 @@ def _result(job: TrainingJob, old: TrainingJobStatus, view: RunView | None) -> T
             digest=made.digest,
             report=made.report,
             metrics=made.metrics,
-            success_criteria=judged,
-            eligible=eligible(judged, made.metrics),
+            success_criteria=evaluated,
+            eligible=eligible(evaluated, made.metrics),
         )
     if old.result is None:
         return None
-    judged = judge(criteria, old.result.metrics)
-    update = {"success_criteria": judged, "eligible": eligible(judged, old.result.metrics)}
+    evaluated = evaluate_criteria(criteria, old.result.metrics)
+    update = {"success_criteria": evaluated, "eligible": eligible(evaluated, old.result.metrics)}
     return old.result.model_copy(update=update)
 
 

@@ -125,13 +125,13 @@ class Tree:
         same_name = self._by_name.get(_key(parts[-1]), ())
         for count in range(len(parts), 0, -1):
             end = "/" + _key("/".join(parts[-count:]))
-            hits = [path for path in same_name if f"/{_key(path)}".endswith(end)]
-            near = [path for path in hits if path.startswith(f"{here}/")] if here else hits
-            hits = near or hits
-            if len(hits) > 1:
-                raise InvalidInput(f"{written!r} could be {' or '.join(hits[:3])}", None, "write more of the path")
-            if hits:
-                return hits[0]
+            matching = [path for path in same_name if f"/{_key(path)}".endswith(end)]
+            near = [path for path in matching if path.startswith(f"{here}/")] if here else matching
+            matching = near or matching
+            if len(matching) > 1:
+                raise InvalidInput(f"{written!r} could be {' or '.join(matching[:3])}", None, "write more of the path")
+            if matching:
+                return matching[0]
             if count > 1 and any(f"/{_key(folder)}".endswith(end.rpartition("/")[0]) for folder in self._folders):
                 return None  # the folder is there, and the file is not in it
         return None

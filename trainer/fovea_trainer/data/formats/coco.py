@@ -204,7 +204,7 @@ class COCO:
         with (self.tree / file).open() as raw:
             encoding = encoding_of(raw.read(4))
             raw.seek(0)
-            # What is no text in the encoding is told where it matters: in names.
+            # What is no text in the encoding is reported where it matters: in names.
             with io.TextIOWrapper(raw, encoding, errors="replace") as stream:
                 for section, item, line in stream_arrays(stream, file, arrays):
                     place = f"{file}:{line}"

@@ -50,17 +50,17 @@ class YOLO:
         images = self.tree.images
         if not images:
             raise InvalidInput("there are no images", str(self.tree.root), "YOLO has images/ and labels/")
-        described, told = descriptions(self.tree)
-        yield from told
-        listed, told = name_lists(self.tree)
-        yield from told
+        described, findings = descriptions(self.tree)
+        yield from findings
+        listed, findings = name_lists(self.tree)
+        yield from findings
         labels = {path: self._labels_of(path) for path in images}
         yield from self._scopes(described, listed, {path for path in labels.values() if path})
         for names in {scope.names.place: scope.names for scope in self.scopes.values() if scope.names.place}.values():
             yield from (NamedClass(name, names.place) for name in names.by_number.values())
         splitting = [each for each in described.values() if each.splits] or _lists(self.tree, set(labels.values()))
-        splits, told = _splits(self.tree, splitting)
-        yield from told
+        splits, findings = _splits(self.tree, splitting)
+        yield from findings
         yield from _shared(labels)
         for path in images:
             # No file of labels means an image that shows no object: so YOLO writes it, and so tools lose labels.

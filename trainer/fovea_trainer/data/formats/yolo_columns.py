@@ -134,7 +134,7 @@ def _inside(row: Sequence[float], dimensions: int) -> bool:
 
 
 def _is_oriented(row: Sequence[float]) -> bool:
-    """Whether four corners are those of a parallelogram, which is what a turned rectangle is in shares of the sides."""
+    """Whether four corners are those of a parallelogram: what a rotated rectangle is in shares of the sides."""
     return (
         len(row) == 8
         and abs(row[0] + row[4] - row[2] - row[6]) <= SLACK

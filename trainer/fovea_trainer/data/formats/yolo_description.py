@@ -119,7 +119,7 @@ def name_lists(tree: Tree) -> tuple[dict[str, Names], list[Finding]]:
 def _one(several: list[Description], findings: list[Finding]) -> Description:
     usual = sorted(
         (each for each in several if PurePosixPath(each.place).name in USUAL),
-        key=lambda it: USUAL.index(PurePosixPath(it.place).name),
+        key=lambda file: USUAL.index(PurePosixPath(file.place).name),
     )
     chosen, *others = usual or several
     differing = [each for each in others if each.names.by_number != chosen.names.by_number]

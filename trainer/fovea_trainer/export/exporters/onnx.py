@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from fovea_serving.bundle import MODEL
 from fovea_serving.predictor import INPUT
-from torch import Tensor, nn
 
 from fovea_trainer.export.exporter import Exportable, Exporter, ExportError, register
 
@@ -31,49 +32,35 @@ class Onnx(Exporter):
     def write(self, model: Exportable, path: Path) -> None:
         module, example = model.traced()
         failures = []
-        for export in (_with_torch_export, _with_torchscript):
+        for name, options in _exporters(module.names, model.dynamic_batch).items():
             try:
                 with warnings.catch_warnings(), torch.no_grad():
                     warnings.simplefilter("ignore")
-                    export(module, example, path, module.names, model.dynamic_batch)
+                    torch.onnx.export(
+                        module,
+                        (example,),
+                        str(path),
+                        input_names=[INPUT],
+                        output_names=list(module.names),
+                        opset_version=OPSET,
+                        **options,
+                    )
                 _check(path)
                 return
             except Exception as error:  # the exporters raise types of every kind
-                failures.append(f"{export.__name__.lstrip('_')}: {type(error).__name__}: {str(error)[:500]}")
+                failures.append(f"with {name}: {type(error).__name__}: {str(error)[:500]}")
                 log.info("ONNX export %s", failures[-1])
         raise ExportError("the model cannot be exported as ONNX: " + "; ".join(failures), str(path))
 
 
-def _with_torch_export(
-    module: nn.Module, example: Tensor, path: Path, names: tuple[str, ...], dynamic_batch: bool
-) -> None:
-    torch.onnx.export(
-        module,
-        (example,),
-        str(path),
-        input_names=[INPUT],
-        output_names=list(names),
-        dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
-        opset_version=OPSET,
-        external_data=False,
-        dynamo=True,
-        verbose=False,
-    )
-
-
-def _with_torchscript(
-    module: nn.Module, example: Tensor, path: Path, names: tuple[str, ...], dynamic_batch: bool
-) -> None:
-    torch.onnx.export(
-        module,
-        (example,),
-        str(path),
-        input_names=[INPUT],
-        output_names=list(names),
-        dynamic_axes={name: {0: "batch"} for name in (INPUT, *names)} if dynamic_batch else None,
-        opset_version=OPSET,
-        dynamo=False,
-    )
+def _exporters(outputs: tuple[str, ...], dynamic_batch: bool) -> Mapping[str, Mapping[str, Any]]:
+    """Arguments of `torch.onnx.export` that choose an exporter, by its name, the preferred one first."""
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    axes = {name: {0: "batch"} for name in (INPUT, *outputs)} if dynamic_batch else None
+    return {
+        "torch.export": {"dynamo": True, "external_data": False, "verbose": False, "dynamic_shapes": shapes},
+        "TorchScript": {"dynamo": False, "dynamic_axes": axes},
+    }
 
 
 def _check(path: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from fovea_api.common import Task
-from fovea_api.metrics import BY_CLASS
 from fovea_serving.pipeline import Geometry, Prediction, Preprocess
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,13 +22,13 @@ from fovea_trainer.tasks.classification.targets import ClassTargets
 from fovea_trainer.tasks.registry import register
 
 
+@register
 class Classification(TaskDefinition):
     """Classification of whole images."""
 
     task = Task.CLASSIFICATION
     parity_tolerance = {"logits": 1e-3}
     informative_output = "logits"
-    class_metrics = BY_CLASS[Task.CLASSIFICATION]
     headline_metrics = ("accuracy", "f1")
     unit = "images"
 
@@ -67,6 +66,3 @@ class Classification(TaskDefinition):
 
     def how_to_read(self, evaluation: EvaluationResult) -> str:
         return "The score is the probability given to the right class."
-
-
-register(Classification())

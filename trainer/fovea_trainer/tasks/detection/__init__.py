@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from fovea_api.common import Task
-from fovea_api.metrics import BY_CLASS
 from fovea_serving.pipeline import Geometry, Prediction, Preprocess
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,13 +23,13 @@ from fovea_trainer.tasks.detection.targets import BoxTargets, objects_in_input
 from fovea_trainer.tasks.registry import register
 
 
+@register
 class Detection(TaskDefinition):
     """Detection of objects with axis-aligned boxes."""
 
     task = Task.DETECTION
     parity_tolerance = {"boxes": 0.05, "scores": 1e-3}  # boxes in pixels of the input
     informative_output = "scores"  # boxes of anchors may hardly move
-    class_metrics = BY_CLASS[Task.DETECTION]
     headline_metrics = ("mAP50", "mAP")
     unit = "objects"
 
@@ -75,6 +74,3 @@ class Detection(TaskDefinition):
 
     def how_to_read(self, evaluation: EvaluationResult) -> str:
         return "Labels on the left, detections on the right."
-
-
-register(Detection())

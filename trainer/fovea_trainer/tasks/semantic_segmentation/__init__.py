@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
-from fovea_api.metrics import BY_CLASS
 from fovea_serving.pipeline import IGNORE, Geometry, Prediction, Preprocess, decode_mask
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,13 +23,13 @@ from fovea_trainer.tasks.semantic_segmentation.report import draw_labels, side_b
 from fovea_trainer.tasks.semantic_segmentation.targets import MaskTargets
 
 
+@register
 class SemanticSegmentation(TaskDefinition):
     """Semantic segmentation with masks of class indices."""
 
     task = Task.SEMANTIC_SEGMENTATION
     parity_tolerance = {"logits": 1e-3}
     informative_output = "logits"
-    class_metrics = BY_CLASS[Task.SEMANTIC_SEGMENTATION]
     headline_metrics = ("dice", "iou")
     unit = "pixels"
 
@@ -71,6 +70,3 @@ def _mask(sample: Sample) -> NDArray[np.uint8]:
     if sample.mask_bytes is None:
         raise InvalidInput("the image has no mask", sample.name, "build the dataset again")
     return decode_mask(sample.mask_bytes, sample.name)
-
-
-register(SemanticSegmentation())

@@ -20,7 +20,7 @@ FLAT = 0.9
 """The last epoch's loss relative to the first one's from which on it counts as not having fallen."""
 
 
-def shortcomings(
+def problem_sections(
     version: DatasetVersion,
     headline: EvaluationResult | None,
     recipe: Mapping[str, JsonValue],
@@ -40,8 +40,8 @@ def shortcomings(
     ]
     if not rows:
         return []
-    table = base.table(["Shortcoming", "Likely cause"], rows)
-    return [Section("Shortcomings", table, "What keeps the model from being of use, before anything else is read.")]
+    table = base.table(["Problem", "Likely cause"], rows)
+    return [Section("Problems", table, "What keeps the model from being of use, before anything else is read.")]
 
 
 def _causes(
