@@ -15,7 +15,7 @@ from fovea_trainer.tasks.base import EvaluationRequest
 from fovea_trainer.tasks.detection.average_precision import average_precision
 from fovea_trainer.tasks.detection.errors import count_errors
 from fovea_trainer.tasks.detection.evaluation import evaluate_detection, operating_point
-from fovea_trainer.tasks.detection.matching import GroundTruth, iou_matrix, match
+from fovea_trainer.tasks.detection.matching import GroundTruth, ground_truth_of, iou_matrix, match, match_all
 
 CLASSES = ("cell", "platelet")
 
@@ -269,3 +269,56 @@ def test_all_metrics_are_known_to_the_api() -> None:
     made = evaluate((sample([ONE, TWO], [0, 1]), detected((ONE, 0, 0.9), (TWO, 1, 0.8)))).metrics
     assert {name for name in made if name.count("/") == 1} <= set(evaluated(Task.DETECTION, ("test",), ("objectSize",)))
     assert {name.split("/")[1] for name in made if name.count("/") == 2} == set(BY_CLASS[Task.DETECTION])
+
+
+def test_overlaps_of_boxes_without_area_are_zero() -> None:
+    point = np.array([[5, 5, 5, 5]], np.float32)
+    assert iou_matrix(point, point).tolist() == [[0.0]]
+
+
+def test_an_object_is_matched_from_an_iou_of_one_half_on() -> None:
+    ground_truth = GroundTruth(np.array([[0, 0, 100, 100]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool))
+    for width, expected in ((50, [0]), (49, [-1])):
+        matches = match(ground_truth, detected(([0, 0, width, 100], 0, 0.9)), same_class=True)
+        assert matches.object.tolist() == expected
+        assert matches.iou.tolist() == pytest.approx([0.5 if expected == [0] else 0.0])
+        assert matches.counts.tolist() == [True]
+
+
+def test_a_detection_of_another_class_is_matched_where_classes_do_not_count() -> None:
+    ground_truth = GroundTruth(np.array([ONE], np.float32), np.zeros(1, np.int64), np.zeros(1, bool))
+    other = detected((ONE, 1, 0.9))
+    assert match(ground_truth, other, same_class=True).object.tolist() == [-1]
+    assert match(ground_truth, other, same_class=False).object.tolist() == [0]
+
+
+def test_a_detection_of_a_difficult_object_does_not_count_and_takes_no_other() -> None:
+    boxes = np.array([ONE, [12, 12, 62, 62], FAR], np.float32)
+    ground_truth = GroundTruth(boxes, np.zeros(3, np.int64), np.array([True, False, True]))
+    half = [300, 300, 400, 350]  # an IoU of 0.5 with FAR
+    detections = detected((ONE, 0, 0.9), (ONE, 0, 0.8), (half, 0, 0.7), (TWO, 0, 0.6), (FAR, 1, 0.5))
+    matches = match(ground_truth, detections, same_class=True)
+    assert matches.object.tolist() == [1, -1, -1, -1, -1]
+    assert matches.counts.tolist() == [True, False, False, True, True]
+    assert (len(ground_truth), matches.n_true_positives, matches.n_predictions) == (1, 1, 3)
+
+
+def test_without_flags_no_object_is_difficult() -> None:
+    plain = sample([ONE, TWO], [0, 1], difficult=[])
+    ground_truth = ground_truth_of(plain)
+    assert len(ground_truth) == 2
+    assert ground_truth.difficult.tolist() == [False, False]
+    assert (ground_truth.boxes.dtype, ground_truth.labels.dtype) == (np.float32, np.int64)
+    assert ground_truth_of(sample([], [])).boxes.shape == (0, 4)
+    assert ground_truth_of(sample([ONE, TWO], [0, 1], difficult=[False, True])).difficult.tolist() == [False, True]
+
+
+def test_images_are_matched_within_their_classes() -> None:
+    scenes = [random_scene(seed, 5, 5) for seed in (0, 1)]
+    together = match_all([objects for objects, _ in scenes], [detections for _, detections in scenes])
+    for (objects, detections), matches in zip(scenes, together, strict=True):
+        alone = match(objects, detections, same_class=True)
+        assert (matches.object == alone.object).all()
+        right = matches.object >= 0
+        assert right.any()
+        assert (detections.labels[right] == objects.labels[matches.object[right]]).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,15 @@ import torchvision
 from fovea_api.trainingjob import ModelChoice, Pretrained
 from fovea_serving.pipeline import Preprocess
 from fovea_trainer.data.version import Sample
-from fovea_trainer.models.anchors import Anchors, best_overlap, cluster_ratios, fit_anchors, ladder
+from fovea_trainer.models.anchors import (
+    DEFAULT_RATIOS,
+    SIZES_OVER_STRIDE,
+    Anchors,
+    best_overlap,
+    cluster_ratios,
+    fit_anchors,
+    ladder,
+)
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.pyramid import STRIDES
 from fovea_trainer.models.registry import build_network
@@ -108,3 +118,65 @@ def test_recipes_with_sizes_for_three_levels_get_a_network_of_three_levels(name:
     targets = BoxTargets([torch.tensor([[50.0, 50, 100, 80]])], [torch.tensor([1])])
     assert all(torch.isfinite(value) for value in network.loss(raw, targets).values())
     assert network.decode(raw)["boxes"].shape[-1] == 4
+
+
+def test_a_ladder_spreads_the_sizes_of_each_level_over_an_octave() -> None:
+    assert ladder(4, (8, 16), 2) == (32, 45.3, 64, 90.5)
+    assert ladder(1.5, (8,), 3) == (12, 15.1, 19)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_fit_is_the_best_of_all_ladders_and_ratios(seed: int) -> None:
+    """By recall to a thousandth, then by mean overlap, measured with torchvision on the anchors in their places."""
+    random = np.random.default_rng(seed)
+    low = random.uniform(0, 200, (80, 2)) * [1, 0.7]
+    extent = np.exp(random.normal(3.5, 0.6, (80, 1)) + random.normal(0, 0.5, (80, 2)))
+    boxes = np.minimum(np.concatenate([low, low + extent], 1), [320, 240, 320, 240]).astype(np.float32)
+    fit = fit_anchors(boxes, SIZE, STRIDES, 2)
+    assert (fit.sizes, fit.ratios) in {
+        (ladder(factor, STRIDES, 2), ratios)
+        for factor in SIZES_OVER_STRIDE
+        for ratios in (DEFAULT_RATIOS, cluster_ratios(boxes.astype(np.float64), 3))
+    }
+    for factor in SIZES_OVER_STRIDE[::2]:
+        sizes = ladder(factor, STRIDES, 2)
+        best = best_overlap(boxes.astype(np.float64), SIZE, sizes, DEFAULT_RATIOS, np.repeat(STRIDES, 2))
+        assert (round(fit.recall, 3), fit.overlap) >= (round(float((best >= 0.5).mean()), 3), float(best.mean()))
+    anchors = grid(Anchors(np.array(fit.sizes).reshape(5, 2).tolist(), fit.ratios, STRIDES))
+    overlaps = torchvision.ops.box_iou(torch.from_numpy(boxes), anchors).amax(1)
+    assert fit.overlap == pytest.approx(float(overlaps.mean()), abs=0.02)
+
+
+def test_sizes_and_ratios_that_are_given_stay() -> None:
+    boxes = np.array([[0, 0, 32, 64], [100, 100, 132, 164]], np.float32)
+    fit = fit_anchors(boxes, SIZE, (8, 16), 1, sizes=(24.0, 45.25), ratios=(2.0,))
+    assert (fit.sizes, fit.ratios, fit.recall) == ((24.0, 45.25), (2.0,), 1.0)
+    assert fit_anchors(boxes, SIZE, STRIDES, 1, ratios=(1.0,)).ratios == (1.0,)
+
+
+def test_many_boxes_are_sampled_evenly() -> None:
+    """More than 5000, those of 200 x 50 pixels at the end, where a sample of the first ones misses them."""
+    low = np.random.default_rng(0).uniform(0, 40, (8000, 2))
+    extent = np.where(np.arange(8000)[:, None] < 5000, [40, 40], [200, 50])
+    ratios = fit_anchors(np.concatenate([low, low + extent], 1).astype(np.float32), SIZE, STRIDES, 1).ratios
+    assert min(ratios) == pytest.approx(0.25, abs=0.01)
+
+
+def test_ratios_are_means_of_logarithms_ascending_and_each_once() -> None:
+    extent = np.repeat([[40, 10], [10, 10], [10, 40]], 2, 0)
+    wide = np.concatenate([np.zeros_like(extent), extent], 1)
+    assert cluster_ratios(wide, 3) == (0.25, 1.0, 4.0)
+    assert cluster_ratios(wide[2:3], 3) == (1.0,)
+    pair = np.concatenate([np.zeros((2, 2)), [[10, 20], [10, 80]]], 1)
+    assert cluster_ratios(pair, 1) == (4.0,), "the geometric mean of 2 and 8"
+
+
+def test_the_best_anchor_lies_at_the_nearest_cell_within_the_grid() -> None:
+    """By hand: stride 32 on a height of 240 has cells at 0 to 224; a box around 239 is 15 pixels off the last one."""
+    box = np.array([[144.0, 207, 176, 271]])
+    width, height = 32, 32 + 32 - 15
+    expected = width * height / (32 * 64 + 32 * 64 - width * height)
+    assert best_overlap(box, (320, 240), [math.sqrt(32 * 64)], [2.0], [32]) == pytest.approx([expected])
+    inside = np.array([[100.0, 100, 110, 110]])
+    assert best_overlap(inside, (320, 240), [20.0], [1.0], [105]) == pytest.approx([100 / 400])
+    assert best_overlap(np.array([[0.0, 0, 4, 4]]), (320, 240), [4.0], [1.0], [32]) == pytest.approx([4 / 28])

@@ -33,3 +33,16 @@ def test_decoding_undoes_encoding() -> None:
 def test_a_wild_size_stays_finite() -> None:
     decoded = decode(torch.tensor([[0.0, 0, 1e4, 1e4]]), torch.tensor([[0.0, 0, 10, 10]]), 100, 100)
     assert decoded.tolist() == [[0, 0, 100, 100]]
+
+
+def test_a_large_size_is_clamped_as_in_torchvision() -> None:
+    anchors, deltas = boxes(20, longest=10), torch.full((20, 4), 6.0)
+    deltas[:, :2] = 0.0
+    expected = BoxCoder((1.0, 1.0, 1.0, 1.0)).decode_single(deltas, anchors).clamp(0, 5000)
+    assert float(expected.max()) < 5000
+    assert torch.allclose(decode(deltas, anchors, 5000, 5000), expected, atol=1e-3)
+
+
+def test_a_box_is_clipped_to_width_and_height() -> None:
+    anchors = torch.tensor([[-20.0, -10, 300, 200], [10, 20, 30, 40]])
+    assert decode(torch.zeros(2, 4), anchors, 100, 150).tolist() == [[0, 0, 150, 100], [10, 20, 30, 40]]

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from fovea_api.compatibility import UnsuitableLoss
 from fovea_api.trainingjob import Loss
-from fovea_trainer.models.losses import LossSettings, class_loss
+from fovea_trainer.models.losses import LossSettings, choose_loss, class_loss
+from fovea_trainer.models.registry import registry
 from fovea_trainer.training.dataset import class_weights
 from torch.nn import functional as F
 
@@ -112,3 +114,24 @@ def test_a_batch_in_which_nothing_counts_has_no_loss() -> None:
 def test_class_weights_are_inverse_to_the_frequency_with_mean_one() -> None:
     weights = class_weights(np.array([[1, 0, 2], [3, 4, 0]]))  # 4, 4 and 2 annotations
     assert weights == pytest.approx((0.75, 0.75, 1.5))
+
+
+def test_a_single_pixel_counts_as_one() -> None:
+    """The mean over one pixel, and Dice of a class that has one."""
+    logits, target = torch.tensor([[0.0, 1.5]]), torch.tensor([1])
+    likelihood = 1 / (1 + math.exp(-1.5))
+    expected = (1 - likelihood) ** 2 * -math.log(likelihood)
+    assert class_loss(logits, target, settings(Loss.FOCAL)) == pytest.approx(expected, rel=1e-5)
+    assert class_loss(logits, target, settings(Loss.DICE)) == pytest.approx(
+        1 - (2 * likelihood + 1) / (likelihood + 2), rel=1e-5
+    )
+
+
+def test_the_loss_is_the_one_asked_for_or_the_architectures_own() -> None:
+    classifier, detector = (registry()[name].architecture for name in ("resnet18", "retinanet-efficientnet-lite0"))
+    assert choose_loss(classifier, Loss.DEFAULT, False) is Loss.CROSS_ENTROPY
+    assert choose_loss(classifier, Loss.DEFAULT, True) is Loss.FOCAL
+    assert choose_loss(classifier, Loss.CROSS_ENTROPY, True) is Loss.CROSS_ENTROPY
+    assert choose_loss(detector, Loss.GIOU, False) is Loss.GIOU
+    with pytest.raises(UnsuitableLoss, match="use Default or one of Focal, SmoothL1, GIoU"):
+        choose_loss(detector, Loss.DICE, False)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fovea_trainer.training.order import MAX_REPEATS, Order, WorkerBatches, repeat_factors
+from fovea_trainer.training.order import MAX_REPEATS, Draw, Order, WorkerBatches, mix, repeat_factors
 
 
 def order(images: int = 23, batch: int = 4) -> Order:
@@ -62,3 +62,34 @@ def test_accumulated_batches_are_the_images_of_one_step(workers: int) -> None:
     assert {len(batches) for batches in ranks} == {len(WorkerBatches(parts, 1, 1, 0, workers))} == {4}
     drawn = {draw for batches in ranks for batch in batches for draw in batch}
     assert drawn == {draw for batch in WorkerBatches(whole, 1, 1, 0, 1) for draw in batch}
+
+
+def test_the_order_and_the_seeds_are_those_of_earlier_versions() -> None:
+    """Or a training that goes on after an upgrade shows some images twice and others never."""
+    assert Order(np.ones(5), 2, seed=7).epoch(3).tolist() == [[4, 2], [0, 1], [3, 4]]
+    assert mix(7, 0, 1, 2) == 5020255682690021425
+    assert list(WorkerBatches(Order(np.ones(5), 2, seed=7), 3, 2, 1, 2)) == [[Draw(4, mix(7, 3, 2, 1), 3)]]
+
+
+def test_the_last_step_is_filled_up_from_the_start_of_the_epoch() -> None:
+    shown = Order(np.ones(5), 4, 0).epoch(0).ravel()
+    assert shown[5:].tolist() == shown[:3].tolist()
+    assert Order(np.ones(3), 8, 0).steps_per_epoch == 1
+    assert Order(np.ones(17), 4, 0, accumulated=2).steps_per_epoch == 3
+    assert Order(np.ones(17), 4, 0, accumulated=2).images_per_step == 8
+    assert Order(np.full(2, 0.01), 2, 3).epoch(0).tolist() == [[0, 1]], "an epoch in which no image was drawn"
+
+
+@pytest.mark.parametrize(
+    ("balance", "expected"),
+    [
+        ("Oversample", [1, 1, 1, 4 / 3, 4, 4 / 3, 1]),
+        ("Undersample", [1 / 4, 1 / 4, 1 / 4, 1 / 3, 1, 1 / 3, 1]),
+        ("None", [1] * 7),
+    ],
+)
+def test_factors_are_ratios_of_the_numbers_of_images_of_the_classes(balance: str, expected: list[float]) -> None:
+    """Class 0 is in four images, 1 in one, 3 in three; an image counts once for a class, and by its rarest one."""
+    classes: list[list[int]] = [[0, 0], [0], [0], [0, 3], [1, 3], [3, 3], []]
+    assert repeat_factors(classes, balance).tolist() == pytest.approx(expected)
+    assert repeat_factors([[], []], balance).tolist() == [1, 1]
