@@ -132,7 +132,6 @@ def _copy(area: Area, work: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     for package in ROOT.glob("[a-z]*/fovea_*"):
         shutil.copytree(package, work / "src" / package.name, ignore=ignored, dirs_exist_ok=True)
-    work.mkdir(parents=True, exist_ok=True)
     for part in ("tests", "docs", "examples"):
         shutil.copytree(ROOT / part, work / part, ignore=ignored, dirs_exist_ok=True)
     only = [f"src/{area.package}/{file}" for file in area.files]
