@@ -37,12 +37,15 @@ from fovea_api.common import (
     Word,
     parse_duration,
 )
+from fovea_api.errors import InvalidInput, NotSupported
 from fovea_api.partial import PartialOf
 from fovea_api.trainingjob import Recipe
 
 Count = Annotated[Int, Field(ge=0)]
 Milliseconds = Annotated[Number, Field(gt=0, le=3_600_000)]
 Replicas = Annotated[Int, Field(ge=0, le=1000)]
+Precision = Literal["Auto", "FP32", "INT8"]
+Runtime = Literal["RayServe", "Triton"]
 
 
 class ServedModel(Model):
@@ -56,7 +59,7 @@ class ServedModel(Model):
     """A model bundle."""
     verify: Ref | None = None
     """Secret with the public key (cosign.pub) that must have signed the bundle under uri."""
-    precision: Literal["Auto", "FP32", "INT8"] = "Auto"
+    precision: Precision = "Auto"
     """Which exported form is served; Auto: the fastest that met the criteria."""
 
     exactly_one: ClassVar = ("training_job_ref", "tuning_sweep_ref", "uri")
@@ -135,8 +138,19 @@ class Expose(Model):
     """Gateway that an HTTPRoute is attached to."""
     ingress_class_name: ObjectName | None = None
     """IngressClass of an Ingress."""
+    tls_secret_ref: Ref | None = None
+    """Secret with the certificate of an Ingress (kubernetes.io/tls). Absent: plain HTTP. Behind a Gateway, TLS is its
+    listener's."""
 
     exactly_one: ClassVar = ("gateway_ref", "ingress_class_name")
+    rules: ClassVar = (
+        Rule(
+            "!has(self.tlsSecretRef) || has(self.ingressClassName)",
+            "tlsSecretRef belongs to an Ingress: the certificate of a Gateway is its listener's",
+            lambda it: it.tls_secret_ref is None or it.ingress_class_name is not None,
+            ".tlsSecretRef",
+        ),
+    )
 
 
 class Authentication(Model):
@@ -426,7 +440,7 @@ class ModelDeploymentSpec(Model):
 
     model: ServedModel
     """Which model is served."""
-    runtime: Literal["RayServe", "Triton"] = "RayServe"
+    runtime: Runtime = "RayServe"
     """What runs the model."""
     inference: Inference = Inference()
     """How requests are answered."""
@@ -477,15 +491,26 @@ class ModelDeploymentSpec(Model):
 # --- Status ---------------------------------------------------------------------------------------------
 
 
-class StableVersion(Model):
-    """The version that serves."""
+class DeployedVersion(Model):
+    """A version of the model in the runtime: a bundle, and how it is served."""
 
+    name: ObjectName | None = None
+    """Its name in the runtime and in metrics."""
     bundle: Annotated[str, Field(max_length=2048)]
     """Where its bundle lies."""
     run: RunName | None = None
-    """The run that made it."""
+    """The run that made it. Absent: the bundle was given by its URI."""
+    precision: Precision = "Auto"
+    """Which exported form is served."""
+    runtime: Runtime = "RayServe"
+    """What runs it."""
     since: Time | None = None
-    """Since when it serves."""
+    """Since when it is what it is: stable, candidate or retiring."""
+
+
+class StableVersion(DeployedVersion):
+    """The version that serves."""
+
     replicas: Count = 0
     """Its ready replicas."""
 
@@ -507,19 +532,13 @@ class GateResult(Model):
     """In words."""
 
 
-class CandidateVersion(Model):
-    """The version on trial."""
+class CandidateVersion(DeployedVersion):
+    """The version that is loaded or on trial."""
 
-    bundle: Annotated[str, Field(max_length=2048)]
-    """Where its bundle lies."""
-    run: RunName | None = None
-    """The run that made it."""
     weight: Annotated[Int, Field(ge=0, le=100)] = 0
     """Its share of the traffic, in per cent."""
     step: Count = 0
     """The step it is at, from 1."""
-    since: Time | None = None
-    """Since when it is on trial."""
     analysis: Annotated[tuple[GateResult, ...], Field(max_length=16)] = ()
     """The gates of this step."""
 
@@ -533,8 +552,8 @@ class ObjectiveResult(Model):
     """Value promised."""
     measured: Number | None = None
     """Value measured. Absent: not measured."""
-    met: Bool
-    """Whether it is kept."""
+    met: Bool | None = None
+    """Whether it is kept. Absent: unknown, for too little was measured."""
 
 
 class DetectorResult(Model):
@@ -599,7 +618,9 @@ class ModelDeploymentStatus(Status):
     stable: StableVersion | None = None
     """The version that serves."""
     candidate: CandidateVersion | None = None
-    """The version on trial."""
+    """The version that is loaded or on trial."""
+    retiring: DeployedVersion | None = None
+    """The version before, which finishes its requests."""
     objectives: Annotated[tuple[ObjectiveResult, ...], Field(max_length=8), ListMap(("metric",))] = ()
     """The promises and how they are kept."""
     metrics: Metrics = {}
@@ -618,14 +639,19 @@ class ModelDeployment(Resource):
         short_names=("md",),
         scale=True,
         columns=(
-            Column("Phase", ".status.phase"),
+            Column("Ready", ".status.conditions[?(@.type=='Ready')].status"),
+            Column("URL", ".status.url"),
+            Column("Stable", ".status.stable.name"),
             Column("Replicas", ".status.replicas", "integer"),
-            Column("Stable", ".status.stable.run"),
-            Column("Candidate", ".status.candidate.run"),
-            Column("Weight", ".status.candidate.weight", "integer", "Per cent of the traffic for the candidate"),
-            Column("Drift", ".status.drift.state"),
+            Column("RPS", ".status.metrics.requestsPerSecond", "number", "Requests per second"),
+            Column("P95", ".status.metrics.latencyP95Milliseconds", "number", "95th percentile, in milliseconds"),
+            Column("Errors", ".status.metrics.errorRate", "number", "Share of requests that failed"),
+            Column("Objectives", ".status.conditions[?(@.type=='ObjectivesMet')].status"),
             Column("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
-            Column("URL", ".status.url", wide=True),
+            Column("Phase", ".status.phase", wide=True),
+            Column("Candidate", ".status.candidate.name", wide=True),
+            Column("Weight", ".status.candidate.weight", "integer", "Per cent for the candidate", wide=True),
+            Column("Drift", ".status.drift.state", wide=True),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
     )
@@ -646,6 +672,36 @@ def references(spec: ModelDeploymentSpec) -> Iterator[Reference]:
         yield Reference("TuningSweep", spec.model.tuning_sweep_ref.name, "spec.model.tuningSweepRef")
     if spec.authentication.secret_ref is not None:
         yield Reference("Secret", spec.authentication.secret_ref.name, "spec.authentication.secretRef")
+    if spec.model.verify is not None:
+        yield Reference("Secret", spec.model.verify.name, "spec.model.verify")
+    if spec.expose is not None and spec.expose.tls_secret_ref is not None:
+        yield Reference("Secret", spec.expose.tls_secret_ref.name, "spec.expose.tlsSecretRef")
+
+
+def unsupported(spec: ModelDeploymentSpec) -> tuple[InvalidInput, ...]:
+    """What this version cannot do and without which serving would be wrong: such a deployment is refused."""
+    if spec.model.verify is None:
+        return ()
+    remedy = "remove it; a bundle whose files differ from their digests is refused in any case"
+    return (NotSupported("signatures of bundles are not verified by this version", "spec.model.verify", remedy),)
+
+
+def without_effect(spec: ModelDeploymentSpec) -> tuple[str, ...]:
+    """What is asked for and does not act in this version, in words; the model is served all the same."""
+    words = []
+    if spec.rollout.strategy != "Recreate":
+        words.append(f"spec.rollout.strategy {spec.rollout.strategy}: a new bundle replaces the old one (Recreate)")
+    parts = {
+        "captures": spec.monitoring.captures is not None,
+        "drift": spec.monitoring.drift is not None,
+        "feedback": spec.monitoring.feedback is not None and spec.monitoring.feedback.enabled,
+    }
+    words += [f"spec.monitoring.{name}" for name, asked in parts.items() if asked]
+    if spec.retraining is not None:
+        words.append("spec.retraining: nothing asks for a training")
+    if spec.runtime == "Triton" and spec.scaling.min_replicas == 0:
+        words.append("spec.scaling.minReplicas 0: a HorizontalPodAutoscaler keeps one replica of Triton")
+    return tuple(words)
 
 
 __all__ = [
@@ -654,4 +710,6 @@ __all__ = [
     "ModelDeploymentStatus",
     "RecipePatch",
     "references",
+    "unsupported",
+    "without_effect",
 ]

@@ -25,6 +25,7 @@ from fovea_operator.objects import (
     uid_of,
 )
 from fovea_operator.ownership import differs, to_apply
+from fovea_operator.prerequisites import missing
 from fovea_operator.writes import Apply, Count, Create, Delete, Emit, Plan, SetStatus, Write
 
 logger = logging.getLogger(__name__)
@@ -43,10 +44,6 @@ class NotOurs(FoveaError):
 
 class Leftover(FoveaError):
     """An object of a name that we need is left of an object that was deleted and made again; it goes by itself."""
-
-
-class KubeRayMissing(FoveaError):
-    """The cluster has no RayJobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +113,7 @@ class Writer:
         except Conflict:
             made = await self._existing(write, owner)
         except NotFound as error:
-            if write.key.kind.group == "ray.io":
-                raise KubeRayMissing(
-                    "the cluster knows no RayJobs", None, "install the KubeRay operator 1.6 or newer"
-                ) from error
-            raise
+            raise missing(write.key.kind) or error from error
         self._learn(write.key, made)
 
     async def _apply(self, write: Apply) -> None:
@@ -138,6 +131,8 @@ class Writer:
             if not error.fields:
                 raise
             made = await self.api.apply(key, to_apply(manifest, error.fields), force=False)
+        except NotFound as error:
+            raise missing(key.kind) or error from error
         self._learn(key, made)
 
     def _owned(self, controller: Key, manifest: JsonObject) -> tuple[View, JsonObject]:

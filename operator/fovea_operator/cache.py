@@ -32,6 +32,8 @@ class Cache:
     changed: Callable[[Kind, Sequence[View], Collection[Key]], None] = lambda kind, values, referred: None
     """Called with the objects that are new, newer or deleted, whoever changed them: the watch, a listing or ourselves;
     and with the objects that they refer to, or did before."""
+    lacking: set[Kind] = field(default_factory=set)
+    """Kinds that the cluster does not serve, for nobody installed what defines them."""
     _objects: dict[Key, JsonObject] = field(default_factory=dict)
     _keys: dict[Kind, dict[str, dict[Key, None]]] = field(default_factory=dict)
     """The keys of all objects, by kind and namespace, in the order in which they came."""

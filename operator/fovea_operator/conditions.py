@@ -82,6 +82,22 @@ def waiting_for_leftover(key: object) -> Assessment:
     return progressing("Stopping", f"waiting for {key} of the object before to go")
 
 
+def condition_at(
+    known: Condition | None, type: str, status: str, finding: Finding, generation: int | None, now: datetime
+) -> Condition:
+    """A condition: True, False or Unknown. It keeps its transition time until its status changes; `known`: so far."""
+    return Condition.model_validate(
+        {
+            "type": type,
+            "status": status,
+            "reason": finding.reason,
+            "message": finding.message[:_MESSAGE_LIMIT],
+            "lastTransitionTime": known.last_transition_time if known and known.status == status else now,
+            "observedGeneration": generation,
+        }
+    )
+
+
 def conditions(
     assessment: Assessment, old: Sequence[Condition], generation: int | None, now: datetime
 ) -> tuple[Condition, ...]:
@@ -89,17 +105,7 @@ def conditions(
     before = {condition.type: condition for condition in old}
 
     def condition(type: str, holds: bool, finding: Finding) -> Condition:
-        status, known = "True" if holds else "False", before.get(type)
-        return Condition.model_validate(
-            {
-                "type": type,
-                "status": status,
-                "reason": finding.reason,
-                "message": finding.message[:_MESSAGE_LIMIT],
-                "lastTransitionTime": known.last_transition_time if known and known.status == status else now,
-                "observedGeneration": generation,
-            }
-        )
+        return condition_at(before.get(type), type, "True" if holds else "False", finding, generation, now)
 
     def optional(type: str, finding: Finding | None) -> Condition:
         return condition(type, finding is not None, finding or Finding(f"Not{type}", ""))

@@ -11,7 +11,7 @@ from fovea_api.common import Status
 from fovea_api.errors import FoveaError, InvalidManifest
 from fovea_api.run import RunType
 
-from fovea_operator.apply import KubeRayMissing, Leftover, NotOurs, Writer
+from fovea_operator.apply import Leftover, NotOurs, Writer
 from fovea_operator.cleanups.observe import observe_deleted
 from fovea_operator.cleanups.plan import plan_deleted
 from fovea_operator.client import Invalid, Refused
@@ -19,6 +19,7 @@ from fovea_operator.conditions import Assessment, conditions, progressing, stall
 from fovea_operator.logs import about
 from fovea_operator.objects import RUN, JsonObject, Key, View, key_of, mapping, number, parse, text
 from fovea_operator.observe import Observer
+from fovea_operator.prerequisites import KindMissing
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Create, Emit, Plan, SetStatus
 
@@ -55,7 +56,7 @@ class Engine:
             except Refused as error:
                 await self._report(key, progressing(error.reason, str(error)))
                 raise
-            except (NotOurs, KubeRayMissing, InvalidManifest) as error:
+            except (NotOurs, KindMissing, InvalidManifest) as error:
                 await self._report(key, stalled(error.reason, str(error)))
                 raise
             except FoveaError:

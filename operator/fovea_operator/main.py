@@ -33,6 +33,7 @@ from fovea_operator.observe import Observer
 from fovea_operator.polling import Poller
 from fovea_operator.queue import KeyedQueue, backoff
 from fovea_operator.registry import Registry
+from fovea_operator.scraping import Scraper
 from fovea_operator.settings import Settings
 from fovea_operator.watching import Watcher
 
@@ -100,7 +101,8 @@ class Operator:
         cache = Cache(self.registry)
         writer = Writer(api, cache, self.metrics, self.identity)
         poller = Poller(api, self.settings, lambda key: queue.add(key))
-        engine = Engine(Observer(api, cache, poller, self.settings), writer, self.settings)
+        scraper = Scraper(lambda key: queue.add(key))
+        engine = Engine(Observer(api, cache, poller, self.settings, scraper), writer, self.settings)
         self.queue = queue = KeyedQueue(
             engine.reconcile, self.settings, self.metrics, lambda key: key.kind.name, _reason
         )
@@ -119,6 +121,7 @@ class Operator:
             group.create_task(self._watch(watcher), name="watch")
             group.create_task(watcher.resync_forever(), name="resync")
             group.create_task(poller.run(), name="poller")
+            group.create_task(scraper.run(self.settings), name="scraper")
             group.create_task(queue.run(), name="queue")
 
     async def _watch(self, watcher: Watcher) -> None:

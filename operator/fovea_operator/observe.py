@@ -29,6 +29,7 @@ from fovea_operator.objects import (
 )
 from fovea_operator.polling import Poller
 from fovea_operator.registry import Registry
+from fovea_operator.scraping import Scraper
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig, strings
 
@@ -48,6 +49,7 @@ class Observer:
     cache: Cache
     poller: Poller
     settings: Settings
+    scraper: Scraper = field(default_factory=Scraper)
     unreadable: dict[Key, dict[Key, InvalidManifest]] = field(default_factory=dict)
     """Runs that this version of the API cannot read, by the object that they work for; the engine reports them."""
 

@@ -103,6 +103,37 @@ class Settings:
         0, "Seconds in which a Ray cluster must come up before its attempt fails. 0: it may wait for nodes forever."
     )
 
+    # Serving
+    serving_image: str = _setting(
+        "fovea/serving:latest", "Image of gateways and of Ray Serve, where the deployment names none."
+    )
+    triton_image: str = _setting("fovea/triton:latest", "Image of Triton, where the deployment names none.")
+    gateway_replicas: int = _setting(2, "Gateway pods of a deployment; with two, none is missed while one is replaced.")
+    gateway_cpu: str = _setting("100m", "CPU request of a gateway pod.")
+    gateway_memory: str = _setting("256Mi", "Memory request of a gateway pod.")
+    gateway_memory_limit: str = _setting("1Gi", "Memory limit of a gateway pod; images are decoded within it.")
+    ray_head_cpu: str = _setting("200m", "CPU request of the Ray head of a deployment; it serves nothing itself.")
+    ray_head_memory: str = _setting("1Gi", "Memory request of the Ray head of a deployment.")
+    ray_head_memory_limit: str = _setting("2Gi", "Memory limit of the Ray head of a deployment.")
+    ray_autoscaler_cpu: str = _setting("50m", "CPU request of Ray's autoscaler, beside the head.")
+    ray_autoscaler_memory: str = _setting("256Mi", "Memory request of Ray's autoscaler.")
+    ray_autoscaler_memory_limit: str = _setting("512Mi", "Memory limit of Ray's autoscaler.")
+    ray_idle_seconds: int = _setting(60, "Seconds until a Ray pod that no replica needs any more is given back.")
+    redis_address: str = _setting(
+        "", "host:port of the Redis in which Ray heads keep their state, so that serving outlives one. Empty: none."
+    )
+    redis_secret: str = _setting("", "Secret in each namespace with Redis' password under `password`. Empty: none.")
+    cpu_utilization: int = _setting(70, "Per cent of its CPU request that Triton's autoscaling aims at.")
+    switch_grace_seconds: float = _setting(
+        30.0, "Seconds until gateways that cannot be asked are taken to have followed a switch; a watch is faster."
+    )
+    metrics_seconds: float = _setting(10.0, "Seconds between two looks at what the gateways measure.")
+    metrics_window_seconds: float = _setting(
+        120.0, "Seconds over which rates and quantiles are taken; short enough to show trouble, long enough to count."
+    )
+    prometheus: str = _setting("", "Address of a Prometheus that scrapes the gateways. Empty: they are asked.")
+    route_scheme: str = _setting("https", "Scheme of URLs behind a Gateway, whose listeners are not read.")
+
     cleanup_delay_seconds: float = _setting(
         60.0,
         "Seconds from an object's deletion, or a cleanup's creation, to the deletion of data; longer than any write.",

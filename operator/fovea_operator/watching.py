@@ -42,8 +42,6 @@ class Watcher:
     queue: KeyedQueue[Key]
     settings: Settings
     metrics: Metrics
-    _lacking: set[Kind] = field(default_factory=set)
-    """Kinds that the cluster did not have when we started."""
     _relisted: dict[Kind, asyncio.Task[None]] = field(default_factory=dict)
     """Kinds that the watch has listed and that we list soon."""
     _resynced: float = math.inf
@@ -51,7 +49,7 @@ class Watcher:
 
     async def fill(self) -> None:
         """Lists everything, then asks for a reconcile of every owner. Raises ApiError; may be called again."""
-        self._lacking.clear()
+        self.cache.lacking.clear()
         for kind in self.cache.registry.watched:
             await self._resync(kind)
         self._resynced = asyncio.get_running_loop().time()
@@ -150,8 +148,8 @@ class Watcher:
                 grant = f"grant the operator's ServiceAccount get, list and watch on {kind.plural} of {group}"
                 raise Refused(f"{kind.plural} cannot be listed: {error}; {grant}", error.reason) from error
             if not version:
-                self._lacking.add(kind)
-            elif kind in self._lacking:
+                self.cache.lacking.add(kind)
+            elif kind in self.cache.lacking:
                 raise KindAppeared(f"the cluster has {kind}s now; starting anew to watch them")
             within = (lambda key, scope=scope: key.namespace == scope) if scope else (lambda _: True)
             await self.cache.replace(kind, listed, version, within)

@@ -1,8 +1,9 @@
-"""What every pod of a run has: environment, mounts, security, and the part that users may set."""
+"""What every pod of a tenant has: environment, mounts, security, and the part that users may set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fovea_api import names
 from fovea_api.common import PodTemplate, Resources, RunPolicy
@@ -23,11 +24,30 @@ TERMINATION_MESSAGE_POLICY = "FallbackToLogsOnError"
 """Puts the end of a dead container's log into the pod's status, where `pods` finds it."""
 
 
-def pod_template(
-    work: Work, container: str, resources: Resources, extra: PodTemplate, settings: Settings
-) -> JsonObject:
-    """Pod template of a run. Security, ServiceAccount and FOVEA_ variables are set after the user's part."""
-    volumes, mounts = _volumes(work, settings)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What Fovea puts into a pod; the user's part is merged into it."""
+
+    container: str
+    """Name of its container."""
+    image: str
+    labels: Mapping[str, str]
+    env: Mapping[str, str]
+    resources: Resources
+    store_secret: str = ""
+    """Secret whose entries are variables too; empty: none."""
+    volumes: Sequence[JsonValue] = ()
+    mounts: Sequence[JsonValue] = ()
+    grace_seconds: int = 30
+    """Time from SIGTERM to SIGKILL."""
+    pod: JsonObject = field(default_factory=dict)
+    """Further fields of the pod's spec."""
+    main: JsonObject = field(default_factory=dict)
+    """Further fields of the container."""
+
+
+def merged(content: Content, extra: PodTemplate, settings: Settings) -> JsonObject:
+    """A pod template. Security and what Fovea says of the pod are set after the user's part."""
     user = extra.to_dict()
     spec: JsonObject = {
         name: user[name]
@@ -35,32 +55,52 @@ def pod_template(
         if user.get(name)
     }
     main: JsonObject = {
-        "name": container,
-        "image": work.image,
+        "name": content.container,
+        "image": content.image,
         "imagePullPolicy": settings.image_pull_policy,
         "terminationMessagePolicy": TERMINATION_MESSAGE_POLICY,
-        "env": [*_list(user, "env"), *_env(work)],
-        "resources": {name: part for name, part in resources.to_dict().items() if part},
-        "volumeMounts": [*_list(user, "volumeMounts"), *mounts],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "env": [*_list(user, "env"), *variables(content.env)],
+        "resources": {name: part for name, part in content.resources.to_dict().items() if part},
+        "volumeMounts": [*_list(user, "volumeMounts"), *content.mounts],
+        "securityContext": container_security(),
     }
-    if work.store.secret:
-        main["envFrom"] = [{"secretRef": {"name": work.store.secret}}]
+    if content.store_secret:
+        main["envFrom"] = [{"secretRef": {"name": content.store_secret}}]
     return {
         "metadata": {
-            "labels": {**_map(user, "labels"), **work.labels},
+            "labels": {**_map(user, "labels"), **content.labels},
             "annotations": _map(user, "annotations"),
         },
         "spec": spec
         | {
-            "serviceAccountName": names.RUN_SERVICE_ACCOUNT,
             "securityContext": security_context(settings),
-            "terminationGracePeriodSeconds": settings.termination_grace_seconds,
+            "terminationGracePeriodSeconds": content.grace_seconds,
             "enableServiceLinks": False,
-            "containers": [main],
-            "volumes": [*_list(user, "volumes"), *volumes],
-        },
+            "containers": [main | content.main],
+            "volumes": [*_list(user, "volumes"), *content.volumes],
+        }
+        | content.pod,
     }
+
+
+def pod_template(
+    work: Work, container: str, resources: Resources, extra: PodTemplate, settings: Settings
+) -> JsonObject:
+    """Pod template of a run."""
+    volumes, mounts = _volumes(work, settings)
+    content = Content(
+        container=container,
+        image=work.image,
+        labels=work.labels,
+        env=_env(work),
+        resources=resources,
+        store_secret=work.store.secret,
+        volumes=volumes,
+        mounts=mounts,
+        grace_seconds=settings.termination_grace_seconds,
+        pod={"serviceAccountName": names.RUN_SERVICE_ACCOUNT},
+    )
+    return merged(content, extra, settings)
 
 
 def main_container(template: JsonObject) -> JsonObject:
@@ -89,8 +129,40 @@ def security_context(settings: Settings) -> JsonObject:
     return context
 
 
-def _env(work: Work) -> list[JsonValue]:
-    values = {
+def variables(values: Mapping[str, str]) -> list[JsonValue]:
+    """Environment variables as a container lists them."""
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def container_security() -> JsonObject:
+    """A container's part of the restricted Pod Security Standard."""
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def claim_volumes(claims: Mapping[str, bool]) -> tuple[list[JsonValue], list[JsonValue]]:
+    """Volumes and mounts of PersistentVolumeClaims, where `pvc://` is looked for; by name whether one is written."""
+    volumes: list[JsonValue] = []
+    mounts: list[JsonValue] = []
+    for index, (claim, writable) in enumerate(sorted(claims.items())):
+        volume = f"fovea-pvc-{index}"
+        volumes.append({"name": volume, "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": volume, "mountPath": f"{PVC_ROOT}/{claim}", "readOnly": not writable})
+    return volumes, mounts
+
+
+def secret_volumes(secrets: Iterable[str]) -> tuple[list[JsonValue], list[JsonValue]]:
+    """Volumes and mounts of Secrets, a folder each."""
+    volumes: list[JsonValue] = []
+    mounts: list[JsonValue] = []
+    for index, secret in enumerate(sorted(set(secrets))):
+        volume = f"fovea-secret-{index}"
+        volumes.append({"name": volume, "secret": {"secretName": secret, "defaultMode": 0o440}})
+        mounts.append({"name": volume, "mountPath": f"{SECRETS_ROOT}/{secret}", "readOnly": True})
+    return volumes, mounts
+
+
+def _env(work: Work) -> dict[str, str]:
+    return {
         **run_spec.environment(work),
         "FOVEA_RUN_NAME": work.run,
         "FOVEA_NAMESPACE": work.namespace,
@@ -104,22 +176,14 @@ def _env(work: Work) -> list[JsonValue]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_COLOR_PREFIX": "0",
     }
-    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def _volumes(work: Work, settings: Settings) -> tuple[list[JsonValue], list[JsonValue]]:
     volumes, mounts = run_spec.volumes(work)
     volumes.append({"name": "fovea-work", "emptyDir": {"sizeLimit": settings.work_dir_size}})
     mounts.append({"name": "fovea-work", "mountPath": WORK_DIR})
-    for index, (claim, writable) in enumerate(sorted(_claims(work.spec).items())):
-        volume = f"fovea-pvc-{index}"
-        volumes.append({"name": volume, "persistentVolumeClaim": {"claimName": claim}})
-        mounts.append({"name": volume, "mountPath": f"{PVC_ROOT}/{claim}", "readOnly": not writable})
-    for index, secret in enumerate(sorted(set(_secrets(dict(work.spec.recipe))))):
-        volume = f"fovea-secret-{index}"
-        volumes.append({"name": volume, "secret": {"secretName": secret, "defaultMode": 0o440}})
-        mounts.append({"name": volume, "mountPath": f"{SECRETS_ROOT}/{secret}", "readOnly": True})
-    return volumes, mounts
+    claims, secrets = claim_volumes(_claims(work.spec)), secret_volumes(_secrets(dict(work.spec.recipe)))
+    return [*volumes, *claims[0], *secrets[0]], [*mounts, *claims[1], *secrets[1]]
 
 
 def _claims(spec: RunSpec) -> dict[str, bool]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
-from fovea_operator.apply import KubeRayMissing, Leftover, NotOurs, Writer
+from fovea_operator.apply import Leftover, NotOurs, Writer
 from fovea_operator.cache import Cache
 from fovea_operator.client import Api, Conflict, NotFound, Refused, Unreachable
 from fovea_operator.kinds import builtin
@@ -24,6 +24,7 @@ from fovea_operator.objects import (
     View,
     key_of,
 )
+from fovea_operator.prerequisites import KubeRayMissing
 from fovea_operator.runs.build import namespace_setup
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Apply, Create, Delete, Emit, Plan, SetStatus, Write

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 from fovea_api.errors import InvalidManifest
-from fovea_operator.apply import KubeRayMissing, NotOurs, Writer
+from fovea_operator.apply import NotOurs, Writer
 from fovea_operator.cache import Cache
 from fovea_operator.client import Api, Conflict, Invalid, Refused, Unreachable, WebhookFailed
 from fovea_operator.engine import Engine
@@ -18,11 +18,11 @@ from fovea_operator.metrics import Metrics
 from fovea_operator.objects import (
     DATASET,
     JOB,
-    MODEL_DEPLOYMENT,
     NAMESPACE,
     ROLE_BINDING,
     RUN,
     TRAINING_JOB,
+    TUNING_SWEEP,
     JsonObject,
     Key,
     Kind,
@@ -30,6 +30,7 @@ from fovea_operator.objects import (
 )
 from fovea_operator.observe import Observer
 from fovea_operator.polling import Poller
+from fovea_operator.prerequisites import KubeRayMissing
 from fovea_operator.settings import Settings
 
 from tests.unit.operator.fake_api import FakeApi
@@ -265,8 +266,8 @@ async def test_of_an_object_that_is_deleted_its_cleanup_reports() -> None:
 
 
 async def test_a_kind_of_a_later_version_says_so_once() -> None:
-    key = Key(MODEL_DEPLOYMENT, "ns", "serve")
-    world = World((MODEL_DEPLOYMENT, thing(MODEL_DEPLOYMENT, "serve", spec={})))
+    key = Key(TUNING_SWEEP, "ns", "search")
+    world = World((TUNING_SWEEP, thing(TUNING_SWEEP, "search", spec={})))
     assert await world.engine.reconcile(key) is None
     assert world.says(key)[0] == "NotSupportedYet"
     world.api.asked.clear()

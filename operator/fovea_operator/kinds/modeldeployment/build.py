@@ -1,0 +1,254 @@
+"""The children of a ModelDeployment: gateway, runtime, and what is around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from fovea_api import names
+from fovea_api.gateway import CONFIG_KEY, GatewayConfig, ServedVersion
+from fovea_api.modeldeployment import DeployedVersion
+from pydantic import JsonValue
+
+from fovea_operator.objects import (
+    AUTOSCALER,
+    CONFIG_MAP,
+    DEPLOYMENT,
+    DISRUPTION_BUDGET,
+    HTTP_ROUTE,
+    INGRESS,
+    NETWORK_POLICY,
+    RAY_SERVICE,
+    ROLE,
+    ROLE_BINDING,
+    SERVICE,
+    SERVICE_ACCOUNT,
+    JsonObject,
+    Kind,
+)
+from fovea_operator.settings import Settings
+from fovea_operator.workloads.deployment import (
+    GATEWAY_PORT,
+    TRITON_GRPC_PORT,
+    TRITON_METRICS_PORT,
+    build_gateway,
+    build_triton,
+    build_triton_autoscaler,
+    build_triton_service,
+    triton_address,
+)
+from fovea_operator.workloads.rayservice import (
+    DASHBOARD_PORT,
+    METRICS_PORT,
+    PORT,
+    address,
+    build_ray_service,
+)
+from fovea_operator.workloads.serving import GATEWAY, HEAD, REPLICA, Serving
+
+CHILDREN = (
+    SERVICE_ACCOUNT, ROLE, ROLE_BINDING, CONFIG_MAP, SERVICE, DEPLOYMENT, DISRUPTION_BUDGET, NETWORK_POLICY,
+    RAY_SERVICE, AUTOSCALER, INGRESS, HTTP_ROUTE,
+)  # fmt: skip
+"""Kinds of the children."""
+_KUBERAY = {"app.kubernetes.io/name": "kuberay-operator"}
+"""Labels of KubeRay's pods, which ask Ray's dashboard and the proxies of Ray Serve."""
+
+
+def url(serving: Serving, settings: Settings) -> str:
+    """Where requests go: the public address where there is one, else that in the cluster."""
+    expose = serving.spec.expose
+    if expose is None:
+        return f"http://{serving.child()}.{serving.namespace}.svc.cluster.local"
+    if expose.gateway_ref is not None:
+        return f"{settings.route_scheme}://{expose.hostname}"
+    return f"{'https' if expose.tls_secret_ref is not None else 'http'}://{expose.hostname}"
+
+
+def gateway_config(serving: Serving, stable: DeployedVersion | None, reason: str) -> GatewayConfig:
+    """What the gateway goes by. `reason`: why no version answers, where none does."""
+    spec = serving.spec
+    versions = () if stable is None else (_served(serving, stable),)
+    return GatewayConfig(
+        namespace=serving.namespace,
+        deployment=serving.name,
+        runtime=stable.runtime if stable is not None else spec.runtime,
+        versions=versions,
+        reason="" if versions else reason[:1024],
+        inference=spec.inference,
+        authentication=spec.authentication,
+        objectives=spec.objectives,
+    )
+
+
+def _served(serving: Serving, version: DeployedVersion) -> ServedVersion:
+    where = address(serving, version) if version.runtime == "RayServe" else triton_address(serving, version)
+    return ServedVersion(
+        name=version.name or "",
+        role="Stable",
+        weight=100,
+        bundle=version.bundle,
+        precision=None if version.precision == "Auto" else version.precision,
+        address=where,
+    )
+
+
+def gateway_children(
+    serving: Serving, versions: Sequence[DeployedVersion], config: GatewayConfig, settings: Settings
+) -> tuple[JsonObject, ...]:
+    """The gateway, its account and configuration, and its Service."""
+    budget = [_disruption_budget(serving)] if settings.gateway_replicas > 1 else []
+    return (
+        {**_object(SERVICE_ACCOUNT, serving, serving.child(GATEWAY))},
+        _role(serving),
+        _role_binding(serving),
+        _config_map(serving, config),
+        build_gateway(serving, versions, settings),
+        _service(serving),
+        *budget,
+    )
+
+
+def runtime_children(
+    serving: Serving, versions: Sequence[DeployedVersion], settings: Settings
+) -> tuple[JsonObject, ...]:
+    """What runs the versions; of Ray one object has all. First who may reach it, then the pods."""
+    if not versions:
+        return ()
+    on_ray = [version for version in versions if version.runtime == "RayServe"]
+    children = [_network_policy(serving), *([build_ray_service(serving, on_ray, settings)] if on_ray else [])]
+    for version in versions:
+        if version.runtime == "Triton":
+            children += [build_triton_service(serving, version), build_triton(serving, version, settings)]
+            if serving.spec.scaling.min_replicas is not None:
+                children.append(build_triton_autoscaler(serving, version, settings))
+    return tuple(children)
+
+
+def route(serving: Serving) -> JsonObject | None:
+    """What leads from outside to the gateway; None where it is for the cluster only."""
+    expose = serving.spec.expose
+    if expose is None:
+        return None
+    if expose.gateway_ref is None:
+        return _ingress(serving)
+    parent: JsonObject = {"name": expose.gateway_ref.name}
+    if expose.gateway_ref.section_name is not None:
+        parent["sectionName"] = expose.gateway_ref.section_name
+    return _object(
+        HTTP_ROUTE,
+        serving,
+        serving.child(),
+        spec={
+            "parentRefs": [parent],
+            "hostnames": [expose.hostname],
+            "rules": [{"backendRefs": [{"name": serving.child(), "port": 80}]}],
+        },
+    )
+
+
+def _ingress(serving: Serving) -> JsonObject:
+    expose = serving.spec.expose
+    assert expose is not None
+    backend: JsonObject = {"service": {"name": serving.child(), "port": {"name": "http"}}}
+    path: JsonObject = {"path": "/", "pathType": "Prefix", "backend": backend}
+    spec: JsonObject = {
+        "ingressClassName": expose.ingress_class_name,
+        "rules": [{"host": expose.hostname, "http": {"paths": [path]}}],
+    }
+    if expose.tls_secret_ref is not None:
+        spec["tls"] = [{"hosts": [expose.hostname], "secretName": expose.tls_secret_ref.name}]
+    return _object(INGRESS, serving, serving.child(), spec=spec)
+
+
+def _role(serving: Serving) -> JsonObject:
+    """Its own configuration, and to ask whether a caller may get the ModelDeployment; nothing else."""
+    return _object(
+        ROLE,
+        serving,
+        serving.child(GATEWAY),
+        rules=[
+            {
+                "apiGroups": [""],
+                "resources": [CONFIG_MAP.plural],
+                "resourceNames": [serving.child(GATEWAY)],
+                "verbs": ["get", "list", "watch"],
+            },
+            {
+                "apiGroups": ["authorization.k8s.io"],
+                "resources": ["localsubjectaccessreviews"],
+                "verbs": ["create"],
+            },
+        ],
+    )
+
+
+def _role_binding(serving: Serving) -> JsonObject:
+    name = serving.child(GATEWAY)
+    return _object(
+        ROLE_BINDING,
+        serving,
+        name,
+        roleRef={"apiGroup": ROLE.group, "kind": ROLE.name, "name": name},
+        subjects=[{"kind": SERVICE_ACCOUNT.name, "name": name, "namespace": serving.namespace}],
+    )
+
+
+def _config_map(serving: Serving, config: GatewayConfig) -> JsonObject:
+    text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
+    return _object(CONFIG_MAP, serving, serving.child(GATEWAY), data={CONFIG_KEY: text})
+
+
+def _service(serving: Serving) -> JsonObject:
+    return _object(
+        SERVICE,
+        serving,
+        serving.child(),
+        spec={
+            "selector": _labels(serving, GATEWAY),
+            "ports": [{"name": "http", "port": 80, "targetPort": GATEWAY_PORT, "appProtocol": "http"}],
+        },
+    )
+
+
+def _disruption_budget(serving: Serving) -> JsonObject:
+    selector: JsonObject = {"matchLabels": _labels(serving, GATEWAY)}
+    return _object(DISRUPTION_BUDGET, serving, serving.child(GATEWAY), spec={"maxUnavailable": 1, "selector": selector})
+
+
+def _network_policy(serving: Serving) -> JsonObject:
+    """The runtime's pods answer the gateway, each other, KubeRay and who reads metrics; nobody else."""
+    runtime: JsonObject = {
+        "matchLabels": dict[str, JsonValue](serving.labels),
+        "matchExpressions": [{"key": names.LABEL_COMPONENT, "operator": "In", "values": [HEAD, REPLICA]}],
+    }
+    kuberay: JsonObject = {"namespaceSelector": {}, "podSelector": {"matchLabels": dict[str, JsonValue](_KUBERAY)}}
+    gateway: JsonObject = {"podSelector": {"matchLabels": _labels(serving, GATEWAY)}}
+    return _object(
+        NETWORK_POLICY,
+        serving,
+        serving.child("runtime"),
+        spec={
+            "podSelector": runtime,
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [{"podSelector": runtime}]},
+                {"from": [gateway], "ports": _ports(PORT, TRITON_GRPC_PORT)},
+                {"from": [kuberay], "ports": _ports(PORT, DASHBOARD_PORT)},
+                {"ports": _ports(METRICS_PORT, TRITON_METRICS_PORT)},
+            ],
+        },
+    )
+
+
+def _ports(*ports: int) -> list[JsonValue]:
+    return [{"port": port, "protocol": "TCP"} for port in ports]
+
+
+def _labels(serving: Serving, component: str) -> JsonObject:
+    return dict[str, JsonValue](serving.component(component))
+
+
+def _object(kind: Kind, serving: Serving, name: str, **content: JsonValue) -> JsonObject:
+    head: JsonObject = {"apiVersion": kind.api_version, "kind": kind.name, "metadata": serving.metadata(name)}
+    return head | content

@@ -1,0 +1,69 @@
+"""Whether a deployment keeps what it promises. Too little measured is unknown, never good or bad."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fovea_api.modeldeployment import ObjectiveResult, ServiceObjectives
+
+from fovea_operator.conditions import Finding
+from fovea_operator.measurement import Measured
+
+CONDITION = "ObjectivesMet"
+LATENCY, THROUGHPUT, ERRORS = "latencyP95Milliseconds", "throughputPerSecond", "errorRate"
+_SHARE = 0.95
+_DIGITS = 3
+
+
+def metrics(measured: Measured) -> dict[str, float]:
+    """What is measured, by name; what is not known is absent."""
+    p95 = measured.quantile(_SHARE)
+    values = {
+        "requestsPerSecond": measured.per_second,
+        LATENCY: p95 * 1000 if p95 is not None else None,
+        ERRORS: measured.error_rate,
+    }
+    return {name: _rounded(value) for name, value in values.items() if value is not None}
+
+
+def results(objectives: ServiceObjectives | None, measured: Measured) -> tuple[ObjectiveResult, ...]:
+    """Each promise with what was measured."""
+    return tuple(_results(objectives, measured)) if objectives is not None else ()
+
+
+def _results(objectives: ServiceObjectives, measured: Measured) -> Iterator[ObjectiveResult]:
+    if (limit := objectives.latency_p95_milliseconds) is not None:
+        p95, within = measured.quantile(_SHARE), measured.within(limit / 1000)
+        value = _rounded(p95 * 1000) if p95 is not None else None
+        met = within >= _SHARE if within is not None else None
+        yield ObjectiveResult(metric=LATENCY, wanted=limit, measured=value, met=met)
+    if (least := objectives.throughput_per_second) is not None:
+        rate = measured.per_second
+        borne = True if rate is not None and rate >= least else (False if measured.shed else None)
+        yield ObjectiveResult(
+            metric=THROUGHPUT, wanted=least, measured=_rounded(rate) if rate is not None else None, met=borne
+        )
+    if (most := objectives.error_rate) is not None:
+        share = measured.error_rate
+        met = share <= most if share is not None else None
+        value = _rounded(share) if share is not None else None
+        yield ObjectiveResult(metric=ERRORS, wanted=most, measured=value, met=met)
+
+
+def verdict(found: tuple[ObjectiveResult, ...]) -> tuple[str, Finding]:
+    """Status and words of the condition."""
+    missed = [result for result in found if result.met is False]
+    if missed:
+        return "False", Finding("ObjectivesMissed", "; ".join(map(_words, missed)))
+    unknown = [result.metric for result in found if result.met is None]
+    if unknown:
+        return "Unknown", Finding("TooLittleMeasured", f"too few requests to judge {', '.join(unknown)}")
+    return "True", Finding("ObjectivesMet", "; ".join(map(_words, found)))
+
+
+def _words(result: ObjectiveResult) -> str:
+    return f"{result.metric} is {result.measured}, promised {result.wanted}"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

@@ -1,0 +1,327 @@
+"""The planner of a ModelDeployment: which version is loaded, which one answers, and how all of it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cached_property
+
+from fovea_api.common import Condition
+from fovea_api.modeldeployment import (
+    DeployedVersion,
+    ModelDeploymentStatus,
+    ObjectiveResult,
+    unsupported,
+    without_effect,
+)
+
+from fovea_operator.conditions import (
+    Assessment,
+    Finding,
+    condition_at,
+    condition_of,
+    conditions,
+    progressing,
+    ready,
+    stalled,
+)
+from fovea_operator.kinds.modeldeployment import objectives
+from fovea_operator.kinds.modeldeployment.build import (
+    CHILDREN,
+    gateway_children,
+    gateway_config,
+    route,
+    runtime_children,
+    url,
+)
+from fovea_operator.kinds.modeldeployment.bundles import is_same, resolve
+from fovea_operator.kinds.modeldeployment.rollout import Rollout, advance
+from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
+from fovea_operator.objects import DEPLOYMENT, MODEL_DEPLOYMENT, RAY_SERVICE, JsonObject, Key, text, uid_of
+from fovea_operator.prerequisites import missing
+from fovea_operator.runs.plan import blocker_of, own_status, refusal
+from fovea_operator.settings import Settings
+from fovea_operator.workloads.deployment import triton_state
+from fovea_operator.workloads.rayservice import NAME_LENGTH as RAY_NAME_LENGTH
+from fovea_operator.workloads.rayservice import ray_state
+from fovea_operator.workloads.serving import (
+    DRAIN_SECONDS,
+    GATEWAY,
+    REPLICA,
+    Serving,
+    VersionState,
+    is_ready,
+    of_component,
+    trouble,
+)
+from fovea_operator.writes import Apply, Delete, Emit, Plan, Write
+
+SUPPORTED = "FullySupported"
+"""Condition: whether all that the spec asks for acts in this version."""
+_SECOND = 1.0
+_KINDS = {kind.name: kind for kind in CHILDREN}
+
+
+def plan_deployment(snapshot: DeploymentSnapshot, settings: Settings) -> Plan:
+    """The next writes for a ModelDeployment."""
+    if problems := unsupported(snapshot.deployment.spec):
+        return _Planner(snapshot, settings).only(refusal(problems))
+    return _Planner(snapshot, settings).plan()
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """One plan: what follows from the snapshot, each thing worked out once."""
+
+    snapshot: DeploymentSnapshot
+    settings: Settings
+
+    @property
+    def key(self) -> Key:
+        metadata = self.snapshot.deployment.metadata
+        return Key(MODEL_DEPLOYMENT, metadata.namespace, metadata.name)
+
+    @cached_property
+    def old(self) -> ModelDeploymentStatus:
+        return self.snapshot.deployment.status or ModelDeploymentStatus()
+
+    @cached_property
+    def serving(self) -> Serving:
+        spec, key = self.snapshot.deployment.spec, self.key
+        return Serving(namespace=key.namespace, name=key.name, spec=spec, store=self.snapshot.store)
+
+    @cached_property
+    def target(self) -> DeployedVersion | Assessment:
+        return resolve(self.snapshot)
+
+    @property
+    def at_zero(self) -> bool:
+        """Whether no replica is asked for, and none may come."""
+        scaling = self.serving.spec.scaling
+        return scaling.replicas == 0 and scaling.max_replicas is None
+
+    @cached_property
+    def rollout(self) -> Rollout:
+        target = self.target if isinstance(self.target, DeployedVersion) else None
+        return advance(self.old, target, lambda version: self.state(version).ready, self.drained, self.snapshot.now)
+
+    @cached_property
+    def drained(self) -> bool:
+        """Whether no request is with the retiring version any more: every gateway has left it for so long."""
+        since = self.old.stable.since if self.old.stable is not None else None
+        if self.old.retiring is None or since is None or self.old.stable is None:
+            return True
+        settle = timedelta(seconds=self.serving.spec.inference.timeout_seconds + DRAIN_SECONDS)
+        age = self.snapshot.now - since
+        grace = timedelta(seconds=self.settings.switch_grace_seconds)
+        gateways = sum(map(is_ready, of_component(self.snapshot.pods, GATEWAY)))
+        followed = self.snapshot.measured.follows(self.old.stable.name or "", gateways)
+        return age >= settle + (timedelta(0) if followed else grace)
+
+    def state(self, version: DeployedVersion) -> VersionState:
+        """Where a version is in its runtime; one that is to have no replicas is where it should be."""
+        if self.at_zero:
+            return VersionState(ready=True)
+        namespace, pods = self.key.namespace, self.snapshot.pods
+        if version.runtime == "Triton":
+            key = Key(DEPLOYMENT, namespace, self.serving.child(version.name or ""))
+            return triton_state(self.snapshot.children.get(key), pods, version)
+        key = Key(RAY_SERVICE, namespace, self.serving.child(limit=RAY_NAME_LENGTH))
+        return ray_state(self.snapshot.children.get(key), pods, version)
+
+    # --- The plan ------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """Children first, then what must go, then the status that speaks of them."""
+        assessment = self.assess()
+        children = tuple(self.children(assessment))
+        planned = {_key(child) for child in children}
+        gone = [Delete(key, uid_of(value)) for key, value in self.snapshot.children.items() if key not in planned]
+        status = self.status(assessment)
+        return Plan(
+            (
+                *(Apply(_key(child), child, self.key) for child in children),
+                *gone,
+                *self.events(assessment),
+                *own_status(self.key, self.snapshot.deployment.status, status),
+            ),
+            self.requeue_after(),
+        )
+
+    def only(self, assessment: Assessment) -> Plan:
+        """Says why nothing is done; what serves stays as it is."""
+        metadata = self.snapshot.deployment.metadata
+        found = conditions(assessment, self.old.conditions, metadata.generation, self.snapshot.now)
+        update = {"observed_generation": metadata.generation, "conditions": found}
+        phase = "Degraded" if self.old.stable is not None else "Failed"
+        status = self.old.model_copy(update=update | {"phase": phase})
+        return Plan((*self.news(assessment), *own_status(self.key, self.snapshot.deployment.status, status)))
+
+    def requeue_after(self) -> float | None:
+        """Draining and an unanswered promise of the measurements end by the clock; all else wakes us."""
+        return _SECOND if self.rollout.retiring is not None else None
+
+    def children(self, assessment: Assessment) -> Iterator[JsonObject]:
+        """Gateway and its configuration first: it answers with the reason until a version does."""
+        stable = self.rollout.stable if not self.at_zero else None
+        config = gateway_config(self.serving, stable, f"{assessment.reason}: {assessment.message}")
+        versions = self.rollout.versions
+        yield from gateway_children(self.serving, versions, config, self.settings)
+        if self.at_zero:  # Ray keeps no cluster for nothing; a Deployment costs nothing without pods
+            versions = tuple(version for version in versions if version.runtime == "Triton")
+        around = route(self.serving)
+        for child in (*runtime_children(self.serving, versions, self.settings), *([around] if around else [])):
+            if _key(child).kind not in self.snapshot.lacking:
+                yield child
+
+    # --- Where it stands -----------------------------------------------------------------------------------------
+
+    def assess(self) -> Assessment:
+        """Whether it answers, and what else is going on."""
+        stable, coming = self.rollout.stable, self.coming()
+        if (lacking := self.lacking()) is not None:
+            return lacking
+        blocker = blocker_of(self.snapshot.missing, replace(self.snapshot.store, uri="-"))
+        if stable is None:
+            if isinstance(self.target, Assessment) and coming is None:
+                return self.target
+            return blocker or coming or progressing("Starting", "the first version is being loaded")
+        if (down := self.down(stable)) is not None:
+            return down
+        if self.at_zero:
+            return ready("ScaledToZero", "spec.scaling.replicas is 0; requests are answered with 503", meanwhile=coming)
+        words = f"version {stable.name} answers at {url(self.serving, self.settings)}"
+        if isinstance(self.target, Assessment):
+            words += f"; {self.target.reason}: {self.target.message}"
+        return ready("Serving", words, meanwhile=coming or blocker)
+
+    def lacking(self) -> Assessment | None:
+        """That the cluster lacks a kind that the spec needs."""
+        wishes = [RAY_SERVICE] if any(version.runtime == "RayServe" for version in self.rollout.versions) else []
+        around = route(self.serving)
+        wishes += [_key(around).kind] if around is not None else []
+        for kind in wishes:
+            if kind in self.snapshot.lacking and (error := missing(kind)) is not None:
+                return stalled(error.reason, str(error))
+        return None
+
+    def coming(self) -> Assessment | None:
+        """What a version that is not serving yet, or one that is not gone yet, comes to."""
+        candidate, retiring = self.rollout.candidate, self.rollout.retiring
+        if candidate is not None:
+            state = self.state(candidate)
+            if state.refused:
+                return stalled(state.reason, state.message)
+            return progressing(state.reason or "Loading", state.message or f"version {candidate.name} is being loaded")
+        if retiring is not None:
+            return progressing("Draining", f"version {retiring.name} finishes its requests")
+        state = self.state(self.rollout.stable) if self.rollout.stable is not None else VersionState(ready=True)
+        return progressing(state.reason or "Scaling", state.message) if state.answers and not state.ready else None
+
+    def down(self, stable: DeployedVersion) -> Assessment | None:
+        """Why the stable version does not answer; None: it does."""
+        state = self.state(stable)
+        gateways = [*of_component(self.snapshot.pods, GATEWAY)]
+        if not any(map(is_ready, gateways)):
+            found = trouble(gateways, "the operator's setting gateway_memory_limit")
+            return progressing(*(found or ("GatewayStarting", "no pod of the gateway is ready")))
+        if state.ready or state.answers:
+            return None
+        if state.refused:
+            return stalled(state.reason, state.message)
+        return progressing(state.reason or "Starting", state.message or f"version {stable.name} starts")
+
+    def status(self, assessment: Assessment) -> ModelDeploymentStatus:
+        """All of the status."""
+        deployment, rollout = self.snapshot.deployment, self.rollout
+        found = objectives.results(deployment.spec.objectives, self.snapshot.measured)
+        states = [self.state(version) for version in rollout.versions]
+        stable = rollout.stable
+        if stable is not None:
+            stable = stable.model_copy(update={"replicas": self.state(stable).replicas})
+        selector = {**self.serving.component(REPLICA)}
+        return ModelDeploymentStatus(
+            observed_generation=deployment.metadata.generation,
+            conditions=(*self.three(assessment), *self.further(found)),
+            phase=self.phase(assessment),
+            replicas=max((state.replicas for state in states), default=0),
+            selector=",".join(f"{name}={value}" for name, value in selector.items()),
+            url=url(self.serving, self.settings),
+            stable=stable,
+            candidate=rollout.candidate,
+            retiring=rollout.retiring,
+            objectives=found,
+            metrics=objectives.metrics(self.snapshot.measured),
+        )
+
+    def three(self, assessment: Assessment) -> tuple[Condition, ...]:
+        """The conditions that every kind has."""
+        generation = self.snapshot.deployment.metadata.generation
+        return conditions(assessment, self.old.conditions, generation, self.snapshot.now)
+
+    def further(self, found: tuple[ObjectiveResult, ...]) -> Iterator[Condition]:
+        """The conditions of this kind alone."""
+        generation, now = self.snapshot.deployment.metadata.generation, self.snapshot.now
+        if found:
+            status, finding = objectives.verdict(found)
+            known = condition_of(self.old, objectives.CONDITION)
+            yield condition_at(known, objectives.CONDITION, status, finding, generation, now)
+        words = self.idle_words()
+        finding = Finding("NotSupported" if words else "Supported", words)
+        known = condition_of(self.old, SUPPORTED)
+        yield condition_at(known, SUPPORTED, "False" if words else "True", finding, generation, now)
+
+    def idle_words(self) -> str:
+        """What the spec asks for and this version does not do."""
+        idle = without_effect(self.snapshot.deployment.spec)
+        return f"without effect in this version: {'; '.join(idle)}" if idle else ""
+
+    def phase(self, assessment: Assessment) -> str:
+        """The status in a word."""
+        if self.rollout.stable is None:
+            if assessment.stalled is not None:
+                return "Failed"
+            return "Progressing" if self.rollout.candidate is not None else "Pending"
+        if not assessment.ready or assessment.stalled is not None:
+            return "Degraded"
+        return "Progressing" if assessment.reconciling is not None else "Ready"
+
+    # --- Events --------------------------------------------------------------------------------------------------
+
+    def events(self, assessment: Assessment) -> Iterator[Write]:
+        """What has become of the versions, and what a person must know."""
+        key, old, now = self.key, self.old, self.rollout
+        if now.candidate is not None and not is_same(now.candidate, old.candidate):
+            once = f"{now.candidate.name}/{now.candidate.bundle}/{old.stable.since if old.stable else ''}"
+            yield Emit(key, "Normal", "VersionLoading", f"version {now.candidate.name} is being loaded", once)
+        if now.stable is not None and not is_same(now.stable, old.stable):
+            before = f", after version {now.retiring.name}" if now.retiring is not None else ""
+            since = old.candidate.since if old.candidate is not None else now.stable.since
+            yield Emit(
+                key,
+                "Normal",
+                "VersionServing",
+                f"version {now.stable.name} serves{before}",
+                f"{now.stable.name}@{since}",
+            )
+        if old.retiring is not None and now.retiring is None:
+            words = f"version {old.retiring.name} has finished its requests and was removed"
+            yield Emit(key, "Normal", "VersionRemoved", words, f"{old.retiring.name}@{old.retiring.since}")
+        if words := self.idle_words():
+            yield from self.once("NotSupported", words, condition_of(old, SUPPORTED))
+        yield from self.news(assessment)
+
+    def news(self, assessment: Assessment) -> Iterator[Write]:
+        """That nothing more happens until somebody changes something."""
+        if (finding := assessment.stalled) is not None:
+            yield from self.once(finding.reason, finding.message, condition_of(self.old, "Stalled"))
+
+    def once(self, reason: str, message: str, known: Condition | None) -> Iterator[Write]:
+        if known is None or (known.reason, known.message) != (reason, message):
+            yield Emit(self.key, "Warning", reason, message, message)
+
+
+def _key(manifest: JsonObject) -> Key:
+    kind = _KINDS[text(manifest, "kind")]
+    return Key(kind, text(manifest, "metadata", "namespace"), text(manifest, "metadata", "name"))

@@ -1,0 +1,117 @@
+"""Reads what gateways measure: from Prometheus where its address is configured, else from the pods themselves.
+
+An observer asks here and gets what the last looks came to; each look wakes those whose answer has changed. Samples are
+kept in memory for one window, so an operator that has just started knows nothing until its second look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from fovea_operator.measurement import NOTHING, REQUESTS, SECONDS, Measured, Sample, read_sample, summarize
+from fovea_operator.objects import Key, View, text
+from fovea_operator.settings import Settings
+from fovea_operator.workloads.deployment import GATEWAY_METRICS_PORT
+from fovea_operator.workloads.serving import GATEWAY, is_ready, of_component
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT_SECONDS = 5.0
+_AT_ONCE = 32
+"""Pods that are asked at the same time."""
+
+
+def gateways_of(pods: Iterable[View]) -> tuple[str, ...]:
+    """Addresses of the gateway pods that answer."""
+    found = (text(pod, "status", "podIP") for pod in of_component(list(pods), GATEWAY) if is_ready(pod))
+    return tuple(sorted(filter(None, found)))
+
+
+@dataclass(slots=True)
+class Scraper:
+    """Knows what gateways measure, for all who ask."""
+
+    wake: Callable[[Key], None] = lambda key: None
+    _targets: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+    """Addresses of the gateway pods of each deployment."""
+    _samples: dict[Key, dict[str, list[Sample]]] = field(default_factory=dict)
+    _measured: dict[Key, Measured] = field(default_factory=dict)
+
+    def ask(self, key: Key, targets: Sequence[str]) -> Measured:
+        """What the gateways of a deployment come to, as of the last look."""
+        self._targets[key] = tuple(targets)
+        return self._measured.get(key, NOTHING)
+
+    def forget(self, key: Key) -> None:
+        """The deployment is deleted."""
+        for known in (self._targets, self._samples, self._measured):
+            known.pop(key, None)
+
+    async def run(self, settings: Settings) -> None:
+        """Looks again and again until cancelled."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)) as session:
+            while True:
+                await asyncio.sleep(settings.metrics_seconds)
+                await self.look(session, settings)
+
+    async def look(self, session: aiohttp.ClientSession, settings: Settings) -> None:
+        """One look at everything that is asked for."""
+        limit = asyncio.Semaphore(_AT_ONCE)
+        for key, targets in list(self._targets.items()):
+            pages = await asyncio.gather(*(_scrape(session, limit, target) for target in targets))
+            found = {target: sample for target, sample in zip(targets, pages, strict=True) if sample is not None}
+            kept = self._samples.get(key, {})
+            since = asyncio.get_running_loop().time() - settings.metrics_window_seconds
+            self._samples[key] = {
+                target: [*(each for each in kept.get(target, ()) if each.at >= since), sample]
+                for target, sample in found.items()
+            }
+            measured = summarize(self._samples[key], len(targets) - len(found))
+            if settings.prometheus:
+                measured = await _query(session, settings, key, measured)
+            if key in self._targets and measured != self._measured.get(key, NOTHING):
+                self._measured[key] = measured
+                self.wake(key)
+
+
+async def _scrape(session: aiohttp.ClientSession, limit: asyncio.Semaphore, target: str) -> Sample | None:
+    host = f"[{target}]" if ":" in target else target
+    try:
+        async with limit, session.get(f"http://{host}:{GATEWAY_METRICS_PORT}/metrics") as answer:
+            answer.raise_for_status()
+            return read_sample(await answer.text(), asyncio.get_running_loop().time())
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        logger.debug("no metrics from %s: %s", target, error)
+        return None
+
+
+async def _query(session: aiohttp.ClientSession, settings: Settings, key: Key, seen: Measured) -> Measured:
+    """The same from Prometheus; what the pods say of their weights stays. Where it does not answer nothing is known."""
+    window = int(settings.metrics_window_seconds)
+    selector = f'{{namespace="{key.namespace}",deployment="{key.name}"}}[{window}s]'
+    try:
+        requests = await _sums(session, settings.prometheus, "code", f"{REQUESTS}{selector}")
+        buckets = await _sums(session, settings.prometheus, "le", f"{SECONDS}{selector}")
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("Prometheus at %s gives no answer: %s", settings.prometheus, error)
+        requests = buckets = {}
+    return Measured(
+        seconds=float(window) if requests else 0.0,
+        requests=requests,
+        buckets={float(edge): count for edge, count in buckets.items()},
+        weights=seen.weights,
+        silent=seen.silent,
+    )
+
+
+async def _sums(session: aiohttp.ClientSession, address: str, label: str, series: str) -> Mapping[str, float]:
+    query = {"query": f"sum by ({label}) (increase({series}))"}
+    async with session.get(f"{address.rstrip('/')}/api/v1/query", params=query) as answer:
+        answer.raise_for_status()
+        found = (await answer.json())["data"]["result"]
+    return {str(each["metric"][label]): float(each["value"][1]) for each in found}

@@ -1,0 +1,468 @@
+"""The planner of a ModelDeployment: the way of a version from its bundle to its last request, and other situations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from fovea_api.gateway import CONFIG_KEY, GatewayConfig
+from fovea_api.modeldeployment import ModelDeployment
+from fovea_api.run import Run
+from fovea_api.trainingjob import TrainingJob
+from fovea_operator.kinds.modeldeployment.plan import plan_deployment
+from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
+from fovea_operator.measurement import NOTHING, Measured
+from fovea_operator.objects import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    HTTP_ROUTE,
+    MODEL_DEPLOYMENT,
+    RAY_SERVICE,
+    SERVICE,
+    JsonObject,
+    Key,
+    Kind,
+    mapping,
+    parse,
+    text,
+)
+from fovea_operator.settings import Settings
+from fovea_operator.store import StoreConfig
+from fovea_operator.writes import Apply, Delete, Emit, Plan, SetStatus
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+KEY = Key(MODEL_DEPLOYMENT, "ns", "cells")
+OLD, NEW = "r-000001", "r-000002"
+SETTINGS = Settings()
+
+
+def deployment(**spec: Any) -> JsonObject:
+    return {
+        "apiVersion": "fovea.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "cells", "namespace": "ns", "uid": "u-md", "generation": 1},
+        "spec": {"model": {"trainingJobRef": {"name": "cells"}}, "rollout": {"strategy": "Recreate"}, **spec},
+    }
+
+
+def training(name: str, minute: int, recall: float = 0.9) -> Run:
+    """A run whose bundle is eligible from a recall of 0.8 on."""
+    return parse(
+        Run,
+        {
+            "apiVersion": "fovea.dev/v1alpha1",
+            "kind": "Run",
+            "metadata": {"name": name, "namespace": "ns", "creationTimestamp": f"2026-01-01T00:{minute:02}:00Z"},
+            "spec": {
+                "type": "Training",
+                "owner": {"kind": "TrainingJob", "name": "cells"},
+                "identity": "sha256-" + "1" * 64,
+                "recipe": {},
+                "inputs": {},
+                "execution": {"workers": 1},
+                "image": "trainer",
+                "store": "s3://fovea/ns",
+            },
+            "status": {
+                "result": {
+                    "completedAt": "2026-01-01T01:00:00Z",
+                    "artifact": f"s3://fovea/ns/bundles/{name}/",
+                    "digest": "sha256-" + "b" * 64,
+                    "metrics": {"test/recall": recall},
+                }
+            },
+        },
+    )
+
+
+JOB = parse(
+    TrainingJob,
+    {
+        "metadata": {"name": "cells", "namespace": "ns"},
+        "spec": {
+            "datasetRef": {"name": "cells"},
+            "model": {"architecture": "retinanet-efficientnet-lite0"},
+            "successCriteria": [{"metric": "test/recall", "min": 0.8}],
+        },
+    },
+)
+
+
+@dataclass
+class World:
+    """Carries plans out on a dictionary; the runtimes answer as told."""
+
+    value: JsonObject = field(default_factory=deployment)
+    trainings: tuple[Run, ...] = ()
+    running: set[str] = field(default_factory=set)
+    """Versions that the runtime has loaded."""
+    children: dict[Key, JsonObject] = field(default_factory=dict)
+    events: list[str] = field(default_factory=list)
+    now: datetime = START
+    gateways: int = 1
+    measured: Measured = NOTHING
+    more: dict[str, Any] = field(default_factory=dict)
+    configs: list[GatewayConfig] = field(default_factory=list)
+    """All that the gateways were given, one after the other."""
+
+    def step(self) -> Plan:
+        self._play()
+        plan = plan_deployment(self._snapshot(), SETTINGS)
+        for write in plan.writes:
+            match write:
+                case Apply():
+                    known = self.children.get(write.key, {})
+                    status = {"status": known["status"]} if "status" in known else {}
+                    self.children[write.key] = {**write.manifest, **status}
+                    if write.key.kind == CONFIG_MAP and known.get("data") != write.manifest["data"]:
+                        text_ = text(write.manifest, "data", CONFIG_KEY)
+                        self.configs.append(GatewayConfig.model_validate_json(text_))
+                case Delete():
+                    del self.children[write.key]
+                case SetStatus():
+                    self.value = {**self.value, "status": write.status}
+                case Emit():
+                    self.events.append(write.reason)
+        return plan
+
+    def settle(self, steps: int = 5, seconds: float = 0) -> None:
+        for _ in range(steps):
+            self.now += timedelta(seconds=seconds)
+            self.step()
+
+    def _snapshot(self) -> DeploymentSnapshot:
+        return DeploymentSnapshot(
+            deployment=parse(ModelDeployment, self.value),
+            job=JOB,
+            trainings=self.trainings,
+            children=dict(self.children),
+            pods=tuple(self._pods()),
+            store=StoreConfig("s3://fovea/ns", "fovea-store"),
+            measured=self.measured,
+            now=self.now,
+            **self.more,
+        )
+
+    def _pods(self) -> list[JsonObject]:
+        def pod(component: str, name: str) -> JsonObject:
+            labels = {"fovea.dev/component": component}
+            ready = {"type": "Ready", "status": "True"}
+            return {"metadata": {"name": name, "labels": labels}, "status": {"phase": "Running", "conditions": [ready]}}
+
+        pods = [pod("gateway", f"gateway-{number}") for number in range(self.gateways)]
+        if any(key.kind == RAY_SERVICE for key in self.children):
+            pods += [pod("head", "head"), pod("replica", "worker")]
+        return pods
+
+    def _play(self) -> None:
+        """KubeRay's part and the Deployment controller's: what is in `running` is loaded as soon as it is asked for."""
+        for key, child in self.children.items():
+            if key.kind == RAY_SERVICE:
+                states = {name: {"status": "RUNNING" if name in self.running else "DEPLOYING"} for name in self.loaded}
+                child["status"] = {"activeServiceStatus": {"applicationStatuses": states}}
+            if key.kind == DEPLOYMENT and any(key.name.endswith(name) for name in self.running):
+                child["status"] = {"availableReplicas": 1, "observedGeneration": 1}
+
+    def child(self, kind: Kind, name: str) -> JsonObject:
+        return self.children[Key(kind, "ns", name)]
+
+    @property
+    def loaded(self) -> dict[str, Any]:
+        """The applications of Ray Serve, by name."""
+        value = next((value for key, value in self.children.items() if key.kind == RAY_SERVICE), None)
+        if value is None:
+            return {}
+        return {it["name"]: it for it in json.loads(text(value, "spec", "serveConfigV2"))["applications"]}
+
+    @property
+    def config(self) -> GatewayConfig:
+        return GatewayConfig.model_validate_json(text(self.child(CONFIG_MAP, "cells-gateway"), "data", CONFIG_KEY))
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        return mapping(self.value, "status")
+
+    def says(self, type: str = "Ready") -> tuple[str, str, str]:
+        found = next(it for it in self.status["conditions"] if it["type"] == type)
+        return found["status"], found["reason"], found["message"]
+
+    @property
+    def answering(self) -> list[str]:
+        return [version.name for version in self.config.versions]
+
+
+def served() -> World:
+    """A deployment that serves OLD."""
+    world = World(trainings=(training(OLD, 1),), running={OLD})
+    world.settle()
+    assert world.answering == [OLD]
+    return world
+
+
+def test_from_nothing_to_a_version_that_serves() -> None:
+    world = World()
+    world.settle()
+    assert world.says()[:2] == ("False", "NoEligibleBundle")
+    assert world.status["phase"] == "Pending"
+    assert world.config.versions == ()
+    assert "NoEligibleBundle" in world.config.reason, "the gateway says why"
+    assert world.child(DEPLOYMENT, "cells-gateway")
+    assert not world.loaded
+
+    world.trainings = (training(OLD, 1),)
+    world.settle()
+    assert list(world.loaded) == [OLD]
+    assert world.loaded[OLD]["args"] == {"bundle": f"s3://fovea/ns/bundles/{OLD}/"}
+    assert world.status["candidate"]["run"] == OLD
+    assert "stable" not in world.status
+    assert world.says("Reconciling")[0] == "True"
+    assert world.answering == []
+
+    world.running = {OLD}
+    world.settle()
+    assert world.says()[:2] == ("True", "Serving")
+    assert world.says("Reconciling")[0] == "False"
+    assert world.answering == [OLD]
+    assert world.config.versions[0].weight == 100
+    assert world.config.versions[0].address == f"http://cells-serve-svc.ns.svc:8000/{OLD}"
+    assert world.status["stable"]["bundle"] == f"s3://fovea/ns/bundles/{OLD}/"
+    assert "candidate" not in world.status
+    assert world.status["url"] == "http://cells.ns.svc.cluster.local"
+    assert world.status["phase"] == "Ready"
+    assert world.status["replicas"] == 1
+    assert world.events == ["VersionLoading", "VersionServing"]
+
+
+def test_nothing_is_written_when_nothing_changes() -> None:
+    world = served()
+    before = dict(world.children)
+    assert not [write for write in world.step().writes if isinstance(write, SetStatus | Emit | Delete)]
+    assert world.children == before
+
+
+def test_a_new_bundle_is_loaded_beside_the_old_one_then_gets_everything_then_the_old_one_goes() -> None:
+    world = served()
+    world.trainings = (training(NEW, 2), *world.trainings)
+    world.settle(seconds=1)
+    assert list(world.loaded) == [OLD, NEW]
+    assert world.answering == [OLD]
+    assert world.says()[0] == world.says("Reconciling")[0] == "True"
+    assert world.status["phase"] == "Progressing"
+    one = world.loaded[OLD]
+
+    world.running |= {NEW}
+    world.step()
+    assert world.answering == [NEW]
+    assert world.status["retiring"]["run"] == OLD
+    assert world.loaded[OLD] == one, "the switch touches nothing in the runtime"
+    assert list(world.loaded) == [OLD, NEW]
+    world.settle(seconds=1)
+    assert list(world.loaded) == [OLD, NEW], "requests may still be with it"
+    world.measured = Measured(weights={"10.0.0.1": {NEW: 100}})
+    world.settle(seconds=1)
+    assert list(world.loaded) == [OLD, NEW], "a request may take inference.timeoutSeconds"
+    world.settle(seconds=2)
+    assert list(world.loaded) == [NEW]
+    assert "retiring" not in world.status
+    assert world.events[-3:] == ["VersionLoading", "VersionServing", "VersionRemoved"]
+    assert [[it.name for it in config.versions] for config in world.configs] == [[], [OLD], [NEW]]
+
+
+def test_the_old_version_stays_for_a_gateway_that_has_not_switched_yet_or_cannot_be_asked() -> None:
+    world = served()
+    world.trainings, world.running = (training(NEW, 2), *world.trainings), {OLD, NEW}
+    world.measured = Measured(weights={"10.0.0.1": {NEW: 100}, "10.0.0.2": {OLD: 100}})
+    world.settle(steps=20, seconds=1)
+    assert list(world.loaded) == [OLD, NEW]
+    world.settle(steps=30, seconds=1)
+    assert list(world.loaded) == [NEW], "after the grace it goes all the same"
+
+
+def test_a_bundle_that_the_runtime_refuses_never_serves_and_the_old_one_does() -> None:
+    world = served()
+    world.trainings = (training(NEW, 2), *world.trainings)
+    world.settle()
+    world._play = lambda: None  # type: ignore[method-assign]
+    words = "CorruptBundle: model.onnx: the content's SHA-256 is not …"
+    states = {OLD: {"status": "RUNNING"}, NEW: {"status": "DEPLOY_FAILED", "message": words}}
+    world.child(RAY_SERVICE, "cells")["status"] = {"activeServiceStatus": {"applicationStatuses": states}}
+    world.settle(steps=40, seconds=10)
+    assert world.answering == [OLD]
+    assert world.says()[:2] == ("True", "Serving")
+    status, reason, message = world.says("Stalled")
+    assert (status, reason) == ("True", "BundleRefused")
+    assert "SHA-256" in message
+    assert world.status["phase"] == "Degraded"
+    assert world.events.count("BundleRefused") == 1
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.79])
+def test_what_misses_its_criteria_is_never_rolled_out(recall: float) -> None:
+    world = served()
+    world.trainings = (training(NEW, 2, recall), *world.trainings)
+    world.settle()
+    assert list(world.loaded) == [OLD]
+    assert world.says()[0] == "True"
+
+
+def test_a_newer_bundle_takes_the_place_of_one_that_is_still_being_loaded() -> None:
+    world = served()
+    world.trainings = (training(NEW, 2), *world.trainings)
+    world.settle()
+    world.trainings = (training("r-000003", 3), *world.trainings)
+    world.settle()
+    assert list(world.loaded) == [OLD, "r-000003"]
+    assert world.status["candidate"]["run"] == "r-000003"
+
+
+def test_precision_is_another_version_and_thresholds_are_not() -> None:
+    world = served()
+    world.value = {**world.value, "spec": {**mapping(world.value, "spec"), "inference": {"confidenceThreshold": 0.7}}}
+    world.settle()
+    assert list(world.loaded) == [OLD]
+    assert world.loaded[OLD]["deployments"][0]["user_config"]["confidenceThreshold"] == 0.7
+    assert world.config.inference.confidence_threshold == 0.7
+    model = {"trainingJobRef": {"name": "cells"}, "precision": "INT8"}
+    world.value = {**world.value, "spec": {**mapping(world.value, "spec"), "model": model}}
+    world.settle()
+    assert list(world.loaded) == [OLD, f"{OLD}-int8"]
+    assert world.loaded[f"{OLD}-int8"]["args"]["precision"] == "INT8"
+
+
+def test_the_runtime_is_switched_behind_the_gateway() -> None:
+    world = served()
+    world.value = {**world.value, "spec": {**mapping(world.value, "spec"), "runtime": "Triton"}}
+    world.running = set()  # the new one is not up yet
+    world.settle()
+    assert world.child(DEPLOYMENT, f"cells-{OLD}")
+    assert world.answering == [OLD]
+    assert world.config.runtime == "RayServe"
+    world.running = {OLD}
+    world.settle()
+    assert world.config.runtime == "Triton"
+    assert world.config.versions[0].address == f"cells-{OLD}.ns.svc:8001"
+    assert world.loaded, "both are up for the switch"
+    world.settle(steps=60, seconds=1)
+    assert not world.loaded
+    assert Key(RAY_SERVICE, "ns", "cells") not in world.children
+    assert world.child(SERVICE, f"cells-{OLD}")
+
+
+def test_scaled_to_zero_and_back() -> None:
+    world = served()
+    spec = mapping(world.value, "spec")
+    world.value = {**world.value, "spec": {**spec, "scaling": {"replicas": 0}}}
+    world.settle()
+    assert world.says()[:2] == ("True", "ScaledToZero")
+    assert world.status["replicas"] == 0
+    assert not world.loaded
+    assert world.answering == []
+    assert "spec.scaling.replicas" in world.config.reason
+    world.value = {**world.value, "spec": {**spec, "scaling": {"replicas": 2}}}
+    world.settle()
+    assert world.answering == [OLD]
+    assert world.loaded[OLD]["deployments"][0]["num_replicas"] == 2
+
+
+def test_autoscaling_is_the_runtimes_own() -> None:
+    bounds = {"replicas": 1, "minReplicas": 1, "maxReplicas": 8, "targetOngoingRequests": 4}
+    world = World(deployment(scaling=bounds), (training(OLD, 1),))
+    world.settle()
+    scaling = world.loaded[OLD]["deployments"][0]["autoscaling_config"]
+    assert scaling == {"min_replicas": 1, "initial_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 4}
+    world = World(deployment(scaling=bounds, runtime="Triton"), (training(OLD, 1),))
+    world.settle()
+    assert "replicas" not in mapping(world.child(DEPLOYMENT, f"cells-{OLD}"), "spec"), "they are the autoscaler's"
+
+
+def test_a_kind_that_the_cluster_lacks_costs_nothing_but_itself() -> None:
+    world = World(deployment(expose={"hostname": "cells.example.com", "gatewayRef": {"name": "public"}}))
+    world.trainings, world.running = (training(OLD, 1),), {OLD}
+    world.more = {"lacking": frozenset({HTTP_ROUTE})}
+    world.settle()
+    assert world.answering == [OLD], "inside of the cluster it serves"
+    assert world.says()[:2] == ("False", "GatewayAPIMissing")
+    assert "install" in world.says("Stalled")[2]
+    world.more = {}
+    world.settle()
+    assert world.says()[:2] == ("True", "Serving")
+    assert world.status["url"] == "https://cells.example.com"
+    rules = mapping(world.child(HTTP_ROUTE, "cells"), "spec")
+    assert rules["hostnames"] == ["cells.example.com"]
+    assert rules["parentRefs"] == [{"name": "public"}]
+
+    world = World(trainings=(training(OLD, 1),), more={"lacking": frozenset({RAY_SERVICE})})
+    world.settle()
+    assert world.says()[1] == "KubeRayMissing"
+    assert Key(RAY_SERVICE, "ns", "cells") not in world.children
+
+
+def test_what_does_not_act_yet_is_said_and_served_all_the_same() -> None:
+    world = World(deployment(rollout={"strategy": "Canary"}, monitoring={"captures": {"uri": "s3://fovea/captures/"}}))
+    world.trainings, world.running = (training(OLD, 1),), {OLD}
+    world.settle()
+    assert world.says()[:2] == ("True", "Serving")
+    status, reason, message = world.says("FullySupported")
+    assert (status, reason) == ("False", "NotSupported")
+    assert "spec.rollout.strategy Canary" in message
+    assert "spec.monitoring.captures" in message
+    assert world.events.count("NotSupported") == 1
+
+
+def test_a_signature_that_nobody_would_check_is_refused_and_what_serves_stays() -> None:
+    world = served()
+    model = {"trainingJobRef": {"name": "cells"}, "verify": {"name": "key"}}
+    world.value = {**world.value, "spec": {**mapping(world.value, "spec"), "model": model}}
+    world.settle()
+    assert world.says()[:2] == ("False", "NotSupported")
+    assert "spec.model.verify" in world.says()[2]
+    assert world.answering == [OLD]
+    assert list(world.loaded) == [OLD]
+    assert world.status["stable"]["run"] == OLD
+
+
+def test_a_head_or_a_gateway_that_is_away_makes_it_not_ready_and_leaves_the_traffic_alone() -> None:
+    world = served()
+    world.gateways = 0
+    world.settle()
+    assert world.says()[:2] == ("False", "GatewayStarting")
+    assert world.status["phase"] == "Degraded"
+    world.gateways = 1
+    pods = world._pods()
+    world._pods = lambda: [pod for pod in pods if text(pod, "metadata", "name") != "head"]  # type: ignore[method-assign]
+    world.settle()
+    assert world.says()[:2] == ("False", "RayHeadDown")
+    assert world.says("Reconciling")[0] == "True"
+    assert world.answering == [OLD], "the gateway itself answers 503 and recovers"
+
+
+def test_objectives_are_judged_by_what_is_measured_and_by_nothing_else() -> None:
+    world = World(deployment(objectives={"latencyP95Milliseconds": 80, "errorRate": 0.01, "throughputPerSecond": 5}))
+    world.trainings, world.running = (training(OLD, 1),), {OLD}
+    world.settle()
+    assert world.says("ObjectivesMet")[:2] == ("Unknown", "TooLittleMeasured")
+    assert [it.get("met") for it in world.status["objectives"]] == [None, None, None]
+    good = Measured(120, {"200": 1200}, {0.05: 1100, 0.08: 1190, float("inf"): 1200})
+    world.measured = good
+    world.settle()
+    assert world.says("ObjectivesMet")[:2] == ("True", "ObjectivesMet")
+    assert world.status["metrics"]["requestsPerSecond"] == 10
+    assert world.status["metrics"]["errorRate"] == 0
+    world.measured = replace(good, requests={"200": 1100, "500": 100})
+    world.settle()
+    status, _, message = world.says("ObjectivesMet")
+    assert status == "False"
+    assert "errorRate is 0.0833, promised 0.01" in message
+
+
+def test_names_of_children_fit_every_kind() -> None:
+    long = "a" * 63
+    world = World({**deployment(), "metadata": {**mapping(deployment(), "metadata"), "name": long}})
+    world.trainings = (training(OLD, 1),)
+    world.step()
+    assert all(len(key.name) <= 47 for key in world.children)
+    assert len({key.name for key in world.children}) >= 4, "a cut name is not another's"
