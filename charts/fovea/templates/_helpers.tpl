@@ -63,6 +63,8 @@ fovea-run
   "lease_namespace" .Release.Namespace
   "cluster_role" (include "fovea.runName" .)
   "trainer_image" (default (printf "fovea/trainer:%s" .Chart.AppVersion) .Values.defaults.trainerImage)
+  "serving_image" (default (printf "fovea/serving:%s" .Chart.AppVersion) .Values.defaults.servingImage)
+  "triton_image" (default (printf "fovea/triton:%s" .Chart.AppVersion) .Values.defaults.tritonImage)
   "image_pull_policy" .Values.defaults.imagePullPolicy
   "ray_version" .Values.defaults.rayVersion
   "queue_name" (default "" .Values.defaults.queueName)

@@ -24,7 +24,7 @@ from fovea_operator.workloads.serving import (
     trouble,
 )
 
-GATEWAY_PORT, GATEWAY_METRICS_PORT = 8000, 9090
+GATEWAY_PORT, GATEWAY_METRICS_PORT = 8080, 9090
 TRITON_HTTP_PORT, TRITON_GRPC_PORT, TRITON_METRICS_PORT = 8000, 8001, 8002
 _MODEL = "model"
 """Name of the model in Triton's repository."""
@@ -45,9 +45,7 @@ def build_gateway(serving: Serving, versions: Sequence[DeployedVersion], setting
         limits={"memory": settings.gateway_memory_limit},
     )
     env = {
-        "FOVEA_GATEWAY_CONFIG": serving.child(GATEWAY),
-        "FOVEA_GATEWAY_PORT": str(GATEWAY_PORT),
-        "FOVEA_METRICS_PORT": str(GATEWAY_METRICS_PORT),
+        "FOVEA_GATEWAY_CONFIG_MAP": serving.child(GATEWAY),
     }
     if secret is not None:
         env["FOVEA_API_KEYS"] = f"{SECRETS_ROOT}/{secret.name}"
@@ -60,7 +58,10 @@ def build_gateway(serving: Serving, versions: Sequence[DeployedVersion], setting
         volumes=[*volumes, {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}],
         mounts=[*mounts, {"name": "tmp", "mountPath": "/tmp"}],
         main={
-            "command": ["fovea", "gateway"],
+            "command": [
+                *("fovea", "gateway", "--port", str(GATEWAY_PORT), "--admin-port", str(GATEWAY_METRICS_PORT)),
+                *("--drain-delay", str(DRAIN_SECONDS)),
+            ],
             "ports": [
                 {"name": "http", "containerPort": GATEWAY_PORT},
                 {"name": "metrics", "containerPort": GATEWAY_METRICS_PORT},
@@ -68,7 +69,6 @@ def build_gateway(serving: Serving, versions: Sequence[DeployedVersion], setting
             "startupProbe": _probe("/healthz", GATEWAY_METRICS_PORT, 1, 60),
             "livenessProbe": _probe("/healthz", GATEWAY_METRICS_PORT, 20, 3),
             "readinessProbe": _probe("/readyz", GATEWAY_METRICS_PORT, 2, 1),
-            "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
             "securityContext": {**container_security(), "readOnlyRootFilesystem": True},
         },
         pod={"serviceAccountName": serving.child(GATEWAY), "topologySpreadConstraints": [_spread(serving, GATEWAY)]},

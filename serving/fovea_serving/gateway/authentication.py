@@ -92,7 +92,7 @@ class _Verdict:
 
 class ServiceAccountTokens:
     """Tokens of the cluster: the API server says whose they are (TokenReview), and whether that subject may get the
-    ModelDeployment (SubjectAccessReview). Verdicts are kept for a while.
+    ModelDeployment (LocalSubjectAccessReview, which a Role can allow). Verdicts are kept for a while.
     """
 
     def __init__(
@@ -153,10 +153,11 @@ class ServiceAccountTokens:
             "name": self._deployment,
         }
         access = await self._api.post(
-            "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+            f"/apis/authorization.k8s.io/v1/namespaces/{self._namespace}/localsubjectaccessreviews",
             {
                 "apiVersion": "authorization.k8s.io/v1",
-                "kind": "SubjectAccessReview",
+                "kind": "LocalSubjectAccessReview",
+                "metadata": {"namespace": self._namespace},
                 "spec": {
                     "resourceAttributes": attributes,
                     "user": user.get("username", ""),

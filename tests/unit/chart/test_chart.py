@@ -258,16 +258,24 @@ def test_operator_has_no_right_that_it_does_not_need(render: Render) -> None:
     grants = rules(objects["ClusterRole/fovea-operator"]) | rules(objects["ClusterRole/fovea-namespaces"])
     assert not {grant for grant in grants if "*" in grant[:3]}
     assert not {grant for grant in grants if grant[1] in {"secrets", "pods/exec", "nodes"}}
-    assert {verb for _, resource, verb, _ in grants if resource == "configmaps"} == {"get", "create"}, (
-        "of large run specs"
-    )
     assert not {grant for grant in grants if grant[2] in {"escalate", "impersonate", "deletecollection"}}
     assert {verb for group, resource, verb, _ in grants if resource == "pods"} == {"get", "list", "watch"}
-    by_name = {grant[1] for grant in grants if grant[0] == "rbac.authorization.k8s.io"}
-    assert by_name == {"rolebindings", "clusterroles"}
-    for _, resource, _, name in grants:
-        if resource in {"serviceaccounts", "rolebindings", "clusterroles"}:
-            assert name == "fovea-run", f"{resource} of any name"
+    assert {grant for grant in grants if grant[2] == "bind" or grant[1].startswith("cluster")} == {
+        ("rbac.authorization.k8s.io", "clusterroles", "bind", "fovea-run")
+    }
+
+
+def test_gateways_may_ask_whose_a_token_is_and_no_more(render: Render) -> None:
+    def groups(objects: dict[str, Manifest]) -> list[str]:
+        return [subject["name"] for subject in objects["ClusterRoleBinding/fovea-token-reviews"]["subjects"]]
+
+    everywhere, two, off = render(), render('operator.namespaces=["a","b"]'), render("rbac.tokenReviews=false")
+    assert rules(everywhere["ClusterRole/fovea-token-reviews"]) == {
+        ("authentication.k8s.io", "tokenreviews", "create", "*")
+    }
+    assert groups(everywhere) == ["system:serviceaccounts"]
+    assert groups(two) == ["system:serviceaccounts:a", "system:serviceaccounts:b"]
+    assert "ClusterRoleBinding/fovea-token-reviews" not in off
 
 
 def test_served_namespaces_bound_the_operators_rights(render: Render) -> None:
