@@ -68,7 +68,8 @@ def build_gateway(serving: Serving, versions: Sequence[DeployedVersion], setting
             ],
             "startupProbe": _probe("/healthz", GATEWAY_METRICS_PORT, 1, 60),
             "livenessProbe": _probe("/healthz", GATEWAY_METRICS_PORT, 20, 3),
-            "readinessProbe": _probe("/readyz", GATEWAY_METRICS_PORT, 2, 1),
+            # Not whether the model answers: a gateway without one still has to say so.
+            "readinessProbe": _probe("/startz", GATEWAY_METRICS_PORT, 2, 1),
             "securityContext": {**container_security(), "readOnlyRootFilesystem": True},
         },
         pod={"serviceAccountName": serving.child(GATEWAY), "topologySpreadConstraints": [_spread(serving, GATEWAY)]},

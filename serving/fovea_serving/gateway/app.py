@@ -16,7 +16,7 @@ from fovea_serving.gateway.gateway import Gateway
 from fovea_serving.gateway.problems import SlowRequest, problem
 from fovea_serving.gateway.requests import options_of, read_images, request_id_of
 from fovea_serving.gateway.settings import Settings
-from fovea_serving.upstreams import PredictOptions
+from fovea_serving.upstreams import PredictOptions, UpstreamUnavailable
 
 
 def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
@@ -60,6 +60,13 @@ def add_probes(app: FastAPI, gateway: Gateway) -> None:
     async def healthz() -> dict[str, JsonValue]:
         """Whether the process answers."""
         return {"status": "ok"}
+
+    @app.get("/startz")
+    async def startz() -> dict[str, JsonValue]:
+        """Whether a configuration has been taken in: from then on a pod answers, be it with 503 and the reason."""
+        if not gateway.configured or gateway.draining:
+            raise UpstreamUnavailable("no configuration has been applied yet")
+        return {"status": "started"}
 
     @app.get("/readyz")
     async def readyz() -> dict[str, JsonValue]:

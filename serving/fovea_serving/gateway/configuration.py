@@ -99,6 +99,7 @@ class Follower:
         self._gateway.authenticator = authenticator
         self._gateway.inference = config.inference
         self._gateway.route(Routing(versions, config.reason or "the deployment has no ready version"))
+        self._gateway.configured = True
         self._open = {
             _identity(served, config): version.model for served, version in zip(config.versions, versions, strict=True)
         }

@@ -53,6 +53,8 @@ class Gateway:
         self.inference = inference or Inference()
         self.authenticator: Authenticator = Everybody()
         self.routing = Routing()
+        self.configured = False
+        """Whether a configuration has been applied."""
         self.draining = False
         self.admission = Admission(
             settings.max_wait_seconds, self.inference.batching.max_size + usable_cpus(), settings.max_at_work
