@@ -27,16 +27,24 @@ def command() -> None:
 @command.command("build")
 @manifest_options
 @output_option
-def build(file: Path, store: str, adopt: str, source: tuple[str, ...], name: str | None, output: str) -> None:
+def build(
+    file: Path,
+    store: str,
+    adopt: str,
+    source: tuple[str, ...],
+    name: str | None,
+    settings: tuple[str, ...],
+    output: str,
+) -> None:
     """Builds the version of a manifest's Dataset: reads, checks, splits, and writes it to the store."""
     from fovea_trainer.local import build_manifest
 
-    result = build_manifest(file, store, name=name, sources=sources_of(source), adopt=adopt)
+    result = build_manifest(file, store, name=name, sources=sources_of(source), settings=settings, adopt=adopt)
     if output == "json":
         print_json(result.to_dict())
         return
     assert result.dataset is not None
-    _print_summary(result.dataset)
+    print_summary(result.dataset)
     _print_findings(result.dataset.findings)
     click.echo(f"\nversion  {result.digest}\nartifact {result.artifact}\nreport   {result.report}")
 
@@ -77,14 +85,15 @@ def check(
     else:
         click.echo(f"read as {formats} for {recipe.task}\n")
         if result.summary is not None:
-            _print_summary(result.summary)
-        _print_all(result.findings)
+            print_summary(result.summary)
+        print_all(result.findings)
         click.echo("\nthe build would be refused" if result.refusal else "\nit can be built")
     if result.refusal is not None:
         raise result.refusal
 
 
-def _print_summary(summary: DatasetSummary) -> None:
+def print_summary(summary: DatasetSummary) -> None:
+    """Images of each split; images and annotations of each class."""
     print_table([(name, f"{count}") for name, count in summary.splits.items()], ("SPLIT", "IMAGES"))
     click.echo()
     rows = [(each.name, f"{each.images}", f"{each.annotations}") for each in summary.classes]
@@ -98,7 +107,8 @@ def _print_findings(findings: Sequence[FindingSummary]) -> None:
         print_table(rows, ("SEVERITY", "FINDING", "COUNT", "WHAT"))
 
 
-def _print_all(findings: Sequence[Tally]) -> None:
+def print_all(findings: Sequence[Tally]) -> None:
+    """What was found, with what it means, what to do, and the first places of each kind."""
     for tally in findings:
         kind = tally.kind
         images = f" in {tally.images} images" if tally.images else ""

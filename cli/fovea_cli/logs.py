@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
 from typing import TYPE_CHECKING
 
 import click
-from fovea_api.errors import InvalidInput, InvalidManifest, Retryable
+from fovea_api.errors import InvalidInput, InvalidManifest
 from fovea_api.run import Run
 from pydantic import JsonValue, ValidationError
 
+from fovea_cli.kubectl import get_object
+
 if TYPE_CHECKING:
     from fovea_store import StorePath
-
-_FINAL = re.compile(r"\((NotFound|Forbidden|Unauthorized|BadRequest)\)|doesn't have a resource type")
-"""In kubectl's words: what trying again does not change."""
 
 
 @click.command("logs")
@@ -29,23 +25,9 @@ def command(run: str, namespace: str | None) -> None:
     """
     from fovea_store import NotFound
 
-    scope = [] if namespace is None else ["--namespace", namespace]
+    found = get_object("runs.fovea.dev", run, namespace, "kubectl get runs --all-namespaces")
     try:
-        found = subprocess.run(
-            ["kubectl", *scope, "get", f"runs.fovea.dev/{run}", "--output=json"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except FileNotFoundError as error:
-        raise InvalidInput("kubectl is not installed", None, "install it; `fovea logs` asks it for the run") from error
-    except subprocess.CalledProcessError as error:
-        said = ["kubectl failed", *str(error.stderr).strip().splitlines()][-1]
-        if _FINAL.search(said):
-            raise InvalidInput(said, None, "kubectl get runs --all-namespaces") from error
-        raise Retryable(said) from error
-    try:
-        click.echo(_log_of(json.loads(found.stdout)).read_text(), nl=False)
+        click.echo(_log_of(found).read_text(), nl=False)
     except NotFound as error:
         raise InvalidInput(
             f"the run {run} has stored no log yet",

@@ -11,6 +11,7 @@ import click
 from fovea_api.errors import FoveaError, MissingExtra
 
 COMMANDS = {
+    "init": ("fovea_cli.init", "trainer"),
     "train": ("fovea_cli.train", "trainer"),
     "dataset": ("fovea_cli.dataset", "trainer"),
     "predict": ("fovea_cli.predict", "serving"),
@@ -19,6 +20,10 @@ COMMANDS = {
     "triton": ("fovea_cli.triton", "serving"),
     "report": ("fovea_cli.report", "trainer"),
     "logs": ("fovea_cli.logs", "trainer"),
+    "list": ("fovea_cli.list", "trainer"),
+    "store": ("fovea_cli.store", "trainer"),
+    "push": ("fovea_cli.push", "serving"),
+    "pull": ("fovea_cli.pull", "serving"),
     "models": ("fovea_cli.models", None),
     "crds": ("fovea_cli.crds", None),
     "operator": ("fovea_cli.operator", "operator"),

@@ -9,8 +9,15 @@ import click
 
 
 def manifest_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options -f, --store, --adopt, --source and --name."""
+    """The options -f, --set, --store, --adopt, --source and --name."""
     for option in (
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="A field of the object's spec that is not as the file has it, such as training.epochs=20; in YAML.",
+        ),
         click.option("--name", help="The object, where the file has several of its kind."),
         click.option(
             "--source",

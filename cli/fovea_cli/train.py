@@ -16,7 +16,14 @@ from fovea_cli.output import output_option, print_json, print_table
 @click.option("--ray", is_flag=True, help="Train on Ray (of this machine, or of RAY_ADDRESS).")
 @output_option
 def command(
-    file: Path, store: str, adopt: str, source: tuple[str, ...], name: str | None, ray: bool, output: str
+    file: Path,
+    store: str,
+    adopt: str,
+    source: tuple[str, ...],
+    name: str | None,
+    settings: tuple[str, ...],
+    ray: bool,
+    output: str,
 ) -> None:
     """Builds the dataset version and trains the model of a manifest, as the cluster would.
 
@@ -25,8 +32,8 @@ def command(
     """
     from fovea_trainer.local import criteria_of, train_manifest
 
-    result = train_manifest(file, store, ray=ray, name=name, sources=sources_of(source), adopt=adopt)
-    verdicts = criteria_of(file, name, result)
+    result = train_manifest(file, store, ray=ray, name=name, sources=sources_of(source), settings=settings, adopt=adopt)
+    verdicts = criteria_of(file, name, result, settings)
     if output == "json":
         print_json({**result.to_dict(), "successCriteria": [verdict.to_dict() for verdict in verdicts]})
     else:

@@ -5,9 +5,10 @@ What a cluster's pods do, by the same code; only the Run objects, which nobody k
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from fovea_api.common import Model, Task
@@ -34,7 +35,7 @@ from fovea_store import BY_HAND, StorePath
 from pydantic import JsonValue, ValidationError
 
 from fovea_trainer.data.build import CheckResult, check_dataset
-from fovea_trainer.data.guess import guess_format, task_of
+from fovea_trainer.data.guess import given_splits, guess_format, suited_splits, task_of
 from fovea_trainer.data.sources import is_download, open_source, source_path
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.manifest import Manifest
@@ -52,6 +53,7 @@ def train_manifest(
     ray: bool = False,
     name: str | None = None,
     sources: Mapping[str, str] | None = None,
+    settings: Sequence[str] = (),
     reporter: Reporter | None = None,
     adopt: str = "",
 ) -> RunResult:
@@ -65,13 +67,14 @@ def train_manifest(
         ray: Trains on Ray (of this machine, or of RAY_ADDRESS) instead of in this process.
         name: The TrainingJob, where the file has several.
         sources: Where sources lie, by their name; goes before the Dataset's annotations.
+        settings: Fields of the TrainingJob that are not as the file has them, such as `training.epochs=20`.
         reporter: Hears how far the work is; absent: the terminal.
         adopt: Id of the owner whose store is taken over; see `claim_store`.
 
     Raises:
         InvalidManifest: with file and field; InvalidInput, Retryable: from the work.
     """
-    manifest = Manifest.read(path)
+    manifest = Manifest.read(path, TrainingJob, settings, name)
     job = manifest.find(TrainingJob, name)
     dataset = manifest.find(Dataset, job.spec.dataset_ref.name)
     refuse(incompatibilities(job.spec, dataset.spec))
@@ -79,9 +82,11 @@ def train_manifest(
     return _run(_training_spec(job, dataset, built, store), store, ray, reporter, adopt)
 
 
-def criteria_of(path: Path, name: str | None, result: RunResult) -> tuple[CriterionResult, ...]:
+def criteria_of(
+    path: Path, name: str | None, result: RunResult, settings: Sequence[str] = ()
+) -> tuple[CriterionResult, ...]:
     """The verdicts of a training's result on the success criteria of its manifest."""
-    job = Manifest.read(path).find(TrainingJob, name)
+    job = Manifest.read(path, TrainingJob, settings, name).find(TrainingJob, name)
     return evaluate_criteria(job.spec.success_criteria, result.metrics)
 
 
@@ -91,17 +96,24 @@ def build_manifest(
     *,
     name: str | None = None,
     sources: Mapping[str, str] | None = None,
+    settings: Sequence[str] = (),
     reporter: Reporter | None = None,
     adopt: str = "",
 ) -> RunResult:
     """Builds the version of a manifest's Dataset; see `train_manifest`."""
-    manifest = Manifest.read(path)
+    manifest = Manifest.read(path, Dataset, settings, name)
     dataset = manifest.local(manifest.find(Dataset, name), sources or {})
     return _run(_build_spec(dataset, store), store, False, reporter, adopt)
 
 
 def check_folder(
-    folder: Path, format_: str | None = None, task: str | None = None, classes: Sequence[str] = (), workers: int = 1
+    folder: Path,
+    format_: str | None = None,
+    task: str | None = None,
+    classes: Sequence[str] = (),
+    workers: int = 1,
+    *,
+    as_the_source_says: bool = False,
 ) -> tuple[Recipe, CheckResult]:
     """Checks a folder or archive as a Dataset of one source would, and builds nothing; what it was read as, and how.
 
@@ -111,6 +123,7 @@ def check_folder(
         task: Name of a task; absent: what the format is mostly used for.
         classes: The classes; absent: those that the labels name.
         workers: Processes that read images.
+        as_the_source_says: Takes the splits of the source where it has some, else shares out by the default ratios.
 
     Raises:
         InvalidInput: there is no such format or task, or the folder cannot be opened as that.
@@ -130,6 +143,9 @@ def check_folder(
             raise InvalidManifest.from_validation(error, "--format, --task, --class") from error
         (source,) = recipe.sources
         recipe = recipe.model_copy(update={"sources": (source.model_copy(update={"uri": uri}),)})
+        if as_the_source_says:
+            given = given_splits(recipe, Path(work) / "splits")
+            recipe = recipe.model_copy(update={"splits": suited_splits(given)})
         return recipe, check_dataset(recipe, work_dir=work, workers=workers)
 
 
@@ -152,6 +168,9 @@ def _run(spec: RunSpec, store: str, ray: bool, reporter: Reporter | None, adopt:
     with terminal as listener, log_to_terminal(), _ray(ray):
         result = execute(spec, environment, listener)
         listener.finish(result)
+    shutil.rmtree(environment.work_dir, ignore_errors=True)  # all that is of use is in the store
+    with suppress(OSError):  # other runs are at work
+        environment.work_dir.parent.rmdir()
     return result
 
 

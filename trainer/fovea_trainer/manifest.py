@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +27,8 @@ LOCAL_SOURCE = "local.fovea.dev/"
 manifest). Kubernetes ignores it; so one manifest works on a cluster and by hand."""
 KINDS: Mapping[str, type[Dataset | TrainingJob]] = {"Dataset": Dataset, "TrainingJob": TrainingJob}
 """What a run by hand reads; other kinds may stand beside."""
+POWER_OF_TEN = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
+"""A number such as 1e-4, which YAML 1.1 takes for a text: it wants 1.0e-4."""
 OTHER_KINDS = ("TuningSweep", "ModelDeployment", "Run")
 
 Object = TypeVar("Object", Dataset, TrainingJob)
@@ -39,21 +42,39 @@ class Manifest:
     objects: tuple[Dataset | TrainingJob, ...]
 
     @classmethod
-    def read(cls, path: Path) -> Manifest:
-        """Reads a file. Raises InvalidManifest that names all that is wrong with it."""
+    def read(
+        cls,
+        path: Path,
+        kind_set: type[Dataset | TrainingJob] | None = None,
+        settings: Sequence[str] = (),
+        name: str | None = None,
+    ) -> Manifest:
+        """Reads a file.
+
+        Args:
+            path: The file.
+            kind_set: The kind whose objects `settings` change; only the one of `name`, where that is given.
+            settings: `FIELD=VALUE`: a field below `spec`, and its value as YAML writes it.
+            name: See `kind_set`.
+
+        Raises:
+            InvalidManifest: names all that is wrong with it.
+            InvalidInput: a setting is no `FIELD=VALUE`, or leads through a field that has no fields.
+        """
         objects: list[Dataset | TrainingJob] = []
         wrong: list[str] = []
         for document in _documents(path):
             kind = document.get("kind")
+            if kind_set is not None and kind == kind_set.__name__ and name in (None, _name_of(document)):
+                document = apply_settings(document, settings)
             try:
                 if kind in KINDS:
                     objects.append(KINDS[str(kind)].model_validate(document))
                 else:
                     wrong.extend(_kind_problems(document))
             except ValidationError as error:
-                named = document.get("metadata")
-                name = named.get("name") if isinstance(named, dict) else None
-                wrong.extend(f"{kind} {name}: {where}: {text}" for where, text in problems(error, KINDS[str(kind)]))
+                where = f"{kind} {_name_of(document)}"
+                wrong.extend(f"{where}: {field}: {text}" for field, text in problems(error, KINDS[str(kind)]))
         for item in objects:
             wrong.extend(_annotation_problems(item))
         if wrong:
@@ -98,6 +119,39 @@ class Manifest:
     def _beside(self, place: str) -> str:
         """A path that is relative to the manifest, as one of this machine."""
         return place if split_uri(place)[0] else os.path.normpath(self.path.absolute().parent / place)
+
+
+def apply_settings(document: Mapping[str, JsonValue], settings: Sequence[str]) -> dict[str, JsonValue]:
+    """A manifest with other values. Raises InvalidInput; see `Manifest.read`."""
+    changed = dict(document)
+    for setting in settings:
+        path, divider, text = setting.partition("=")
+        names = path.removeprefix("spec.").split(".")
+        if not divider or not all(names):
+            raise InvalidInput(f"{setting!r} is not FIELD=VALUE", "--set", "such as training.epochs=20")
+        try:
+            value: JsonValue = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InvalidInput(f"the value of {path} is no YAML", "--set", str(error)) from error
+        if isinstance(value, str) and POWER_OF_TEN.fullmatch(value):
+            value = float(value)
+        changed["spec"] = _with(changed.get("spec"), names, value, "spec")
+    return changed
+
+
+def _with(block: JsonValue, names: Sequence[str], value: JsonValue, place: str) -> JsonValue:
+    """A mapping with another value at a path; mappings on the way that are absent are made."""
+    if not names:
+        return value
+    if block is not None and not isinstance(block, dict):
+        raise InvalidInput(f"{place} has no field {names[0]!r}", "--set", f"set all of {place} to a value in YAML")
+    known = block or {}
+    return {**known, names[0]: _with(known.get(names[0]), names[1:], value, f"{place}.{names[0]}")}
+
+
+def _name_of(document: Mapping[str, JsonValue]) -> JsonValue:
+    metadata = document.get("metadata")
+    return metadata.get("name") if isinstance(metadata, dict) else None
 
 
 def _uri(place: str) -> str:

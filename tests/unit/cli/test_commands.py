@@ -168,7 +168,7 @@ def test_logs_without_kubectl(fovea: Fovea, monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("PATH", str(tmp_path))
     done = fovea("logs", "r-0123456789")
     assert done.exit_code == 1
-    assert done.stderr == "fovea: kubectl is not installed (install it; `fovea logs` asks it for the run)\n"
+    assert done.stderr == "fovea: kubectl is not installed (install it; it is asked for runs.fovea.dev/r-0123456789)\n"
 
 
 @pytest.mark.parametrize(

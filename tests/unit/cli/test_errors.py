@@ -65,7 +65,7 @@ def test_a_store_that_does_not_answer_ends_with_75(tmp_path: Path) -> None:
                    "AWS_MAX_ATTEMPTS": "1"}  # fmt: skip
     done = _script("report", "s3://fovea/bundle", cwd=tmp_path, **environment)
     assert done.returncode == 75, done.stderr
-    assert done.stderr.startswith("fovea: s3://fovea/bundle/report.html: ")
+    assert done.stderr.startswith("fovea: s3://fovea/bundle: ")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from fovea_trainer.data.records import Found, NamedClass
 from fovea_trainer.data.shards import write_shards
 from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.splits import SPLITS, Kept
+from fovea_trainer.data.statistics import Statistics
 from fovea_trainer.data.unused import unused_files
 from fovea_trainer.data.version import ASSIGNMENTS, REPORT, STATISTICS, read_manifest
 from fovea_trainer.data.workers import Workers
@@ -97,6 +98,7 @@ def build_dataset(
     work = Path(work_dir)
     with _opened(recipe, work, workers, progress) as reading:
         draft = _draft(recipe, reading, parent)
+        _log_draft(draft)
         target = StorePath.parse(store_root) / "dataset" / name / draft.digest
         try:
             stored = read_manifest(target)
@@ -120,6 +122,8 @@ class CheckResult:
     """The version that would be built; None where the build would be refused."""
     refusal: InvalidInput | None
     """Why it would be refused."""
+    statistics: Statistics | None = None
+    """Of the version that would be built."""
 
 
 def check_dataset(
@@ -147,7 +151,7 @@ def check_dataset(
         quality=draft.quality,
         findings=draft.summaries(),
     )
-    return CheckResult(draft.findings, summary, None)
+    return CheckResult(draft.findings, summary, None, draft.statistics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +193,6 @@ def _draft(recipe: Recipe, reading: _Reading, parent: VersionInput | None) -> Dr
     _refuse(recipe, index)
     classes = recipe.classes or _classes(reading.sources, index)
     draft = draft_version(recipe, classes, reading.sources, index, reading.pool, kept, kept_rows)
-    _log_draft(draft)
     return draft
 
 

@@ -1,20 +1,26 @@
-"""Which format a folder looks like, for checking it before anybody has written a manifest."""
+"""Which format and splits a folder has, for looking at it before anybody has written a manifest."""
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
 from fovea_api.common import Task
-from fovea_api.dataset import SUPPORTED_FORMATS, Format
+from fovea_api.dataset import SUPPORTED_FORMATS, Format, Recipe, Splits
 from fovea_api.errors import InvalidInput
 
-from fovea_trainer.data.formats import Tree
+from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.formats.masks import IMAGE_FOLDERS, MASK_FOLDERS
+from fovea_trainer.data.records import Found
+from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.unused import LINE
 
 LOOKED_INTO = 20
 """Label files whose beginning is read."""
 HEAD_BYTES = 4096
+VALIDATION_SHARE = 0.15
+"""Of the train images, where a source has a test split and no validation split."""
 
 
 def guess_format(tree: Tree) -> Format:
@@ -42,6 +48,36 @@ def task_of(format: Format) -> Task:
     """What a format is mostly used for."""
     order = (Task.DETECTION, Task.CLASSIFICATION, Task.SEMANTIC_SEGMENTATION)
     return next(task for task in order if format in SUPPORTED_FORMATS[task])
+
+
+def given_splits(recipe: Recipe, work: Path) -> Mapping[str | None, int]:
+    """How many images the sources put into each split, None for those of no split; no image is read.
+
+    Args:
+        recipe: The Dataset's.
+        work: Local folder for what must be unpacked.
+
+    Raises InvalidInput where a source cannot be opened.
+    """
+    counts: Counter[str | None] = Counter()
+    for source in recipe.sources:
+        if source.format is not None:
+            tree = open_source(source, work / source.name)
+            found = open_reader(source.format, tree, Options.of(recipe, source)).scan()
+            counts.update(each.split for each in found if isinstance(each, Found))
+    return counts
+
+
+def suited_splits(given: Mapping[str | None, int]) -> Splits:
+    """How images are shared out where the sources put so many into each split: as they say where
+    they have a train split and another, with a validation split out of train where they have none; else by the default
+    ratios."""
+    named = {split for split, count in given.items() if split and count}
+    if "train" not in named or len(named) == 1:
+        return Splits()
+    if "validation" in named:
+        return Splits(method="FromSource")
+    return Splits(method="FromSource", validation_from_train=VALIDATION_SHARE)
 
 
 def _is_coco(head: bytes) -> bool:

@@ -1,0 +1,53 @@
+"""`fovea pull`: brings a model bundle, a dataset version or any folder from where a cluster keeps it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fovea_cli.output import output_option, print_json
+from fovea_cli.progress import bytes_progress, size_in_words
+from fovea_cli.remote import claim_options, open_remote
+
+
+@click.command("pull")
+@click.argument("source")
+@click.option(
+    "--to",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that gets the files.  [default: one of the source's own name; a bundle's is its digest]",
+)
+@claim_options
+@output_option
+def command(source: str, to: Path | None, namespace: str | None, image: str | None, output: str) -> None:
+    """Copies a SOURCE to this machine: the name of a TrainingJob, or the URI of a bundle, a version or any folder.
+
+    A TrainingJob's bundle is the one of its status, which kubectl gives. A bundle is verified: every file against the
+    digests of its bundle.yaml, and that one against the digest that the bundle is named by. What is here already is
+    not copied again, so that an interrupted copy goes on by the same command.
+    """
+    from fovea_api.bundle import MANIFEST
+    from fovea_serving.bundle import load_bundle, verify_digest
+    from fovea_store.filesystems import split_uri
+    from fovea_store.transfer import plan_pull
+
+    from fovea_cli.kubectl import bundle_of
+
+    uri = source if split_uri(source)[0] or Path(source).exists() else bundle_of(source, namespace)
+    name = uri.rstrip("/").rpartition("/")[2]
+    folder = to or Path(name)
+    with open_remote(uri, namespace, image) as remote:
+        plan = plan_pull(remote, folder, uri)
+        with bytes_progress("copied", plan.bytes) as received:
+            remote.receive(folder, plan.paths, received)
+    digest = None
+    if (folder / MANIFEST).is_file():
+        bundle = load_bundle(folder)
+        digest = verify_digest(bundle.manifest, name, uri)
+    if output == "json":
+        print_json({"source": uri, "folder": str(folder), "copied": len(plan.paths), "bytes": plan.bytes,
+                    "present": plan.present, "digest": digest})  # fmt: skip
+        return
+    click.echo(f"{len(plan.paths)} files copied ({size_in_words(plan.bytes)}), {plan.present} were there")
+    click.echo(f"{'bundle' if digest else 'folder'}  {folder}" + ("  (verified)" if digest else ""))

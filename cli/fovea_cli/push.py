@@ -1,0 +1,38 @@
+"""`fovea push`: brings a folder to where a cluster reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fovea_cli.output import output_option, print_json
+from fovea_cli.progress import bytes_progress, size_in_words
+from fovea_cli.remote import claim_options, open_remote
+
+
+@click.command("push")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("target")
+@claim_options
+@output_option
+def command(folder: Path, target: str, namespace: str | None, image: str | None, output: str) -> None:
+    """Copies a FOLDER to a TARGET: pvc://claim/path, s3://bucket/path or gs://bucket/path.
+
+    What is there already, of the same size and not older, is not copied again: a copy that was interrupted goes on by
+    the same command. Nothing is deleted there; hidden files are left out. Outside of a cluster a claim is reached
+    through kubectl, by a pod that mounts it meanwhile; an s3:// target takes its keys from the AWS_ variables.
+    """
+    from fovea_store.transfer import plan_push
+
+    with open_remote(target, namespace, image) as remote:
+        plan = plan_push(folder, remote)
+        with bytes_progress("copied", plan.bytes) as sent:
+            remote.send(folder, plan.paths, sent)
+    if output == "json":
+        print_json({"target": target, "copied": len(plan.paths), "bytes": plan.bytes, "present": plan.present})
+        return
+    click.echo(
+        f"{len(plan.paths)} files copied ({size_in_words(plan.bytes)}), {plan.present} were there\n"
+        f"a Dataset reads them by  uri: {target.rstrip('/')}"
+    )

@@ -1,0 +1,166 @@
+"""What a store holds: dataset versions, model bundles, and what can be freed without losing one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from fovea_api.bundle import MANIFEST as BUNDLE
+from fovea_api.bundle import BundleManifest
+from fovea_api.metrics import PRIMARY, SPLITS
+from fovea_api.version import MANIFEST as VERSION
+from fovea_serving.bundle import parse_manifest
+from fovea_store import StorePath
+from pydantic import JsonValue
+
+from fovea_trainer.data.version import read_manifest
+from fovea_trainer.results import RESULT, read_result
+
+WORK = ".work"
+"""Folder of a local store in which runs by hand keep intermediate files."""
+OLD_SECONDS = 24 * 3600.0
+"""Untouched for so long, what no finished run has made is left over from one that broke off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A dataset version or a model bundle in a store.
+
+    Args:
+        kind: What it is.
+        name: Name of its Dataset or TrainingJob.
+        digest: Its digest, by which its folder is named.
+        uri: Where it lies.
+        written: When its manifest was written.
+        bytes: Size of all its files.
+        summary: What it is, in a line.
+        metrics: A bundle's metrics.
+    """
+
+    kind: Literal["Version", "Bundle"]
+    name: str
+    digest: str
+    uri: str
+    written: datetime
+    bytes: int
+    summary: str
+    metrics: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The JSON form."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "digest": self.digest,
+            "uri": self.uri,
+            "written": self.written.isoformat(),
+            "bytes": self.bytes,
+            "summary": self.summary,
+            "metrics": dict(self.metrics),
+        }
+
+
+def artifacts(store: StorePath) -> list[Artifact]:
+    """All complete versions and bundles, versions first, each by name and from new to old."""
+    found = [*_versions(store), *_bundles(store)]
+    return sorted(found, key=lambda each: (each.kind != "Version", each.name, -each.written.timestamp()))
+
+
+def _versions(store: StorePath) -> Iterator[Artifact]:
+    for name in (store / "dataset").folders():
+        for digest, place, written in _complete(store / "dataset" / name, VERSION):
+            manifest = read_manifest(place)
+            splits = ", ".join(f"{count:,} {split}" for split, count in manifest.splits.items())
+            summary = f"{manifest.task}, {len(manifest.classes)} classes, {splits}"
+            yield Artifact("Version", name, digest, place.uri, written, size_of(place), summary, {})
+
+
+def _bundles(store: StorePath) -> Iterator[Artifact]:
+    for name in (store / "trainingjob").folders():
+        for digest, place, written in _complete(store / "trainingjob" / name / "bundles", BUNDLE):
+            manifest = parse_manifest((place / BUNDLE).read_bytes(), f"{place}/{BUNDLE}")
+            metrics = manifest.metrics.exported
+            yield Artifact("Bundle", name, digest, place.uri, written, size_of(place), describe(manifest), metrics)
+
+
+def describe(manifest: BundleManifest) -> str:
+    """A bundle in a line: architecture, input, and the task's metric on the best split that was measured."""
+    size, metric = manifest.preprocessing.size, PRIMARY[manifest.task]
+    names = [f"{split}/{metric}" for split in reversed(SPLITS)]
+    measured = [f"{name} {manifest.metrics.exported[name]:.3f}" for name in names if name in manifest.metrics.exported]
+    return ", ".join([manifest.architecture, f"{size.width} x {size.height}", *measured[:1]])
+
+
+def _complete(folder: StorePath, manifest: str) -> Iterator[tuple[str, StorePath, datetime]]:
+    """Digest and place of what has its manifest, and when that was written."""
+    names = [name for name in folder.folders() if name.startswith("sha256-")]
+    for path, written in folder.modified([f"{name}/{manifest}" for name in names]).items():
+        name = path.partition("/")[0]
+        yield name, folder / name, written
+
+
+def size_of(place: StorePath) -> int:
+    """Bytes of all files below."""
+    return sum(entry.size for entry in place.files())
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """What can be deleted: a folder of the store, its size, and why nobody needs it."""
+
+    place: StorePath
+    bytes: int
+    why: str
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The JSON form."""
+        return {"uri": self.place.uri, "bytes": self.bytes, "why": self.why}
+
+
+def garbage(store: StorePath, now: datetime | None = None) -> list[Garbage]:
+    """What a store can do without: no version, bundle, report or log is among it.
+
+    That is the checkpoints and intermediate files of runs whose result is in the store, and of what no finished run
+    has made, all that was not touched for OLD_SECONDS.
+    """
+    now = now or datetime.now(UTC)
+    finished: set[str] = set()
+    found: list[Garbage] = []
+    for kind in ("dataset", "trainingjob"):
+        for name in (store / kind).folders():
+            for run in (store / kind / name / "runs").folders():
+                folder = store / kind / name / "runs" / run
+                if (folder / RESULT).is_file() and read_result(folder) is not None:
+                    finished.add(run)
+                    found += _rest(folder, ("checkpoints", "ray"), "checkpoints of a finished run")
+    for folder, manifest in _places(store):
+        names = [name for name in folder.folders() if name.startswith("sha256-")]
+        whole = {path.partition("/")[0] for path in folder.modified([f"{name}/{manifest}" for name in names])}
+        for name in names:
+            if name not in whole and _untouched(folder / name, now):
+                found += _rest(folder, (name,), "was never finished")
+    for run in (store / WORK).folders():
+        if run in finished:
+            found += _rest(store / WORK, (run,), "intermediate files of a finished run")
+        elif _untouched(store / WORK / run, now):
+            found += _rest(store / WORK, (run,), "intermediate files of a run that broke off")
+    return found
+
+
+def _places(store: StorePath) -> Iterator[tuple[StorePath, str]]:
+    for name in (store / "dataset").folders():
+        yield store / "dataset" / name, VERSION
+    for name in (store / "trainingjob").folders():
+        yield store / "trainingjob" / name / "bundles", BUNDLE
+
+
+def _rest(folder: StorePath, names: Sequence[str], why: str) -> list[Garbage]:
+    there = set(folder.folders())
+    return [Garbage(folder / name, size_of(folder / name), why) for name in names if name in there]
+
+
+def _untouched(folder: StorePath, now: datetime) -> bool:
+    written = max((entry.modified for entry in folder.files()), default=0) / 1e9
+    return now.timestamp() - written > OLD_SECONDS
