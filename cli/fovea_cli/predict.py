@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from fovea_cli.output import output_option, print_json, print_table
+from fovea_cli.remote import bundle_folder, claim_options
 
 
 @click.command("predict")
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("bundle")
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--draw", type=click.Path(file_okay=False, path_type=Path), help="Folder for the drawn images.")
 @click.option(
@@ -18,22 +19,37 @@ from fovea_cli.output import output_option, print_json, print_table
     type=click.FloatRange(0, 1),
     help="Score from which an object is reported.  [default: the bundle's, where F1 is best on its validation split]",
 )
+@click.option("--overlapping", is_flag=True, help="Report one object as several classes, where the model is in doubt.")
 @click.option("--masks", is_flag=True, help="With -o json: the pixels of each class as COCO run-length encodings.")
+@claim_options
 @output_option
 def command(
-    bundle: Path,
+    bundle: str,
     images: tuple[Path, ...],
     draw: Path | None,
     confidence: float | None,
+    overlapping: bool,
     masks: bool,
+    namespace: str | None,
+    image: str | None,
     output: str,
 ) -> None:
-    """Predicts IMAGES (files or folders) with a BUNDLE, by the code that serves it."""
+    """Predicts IMAGES (files or folders) with a BUNDLE (folder or URI), by the code that serves it.
+
+    The score from which objects are reported is printed, and stands beside each image's objects in JSON.
+    """
     from fovea_serving.predict import predict_files
 
-    predictions = predict_files(bundle, images, draw, confidence=confidence)
+    folder = bundle_folder(bundle, namespace, image)
+    predictions = predict_files(folder, images, draw, confidence=confidence, overlapping=overlapping)
     if output == "json":
-        print_json({str(path): prediction.to_dict(masks=masks) for path, prediction in predictions.items()})
+        threshold = {} if predictions.confidence is None else {"confidence": predictions.confidence}
+        print_json({str(path): {**each.to_dict(masks=masks), **threshold} for path, each in predictions.files.items()})
         return
-    rows = [(str(path), prediction.describe()) for path, prediction in predictions.items()]
+    rows = [(str(path), prediction.describe()) for path, prediction in predictions.files.items()]
     print_table(rows, ("IMAGE", "PREDICTION"))
+    if predictions.confidence is not None:
+        whose = (
+            "the bundle's: best F1 on validation; --confidence sets another" if predictions.by_bundle else "as given"
+        )
+        click.echo(f"\nobjects from a score of {predictions.confidence:.3g} on ({whose})")

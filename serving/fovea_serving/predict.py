@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
+from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 
 from fovea_serving.bundle import load_bundle
@@ -18,9 +19,29 @@ FILES_AT_ONCE = 16
 """Image files in memory at the same time."""
 
 
+@dataclass(frozen=True, slots=True)
+class FilePredictions:
+    """What a bundle predicts for files.
+
+    Args:
+        files: The prediction of each file.
+        confidence: The score from which objects are reported; None: the task has no such threshold.
+        by_bundle: Whether that is the bundle's own.
+    """
+
+    files: Mapping[Path, NamedPrediction]
+    confidence: float | None
+    by_bundle: bool
+
+
 def predict_files(
-    bundle: Path | str, paths: Sequence[Path], draw: Path | None = None, *, confidence: float | None = None
-) -> Mapping[Path, NamedPrediction]:
+    bundle: Path | str,
+    paths: Sequence[Path],
+    draw: Path | None = None,
+    *,
+    confidence: float | None = None,
+    overlapping: bool = False,
+) -> FilePredictions:
     """Predicts image files, and those in the folders given, with a bundle.
 
     Args:
@@ -28,6 +49,7 @@ def predict_files(
         paths: Image files and folders.
         draw: Folder that gets a PNG of each image with the prediction drawn. Absent: none.
         confidence: Smallest score of an object, 0 to 1; absent: the bundle's own threshold.
+        overlapping: Whether one object may be reported as several classes.
 
     Raises:
         InvalidBundle, CorruptBundle: the bundle cannot be used.
@@ -50,12 +72,15 @@ def predict_files(
     for start in range(0, len(files), FILES_AT_ONCE):
         part = files[start : start + FILES_AT_ONCE]
         images = [decode(file.read_bytes(), str(file)) for file in part]
-        for file, image, prediction in zip(part, images, predictor.predict(images), strict=True):
+        for file, image, prediction in zip(
+            part, images, predictor.predict(images, overlapping=overlapping), strict=True
+        ):
             results[file] = NamedPrediction(prediction, verified.manifest.classes)
             if file in targets:
                 drawn = cv2.cvtColor(results[file].draw(image), cv2.COLOR_RGB2BGR)
                 targets[file].write_bytes(cv2.imencode(".png", drawn)[1].tobytes())
-    return results
+    threshold = predictor.postprocess.confidence_threshold if verified.manifest.task is Task.DETECTION else None
+    return FilePredictions(results, threshold, confidence is None)
 
 
 def _images(path: Path) -> list[Path]:

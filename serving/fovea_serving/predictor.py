@@ -59,12 +59,15 @@ class Predictor:
         model = bundle.model_of(precision) if precision else bundle.model
         return cls(model, preprocess, postprocess, threads=threads, max_batch=max_batch)
 
-    def predict(self, images: Sequence[Image | bytes], *, candidates: bool = False) -> list[Prediction]:
+    def predict(
+        self, images: Sequence[Image | bytes], *, candidates: bool = False, overlapping: bool = False
+    ) -> list[Prediction]:
         """One prediction for each image, in order.
 
         Args:
             images: Whole image files as bytes, or RGB pixels uint8 `[height, width, 3]`; sizes may differ.
             candidates: Whether objects below the confidence threshold are kept, for average precision.
+            overlapping: Whether one object may be reported as several classes; candidates always are.
 
         Raises:
             InvalidImage: bytes that are no image; the message says which.
@@ -81,7 +84,7 @@ class Predictor:
         if candidates:
             return predictions
         threshold = self.postprocess.confidence_threshold
-        return [prediction.above(threshold) for prediction in predictions]
+        return [prediction.above(threshold, overlapping=overlapping) for prediction in predictions]
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """The model's raw outputs by name for normalized images `[N, 3, height, width]`."""

@@ -128,25 +128,33 @@ def check_folder(
     Raises:
         InvalidInput: there is no such format or task, or the folder cannot be opened as that.
     """
-    uri = f"file://{folder.absolute()}"
     with tempfile.TemporaryDirectory(prefix="fovea-check-") as work:
-        if format_ is None:
-            format_ = guess_format(open_source(Source.model_construct(name="check", uri=uri), Path(work) / "look"))
-        content: dict[str, JsonValue] = {
-            "task": task or (str(task_of(Format(format_))) if format_ in list(Format) else str(Task.DETECTION)),
-            "sources": [{"name": "folder", "uri": "pvc://check/folder", "format": format_}],
-            "classes": list(classes),
-        }
-        try:
-            recipe = Recipe.model_validate(content)
-        except ValidationError as error:
-            raise InvalidManifest.from_validation(error, "--format, --task, --class") from error
-        (source,) = recipe.sources
-        recipe = recipe.model_copy(update={"sources": (source.model_copy(update={"uri": uri}),)})
+        recipe = folder_recipe(folder, format_, task, classes, Path(work))
         if as_the_source_says:
             given = given_splits(recipe, Path(work) / "splits")
             recipe = recipe.model_copy(update={"splits": suited_splits(given)})
         return recipe, check_dataset(recipe, work_dir=work, workers=workers)
+
+
+def folder_recipe(folder: Path, format_: str | None, task: str | None, classes: Sequence[str], work: Path) -> Recipe:
+    """The recipe of a Dataset whose one source is a folder or archive; see `check_folder`.
+
+    `work` is a local folder for what must be unpacked to see the format.
+    """
+    uri = f"file://{folder.absolute()}"
+    if format_ is None:
+        format_ = guess_format(open_source(Source.model_construct(name="check", uri=uri), work / "look"))
+    content: dict[str, JsonValue] = {
+        "task": task or (str(task_of(Format(format_))) if format_ in list(Format) else str(Task.DETECTION)),
+        "sources": [{"name": "folder", "uri": "pvc://check/folder", "format": format_}],
+        "classes": list(classes),
+    }
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InvalidManifest.from_validation(error, "--format, --task, --class") from error
+    (source,) = recipe.sources
+    return recipe.model_copy(update={"sources": (source.model_copy(update={"uri": uri}),)})
 
 
 def check_manifest(path: Path, workers: int = 1) -> tuple[Recipe, CheckResult]:

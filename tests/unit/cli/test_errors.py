@@ -170,7 +170,7 @@ def test_what_needs_no_extra_works_without(tmp_path: Path, words: tuple[str, ...
     [
         (("train", "-f", "x.yaml"), "trainer"),
         (("dataset", "build", "-f", "x.yaml"), "trainer"),
-        (("report", "bundle"), "trainer"),
+        (("report", "bundle"), "serving"),
         (("logs", "r-1"), "trainer"),
         (("run",), "trainer"),
         (("predict", ".", "x.yaml"), "serving"),

@@ -163,3 +163,12 @@ def test_the_manifest_of_a_bundle_says_all_of_it() -> None:
     }  # fmt: skip
     prediction = postprocess({"logits": np.zeros((1, 9), np.float32)}, [Preprocess(8, 8).geometry(8, 8)])[0]
     assert len(prediction.to_dict("abcdefghi")["classes"]) == 7  # type: ignore[arg-type]
+
+
+def test_one_object_is_reported_as_one_class() -> None:
+    """The second box of each pair lies on the object of the first: by 0.68 of both; the last ones share 0.5."""
+    boxes = np.array([[0, 0, 100, 100], [0, 19, 100, 119], [0, 0, 60, 60], [0, 20, 60, 80]], np.float32)
+    found = Detection(boxes, np.array([0, 1, 0, 1]), np.array([0.9, 0.8, 0.7, 0.6], np.float32))
+    assert found.above(0.5).labels.tolist() == [0, 0, 1]
+    assert found.above(0.5, overlapping=True).labels.tolist() == [0, 1, 0, 1]
+    assert found.above(0.65).boxes.tolist() == found.above(0.0).above(0.65).boxes.tolist()

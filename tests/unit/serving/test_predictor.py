@@ -70,7 +70,7 @@ def test_files_and_folders_are_predicted_and_drawn(bundle: Path, tmp_path: Path)
     for name, colour in COLOURS.items():
         (folder / f"{name}.png").write_bytes(png(colour))
     (folder / "notes.txt").write_text("not an image")
-    results = predict_files(bundle, [folder], tmp_path / "drawn")
+    results = predict_files(bundle, [folder], tmp_path / "drawn").files
     assert {file.stem: result.describe().split()[0] for file, result in results.items()} == {
         name: name for name in COLOURS
     }

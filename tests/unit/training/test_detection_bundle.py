@@ -85,11 +85,11 @@ def test_the_threshold_is_validations_and_everyones(bundle: Bundle, folder: Path
     assert isinstance(every, Detection)
     for predicted in (
         Predictor.from_bundle(bundle).predict([picture.read_bytes()])[0],
-        predict_files(bundle.path, [picture])[picture].prediction,
+        predict_files(bundle.path, [picture]).files[picture].prediction,
     ):
         assert isinstance(predicted, Detection)
         assert predicted.scores.tolist() == every.above(threshold).scores.tolist()
-    low = predict_files(bundle.path, [picture], confidence=0.05)[picture].prediction
+    low = predict_files(bundle.path, [picture], confidence=0.05).files[picture].prediction
     assert isinstance(low, Detection)
     assert len(low) == len(every.above(0.05))
 

@@ -1,6 +1,7 @@
 """From a trained torch module to the files of a bundle, and the proof that they compute the same."""
 
-from fovea_trainer.export.exporter import Exportable, Exporter, ExportError, exporter
+from fovea_trainer.export.exporter import Exportable, Exporter, ExportError, exporter, formats
+from fovea_trainer.export.metadata import write_metadata
 from fovea_trainer.export.parity import Parity, ParityError, check_parity
 from fovea_trainer.export.quantization import quantize_static
 from fovea_trainer.export.weights import save_weights
@@ -13,6 +14,8 @@ __all__ = [
     "ParityError",
     "check_parity",
     "exporter",
+    "formats",
     "quantize_static",
     "save_weights",
+    "write_metadata",
 ]

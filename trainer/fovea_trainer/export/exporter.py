@@ -109,6 +109,12 @@ def exporter(name: str) -> Exporter:
     return _EXPORTERS[name]
 
 
+def formats() -> tuple[str, ...]:
+    """Names of the formats that can be written, in order."""
+    _load()
+    return tuple(sorted(_EXPORTERS))
+
+
 @cache
 def _load() -> None:
     from fovea_trainer.export import exporters

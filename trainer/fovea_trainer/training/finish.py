@@ -19,7 +19,7 @@ from fovea_serving.bundle import MODEL, MODELS, REPORT, WEIGHTS, bundle_digest
 from fovea_serving.pipeline.golden import ANSWERS, golden_image, golden_numbers
 
 from fovea_trainer.evaluation.result import EvaluationResult
-from fovea_trainer.export import check_parity, exporter, save_weights
+from fovea_trainer.export import check_parity, exporter, save_weights, write_metadata
 from fovea_trainer.models.description import KEY, NetworkDescription
 from fovea_trainer.report.training import TrainingReport, write_report
 from fovea_trainer.training.context import Listener
@@ -67,6 +67,9 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     _export(trained, folder)
     stage("Evaluating", TRAINING_PERCENT + 3)
     delivered = _evaluate(trained, folder, stage)
+    for model in {folder / MODEL, delivered.model}:
+        known = delivered.trained
+        write_metadata(model, known.version.manifest.classes, known.preprocess, known.postprocess)
     stage("Reporting", TRAINING_PERCENT + 7)
     bundle = _describe(run, state, delivered, summary, folder)
     stage("Storing", TRAINING_PERCENT + 9)

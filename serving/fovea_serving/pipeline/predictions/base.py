@@ -47,8 +47,13 @@ class Prediction(ABC):
     ) -> Sequence[Self]:
         """The predictions of a batch of N images, from the outputs by name and the geometry of each image."""
 
-    def above(self, score: float) -> Self:
-        """What is predicted with at least this score; itself where every image or pixel has a class."""
+    def above(self, score: float, *, overlapping: bool = False) -> Self:
+        """What is reported from this score on; itself where every image or pixel has a class.
+
+        Args:
+            score: Smallest score.
+            overlapping: Whether one object may be reported as several classes.
+        """
         return self
 
     @abstractmethod

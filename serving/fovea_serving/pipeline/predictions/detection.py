@@ -17,6 +17,8 @@ from fovea_serving.pipeline.predictions.base import DecodingSettings, Prediction
 
 CANDIDATES_PER_CLASS = 1000
 """Boxes of a class that enter non-maximum suppression, best first: bounds its time on a noisy image."""
+ONE_OBJECT_IOU = 0.6
+"""Boxes of two classes that overlap by more are of one object: a bicycle and its rider overlap by less."""
 
 
 @register(Task.DETECTION)
@@ -38,9 +40,14 @@ class Detection(Prediction):
         rows = zip(outputs["boxes"], outputs["scores"], geometries, strict=True)
         return [_decode(geometry.to_original(boxes), scores, settings) for boxes, scores, geometry in rows]
 
-    def above(self, score: float) -> Detection:
-        """Those of at least this score."""
-        kept = self.scores >= score
+    def above(self, score: float, *, overlapping: bool = False) -> Detection:
+        """Those of at least this score; of boxes that lie on one object, whatever their classes, only the best.
+
+        A box goes by better ones alone: which of them stay depends on no threshold.
+        """
+        kept = np.flatnonzero(self.scores >= score)
+        if not overlapping:
+            kept = kept[np.sort(nms(self.boxes[kept], self.scores[kept], ONE_OBJECT_IOU))]
         return Detection(self.boxes[kept], self.labels[kept], self.scores[kept])
 
     def fingerprint(self) -> NDArray[np.float64]:

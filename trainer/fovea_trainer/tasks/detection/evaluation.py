@@ -100,7 +100,7 @@ def operating_point(pairs: Pairs) -> float:
     for sample, prediction in pairs:
         assert isinstance(prediction, Detection)
         ground_truths.append(ground_truth_of(sample))
-        detections.append(prediction)
+        detections.append(prediction.above(0.0))
     return best_threshold(ground_truths, detections, match_all(ground_truths, detections))
 
 
@@ -109,7 +109,8 @@ def detection_summary(samples: Iterable[LabelledSample], predictions: Iterable[P
     ground_truths = [ground_truth_of(sample) for sample in samples]
     detections = [item for item in predictions if isinstance(item, Detection)]
     mean, at_50 = mean_average_precision(ground_truths, detections)
-    threshold = best_threshold(ground_truths, detections, match_all(ground_truths, detections))
+    reported = [image.above(0.0) for image in detections]
+    threshold = best_threshold(ground_truths, reported, match_all(ground_truths, reported))
     confident = [image.above(threshold) for image in detections]
     figures = _threshold_metrics(ground_truths, match_all(ground_truths, confident))
     return {"mAP": mean, "mAP50": at_50, "precision": figures["precision"], "recall": figures["recall"]}

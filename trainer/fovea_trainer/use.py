@@ -1,0 +1,123 @@
+"""What is done with a finished bundle beside serving it: measuring it on other data, writing other formats."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fovea_api.dataset import Dataset, Ratios, Splits
+from fovea_api.errors import InvalidInput
+from fovea_serving.bundle import WEIGHTS, Bundle
+from fovea_serving.pipeline import decode
+from fovea_serving.predictor import Predictor
+
+from fovea_trainer.data.build import build_dataset
+from fovea_trainer.data.image_files import image_by_name
+from fovea_trainer.data.version import open_version
+from fovea_trainer.evaluation.evaluate import evaluate
+from fovea_trainer.evaluation.result import EvaluationResult
+from fovea_trainer.export import Exportable, check_parity, exporter, write_metadata
+from fovea_trainer.local import folder_recipe
+from fovea_trainer.manifest import Manifest
+from fovea_trainer.models.description import restore
+
+EVERYTHING = "all"
+"""What the split is called that a folder's images are taken for."""
+PARITY_IMAGES = 8
+"""Images on which a written file is held against the weights."""
+
+
+def evaluate_bundle(
+    bundle: Bundle,
+    dataset: str,
+    split: str = "test",
+    *,
+    confidence: float | None = None,
+    format_: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> EvaluationResult:
+    """The quality of a bundle's model on labelled images that it need not have been trained on.
+
+    Args:
+        bundle: The verified bundle.
+        dataset: A dataset version (folder or URI); a folder or archive of labelled images, all of which are taken; or a
+            manifest (.yaml) with a Dataset.
+        split: Which split of a version or of a manifest's Dataset.
+        confidence: Score from which objects count as reported; absent: the bundle's own.
+        format_: Format of a folder's labels; absent: the one that the files look like.
+        progress: Called with (images done, images in all).
+
+    Raises:
+        InvalidInput: there is no such data, or its task or classes are not those of the bundle.
+    """
+    manifest = bundle.manifest
+    with tempfile.TemporaryDirectory(prefix="fovea-evaluate-") as work:
+        uri = dataset
+        if dataset.endswith((".yaml", ".yml")):
+            file = Manifest.read(Path(dataset))
+            recipe = file.local(file.find(Dataset, None), {}).spec.recipe()
+            uri = build_dataset(recipe, name="evaluated", store_root=f"{work}/store", work_dir=f"{work}/build").artifact
+        elif Path(dataset).exists() and not (Path(dataset) / "manifest.json").is_file():
+            split = EVERYTHING
+            recipe = folder_recipe(Path(dataset), format_, str(manifest.task), manifest.classes, Path(work))
+            recipe = recipe.model_copy(update={"splits": Splits(ratios=Ratios(train=1, validation=0, test=0))})
+            uri = build_dataset(recipe, name="evaluated", store_root=f"{work}/store", work_dir=f"{work}/build").artifact
+        version = open_version(uri, f"{work}/versions")
+        theirs = version.manifest
+        if theirs.task is not manifest.task or theirs.classes != manifest.classes:
+            raise InvalidInput(
+                f"the data are for {theirs.task} of {', '.join(theirs.classes)}; the model is for {manifest.task} of "
+                f"{', '.join(manifest.classes)}",
+                dataset,
+                "list the model's classes in the Dataset's spec.classes, in their order",
+            )
+        predictor = Predictor.from_bundle(bundle)
+        if confidence is not None:
+            predictor.postprocess = replace(predictor.postprocess, confidence_threshold=confidence)
+        samples = version.split("train" if split == EVERYTHING else split)
+        return evaluate(predictor, samples, manifest.classes, split=split, progress=progress)
+
+
+def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[Path] = ()) -> str:
+    """Writes the model of a bundle's weights in another format.
+
+    Args:
+        bundle: The verified bundle.
+        format_: Name of a format, as in `spec.export.formats`.
+        target: The file.
+        images: Pictures on which the file is held against the weights, where a backend runs it; at least two.
+
+    Returns:
+        What was compared, in words.
+
+    Raises:
+        NotSupported: there is no such format, or it is not written yet.
+        InvalidInput: the bundle has no weights.
+        ParityError: the file does not compute what the weights do.
+    """
+    form, manifest = exporter(format_), bundle.manifest
+    weights = bundle.path / WEIGHTS
+    if WEIGHTS not in {entry.path for entry in manifest.files}:
+        raise InvalidInput(f"the bundle has no {WEIGHTS}", str(bundle.path), "export the training's bundle")
+    predictor = Predictor.from_bundle(bundle)
+    preprocess = predictor.preprocess
+    size = (preprocess.width, preprocess.height)
+    model = Exportable.of(restore(weights), size, dynamic_batch=predictor.fixed_batch is None)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    form.write(model, target)
+    if form.format == "ONNX":
+        write_metadata(target, manifest.classes, preprocess, predictor.postprocess)
+    if not form.runnable:
+        return f"no backend runs {form.format} here, so it was not held against the weights"
+    if len(images) < 2:
+        return "not held against the weights: that takes two --images at least"
+    batch, _ = preprocess.batch([decode(file.read_bytes(), str(file)) for file in images[:PARITY_IMAGES]])
+    return str(check_parity(model, target, batch))
+
+
+def pictures_in(paths: Sequence[Path]) -> list[Path]:
+    """The image files given, and those in the folders given."""
+    found = [sorted(path.rglob("*")) if path.is_dir() else [path] for path in paths]
+    return [file for files in found for file in files if file.is_file() and image_by_name(str(file))]
