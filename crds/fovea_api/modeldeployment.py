@@ -548,7 +548,7 @@ class ObjectiveResult(Model):
 
     metric: Word
     """Name of the objective."""
-    wanted: Number
+    target: Number
     """Value promised."""
     measured: Number | None = None
     """Value measured. Absent: not measured."""

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fovea_api.criteria import eligible, judge
+from fovea_api.criteria import eligible, evaluate_criteria
 from fovea_api.modeldeployment import DeployedVersion, ModelDeploymentSpec
 from fovea_api.run import RunType
 
@@ -102,5 +102,5 @@ def _eligible(snapshot: DeploymentSnapshot) -> Iterator[_Bundle]:
         made = run.status.result if run.status is not None else None
         if run.spec.type is not RunType.TRAINING or made is None or made.error is not None or not made.artifact:
             continue
-        if eligible(judge(job.spec.success_criteria, made.metrics), made.metrics):
+        if eligible(evaluate_criteria(job.spec.success_criteria, made.metrics), made.metrics):
             yield _Bundle(made.artifact, run.metadata.name)

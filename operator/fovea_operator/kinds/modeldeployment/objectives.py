@@ -36,18 +36,18 @@ def _results(objectives: ServiceObjectives, measured: Measured) -> Iterator[Obje
         p95, within = measured.quantile(_SHARE), measured.within(limit / 1000)
         value = _rounded(p95 * 1000) if p95 is not None else None
         met = within >= _SHARE if within is not None else None
-        yield ObjectiveResult(metric=LATENCY, wanted=limit, measured=value, met=met)
+        yield ObjectiveResult(metric=LATENCY, target=limit, measured=value, met=met)
     if (least := objectives.throughput_per_second) is not None:
         rate = measured.per_second
         borne = True if rate is not None and rate >= least else (False if measured.shed else None)
         yield ObjectiveResult(
-            metric=THROUGHPUT, wanted=least, measured=_rounded(rate) if rate is not None else None, met=borne
+            metric=THROUGHPUT, target=least, measured=_rounded(rate) if rate is not None else None, met=borne
         )
     if (most := objectives.error_rate) is not None:
         share = measured.error_rate
         met = share <= most if share is not None else None
         value = _rounded(share) if share is not None else None
-        yield ObjectiveResult(metric=ERRORS, wanted=most, measured=value, met=met)
+        yield ObjectiveResult(metric=ERRORS, target=most, measured=value, met=met)
 
 
 def verdict(found: tuple[ObjectiveResult, ...]) -> tuple[str, Finding]:
@@ -62,7 +62,7 @@ def verdict(found: tuple[ObjectiveResult, ...]) -> tuple[str, Finding]:
 
 
 def _words(result: ObjectiveResult) -> str:
-    return f"{result.metric} is {result.measured}, promised {result.wanted}"
+    return f"{result.metric} is {result.measured}, promised {result.target}"
 
 
 def _rounded(value: float) -> float:
