@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from functools import partial
 
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
-from fovea_api.bundle import BundleManifest
+from fastapi.responses import Response, StreamingResponse
 from fovea_api.errors import FoveaError
 from pydantic import JsonValue
 
-from fovea_serving.gateway.answers import answer_json, json_response
+from fovea_serving.gateway.answers import answer_json, json_response, picture_response
+from fovea_serving.gateway.bulk import predict_lines
 from fovea_serving.gateway.gateway import Gateway
 from fovea_serving.gateway.problems import SlowRequest, problem
 from fovea_serving.gateway.requests import options_of, read_images, request_id_of
 from fovea_serving.gateway.settings import Settings
-from fovea_serving.upstreams import PredictOptions, UpstreamUnavailable
+from fovea_serving.upstreams import UpstreamUnavailable
 
 
 def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
     """The application that answers requests."""
     app = FastAPI(title="Fovea", docs_url=None, redoc_url=None)
 
-    async def images_of(request: Request) -> list[bytes]:
+    async def images_of(request: Request, most: int = settings.max_images) -> list[bytes]:
         await gateway.authenticator.check(request.headers)
         try:
             async with asyncio.timeout(gateway.inference.timeout_seconds):
-                return await read_images(request, settings.max_request_bytes, settings.max_images)
+                return await read_images(request, settings.max_request_bytes, most)
         except TimeoutError:
             limit = f"{gateway.inference.timeout_seconds:g} s"
             raise SlowRequest(f"the request's body was not there after {limit}") from None
@@ -35,15 +35,20 @@ def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
     @app.post("/v1/predict")
     async def predict(request: Request) -> Response:
         """Predicts one image (the body) or several (files of a multipart form)."""
-        begun = time.perf_counter()
+        with gateway.call(request_id_of(request)) as call:
+            images = await images_of(request)
+            answered = await gateway.predict(call, images, partial(options_of, request.query_params))
+            if request.query_params.get("render", "0") in ("0", "false"):
+                return json_response(answer_json(call, answered))
+            return await picture_response(call, answered, images)
+
+    @app.post("/v1/predict:batch")
+    async def predict_batch(request: Request) -> Response:
+        """Predicts many images (files of a multipart form); each is a line of the answer as soon as it is there."""
         request_id = request_id_of(request)
-        images = await images_of(request)
-
-        def choice(manifest: BundleManifest, defaults: PredictOptions) -> PredictOptions:
-            return options_of(request.query_params, manifest, defaults)
-
-        answered = await gateway.predict(request_id, images, choice)
-        return json_response(answer_json(request_id, answered, time.perf_counter() - begun))
+        images = await images_of(request, settings.max_batch_images)
+        lines = predict_lines(gateway, request_id, images, partial(options_of, request.query_params))
+        return StreamingResponse(lines, headers={"X-Request-Id": request_id}, media_type="application/x-ndjson")
 
     add_probes(app, gateway)
     return app

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,19 +19,42 @@ from fovea_serving.backends.cpus import usable_cpus
 from fovea_serving.gateway.admission import Admission
 from fovea_serving.gateway.authentication import Authenticator, Everybody
 from fovea_serving.gateway.health import CHECK_SECONDS
-from fovea_serving.gateway.problems import DeadlineExceeded
+from fovea_serving.gateway.metrics import Metrics
+from fovea_serving.gateway.problems import DeadlineExceeded, status_of
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.gateway.settings import Settings
-from fovea_serving.pipeline.header import check_header
-from fovea_serving.upstreams import Answer, PredictOptions, UpstreamUnavailable
+from fovea_serving.pipeline.header import ImageHeader, check_header
+from fovea_serving.pipeline.tiles import MAX_TILES, tile_count
+from fovea_serving.upstreams import Answer, InvalidOptions, PredictOptions, UpstreamUnavailable
 
 log = logging.getLogger(__name__)
 
+CLIENT_CLOSED = 499
+"""The customary code for a request whose client did not wait; it appears in metrics only."""
 MAX_COPIES = 32
 """Copies of requests that shadows work on at most; further ones are left out, because no request waits for a shadow."""
 
 Choice = Callable[[BundleManifest, PredictOptions], PredictOptions]
 """What a request chose, from the manifest of the model that answers and the deployment's defaults."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A request on its way, and what became of it.
+
+    Args:
+        request_id: Its id, which also decides over the version.
+    """
+
+    request_id: str
+    version: Version | None = None
+    begun: float | None = None
+    """When it was there as a whole, by `time.perf_counter`."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Time since then."""
+        return None if self.begun is None else time.perf_counter() - self.begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +84,7 @@ class Gateway:
         self.admission = Admission(
             settings.max_wait_seconds, self.inference.batching.max_size + usable_cpus(), settings.max_at_work
         )
+        self.metrics = Metrics()
         self._background: set[asyncio.Task[None]] = set()
         self._copies = 0
 
@@ -66,25 +92,46 @@ class Gateway:
         """Sends requests by this routing from now on. Versions that left it answer what they have begun, then close."""
         kept = {id(version.model) for version in routing.versions}
         former, self.routing = self.routing, routing
+        self.metrics.routing(routing)
         for version in former.versions:
             if id(version.model) not in kept:
                 self._in_background(version.model.upstream.close())
 
-    async def predict(self, request_id: str, images: Sequence[bytes], choice: Choice) -> Answered:
-        """The answers of the version that the id falls to; the shadows get copies.
+    @contextmanager
+    def call(self, request_id: str) -> Iterator[Call]:
+        """While a request is answered; counts it at the end, whatever its end is."""
+        call = Call(request_id)
+        code, reason = 500, "Unexpected"
+        try:
+            yield call
+            code, reason = 200, ""
+        except FoveaError as error:
+            code, reason = status_of(error).value, error.reason
+            raise
+        except asyncio.CancelledError:
+            code, reason = CLIENT_CLOSED, "Cancelled"
+            raise
+        finally:
+            self.metrics.request(call.version, code, reason, call.seconds)
+
+    async def predict(self, call: Call, images: Sequence[bytes], choice: Choice) -> Answered:
+        """The answers of the version that the call's id falls to; the shadows get copies.
 
         Raises what `check_header` and `Upstream.predict` raise, and DeadlineExceeded.
         """
-        for index, image in enumerate(images):
-            place = f"image {index + 1}" if len(images) > 1 else "image"
-            check_header(image, self.inference.max_image_megapixels, place)
-        with self.admission.admit(len(images)):
+        call.begun = time.perf_counter()
+        places = [f"image {index + 1}" for index in range(len(images))] if len(images) > 1 else ["image"]
+        limit = self.inference.max_image_megapixels
+        headers = [check_header(image, limit, place) for image, place in zip(images, places, strict=True)]
+        with self.admission.admit(self._work(call, headers, choice)):
             try:
                 async with asyncio.timeout(self.inference.timeout_seconds):
-                    answered = await self._ask(request_id, images, choice)
+                    answered = await self._ask(call, images, choice)
             except TimeoutError:
-                limit = f"{self.inference.timeout_seconds:g} s"
-                raise DeadlineExceeded(f"no answer within {limit}", None, "send smaller images or ask again") from None
+                words = f"no answer within {self.inference.timeout_seconds:g} s"
+                raise DeadlineExceeded(words, None, "send smaller images or ask again") from None
+        self.metrics.images(answered.version, images, headers)
+        self.metrics.answers(answered.version, answered.answers)
         for shadow in self.routing.shadows:
             self._copy(shadow, images, choice)
         return answered
@@ -97,6 +144,7 @@ class Gateway:
         looks = await asyncio.gather(*(version.model.health.check() for version in answering), return_exceptions=True)
         errors = [look for look in looks if look is not None]
         for version, error in zip(answering, looks, strict=True):
+            self.metrics.ready(version, error is None)
             if error is not None:
                 log.warning("%s: %s", version.name, error)
         if len(errors) == len(answering):
@@ -114,10 +162,10 @@ class Gateway:
         self.route(Routing((), "the gateway is shutting down"))
         await asyncio.gather(*self._background)
 
-    async def _ask(self, request_id: str, images: Sequence[bytes], choice: Choice) -> Answered:
+    async def _ask(self, call: Call, images: Sequence[bytes], choice: Choice) -> Answered:
         while True:
             routing = self.routing
-            version = routing.choose(request_id)
+            version = call.version = routing.choose(call.request_id)
             options = self._options(version, choice)
             try:
                 return Answered(version, await version.model.upstream.predict(images, options))
@@ -125,6 +173,16 @@ class Gateway:
                 if routing is self.routing:
                     raise
                 # The version was replaced meanwhile: another one answers.
+
+    def _work(self, call: Call, headers: Sequence[ImageHeader], choice: Choice) -> int:
+        """How many times the network runs for a request. Raises InvalidOptions where tiles are too many."""
+        tile = self._options(self.routing.choose(call.request_id), choice).tile
+        if tile is None:
+            return len(headers)
+        count = sum(tile_count(header.width, header.height, tile) for header in headers)
+        if count > MAX_TILES:
+            raise InvalidOptions(f"{count} tiles in one request", "tile", f"choose larger ones: at most {MAX_TILES}")
+        return count
 
     def _options(self, version: Version, choice: Choice) -> PredictOptions:
         inference = self.inference
@@ -134,8 +192,11 @@ class Gateway:
     def _copy(self, shadow: Version, images: Sequence[bytes], choice: Choice) -> None:
         async def ask() -> None:
             try:
-                async with asyncio.timeout(self.inference.timeout_seconds):
-                    await shadow.model.upstream.predict(images, self._options(shadow, choice))
+                with self.call("copy") as call:
+                    call.version, call.begun = shadow, time.perf_counter()
+                    async with asyncio.timeout(self.inference.timeout_seconds):
+                        answers = await shadow.model.upstream.predict(images, self._options(shadow, choice))
+                    self.metrics.answers(shadow, answers)
             except (FoveaError, TimeoutError) as error:
                 log.debug("shadow %s failed: %s", shadow.name, error)
             finally:

@@ -7,6 +7,7 @@ import math
 from http import HTTPStatus
 
 from fovea_api.errors import FoveaError, InvalidInput
+from pydantic import JsonValue
 from starlette.responses import Response
 
 from fovea_serving.gateway.authentication import Forbidden, Unauthenticated
@@ -52,16 +53,19 @@ def status_of(error: FoveaError) -> HTTPStatus:
     return next((status for kind, status in STATUSES if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-def problem(error: FoveaError, request_id: str) -> Response:
-    """The answer to a request that failed."""
-    status = status_of(error)
-    content = {
+def problem_json(error: FoveaError, request_id: str) -> dict[str, JsonValue]:
+    """The problem details of an error."""
+    return {
         "type": "about:blank",
         "title": error.reason,
-        "status": status.value,
+        "status": status_of(error).value,
         "detail": str(error),
         "requestId": request_id,
     }
+
+
+def problem(error: FoveaError, request_id: str) -> Response:
+    """The answer to a request that failed."""
     headers = {"X-Request-Id": request_id}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(math.ceil(error.retry_after))
@@ -69,4 +73,6 @@ def problem(error: FoveaError, request_id: str) -> Response:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     elif isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(json.dumps(content), status.value, headers, "application/problem+json")
+    return Response(
+        json.dumps(problem_json(error, request_id)), status_of(error).value, headers, "application/problem+json"
+    )

@@ -13,6 +13,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from fovea_serving.gateway.problems import RequestTooLarge
+from fovea_serving.pipeline import prediction_type
+from fovea_serving.pipeline.tiles import MIN_TILE
 from fovea_serving.upstreams import InvalidOptions, PredictOptions
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -68,7 +70,7 @@ def options_of(query: QueryParams, manifest: BundleManifest, defaults: PredictOp
     """What a request chose. Raises InvalidOptions, which names the parameter.
 
     Args:
-        query: `confidence`, `classes` (names, separated by commas or repeated).
+        query: `confidence`, `classes` (names, separated by commas or repeated), `tile` (pixels).
         manifest: That of the model which answers.
         defaults: The deployment's.
     """
@@ -77,7 +79,16 @@ def options_of(query: QueryParams, manifest: BundleManifest, defaults: PredictOp
         confidence=_fraction(query, "confidence") if "confidence" in query else defaults.confidence,
         classes=_indices(names, manifest.classes) if "classes" in query else defaults.classes,
         max_detections=defaults.max_detections,
+        tile=_tile(query["tile"], manifest) if "tile" in query else None,
     )
+
+
+def _tile(text: str, manifest: BundleManifest) -> int:
+    if not prediction_type(manifest.task).tiled:
+        raise InvalidOptions(f"parts of an image have no {manifest.task} of their own", "tile", "ask without it")
+    if not text.isdigit() or int(text) < MIN_TILE:
+        raise InvalidOptions(f"{text!r} is no number of pixels of at least {MIN_TILE}", "tile")
+    return int(text)
 
 
 def _fraction(query: QueryParams, name: str) -> float:

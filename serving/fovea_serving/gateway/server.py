@@ -12,7 +12,9 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import Response
 from fovea_api.errors import InvalidInput
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from fovea_serving.gateway.app import add_probes, create_app
 from fovea_serving.gateway.gateway import Gateway
@@ -84,6 +86,12 @@ async def _first(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Tas
 def _admin(gateway: Gateway) -> FastAPI:
     app = FastAPI(title="Fovea: probes and metrics", docs_url=None, redoc_url=None, openapi_url=None)
     add_probes(app, gateway)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        gateway.metrics.load(gateway.admission.at_work, gateway.admission.expected_wait)
+        return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
     return app
 
 

@@ -15,6 +15,7 @@ class Settings:
         admin_port: For probes and metrics, which nobody outside of the cluster needs; 0: none.
         max_request_bytes: Largest body. A photo of 50 megapixels has some 25 MB.
         max_images: Images of one request at most.
+        max_batch_images: Images of one `predict:batch` at most.
         max_at_work: Images at work at most, which bounds the memory for their bytes.
         max_wait_seconds: A request that would wait longer is refused with 429, because whoever asks can then ask
             elsewhere or later, while waiting would make all others slow too.
@@ -28,6 +29,7 @@ class Settings:
     admin_port: int = 0
     max_request_bytes: int = 64 * 2**20
     max_images: int = 32
+    max_batch_images: int = 1000
     max_at_work: int = 256
     max_wait_seconds: float = 1.0
     drain_delay_seconds: float = 0

@@ -30,5 +30,5 @@ def golden_image() -> bytes:
 
 def golden_numbers(prediction: Prediction) -> NDArray[np.float64]:
     """COMPARED numbers from 0 to 1 that stand for a prediction with all candidates; those that it lacks are 0."""
-    numbers = prediction.fingerprint()[:COMPARED]
+    numbers = prediction.above(0.0).fingerprint()[:COMPARED]
     return np.pad(numbers, (0, COMPARED - len(numbers)))

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 from fovea_api.errors import FoveaError, InvalidInput, Retryable
 
-from fovea_serving.pipeline import IGNORE, Detection, Prediction, SemanticSegmentation
+from fovea_serving.pipeline import Prediction
 
 
 class InvalidOptions(InvalidInput):
@@ -61,14 +60,10 @@ class PredictOptions:
             prediction: The network's, after non-maximum suppression.
             threshold: The model's own, where the request chose none.
         """
-        if isinstance(prediction, SemanticSegmentation) and self.classes is not None:
-            return SemanticSegmentation(np.where(np.isin(prediction.mask, self.classes), prediction.mask, IGNORE))
-        if not isinstance(prediction, Detection):
-            return prediction
-        found = prediction.above(threshold if self.confidence is None else self.confidence)
-        kept = np.arange(len(found)) if self.classes is None else np.flatnonzero(np.isin(found.labels, self.classes))
-        kept = kept[: self.max_detections]
-        return Detection(found.boxes[kept], found.labels[kept], found.scores[kept])
+        selected = prediction.above(threshold if self.confidence is None else self.confidence)
+        if self.classes is not None:
+            selected = selected.of(self.classes)
+        return selected if self.max_detections is None else selected.first(self.max_detections)
 
 
 DEFAULTS = PredictOptions()

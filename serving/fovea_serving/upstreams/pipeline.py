@@ -10,8 +10,12 @@ from typing import Any, Protocol, TypeVar
 
 from fovea_serving.backends.cpus import usable_cpus
 from fovea_serving.batching import BatchedOutputs, Tensor
-from fovea_serving.pipeline import Geometry, Postprocess, Preprocess, decode
+from fovea_serving.pipeline import Geometry, Postprocess, Prediction, Preprocess, decode, prediction_type
+from fovea_serving.pipeline.tiles import Tile, tiles_of
 from fovea_serving.upstreams.base import DEFAULTS, Answer, PredictOptions, UpstreamUnavailable
+
+TILES_AT_ONCE = 16
+"""Tiles of an image whose inputs are in memory at the same time."""
 
 _T = TypeVar("_T")
 
@@ -58,8 +62,8 @@ class PipelineUpstream:
         self._idle.clear()
         try:
             places = [f"image {index + 1}" for index in range(len(images))] if len(images) != 1 else ["image"]
-            outputs = await _all([self._outputs(data, place) for data, place in zip(images, places, strict=True)])
-            return await self._in_thread(lambda: [self._answer(*pair, options) for pair in outputs])
+            answer = self._whole if options.tile is None else self._tiled
+            return await _all([answer(data, place, options) for data, place in zip(images, places, strict=True)])
         finally:
             self._at_work -= 1
             if not self._at_work:
@@ -75,16 +79,51 @@ class PipelineUpstream:
         await self._network.close()
         self._threads.shutdown(wait=False)
 
-    async def _outputs(self, data: bytes, place: str) -> tuple[BatchedOutputs, Geometry]:
+    async def _whole(self, data: bytes, place: str, options: PredictOptions) -> Answer:
+        ran, geometry = await self._run(lambda: self._preprocess(decode(data, place)))
+
+        def answer() -> Answer:
+            (prediction,) = self._postprocess(ran.outputs, [geometry])
+            return self._answer(prediction, geometry.original, ran.batch_size, options)
+
+        return await self._in_thread(answer)
+
+    async def _tiled(self, data: bytes, place: str, options: PredictOptions) -> Answer:
+        assert options.tile is not None
+        pixels = await self._in_thread(lambda: decode(data, place))
+        height, width = pixels.shape[:2]
+        tiles = tiles_of(width, height, options.tile)
+        at_once = asyncio.Semaphore(TILES_AT_ONCE)
+        sizes: list[int] = []
+
+        async def predict(tile: Tile) -> tuple[Prediction, Tile]:
+            async with at_once:
+                part = pixels[tile.top : tile.bottom, tile.left : tile.right]
+                ran, geometry = await self._run(lambda: self._preprocess(part))
+                sizes.append(ran.batch_size or 0)
+                (prediction,) = await self._in_thread(lambda: self._postprocess(ran.outputs, [geometry]))
+                return prediction, tile
+
+        parts = await _all([predict(tile) for tile in tiles])
+        kind = prediction_type(self._postprocess.task)
+
+        def merge() -> Answer:
+            merged = kind.merge(parts, self._postprocess)
+            return self._answer(merged, (width, height), max(sizes) or None, options)
+
+        return await self._in_thread(merge)
+
+    async def _run(self, prepare: Callable[[], tuple[Tensor, Geometry]]) -> tuple[BatchedOutputs, Geometry]:
         with self._network.announce():
-            tensor, geometry = await self._in_thread(lambda: self._preprocess(decode(data, place)))
+            tensor, geometry = await self._in_thread(prepare)
             running = self._network.submit(tensor)
         return await running, geometry
 
-    def _answer(self, ran: BatchedOutputs, geometry: Geometry, options: PredictOptions) -> Answer:
-        (prediction,) = self._postprocess(ran.outputs, [geometry])
+    def _answer(
+        self, prediction: Prediction, size: tuple[int, int], batch_size: int | None, options: PredictOptions
+    ) -> Answer:
         selected = options.select(prediction, self._postprocess.confidence_threshold)
-        return Answer(selected, *geometry.original, ran.batch_size)
+        return Answer(selected, *size, batch_size)
 
     def _check_open(self) -> None:
         if self._closed:

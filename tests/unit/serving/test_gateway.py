@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from fovea_serving.gateway.settings import Settings
 from fovea_serving.predictor import Predictor
 from fovea_serving.upstreams.local import LocalUpstream
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 COLOURS = {"red": (230, 20, 20), "green": (10, 200, 30), "blue": (0, 0, 255)}
 
@@ -123,3 +125,60 @@ async def test_without_a_version_requests_and_readiness_are_503_with_the_reason(
         assert int(answer.headers["retry-after"]) >= 1
         assert "the bundle is being fetched" in answer.json()["detail"]
     assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_the_picture_is_drawn_on_request(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v1/predict?render=1", content=png((0, 0, 255)))
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.headers["x-fovea-run"] == "r-0123456789"
+    drawn = np.asarray(Image.open(io.BytesIO(answer.content)))
+    assert drawn.shape == (40, 50, 3)
+    assert np.abs(drawn.astype(int) - [0, 0, 255]).max() > 100, "the label"
+    both = [("image", ("a.png", png((0, 0, 255))))] * 2
+    assert (await client.post("/v1/predict?render=1", files=both)).status_code == 400
+
+
+async def test_many_images_are_answered_line_by_line_and_a_bad_one_costs_no_other(gateway: Gateway) -> None:
+    files = [("image", (f"{n}.png", png(list(COLOURS.values())[n % 3]))) for n in range(60)]
+    files[7] = ("image", ("bad.png", b"bad"))
+    app = create_app(gateway, Settings())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        answer = await client.post("/v1/predict:batch", files=files)
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    lines = {line["index"]: line for line in map(json.loads, answer.text.splitlines())}
+    assert sorted(lines) == list(range(60))
+    assert lines.pop(7)["error"]["status"] == 415
+    assert all(line["classes"][0]["class"] == list(COLOURS)[index % 3] for index, line in lines.items())
+
+
+async def test_chosen_classes_and_tiles(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v1/predict?classes=red,green", content=png((0, 0, 255)))
+    assert {each["class"] for each in answer.json()["predictions"][0]["classes"]} == {"red", "green"}
+    tiled = await client.post("/v1/predict?tile=64", content=png((0, 0, 255)))
+    assert (tiled.status_code, "tile" in tiled.json()["detail"]) == (400, True)
+
+
+async def test_what_happens_is_counted(client: httpx.AsyncClient, gateway: Gateway) -> None:
+    gateway.metrics.describe("team", "colours", 0.033)
+    for _ in range(3):
+        await client.post("/v1/predict", content=png((0, 0, 255)))
+    await client.post("/v1/predict", content=b"%PDF")
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(gateway.metrics.text().decode())
+        for sample in family.samples
+    }
+
+    def value(name: str, **labels: str) -> float:
+        everywhere = {"namespace": "team", "deployment": "colours", "run": "r-1", "role": "stable"}
+        return samples[(f"fovea_serving_{name}", *sorted((everywhere | labels).items()))]
+
+    assert value("requests_total", code="200") == 3
+    assert value("requests_total", code="415", run="", role="") == 1
+    assert value("errors_total", reason="UnsupportedImage", run="", role="") == 1
+    assert value("request_seconds_count") == 3
+    assert value("request_seconds_bucket", le="0.033") <= value("request_seconds_bucket", le="+Inf") == 3
+    assert value("predictions_total", **{"class": "blue"}) == 3
+    assert value("images_total", format="PNG") == 3
+    assert value("confidence_bucket", le="1.0") == 3
+    assert value("batch_size_sum") == 3

@@ -17,7 +17,7 @@ from fovea_serving.bundle import load_bundle
 from fovea_serving.gateway import configuration
 from fovea_serving.gateway.authentication import ApiKeys, Everybody
 from fovea_serving.gateway.configuration import Follower, Surroundings, parsed, watch_file
-from fovea_serving.gateway.gateway import Gateway
+from fovea_serving.gateway.gateway import Call, Gateway
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.predictor import Predictor
 from fovea_serving.upstreams import Answer, PredictOptions, Upstream, UpstreamUnavailable
@@ -96,7 +96,7 @@ async def test_a_shadow_gets_copies_and_no_answer_comes_from_it(
     await follower.apply(config_of(bundle, ("a", "Stable", 100), ("s", "Shadow", 0)))
     for upstream in opened:
         upstream.asked = 0  # the golden image
-    answered = [await gateway.predict(str(number), [image], choice) for number in range(5)]
+    answered = [await gateway.predict(Call(str(number)), [image], choice) for number in range(5)]
     await gateway.close()
     assert {each.version.name for each in answered} == {"a"}
     assert {upstream.name: upstream.asked for upstream in opened} == {"a": 5, "s": 5}
@@ -114,7 +114,7 @@ async def test_a_switch_under_load_fails_no_request_and_closes_what_is_replaced(
     async def ask(client: int) -> None:
         number = 0
         while not done.is_set():
-            answered = await gateway.predict(f"{client}-{number}", [image], choice)
+            answered = await gateway.predict(Call(f"{client}-{number}"), [image], choice)
             names[answered.version.name] += 1
             number += 1
 
@@ -144,7 +144,7 @@ async def test_a_version_closed_between_choice_and_request_leads_to_its_successo
         raise UpstreamUnavailable("closed")
 
     opened[0].predict = refuse  # type: ignore[method-assign,assignment]
-    assert (await gateway.predict("1", [image], choice)).version.name == "b"
+    assert (await gateway.predict(Call("1"), [image], choice)).version.name == "b"
     await gateway.close()
 
 
@@ -167,12 +167,12 @@ async def test_what_cannot_be_applied_changes_nothing_and_is_tried_again(
     later = tmp_path / "later" / bundle.name
     file.write_text(json.dumps(config_of(later, ("b", "Stable", 100)).to_dict()))
     await asyncio.sleep(0.2)
-    assert (await gateway.predict("1", [image], choice)).version.name == "a", "the store does not have it yet"
+    assert (await gateway.predict(Call("1"), [image], choice)).version.name == "a", "the store does not have it yet"
     file.write_text('{"namespace": "team", "deploymnt": "typo"}')
     await asyncio.sleep(0.1)
     file.unlink()
     await asyncio.sleep(0.1)
-    assert (await gateway.predict("1", [image], choice)).version.name == "a"
+    assert (await gateway.predict(Call("1"), [image], choice)).version.name == "a"
     later.parent.mkdir()
     later.symlink_to(bundle)
     file.write_text(json.dumps(config_of(later, ("b", "Stable", 100)).to_dict()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -134,6 +134,16 @@ def test_a_further_task_is_one_more_class(monkeypatch: pytest.MonkeyPatch) -> No
             cls, outputs: Mapping[str, NDArray[np.float32]], geometries: Sequence[Geometry], settings: object
         ) -> list[Self]:
             return [cls(int(value)) for value in outputs["number"]]
+
+        @property
+        def confidence(self) -> None:
+            return None
+
+        def counts(self) -> dict[int, int]:
+            return {}
+
+        def of(self, labels: Collection[int]) -> Self:
+            return self
 
         def fingerprint(self) -> NDArray[np.float64]:
             return np.array([self.value], np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self, TypeVar
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from fovea_serving.pipeline.geometry import Geometry
+from fovea_serving.pipeline.tiles import Tile
 
 
 class DecodingSettings(Protocol):
@@ -33,12 +34,14 @@ class Prediction(ABC):
     """What a model says about one image, in the pixels of the original.
 
     Attributes:
+        tiled: Whether predictions for tiles of an image can be merged.
         outputs: Names of the network's outputs that it is made from. The network's one input is `image`, float32
             `[N, 3, H, W]`, normalized.
     """
 
     __slots__ = ()
     outputs: ClassVar[tuple[str, ...]]
+    tiled: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -46,6 +49,31 @@ class Prediction(ABC):
         cls, outputs: Mapping[str, NDArray[np.float32]], geometries: Sequence[Geometry], settings: DecodingSettings
     ) -> Sequence[Self]:
         """The predictions of a batch of N images, from the outputs by name and the geometry of each image."""
+
+    @classmethod
+    def merge(cls, parts: Sequence[tuple[Self, Tile]], settings: DecodingSettings) -> Self:
+        """The prediction for an image, from those for its tiles, each in the pixels of its tile.
+
+        Raises NotSupported where parts of an image do not say what the whole is.
+        """
+        raise NotSupported("tiles of an image have no meaning for this task", "tile", "ask without it")
+
+    @property
+    @abstractmethod
+    def confidence(self) -> float | None:
+        """The best score, from 0 to 1; None where there is none."""
+
+    @abstractmethod
+    def counts(self) -> Mapping[int, int]:
+        """By the index of the class: objects, or 1 for the class of the image, or 1 for each that occurs in it."""
+
+    @abstractmethod
+    def of(self, labels: Collection[int]) -> Self:
+        """What is predicted of these classes, by their indices."""
+
+    def first(self, count: int) -> Self:
+        """The best objects, as many as are given; itself where there are no objects."""
+        return self
 
     def above(self, score: float, *, overlapping: bool = False) -> Self:
         """What is reported from this score on; itself where every image or pixel has a class.

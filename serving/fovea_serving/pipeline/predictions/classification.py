@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,18 @@ class Classification(Prediction):
         """The k most probable classes as (index, probability), best first."""
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(int(index), float(self.probabilities[index])) for index in order]
+
+    @property
+    def confidence(self) -> float:
+        return self.score
+
+    def counts(self) -> dict[int, int]:
+        return {self.label: 1}
+
+    def of(self, labels: Collection[int]) -> Classification:
+        """The others have no probability any more, and are not reported."""
+        kept = np.isin(np.arange(len(self.probabilities)), list(labels))
+        return Classification(np.where(kept, self.probabilities, 0), min(self.top_k, int(kept.sum())))
 
     def fingerprint(self) -> NDArray[np.float64]:
         """The probabilities, in the order of the classes."""

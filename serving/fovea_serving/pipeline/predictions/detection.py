@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,11 +14,17 @@ from pydantic import JsonValue
 from fovea_serving.pipeline.drawing import color_of, line_width, write_label
 from fovea_serving.pipeline.geometry import Geometry
 from fovea_serving.pipeline.predictions.base import DecodingSettings, Prediction, register
+from fovea_serving.pipeline.tiles import Tile
 
 CANDIDATES_PER_CLASS = 1000
 """Boxes of a class that enter non-maximum suppression, best first: bounds its time on a noisy image."""
 ONE_OBJECT_IOU = 0.6
 """Boxes of two classes that overlap by more are of one object: a bicycle and its rider overlap by less."""
+
+EDGE = 2.0
+"""Pixels from a tile's edge within which a box counts as cut."""
+COVERED = 0.5
+"""Share of a cut box that another tile's whole box of its class covers where both are of one object."""
 
 
 @register(Task.DETECTION)
@@ -27,6 +33,7 @@ class Detection(Prediction):
     """Detected objects, best first: `boxes` `[N, 4]` xyxy in original pixels, `labels` and `scores` `[N]`."""
 
     outputs = ("boxes", "scores")
+    tiled = True
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -40,6 +47,24 @@ class Detection(Prediction):
         rows = zip(outputs["boxes"], outputs["scores"], geometries, strict=True)
         return [_decode(geometry.to_original(boxes), scores, settings) for boxes, scores, geometry in rows]
 
+    @classmethod
+    def merge(cls, parts: Sequence[tuple[Detection, Tile]], settings: DecodingSettings) -> Detection:
+        """What a tile's edge has cut goes where another tile shows it whole; then suppression as in one image."""
+        placed = [(part.boxes + np.array([tile.left, tile.top] * 2, np.float32), tile) for part, tile in parts]
+        boxes = np.concatenate([moved for moved, _ in placed])
+        labels = np.concatenate([part.labels for part, _ in parts])
+        scores = np.concatenate([part.scores for part, _ in parts])
+        cut = np.concatenate([_touches(moved, tile) for moved, tile in placed])
+        kept: list[NDArray[np.intp]] = []
+        for label in np.unique(labels):
+            whole, partial = (np.flatnonzero((labels == label) & (cut == state)) for state in (False, True))
+            covered = _common(boxes[partial], boxes[whole]).max(axis=1, initial=0) >= COVERED * _areas(boxes[partial])
+            members = np.concatenate([whole, partial[~covered]])
+            kept.append(members[nms(boxes[members], scores[members], settings.nms_iou)])
+        index = np.concatenate(kept) if kept else np.zeros(0, np.intp)
+        index = index[np.argsort(-scores[index], kind="stable")[: settings.max_detections]]
+        return cls(boxes[index], labels[index], scores[index])
+
     def above(self, score: float, *, overlapping: bool = False) -> Detection:
         """Those of at least this score; of boxes that lie on one object, whatever their classes, only the best.
 
@@ -49,6 +74,21 @@ class Detection(Prediction):
         if not overlapping:
             kept = kept[np.sort(nms(self.boxes[kept], self.scores[kept], ONE_OBJECT_IOU))]
         return Detection(self.boxes[kept], self.labels[kept], self.scores[kept])
+
+    @property
+    def confidence(self) -> float | None:
+        return float(self.scores.max()) if len(self) else None
+
+    def counts(self) -> dict[int, int]:
+        labels, counts = np.unique(self.labels, return_counts=True)
+        return dict(zip(labels.tolist(), counts.tolist(), strict=True))
+
+    def of(self, labels: Collection[int]) -> Detection:
+        kept = np.isin(self.labels, list(labels))
+        return Detection(self.boxes[kept], self.labels[kept], self.scores[kept])
+
+    def first(self, count: int) -> Detection:
+        return Detection(self.boxes[:count], self.labels[:count], self.scores[:count])
 
     def fingerprint(self) -> NDArray[np.float64]:
         """The scores."""
@@ -102,6 +142,25 @@ def nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_threshold: 
         common = np.maximum(width, 0) * np.maximum(height, 0)
         alive[rest] &= common <= iou_threshold * (area[index] + area[rest] - common)
     return np.array(kept, np.intp)
+
+
+def _touches(boxes: NDArray[np.float32], tile: Tile) -> NDArray[np.bool_]:
+    """Which boxes `[N, 4]` reach an edge of the tile that is inside of the image."""
+    left, top, right, bottom = tile.inner
+    low = (boxes[:, 0] <= left + EDGE) | (boxes[:, 1] <= top + EDGE)
+    return low | (boxes[:, 2] >= right - EDGE) | (boxes[:, 3] >= bottom - EDGE)
+
+
+def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _common(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Areas `[N, M]` that N boxes share with M others."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    sides = np.maximum(np.minimum(first[:, None, 2:], second[None, :, 2:]) - low, 0)
+    areas: NDArray[np.float32] = sides[..., 0] * sides[..., 1]
+    return areas
 
 
 def _decode(boxes: NDArray[np.float32], scores: NDArray[np.float32], settings: DecodingSettings) -> Detection:

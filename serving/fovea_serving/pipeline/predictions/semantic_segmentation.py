@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -16,6 +16,7 @@ from fovea_serving.pipeline.drawing import tint
 from fovea_serving.pipeline.geometry import Geometry
 from fovea_serving.pipeline.predictions.base import DecodingSettings, Prediction, register
 from fovea_serving.pipeline.preprocess import IGNORE
+from fovea_serving.pipeline.tiles import Tile
 
 
 @register(Task.SEMANTIC_SEGMENTATION)
@@ -24,6 +25,7 @@ class SemanticSegmentation(Prediction):
     """A class for each pixel: `mask` `[height, width]` of the original; IGNORE where a crop cut it off."""
 
     outputs = ("logits",)
+    tiled = True
 
     mask: NDArray[np.uint8]
 
@@ -35,9 +37,39 @@ class SemanticSegmentation(Prediction):
         pairs = zip(outputs["logits"], geometries, strict=True)
         return [cls(_decode(logits, geometry)) for logits, geometry in pairs]
 
+    @property
+    def confidence(self) -> None:
+        """A class for each pixel says nothing of how sure it is."""
+
+    def counts(self) -> dict[int, int]:
+        return {label: 1 for label, _ in self._occurring()}
+
+    def of(self, labels: Collection[int]) -> SemanticSegmentation:
+        """Pixels of others have no class (IGNORE)."""
+        return SemanticSegmentation(np.where(np.isin(self.mask, list(labels)), self.mask, np.uint8(IGNORE)))
+
     def fingerprint(self) -> NDArray[np.float64]:
         """The share of the pixels of each class, in the order of the classes."""
         return np.bincount(self.mask.ravel(), minlength=IGNORE + 1) / self.mask.size
+
+    @classmethod
+    def merge(
+        cls, parts: Sequence[tuple[SemanticSegmentation, Tile]], settings: DecodingSettings
+    ) -> SemanticSegmentation:
+        """Each pixel by the tile in which it is furthest from an inner edge: there the network saw most around it."""
+        tile = parts[0][1]
+        mask = np.full((tile.height, tile.width), IGNORE, np.uint8)
+        depth = np.full(mask.shape, -1, np.int32)
+        for part, tile in parts:
+            area = (slice(tile.top, tile.bottom), slice(tile.left, tile.right))
+            left, top, right, bottom = tile.inner
+            x, y = np.arange(tile.left, tile.right), np.arange(tile.top, tile.bottom)
+            across, down = np.minimum(x - left, right - 1 - x), np.minimum(y - top, bottom - 1 - y)
+            own = np.minimum(across[None, :], down[:, None]).astype(np.int32)
+            deeper = own > depth[area]
+            mask[area][deeper] = part.mask[deeper]
+            depth[area][deeper] = own[deeper]
+        return cls(mask)
 
     def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
         """`width`, `height` and `classes`: those that occur, with their `pixels` and on request their `mask`."""

@@ -1,0 +1,190 @@
+"""What a gateway measures, for Prometheus: equal for both runtimes, and such that replicas can be summed.
+
+Cardinality is bounded: classes beyond MAX_CLASSES count as one, codes and reasons come from fixed sets, and runs from
+the configuration.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from fovea_serving.gateway.routing import Routing, Version
+from fovea_serving.pipeline.header import ImageHeader
+from fovea_serving.upstreams import Answer
+
+MAX_CLASSES = 100
+OTHER_CLASSES = "(other)"
+
+LABELS = ("namespace", "deployment", "run", "role")
+SECONDS = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SHARES = tuple(step / 20 for step in range(1, 21))
+MEGAPIXELS = (0.01, 0.05, 0.1, 0.3, 0.5, 1, 2, 5, 10, 20, 50, 100)
+KILOBYTES = (1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000)
+RATIOS = (0.25, 0.5, 0.67, 0.75, 0.9, 1.1, 1.34, 1.5, 2, 4)
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the folder that several processes count in; prometheus-client looks at it when it is imported."""
+
+
+class Metrics:
+    """The counters of one gateway.
+
+    Args:
+        namespace: Of the ModelDeployment; empty for `fovea serve`.
+        deployment: Its name.
+    """
+
+    def __init__(self, namespace: str = "", deployment: str = "") -> None:
+        self.registry = CollectorRegistry()
+        self._place = (namespace, deployment)
+        self._objective: float | None = None
+        registry = self.registry
+        self._requests = Counter(
+            "fovea_serving_requests", "Requests, by the status of the answer.", (*LABELS, "code"), registry=registry
+        )
+        self._errors = Counter(
+            "fovea_serving_errors", "Requests that failed, by the error.", (*LABELS, "reason"), registry=registry
+        )
+        self._latency = self._latency_histogram(SECONDS)
+        self._batch_size = Histogram(
+            "fovea_serving_batch_size",
+            "Images that went through the network together, for each image; not given by Triton.",
+            LABELS,
+            buckets=BATCH_SIZES,
+            registry=registry,
+        )
+        self._confidence = Histogram(
+            "fovea_serving_confidence",
+            "Best score of each image: of its most certain object or class.",
+            LABELS,
+            buckets=SHARES,
+            registry=registry,
+        )
+        self._classes = Counter(
+            "fovea_serving_predictions",
+            "Objects by their class, or images by their most probable class.",
+            (*LABELS, "class"),
+            registry=registry,
+        )
+        self._megapixels = Histogram(
+            "fovea_serving_image_megapixels", "Size of each image.", LABELS, buckets=MEGAPIXELS, registry=registry
+        )
+        self._aspect = Histogram(
+            "fovea_serving_image_aspect_ratio", "Width by height.", LABELS, buckets=RATIOS, registry=registry
+        )
+        self._kilobytes = Histogram(
+            "fovea_serving_image_kilobytes", "Size of each file.", LABELS, buckets=KILOBYTES, registry=registry
+        )
+        self._formats = Counter(
+            "fovea_serving_images", "Images by their file's format.", (*LABELS, "format"), registry=registry
+        )
+        self._at_work = Gauge(
+            "fovea_serving_images_at_work",
+            "Images that were taken in and are not answered yet: the queue with what is being computed.",
+            LABELS[:2],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._wait = Gauge(
+            "fovea_serving_expected_wait_seconds",
+            "Time that a request which came now would wait; 429 is answered beyond the limit.",
+            LABELS[:2],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self._weight = Gauge(
+            "fovea_serving_version_weight",
+            "Share of the requests, in per cent.",
+            LABELS,
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self._ready = Gauge(
+            "fovea_serving_version_ready",
+            "Whether the golden image got the known answer at the last look.",
+            LABELS,
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._routed: set[tuple[str, ...]] = set()
+
+    def describe(self, namespace: str, deployment: str, objective: float | None) -> None:
+        """Whose gateway this is, and the latency in seconds that is promised, which gets a bucket edge."""
+        self._place = (namespace, deployment)
+        if objective != self._objective:
+            self._objective = objective
+            edges = {*SECONDS, *([objective] if objective else [])}
+            self.registry.unregister(self._latency)
+            self._latency = self._latency_histogram(tuple(sorted(edges)))
+
+    def request(self, version: Version | None, code: int, reason: str, seconds: float | None) -> None:
+        """A request that was answered: with which status, by which error (empty: none), after how long."""
+        labels = self._labels(version)
+        self._requests.labels(*labels, str(code)).inc()
+        if reason:
+            self._errors.labels(*labels, reason).inc()
+        if seconds is not None:
+            self._latency.labels(*labels).observe(seconds)
+
+    def images(self, version: Version, images: Sequence[bytes], headers: Sequence[ImageHeader]) -> None:
+        """What came in."""
+        labels = self._labels(version)
+        for image, header in zip(images, headers, strict=True):
+            self._megapixels.labels(*labels).observe(header.megapixels)
+            self._aspect.labels(*labels).observe(header.width / header.height)
+            self._kilobytes.labels(*labels).observe(len(image) / 1000)
+            self._formats.labels(*labels, header.format).inc()
+
+    def answers(self, version: Version, answers: Sequence[Answer]) -> None:
+        """What was predicted."""
+        labels, classes = self._labels(version), version.model.manifest.classes
+        for answer in answers:
+            if answer.batch_size is not None:
+                self._batch_size.labels(*labels).observe(answer.batch_size)
+            if (confidence := answer.prediction.confidence) is not None:
+                self._confidence.labels(*labels).observe(confidence)
+            for label, count in answer.prediction.counts().items():
+                name = classes[label] if label < MAX_CLASSES else OTHER_CLASSES
+                self._classes.labels(*labels, name).inc(count)
+
+    def load(self, at_work: int, expected_wait: float) -> None:
+        """How much is at work now."""
+        self._at_work.labels(*self._place).set(at_work)
+        self._wait.labels(*self._place).set(expected_wait)
+
+    def routing(self, routing: Routing) -> None:
+        """The shares of the versions; those that left have none."""
+        for labels in self._routed:
+            self._weight.labels(*labels).set(0)
+            self._ready.labels(*labels).set(0)
+        for version in routing.versions:
+            self._weight.labels(*self._labels(version)).set(version.weight)
+        self._routed = {self._labels(version) for version in routing.versions}
+
+    def ready(self, version: Version, ready: bool) -> None:
+        """How the last look at a version came out."""
+        self._ready.labels(*self._labels(version)).set(ready)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format; of all processes where there are several."""
+        if MULTIPROCESS not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+    def _labels(self, version: Version | None) -> tuple[str, ...]:
+        return (*self._place, version.name, version.role.lower()) if version else (*self._place, "", "")
+
+    def _latency_histogram(self, buckets: Sequence[float]) -> Histogram:
+        return Histogram(
+            "fovea_serving_request_seconds",
+            "Time from the whole request to its answer.",
+            LABELS,
+            buckets=buckets,
+            registry=self.registry,
+        )
