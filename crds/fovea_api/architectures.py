@@ -19,6 +19,7 @@ from pydantic import Field, JsonValue
 from fovea_api.common import Model, Task
 from fovea_api.defaults import ledger
 from fovea_api.errors import InvalidInput
+from fovea_api.paths import at, with_at, without
 
 OptionValue = str | bool | int | float | tuple[float, ...]
 Weights = Literal["None", "ImageNet", "COCO"]
@@ -119,6 +120,8 @@ class Architecture(Model):
     """Licence of code and published weights."""
     notes: Annotated[tuple[str, ...], Field(max_length=16)] = ()
     """Peculiarities of training or export."""
+    preset: Mapping[str, JsonValue] = {}
+    """Part of a recipe, in its JSON form: what a recipe means that is silent about it (see `fovea_api.presets`)."""
 
 
 @cache
@@ -168,13 +171,23 @@ def supplied(architecture: Architecture) -> dict[str, JsonValue]:
 
 
 def declared_settings(known: Mapping[str, Architecture] | None = None) -> dict[str, JsonValue]:
-    """What each architecture supplies today, as the ledger of defaults writes it."""
+    """What each architecture supplies today, and its preset as a whole, as the ledger of defaults writes it."""
     known = catalogue() if known is None else known
-    return {
+    settings: dict[str, JsonValue] = {
         f"Architecture.{name}.{path}": value
         for name, architecture in known.items()
         for path, value in supplied(architecture).items()
     }
+    return settings | {f"Preset.{name}": dict(architecture.preset) for name, architecture in known.items()}
+
+
+def presets(name: str) -> Sequence[Mapping[str, JsonValue]]:
+    """The presets that an architecture has had, today's first; none, where there is no such architecture."""
+    architecture = catalogue().get(name)
+    if architecture is None:
+        return ()
+    former = cast(Sequence[Mapping[str, JsonValue]], ledger().get(f"Preset.{name}", ()))
+    return (architecture.preset, *reversed(former))
 
 
 def spelled_out(recipe: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
@@ -193,15 +206,15 @@ def as_identified(recipe: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     without what it was introduced with, which recipes of that time did not spell out."""
     recipe = spelled_out(recipe)
     for path, now, first in _supplies(recipe):
-        if now != first and _at(recipe, path) == first:
-            recipe = _without(recipe, path.split("."))
+        if now != first and at(recipe, path) == first:
+            recipe = without(recipe, path)
     return recipe
 
 
 def _changed(recipe: Mapping[str, JsonValue], today: bool) -> Mapping[str, JsonValue]:
     for path, now, first in _supplies(recipe):
         if now != first and _is_silent(recipe, path):
-            recipe = _with(recipe, path.split("."), now if today else first)
+            recipe = with_at(recipe, path, now if today else first)
     return recipe
 
 
@@ -216,30 +229,7 @@ def _supplies(recipe: Mapping[str, JsonValue]) -> Iterator[tuple[str, JsonValue,
 
 def _is_silent(recipe: Mapping[str, JsonValue], path: str) -> bool:
     if path == "training.loss":  # the balance FocalLoss chooses one, too
-        return _at(recipe, path) in (None, "Default") and _at(recipe, "input.balance") != "FocalLoss"
-    return _at(recipe, path) is None
-
-
-def _at(value: JsonValue | Mapping[str, JsonValue], path: str) -> JsonValue:
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return cast(JsonValue, value)
-
-
-def _with(value: Mapping[str, JsonValue], path: Sequence[str], setting: JsonValue) -> dict[str, JsonValue]:
-    name, *rest = path
-    inner = value.get(name)
-    block = inner if isinstance(inner, Mapping) else {}
-    return {**value, name: _with(block, rest, setting) if rest else setting}
-
-
-def _without(value: Mapping[str, JsonValue], path: Sequence[str]) -> dict[str, JsonValue]:
-    """Without the field, and without blocks that are empty then."""
-    name, *rest = path
-    result, inner = dict(value), value.get(name)
-    left = _without(inner, rest) if rest and isinstance(inner, Mapping) else None
-    if left:
-        result[name] = left
-    else:
-        result.pop(name, None)
-    return result
+        return at(recipe, path) in (None, "Default") and at(recipe, "input.balance") != "FocalLoss"
+    if path == "input.size" and at(recipe, "input.sizing") is not None:
+        return False
+    return at(recipe, path) is None

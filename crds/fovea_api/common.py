@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -18,7 +18,9 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     JsonValue,
+    SerializerFunctionWrapHandler,
     Strict,
+    model_serializer,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
@@ -108,6 +110,57 @@ def choice_rule(fields: tuple[str, ...], at_least: int = 1) -> Rule:
         f"give {'exactly' if at_least else 'at most'} one of {', '.join(names)}",
         lambda model: at_least <= sum(getattr(model, field) is not None for field in fields) <= 1,
     )
+
+
+# --- Fields whose absence an architecture's preset fills -------------------------------------------------
+
+PRESET = "x-fovea-preset"
+"""Marks the JSON schema of a field that is `ByPreset`: the API server must fill in nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByPreset:
+    """Marks a field of a `PresetModel` that has no default of its own: where a manifest is silent about it, the preset
+    of the architecture decides. The default in Python is what silence meant before there were presets; frozen recipes
+    of that time rest on it."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(schema) | {PRESET: True}
+
+
+class PresetModel(Model):
+    """A block of a recipe with fields that are `ByPreset`. One that was not given is silent, and stays so: it is not
+    written out, and so it is not given either where what was written is read again."""
+
+    def silent(self) -> frozenset[str]:
+        """Names (snake_case) of the fields that the preset is to fill."""
+        return self.by_preset() - self.model_fields_set
+
+    @classmethod
+    def by_preset(cls) -> frozenset[str]:
+        """Names (snake_case) of the fields that a preset may fill."""
+        fields = cls.model_fields.items()
+        return frozenset(name for name, field in fields if any(isinstance(it, ByPreset) for it in field.metadata))
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_silent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        for name in self.silent():
+            written.pop(name, None)
+            written.pop(type(self).model_fields[name].alias or name, None)
+        return written
+
+
+def silent_paths(model: Model, path: str = "") -> Iterator[str]:
+    """The paths, such as `training.optimizer.name`, of all silent fields of a model and its blocks."""
+    silent = model.silent() if isinstance(model, PresetModel) else frozenset()
+    for name, field in type(model).model_fields.items():
+        at = f"{path}.{field.alias or name}".lstrip(".")
+        value = getattr(model, name)
+        if name in silent:
+            yield at
+        elif isinstance(value, Model):
+            yield from silent_paths(value, at)
 
 
 # --- Markers: a constraint of Kubernetes that pydantic has no word for ----------------------------------

@@ -18,7 +18,7 @@ from typing import TypeAlias, cast, get_args
 from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
-from fovea_api.common import Model
+from fovea_api.common import Model, PresetModel
 from fovea_api.errors import FoveaError
 
 FILE = "defaults.json"
@@ -38,7 +38,8 @@ def ledger() -> Ledger:
 
 
 def identifying(model: Model, path: str, known: Ledger | None = None) -> dict[str, JsonValue]:
-    """The JSON form of what tells one result from another: what differs from the defaults of the first day.
+    """The JSON form of what tells one result from another: what differs from the defaults of the first day. Fields that
+    a preset is to fill say nothing.
 
     Args:
         model: A recipe or a block of one.
@@ -48,8 +49,9 @@ def identifying(model: Model, path: str, known: Ledger | None = None) -> dict[st
     known = ledger() if known is None else known
     dumped = model.model_dump(mode="json", exclude_none=True)
     result: dict[str, JsonValue] = {}
+    silent = model.silent() if isinstance(model, PresetModel) else frozenset()
     for name, alias, field in _fields(type(model)):
-        if name in model.incidental:
+        if name in model.incidental or name in silent:
             continue
         value = _sparse(getattr(model, name), dumped.get(alias), f"{path}.{alias}", known)
         if value != _first(type(model), name, field, f"{path}.{alias}", known):
@@ -62,7 +64,8 @@ def completed(
 ) -> dict[str, JsonValue]:
     """A frozen recipe, or a block of one, with what it lacks as that was meant on the day the field was introduced.
 
-    A field that no longer exists is left out where it says what it was introduced with.
+    A field that no longer exists is left out where it says what it was introduced with. One that a preset may fill is
+    null where it was introduced as absent: a frozen recipe is silent about nothing.
     """
     known = ledger() if known is None else known
     fields = {alias: (name, field) for name, alias, field in _fields(model)}
@@ -70,9 +73,11 @@ def completed(
         name for name in value.keys() - fields.keys() if [value[name]] == list(known.get(f"{path}.{name}", ()))[:1]
     }
     result = {name: item for name, item in value.items() if name not in retired}
+    by_preset = model.by_preset() if issubclass(model, PresetModel) else frozenset()
     for alias, (name, field) in fields.items():
         at = f"{path}.{alias}"
-        if alias not in result and (first := _first(model, name, field, at, known)) is not None:
+        first = _first(model, name, field, at, known)
+        if alias not in result and (first is not None or name in by_preset):
             result[alias] = first
         if (block := _block(field)) is not None and alias in result:
             result[alias] = _completed_blocks(result[alias], block, at, known)

@@ -36,6 +36,7 @@ from fovea_api.common import (
 )
 from fovea_api.criteria import Criterion
 from fovea_api.defaults import completed, identifying
+from fovea_api.presets import with_each_preset, with_preset
 from fovea_api.version import DatasetSummary, StatedProblem
 
 M = TypeVar("M", bound=Model)
@@ -238,9 +239,10 @@ def run_identity(type: RunType, owner: RunOwner, recipe: Model | None, inputs: R
     """Digest that says which result is asked for: `sha256-<64 hex>` of canonical JSON (sorted keys, no spaces).
 
     Recipes that make the same have one identity, and those that do not have two, also across versions with other
-    defaults: a field is left out where it has the default that it was introduced with (`fovea_api.defaults`), and
-    what an architecture supplies is part of it once that has changed. Where things lie, images, criteria, compute
-    and the problem's words are not. None: what is done does not depend on the recipe.
+    defaults: a field is left out where it has the default that it was introduced with (`fovea_api.defaults`), what a
+    preset fills counts as if it were given, and what an architecture supplies is part of it once that has changed.
+    Where things lie, images, criteria, compute and the problem's words are not. None: what is done does not depend on
+    the recipe.
     """
     content = {
         "type": type.value,
@@ -254,12 +256,12 @@ def run_identity(type: RunType, owner: RunOwner, recipe: Model | None, inputs: R
 
 def identifying_recipe(type: RunType, recipe: Model) -> Mapping[str, JsonValue]:
     """The part of a recipe that belongs to the identity: without what says nothing."""
-    return as_identified(identifying(recipe, type.value))
+    return as_identified(identifying(with_preset(recipe), type.value))
 
 
 def frozen_recipe(recipe: Model) -> dict[str, JsonValue]:
-    """A recipe as a Run keeps it: no later version reads anything else out of it."""
-    return dict(spelled_out(recipe.to_dict()))
+    """A recipe as a Run keeps it, with the preset laid in: no later version reads anything else out of it."""
+    return dict(spelled_out(with_preset(recipe).to_dict()))
 
 
 def read_recipe(type: RunType, frozen: Mapping[str, JsonValue], model: builtins.type[M]) -> M:
@@ -272,13 +274,15 @@ def read_recipe(type: RunType, frozen: Mapping[str, JsonValue], model: builtins.
 
 
 def is_same_recipe(type: RunType, frozen: Mapping[str, JsonValue], recipe: Model) -> bool:
-    """Whether a Run's recipe says what this one says, as it is written or as this version reads it."""
+    """Whether a Run's recipe says what this one says: as it is written, or as this version or an earlier one reads
+    it."""
     try:
         before = recipe.model_validate(completed(frozen, builtins.type(recipe), type.value))
     except ValidationError:
         return False
-    then, now = identifying(before, type.value), identifying(recipe, type.value)
-    return now in (then, as_introduced(then)) or then == spelled_out(now)
+    then = identifying(before, type.value)
+    meanings = (identifying(meant, type.value) for meant in (recipe, *with_each_preset(recipe)))
+    return any(now in (then, as_introduced(then)) or then == spelled_out(now) for now in meanings)
 
 
 def digest_of(value: Mapping[str, JsonValue] | Mapping[str, object]) -> str:

@@ -7,7 +7,8 @@ silently.
 The API server stores the defaults that it fills in, and a later apply is merged into what is stored. So a block's
 own default is written only where it says what its fields' defaults say too. Any other would mix with what a user
 writes into the block afterwards: `uri` beside a stored `weights`, limits below stored requests. Such a block stays
-absent, its description says what that means, and the models, which everybody reads objects by, supply it.
+absent, its description says what that means, and the models, which everybody reads objects by, supply it. Nor is
+there a default where the preset of an architecture decides (`ByPreset`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from fovea_api.common import LABEL_PATTERN, NAME_MESSAGE, Column, Resource
+from fovea_api.common import LABEL_PATTERN, NAME_MESSAGE, PRESET, Column, Resource
 from fovea_api.dataset import Dataset
 from fovea_api.errors import FoveaError
 from fovea_api.modeldeployment import ModelDeployment
@@ -76,6 +77,7 @@ _TRANSLATED = {
     "exclusiveMinimum",
     "exclusiveMaximum",
     "format",
+    PRESET,
 }
 """Keywords that have another form in Kubernetes."""
 
@@ -130,7 +132,7 @@ class _Translation:
             result |= _scalar(node, path)
         elif not node.get("x-kubernetes-preserve-unknown-fields"):
             raise NotExpressible(f"type {kind!r}", path)
-        if node.get("default") is not None:
+        if node.get("default") is not None and not node.get(PRESET):
             result |= _default(node, result)
         return result
 

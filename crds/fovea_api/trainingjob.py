@@ -11,6 +11,7 @@ from pydantic import Field
 from fovea_api.common import (
     AnyValue,
     Bool,
+    ByPreset,
     Column,
     Definition,
     DeletionPolicy,
@@ -24,6 +25,7 @@ from fovea_api.common import (
     Number,
     ObjectName,
     PodTemplate,
+    PresetModel,
     Ref,
     Reference,
     Resource,
@@ -216,17 +218,35 @@ class Resize(StrEnum):
     CENTER_CROP = "CenterCrop"
 
 
-class Input(Model):
+class Sizing(Model):
+    """How the size of the input follows from the images of the train split: it has their mean aspect ratio."""
+
+    longer_side: Pixels
+    """Longer side of the input in pixels."""
+    enlarge: Annotated[Number, Field(ge=1, le=16)] = 1.0
+    """Images are enlarged this much at most: the input is smaller where the images are."""
+    smallest: Pixels = 64
+    """Longer side of the input in pixels, however small the images are."""
+    object_pixels: Annotated[Number, Field(ge=0, le=1024)] = 0.0
+    """Detection: the longer side grows until three quarters of the objects are of this size in the input, in pixels.
+    0: it does not."""
+    largest: Pixels = 640
+    """How far it grows, in pixels."""
+
+
+class Input(PresetModel):
     """Preprocessing (also stored in the bundle and used by serving), augmentation and class balance."""
 
     size: Size | None = None
-    """Size of the network's input. Absent: the architecture's own."""
+    """Size of the network's input. Absent: by sizing."""
+    sizing: Annotated[Sizing | None, ByPreset()] = None
+    """How the size follows from the dataset where it is not given. Absent: the architecture's preset."""
     resize: Resize = Resize.LETTERBOX
     """How images are fitted: Letterbox pads, Stretch distorts, CenterCrop cuts off the longer side."""
     normalize: Normalize | None = None
     """Normalization. Absent: that of the architecture's published weights."""
-    augmentations: Annotated[tuple[Augmentation, ...], Field(max_length=32)] = ()
-    """Random changes of the training images, in this order."""
+    augmentations: Annotated[tuple[Augmentation, ...], Field(max_length=32), ByPreset()] = ()
+    """Random changes of the training images, in this order; []: none. Absent: the architecture's preset."""
     balance: Literal["None", "Oversample", "Undersample", "ClassWeights", "FocalLoss"] = "None"
     """What is done about rare classes."""
 
@@ -234,15 +254,20 @@ class Input(Model):
 # --- Training -------------------------------------------------------------------------------------------
 
 
-class Optimizer(Model):
+class Optimizer(PresetModel):
     """The optimizer and its rate."""
 
-    name: Literal["SGD", "Adam", "AdamW", "Lion"] = "AdamW"
-    """The method. Lion wants a learning rate 3 to 10 times lower than AdamW, and as many times the weight decay."""
-    learning_rate: Annotated[Number, Field(gt=0, le=10)] = 1e-3
-    """Learning rate at its peak."""
-    weight_decay: Annotated[Number, Field(ge=0, le=1)] = 1e-4
-    """Weight decay; biases and norms have none."""
+    name: Annotated[Literal["SGD", "Adam", "AdamW", "Lion"], ByPreset()] = "AdamW"
+    """The method. Lion wants a learning rate 3 to 10 times lower than AdamW, and as many times the weight decay.
+    Absent: the architecture's preset."""
+    learning_rate: Annotated[Number, Field(gt=0, le=10), ByPreset()] = 1e-3
+    """Learning rate at its peak. Absent: the architecture's preset, scaled to the optimizer and to the images of a step
+    (by their square root; for SGD in proportion)."""
+    weight_decay: Annotated[Number, Field(ge=0, le=1), ByPreset()] = 1e-4
+    """Weight decay; biases and norms have none. Absent: the architecture's preset."""
+    backbone_rate: Annotated[Number, Field(gt=0, le=1), ByPreset()] = 1.0
+    """Share of the learning rate that the backbone learns at. Absent: the architecture's preset where training starts
+    with weights, otherwise 1."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
     nesterov: Bool = False
@@ -253,7 +278,7 @@ class Optimizer(Model):
 
     rules: ClassVar = (
         Rule(
-            "!self.nesterov || (self.name == 'SGD' && self.momentum > 0.0)",
+            "!self.nesterov || (has(self.name) && self.name == 'SGD' && self.momentum > 0.0)",
             "nesterov needs SGD with a momentum; remove it or use SGD",
             lambda it: not it.nesterov or (it.name == "SGD" and it.momentum > 0),
             ".nesterov",
@@ -261,14 +286,19 @@ class Optimizer(Model):
     )
 
 
-class Schedule(Model):
+class Schedule(PresetModel):
     """How the learning rate moves."""
 
-    name: Literal["OneCycle", "Cosine", "Step", "Constant"] = "OneCycle"
+    name: Annotated[Literal["OneCycle", "Cosine", "Step", "Constant"], ByPreset()] = "OneCycle"
     """OneCycle: the rate rises and falls in two half waves, to almost nothing, and the momentum does the opposite.
-    Cosine: after a linear warm-up it falls in a half wave. Step: it is divided at each step. Constant: it stays."""
-    warmup_epochs: Annotated[Number, Field(ge=0, le=1000)] = 1
-    """Epochs, also in part, in which the rate rises to its peak. OneCycle is meant to rise for up to a third of all."""
+    Cosine: after a linear warm-up it falls in a half wave. Step: it is divided at each step. Constant: it stays.
+    Absent: the architecture's preset."""
+    warmup_epochs: Annotated[Number, Field(ge=0, le=1000), ByPreset()] = 1
+    """Epochs, also in part, in which the rate rises to its peak. OneCycle is meant to rise for up to a third of all.
+    Absent: by warmupShare."""
+    warmup_share: Annotated[Fraction | None, ByPreset()] = None
+    """Share of the training in which the rate rises, where warmupEpochs is not given. Absent: the architecture's
+    preset."""
     step_epochs: Annotated[Int, Field(ge=1, le=100_000)] | None = None
     """For Step: epochs between two steps."""
     step_factor: Annotated[Number, Field(gt=0, lt=1)] = 0.1
@@ -276,7 +306,7 @@ class Schedule(Model):
 
     rules: ClassVar = (
         Rule(
-            "(self.name == 'Step') == has(self.stepEpochs)",
+            "(has(self.name) && self.name == 'Step') == has(self.stepEpochs)",
             "stepEpochs belongs to schedule Step: give it there and nowhere else",
             lambda it: (it.name == "Step") == (it.step_epochs is not None),
             ".stepEpochs",
@@ -307,8 +337,9 @@ class EarlyStopping(Model):
 class Ema(Model):
     """Exponential moving average of the weights; it is what gets evaluated and exported."""
 
-    decay: Annotated[Number, Field(gt=0, lt=1)] = 0.999
-    """Share of the average that stays at each step."""
+    decay: Annotated[Number, Field(ge=0, lt=1)] = 0.999
+    """Share of the average that stays at each step, at most: it rises with the steps, as 1 - (1 + step)^(-2/3).
+    0: no average is taken."""
 
 
 class Loss(StrEnum):
@@ -323,13 +354,16 @@ class Loss(StrEnum):
     SMOOTH_L1 = "SmoothL1"
 
 
-class Training(Model):
-    """How the weights are fitted."""
+class Training(PresetModel):
+    """How the weights are fitted. What is absent is up to the preset of the architecture: `{}` is a good start."""
 
-    epochs: Annotated[Int, Field(ge=1, le=100_000)] = 10
-    """Passes over the train split."""
-    batch_size: Annotated[Int, Field(ge=1, le=65_536)] = 8
-    """Images in a batch, over all workers."""
+    epochs: Annotated[Int, Field(ge=1, le=100_000), ByPreset()] = 10
+    """Passes over the train split. Absent: the architecture's preset, and as many more as minSteps takes."""
+    min_steps: Annotated[Int, Field(ge=0, le=100_000_000), ByPreset()] = 0
+    """Steps that training has at least: a small train split is passed more often than epochs says. Absent: the
+    architecture's preset; 0 where epochs is given."""
+    batch_size: Annotated[Int, Field(ge=1, le=65_536), ByPreset()] = 8
+    """Images in a batch, over all workers. Absent: the architecture's preset."""
     gradient_accumulation_steps: Annotated[Int, Field(ge=1, le=1024)] = 1
     """Batches whose gradients are added up before the weights change: training as with a batch of batchSize times
     this, in the memory of one of batchSize."""
@@ -341,10 +375,10 @@ class Training(Model):
     """How the learning rate moves."""
     early_stopping: EarlyStopping | None = None
     """Ends training when nothing gets better. Absent: all epochs are trained."""
-    ema: Ema | None = None
-    """Averages the weights. Absent: the weights as they are."""
-    gradient_clip_norm: Annotated[Number, Field(gt=0)] | None = None
-    """Largest norm of the gradient. Absent: not clipped."""
+    ema: Annotated[Ema | None, ByPreset()] = None
+    """Averages the weights; decay 0: the weights as they are. Absent: the architecture's preset."""
+    gradient_clip_norm: Annotated[Annotated[Number, Field(ge=0)] | None, ByPreset()] = None
+    """Largest norm of the gradient; 0: not clipped. Absent: the architecture's preset."""
     precision: Literal["Auto", "FP32", "BF16", "FP16"] = "Auto"
     """Arithmetic of the forward pass. Auto: BF16 on a GPU that has it, FP16 on other GPUs, FP32 on a CPU."""
     sync_batch_norm: Literal["Auto", "Always", "Never"] = "Auto"
@@ -357,9 +391,14 @@ class Training(Model):
 
     rules: ClassVar = (
         Rule(
+            "!has(self.epochs) || !has(self.schedule.warmupEpochs) || "
             "self.schedule.warmupEpochs <= double(self.epochs)",
             "warmupEpochs must not exceed epochs",
-            lambda it: it.schedule.warmup_epochs <= it.epochs,
+            lambda it: (
+                "epochs" in it.silent()
+                or "warmup_epochs" in it.schedule.silent()
+                or it.schedule.warmup_epochs <= it.epochs
+            ),
             ".schedule.warmupEpochs",
         ),
     )
@@ -587,9 +626,9 @@ class TrainingJobSpec(Recipe):
     rules: ClassVar = (
         *(_evaluated(split) for split in SPLITS),
         Rule(
-            "self.training.batchSize >= self.compute.workers",
+            "!has(self.training.batchSize) || self.training.batchSize >= self.compute.workers",
             "a batch must have an image for each worker at least; raise batchSize or lower compute.workers",
-            lambda it: it.training.batch_size >= it.compute.workers,
+            lambda it: "batch_size" in it.training.silent() or it.training.batch_size >= it.compute.workers,
             ".training.batchSize",
         ),
     )

@@ -237,9 +237,13 @@ class TuningSweepSpec(Model):
             ".search.algorithm",
         ),
         Rule(
+            "!has(self.template.spec.training.epochs) || "
             "self.stopping.graceEpochs <= self.template.spec.training.epochs",
             "graceEpochs must not exceed the template's training.epochs",
-            lambda it: it.stopping.grace_epochs <= it.template.spec.training.epochs,
+            lambda it: (
+                "epochs" in it.template.spec.training.silent()
+                or it.stopping.grace_epochs <= it.template.spec.training.epochs
+            ),
             ".stopping.graceEpochs",
         ),
     )

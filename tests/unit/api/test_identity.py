@@ -120,10 +120,18 @@ def of(version: type[Model], **training: Any) -> Model:
     return version.model_validate({"model": {"architecture": "resnet18"}} | blocks)
 
 
+@pytest.fixture
+def without_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What silence meant before there were presets: the fields' own defaults."""
+    bare = {name: it.model_copy(update={"preset": {}}) for name, it in catalogue().items()}
+    monkeypatch.setattr(architectures, "catalogue", lambda: bare)
+
+
 def identity(recipe: Model) -> str:
     return run_identity(RunType.TRAINING, OWNER, recipe, RunInputs())
 
 
+@pytest.mark.usefixtures("without_presets")
 def test_a_changed_default_changes_no_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {epochs: identity(of(Recipe, epochs=epochs)) for epochs in (10, 20)}
     upgrade(monkeypatch, LaterRecipe)
@@ -133,6 +141,7 @@ def test_a_changed_default_changes_no_meaning(monkeypatch: pytest.MonkeyPatch) -
     assert identity(of(LaterRecipe)) != identity(of(Recipe)) == before[10]
 
 
+@pytest.mark.usefixtures("without_presets")
 def test_a_default_changed_in_a_nested_block_changes_the_identity_of_all_that_lack_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -142,6 +151,7 @@ def test_a_default_changed_in_a_nested_block_changes_the_identity_of_all_that_la
     assert identity(of(SteeperRecipe, optimizer={"learningRate": 0.001})) == identity(of(Recipe))
 
 
+@pytest.mark.usefixtures("without_presets")
 def test_a_new_field_changes_no_identity_and_later_keeps_the_meaning_of_its_first_day(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -159,6 +169,7 @@ def test_a_new_field_changes_no_identity_and_later_keeps_the_meaning_of_its_firs
     assert not is_same_recipe(RunType.TRAINING, between, of(MixingRecipe))
 
 
+@pytest.mark.usefixtures("without_presets")
 def test_a_field_that_is_no_more_counts_only_where_it_said_something(monkeypatch: pytest.MonkeyPatch) -> None:
     upgrade(monkeypatch, LaterRecipe)
     silent, speaking = frozen_recipe(of(LaterRecipe, epochs=10)), frozen_recipe(of(LaterRecipe, mixup=0.5))
@@ -200,10 +211,11 @@ class LaterCatalogue:
             option.model_copy(update={"default": self.dropout}) if option.name == "dropout" else option
             for option in known.options
         )
-        update = {"width": self.size, "height": self.size, "options": options}
+        update = {"width": self.size, "height": self.size, "options": options, "preset": {}}
         return {**catalogue(), "resnet18": known.model_copy(update=update)}
 
 
+@pytest.mark.usefixtures("without_presets")
 def test_what_an_architecture_supplies_counts_once_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     silent, old = of(Recipe), frozen_recipe(of(Recipe))
     before = identity(silent)

@@ -51,6 +51,18 @@ def test_norms_and_biases_have_no_weight_decay(architecture: str) -> None:
             assert decay.get(f"{prefix}.bias", 0) == 0
 
 
+def test_the_backbone_learns_at_its_own_rate() -> None:
+    model = network("retinanet-efficientnet-lite0")
+    backbone = {name for name, parameter in model.named_parameters() if name.startswith("pyramid.body.")}
+    assert backbone
+    found = settings(model, build_optimizer(model, Optimizer(backbone_rate=0.25)))
+    assert {name for name, (_, scale) in found.items() if scale == 0.25} == backbone
+    assert {scale for name, (_, scale) in found.items() if name not in backbone} == {1.0}
+    layered = settings(model, build_optimizer(model, Optimizer(backbone_rate=0.25, layer_decay=0.5)))
+    plain = settings(model, build_optimizer(model, Optimizer(layer_decay=0.5)))
+    assert all(layered[name][1] == pytest.approx(0.25 * plain[name][1]) for name in backbone)
+
+
 def test_what_is_frozen_is_not_trained() -> None:
     model = network(freeze="Backbone")
     assert set(settings(model, build_optimizer(model, Optimizer()))) == {

@@ -103,6 +103,7 @@ def compose(
         options=(*options, *head.options),
         fixed_by_weights=fixed_by_weights,
         notes=head.notes,
+        preset=head.preset,
     )
     return Entry(architecture, head, body or (lambda _: Body(timm)))
 

@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 import torch
 from fovea_api.errors import FoveaError, Interrupted, InvalidInput
-from fovea_api.trainingjob import Recipe
+from fovea_api.trainingjob import Recipe, Size
 from torch.utils.data import DataLoader
 
 from fovea_trainer.augmentation import Augment
@@ -25,6 +25,7 @@ from fovea_trainer.training.base_weights import BaseWeights
 from fovea_trainer.training.context import Context
 from fovea_trainer.training.dataset import Collate, SplitDataset, class_counts, preprocessing
 from fovea_trainer.training.distributed import first_workers, total
+from fovea_trainer.training.fitting import Images, fitted, scale_notes
 from fovea_trainer.training.network import Version, make_network
 from fovea_trainer.training.order import Order, WorkerBatches, mix, repeat_factors
 from fovea_trainer.training.precision import Precision, choose_precision
@@ -81,6 +82,7 @@ def fit(recipe: Recipe, version: Version, context: Context, plan: Plan = Plan())
 
 class _Fit:
     def __init__(self, recipe: Recipe, version: Version, context: Context, plan: Plan) -> None:
+        recipe = fitted(recipe, version)
         self.recipe, self.training, self.context, self.plan = recipe, recipe.training, context, plan
         task = version.manifest.task
         train = version.split("train")
@@ -211,10 +213,13 @@ class _Fit:
         threads = f"{torch.get_num_threads()} threads"
         place = f"the CPU ({threads})" if device.type == "cpu" else torch.cuda.get_device_name(device)
         self._log(
-            "training %s (weights to start from: %s) on %d images for %d epochs of %d steps of %d; %s, %s on %s",
+            "training %s (weights to start from: %s) on %d images at %d x %d for %d epochs of %d steps of %d; %s, %s "
+            "on %s",
             self.recipe.model.architecture,
             self.state.base_uri or self.recipe.model.pretrained.weights,
             len(self.train),
+            self.train.preprocess.width,
+            self.train.preprocess.height,
             training.epochs,
             self.order.steps_per_epoch,
             self.order.images_per_step,
@@ -226,7 +231,9 @@ class _Fit:
             self._log("each epoch is judged by %s on %d images", self.monitored, len(self.validation))
         else:
             self._log(NO_VALIDATION)
-        for note in NetworkDescription.from_json(self.state.description).notes:
+        size = Size(width=self.train.preprocess.width, height=self.train.preprocess.height)
+        described = NetworkDescription.from_json(self.state.description).notes
+        for note in (*scale_notes(Images.of(self.train.samples), size), *described):
             self._log(note)
         if self.resumed:
             self._log("training goes on after epoch %d, step %d", self.state.epoch, self.state.step)

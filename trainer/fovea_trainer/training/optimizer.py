@@ -22,10 +22,13 @@ SCALE = "lr_scale"
 def build_optimizer(network: AnyNetwork, recipe: Optimizer) -> torch.optim.Optimizer:
     """The optimizer over what is trained; biases and norms get no weight decay.
 
-    With `layerDecay` each layer of the backbone learns more slowly than the one after it, as in Bao et al., "BEiT"
-    (2021); what follows the backbone learns at the full rate.
+    The backbone learns at `backboneRate` of the rate; with `layerDecay` each of its layers more slowly than the one
+    after it, as in Bao et al., "BEiT" (2021). What follows the backbone learns at the full rate.
     """
-    scales = layer_scales(network.backbone(), recipe.layer_decay) if recipe.layer_decay < 1 else {}
+    backbone = network.backbone()
+    scales = layer_scales(backbone, recipe.layer_decay) if recipe.layer_decay < 1 else {}
+    if recipe.backbone_rate < 1:
+        scales = {each: recipe.backbone_rate * scales.get(each, 1.0) for each in backbone.parameters()}
     members: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for parameter in network.parameters():
         if parameter.requires_grad:

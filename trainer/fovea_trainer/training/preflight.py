@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from fovea_api.trainingjob import Recipe
+from fovea_api.trainingjob import Recipe, Size
 
 from fovea_trainer.data.version import OpenVersion
 from fovea_trainer.models.registry import registry
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.dataset import preprocessing
+from fovea_trainer.training.fitting import Images, scale_notes
 
 
 def check_version(version: OpenVersion, recipe: Recipe) -> tuple[str, ...]:
     """What the report of a training should say about its data; raises InvalidInput where there is nothing to learn."""
     preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
-    manifest = version.manifest
-    return definition(manifest.task).check_learnable(version.split("train"), manifest.classes, preprocess)
+    manifest, train = version.manifest, version.split("train")
+    size = Size(width=preprocess.width, height=preprocess.height)
+    return (
+        *definition(manifest.task).check_learnable(train, manifest.classes, preprocess),
+        *(scale_notes(Images.of(train), size) if len(train) else ()),
+    )

@@ -21,6 +21,7 @@ from fovea_trainer.models.description import NetworkDescription, assemble
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.registry import registry
 from fovea_trainer.training.dataset import preprocessing
+from fovea_trainer.training.fitting import fitted
 from fovea_trainer.training.state import State
 from fovea_trainer.training.training_run import TrainingRun
 
@@ -96,7 +97,8 @@ class Trained:
 
 def restore(run: TrainingRun, state: State) -> Trained:
     """The network of a training's best epoch."""
-    recipe, version = run.recipe, run.open()
+    version = run.open()
+    recipe = fitted(run.recipe, version)
     network = assemble(NetworkDescription.from_json(state.description), state.best_weights, "the last checkpoint")
     preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
     return Trained(network, state.description, preprocess, network.postprocess, version, recipe)

@@ -13,6 +13,7 @@ from fovea_trainer.data.version import OpenVersion, open_version
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.results import folder_of, owner_folder
 from fovea_trainer.training.base_weights import fetch_base_weights
+from fovea_trainer.training.fitting import fitted
 from fovea_trainer.training.loop import Plan
 from fovea_trainer.training.preflight import check_version
 from fovea_trainer.training.tracking import Tracker
@@ -46,7 +47,7 @@ class TrainingRun:
         given = self.spec.inputs.dataset
         assert given is not None
         version = open_version(given.artifact, self.environment.work_dir / "versions")
-        check_version(version, self.recipe)
+        check_version(version, fitted(self.recipe, version))
         if given.problem is None:
             return version
         return replace(version, manifest=version.manifest.model_copy(update={"problem": given.problem}))

@@ -48,8 +48,8 @@ class Updater:
         self._training, self._context = training, context
         self._optimizer = build_optimizer(self.network, training.optimizer)
         self._scaler = precision.scaler()
-        ema = training.ema
-        self._ema = None if ema is None else ModelEmaV3(self.network, decay=ema.decay, use_warmup=True)
+        decay = 0.0 if training.ema is None else training.ema.decay
+        self._ema = ModelEmaV3(self.network, decay=decay, use_warmup=True) if decay else None
         if state.network:
             self._restore(state)
         self._model = distributed(self.network, context)
@@ -83,7 +83,7 @@ class Updater:
         loss = sum(self._backward(*batch, last=batch is batches[-1]) for batch in batches)
         if not math.isfinite(loss):
             return loss  # the weights stay as they were
-        if training.gradient_clip_norm is not None:
+        if training.gradient_clip_norm:
             self._scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_clip_norm)
         self._scaler.step(self._optimizer)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fovea_api.architectures import Option, OptionValue
 from fovea_api.common import Task
 from fovea_serving.pipeline import Preprocess
+from pydantic import JsonValue
 
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.losses import LossSettings
@@ -59,6 +60,7 @@ class Head:
         multiple: Width and height of the input must be multiples of this, in pixels.
         licence: Of its code.
         notes: Peculiarities of training or export.
+        preset: Part of a recipe, in its JSON form: what is meant where a recipe is silent.
     """
 
     name: str
@@ -71,3 +73,4 @@ class Head:
     multiple: int = 1
     licence: str = ""
     notes: tuple[str, ...] = ()
+    preset: Mapping[str, JsonValue] = field(default_factory=dict)

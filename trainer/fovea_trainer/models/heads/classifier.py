@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fovea_api.architectures import Option
 from fovea_api.common import Task
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from fovea_trainer.models.bodies import Body, pooled
@@ -37,6 +40,29 @@ class Classifier(Network[Tensor, ClassTargets]):
         return {"logits": raw}
 
 
+PRESET: Mapping[str, JsonValue] = {
+    "input": {
+        "sizing": {"longerSide": 224, "enlarge": 2.0, "smallest": 64},
+        "augmentations": [
+            {"horizontalFlip": {"probability": 0.5}},
+            {"randomScale": {"min": 0.8, "max": 1.25, "probability": 0.8}},
+            {"colorJitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02, "probability": 0.8}},
+        ],
+    },
+    "training": {
+        "epochs": 4,
+        "minSteps": 300,
+        "batchSize": 64,
+        "optimizer": {"name": "AdamW", "learningRate": 2e-3, "weightDecay": 0.05, "backboneRate": 0.5},
+        "schedule": {"name": "OneCycle", "warmupShare": 0.1},
+        "ema": {"decay": 0.999},
+        "gradientClipNorm": 5.0,
+    },
+}
+"""What classifiers are trained with where a recipe is silent. Pretrained features need an image at twice its size or so
+where it is small: their coarsest grid has a stride of 32 pixels."""
+
+
 def build(body: Body, options: Options, classes: int, loss: LossSettings, pretrained: bool) -> Classifier:
     return Classifier(*pooled(body, pretrained), options.number("dropout"), classes, loss)
 
@@ -47,8 +73,9 @@ def classifier(dropout: float) -> Head:
         name="dropout", type="Number", default=dropout, min=0, max=0.9, description="Dropout before the head."
     )
     return Head(
-        "classifier", task=Task.CLASSIFICATION, losses=("CrossEntropy", "Focal"), build=build, options=(option,)
-    )
+        "classifier", task=Task.CLASSIFICATION, losses=("CrossEntropy", "Focal"), build=build, options=(option,),
+        preset=PRESET,
+    )  # fmt: skip
 
 
 CLASSIFIER = classifier(dropout=0.0)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from fovea_api.architectures import Option, OptionValue
 from fovea_serving.pipeline import Preprocess
+from pydantic import JsonValue
 
 from fovea_trainer.models.anchors import DEFAULT_RATIOS, Anchors, fit_anchors, ladder
 from fovea_trainer.models.heads.base import Options
@@ -22,6 +23,26 @@ LEVELS = {len(STRIDES): 3, len(BODY_STRIDES): 2}
 """Numbers of levels that a network may have, each with the most anchor sizes of a level."""
 GOOD_RECALL = 0.98
 """Best possible recall below which a remedy is named."""
+PRESET: Mapping[str, JsonValue] = {
+    "input": {
+        "sizing": {"longerSide": 320, "enlarge": 1.0, "smallest": 64, "objectPixels": 16.0, "largest": 640},
+        "augmentations": [
+            {"horizontalFlip": {"probability": 0.5}},
+            {"randomScale": {"min": 0.7, "max": 1.4, "probability": 1.0}},
+            {"colorJitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02, "probability": 0.8}},
+        ],
+    },
+    "training": {
+        "epochs": 12,
+        "minSteps": 500,
+        "batchSize": 8,
+        "optimizer": {"name": "AdamW", "learningRate": 1e-3, "weightDecay": 0.01, "backboneRate": 0.3},
+        "schedule": {"name": "OneCycle", "warmupShare": 0.1},
+        "ema": {"decay": 0.999},
+        "gradientClipNorm": 5.0,
+    },
+}
+"""What detectors are trained with where a recipe is silent."""
 
 
 def anchor_options() -> tuple[Option, ...]:

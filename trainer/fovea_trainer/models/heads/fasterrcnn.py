@@ -24,7 +24,7 @@ from fovea_trainer.models.anchors import Anchors
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.boxes import decode
 from fovea_trainer.models.heads.base import Head, Options
-from fovea_trainer.models.heads.detection import anchor_options, anchors_for, fit_anchor_options
+from fovea_trainer.models.heads.detection import PRESET, anchor_options, anchors_for, fit_anchor_options
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.pyramid import BODY_STRIDES, Pyramid
@@ -219,4 +219,5 @@ FASTER_RCNN = Head(
     size=(320, 320), multiple=16, licence="BSD-3-Clause",
     notes=("Proposals are thinned by Fast NMS in the graph; the final NMS is not part of it.",
            "Box regression is shared by all classes."),
+    preset=PRESET,
 )  # fmt: skip

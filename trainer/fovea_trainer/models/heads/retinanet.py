@@ -21,7 +21,7 @@ from fovea_trainer.models.anchors import MATCH_IOU, Anchors
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.boxes import decode
 from fovea_trainer.models.heads.base import Head, Options
-from fovea_trainer.models.heads.detection import anchor_options, anchors_for, fit_anchor_options
+from fovea_trainer.models.heads.detection import PRESET, anchor_options, anchors_for, fit_anchor_options
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.pyramid import Pyramid
@@ -120,4 +120,5 @@ RETINANET = Head(
     size=(320, 320), multiple=16, licence="BSD-3-Clause",
     notes=("The classes' loss is focal in all cases; the named loss is that of the boxes (Focal: L1).",
            "NMS is not part of the exported graph."),
+    preset=PRESET,
 )  # fmt: skip
