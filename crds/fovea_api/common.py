@@ -18,6 +18,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     JsonValue,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     Strict,
     model_serializer,
@@ -143,12 +144,17 @@ class PresetModel(Model):
         return frozenset(name for name, field in fields if any(isinstance(it, ByPreset) for it in field.metadata))
 
     @model_serializer(mode="wrap")
-    def _without_what_is_silent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_silent(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
-        for name in self.silent():
+        for name in self.silent() if info.context is None else ():
             written.pop(name, None)
             written.pop(type(self).model_fields[name].alias or name, None)
         return written
+
+
+def frozen_form(model: Model) -> dict[str, JsonValue]:
+    """The JSON form of a recipe that is silent about nothing: what no preset fills is as it was without presets."""
+    return model.model_dump(mode="json", exclude_none=True, context="frozen")
 
 
 def silent_paths(model: Model, path: str = "") -> Iterator[str]:

@@ -33,6 +33,7 @@ from fovea_api.common import (
     Status,
     Time,
     Word,
+    frozen_form,
 )
 from fovea_api.criteria import Criterion
 from fovea_api.defaults import completed, identifying
@@ -261,7 +262,7 @@ def identifying_recipe(type: RunType, recipe: Model) -> Mapping[str, JsonValue]:
 
 def frozen_recipe(recipe: Model) -> dict[str, JsonValue]:
     """A recipe as a Run keeps it, with the preset laid in: no later version reads anything else out of it."""
-    return dict(spelled_out(with_preset(recipe).to_dict()))
+    return dict(spelled_out(frozen_form(with_preset(recipe))))
 
 
 def read_recipe(type: RunType, frozen: Mapping[str, JsonValue], model: builtins.type[M]) -> M:

@@ -105,6 +105,7 @@ def test_silence_survives_writing_and_merging() -> None:
 
 def test_a_run_keeps_the_recipe_with_the_preset_laid_in() -> None:
     frozen = frozen_recipe(of())
+    assert frozen == frozen_recipe(read(frozen))
     assert (read(frozen).training.min_steps, read(frozen).training.batch_size) == (500, 8)
     assert identity(read(frozen)) == identity(of())
     assert same(frozen, of())

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from fovea_api.dataset import Dataset
+from fovea_api.presets import with_preset
 from fovea_api.run import Run, RunRequest, RunStatus
-from fovea_api.trainingjob import TrainingJob
+from fovea_api.trainingjob import Recipe, TrainingJob
 from fovea_operator.kinds.trainingjob.plan import plan_training
 from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
 from fovea_operator.objects import MODEL_DEPLOYMENT, RUN, TRAINING_JOB, Key
@@ -21,6 +22,9 @@ from fovea_operator.writes import Create, Delete, SetStatus
 
 NOW = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
 OLD, NEW = f"sha256-{'1' * 64}", f"sha256-{'2' * 64}"
+
+USUAL = with_preset(Recipe.model_validate({"model": {"architecture": "resnet18"}})).training.epochs
+"""What a spec asks for that says nothing of epochs."""
 
 
 @dataclass
@@ -129,7 +133,7 @@ def test_a_request_is_answered_by_a_run_of_the_job_with_the_patched_recipe() -> 
     world.asks("drift-1", {"training": {"epochs": 3}})
     second = world.step()
     assert second != first
-    assert (world.epochs(first), world.epochs(second)) == (10, 3)
+    assert (world.epochs(first), world.epochs(second)) == (USUAL, 3)
     assert world.requested() == [("drift-1", "Pending", second)]
     assert (world.condition("Ready"), world.condition("Reconciling")[0]) == (("True", "Succeeded"), "True")
     assert [world.step() for _ in range(3)] == [second] * 3, "neither superseded as changed nor repeated"
@@ -149,7 +153,7 @@ def test_an_edit_beside_the_recipe_leaves_the_requested_run_alone_and_an_edit_of
     world.spec, world.generation = {"input": {"size": {"width": 64, "height": 64}}}, 3
     edited = world.step()
     assert edited != requested
-    assert world.epochs(edited) == 10
+    assert world.epochs(edited) == USUAL
     assert world.step() == edited
     assert world.requested() == [("drift-1", "Suspended", requested)]
 
