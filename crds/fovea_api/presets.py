@@ -26,6 +26,9 @@ INSTEAD = {
     "input.sizing": "input.size",
 }
 """What only a recipe needs that lacks another field: who says how many epochs gets so many."""
+FROM_SCRATCH = 3
+"""How many times as long training without pretrained weights takes (He et al., "Rethinking ImageNet Pre-training",
+2019)."""
 RATES = {"AdamW": 1.0, "Adam": 1.0, "SGD": 10.0, "Lion": 0.2}
 """Learning rate that does with each optimizer about what 1 does with AdamW."""
 
@@ -79,11 +82,16 @@ def _adapted(laid: Part, given: Part, silent: Collection[str], preset: Part) -> 
     result: dict[str, JsonValue] = {}
     if (path := "training.optimizer.learningRate") in silent and (rate := _number(preset, path)) is not None:
         result[path] = _learning_rate(rate, laid, preset)
-    if (path := "training.optimizer.backboneRate") in silent and at(given, "model.pretrained.weights") == "None":
-        result[path] = 1.0
+    if at(given, "model.pretrained.weights") == "None":
+        if (path := "training.optimizer.backboneRate") in silent:
+            result[path] = 1.0
+        for path in ("training.epochs", "training.minSteps"):
+            if path in silent and (usual := _number(laid, path)) is not None:
+                result[path] = FROM_SCRATCH * round(usual)
     warmup = _number(given, "training.schedule.warmupEpochs")
     if warmup is not None and "training.epochs" in silent:
-        result["training.epochs"] = max(math.ceil(warmup), round(_number(laid, "training.epochs") or 1))
+        epochs = result.get("training.epochs", at(laid, "training.epochs"))
+        result["training.epochs"] = max(math.ceil(warmup), epochs if isinstance(epochs, int) else 1)
     size, augmentations = at(given, "input.size"), at(laid, "input.augmentations")
     if "input.augmentations" in silent and isinstance(size, Mapping) and isinstance(augmentations, list):
         result["input.augmentations"] = [_within(item, size) for item in augmentations]

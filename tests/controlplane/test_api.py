@@ -86,8 +86,9 @@ MINIMAL: dict[str, Any] = {
 def test_defaults_of_a_minimal_training_job(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.apply(MINIMAL, namespace=namespace)
     spec = get(control_plane, "trainingjob", "blood-cells", namespace)["spec"]
-    assert spec["training"]["epochs"] == 10
-    assert spec["training"]["optimizer"]["name"] == "AdamW"
+    assert spec["training"]["optimizer"] == {"layerDecay": 1, "momentum": 0.9, "nesterov": False}
+    assert not {"epochs", "batchSize", "ema"} & spec["training"].keys(), "they are up to the preset"
+    assert "augmentations" not in spec["input"]
     assert "pretrained" not in spec["model"]
     assert spec["export"]["formats"] == ["ONNX"]
     assert spec["runPolicy"]["retries"] == 3
@@ -277,7 +278,7 @@ class TestExplained:
     @pytest.mark.parametrize(
         ("path", "text"),
         [
-            ("trainingjob.spec.training.batchSize", "Images in a batch, over all workers."),
+            ("trainingjob.spec.training.batchSize", "over all workers. Absent: the architecture's preset."),
             ("dataset.spec.splits.groupBy.pattern", "named group"),
             ("tuningsweep.spec.parameters.logUniform.min", "Smallest value."),
             ("modeldeployment.spec.rollout.gates.ifUnmeasured", "cannot be measured"),

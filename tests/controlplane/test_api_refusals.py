@@ -201,7 +201,7 @@ WRONG = (
     Changed(_T, {"spec.training.schedule.warmupEpochs": 9}, "spec.training.schedule.warmupEpochs", "exceed epochs"),
     Changed(_T, {"spec.training.earlyStopping.metric": "test/mAP"}, "spec.training.earlyStopping.metric", "unseen"),
     Changed(_T, {"spec.training.ema.decay": 1}, "spec.training.ema.decay", "less than 1"),
-    Changed(_T, {"spec.training.gradientClipNorm": 0}, "spec.training.gradientClipNorm", "greater than 0"),
+    Changed(_T, {"spec.training.gradientClipNorm": -1}, "spec.training.gradientClipNorm", "or equal to 0"),
     Changed(_T, {"spec.training.precision": "INT8"}, "spec.training.precision", "BF16"),
     Changed(_T, {"spec.training.batchSize": 1}, "spec.training.batchSize", "an image for each worker"),
     Changed(_T, {"spec.successCriteria.0.metric": "train/mAP50"}, "spec.successCriteria", "needs train in evaluation"),

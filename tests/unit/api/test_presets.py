@@ -74,9 +74,13 @@ def test_the_learning_rate_follows_optimizer_and_batch(training: dict[str, Any],
     assert with_preset(of(training=training)).training.optimizer.learning_rate == pytest.approx(rate)
 
 
-def test_a_backbone_without_weights_learns_at_the_full_rate() -> None:
-    laid = with_preset(of(model={"pretrained": {"weights": "None"}}))
-    assert laid.training.optimizer.backbone_rate == 1
+def test_without_weights_the_whole_network_learns_at_the_full_rate_and_longer() -> None:
+    scratch = with_preset(of(model={"pretrained": {"weights": "None"}})).training
+    usual = with_preset(of()).training
+    assert scratch.optimizer.backbone_rate == 1
+    assert (scratch.epochs, scratch.min_steps) == (3 * usual.epochs, 3 * usual.min_steps)
+    given = with_preset(of(model={"pretrained": {"weights": "None"}}, training={"epochs": 2})).training
+    assert (given.epochs, given.min_steps) == (2, 0)
 
 
 def test_a_given_size_replaces_the_sizing_and_bounds_the_windows() -> None:
@@ -106,7 +110,7 @@ def test_silence_survives_writing_and_merging() -> None:
 def test_a_run_keeps_the_recipe_with_the_preset_laid_in() -> None:
     frozen = frozen_recipe(of())
     assert frozen == frozen_recipe(read(frozen))
-    assert (read(frozen).training.min_steps, read(frozen).training.batch_size) == (500, 8)
+    assert read(frozen).training == with_preset(of()).training
     assert identity(read(frozen)) == identity(of())
     assert same(frozen, of())
     spelled = of(training={"optimizer": {"learningRate": 1e-3}, "batchSize": 8})

@@ -72,7 +72,7 @@ def recipe(version: Version, **training: object) -> Recipe:
 def test_a_small_split_is_passed_more_often(count: int, epochs: int) -> None:
     version = squares(Task.DETECTION)
     version = replace(version, manifest=version.manifest.model_copy(update={"splits": {"train": count}}))
-    found = fitted(recipe(version), version).training  # 500 steps of 8, 12 epochs at least
+    found = fitted(recipe(version, epochs=12, minSteps=500, batchSize=8), version).training
     assert found.epochs == epochs
     assert found.schedule.warmup_epochs == pytest.approx(0.1 * epochs)
     assert (found.min_steps, found.schedule.warmup_share) == (0, None)

@@ -50,10 +50,10 @@ PRESET: Mapping[str, JsonValue] = {
         ],
     },
     "training": {
-        "epochs": 4,
+        "epochs": 5,
         "minSteps": 300,
         "batchSize": 64,
-        "optimizer": {"name": "AdamW", "learningRate": 2e-3, "weightDecay": 0.05, "backboneRate": 0.5},
+        "optimizer": {"name": "AdamW", "learningRate": 1e-3, "weightDecay": 0.05, "backboneRate": 0.5},
         "schedule": {"name": "OneCycle", "warmupShare": 0.1},
         "ema": {"decay": 0.999},
         "gradientClipNorm": 5.0,

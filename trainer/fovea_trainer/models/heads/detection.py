@@ -34,7 +34,7 @@ PRESET: Mapping[str, JsonValue] = {
     },
     "training": {
         "epochs": 12,
-        "minSteps": 500,
+        "minSteps": 400,
         "batchSize": 8,
         "optimizer": {"name": "AdamW", "learningRate": 1e-3, "weightDecay": 0.01, "backboneRate": 0.3},
         "schedule": {"name": "OneCycle", "warmupShare": 0.1},
