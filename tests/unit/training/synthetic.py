@@ -100,7 +100,7 @@ def manifest(folder: Path, splits: Mapping[str, int], **spec: JsonValue) -> Path
             "options": {"width": 0.125, "stem": "Small"},
             "pretrained": {"weights": "None"},
         },
-        "input": {"size": {"width": 32, "height": 32}},
+        "input": {"size": {"width": 32, "height": 32}, "augmentations": []},
         "training": {"epochs": 2, "batchSize": 8, "precision": "FP32", "optimizer": {"learningRate": 0.01}},
         **spec,
     }

@@ -45,7 +45,7 @@ def test_without_a_validation_split_nothing_is_chosen_by_the_test_split(
         "48 images with 48 annotations: 32 train, 16 test",
         "version with its report written: ",
         "Training of TrainingJob squares",
-        "training resnet18 (weights to start from: None) on 32 images for 2 epochs of 4 steps of 8; FP32, 1 worker on",
+        "training resnet18 (weights to start from: None) on 32 images of 32 x 32 pixels for 2 epochs of 4 steps of 8; ",
         NO_VALIDATION,
         "epoch 1/2 in ",
         "epoch 2/2 in ",

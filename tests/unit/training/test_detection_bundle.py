@@ -60,8 +60,14 @@ def bundle(folder: Path) -> Bundle:
     job = {
         "datasetRef": {"name": "squares"},
         "model": {"architecture": "retinanet-efficientnet-lite0", "options": {"fpnChannels": 16}},
-        "input": {"size": {"width": 64, "height": 64}},
-        "training": {"epochs": 6, "batchSize": 8, "precision": "FP32", "optimizer": {"learningRate": 0.003}},
+        "input": {"size": {"width": 64, "height": 64}, "augmentations": []},
+        "training": {
+            "epochs": 6,
+            "batchSize": 8,
+            "precision": "FP32",
+            "optimizer": {"learningRate": 0.003, "backboneRate": 1.0},
+            "ema": {"decay": 0.0},
+        },
     }
     objects = [
         {"apiVersion": "fovea.dev/v1alpha1", "kind": kind, "metadata": {"name": "squares"}, "spec": content}

@@ -213,8 +213,8 @@ class _Fit:
         threads = f"{torch.get_num_threads()} threads"
         place = f"the CPU ({threads})" if device.type == "cpu" else torch.cuda.get_device_name(device)
         self._log(
-            "training %s (weights to start from: %s) on %d images at %d x %d for %d epochs of %d steps of %d; %s, %s "
-            "on %s",
+            "training %s (weights to start from: %s) on %d images of %d x %d pixels for %d epochs of %d steps of %d; "
+            "%s, %s on %s",
             self.recipe.model.architecture,
             self.state.base_uri or self.recipe.model.pretrained.weights,
             len(self.train),
