@@ -18,6 +18,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     JsonValue,
+    ModelWrapValidatorHandler,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     Strict,
@@ -459,9 +460,22 @@ class Toleration(Model):
 
 
 class OpenModel(Model):
-    """A named object with further fields that Kubernetes defines and checks when the pod is made."""
+    """A named object with further fields that Kubernetes defines and checks when the pod is made.
+
+    They are kept also where a reader passes over fields that it does not know.
+    """
 
     model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_further_fields(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        made = handler(data)
+        if isinstance(data, Mapping):
+            own = {name for field, info in cls.model_fields.items() for name in (field, info.alias)}
+            further = {name: value for name, value in data.items() if name not in own}
+            object.__setattr__(made, "__pydantic_extra__", further)
+        return made
 
 
 class Volume(OpenModel):

@@ -12,7 +12,7 @@ from fovea_api.common import PodTemplate, Resources, RunPolicy
 from fovea_api.dataset import Recipe
 from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
 from fovea_api.trainingjob import Compute
-from fovea_operator.objects import JOB, RUN, Key
+from fovea_operator.objects import JOB, RUN, Key, parse
 from fovea_operator.runs.build import child_writes
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
@@ -203,3 +203,14 @@ def test_a_spec_that_no_variable_takes_lies_in_a_config_map_that_the_pod_knows_b
 def test_a_spec_that_fits_needs_no_config_map() -> None:
     writes = child_writes(Key(RUN, "ns", "r"), JOB, work(), job(), SETTINGS)
     assert [write.key.kind.name for write in writes] == ["ServiceAccount", "RoleBinding", "Job"]
+
+
+def test_what_kubernetes_defines_of_a_pod_is_kept_by_a_tolerant_reader() -> None:
+    pod = {
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+        "volumeMounts": [{"name": "data", "mountPath": "/data", "readOnly": True}],
+        "env": [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}],
+    }
+    read = parse(PodTemplate, {**pod, "fieldOfALaterVersion": 1}).to_dict()
+    assert {name: read[name] for name in pod} == pod
+    assert "fieldOfALaterVersion" not in read
