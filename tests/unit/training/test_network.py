@@ -1,4 +1,4 @@
-"""From the recipe to the network: what the loss is given, which weights training starts from, how it is validated."""
+"""From the recipe to the network: what the loss is given, and which weights training starts from."""
 
 from __future__ import annotations
 
@@ -9,22 +9,16 @@ import pytest
 import torch
 from fovea_api.common import Task
 from fovea_api.trainingjob import Loss, Recipe
-from fovea_serving.pipeline import Preprocess
-from fovea_trainer.augmentation import Augment
 from fovea_trainer.export import save_weights
-from fovea_trainer.tasks import definition
 from fovea_trainer.training.base_weights import BaseWeights
 from fovea_trainer.training.context import SingleProcess
-from fovea_trainer.training.dataset import SplitDataset, class_weights
+from fovea_trainer.training.dataset import class_weights
 from fovea_trainer.training.loop import Plan, fit
 from fovea_trainer.training.network import make_network
-from fovea_trainer.training.precision import Precision
-from fovea_trainer.training.validation import validate
 from pydantic import JsonValue
 from synthetic import squares
 
 VERSION = squares(Task.CLASSIFICATION, train=24, validation=11)
-FP32 = Precision("FP32", "cpu")
 
 
 def recipe(balance: str = "None", **training: JsonValue) -> Recipe:
@@ -69,21 +63,3 @@ def test_training_starts_from_the_base_weights(tmp_path: Path) -> None:
     for name, parameter in base.named_parameters():
         torch.testing.assert_close(trained[name], parameter.detach(), rtol=0, atol=1e-6)
     assert not torch.allclose(own["body.conv1.weight"], base.get_parameter("body.conv1.weight"), atol=1e-3)
-
-
-def test_validation_is_in_evaluation_mode_and_goes_by_images(tmp_path: Path) -> None:
-    """Neither dropout nor the statistics of a batch take part: the same for every size of batch, the last one too."""
-    network = make_network(recipe(), VERSION).train()
-    dataset = SplitDataset(
-        VERSION.split("validation"), definition(Task.CLASSIFICATION), Preprocess(32, 32), Augment(())
-    )
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    whole, parts = (validate(network, dataset, size, worker(tmp_path), FP32) for size in (11, 4))
-    assert whole == pytest.approx(parts, rel=1e-4)
-    assert network.training, "training goes on as it was"
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    images = torch.stack([dataset[index].image for index in range(len(dataset))])
-    labels = torch.tensor([sample.label for sample in dataset.samples])
-    with torch.no_grad():
-        loss = torch.nn.functional.cross_entropy(network.eval()(images), labels)
-    assert whole["validation/loss"] == pytest.approx(loss.item(), rel=1e-4)

@@ -43,6 +43,19 @@ def test_the_loss_is_that_of_all_images_whatever_the_batches(tmp_path: Path) -> 
     assert metrics["validation/accuracy"] == pytest.approx(float((label == targets.labels).float().mean()))
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("FP32", torch.float32), ("BF16", torch.bfloat16)])
+def test_validation_computes_in_the_precision_of_training(tmp_path: Path, precision: str, dtype: torch.dtype) -> None:
+    samples = squares(Task.CLASSIFICATION, 0).samples["validation"]
+    dataset = SplitDataset(samples, definition(Task.CLASSIFICATION), Preprocess(32, 32), Augment(()))
+    network = build(NetworkDescription("classifier", Body("resnet10t"), {"dropout": 0.5}, 2), LossSettings())
+    computed: set[torch.dtype] = set()
+    convolution = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda module, images, output: computed.add(output.dtype))
+    context = SingleProcess(tmp_path, 1, lambda progress: None)
+    validate(network, dataset, 8, context, Precision(precision, "cpu"))
+    assert computed == {dtype}
+
+
 def test_means_of_batches_count_by_their_images() -> None:
     assert mean_loss([(1.0, 5), (3.0, 3)]) == pytest.approx((5 + 9) / 8)
     assert mean_loss([]) == 0

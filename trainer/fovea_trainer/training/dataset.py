@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 import torch
 from fovea_api.architectures import Architecture
-from fovea_api.trainingjob import Input, Resize
+from fovea_api.errors import InvalidInput
+from fovea_api.trainingjob import Input, Recipe, Resize
 from fovea_serving.pipeline import Geometry, Preprocess, decode
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 from fovea_trainer.augmentation import Augment, Context, Labelled
 from fovea_trainer.models.registry import input_size
 from fovea_trainer.tasks import Sample, Targets, TaskDefinition
-from fovea_trainer.training.order import Draw
+from fovea_trainer.training.order import Draw, Order, repeat_factors
 
 
 def preprocessing(architecture: Architecture, given: Input) -> Preprocess:
@@ -112,3 +113,19 @@ def class_weights(counts: NDArray[np.int64]) -> tuple[float, ...]:
     """Weight of each class, inverse to its number of annotations [N, C] (images, objects, pixels), with mean 1."""
     weights = 1 / np.maximum(counts.sum(0), 1)
     return tuple(float(weight) for weight in weights * len(weights) / weights.sum())
+
+
+def training_order(recipe: Recipe, train: SplitDataset, num_classes: int, workers: int) -> Order:
+    """The order in which the images of a split are trained on. Raises InvalidInput: a worker would have no image."""
+    training, balance = recipe.training, recipe.input.balance
+    if workers > training.batch_size:
+        raise InvalidInput(
+            f"a batch of {training.batch_size} cannot be shared by {workers} workers",
+            "spec.training.batchSize",
+            "use fewer workers or larger batches",
+        )
+    factors = np.ones(len(train))
+    if balance in ("Oversample", "Undersample"):
+        counts = class_counts(train.samples, train.task, num_classes)
+        factors = repeat_factors([np.flatnonzero(image).tolist() for image in counts], balance)
+    return Order(factors, training.batch_size, training.seed, training.gradient_accumulation_steps)

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
 import torch
 from fovea_api.errors import FoveaError, Interrupted, InvalidInput
 from fovea_api.trainingjob import Recipe, Size
@@ -23,13 +22,13 @@ from fovea_trainer.models.weights import load_state, read_state
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.base_weights import BaseWeights
 from fovea_trainer.training.context import Context
-from fovea_trainer.training.dataset import Collate, SplitDataset, class_counts, preprocessing
+from fovea_trainer.training.dataset import Collate, SplitDataset, preprocessing, training_order
 from fovea_trainer.training.distributed import first_workers, total
 from fovea_trainer.training.fitting import Images, fitted, scale_notes
 from fovea_trainer.training.network import Version, make_network
-from fovea_trainer.training.order import Order, WorkerBatches, mix, repeat_factors
+from fovea_trainer.training.order import WorkerBatches, mix
 from fovea_trainer.training.precision import Precision, choose_precision
-from fovea_trainer.training.progress import training_progress
+from fovea_trainer.training.progress import epoch_lines, training_progress
 from fovea_trainer.training.selection import check_monitored, keep_best, monitored_metric, stop_early
 from fovea_trainer.training.state import State
 from fovea_trainer.training.tracking import Tracker
@@ -93,7 +92,7 @@ class _Fit:
         preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
         self.train = SplitDataset(train, definition(task), preprocess, Augment(recipe.input.augmentations))
         self.validation = SplitDataset(held_out, definition(task), preprocess, Augment(()))
-        self.order = _order(recipe, self.train, len(version.manifest.classes), context.workers)
+        self.order = training_order(recipe, self.train, len(version.manifest.classes), context.workers)
         self.monitored = monitored_metric(recipe, task)
 
         network = make_network(recipe, version)
@@ -239,19 +238,8 @@ class _Fit:
             self._log("training goes on after epoch %d, step %d", self.state.epoch, self.state.step)
 
     def _log_epoch(self, metrics: dict[str, float], seconds: float, saved: bool) -> None:
-        state = self.state
-        self._log(
-            "epoch %d/%d in %.0f s: %s%s%s",
-            state.epoch,
-            self.training.epochs,
-            seconds,
-            ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
-            " (the best so far)" if state.best_value is not None and state.best_epoch == state.epoch else "",
-            "; checkpoint saved" if saved else "",
-        )
-        stopping = self.training.early_stopping
-        if state.stopped and stopping is not None:
-            self._log("training ends early: %s got no better for %d epochs", stopping.metric, stopping.patience)
+        for line in epoch_lines(self.state, self.training, metrics, seconds, saved):
+            self._log(line)
 
     def _report_progress(self, pause: float = 0.0) -> None:
         """Reports how far training is, unless that was done within the last `pause` seconds."""
@@ -271,21 +259,6 @@ class _Fit:
                 loss,
             )
         )
-
-
-def _order(recipe: Recipe, train: SplitDataset, num_classes: int, workers: int) -> Order:
-    training, balance = recipe.training, recipe.input.balance
-    if workers > training.batch_size:
-        raise InvalidInput(
-            f"a batch of {training.batch_size} cannot be shared by {workers} workers",
-            "spec.training.batchSize",
-            "use fewer workers or larger batches",
-        )
-    factors = np.ones(len(train))
-    if balance in ("Oversample", "Undersample"):
-        counts = class_counts(train.samples, train.task, num_classes)
-        factors = repeat_factors([np.flatnonzero(image).tolist() for image in counts], balance)
-    return Order(factors, training.batch_size, training.seed, training.gradient_accumulation_steps)
 
 
 def _start_from(base: BaseWeights, network: AnyNetwork, state: State) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 from fovea_api.common import format_duration
 from fovea_api.run import Best, Progress
+from fovea_api.trainingjob import Training
 
 from fovea_trainer.training.state import State
 
@@ -43,6 +45,26 @@ def training_progress(
         metrics=metrics,
         best=best_of(state, metric),
     )
+
+
+def epoch_lines(
+    state: State, training: Training, metrics: Mapping[str, float], seconds: float, saved: bool
+) -> Iterator[str]:
+    """What the log says of an epoch that has ended: its metrics, and why training ends early where it does.
+
+    Args:
+        state: The state after the epoch.
+        training: How long training may go on.
+        metrics: Of the epoch.
+        seconds: That it took.
+        saved: Whether there is a checkpoint of it.
+    """
+    values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    best = " (the best so far)" if state.best_value is not None and state.best_epoch == state.epoch else ""
+    yield f"epoch {state.epoch}/{training.epochs} in {seconds:.0f} s: {values}{best}{'; checkpoint saved' * saved}"
+    stopping = training.early_stopping
+    if state.stopped and stopping is not None:
+        yield f"training ends early: {stopping.metric} got no better for {stopping.patience} epochs"
 
 
 def latest_metrics(state: State) -> dict[str, float]:
