@@ -108,7 +108,7 @@ def _print_findings(findings: Sequence[FindingSummary]) -> None:
 
 
 def print_all(findings: Sequence[Tally]) -> None:
-    """What was found, with what it means, what to do, and the first places of each kind."""
+    """The findings, with what they mean, what to do, and the first places of each kind."""
     for tally in findings:
         kind = tally.kind
         images = f" in {tally.images} images" if tally.images else ""

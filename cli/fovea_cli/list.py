@@ -20,9 +20,9 @@ def command(store: str, name: str | None, output: str) -> None:
     from fovea_store import StorePath
     from fovea_trainer.inventory import artifacts
 
-    found = [each for each in artifacts(StorePath.parse(store)) if name in (None, each.name)]
+    chosen = [each for each in artifacts(StorePath.parse(store)) if name in (None, each.name)]
     if output == "json":
-        print_json([each.to_dict() for each in found])
+        print_json([each.to_dict() for each in chosen])
         return
     rows = [
         (
@@ -33,6 +33,6 @@ def command(store: str, name: str | None, output: str) -> None:
             size_in_words(each.bytes),
             each.summary,
         )
-        for each in found
+        for each in chosen
     ]
     print_table(rows, ("KIND", "NAME", "DIGEST", "WRITTEN", "SIZE", "WHAT"))

@@ -25,9 +25,9 @@ def command(run: str, namespace: str | None) -> None:
     """
     from fovea_store import NotFound
 
-    found = get_object("runs.fovea.dev", run, namespace, "kubectl get runs --all-namespaces")
+    content = get_object("runs.fovea.dev", run, namespace, "kubectl get runs --all-namespaces")
     try:
-        click.echo(_log_of(found).read_text(), nl=False)
+        click.echo(_log_of(content).read_text(), nl=False)
     except NotFound as error:
         raise InvalidInput(
             f"the run {run} has stored no log yet",

@@ -46,7 +46,7 @@ GOAL: Mapping[Task, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What was found in a folder, and the manifest to start from.
+    """What a folder holds, and the manifest to start from.
 
     Args:
         name: Name of the Dataset and of the TrainingJob.

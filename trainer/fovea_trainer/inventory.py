@@ -64,8 +64,8 @@ class Artifact:
 
 def artifacts(store: StorePath) -> list[Artifact]:
     """All complete versions and bundles, versions first, each by name and from new to old."""
-    found = [*_versions(store), *_bundles(store)]
-    return sorted(found, key=lambda each: (each.kind != "Version", each.name, -each.written.timestamp()))
+    stored = [*_versions(store), *_bundles(store)]
+    return sorted(stored, key=lambda each: (each.kind != "Version", each.name, -each.written.timestamp()))
 
 
 def _versions(store: StorePath) -> Iterator[Artifact]:
@@ -127,26 +127,26 @@ def garbage(store: StorePath, now: datetime | None = None) -> list[Garbage]:
     """
     now = now or datetime.now(UTC)
     finished: set[str] = set()
-    found: list[Garbage] = []
+    removable: list[Garbage] = []
     for kind in ("dataset", "trainingjob"):
         for name in (store / kind).folders():
             for run in (store / kind / name / "runs").folders():
                 folder = store / kind / name / "runs" / run
                 if (folder / RESULT).is_file() and read_result(folder) is not None:
                     finished.add(run)
-                    found += _rest(folder, ("checkpoints", "ray"), "checkpoints of a finished run")
+                    removable += _rest(folder, ("checkpoints", "ray"), "checkpoints of a finished run")
     for folder, manifest in _places(store):
         names = [name for name in folder.folders() if name.startswith("sha256-")]
         whole = {path.partition("/")[0] for path in folder.modified([f"{name}/{manifest}" for name in names])}
         for name in names:
             if name not in whole and _untouched(folder / name, now):
-                found += _rest(folder, (name,), "was never finished")
+                removable += _rest(folder, (name,), "was never finished")
     for run in (store / WORK).folders():
         if run in finished:
-            found += _rest(store / WORK, (run,), "intermediate files of a finished run")
+            removable += _rest(store / WORK, (run,), "intermediate files of a finished run")
         elif _untouched(store / WORK / run, now):
-            found += _rest(store / WORK, (run,), "intermediate files of a run that broke off")
-    return found
+            removable += _rest(store / WORK, (run,), "intermediate files of a run that broke off")
+    return removable
 
 
 def _places(store: StorePath) -> Iterator[tuple[StorePath, str]]:

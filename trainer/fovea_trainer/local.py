@@ -158,7 +158,7 @@ def folder_recipe(folder: Path, format_: str | None, task: str | None, classes: 
 
 
 def check_manifest(path: Path, workers: int = 1) -> tuple[Recipe, CheckResult]:
-    """Checks the sources of a manifest's Dataset, and builds nothing; the recipe, and what was found."""
+    """Checks the sources of a manifest's Dataset, and builds nothing; the recipe, and the findings."""
     manifest = Manifest.read(path)
     recipe = manifest.local(manifest.find(Dataset, None), {}).spec.recipe()
     with tempfile.TemporaryDirectory(prefix="fovea-check-") as work:
@@ -183,9 +183,9 @@ def _run(spec: RunSpec, store: str, ray: bool, reporter: Reporter | None, adopt:
 
 
 @contextmanager
-def _ray(wanted: bool) -> Iterator[None]:
+def _ray(used: bool) -> Iterator[None]:
     """A Ray of this machine (or that of RAY_ADDRESS) for the time of a run."""
-    if not wanted:
+    if not used:
         yield
         return
     import ray
@@ -219,7 +219,7 @@ def _state_of(recipe: Recipe) -> str:
 def _parent(owner: RunOwner, recipe: Recipe, nonce: str, store: str) -> VersionInput | None:
     """The newest version in the store; but where its run had the very spec that is given now, that run's parent.
 
-    So the identity of a spec that was carried out last is found again, and its result adopted.
+    So the identity of a spec that was carried out last is the same again, and its result adopted.
     """
     runs = runs_of(store, owner)
     made = [made for name in runs.folders() if (made := read_result(runs / name)) is not None]
@@ -240,16 +240,18 @@ def _version(built: RunResult) -> VersionInput:
 
 def _training_spec(job: TrainingJob, source: Dataset, built: RunResult, store: str) -> RunSpec:
     spec = job.spec
-    wanted, found = spec.dataset_ref.version, _version(built)
-    if wanted is not None and wanted != found.version:
+    pinned, current = spec.dataset_ref.version, _version(built)
+    if pinned is not None and pinned != current.version:
         raise InvalidInput(
-            f"the sources give version {found.version}, not {wanted}",
+            f"the sources give version {current.version}, not {pinned}",
             "spec.datasetRef.version",
             "remove it, or bring back the sources as they were",
         )
     _refuse_references(spec)
     problem = source.spec.problem.stated()
-    dataset = DatasetInput(name=source.metadata.name, version=found.version, artifact=found.artifact, problem=problem)
+    dataset = DatasetInput(
+        name=source.metadata.name, version=current.version, artifact=current.artifact, problem=problem
+    )
     elastic = spec.compute.elastic
     execution = Execution(
         workers=spec.compute.workers,

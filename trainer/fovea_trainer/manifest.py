@@ -83,14 +83,14 @@ class Manifest:
 
     def find(self, kind: type[Object], name: str | None) -> Object:
         """The object of a kind and, where there are several, of a name. Raises InvalidManifest."""
-        found = [item for item in self.objects if isinstance(item, kind)]
-        chosen = [item for item in found if name is None or item.metadata.name == name]
+        candidates = [item for item in self.objects if isinstance(item, kind)]
+        chosen = [item for item in candidates if name is None or item.metadata.name == name]
         if len(chosen) == 1:
             return chosen[0]
-        names = ", ".join(item.metadata.name for item in found) or "none"
-        wanted = kind.__name__ if name is None else f"{kind.__name__} {name!r}"
+        names = ", ".join(item.metadata.name for item in candidates) or "none"
+        described = kind.__name__ if name is None else f"{kind.__name__} {name!r}"
         remedy = "write both into one file, divided by ---" if not chosen else "say which by its name"
-        raise InvalidManifest(f"exactly one {wanted} is wanted; the file has {names}", str(self.path), remedy)
+        raise InvalidManifest(f"exactly one {described} is needed; the file has {names}", str(self.path), remedy)
 
     def local(self, dataset: Dataset, given: Mapping[str, str]) -> Dataset:
         """The Dataset with its sources where they lie on this machine.
@@ -182,12 +182,12 @@ def _annotation_problems(item: Model) -> Iterator[str]:
     """Annotations that were meant to say where a source lies, and name none."""
     if not isinstance(item, Dataset):
         return
-    wanted = [LOCAL_SOURCE + source.name for source in item.spec.sources]
+    expected = [LOCAL_SOURCE + source.name for source in item.spec.sources]
     for key in item.metadata.annotations:
         near = difflib.SequenceMatcher(None, key.rpartition("/")[0], LOCAL_SOURCE[:-1]).ratio() > 0.75
-        if key not in wanted and (near or key.startswith(LOCAL_SOURCE)):
+        if key not in expected and (near or key.startswith(LOCAL_SOURCE)):
             where = f"Dataset {item.metadata.name}: metadata.annotations[{key}]"
-            yield f"{where}: there is no such source{_meant(key, wanted) or f'; the annotation is {wanted[0]}'}"
+            yield f"{where}: there is no such source{_meant(key, expected) or f'; the annotation is {expected[0]}'}"
 
 
 def _meant(name: str, names: Iterable[str]) -> str:

@@ -45,14 +45,14 @@ def execute(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> R
     if spec.type is RunType.CLEANUP:
         return _clean_up(spec, reporter)
     read = fingerprints(spec)
-    found = find_result(spec, environment.name, read)
-    if found is not None:
-        log.info("the store has the result of an equal run, which is taken: %s", found.artifact)
+    stored = find_result(spec, environment.name, read)
+    if stored is not None:
+        log.info("the store has the result of an equal run, which is taken: %s", stored.artifact)
         done = Progress(stage="Done", percent=100, message="adopted from the store")
-        if (training := found.training) is not None:
+        if (training := stored.training) is not None:
             done = done.model_copy(update={"epoch": training.epochs, "epochs": training.epochs, "best": training.best})
         reporter.report(done)
-        return found
+        return stored
     forget_other_inputs(spec, environment.name, read)
     folder = folder_of(spec, environment.name)
     if spec.type is RunType.DATASET_BUILD:

@@ -119,5 +119,5 @@ def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[P
 
 def pictures_in(paths: Sequence[Path]) -> list[Path]:
     """The image files given, and those in the folders given."""
-    found = [sorted(path.rglob("*")) if path.is_dir() else [path] for path in paths]
-    return [file for files in found for file in files if file.is_file() and image_by_name(str(file))]
+    listed = [sorted(path.rglob("*")) if path.is_dir() else [path] for path in paths]
+    return [file for files in listed for file in files if file.is_file() and image_by_name(str(file))]

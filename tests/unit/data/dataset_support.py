@@ -15,7 +15,7 @@ from fovea_trainer.data.build import BuildResult
 from fovea_trainer.data.findings import Finding
 from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.read import Checked, OpenSource, check
-from fovea_trainer.data.records import Found, Labels
+from fovea_trainer.data.records import Labels, SourceImage
 
 EXAMPLES = Path(__file__).parents[3] / "examples/data"
 BCCD = EXAMPLES / "bccd/BCCD"
@@ -33,13 +33,15 @@ def detection(root: Path, format: str = "PascalVOC", **fields: object) -> dict[s
     }
 
 
-def read_all(format: Format, root: Path, task: Task = Task.DETECTION, **options: object) -> list[tuple[Found, Labels]]:
+def read_all(
+    format: Format, root: Path, task: Task = Task.DETECTION, **options: object
+) -> list[tuple[SourceImage, Labels]]:
     """All images of a folder with their labels."""
     reader = open_reader(format, Tree.of(StorePath.parse(str(root))), Options(task, **options))  # type: ignore[arg-type]
     return [
         (found, found.labels if found.labels is not None else reader.read(found))
         for found in reader.scan()
-        if isinstance(found, Found)
+        if isinstance(found, SourceImage)
     ]
 
 
@@ -82,7 +84,7 @@ def read_source(format: Format, root: Path, task: Task = Task.DETECTION, **optio
     tree = Tree.of(StorePath.parse(str(root)))
     source = OpenSource("s", tree, open_reader(format, tree, made), made)
     items = list(source.reader.scan())
-    images = [check(source, item) for item in items if isinstance(item, Found)]
+    images = [check(source, item) for item in items if isinstance(item, SourceImage)]
     return SourceRead(
         {image.name: image for image in images}, tuple(item for item in items if isinstance(item, Finding))
     )

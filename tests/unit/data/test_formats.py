@@ -17,7 +17,7 @@ from fovea_api.dataset import Format, Source
 from fovea_store import StorePath
 from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.read import OpenSource, check, class_mask, plain_png
-from fovea_trainer.data.records import Found
+from fovea_trainer.data.records import SourceImage
 from fovea_trainer.data.regions import decode_runs
 from fovea_trainer.data.sources import open_source
 
@@ -27,7 +27,7 @@ def boxes_of(root: Path, format: Format) -> dict[str, list[tuple[str, float, flo
     options = Options(Task.DETECTION)
     tree = Tree.of(StorePath.parse(str(root)))
     source = OpenSource("s", tree, open_reader(format, tree, options), options)
-    found = [check(source, item) for item in source.reader.scan() if isinstance(item, Found)]
+    found = [check(source, item) for item in source.reader.scan() if isinstance(item, SourceImage)]
     assert all(item.digest for item in found)
     return {
         Path(item.name).stem: [(b[0], *(round(v, 2) for v in b[1:5])) for b in item.content.boxes] for item in found

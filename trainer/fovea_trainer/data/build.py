@@ -34,7 +34,7 @@ from fovea_trainer.data.learnable import unknown_classes
 from fovea_trainer.data.pictures import pair_pictures, pictures, sample_digests
 from fovea_trainer.data.progress import ProgressMeter
 from fovea_trainer.data.read import OpenSource, check_chunk
-from fovea_trainer.data.records import Found, NamedClass
+from fovea_trainer.data.records import NamedClass, SourceImage
 from fovea_trainer.data.shards import write_shards
 from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.splits import SPLITS, Kept
@@ -278,10 +278,10 @@ def _read(
     index.commit()
 
 
-def _images(source: OpenSource, index: Index, used: set[str]) -> Iterator[Found]:
+def _images(source: OpenSource, index: Index, used: set[str]) -> Iterator[SourceImage]:
     """The images of a source, whose files are noted as used; what is wrong with the source itself goes to the index."""
     for item in source.reader.scan():
-        if isinstance(item, Found):
+        if isinstance(item, SourceImage):
             used.update(item.files())
             yield item
         elif isinstance(item, NamedClass):
@@ -292,7 +292,7 @@ def _images(source: OpenSource, index: Index, used: set[str]) -> Iterator[Found]
             index.add_source_finding(replace(item, place=f"{source.name}: {item.place}"))
 
 
-def _chunks(items: Iterable[Found], size: int) -> Iterator[list[Found]]:
+def _chunks(items: Iterable[SourceImage], size: int) -> Iterator[list[SourceImage]]:
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, size)):
         yield chunk

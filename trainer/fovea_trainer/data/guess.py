@@ -12,7 +12,7 @@ from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.formats.masks import IMAGE_FOLDERS, MASK_FOLDERS
-from fovea_trainer.data.records import Found
+from fovea_trainer.data.records import SourceImage
 from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.unused import LINE
 
@@ -63,8 +63,8 @@ def given_splits(recipe: Recipe, work: Path) -> Mapping[str | None, int]:
     for source in recipe.sources:
         if source.format is not None:
             tree = open_source(source, work / source.name)
-            found = open_reader(source.format, tree, Options.of(recipe, source)).scan()
-            counts.update(each.split for each in found if isinstance(each, Found))
+            items = open_reader(source.format, tree, Options.of(recipe, source)).scan()
+            counts.update(each.split for each in items if isinstance(each, SourceImage))
     return counts
 
 

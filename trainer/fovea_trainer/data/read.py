@@ -34,12 +34,12 @@ from fovea_trainer.data.records import (
     RELATIVE,
     Box,
     FileImage,
-    Found,
     ImageRef,
     Labels,
     MaskFile,
     RawImage,
     Region,
+    SourceImage,
 )
 from fovea_trainer.data.regions import draw, fault_of, ignored
 from fovea_trainer.data.text import composed
@@ -139,46 +139,46 @@ class Checked:
     """Names of the classes that it shows, each once."""
 
 
-def check_chunk(source: OpenSource, chunk: Sequence[Found]) -> list[Checked]:
+def check_chunk(source: OpenSource, chunk: Sequence[SourceImage]) -> list[Checked]:
     """Reads and checks images with their labels."""
     cv2.setNumThreads(1)
-    return [check(source, found) for found in chunk]
+    return [check(source, item) for item in chunk]
 
 
-def check(source: OpenSource, found: Found) -> Checked:
+def check(source: OpenSource, item: SourceImage) -> Checked:
     """Reads and checks one image with its labels. What is wrong is reported in `findings`, never raised.
 
     Only a store that fails raises.
     """
 
     def left_out(kind: FindingKind, error: InvalidInput) -> Checked:
-        finding = Finding(kind, error.place or found.name, error.message, error.remedy or "")
-        return Checked(found.name, found.image, found.split, (*findings, finding))
+        finding = Finding(kind, error.place or item.name, error.message, error.remedy or "")
+        return Checked(item.name, item.image, item.split, (*findings, finding))
 
     findings: list[Finding] = []
     try:
-        data = image_bytes(source.tree, found.image)
+        data = image_bytes(source.tree, item.image)
     except NotFound:
-        place = found.labels_path or (found.labels.place if found.labels else found.name)
-        error = InvalidInput(f"the image {found.name} is missing", place)
+        place = item.labels_path or (item.labels.place if item.labels else item.name)
+        error = InvalidInput(f"the image {item.name} is missing", place)
         return left_out(FindingKind.MISSING_IMAGE, error)
     except InvalidInput as error:
-        return left_out(FindingKind.CORRUPT_IMAGE, InvalidInput(error.message, found.name))
+        return left_out(FindingKind.CORRUPT_IMAGE, InvalidInput(error.message, item.name))
     try:
-        if isinstance(found.image, RawImage):
-            seen = inspect_pixels(rgb(raw_pixels(source.tree, found.image)))
+        if isinstance(item.image, RawImage):
+            seen = inspect_pixels(rgb(raw_pixels(source.tree, item.image)))
         else:
-            seen = inspect_image(data, found.name)
+            seen = inspect_image(data, item.name)
     except InvalidInput as error:
         return left_out(FindingKind.CORRUPT_IMAGE, error)
     try:
-        labels = found.labels if found.labels is not None else source.reader.read(found)
+        labels = item.labels if item.labels is not None else source.reader.read(item)
     except InvalidInput as error:
         return left_out(FindingKind.INVALID_LABEL, error)
     findings.extend(labels.findings)
     if seen.scaled_from is not None:
         message = f"its values from {seen.scaled_from[0]:g} to {seen.scaled_from[1]:g} became 0 to 255"
-        findings.append(Finding(FindingKind.SCALED_VALUES, found.name, message))
+        findings.append(Finding(FindingKind.SCALED_VALUES, item.name, message))
     if source.options.task != Task.CLASSIFICATION and (labels.boxes or labels.regions):
         try:
             labels, finding = as_displayed(labels, seen)
@@ -191,11 +191,11 @@ def check(source: OpenSource, found: Found) -> Checked:
         return left_out(FindingKind.INVALID_LABEL, error)
     unlabelled = any(finding.kind == FindingKind.UNLABELLED for finding in findings)
     if unlabelled or not labels.complete or content is None:
-        return Checked(found.name, found.image, found.split, tuple(findings))
+        return Checked(item.name, item.image, item.split, tuple(findings))
     return Checked(
-        found.name,
-        found.image,
-        found.split,
+        item.name,
+        item.image,
+        item.split,
         tuple(findings),
         hashlib.sha256(data).hexdigest(),
         seen.width,

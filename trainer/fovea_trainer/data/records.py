@@ -136,7 +136,7 @@ class NamedClass:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SourceImage:
     """An image of a source. Labels that lie in a file of their own are read later, by a worker."""
 
     name: str

@@ -227,7 +227,7 @@ class _Fit:
             place,
         )
         if len(self.validation):
-            self._log("each epoch is judged by %s on %d images", self.monitored, len(self.validation))
+            self._log("the best epoch is chosen by %s on %d images", self.monitored, len(self.validation))
         else:
             self._log(NO_VALIDATION)
         size = Size(width=self.train.preprocess.width, height=self.train.preprocess.height)

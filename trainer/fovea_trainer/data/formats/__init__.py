@@ -25,7 +25,7 @@ from fovea_store import Entry, StorePath
 
 from fovea_trainer.data.findings import Finding
 from fovea_trainer.data.image_files import HEAD_BYTES, image_by_name, is_image, may_be_image
-from fovea_trainer.data.records import Found, Labels, NamedClass, split_named
+from fovea_trainer.data.records import Labels, NamedClass, SourceImage, split_named
 from fovea_trainer.data.text import composed, decode_text
 
 ANNOTATION_BYTES = 16 << 20
@@ -223,14 +223,14 @@ class Options:
 class Reader(Protocol):
     """Reads one source in one format."""
 
-    def scan(self) -> Iterator[Found | Finding | NamedClass]:
+    def scan(self) -> Iterator[SourceImage | Finding | NamedClass]:
         """All images of the source, each name once, what is wrong with the source itself, and the classes it names.
 
         Raises InvalidInput where nothing can be read: another layout, or one that is ambiguous as a whole.
         """
         ...
 
-    def read(self, found: Found) -> Labels:
+    def read(self, item: SourceImage) -> Labels:
         """The labels of an image that `scan` left to be read. Raises InvalidInput with file and line."""
         ...
 

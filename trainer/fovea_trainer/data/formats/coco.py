@@ -23,7 +23,7 @@ from pydantic import JsonValue
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.json_stream import stream_arrays
-from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Found, Labels, NamedClass, Region
+from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Labels, NamedClass, Region, SourceImage
 from fovea_trainer.data.regions import decode_runs
 from fovea_trainer.data.text import encoding_of
 
@@ -84,7 +84,7 @@ class COCO:
     tree: Tree
     options: Options
 
-    def scan(self) -> Iterator[Found | Finding | NamedClass]:
+    def scan(self) -> Iterator[SourceImage | Finding | NamedClass]:
         files = list(self.tree.with_suffix(".json"))
         if not files:
             raise InvalidInput("there is no JSON file", str(self.tree.root), "COCO has annotations/*.json and images")
@@ -109,7 +109,7 @@ class COCO:
         for path, several in located.items():
             yield self._image(path, several)
 
-    def read(self, found: Found) -> Labels:
+    def read(self, item: SourceImage) -> Labels:
         raise AssertionError("scan gives all labels")
 
     def _rest(self, contents: Sequence[Content]) -> Iterator[Finding]:
@@ -153,7 +153,7 @@ class COCO:
             else:
                 located[path].append((content, entries[0]))
 
-    def _image(self, path: str, several: Sequence[tuple[Content, Entry]]) -> Found:
+    def _image(self, path: str, several: Sequence[tuple[Content, Entry]]) -> SourceImage:
         """An image with the labels of all files that list it."""
         boxes: list[Box] = []
         regions: list[Region] = []
@@ -194,7 +194,7 @@ class COCO:
             findings=tuple(findings),
             complete=complete,
         )
-        return Found(path, FileImage(path), next(iter(named)) if len(named) == 1 else None, labels)
+        return SourceImage(path, FileImage(path), next(iter(named)) if len(named) == 1 else None, labels)
 
     # --- One file ---
 

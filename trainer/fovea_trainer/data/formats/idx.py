@@ -19,7 +19,7 @@ from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree
-from fovea_trainer.data.records import SPLIT_NAMES, Found, Labels, RawImage
+from fovea_trainer.data.records import SPLIT_NAMES, Labels, RawImage, SourceImage
 
 UINT8 = 8
 MAX_COUNT = 50_000_000
@@ -37,7 +37,7 @@ class IDX:
     tree: Tree
     classes: tuple[str, ...]
 
-    def scan(self) -> Iterator[Found | Finding]:
+    def scan(self) -> Iterator[SourceImage | Finding]:
         pairs = [
             (
                 path,
@@ -63,7 +63,7 @@ class IDX:
         for fault in broken:
             yield Finding(FindingKind.UNREADABLE_FILE, fault.place or "", fault.message, fault.remedy or "")
 
-    def _pair(self, images: str, labels: str) -> Iterator[Found]:
+    def _pair(self, images: str, labels: str) -> Iterator[SourceImage]:
         if labels not in self.tree.files:
             raise InvalidInput("the labels of these images are missing", images, f"add {labels}")
         shape, start = header(self.tree, images)
@@ -83,14 +83,14 @@ class IDX:
         for index in range(count):
             name = self.classes[numbers[index]] if numbers[index] < len(self.classes) else str(numbers[index])
             place = f"{labels}[{index}]"
-            yield Found(
+            yield SourceImage(
                 f"{prefix}-{index:0{width}}",
                 RawImage(images, start + index * size, shape[1], shape[2], channels),
                 PREFIXES.get(prefix.lower()),
                 Labels(name=name, place=place),
             )
 
-    def read(self, found: Found) -> Labels:
+    def read(self, item: SourceImage) -> Labels:
         raise AssertionError("scan gives all labels")
 
 

@@ -14,7 +14,7 @@ from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree
-from fovea_trainer.data.records import FileImage, Found, Labels, split_named
+from fovea_trainer.data.records import FileImage, Labels, SourceImage, split_named
 from fovea_trainer.data.text import composed
 
 LAYOUT = "ImageFolder has <class>/<image> or <split>/<class>/<image>"
@@ -28,7 +28,7 @@ class ImageFolder:
     classes: frozenset[str]
     """Names that are classes, whatever they are called."""
 
-    def scan(self) -> Iterator[Found | Finding]:
+    def scan(self) -> Iterator[SourceImage | Finding]:
         paths = self.tree.images
         if not paths:
             raise InvalidInput("there are no images", str(self.tree.root), LAYOUT)
@@ -44,11 +44,11 @@ class ImageFolder:
         for path, (name, split) in zip(paths, placed, strict=True):
             if name is None:
                 finding = Finding(FindingKind.UNLABELLED, path, "the image lies in no class's folder")
-                yield Found(path, FileImage(path), split, Labels(place=path, findings=(finding,)))
+                yield SourceImage(path, FileImage(path), split, Labels(place=path, findings=(finding,)))
             else:
-                yield Found(path, FileImage(path), split, Labels(name=name, place=path))
+                yield SourceImage(path, FileImage(path), split, Labels(name=name, place=path))
 
-    def read(self, found: Found) -> Labels:
+    def read(self, item: SourceImage) -> Labels:
         raise AssertionError("scan gives all labels")
 
 

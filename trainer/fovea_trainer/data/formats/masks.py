@@ -17,7 +17,7 @@ from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
-from fovea_trainer.data.records import IGNORE, FileImage, Found, Labels, MaskFile, split_named
+from fovea_trainer.data.records import IGNORE, FileImage, Labels, MaskFile, SourceImage, split_named
 from fovea_trainer.data.text import composed
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "jpegimages")
@@ -39,7 +39,7 @@ class Masks:
     masks: MaskFile
     """The classes of pixels, of all masks; without a path."""
 
-    def scan(self) -> Iterator[Found | Finding]:
+    def scan(self) -> Iterator[SourceImage | Finding]:
         images, masks = self._by_pattern() if self.options.image_pattern else self._by_folder()
         if not images or not masks:
             remedy = "Masks has images/<name>.png and masks/<name>.png (or labels/), or imagePattern and maskPattern"
@@ -60,18 +60,18 @@ class Masks:
             else:
                 yield self._found(images[key][0], chosen[0] if chosen else None)
 
-    def read(self, found: Found) -> Labels:
+    def read(self, item: SourceImage) -> Labels:
         raise AssertionError("scan gives all labels")
 
-    def _found(self, image: str, mask: str | None) -> Found:
+    def _found(self, image: str, mask: str | None) -> SourceImage:
         split = split_of(image)
         if self.options.image_pattern and (match := compiled(self.options.image_pattern).fullmatch(image)):
             split = split_named(match.groupdict().get("split") or "") or split
         if mask is None:
             finding = Finding(FindingKind.UNLABELLED, image, "the image has no mask of the same name")
-            return Found(image, FileImage(image), split, Labels(place=image, findings=(finding,)))
+            return SourceImage(image, FileImage(image), split, Labels(place=image, findings=(finding,)))
         of_image = MaskFile(mask, self.masks.lookup, self.masks.known, colors=self.masks.colors)
-        return Found(image, FileImage(image), split, Labels(mask=of_image, place=mask))
+        return SourceImage(image, FileImage(image), split, Labels(mask=of_image, place=mask))
 
     def _by_folder(self) -> tuple[Mapping[Key, list[str]], Mapping[Key, list[str]]]:
         images: dict[Key, list[str]] = defaultdict(list)

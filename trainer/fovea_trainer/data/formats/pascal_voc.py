@@ -24,7 +24,7 @@ from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import ANNOTATION_BYTES, Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.xml_tree import UNREADABLE, Element, parse_xml, xml_text
 from fovea_trainer.data.image_files import IMAGE_SUFFIXES
-from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Found, Labels
+from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Labels, SourceImage
 from fovea_trainer.data.text import composed
 
 READERS = 16
@@ -41,7 +41,7 @@ class PascalVOC:
 
     tree: Tree
 
-    def scan(self) -> Iterator[Found | Finding]:
+    def scan(self) -> Iterator[SourceImage | Finding]:
         annotations = list(self.tree.with_suffix(".xml"))
         if not annotations:
             raise InvalidInput(
@@ -67,13 +67,13 @@ class PascalVOC:
                 self.tree.opened.add(path)  # a finding already
                 yield Finding(FindingKind.LISTED_TWICE, path, message)
             else:
-                yield Found(path, FileImage(path), splits.get(path, split_of(path)), labels_path=of_image)
+                yield SourceImage(path, FileImage(path), splits.get(path, split_of(path)), labels_path=of_image)
 
-    def read(self, found: Found) -> Labels:
-        if found.labels_path is None:
+    def read(self, item: SourceImage) -> Labels:
+        if item.labels_path is None:
             message = "the image has no annotation file"
-            return Labels(findings=(Finding(FindingKind.UNLABELLED, found.name, message),), place=found.name)
-        return parse_annotation(self.tree / found.labels_path, found.labels_path)
+            return Labels(findings=(Finding(FindingKind.UNLABELLED, item.name, message),), place=item.name)
+        return parse_annotation(self.tree / item.labels_path, item.labels_path)
 
     @cached_property
     def _images(self) -> Sequence[str]:

@@ -20,7 +20,7 @@ from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.yolo_columns import Columns, columns_of, numbers
 from fovea_trainer.data.formats.yolo_description import NAME_FILES, Description, Names, descriptions, name_lists
-from fovea_trainer.data.records import RELATIVE, Box, FileImage, Found, Labels, NamedClass, split_named
+from fovea_trainer.data.records import RELATIVE, Box, FileImage, Labels, NamedClass, SourceImage, split_named
 
 SAMPLE = 100
 """Label files of a description that are looked at to learn what the columns mean."""
@@ -46,7 +46,7 @@ class YOLO:
     scopes: dict[str, Scope] = field(default_factory=dict)
     """By folder; filled by `scan`, and sent to the workers with it."""
 
-    def scan(self) -> Iterator[Found | Finding | NamedClass]:
+    def scan(self) -> Iterator[SourceImage | Finding | NamedClass]:
         images = self.tree.images
         if not images:
             raise InvalidInput("there are no images", str(self.tree.root), "YOLO has images/ and labels/")
@@ -66,11 +66,11 @@ class YOLO:
             # No file of labels means an image that shows no object: so YOLO writes it, and so tools lose labels.
             missing = Finding(FindingKind.NO_LABEL_FILE, path, "the image has no label file")
             empty = None if labels[path] else Labels(place=path, findings=(missing,))
-            yield Found(path, FileImage(path), splits.get(path, split_of(path)), empty, labels[path])
+            yield SourceImage(path, FileImage(path), splits.get(path, split_of(path)), empty, labels[path])
 
-    def read(self, found: Found) -> Labels:
-        assert found.labels_path is not None
-        path = found.labels_path
+    def read(self, item: SourceImage) -> Labels:
+        assert item.labels_path is not None
+        path = item.labels_path
         scope = self.scopes[str(PurePosixPath(path).parent)]
         boxes: list[Box] = []
         findings: list[Finding] = []
