@@ -7,10 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 
 import cv2
+from fovea_api.modeldeployment import Inference
 from pydantic import JsonValue
 from starlette.responses import Response
 
 from fovea_serving.gateway.gateway import Answered, Call
+from fovea_serving.gateway.routing import Served
 from fovea_serving.pipeline import decode
 from fovea_serving.upstreams import Answer, InvalidOptions
 
@@ -34,6 +36,21 @@ def prediction_json(answer: Answer, classes: Sequence[str]) -> dict[str, JsonVal
         "width": answer.width,
         "height": answer.height,
         **answer.prediction.to_dict(classes, masks=True),
+    }
+
+
+def model_json(model: Served, inference: Inference) -> dict[str, JsonValue]:
+    """What a client may want to know of a model."""
+    manifest = model.manifest
+    own = manifest.postprocessing.confidence_threshold
+    return {
+        "run": manifest.lineage.run,
+        "digest": model.digest,
+        "task": manifest.task.value,
+        "architecture": manifest.architecture,
+        "classes": list(manifest.classes),
+        "confidenceThreshold": own if inference.confidence_threshold is None else inference.confidence_threshold,
+        "input": {"width": manifest.preprocessing.size.width, "height": manifest.preprocessing.size.height},
     }
 
 

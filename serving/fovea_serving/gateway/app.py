@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from importlib.metadata import version
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 from fovea_api.errors import FoveaError
 from pydantic import JsonValue
 
-from fovea_serving.gateway.answers import answer_json, json_response, picture_response
+from fovea_serving.gateway.answers import answer_json, json_response, model_json, picture_response
 from fovea_serving.gateway.bulk import predict_lines
 from fovea_serving.gateway.gateway import Gateway
+from fovea_serving.gateway.openapi import PREDICT, PREDICT_BATCH, describe_schemas
+from fovea_serving.gateway.pages import add_pages
 from fovea_serving.gateway.problems import SlowRequest, problem
 from fovea_serving.gateway.requests import options_of, read_images, request_id_of
 from fovea_serving.gateway.settings import Settings
@@ -21,7 +24,7 @@ from fovea_serving.upstreams import UpstreamUnavailable
 
 def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
     """The application that answers requests."""
-    app = FastAPI(title="Fovea", docs_url=None, redoc_url=None)
+    app = FastAPI(title="Fovea", version=version("fovea"), docs_url=None, redoc_url=None)
 
     async def images_of(request: Request, most: int = settings.max_images) -> list[bytes]:
         await gateway.authenticator.check(request.headers)
@@ -32,7 +35,7 @@ def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
             limit = f"{gateway.inference.timeout_seconds:g} s"
             raise SlowRequest(f"the request's body was not there after {limit}") from None
 
-    @app.post("/v1/predict")
+    @app.post("/v1/predict", openapi_extra=PREDICT)
     async def predict(request: Request) -> Response:
         """Predicts one image (the body) or several (files of a multipart form)."""
         with gateway.call(request_id_of(request)) as call:
@@ -42,7 +45,7 @@ def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
                 return json_response(answer_json(call, answered))
             return await picture_response(call, answered, images)
 
-    @app.post("/v1/predict:batch")
+    @app.post("/v1/predict:batch", openapi_extra=PREDICT_BATCH)
     async def predict_batch(request: Request) -> Response:
         """Predicts many images (files of a multipart form); each is a line of the answer as soon as it is there."""
         request_id = request_id_of(request)
@@ -50,7 +53,15 @@ def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
         lines = predict_lines(gateway, request_id, images, partial(options_of, request.query_params))
         return StreamingResponse(lines, headers={"X-Request-Id": request_id}, media_type="application/x-ndjson")
 
+    @app.get("/v1/model")
+    async def model(request: Request) -> dict[str, JsonValue]:
+        """The model that answers most requests: its run, task, classes and threshold."""
+        await gateway.authenticator.check(request.headers)
+        return model_json(gateway.routing.main.model, gateway.inference)
+
     add_probes(app, gateway)
+    add_pages(app)
+    describe_schemas(app)
     return app
 
 

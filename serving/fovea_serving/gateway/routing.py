@@ -89,6 +89,13 @@ class Routing:
         return [version for version in self.versions if version.role != "Shadow" and version.weight > 0]
 
     @property
+    def main(self) -> Version:
+        """The version that answers most requests. Raises UpstreamUnavailable when there is none."""
+        if not self.answering:
+            raise UpstreamUnavailable(self.reason)
+        return max(self.answering, key=lambda version: version.weight)
+
+    @property
     def shadows(self) -> list[Version]:
         """Versions that get copies."""
         return [version for version in self.versions if version.role == "Shadow"]

@@ -182,3 +182,19 @@ async def test_what_happens_is_counted(client: httpx.AsyncClient, gateway: Gatew
     assert value("images_total", format="PNG") == 3
     assert value("confidence_bucket", le="1.0") == 3
     assert value("batch_size_sum") == 3
+
+
+async def test_page_and_description_come_from_here_alone(client: httpx.AsyncClient) -> None:
+    for path in ("/", "/docs", "/page/page.css", "/page/page.js"):
+        answer = await client.get(path)
+        assert answer.status_code == 200
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "//" not in answer.text.replace("// ", ""), "no other host"
+    assert (await client.get("/page/../app.py")).status_code == 404
+    docs = (await client.get("/docs")).text
+    schema = (await client.get("/openapi.json")).json()
+    for path, operations in schema["paths"].items():
+        assert path in docs
+        assert {"post", "get"} & operations.keys()
+    assert schema["components"]["schemas"]["Problem"]
+    assert {each["name"] for each in schema["paths"]["/v1/predict"]["post"]["parameters"]} >= {"confidence", "tile"}

@@ -1,0 +1,227 @@
+"""`fovea serve` as a process: its client, its page in a browser, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import pytest
+from faster_coco_eval import mask as coco_mask
+from fovea_serving.client import Client, RequestFailed, ServiceUnavailable
+from PIL import Image
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def png(colour: tuple[int, int, int], size: tuple[int, int] = (50, 40)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
+
+
+class Service:
+    """A running `fovea serve`."""
+
+    def __init__(self, bundle: Path, *options: str) -> None:
+        self.port, self.admin_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        ports = ("--port", str(self.port), "--admin-port", str(self.admin_port))
+        command = ("serve", str(bundle), *ports, *options)
+        code = "from fovea_cli.main import main; main()"
+        self.process = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True)
+
+    def wait(self) -> None:
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):
+                    return
+            except OSError:
+                assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
+                time.sleep(0.1)
+        raise AssertionError("not ready")
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics") as answer:
+            return str(answer.read().decode())
+
+
+@pytest.fixture
+def service(bundle: Path) -> Iterator[Service]:
+    service = Service(bundle)
+    service.wait()
+    yield service
+    service.process.kill()
+    service.process.wait()
+
+
+def test_five_lines_integrate_a_model_and_a_signal_ends_it_without_a_dropped_request(service: Service) -> None:
+    client = Client(service.url)
+    prediction = client.predict(png((0, 0, 255)))
+    assert (prediction.width, prediction.height) == (50, 40)
+    assert prediction.classes[0].name == "blue"
+    assert prediction.run == "r-0123456789"
+    assert [each.classes[0].name for each in client.predict_many([png((255, 0, 0)), png((0, 255, 0))])] == [
+        "red",
+        "green",
+    ]
+    assert client.render(png((0, 0, 255))).startswith(b"\xff\xd8")
+    assert client.model()["classes"] == ["red", "green", "blue"]
+    with pytest.raises(RequestFailed, match="415: image: the bytes are no image") as refused:
+        client.predict(b"%PDF")
+    assert refused.value.status == 415
+    assert 'fovea_serving_requests_total{code="200"' in service.metrics()
+
+    failures: list[Exception] = []
+    answers: list[str] = []
+
+    def ask() -> None:
+        impatient = Client(service.url, attempts=1)
+        while service.process.poll() is None:
+            try:
+                answers.append(impatient.predict(png((0, 0, 255))).request_id)
+            except ServiceUnavailable as error:  # refused from the moment on when nobody listens any more
+                if "refused" not in str(error) and "shutting down" not in str(error):
+                    failures.append(error)
+                return
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    service.process.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join(30)
+    assert service.process.wait(30) == 0
+    assert not failures
+    assert len(answers) > 8
+
+
+class Browser:
+    """Chromium, by its DevTools protocol."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._number = 0
+
+    async def call(self, method: str, **parameters: object) -> dict[str, object]:
+        self._number += 1
+        await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
+        while True:
+            message = await self._socket.receive_json()
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                result: dict[str, object] = message["result"]
+                return result
+
+    async def value(self, script: str) -> object:
+        result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")  # type: ignore[attr-defined]
+
+    async def until(self, script: str) -> None:
+        async with asyncio.timeout(20):
+            while not await self.value(script):
+                await asyncio.sleep(0.05)
+
+    async def press(self, key: str) -> None:
+        codes = {"Tab": 9, " ": 32, "ArrowRight": 39}
+        for kind in ("keyDown", "keyUp"):
+            text = {"text": key} if key == " " and kind == "keyDown" else {}
+            await self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=codes[key], **text)
+
+
+@pytest.fixture
+async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    port = free_port()
+    options = (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path}/profile",
+    )
+    process = await asyncio.create_subprocess_exec(
+        CHROMIUM, *options, f"--remote-debugging-port={port}", "about:blank",
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    async with aiohttp.ClientSession() as session:
+        for _ in range(300):
+            try:
+                async with session.get(f"http://127.0.0.1:{port}/json") as answer:
+                    pages = [each for each in json.loads(await answer.text()) if each["type"] == "page"]
+                    if pages:
+                        break
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.1)
+        async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as websocket:
+            yield Browser(websocket)
+    process.kill()
+    await process.wait()
+
+
+async def test_the_page_shows_what_the_model_sees_by_keyboard_and_on_a_narrow_screen(
+    service: Service, browser: Browser, tmp_path: Path
+) -> None:
+    (tmp_path / "blue.png").write_bytes(png((0, 0, 255), (300, 200)))
+    await browser.call("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=1, mobile=True)
+    await browser.call("Page.navigate", url=f"{service.url}/")
+    await browser.until("document.querySelector('#model').textContent.includes('r-0123456789')")
+    document = await browser.call("DOM.getDocument")
+    root = document["root"]["nodeId"]  # type: ignore[index]
+    field = await browser.call("DOM.querySelector", nodeId=root, selector="#file")
+    await browser.call("DOM.setFileInputFiles", nodeId=field["nodeId"], files=[str(tmp_path / "blue.png")])
+    await browser.until("document.querySelector('#table').tBodies[0].rows.length === 3")
+    assert await browser.value("document.querySelector('#table').tBodies[0].rows[0].cells[0].textContent") == "blue"
+    assert "ms in the service" in str(await browser.value("document.querySelector('#status').textContent"))
+    assert await browser.value("document.querySelector('#canvas').width") == 300
+    pixel = "[...document.querySelector('#canvas').getContext('2d').getImageData(150, 100, 1, 1).data]"
+    assert await browser.value(pixel) == [0, 0, 255, 255]
+    fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    assert await browser.value(fits), "nothing is cut off on a narrow screen"
+
+    reached = []
+    for _ in range(8):
+        await browser.press("Tab")
+        reached.append(await browser.value("document.activeElement.id || document.activeElement.type"))
+    assert "file" in reached
+    assert "checkbox" in reached
+    await browser.value("document.querySelector('#classes input').focus()")
+    await browser.press(" ")
+    await browser.until("document.querySelector('#table').tBodies[0].rows.length === 2")
+    unlabelled = "[...document.querySelectorAll('input')].filter((each) => !each.labels.length).length"
+    assert await browser.value(unlabelled) == 0
+    hosts = "performance.getEntriesByType('resource').map((each) => new URL(each.name).host)"
+    assert {*await browser.value(hosts)} == {f"127.0.0.1:{service.port}"}  # type: ignore[misc]
+
+    mask = np.random.default_rng(0).random((37, 53)) < 0.4
+    counts = coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+    lengths = await browser.value(f"import('./page/page.js').then((page) => page.runLengths({json.dumps(counts)}))")
+    flat = np.repeat(np.arange(len(lengths)) % 2, lengths).astype(bool)  # type: ignore[arg-type]
+    assert (mask == flat.reshape(53, 37).T).all()
+
+    (tmp_path / "bad.png").write_bytes(b"bad")
+    await browser.call("DOM.setFileInputFiles", nodeId=field["nodeId"], files=[str(tmp_path / "bad.png")])
+    await browser.until("document.querySelector('#status').className === 'error'")
+    assert "no image" in str(await browser.value("document.querySelector('#status').textContent"))
