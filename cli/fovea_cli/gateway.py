@@ -26,6 +26,13 @@ import click
     "--admin-port", default=9090, show_default=True, type=click.IntRange(1, 65535), help="Port of probes and metrics."
 )
 @click.option(
+    "--grpc-port",
+    default=8001,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port of the Open Inference Protocol by gRPC; 0: none.",
+)
+@click.option(
     "--store-credentials",
     envvar="FOVEA_STORE_CREDENTIALS",
     help="Folder with the credentials of the store that holds the bundles; FOVEA_STORE_CREDENTIALS.",
@@ -49,6 +56,7 @@ def command(
     host: str,
     port: int,
     admin_port: int,
+    grpc_port: int,
     store_credentials: str | None,
     api_keys: Path | None,
     drain_delay: float,
@@ -60,7 +68,9 @@ def command(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     surroundings = Surroundings(store_credentials, api_keys)
-    settings = Settings(host=host, port=port, admin_port=admin_port, drain_delay_seconds=drain_delay)
+    settings = Settings(
+        host=host, port=port, admin_port=admin_port, grpc_port=grpc_port, drain_delay_seconds=drain_delay
+    )
     if config is not None:
         serve_file(config, settings, surroundings)
     elif namespace and config_map:

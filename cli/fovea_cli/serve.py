@@ -15,6 +15,9 @@ import click
     "--admin-port", type=click.IntRange(1, 65535), help="Port of probes and metrics.  [default: that of requests]"
 )
 @click.option(
+    "--grpc-port", type=click.IntRange(1, 65535), help="Port of the Open Inference Protocol by gRPC.  [default: none]"
+)
+@click.option(
     "--confidence",
     type=click.FloatRange(0, 1),
     help="Score from which an object is reported.  [default: the bundle's, where F1 is best on its validation split]",
@@ -34,6 +37,7 @@ def command(
     host: str,
     port: int,
     admin_port: int | None,
+    grpc_port: int | None,
     confidence: float | None,
     max_batch: int,
     max_delay: float,
@@ -51,4 +55,9 @@ def command(
         timeout_seconds=timeout,
     )
     click.echo(f"http://{host}:{port}", err=True)
-    serve_bundle(bundle, inference, Settings(host=host, port=port, admin_port=admin_port or 0), threads=threads)
+    serve_bundle(
+        bundle,
+        inference,
+        Settings(host=host, port=port, admin_port=admin_port or 0, grpc_port=grpc_port or 0),
+        threads=threads,
+    )

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from fovea_serving.gateway.answers import answer_json, json_response, model_json, picture_response
 from fovea_serving.gateway.bulk import predict_lines
 from fovea_serving.gateway.gateway import Gateway
+from fovea_serving.gateway.open_inference_http import add_open_inference
 from fovea_serving.gateway.openapi import PREDICT, PREDICT_BATCH, describe_schemas
 from fovea_serving.gateway.pages import add_pages
 from fovea_serving.gateway.problems import SlowRequest, problem
@@ -59,6 +60,7 @@ def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
         await gateway.authenticator.check(request.headers)
         return model_json(gateway.routing.main.model, gateway.inference)
 
+    add_open_inference(app, gateway, settings)
     add_probes(app, gateway)
     add_pages(app)
     describe_schemas(app)

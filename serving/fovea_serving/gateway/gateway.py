@@ -77,6 +77,7 @@ class Gateway:
         settings = settings or Settings()
         self.inference = inference or Inference()
         self.authenticator: Authenticator = Everybody()
+        self.name = ""
         self.routing = Routing()
         self.configured = False
         """Whether a configuration has been applied."""

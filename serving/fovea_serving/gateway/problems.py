@@ -23,6 +23,10 @@ class RequestTooLarge(InvalidInput):
     """The body, or the number of images in it, is over the limit."""
 
 
+class UnknownModel(InvalidInput):
+    """The service has one model, and it is not called so."""
+
+
 class SlowRequest(FoveaError):
     """The body did not come in time."""
 
@@ -33,6 +37,7 @@ class DeadlineExceeded(FoveaError):
 
 STATUSES: tuple[tuple[type[FoveaError], HTTPStatus], ...] = (
     (RequestTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (UnknownModel, HTTPStatus.NOT_FOUND),
     (ImageTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnsupportedImage, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (InvalidImage, HTTPStatus.UNPROCESSABLE_ENTITY),

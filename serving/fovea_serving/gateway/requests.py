@@ -23,9 +23,13 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 def request_id_of(request: Request) -> str:
     """The caller's `X-Request-Id`, or a new one where it gave none that can stand in logs and headers."""
     if not hasattr(request.state, "id"):
-        given = request.headers.get("x-request-id", "")
-        request.state.id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request.state.id = clean_request_id(request.headers.get("x-request-id", ""))
     return str(request.state.id)
+
+
+def clean_request_id(given: str) -> str:
+    """The id as it was given, where it can stand in logs and headers; else a new one."""
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 async def read_body(request: Request, limit: int) -> bytes:

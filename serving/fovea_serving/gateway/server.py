@@ -18,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from fovea_serving.gateway.app import add_probes, create_app
 from fovea_serving.gateway.gateway import Gateway
+from fovea_serving.gateway.open_inference_grpc import grpc_server
 from fovea_serving.gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,9 @@ async def serve(create: Callable[[], Gateway], start: Start, settings: Settings)
     servers = [_server(app, settings) for app in apps.values()]
     pairs = zip(servers, sockets, strict=True)
     serving = [asyncio.create_task(server.serve([listening])) for server, listening in pairs]
+    rpc = grpc_server(gateway, settings) if settings.grpc_port else None
+    if rpc is not None:
+        await rpc.start()
     starting = asyncio.create_task(start(gateway))
     watching = asyncio.create_task(gateway.watch_health())
     stopping = asyncio.create_task(stop.wait())
@@ -70,6 +74,8 @@ async def serve(create: Callable[[], Gateway], start: Start, settings: Settings)
         for server, task in zip(servers, serving, strict=True):
             server.should_exit = True
             await asyncio.wait([task])
+        if rpc is not None:
+            await rpc.stop(settings.drain_seconds)
         for task in (starting, watching):
             task.cancel()
         stopping.cancel()

@@ -13,6 +13,7 @@ class Settings:
         host: Address that it listens on.
         port: For requests.
         admin_port: For probes and metrics, which nobody outside of the cluster needs; 0: none.
+        grpc_port: For the Open Inference Protocol over gRPC; 0: none.
         max_request_bytes: Largest body. A photo of 50 megapixels has some 25 MB.
         max_images: Images of one request at most.
         max_batch_images: Images of one `predict:batch` at most.
@@ -27,6 +28,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     admin_port: int = 0
+    grpc_port: int = 0
     max_request_bytes: int = 64 * 2**20
     max_images: int = 32
     max_batch_images: int = 1000

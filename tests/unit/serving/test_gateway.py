@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import struct
@@ -198,3 +199,36 @@ async def test_page_and_description_come_from_here_alone(client: httpx.AsyncClie
         assert {"post", "get"} & operations.keys()
     assert schema["components"]["schemas"]["Problem"]
     assert {each["name"] for each in schema["paths"]["/v1/predict"]["post"]["parameters"]} >= {"confidence", "tile"}
+
+
+async def test_open_inference_in_plain_json(client: httpx.AsyncClient) -> None:
+    image = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(png((0, 0, 255))).decode()]}
+    content = {"id": "7", "inputs": [image], "outputs": [{"name": "probabilities"}], "parameters": {"classes": "blue"}}
+    answer = (await client.post("/v2/models/colours/infer", json=content)).json()
+    assert (answer["model_name"], answer["model_version"], answer["id"]) == ("colours", "r-1", "7")
+    assert (answer["outputs"][0]["shape"], answer["outputs"][0]["data"][:2]) == ([1, 3], [0, 0])
+    pixels = {"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 2, 3], "data": [255, 0, 0, 255, 0, 0]}
+    answer = (await client.post("/v2/models/colours/infer", json={"inputs": [pixels]})).json()
+    assert json.loads(answer["outputs"][0]["data"][0])["width"] == 2
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        [],
+        [{"name": "image"}],
+        [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["not base64"]}],
+        [{"name": "image", "datatype": "BYTES", "shape": [2], "data": [""]}],
+        [{"name": "image", "datatype": "BYTES", "shape": [0], "data": []}],
+        [{"name": "image", "datatype": "FP32", "shape": [1], "data": [1.0]}],
+        [{"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 1, 4], "data": [1, 2, 3, 4]}],
+        [{"name": "pixels", "datatype": "UINT8", "shape": [-1], "parameters": {"binary_data_size": 4}}],
+        [{"name": "pixels", "datatype": "FP16", "shape": [1], "data": [1.0]}],
+        [{"name": "pixels", "datatype": "UINT8", "shape": [1, 0, 0, 3], "data": []}],
+        "text",
+    ],
+)
+async def test_a_wrong_tensor_is_a_400_that_says_what_to_send(client: httpx.AsyncClient, inputs: object) -> None:
+    answer = await client.post("/v2/models/colours/infer", json={"inputs": inputs})
+    assert answer.status_code == 400, answer.text
+    assert (await client.post("/v2/models/colours/infer", content=b"no json")).status_code == 400

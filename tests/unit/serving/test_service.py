@@ -19,9 +19,12 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
 from faster_coco_eval import mask as coco_mask
 from fovea_serving.client import Client, RequestFailed, ServiceUnavailable
 from PIL import Image
+from tritonclient.utils import InferenceServerException
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -42,9 +45,10 @@ class Service:
     """A running `fovea serve`."""
 
     def __init__(self, bundle: Path, *options: str) -> None:
-        self.port, self.admin_port = free_port(), free_port()
+        self.port, self.admin_port, self.grpc_port = free_port(), free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        ports = ("--port", str(self.port), "--admin-port", str(self.admin_port))
+        numbers = {"port": self.port, "admin-port": self.admin_port, "grpc-port": self.grpc_port}
+        ports = [f"--{name}={number}" for name, number in numbers.items()]
         command = ("serve", str(bundle), *ports, *options)
         code = "from fovea_cli.main import main; main()"
         self.process = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True)
@@ -113,6 +117,40 @@ def test_five_lines_integrate_a_model_and_a_signal_ends_it_without_a_dropped_req
     assert service.process.wait(30) == 0
     assert not failures
     assert len(answers) > 8
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_stock_triton_client_asks_by_either_protocol(service: Service, protocol: str) -> None:
+    library = triton_http if protocol == "http" else triton_grpc
+    address = f"127.0.0.1:{service.port if protocol == 'http' else service.grpc_port}"
+    client = library.InferenceServerClient(address)
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("colours")
+    description = client.get_model_metadata("colours", **({"as_json": True} if protocol == "grpc" else {}))
+    assert {each["name"]: each["datatype"] for each in description["inputs"]} == {"image": "BYTES", "pixels": "UINT8"}
+
+    files = library.InferInput("image", [2], "BYTES")
+    files.set_data_from_numpy(np.array([png((0, 0, 255)), png((255, 0, 0))], np.object_))
+    outputs = [library.InferRequestedOutput(name) for name in ("probabilities", "prediction")]
+    answer = client.infer("colours", [files], outputs=outputs, request_id="mine")
+    assert answer.as_numpy("probabilities").argmax(axis=1).tolist() == [2, 0]
+    assert json.loads(answer.as_numpy("prediction")[0])["classes"][0]["class"] == "blue"
+
+    pixels = np.zeros((1, 1500, 2000, 3), np.uint8)  # 9 MB
+    pixels[..., 1] = 255
+    large = library.InferInput("pixels", list(pixels.shape), "UINT8")
+    large.set_data_from_numpy(pixels)
+    assert client.infer("colours", [large]).as_numpy("probabilities").argmax(axis=1).tolist() == [1]
+
+    files.set_data_from_numpy(np.array([png((0, 0, 255)), b"bad"], np.object_))
+    with pytest.raises(InferenceServerException, match="image 2: the bytes are no image"):
+        client.infer("colours", [files])
+    with pytest.raises(InferenceServerException, match="the one model is colours"):
+        client.infer("other", [files])
+    with pytest.raises(InferenceServerException, match="there is no output 'boxes'"):
+        client.infer("colours", [large], outputs=[library.InferRequestedOutput("boxes")])
+    client.close()
 
 
 class Browser:

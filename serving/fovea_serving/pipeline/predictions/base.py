@@ -34,6 +34,7 @@ class Prediction(ABC):
     """What a model says about one image, in the pixels of the original.
 
     Attributes:
+        tensors: Names of the arrays that it consists of, with datatype and shape of the Open Inference Protocol.
         tiled: Whether predictions for tiles of an image can be merged.
         outputs: Names of the network's outputs that it is made from. The network's one input is `image`, float32
             `[N, 3, H, W]`, normalized.
@@ -42,6 +43,7 @@ class Prediction(ABC):
     __slots__ = ()
     outputs: ClassVar[tuple[str, ...]]
     tiled: ClassVar[bool] = False
+    tensors: ClassVar[Mapping[str, tuple[str, tuple[int, ...]]]] = {}
 
     @classmethod
     @abstractmethod
@@ -57,6 +59,11 @@ class Prediction(ABC):
         Raises NotSupported where parts of an image do not say what the whole is.
         """
         raise NotSupported("tiles of an image have no meaning for this task", "tile", "ask without it")
+
+    @classmethod
+    def stack(cls, predictions: Sequence[Self]) -> Mapping[str, NDArray[np.generic]]:
+        """The arrays that `tensors` describes, for N images; none where these cannot be put together."""
+        return {}
 
     @property
     @abstractmethod

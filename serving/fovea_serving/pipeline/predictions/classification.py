@@ -24,6 +24,7 @@ class Classification(Prediction):
     """One class for the image. `probabilities` is `[C]` and sums to 1; `top_k` classes are reported."""
 
     outputs = ("logits",)
+    tensors = {"probabilities": ("FP32", (-1, -1))}
 
     probabilities: NDArray[np.float32]
     top_k: int = 5
@@ -49,6 +50,11 @@ class Classification(Prediction):
         """The k most probable classes as (index, probability), best first."""
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(int(index), float(self.probabilities[index])) for index in order]
+
+    @classmethod
+    def stack(cls, predictions: Sequence[Classification]) -> dict[str, NDArray[np.generic]]:
+        """`probabilities` `[N, C]`."""
+        return {"probabilities": np.stack([each.probabilities for each in predictions]).astype(np.float32)}
 
     @property
     def confidence(self) -> float:

@@ -34,6 +34,12 @@ class Detection(Prediction):
 
     outputs = ("boxes", "scores")
     tiled = True
+    tensors = {
+        "num_detections": ("INT32", (-1,)),
+        "boxes": ("FP32", (-1, -1, 4)),
+        "scores": ("FP32", (-1, -1)),
+        "labels": ("INT32", (-1, -1)),
+    }
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -74,6 +80,17 @@ class Detection(Prediction):
         if not overlapping:
             kept = kept[np.sort(nms(self.boxes[kept], self.scores[kept], ONE_OBJECT_IOU))]
         return Detection(self.boxes[kept], self.labels[kept], self.scores[kept])
+
+    @classmethod
+    def stack(cls, predictions: Sequence[Detection]) -> dict[str, NDArray[np.generic]]:
+        """`boxes` `[N, M, 4]`, `scores` and `labels` `[N, M]`; image n has `num_detections[n]` of M, then zeros."""
+        counts = [len(each) for each in predictions]
+        boxes = np.zeros((len(counts), max(counts), 4), np.float32)
+        scores, labels = np.zeros(boxes.shape[:2], np.float32), np.zeros(boxes.shape[:2], np.int32)
+        for index, each in enumerate(predictions):
+            for array, values in ((boxes, each.boxes), (scores, each.scores), (labels, each.labels)):
+                array[index, : len(each)] = values
+        return {"num_detections": np.array(counts, np.int32), "boxes": boxes, "scores": scores, "labels": labels}
 
     @property
     def confidence(self) -> float | None:

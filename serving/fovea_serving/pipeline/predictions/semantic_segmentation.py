@@ -26,6 +26,7 @@ class SemanticSegmentation(Prediction):
 
     outputs = ("logits",)
     tiled = True
+    tensors = {"mask": ("UINT8", (-1, -1, -1))}
 
     mask: NDArray[np.uint8]
 
@@ -36,6 +37,12 @@ class SemanticSegmentation(Prediction):
         """From `logits` `[N, C, H, W]`."""
         pairs = zip(outputs["logits"], geometries, strict=True)
         return [cls(_decode(logits, geometry)) for logits, geometry in pairs]
+
+    @classmethod
+    def stack(cls, predictions: Sequence[SemanticSegmentation]) -> dict[str, NDArray[np.generic]]:
+        """`mask` `[N, H, W]` of images of one size."""
+        sizes = {each.mask.shape for each in predictions}
+        return {"mask": np.stack([each.mask for each in predictions])} if len(sizes) == 1 else {}
 
     @property
     def confidence(self) -> None:
