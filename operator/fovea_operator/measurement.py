@@ -12,7 +12,8 @@ from itertools import pairwise
 
 from prometheus_client.parser import text_string_to_metric_families
 
-REQUESTS, SECONDS, WEIGHT = "fovea_requests_total", "fovea_request_seconds_bucket", "fovea_gateway_weight"
+REQUESTS, SECONDS = "fovea_serving_requests_total", "fovea_serving_request_seconds_bucket"
+WEIGHT = "fovea_serving_version_weight"
 """Series of a gateway: requests by status code, their latency, and the weight that each version has there."""
 MIN_REQUESTS = 20
 """Requests in a window below which a share or a quantile says nothing."""

@@ -229,9 +229,10 @@ def _why(pods: Sequence[View], version: DeployedVersion, status: str) -> tuple[s
 
 
 def _ray_words(application: View) -> str:
-    """What Ray Serve says of an application, or else of its deployments; the end, where the error stands."""
+    """What Ray Serve says of an application, or else of its deployments; of a traceback its last line, the error."""
     said = [text(application, "message")]
     for deployment in mapping(application, "serveDeploymentStatuses"):
         said.append(text(application, "serveDeploymentStatuses", deployment, "message"))
     words = max(said, key=len).strip()
+    words = words.splitlines()[-1] if "Traceback" in words else words
     return words if len(words) <= _WORDS else f"… {words[-_WORDS:]}"

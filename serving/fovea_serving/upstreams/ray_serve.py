@@ -23,6 +23,7 @@ from fovea_serving.upstreams.base import (
     UpstreamUnavailable,
 )
 from fovea_serving.upstreams.registry import register
+from fovea_serving.upstreams.underway import UnderWay
 from fovea_serving.upstreams.wire import CONTENT_TYPE, UnreadableMessage, read_answers, write_request
 
 CONNECT_SECONDS = 2.0
@@ -45,6 +46,7 @@ class RayServeUpstream:
     def __init__(self, address: str, task: Task, timeout: float) -> None:
         self._address = address
         self._task = task
+        self._under_way = UnderWay(address)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)  # how many at once, the gateway decides
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -67,9 +69,14 @@ class RayServeUpstream:
         await self._post(write_request([], DEFAULTS))
 
     async def close(self) -> None:
+        await self._under_way.close()
         await self._session.close()
 
     async def _post(self, body: bytes) -> bytes:
+        with self._under_way.call():
+            return await self._sent(body)
+
+    async def _sent(self, body: bytes) -> bytes:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with self._session.post(self._address, data=body) as response:

@@ -22,6 +22,7 @@ from fovea_serving.runtimes.triton import MODEL
 from fovea_serving.upstreams.base import Overloaded, UpstreamFailed, UpstreamUnavailable
 from fovea_serving.upstreams.pipeline import PipelineUpstream
 from fovea_serving.upstreams.registry import register
+from fovea_serving.upstreams.underway import UnderWay
 
 RECONNECT_MILLISECONDS = 1000
 """Longest pause before a server that was away is tried again."""
@@ -48,6 +49,7 @@ class TritonNetwork:
     def __init__(self, address: str, outputs: tuple[str, ...], timeout: float) -> None:
         self._address = address
         self._timeout = timeout
+        self._under_way = UnderWay(address)
         self._outputs = [InferRequestedOutput(name) for name in outputs]
         self._client = InferenceServerClient(address, channel_args=CHANNEL)
 
@@ -67,9 +69,14 @@ class TritonNetwork:
             raise UpstreamUnavailable("Triton has not loaded the model", self._address)
 
     async def close(self) -> None:
+        await self._under_way.close()
         await self._client.close()
 
     async def _infer(self, image: Tensor) -> BatchedOutputs:
+        with self._under_way.call():
+            return await self._asked(image)
+
+    async def _asked(self, image: Tensor) -> BatchedOutputs:
         tensor = InferInput(INPUT, [1, *image.shape], "FP32")
         tensor.set_data_from_numpy(image[None])
         for attempt in range(1, ATTEMPTS + 1):

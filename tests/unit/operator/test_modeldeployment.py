@@ -287,7 +287,7 @@ def test_a_bundle_that_the_runtime_refuses_never_serves_and_the_old_one_does() -
     world.trainings = (training(NEW, 2), *world.trainings)
     world.settle()
     world._play = lambda: None  # type: ignore[method-assign]
-    words = "CorruptBundle: model.onnx: the content's SHA-256 is not …"
+    words = "Traceback:\n  raise\nCorruptBundle: model.onnx: the content's SHA-256 is not …"
     states = {OLD: {"status": "RUNNING"}, NEW: {"status": "DEPLOY_FAILED", "message": words}}
     world.child(RAY_SERVICE, "cells")["status"] = {"activeServiceStatus": {"applicationStatuses": states}}
     world.settle(steps=40, seconds=10)
