@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 
 from fovea_serving.bundle import load_bundle
-from fovea_serving.pipeline import NamedPrediction, decode
+from fovea_serving.pipeline import NamedPrediction, decode, prediction_type
 from fovea_serving.predictor import Predictor
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -79,7 +78,8 @@ def predict_files(
             if file in targets:
                 drawn = cv2.cvtColor(results[file].draw(image), cv2.COLOR_RGB2BGR)
                 targets[file].write_bytes(cv2.imencode(".png", drawn)[1].tobytes())
-    threshold = predictor.postprocess.confidence_threshold if verified.manifest.task is Task.DETECTION else None
+    thresholded = prediction_type(verified.manifest.task).thresholded
+    threshold = predictor.postprocess.confidence_threshold if thresholded else None
     return FilePredictions(results, threshold, confidence is None)
 
 

@@ -35,6 +35,7 @@ class Prediction(ABC):
 
     Attributes:
         tensors: Names of the arrays that it consists of, with datatype and shape of the Open Inference Protocol.
+        thresholded: Whether a confidence threshold selects from it.
         tiled: Whether predictions for tiles of an image can be merged.
         outputs: Names of the network's outputs that it is made from. The network's one input is `image`, float32
             `[N, 3, H, W]`, normalized.
@@ -42,6 +43,7 @@ class Prediction(ABC):
 
     __slots__ = ()
     outputs: ClassVar[tuple[str, ...]]
+    thresholded: ClassVar[bool] = False
     tiled: ClassVar[bool] = False
     tensors: ClassVar[Mapping[str, tuple[str, tuple[int, ...]]]] = {}
 

@@ -33,6 +33,7 @@ class Detection(Prediction):
     """Detected objects, best first: `boxes` `[N, 4]` xyxy in original pixels, `labels` and `scores` `[N]`."""
 
     outputs = ("boxes", "scores")
+    thresholded = True
     tiled = True
     tensors = {
         "num_detections": ("INT32", (-1,)),
