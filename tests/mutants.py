@@ -90,7 +90,11 @@ def parts_of(name: str) -> list[Area]:
     area, _, file = name.partition("/")
     if not file:
         return list(AREAS[area])
-    return [replace(part, files=(file,)) for part in AREAS[area] if any(fnmatch(file, known) for known in part.files)]
+    parts = [replace(part, files=(file,)) for part in AREAS[area] if any(fnmatch(file, known) for known in part.files)]
+    if not parts:
+        known = ", ".join(pattern for part in AREAS[area] for pattern in part.files)
+        raise SystemExit(f"{name}: no tests are named for this file; use one of {known}")
+    return parts
 
 
 def mutate(area: Area) -> int:
