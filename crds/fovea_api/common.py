@@ -608,8 +608,8 @@ Conditions = Annotated[tuple[Condition, ...], Field(max_length=32), ListMap(("ty
 class Status(Model):
     """What every kind reports."""
 
-    observed_generation: Annotated[Int, Field(ge=0)] | None = None
-    """Generation of the spec that this status speaks of."""
+    observed_generation: Annotated[Int, Field(ge=-1)] | None = None
+    """Generation of the spec that this status describes; -1: none yet."""
     conditions: Conditions = ()
     """Observations about the object; Ready means that the declared state holds."""
 

@@ -314,6 +314,10 @@ def custom_resource_definition(kind: type[Resource]) -> Schema:
     }
 
 
+UNOBSERVED = -1
+"""The observed generation of an object that the operator has not seen: without one, kstatus would take it for current."""
+
+
 def openapi(kind: type[Resource]) -> Schema:
     """The structural schema of a whole object of the kind."""
     fields = kind.model_fields
@@ -324,6 +328,7 @@ def openapi(kind: type[Resource]) -> Schema:
     }
     for part in ("spec", "status"):
         properties[part] = structural(json_schema(fields[part].annotation)) | {"description": fields[part].description}
+    properties["status"]["default"] = {"observedGeneration": UNOBSERVED}
     return {
         "type": "object",
         "description": kind.__doc__,
