@@ -109,10 +109,10 @@ def document() -> str:
 
 
 def main() -> int:
-    wanted = document()
+    expected = document()
     if "--check" not in sys.argv[1:]:
-        README.write_text(wanted)
-    elif README.read_text() != wanted:
+        README.write_text(expected)
+    elif README.read_text() != expected:
         print(f"{README} is out of date; run `make generate`", file=sys.stderr)
         return 1
     return 0

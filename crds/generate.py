@@ -55,16 +55,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Generates the CRDs and the API reference from the models.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
     check = parser.parse_args().check
-    wanted = dict(generated())
-    stale = sorted(path for path in _existing() if path not in wanted)
-    changed = [path for path, text in wanted.items() if not _holds(ROOT / path, text)]
+    expected = dict(generated())
+    stale = sorted(path for path in _existing() if path not in expected)
+    changed = [path for path, text in expected.items() if not _holds(ROOT / path, text)]
     if check:
         for path in [*changed, *stale]:
             print(f"{path} is out of date; run `make generate`", file=sys.stderr)
         return 1 if changed or stale else 0
     for path in changed:
         (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
-        (ROOT / path).write_text(wanted[path], encoding="utf-8")
+        (ROOT / path).write_text(expected[path], encoding="utf-8")
         print(f"wrote {path}")
     for path in stale:
         (ROOT / path).unlink()

@@ -1,6 +1,6 @@
 """The architectures that can be trained, as plain data: known without torch, so that names fail at plan time.
 
-The truth is the registry in `fovea_trainer.models`; `architectures.json` beside this file is generated from it
+The source is the registry in `fovea_trainer.models`; `architectures.json` beside this file is generated from it
 (`python -m fovea_trainer.models.catalogue`).
 """
 

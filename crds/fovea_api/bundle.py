@@ -75,7 +75,7 @@ class BundleMetrics(Model):
     before_compression: Metrics = {}
     """Of the trained model as it was."""
     exported: Metrics
-    """Of the exported artefact, which is what the criteria are judged on."""
+    """Of the exported artefact, on which the criteria are checked."""
 
 
 Versions = Mapping[str, str]

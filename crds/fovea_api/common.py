@@ -142,7 +142,7 @@ class PresetModel(Model):
     def by_preset(cls) -> frozenset[str]:
         """Names (snake_case) of the fields that a preset may fill."""
         fields = cls.model_fields.items()
-        return frozenset(name for name, field in fields if any(isinstance(it, ByPreset) for it in field.metadata))
+        return frozenset(name for name, field in fields if any(isinstance(each, ByPreset) for each in field.metadata))
 
     @model_serializer(mode="wrap")
     def _without_what_is_silent(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def not_downloaded(field: str) -> tuple[Rule, ...]:
         Rule(
             f"!has(self.{field}) || !self.{field}.startsWith('https://')",
             "nothing is downloaded here; copy it to a store and give pvc://, s3:// or gs://",
-            lambda it: not (getattr(it, field) or "").startswith("https://"),
+            lambda obj: not (getattr(obj, field) or "").startswith("https://"),
             f".{field}",
         ),
         Rule(
@@ -453,7 +453,7 @@ class Toleration(Model):
         Rule(
             "self.operator == 'Exists' || size(self.key) > 0",
             "operator Equal needs a key; to tolerate every taint use operator Exists",
-            lambda it: it.operator == "Exists" or it.key != "",
+            lambda obj: obj.operator == "Exists" or obj.key != "",
             ".key",
         ),
     )
@@ -506,7 +506,7 @@ class EnvVar(OpenModel):
         Rule(
             "!self.name.startsWith('FOVEA_')",
             "names that start with FOVEA_ belong to Fovea; choose another name",
-            lambda it: not it.name.startswith("FOVEA_"),
+            lambda obj: not obj.name.startswith("FOVEA_"),
             ".name",
         ),
     )
@@ -548,7 +548,7 @@ class PodTemplate(Model):
         Rule(
             f"self.labels.all(key, !key.startsWith('{GROUP}/'))",
             f"labels of {GROUP}/ belong to Fovea; remove them",
-            lambda it: not any(key.startswith(f"{GROUP}/") for key in it.labels),
+            lambda obj: not any(key.startswith(f"{GROUP}/") for key in obj.labels),
             ".labels",
         ),
     )
@@ -576,7 +576,7 @@ class RunPolicy(Model):
         Rule(
             "!has(self.workloadPriorityClassName) || has(self.queueName)",
             "workloadPriorityClassName has an effect only in a queue; give queueName too or remove it",
-            lambda it: it.workload_priority_class_name is None or it.queue_name is not None,
+            lambda obj: obj.workload_priority_class_name is None or obj.queue_name is not None,
             ".workloadPriorityClassName",
         ),
     )

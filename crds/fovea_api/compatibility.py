@@ -1,6 +1,6 @@
 """What a TrainingJob asks for that can never work, found before any work: by the operator and by a run by hand.
 
-The API server refuses what one field or a rule over a few can tell. Here is what takes the catalogue of architectures,
+The API server refuses what one field or a rule over a few shows. Here is what takes the catalogue of architectures,
 the names of the metrics and the Dataset. The trainer holds itself to the same functions.
 """
 
@@ -13,7 +13,7 @@ from fovea_api.architectures import Architecture, InvalidOption, catalogue, find
 from fovea_api.common import Task
 from fovea_api.dataset import DatasetSpec
 from fovea_api.errors import InvalidInput
-from fovea_api.metrics import BY_CLASS, evaluated, watchable
+from fovea_api.metrics import BY_CLASS, evaluated, monitorable
 from fovea_api.trainingjob import Input, Loss, ModelChoice, Recipe, TrainingJobSpec
 
 SMOOTHED = (Loss.CROSS_ENTROPY, Loss.DICE_CROSS_ENTROPY)
@@ -56,7 +56,7 @@ def incompatibilities(spec: TrainingJobSpec, dataset: DatasetSpec | None = None)
 def wrong_task(architecture: Architecture, task: Task) -> Iterator[InvalidInput]:
     """That an architecture is for another task than the dataset."""
     if architecture.task is not task:
-        suited = sorted(it.name for it in catalogue().values() if it.task is task)
+        suited = sorted(each.name for each in catalogue().values() if each.task is task)
         yield TaskMismatch(
             f"{architecture.name} is for {architecture.task}, the dataset for {task}",
             "spec.model.architecture",
@@ -144,7 +144,7 @@ def wrong_sizes(architecture: Architecture, given: Input) -> Iterator[InvalidInp
 
 def wrong_monitored(task: Task, recipe: Recipe) -> Iterator[InvalidInput]:
     """Metrics to monitor that are not measured after an epoch."""
-    primary, stopping, known = recipe.evaluation.primary_metric, recipe.training.early_stopping, watchable(task)
+    primary, stopping, known = recipe.evaluation.primary_metric, recipe.training.early_stopping, monitorable(task)
     if primary is not None and f"validation/{primary}" not in known:
         names = [name.partition("/")[2] for name in known]
         yield _unknown(primary, "after an epoch", "spec.evaluation.primaryMetric", names)
@@ -161,11 +161,11 @@ def _wrong_criteria(task: Task, spec: TrainingJobSpec, classes: tuple[str, ...])
         metric, place = criterion.metric, f"spec.successCriteria[{index}].metric"
         prefix, of_a_class, name = _parted(metric)
         if not of_a_class and metric not in known:
-            yield _unknown(metric, "by this job", place, [*known, *(f"{it}/<class>" for it in prefixes)])
+            yield _unknown(metric, "by this job", place, [*known, *(f"{each}/<class>" for each in prefixes)])
         elif of_a_class and prefix not in prefixes:
-            yield _unknown(metric, "by this job", place, [f"{it}/{name}" for it in prefixes])
+            yield _unknown(metric, "by this job", place, [f"{each}/{name}" for each in prefixes])
         elif of_a_class and classes and name not in classes:
-            yield _unknown(metric, "by this job", place, [f"{prefix}/{it}" for it in classes])
+            yield _unknown(metric, "by this job", place, [f"{prefix}/{each}" for each in classes])
 
 
 def _parted(metric: str) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""Success criteria and how they are judged: the one pure function that trainer and operator share."""
+"""Success criteria and how they are checked: the one pure function that trainer and operator share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MetricName = Annotated[str, Field(min_length=1, max_length=192, pattern="^[a-z]+
 
 
 class Criterion(Model):
-    """A bound on one metric, judged on the exported artefact."""
+    """A bound on one metric of the exported artefact."""
 
     metric: MetricName
     """Name of the metric: test/mAP50, latency/p95Milliseconds, size/megabytes, test/AP/<class>, …"""
@@ -27,12 +27,12 @@ class Criterion(Model):
         Rule(
             "has(self.min) || has(self.max)",
             "a criterion needs min, max or both",
-            lambda it: it.min is not None or it.max is not None,
+            lambda obj: obj.min is not None or obj.max is not None,
         ),
         Rule(
             "!has(self.min) || !has(self.max) || self.min <= self.max",
             "min must not exceed max",
-            lambda it: it.min is None or it.max is None or it.min <= it.max,
+            lambda obj: obj.min is None or obj.max is None or obj.min <= obj.max,
             ".min",
         ),
     )
@@ -58,7 +58,7 @@ class CriterionResult(Model):
             f"≤ {self.max:g}" if self.max is not None else "",
         ]
         measured = "not measured" if self.measured is None else f"{self.measured:.4g}"
-        return f"{self.metric} {measured} (wanted {' and '.join(filter(None, bounds))})"
+        return f"{self.metric} {measured} (required {' and '.join(filter(None, bounds))})"
 
 
 HELD_OUT = ("validation", "test")
@@ -91,11 +91,11 @@ MISSING = {
 
 
 def evaluate_criteria(criteria: Sequence[Criterion], metrics: Mapping[str, float]) -> tuple[CriterionResult, ...]:
-    """Holds each criterion against the metrics. What was not measured is not met."""
-    return tuple(_judge(criterion, metrics.get(criterion.metric)) for criterion in criteria)
+    """Evaluates each criterion on the metrics. What was not measured is not met."""
+    return tuple(_evaluate(criterion, metrics.get(criterion.metric)) for criterion in criteria)
 
 
-def _judge(criterion: Criterion, measured: float | None) -> CriterionResult:
+def _evaluate(criterion: Criterion, measured: float | None) -> CriterionResult:
     low, high = criterion.min, criterion.max
     met = measured is not None and (low is None or measured >= low) and (high is None or measured <= high)
     return CriterionResult(metric=criterion.metric, min=low, max=high, measured=measured, met=met)

@@ -186,49 +186,49 @@ class Source(Model):
         Rule(
             "has(self.uri) == has(self.format)",
             "format belongs to uri: give both or neither",
-            lambda it: (it.uri is None) == (it.format is None),
+            lambda obj: (obj.uri is None) == (obj.format is None),
             ".format",
         ),
         Rule(
             f"!has(self.format) || !(self.format in {[str(name) for name in _UNREADABLE]})",
             f"this format cannot be read yet; use one of {', '.join(_READABLE)}",
-            lambda it: it.format is None or it.format in _READABLE,
+            lambda obj: obj.format is None or obj.format in _READABLE,
             ".format",
         ),
         Rule(
             "!has(self.uri) || !self.uri.startsWith('https://') || has(self.sha256)",
             "an https:// source needs the sha256 of its file, so that it cannot change unseen",
-            lambda it: it.uri is None or not it.uri.startswith("https://") or it.sha256 is not None,
+            lambda obj: obj.uri is None or not obj.uri.startswith("https://") or obj.sha256 is not None,
             ".sha256",
         ),
         Rule(
             "!has(self.sha256) || has(self.uri)",
             "sha256 belongs to uri; remove it",
-            lambda it: it.sha256 is None or it.uri is not None,
+            lambda obj: obj.sha256 is None or obj.uri is not None,
             ".sha256",
         ),
         Rule(
             "size(self.maskValues) == 0 || (has(self.format) && self.format == 'Masks')",
             "maskValues belongs to format Masks; remove it or change the format",
-            lambda it: not it.mask_values or it.format == Format.MASKS,
+            lambda obj: not obj.mask_values or obj.format == Format.MASKS,
             ".maskValues",
         ),
         Rule(
             "size(self.maskColors) == 0 || (has(self.format) && self.format == 'Masks' && size(self.maskValues) == 0)",
             "maskColors belongs to format Masks, and goes without maskValues; remove one or change the format",
-            lambda it: not it.mask_colors or (it.format == Format.MASKS and not it.mask_values),
+            lambda obj: not obj.mask_colors or (obj.format == Format.MASKS and not obj.mask_values),
             ".maskColors",
         ),
         Rule(
             "has(self.imagePattern) == has(self.maskPattern)",
             "imagePattern and maskPattern make pairs together; give both or neither",
-            lambda it: (it.image_pattern is None) == (it.mask_pattern is None),
+            lambda obj: (obj.image_pattern is None) == (obj.mask_pattern is None),
             ".maskPattern",
         ),
         Rule(
             "!has(self.imagePattern) || (has(self.format) && self.format == 'Masks')",
             "imagePattern belongs to format Masks; remove it or change the format",
-            lambda it: it.image_pattern is None or it.format == Format.MASKS,
+            lambda obj: obj.image_pattern is None or obj.format == Format.MASKS,
             ".imagePattern",
         ),
         Rule(
@@ -236,13 +236,13 @@ class Source(Model):
             f"(self.imagePattern.findAll('{_PLACEHOLDER}').all(part, self.maskPattern.contains(part)) && "
             f"self.maskPattern.findAll('{_PLACEHOLDER}').all(part, self.imagePattern.contains(part)))",
             "imagePattern and maskPattern need the same {…}: by them a mask is found for an image",
-            lambda it: placeholders(it.image_pattern) == placeholders(it.mask_pattern),
+            lambda obj: placeholders(obj.image_pattern) == placeholders(obj.mask_pattern),
             ".maskPattern",
         ),
         Rule(
             "!has(self.secretRef) || (has(self.uri) && self.uri.startsWith('s3://'))",
             "secretRef has an effect for s3:// only; remove it (for https:// give a signed address)",
-            lambda it: it.secret_ref is None or (it.uri is not None and it.uri.startswith("s3://")),
+            lambda obj: obj.secret_ref is None or (obj.uri is not None and obj.uri.startswith("s3://")),
             ".secretRef",
         ),
         Rule(
@@ -278,7 +278,7 @@ class Prelabel(Model):
         Rule(
             "self.use == 'Immediately' || has(self.export)",
             "use AfterReview needs export: nobody can review what is not exported",
-            lambda it: it.use == "Immediately" or it.export is not None,
+            lambda obj: obj.use == "Immediately" or obj.export is not None,
             ".export",
         ),
     )
@@ -298,7 +298,7 @@ class Ratios(Model):
         Rule(
             "self.train + self.validation + self.test > 0.999 && self.train + self.validation + self.test < 1.001",
             "train, validation and test must sum to 1",
-            lambda it: 0.999 < it.train + it.validation + it.test < 1.001,
+            lambda obj: 0.999 < obj.train + obj.validation + obj.test < 1.001,
         ),
     )
 
@@ -313,7 +313,7 @@ class GroupBy(Model):
         Rule(
             "self.pattern.contains('(?P<group>')",
             "the pattern needs a named group: (?P<group>…)",
-            lambda it: "(?P<group>" in it.pattern,
+            lambda obj: "(?P<group>" in obj.pattern,
             ".pattern",
         ),
     )
@@ -343,7 +343,7 @@ class Splits(Model):
         Rule(
             "self.validationFromTrain == 0.0 || self.method == 'FromSource'",
             "validationFromTrain has an effect for FromSource only; remove it, or set ratios",
-            lambda it: it.validation_from_train == 0 or it.method == "FromSource",
+            lambda obj: obj.validation_from_train == 0 or obj.method == "FromSource",
             ".validationFromTrain",
         ),
     )
@@ -427,7 +427,7 @@ def _readable(task: Task, formats: tuple[Format, ...]) -> Rule:
         f"self.task != '{task}' || "
         f"self.sources.all(it, !has(it.format) || it.format in {[str(name) for name in formats]})",
         f"sources for {task} can be read from {names}; convert the others or change the task",
-        lambda it: it.task != task or all(source.format in (None, *formats) for source in it.sources),
+        lambda obj: obj.task != task or all(source.format in (None, *formats) for source in obj.sources),
         ".sources",
     )
 
@@ -455,7 +455,7 @@ class DatasetSpec(Recipe):
         Rule(
             f"self.task in {[str(task) for task in SUPPORTED_FORMATS]}",
             f"this task is not available in this version; use one of {', '.join(SUPPORTED_FORMATS)}",
-            lambda it: it.task in SUPPORTED_FORMATS,
+            lambda obj: obj.task in SUPPORTED_FORMATS,
             ".task",
         ),
         *(_readable(task, formats) for task, formats in SUPPORTED_FORMATS.items()),

@@ -38,8 +38,9 @@ def ledger() -> Ledger:
 
 
 def identifying(model: Model, path: str, known: Ledger | None = None) -> dict[str, JsonValue]:
-    """The JSON form of what tells one result from another: what differs from the defaults of the first day. Fields that
-    a preset is to fill say nothing.
+    """The JSON form of what distinguishes one result from another: what differs from the defaults of the first day.
+
+    Fields that a preset is to fill say nothing.
 
     Args:
         model: A recipe or a block of one.

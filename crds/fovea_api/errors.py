@@ -16,20 +16,20 @@ class FoveaError(Exception):
 
     Args:
         message: What was wrong, in plain English.
-        place: Where: a file with its line, or a field path such as `spec.splits.ratios`.
+        location: A file with its line, or a field path such as `spec.splits.ratios`.
         remedy: What to do about it.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, place: str | None = None, remedy: str | None = None) -> None:
+    def __init__(self, message: str, location: str | None = None, remedy: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.place = place
+        self.location = location
         self.remedy = remedy
 
     def __str__(self) -> str:
-        where = f"{self.place}: " if self.place else ""
+        where = f"{self.location}: " if self.location else ""
         what_to_do = f" ({self.remedy})" if self.remedy else ""
         return f"{where}{self.message}{what_to_do}"
 
@@ -47,9 +47,9 @@ class InvalidManifest(InvalidInput):
     """A manifest breaks the API's schema or one of its rules."""
 
     @classmethod
-    def from_validation(cls, error: ValidationError, place: str | None = None) -> InvalidManifest:
+    def from_validation(cls, error: ValidationError, location: str | None = None) -> InvalidManifest:
         """All problems of a pydantic error, one a line, each with its field path."""
-        return cls("\n".join(f"{path}: {message}" for path, message in problems(error)), place)
+        return cls("\n".join(f"{path}: {message}" for path, message in problems(error)), location)
 
 
 class NotSupported(InvalidInput):
@@ -88,11 +88,11 @@ class Interrupted(Retryable):
 
 def refuse(errors: Iterable[FoveaError]) -> None:
     """Raises what is wrong, if anything is: the error, or one that has all of them, one a line."""
-    found = list(errors)
-    if len(found) == 1:
-        raise found[0]
-    if found:
-        raise InvalidInput("\n".join(map(str, found)))
+    known = list(errors)
+    if len(known) == 1:
+        raise known[0]
+    if known:
+        raise InvalidInput("\n".join(map(str, known)))
 
 
 def problems(error: ValidationError, model: type[BaseModel] | None = None) -> Iterator[tuple[str, str]]:
@@ -118,7 +118,7 @@ def problems(error: ValidationError, model: type[BaseModel] | None = None) -> It
 def _fields(model: type[BaseModel], loc: Iterable[int | str]) -> list[str]:
     """The fields of the model that lies at a path inside of another."""
     for part in loc:
-        if isinstance(part, str) and (named := [it for it in model.model_fields.values() if part == it.alias]):
+        if isinstance(part, str) and (named := [each for each in model.model_fields.values() if part == each.alias]):
             model = next(_models(named[0].annotation), model)
     return [field.alias or name for name, field in model.model_fields.items()]
 

@@ -37,8 +37,8 @@ OF_THE_MODEL = ("latency/p50Milliseconds", "latency/p95Milliseconds", "size/mega
 """The metrics that belong to no split."""
 
 
-def watchable(task: Task) -> tuple[str, ...]:
-    """The metrics by which an epoch can be judged."""
+def monitorable(task: Task) -> tuple[str, ...]:
+    """The metrics that can be monitored after each epoch."""
     return tuple(f"validation/{name}" for name in MEASURED.get(task, ()))
 
 

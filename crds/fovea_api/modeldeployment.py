@@ -1,4 +1,4 @@
-"""ModelDeployment: a model is served, watched, and retrained when that pays."""
+"""ModelDeployment: a model is served, monitored, and retrained when that pays."""
 
 from __future__ import annotations
 
@@ -106,12 +106,12 @@ class Scaling(Model):
         Rule(
             "has(self.minReplicas) == has(self.maxReplicas)",
             "autoscaling needs minReplicas and maxReplicas: give both or neither",
-            lambda it: (it.min_replicas is None) == (it.max_replicas is None),
+            lambda obj: (obj.min_replicas is None) == (obj.max_replicas is None),
         ),
         Rule(
             "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
             "minReplicas must not exceed maxReplicas",
-            lambda it: it.min_replicas is None or it.max_replicas is None or it.min_replicas <= it.max_replicas,
+            lambda obj: obj.min_replicas is None or obj.max_replicas is None or obj.min_replicas <= obj.max_replicas,
             ".minReplicas",
         ),
     )
@@ -147,7 +147,7 @@ class Expose(Model):
         Rule(
             "!has(self.tlsSecretRef) || has(self.ingressClassName)",
             "tlsSecretRef belongs to an Ingress: the certificate of a Gateway is its listener's",
-            lambda it: it.tls_secret_ref is None or it.ingress_class_name is not None,
+            lambda obj: obj.tls_secret_ref is None or obj.ingress_class_name is not None,
             ".tlsSecretRef",
         ),
     )
@@ -165,7 +165,7 @@ class Authentication(Model):
         Rule(
             "(self.type == 'APIKey') == has(self.secretRef)",
             "secretRef belongs to type APIKey: give it there and nowhere else",
-            lambda it: (it.type == "APIKey") == (it.secret_ref is not None),
+            lambda obj: (obj.type == "APIKey") == (obj.secret_ref is not None),
             ".secretRef",
         ),
     )
@@ -183,7 +183,7 @@ class ServiceObjectives(Model):
 
 
 class GateMetric(StrEnum):
-    """What a rollout is judged by."""
+    """What decides on a rollout."""
 
     ERROR_RATE = "errorRate"
     LATENCY_P95 = "latencyP95Milliseconds"
@@ -213,12 +213,12 @@ class Gate(Model):
             "self.metric in ['latencyP95Milliseconds'] || "
             "((!has(self.max) || self.max <= 1.0) && (!has(self.min) || self.min <= 1.0))",
             "errorRate, accuracy and disagreement are shares from 0 to 1",
-            lambda it: it.metric == GateMetric.LATENCY_P95 or ((it.max or 0) <= 1 and (it.min or 0) <= 1),
+            lambda obj: obj.metric == GateMetric.LATENCY_P95 or ((obj.max or 0) <= 1 and (obj.min or 0) <= 1),
         ),
         Rule(
             "self.metric != 'errorRate' || !has(self.max) || self.max > 0.0",
             "max 0 can never be shown for errorRate; give a small share, such as 0.01",
-            lambda it: it.metric != GateMetric.ERROR_RATE or it.max is None or it.max > 0,
+            lambda obj: obj.metric != GateMetric.ERROR_RATE or obj.max is None or obj.max > 0,
             ".max",
         ),
     )
@@ -262,7 +262,7 @@ class Rollout(Model):
     interval: Duration = "10m"
     """Shortest time at each step."""
     confidence: Annotated[Number, Field(ge=0.5, lt=1)] = 0.95
-    """Confidence of the whole rollout's verdict; repeated looks are accounted for."""
+    """Confidence of the whole rollout's decision; repeated looks are accounted for."""
     min_requests: Annotated[Int, Field(ge=1, le=100_000_000)] = 400
     """Requests that a step needs."""
     deadline: Duration = "6h"
@@ -289,13 +289,13 @@ class Rollout(Model):
         Rule(
             "!(self.strategy in ['Canary', 'ShadowThenCanary']) || size(self.steps) > 0",
             "a canary needs at least one step",
-            lambda it: it.strategy not in ("Canary", "ShadowThenCanary") or len(it.steps) > 0,
+            lambda obj: obj.strategy not in ("Canary", "ShadowThenCanary") or len(obj.steps) > 0,
             ".steps",
         ),
         Rule(
             "duration(self.interval) <= duration(self.deadline)",
             "interval must not exceed deadline",
-            lambda it: parse_duration(it.interval) <= parse_duration(it.deadline),
+            lambda obj: parse_duration(obj.interval) <= parse_duration(obj.deadline),
             ".interval",
         ),
         Rule(
@@ -343,7 +343,7 @@ class Drift(Model):
         Field(min_length=1, max_length=4),
         Set(),
     ] = ("ImageProperties", "ModelOutputs", "Embeddings", "LabelShift")
-    """What is watched."""
+    """What is monitored."""
 
 
 class Feedback(Model):
@@ -354,12 +354,12 @@ class Feedback(Model):
 
 
 class Monitoring(Model):
-    """What is watched and kept of production."""
+    """What is monitored and kept of production."""
 
     captures: CapturePolicy | None = None
     """Which images are kept for labelling. Absent: none."""
     drift: Drift | None = None
-    """Whether what comes in has changed. Absent: not watched."""
+    """Whether what comes in has changed. Absent: not monitored."""
     feedback: Feedback | None = None
     """Ground truth that is posted later. Absent: not taken."""
 
@@ -398,7 +398,7 @@ class Triggers(Model):
         Rule(
             "has(self.schedule) || has(self.drift) || has(self.accuracyBelow) || self.newDatasetVersion",
             "give at least one of schedule, drift, accuracyBelow, newDatasetVersion",
-            lambda it: bool(it.schedule or it.drift or it.accuracy_below is not None or it.new_dataset_version),
+            lambda obj: bool(obj.schedule or obj.drift or obj.accuracy_below is not None or obj.new_dataset_version),
         ),
     )
 
@@ -436,7 +436,7 @@ def _measurable(spec: ModelDeploymentSpec) -> bool:
 
 
 class ModelDeploymentSpec(Model):
-    """What is served, how it is watched and when it is retrained."""
+    """What is served, how it is monitored and when it is retrained."""
 
     model: ServedModel
     """Which model is served."""
@@ -461,7 +461,7 @@ class ModelDeploymentSpec(Model):
     rollout: Rollout = Rollout()
     """How a new bundle comes to serve."""
     monitoring: Monitoring = Monitoring()
-    """What is watched and kept of production."""
+    """What is monitored and kept of production."""
     retraining: Retraining | None = None
     """When and how the model is trained again. Absent: never by itself."""
 
@@ -516,7 +516,7 @@ class StableVersion(DeployedVersion):
 
 
 class GateResult(Model):
-    """One gate and what was measured."""
+    """Result of one gate."""
 
     metric: Word
     """What is measured."""
@@ -526,10 +526,10 @@ class GateResult(Model):
     """Value of the stable version."""
     requests: Count = 0
     """Requests that were counted."""
-    verdict: Literal["Pass", "Fail", "Inconclusive", "Skipped"]
-    """What it comes to."""
+    outcome: Literal["Pass", "Fail", "Inconclusive", "Skipped"]
+    """Outcome of the gate."""
     message: Annotated[str, Field(max_length=1024)] = ""
-    """In words."""
+    """Explanation of the outcome."""
 
 
 class CandidateVersion(DeployedVersion):
@@ -544,16 +544,16 @@ class CandidateVersion(DeployedVersion):
 
 
 class ObjectiveResult(Model):
-    """One promise and how it is kept."""
+    """Measured state of one objective."""
 
     metric: Word
     """Name of the objective."""
     target: Number
-    """Value promised."""
+    """Target value of the objective."""
     measured: Number | None = None
     """Value measured. Absent: not measured."""
     met: Bool | None = None
-    """Whether it is kept. Absent: unknown, for too little was measured."""
+    """Whether the objective is met. Absent: unknown, because too little was measured."""
 
 
 class DetectorResult(Model):
@@ -632,7 +632,7 @@ class ModelDeploymentStatus(Status):
 
 
 class ModelDeployment(Resource):
-    """A model behind an HTTP endpoint: rolled out on evidence, watched, and retrained when that pays."""
+    """A model behind an HTTP endpoint: rolled out on evidence, monitored, and retrained when that pays."""
 
     definition: ClassVar = Definition(
         plural="modeldeployments",

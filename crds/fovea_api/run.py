@@ -298,7 +298,7 @@ def run_name(identity: str) -> str:
 
 
 class Best(Model):
-    """The best value so far of the metric that is watched."""
+    """The best value so far of the monitored metric."""
 
     name: Word
     """Name of the metric."""
@@ -326,7 +326,7 @@ class Progress(Model):
     metrics: Metrics = {}
     """Latest metrics: train/loss, validation/mAP, …"""
     best: Best | None = None
-    """Best value so far of the metric that is watched."""
+    """Best value so far of the monitored metric."""
     message: Annotated[str, Field(max_length=1024)] | None = None
     """What is going on, in words."""
 
@@ -350,7 +350,7 @@ class TrainingSummary(Model):
     seconds: Annotated[Number, Field(ge=0)]
     """Wall-clock seconds from the start of the first attempt."""
     best: Best | None = None
-    """Value of the watched metric at the best epoch; absent without a validation split."""
+    """Value of the monitored metric at the best epoch; absent without a validation split."""
     cpu_hours: Annotated[Number, Field(ge=0)] = 0
     """CPU core hours used."""
     gpu_hours: Annotated[Number, Field(ge=0)] = 0
@@ -398,7 +398,7 @@ class RunResult(Model):
     """Number of the attempt that reported it. Absent: made by an older trainer, or read from the store."""
 
     def is_of(self, attempt: Attempt) -> bool:
-        """Whether this attempt reported it; one without a number is judged by its time."""
+        """Whether this attempt reported it; one without a number is known by its time."""
         if self.attempt is not None:
             return self.attempt == attempt.number
         return attempt.start_time is not None and self.completed_at >= attempt.start_time
@@ -478,7 +478,7 @@ class Run(Resource):
             Column("Stage", ".status.progress.stage"),
             Column("Progress", ".status.progress.percent", "integer", "Per cent of the run"),
             Column("ETA", ".status.progress.eta"),
-            Column("Best", ".status.progress.best.value", "number", "Best value of the watched metric"),
+            Column("Best", ".status.progress.best.value", "number", "Best value of the monitored metric"),
             Column("Artifact", ".status.result.artifact", wide=True),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),

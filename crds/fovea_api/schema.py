@@ -315,7 +315,7 @@ def custom_resource_definition(kind: type[Resource]) -> Schema:
 
 
 UNOBSERVED = -1
-"""The observed generation of an object that the operator has not seen: without one, kstatus would take it for current."""
+"""Observed generation of an object that the operator has not seen; without one, kstatus takes it for current."""
 
 
 def openapi(kind: type[Resource]) -> Schema:

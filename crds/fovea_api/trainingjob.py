@@ -160,7 +160,7 @@ class RandomScale(Model):
     probability: Fraction = 1.0
     """How often, 0 to 1."""
 
-    rules: ClassVar = (Rule("self.min <= self.max", "min must not exceed max", lambda it: it.min <= it.max, ".min"),)
+    rules: ClassVar = (Rule("self.min <= self.max", "min must not exceed max", lambda obj: obj.min <= obj.max, ".min"),)
 
 
 class RandomCrop(Model):
@@ -280,7 +280,7 @@ class Optimizer(PresetModel):
         Rule(
             "!self.nesterov || (has(self.name) && self.name == 'SGD' && self.momentum > 0.0)",
             "nesterov needs SGD with a momentum; remove it or use SGD",
-            lambda it: not it.nesterov or (it.name == "SGD" and it.momentum > 0),
+            lambda obj: not obj.nesterov or (obj.name == "SGD" and obj.momentum > 0),
             ".nesterov",
         ),
     )
@@ -308,7 +308,7 @@ class Schedule(PresetModel):
         Rule(
             "(has(self.name) && self.name == 'Step') == has(self.stepEpochs)",
             "stepEpochs belongs to schedule Step: give it there and nowhere else",
-            lambda it: (it.name == "Step") == (it.step_epochs is not None),
+            lambda obj: (obj.name == "Step") == (obj.step_epochs is not None),
             ".stepEpochs",
         ),
     )
@@ -328,7 +328,7 @@ class EarlyStopping(Model):
         Rule(
             "self.metric.startsWith('validation/')",
             "monitor a metric of the validation split, such as validation/mAP; the test split must stay unseen",
-            lambda it: it.metric.startswith("validation/"),
+            lambda obj: obj.metric.startswith("validation/"),
             ".metric",
         ),
     )
@@ -394,10 +394,10 @@ class Training(PresetModel):
             "!has(self.epochs) || !has(self.schedule.warmupEpochs) || "
             "self.schedule.warmupEpochs <= double(self.epochs)",
             "warmupEpochs must not exceed epochs",
-            lambda it: (
-                "epochs" in it.silent()
-                or "warmup_epochs" in it.schedule.silent()
-                or it.schedule.warmup_epochs <= it.epochs
+            lambda obj: (
+                "epochs" in obj.silent()
+                or "warmup_epochs" in obj.schedule.silent()
+                or obj.schedule.warmup_epochs <= obj.epochs
             ),
             ".schedule.warmupEpochs",
         ),
@@ -496,7 +496,7 @@ class Export(Model):
         Rule(
             "'ONNX' in self.formats",
             "formats must contain ONNX: it is what is evaluated and served",
-            lambda it: "ONNX" in it.formats,
+            lambda obj: "ONNX" in obj.formats,
             ".formats",
         ),
     )
@@ -527,7 +527,7 @@ class Elastic(Model):
         Rule(
             "self.minWorkers <= self.maxWorkers",
             "minWorkers must not exceed maxWorkers",
-            lambda it: it.min_workers <= it.max_workers,
+            lambda obj: obj.min_workers <= obj.max_workers,
             ".minWorkers",
         ),
     )
@@ -554,7 +554,7 @@ class Compute(Model):
             "!has(self.elastic) || "
             "(self.elastic.minWorkers <= self.workers && self.workers <= self.elastic.maxWorkers)",
             "workers must lie between elastic.minWorkers and elastic.maxWorkers",
-            lambda it: it.elastic is None or it.elastic.min_workers <= it.workers <= it.elastic.max_workers,
+            lambda obj: obj.elastic is None or obj.elastic.min_workers <= obj.workers <= obj.elastic.max_workers,
             ".workers",
         ),
     )
@@ -599,9 +599,9 @@ def _evaluated(split: str) -> Rule:
     return Rule(
         f"'{split}' in self.evaluation.splits || self.successCriteria.all(it, !it.metric.startsWith('{split}/'))",
         f"a criterion on the {split} split needs {split} in evaluation.splits; add it or choose another split",
-        lambda it: (
-            split in it.evaluation.splits
-            or not any(criterion.metric.startswith(f"{split}/") for criterion in it.success_criteria)
+        lambda obj: (
+            split in obj.evaluation.splits
+            or not any(criterion.metric.startswith(f"{split}/") for criterion in obj.success_criteria)
         ),
         ".successCriteria",
     )
@@ -628,7 +628,7 @@ class TrainingJobSpec(Recipe):
         Rule(
             "!has(self.training.batchSize) || self.training.batchSize >= self.compute.workers",
             "a batch must have an image for each worker at least; raise batchSize or lower compute.workers",
-            lambda it: "batch_size" in it.training.silent() or it.training.batch_size >= it.compute.workers,
+            lambda obj: "batch_size" in obj.training.silent() or obj.training.batch_size >= obj.compute.workers,
             ".training.batchSize",
         ),
     )

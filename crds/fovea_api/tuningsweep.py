@@ -65,7 +65,7 @@ class Range(Model):
     max: Number
     """Largest value."""
 
-    rules: ClassVar = (Rule("self.min < self.max", "min must be less than max", lambda it: it.min < it.max, ".min"),)
+    rules: ClassVar = (Rule("self.min < self.max", "min must be less than max", lambda obj: obj.min < obj.max, ".min"),)
 
 
 class LogRange(Range):
@@ -75,7 +75,7 @@ class LogRange(Range):
         Rule(
             "self.min > 0.0",
             "min of a logarithmic range must be positive",
-            lambda it: it.min > 0,
+            lambda obj: obj.min > 0,
             ".min",
         ),
     )
@@ -89,7 +89,7 @@ class IntRange(Model):
     max: Int
     """Largest value."""
 
-    rules: ClassVar = (Rule("self.min < self.max", "min must be less than max", lambda it: it.min < it.max, ".min"),)
+    rules: ClassVar = (Rule("self.min < self.max", "min must be less than max", lambda obj: obj.min < obj.max, ".min"),)
 
 
 class Parameter(Model):
@@ -112,7 +112,7 @@ class Parameter(Model):
             f"self.path.startsWith('{OPTIONS_PREFIX}') || self.path in {list(SWEEPABLE)}",
             "path must name a field of model, input, training or compression of a TrainingJob's spec, "
             "such as training.optimizer.learningRate, training.batchSize or model.architecture",
-            lambda it: it.path.startswith(OPTIONS_PREFIX) or it.path in SWEEPABLE,
+            lambda obj: obj.path.startswith(OPTIONS_PREFIX) or obj.path in SWEEPABLE,
             ".path",
         ),
     )
@@ -132,7 +132,7 @@ class SweepObjective(Model):
         Rule(
             "!self.metric.startsWith('test/')",
             "choosing by the test split would spoil it; use the same metric of validation/",
-            lambda it: not it.metric.startswith("test/"),
+            lambda obj: not obj.metric.startswith("test/"),
             ".metric",
         ),
     )
@@ -172,7 +172,7 @@ class Trials(Model):
         Rule(
             "self.parallel <= self.max",
             "parallel must not exceed max",
-            lambda it: it.parallel <= it.max,
+            lambda obj: obj.parallel <= obj.max,
             ".parallel",
         ),
     )
@@ -226,23 +226,23 @@ class TuningSweepSpec(Model):
         Rule(
             "self.search.algorithm != 'NSGA2' || size(self.objectives) > 1",
             "NSGA2 searches a Pareto front; give several objectives or another algorithm",
-            lambda it: it.search.algorithm != "NSGA2" or len(it.objectives) > 1,
+            lambda obj: obj.search.algorithm != "NSGA2" or len(obj.objectives) > 1,
             ".search.algorithm",
         ),
         Rule(
             "self.search.algorithm != 'Grid' || self.parameters.all(it, "
             "!has(it.uniform) && !has(it.logUniform) && !has(it.intUniform))",
             "Grid tries every combination; give each parameter a choice or use another algorithm",
-            lambda it: it.search.algorithm != "Grid" or all(p.choice is not None for p in it.parameters),
+            lambda obj: obj.search.algorithm != "Grid" or all(p.choice is not None for p in obj.parameters),
             ".search.algorithm",
         ),
         Rule(
             "!has(self.template.spec.training.epochs) || "
             "self.stopping.graceEpochs <= self.template.spec.training.epochs",
             "graceEpochs must not exceed the template's training.epochs",
-            lambda it: (
-                "epochs" in it.template.spec.training.silent()
-                or it.stopping.grace_epochs <= it.template.spec.training.epochs
+            lambda obj: (
+                "epochs" in obj.template.spec.training.silent()
+                or obj.stopping.grace_epochs <= obj.template.spec.training.epochs
             ),
             ".stopping.graceEpochs",
         ),

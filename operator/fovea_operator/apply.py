@@ -91,14 +91,14 @@ class Writer:
 
         By apply, without force: the right to create may be limited to one name only there, for a POST does not name it.
         """
-        found = await self.api.get(write.key)
-        if found is None:
+        live = await self.api.get(write.key)
+        if live is None:
             try:
-                found = await self.api.apply(write.key, write.manifest, force=False)
+                live = await self.api.apply(write.key, write.manifest, force=False)
             except Conflict:
-                found = await self.api.get(write.key) or {}
+                live = await self.api.get(write.key) or {}
         content = {name: part for name, part in write.manifest.items() if name not in _IDENTITY}
-        if other := [name for name, part in content.items() if found.get(name) != part]:
+        if other := [name for name, part in content.items() if live.get(name) != part]:
             raise NotOurs(
                 f"{write.key} exists with another {' and another '.join(other)} than Fovea would give it",
                 None,
@@ -145,18 +145,18 @@ class Writer:
 
     async def _existing(self, write: Create, owner: View) -> JsonObject:
         """What is there of that name, if it is the one that we made and forgot."""
-        found = await self.api.get(write.key)
-        if found is None:
+        live = await self.api.get(write.key)
+        if live is None:
             raise Conflict(f"{write.key} came and went")
-        self._check_ours(write.key, found, write.manifest, owner)
-        return found
+        self._check_ours(write.key, live, write.manifest, owner)
+        return live
 
-    def _check_ours(self, key: Key, found: View, manifest: View, owner: View) -> None:
+    def _check_ours(self, key: Key, live: View, manifest: View, owner: View) -> None:
         """Raises Leftover or NotOurs unless the object belongs to the owner."""
-        if any(text(each, "uid") == uid_of(owner) for each in items(found, "metadata", "ownerReferences")):
+        if any(text(each, "uid") == uid_of(owner) for each in items(live, "metadata", "ownerReferences")):
             return
         owned_by = self.cache.registry.owner_of
-        if owned_by(found) is not None and owned_by(found) == owned_by(manifest):
+        if owned_by(live) is not None and owned_by(live) == owned_by(manifest):
             raise Leftover("left of an object that was deleted", str(key), "it goes by itself")
         raise NotOurs(
             f"{key} exists and does not belong to {text(owner, 'kind')} {text(owner, 'metadata', 'name')}",

@@ -61,10 +61,10 @@ class Cache:
 
     def keys(self, kind: Kind, namespace: str | None = None) -> list[Key]:
         """All keys of a kind, or those of one namespace."""
-        found = self._keys.get(kind, {})
+        by_namespace = self._keys.get(kind, {})
         if namespace is not None:
-            return list(found.get(namespace, ()))
-        return [key for keys in found.values() for key in keys]
+            return list(by_namespace.get(namespace, ()))
+        return [key for keys in by_namespace.values() for key in keys]
 
     def owners(self) -> list[Key]:
         """What Runs and children work for, whether it is there or deleted."""

@@ -34,13 +34,14 @@ class ApiError(FoveaError):
 
     code = 0
 
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self._reason = reason or type(self).__name__
+
     @property
     def reason(self) -> str:
         """The API server's own reason, such as Forbidden or Invalid."""
-        return self.place or type(self).__name__
-
-    def __str__(self) -> str:
-        return self.message
+        return self._reason
 
 
 class NotFound(ApiError):
@@ -132,7 +133,7 @@ class Api:
 
         Items of a list do not say what they are; ours do.
         """
-        found: list[JsonObject] = []
+        listed: list[JsonObject] = []
         query = {"limit": str(_PAGE), "labelSelector": selector, "fieldSelector": fields}
         while True:
             try:
@@ -142,10 +143,10 @@ class Api:
             items = page["items"]
             assert isinstance(items, list)
             said: JsonObject = {"kind": kind.name, "apiVersion": kind.api_version}
-            found += [item | said for item in items if isinstance(item, dict)]
+            listed += [item | said for item in items if isinstance(item, dict)]
             query["continue"] = text(page, "metadata", "continue")
             if not query["continue"]:
-                return found, int(text(page, "metadata", "resourceVersion") or 0)
+                return listed, int(text(page, "metadata", "resourceVersion") or 0)
 
     async def create(self, kind: Kind, manifest: View) -> JsonObject:
         """Creates an object. Raises Conflict when one of its name exists."""

@@ -37,7 +37,7 @@ class Assessment:
     """The operator or a run is on the way, or waits for what may come by itself."""
     stalled: Finding | None = None
     """Nothing more happens until somebody changes something."""
-    watched: bool = False
+    wakes: bool = False
     """Whether the end of what it waits for wakes the object, so that nobody has to look for it."""
 
 
@@ -48,10 +48,10 @@ def ready(reason: str, message: str, meanwhile: Assessment | None = None) -> Ass
     return Assessment(True, reason, message, meanwhile.reconciling, meanwhile.stalled)
 
 
-def progressing(reason: str, message: str, watched: bool = False) -> Assessment:
-    """On the way, or waiting for what may come by itself. `watched`: whether that wakes the object."""
+def progressing(reason: str, message: str, wakes: bool = False) -> Assessment:
+    """On the way, or waiting for what may come by itself. `wakes`: whether that wakes the object."""
     word = reason_word(reason)
-    return Assessment(False, word, message, reconciling=Finding(word, message), watched=watched)
+    return Assessment(False, word, message, reconciling=Finding(word, message), wakes=wakes)
 
 
 def suspended(reason: str, message: str) -> Assessment:

@@ -48,7 +48,7 @@ class Engine:
                     return None
                 await self.writer.carry_out(plan)
             except Leftover as error:
-                await self._report(key, waiting_for_leftover(error.place))
+                await self._report(key, waiting_for_leftover(error.location))
                 return self.settings.deletion_poll_seconds
             except Invalid as error:
                 await self._report(key, stalled(error.reason, str(error)))

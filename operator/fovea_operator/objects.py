@@ -91,16 +91,16 @@ class Key:
 
 def mapping(value: View, *path: str) -> View:
     """The object at the path; empty when anything on the way is absent."""
-    found: JsonValue = dict(value)
-    for part in path:
-        found = found.get(part) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
+    inner: JsonValue = dict(value)
+    for name in path:
+        inner = inner.get(name) if isinstance(inner, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def text(value: View, *path: str) -> str:
     """The string at the path; empty when absent."""
-    found = mapping(value, *path[:-1]).get(path[-1])
-    return found if isinstance(found, str) else ""
+    part = mapping(value, *path[:-1]).get(path[-1])
+    return part if isinstance(part, str) else ""
 
 
 def flag(value: View, *path: str) -> bool:
@@ -110,20 +110,20 @@ def flag(value: View, *path: str) -> bool:
 
 def number(value: View, *path: str) -> int:
     """The integer at the path; 0 when absent."""
-    found = mapping(value, *path[:-1]).get(path[-1])
-    return found if isinstance(found, int) else 0
+    part = mapping(value, *path[:-1]).get(path[-1])
+    return part if isinstance(part, int) else 0
 
 
 def items(value: View, *path: str) -> Iterator[View]:
     """The objects of the list at the path."""
-    found = mapping(value, *path[:-1]).get(path[-1])
-    yield from (item for item in (found if isinstance(found, list) else ()) if isinstance(item, dict))
+    part = mapping(value, *path[:-1]).get(path[-1])
+    yield from (item for item in (part if isinstance(part, list) else ()) if isinstance(item, dict))
 
 
 def time(value: View, *path: str) -> datetime | None:
     """The time at the path, in whole seconds of UTC."""
-    found = text(value, *path)
-    return datetime.fromisoformat(found).astimezone(UTC).replace(microsecond=0) if found else None
+    part = text(value, *path)
+    return datetime.fromisoformat(part).astimezone(UTC).replace(microsecond=0) if part else None
 
 
 def key_of(kind: Kind, value: View) -> Key:

@@ -81,10 +81,10 @@ class Observer:
             for key in self.cache.keys(kind, namespace):
                 value = self.cache.get(key) or {}
                 try:
-                    found = tuple(self.registry.references(kind, value))
+                    references = tuple(self.registry.references(kind, value))
                 except InvalidManifest:
-                    found = tuple(self._apparent_references(value))
-                yield from ((key, reference) for reference in found)
+                    references = tuple(self._apparent_references(value))
+                yield from ((key, reference) for reference in references)
 
     def _apparent_references(self, value: View) -> Iterator[Reference]:
         spec = dict(mapping(value, "spec"))
@@ -99,8 +99,8 @@ class Observer:
         if not text(value, "metadata", "deletionTimestamp"):
             return False
         key = key_of(kind, value)
-        found = await self.api.get(key, metadata_only=True)
-        if found is not None and text(found, "metadata", "uid") == text(value, "metadata", "uid"):
+        live = await self.api.get(key, metadata_only=True)
+        if live is not None and text(live, "metadata", "uid") == text(value, "metadata", "uid"):
             return False
         self.cache.forget(key)
         return True
@@ -121,10 +121,10 @@ class Observer:
         """
         for key in (Key(NAMESPACE, "", namespace), CLUSTER):
             if self.cache.get(key) is None:
-                found = await self.api.get(key)
-                if found is None:
+                live = await self.api.get(key)
+                if live is None:
                     raise NotFound(f"{key} is deleted")
-                self.cache.put(NAMESPACE, found)
+                self.cache.put(NAMESPACE, live)
         return self.known_store(namespace)
 
     def known_store(self, namespace: str) -> StoreConfig:

@@ -124,18 +124,18 @@ class Poller:
         except ApiError as error:
             logger.debug("%s cannot be listed: %s", kind.plural, error)
             return
-        found = index(namespace, listed)
+        answers = index(namespace, listed)
         for question in questions:
-            self._answer(question, found.get(question))
+            self._answer(question, answers.get(question))
 
     async def _look_for(self, question: Question) -> None:
         key = Key(question.kind, question.namespace, question.about)
         try:
-            found = await self.api.get(key, metadata_only=True)
+            live = await self.api.get(key, metadata_only=True)
         except Refused:  # not allowed to look: the pod will say it
-            found = {}
+            live = {}
         self._looked[question] = asyncio.get_running_loop().time()
-        self._answer(question, found)
+        self._answer(question, live)
 
     def _answer(self, question: Question, answer: View | None) -> None:
         before = self._answers.get(question)

@@ -91,8 +91,8 @@ class Registry:
     @classmethod
     def of_packages(cls, package: ModuleType) -> Registry:
         """The `ENTRY` of every package in a package, in the order of their names."""
-        found = sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg)
-        return cls(tuple(importlib.import_module(f"{package.__name__}.{name}").ENTRY for name in found))
+        packages = sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg)
+        return cls(tuple(importlib.import_module(f"{package.__name__}.{name}").ENTRY for name in packages))
 
     def extended(self, *entries: KindEntry) -> Registry:
         """A registry that has these kinds too."""

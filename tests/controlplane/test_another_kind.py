@@ -70,7 +70,7 @@ async def test_a_kind_of_ones_own_is_reconciled(world: World, showcases: None) -
         return dict((world.get(SHOWCASE, "display") or {}).get("status", {}))
 
     def condition(type: str) -> str:
-        return next((it["status"] for it in status().get("conditions", []) if it["type"] == type), "")
+        return next((each["status"] for each in status().get("conditions", []) if each["type"] == type), "")
 
     def requested() -> dict[str, Any]:
         entries = (world.get(TRAINING_JOB, "blood-cells") or {}).get("status", {}).get("requestedRuns", [])
@@ -106,7 +106,7 @@ async def test_a_kind_of_ones_own_is_reconciled(world: World, showcases: None) -
         await asyncio.to_thread(world.dataset_is_ready, NEWER)
         await world.until(lambda: requested().get("run"))
         second = requested()["run"]
-        run = next(it for it in world.all(RUN) if it["metadata"]["name"] == second)
+        run = next(each for each in world.all(RUN) if each["metadata"]["name"] == second)
         assert second != first
         assert run["spec"]["recipe"]["training"]["epochs"] == 2
         assert run["spec"]["request"] == {
@@ -117,7 +117,7 @@ async def test_a_kind_of_ones_own_is_reconciled(world: World, showcases: None) -
         await world.until(lambda: status().get("run") == second)
         assert (condition("Ready"), condition("Reconciling")) == ("True", "True")
         assert world.ready(TRAINING_JOB)["status"] == "True"
-        await world.until(lambda: any(it["metadata"]["name"] == f"{second}-1" for it in world.all(RAY_JOB)))
+        await world.until(lambda: any(each["metadata"]["name"] == f"{second}-1" for each in world.all(RAY_JOB)))
         await asyncio.to_thread(lambda: world.trained(second, test__mAP50=0.95))
         await world.until(lambda: requested().get("phase") == "Succeeded")
         await world.until(lambda: (condition("Ready"), condition("Reconciling")) == ("True", "False"))
@@ -127,7 +127,7 @@ async def test_a_kind_of_ones_own_is_reconciled(world: World, showcases: None) -
     async with world.operator(registry=REGISTRY):
         await asyncio.sleep(2)
         assert world.writes == []
-        trainings = [it for it in world.all(RUN) if it["spec"]["type"] == "Training"]
+        trainings = [each for each in world.all(RUN) if each["spec"]["type"] == "Training"]
         assert len(trainings) == 2
     text = operator.metrics.registry.get_sample_value("showcase_models_shown_total")
     assert text == 1

@@ -115,12 +115,12 @@ def test_what_was_left_out_can_be_added(
     added: str, server_side: bool, control_plane: ControlPlane, namespace: str
 ) -> None:
     """Defaults of the first apply do not stand in the way of the second, nor mix with it."""
-    fields, wanted = ADDED_LATER[added]
+    fields, expected = ADDED_LATER[added]
     flags = ("--server-side", "--field-manager=tests") if server_side else ()
     for manifest in (MINIMAL, {**MINIMAL, "spec": {**MINIMAL["spec"], **fields}}):
         control_plane.kubectl("apply", *flags, "-n", namespace, "-f", "-", input=json.dumps(manifest))
     spec = get(control_plane, "trainingjob", "blood-cells", namespace)["spec"]
-    for block, value in wanted.items():
+    for block, value in expected.items():
         for name, stored in value.items():
             assert spec[block][name] == stored
 

@@ -86,8 +86,8 @@ def test_install_upgrade_uninstall(
     release.helm("uninstall", "fovea")
     assert "kept" in control_plane.kubectl("-n", namespace, "get", "datasets.fovea.dev", "-o", "name")
     assert not control_plane.kubectl("-n", namespace, "get", "deployment,role,service", "-o", "name").strip()
-    gone = control_plane.try_kubectl("get", "clusterrole", "fovea-operator")
-    assert "NotFound" in gone.stderr
+    removed = control_plane.try_kubectl("get", "clusterrole", "fovea-operator")
+    assert "NotFound" in removed.stderr
 
 
 RUN = {

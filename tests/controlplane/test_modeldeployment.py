@@ -39,7 +39,7 @@ def status(world: World) -> dict[str, Any]:
 def holds(world: World) -> set[str]:
     """The conditions of every kind that are True."""
     found = status(world).get("conditions", ())
-    return {it["type"] for it in found if it["status"] == "True"} - {"FullySupported"}
+    return {each["type"] for each in found if each["status"] == "True"} - {"FullySupported"}
 
 
 def config(world: World) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def config(world: World) -> dict[str, Any]:
 
 def applications(world: World) -> list[str]:
     value = world.get(RAY_SERVICE, "cells")
-    return [it["name"] for it in json.loads(value["spec"]["serveConfigV2"])["applications"]] if value else []
+    return [each["name"] for each in json.loads(value["spec"]["serveConfigV2"])["applications"]] if value else []
 
 
 def loaded(world: World) -> None:
@@ -69,7 +69,7 @@ def pod_is_ready(world: World, component: str) -> None:
     }
     container = client.V1Container(name="main", image="none")
     core, name = world.plane.core, f"played-{component}"
-    if any(it.metadata.name == name for it in core.list_namespaced_pod(world.namespace).items):
+    if any(each.metadata.name == name for each in core.list_namespaced_pod(world.namespace).items):
         return
     pod = client.V1Pod(
         metadata=client.V1ObjectMeta(name=name, labels=labels), spec=client.V1PodSpec(containers=[container])
@@ -84,7 +84,7 @@ async def serves(world: World, uri: str) -> None:
     """Waits until a bundle answers and nothing else is in the runtime."""
     await world.until(lambda: uri in str(world.get(RAY_SERVICE, "cells")))
     await asyncio.to_thread(loaded, world)
-    await world.until(lambda: [it["bundle"] for it in config(world).get("versions", ())] == [uri])
+    await world.until(lambda: [each["bundle"] for each in config(world).get("versions", ())] == [uri])
     await world.until(lambda: len(applications(world)) == 1 and "retiring" not in status(world))
     await world.until(lambda: world.ready(MODEL_DEPLOYMENT, "cells")["status"] == "True")
 
@@ -110,9 +110,11 @@ async def test_from_apply_to_a_switch_of_bundles(world: World) -> None:
         await world.apply(deployment(SECOND))
         await world.until(lambda: len(applications(world)) == 2)
         await world.until(lambda: holds(world) == {"Ready", "Reconciling"})
-        assert [it["bundle"] for it in config(world)["versions"]] == [FIRST]
+        assert [each["bundle"] for each in config(world)["versions"]] == [FIRST]
         await serves(world, SECOND)
-        assert "VersionRemoved" in {it.reason for it in world.plane.core.list_namespaced_event(world.namespace).items}
+        assert "VersionRemoved" in {
+            each.reason for each in world.plane.core.list_namespaced_event(world.namespace).items
+        }
 
         # Nothing is left to be done, and the scale subresource changes what Ray Serve is told.
         world.writes.clear()
@@ -135,7 +137,7 @@ async def test_from_apply_to_a_switch_of_bundles(world: World) -> None:
 def outcome(world: World) -> Any:
     found = status(world)
     return (
-        [(it["type"], it["status"], it["reason"]) for it in found["conditions"]],
+        [(each["type"], each["status"], each["reason"]) for each in found["conditions"]],
         found["phase"],
         found["stable"]["bundle"],
         applications(world),
@@ -222,7 +224,7 @@ def accepted(world: World, template: dict[str, Any]) -> None:
 
 def templates(world: World) -> list[dict[str, Any]]:
     """The pod templates of all Deployments."""
-    return [it["spec"]["template"] for it in world.plane.get(world.namespace, "deployments")["items"]]
+    return [each["spec"]["template"] for each in world.plane.get(world.namespace, "deployments")["items"]]
 
 
 async def test_the_north_star_is_served_with_words_about_what_does_not_act_yet(world: World) -> None:
@@ -232,6 +234,6 @@ async def test_the_north_star_is_served_with_words_about_what_does_not_act_yet(w
         found = await world.until(
             lambda: (world.get(MODEL_DEPLOYMENT, "blood-cells") or {}).get("status", {}).get("conditions")
         )
-        words = next(it for it in found if it["type"] == "FullySupported")
+        words = next(each for each in found if each["type"] == "FullySupported")
         assert words["status"] == "False"
         assert "spec.retraining" in words["message"]

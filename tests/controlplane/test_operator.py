@@ -131,7 +131,7 @@ class World:
 
     def grant(self, rights: Sequence[Rights]) -> None:
         """Gives the operator's account more than the chart does."""
-        rules = [{"apiGroups": [it.group], "resources": [*it.resources], "verbs": [*it.verbs]} for it in rights]
+        rules = [{"apiGroups": [each.group], "resources": [*each.resources], "verbs": [*each.verbs]} for each in rights]
         role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "more"}}
         binding = {
             "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -156,7 +156,7 @@ class World:
         found = self.plane.objects.list_namespaced_custom_object(kind.group, kind.version, self.namespace, kind.plural)[
             "items"
         ]
-        return sorted(found, key=lambda it: it["metadata"]["name"])
+        return sorted(found, key=lambda each: each["metadata"]["name"])
 
     def patch(self, kind: Kind, name: str, change: dict[str, Any], status: bool = True) -> None:
         api = self.plane.objects
@@ -179,9 +179,9 @@ class World:
     def describe(self) -> str:
         lines = []
         for kind in (DATASET, TRAINING_JOB, RUN, RAY_JOB):
-            for it in self.all(kind):
-                status = it.get("status", {})
-                lines.append(f"{kind} {it['metadata']['name']}: {status}")
+            for each in self.all(kind):
+                status = each.get("status", {})
+                lines.append(f"{kind} {each['metadata']['name']}: {status}")
         return "\n".join(lines)
 
     def jobs(self) -> list[client.V1Job]:
@@ -190,20 +190,20 @@ class World:
 
     def ready(self, kind: Kind, name: str = "blood-cells") -> dict[str, Any]:
         found = (self.get(kind, name) or {}).get("status", {}).get("conditions", [])
-        return next((it for it in found if it["type"] == "Ready"), {"status": "?", "reason": "?", "message": ""})
+        return next((each for each in found if each["type"] == "Ready"), {"status": "?", "reason": "?", "message": ""})
 
-    def reason(self, kind: Kind, wanted: str, name: str = "blood-cells") -> bool:
-        return bool(self.ready(kind, name)["reason"] == wanted)
+    def reason(self, kind: Kind, expected: str, name: str = "blood-cells") -> bool:
+        return bool(self.ready(kind, name)["reason"] == expected)
 
     def events(self, reason: str) -> list[str]:
         found = self.plane.core.list_namespaced_event(self.namespace).items
-        return [it.message for it in found if it.reason == reason]
+        return [each.message for each in found if each.reason == reason]
 
     # The parts of KubeRay and of the run's pod
 
     def dataset_is_ready(self, version: str = VERSION, versions: tuple[str, ...] = ()) -> None:
         """The result of the build that has none yet; `versions` are those that it found in the store."""
-        run = next(it for it in self.builds() if "result" not in it.get("status", {}))
+        run = next(each for each in self.builds() if "result" not in each.get("status", {}))
         result = {
             "completedAt": "2030-01-01T00:00:00Z",
             "artifact": f"s3://fovea/{self.namespace}/dataset/blood-cells/{version}/",
@@ -252,20 +252,20 @@ class World:
 
     def builds(self) -> list[dict[str, Any]]:
         """The Runs of type DatasetBuild."""
-        return [it for it in self.all(RUN) if it["spec"]["type"] == "DatasetBuild"]
+        return [each for each in self.all(RUN) if each["spec"]["type"] == "DatasetBuild"]
 
     def cleanups(self) -> dict[str, dict[str, Any]]:
         """The Runs of type Cleanup, by the kind of their object."""
-        return {it["spec"]["owner"]["kind"]: it for it in self.all(RUN) if it["spec"]["type"] == "Cleanup"}
+        return {each["spec"]["owner"]["kind"]: each for each in self.all(RUN) if each["spec"]["type"] == "Cleanup"}
 
     def cleanup_waits(self, kind: str) -> str:
         """Reason and message of a Cleanup."""
         found = self.cleanups().get(kind, {}).get("status", {}).get("conditions", [])
-        return next((f"{it['reason']}: {it['message']}" for it in found if it["type"] == "Ready"), "")
+        return next((f"{each['reason']}: {each['message']}" for each in found if each["type"] == "Ready"), "")
 
     def cleaning(self) -> list[client.V1Job]:
         """Jobs of Cleanups."""
-        runs = [it["metadata"]["name"] for it in self.cleanups().values()]
+        runs = [each["metadata"]["name"] for each in self.cleanups().values()]
         return [job for job in self.jobs() if job.metadata.labels[names.LABEL_RUN] in runs]
 
     def cleaned(self, *versions: str) -> None:
@@ -376,7 +376,7 @@ async def test_from_manifests_to_a_model(world: World) -> None:
         assert status["usage"]["cpuHours"] == 0.5
         assert status["history"] == [run]
         for reason in ("RunCreated", "AttemptStarted", "AttemptSucceeded"):
-            assert len([it for it in world.events(reason) if run in it]) == 1
+            assert len([each for each in world.events(reason) if run in each]) == 1
         assert len(world.events("Succeeded")) == 1
 
 
@@ -488,7 +488,7 @@ async def test_a_fault_of_the_surroundings_waits_and_goes_on_in_the_same_run(wor
     assert len(world.builds()) == 1
 
 
-async def test_why_a_pod_died_and_its_last_words_are_told(world: World) -> None:
+async def test_why_a_pod_died_and_its_last_words_are_reported(world: World) -> None:
     async with world.operator():
         await world.apply(dataset(runPolicy={"retries": 1}))
         pod = await world.until(world.pod)
@@ -496,14 +496,14 @@ async def test_why_a_pod_died_and_its_last_words_are_told(world: World) -> None:
         words = (
             f"pod {pod}, container fovea ended with exit code 1; its last words: reading lab\nno space left on device"
         )
-        await world.until(lambda: any(words in it for it in world.events("AttemptFailed")))
+        await world.until(lambda: any(words in each for each in world.events("AttemptFailed")))
         await world.until(lambda: world.pod() not in ("", pod))
         await asyncio.to_thread(lambda: world.pod_fails(reason="OOMKilled", exitCode=137))
         await world.until(lambda: world.reason(DATASET, "OOMKilled"))
         assert "raise spec.compute.resources.limits.memory" in world.ready(DATASET)["message"]
 
 
-async def test_a_deleted_pod_is_told(world: World) -> None:
+async def test_a_deleted_pod_is_reported(world: World) -> None:
     async with world.operator():
         await world.apply(dataset(runPolicy={"retries": 0}))
         pod = await world.until(world.pod)
@@ -511,7 +511,7 @@ async def test_a_deleted_pod_is_told(world: World) -> None:
         await world.until(lambda: world.reason(DATASET, "PodDeleted"))
 
 
-async def test_what_keeps_a_container_from_being_created_is_told_while_it_does(world: World) -> None:
+async def test_what_keeps_a_container_from_being_created_is_reported_while_it_does(world: World) -> None:
     note = 'MountVolume.SetUp failed for volume "fovea-secret-0" : secret "hospital" not found'
     async with world.operator(scheduling_grace_seconds=0):
         await world.apply(dataset())
@@ -560,7 +560,7 @@ async def test_a_refused_event_keeps_no_status_from_being_written(world: World) 
         assert not any(run in note for note in world.events("AttemptSucceeded"))
 
 
-async def test_a_fault_of_the_operator_is_told_and_tried_again(
+async def test_a_fault_of_the_operator_is_reported_and_tried_again(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> Plan:
@@ -574,7 +574,7 @@ async def test_a_fault_of_the_operator_is_told_and_tried_again(
         assert world.ready(DATASET)["message"].startswith(
             "OverflowError: date value out of range; a fault of the operator"
         )
-        assert any(it.exc_info and it.exc_info[0] is OverflowError for it in caplog.records)
+        assert any(each.exc_info and each.exc_info[0] is OverflowError for each in caplog.records)
         await world.until(lambda: world.reason(DATASET, "Starting"))
 
 
@@ -586,7 +586,7 @@ async def test_a_warning_in_words_is_a_reason_of_a_condition(world: World) -> No
         event = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": "told-by-a-policy"},
+            "metadata": {"name": "reported-by-a-policy"},
             "eventTime": "2030-01-01T00:00:00.000000Z",
             "reportingController": "policy.example/admission",
             "reportingInstance": "policy-1",
@@ -619,7 +619,7 @@ async def test_changes_that_train_again_and_changes_that_do_not(world: World) ->
         run = await started(world)
         await asyncio.to_thread(lambda: world.trained(run, test__mAP50=0.8))
         await world.until(lambda: world.reason(TRAINING_JOB, "CriteriaNotMet"))
-        assert "test/mAP50 0.8 (wanted ≥ 0.85)" in world.ready(TRAINING_JOB)["message"]
+        assert "test/mAP50 0.8 (required ≥ 0.85)" in world.ready(TRAINING_JOB)["message"]
         await world.apply(training(successCriteria=[{"metric": "test/mAP50", "min": 0.7}]))
         await world.until(lambda: world.ready(TRAINING_JOB)["status"] == "True")
         assert len(world.all(RAY_JOB)) == 1
@@ -664,7 +664,7 @@ async def test_what_a_person_can_act_on(world: World) -> None:
         await world.apply(claim)
         child = (await world.until(lambda: world.all(RAY_JOB)))[0]
         worker = child["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
-        mounts = {it["mountPath"]: it.get("readOnly") for it in worker["containers"][0]["volumeMounts"]}
+        mounts = {each["mountPath"]: each.get("readOnly") for each in worker["containers"][0]["volumeMounts"]}
         assert mounts["/fovea/pvc/weights"] is True
 
 
@@ -708,7 +708,7 @@ async def test_an_operator_that_may_not_list_says_what_to_grant_and_is_not_ready
         assert (status, text.rpartition("; ")[2]) == (503, grant)
         assert 'cannot list resource "namespaces"' in text
         await asyncio.sleep(0.5)
-        assert len([it for it in caplog.records if grant in it.getMessage()]) == 1
+        assert len([each for each in caplog.records if grant in each.getMessage()]) == 1
         admin = ("--clusterrole=cluster-admin", f"--serviceaccount={namespace}:operator")
         await asyncio.to_thread(kubectl, "create", "clusterrolebinding", namespace, *admin)
         await world.until(operator.watching.is_set)
@@ -767,14 +767,14 @@ async def killed_at(world: World, number: int, act: Callable[[], Awaitable[Any]]
 def outcome(world: World) -> Any:
     """What counts in the end, without names and times."""
     job = world.get(TRAINING_JOB, "blood-cells") or {}
-    runs = [it for it in world.all(RUN) if it["spec"]["type"] == "Training"]
+    runs = [each for each in world.all(RUN) if each["spec"]["type"] == "Training"]
     return (
-        [(it["type"], it["status"], it["reason"]) for it in job["status"]["conditions"]],
+        [(each["type"], each["status"], each["reason"]) for each in job["status"]["conditions"]],
         job["status"]["phase"],
-        [[(a["number"], a["child"], a.get("outcome")) for a in it["status"]["attempts"]] for it in runs],
-        [it["metadata"]["name"] for it in world.all(RAY_JOB)],
+        [[(a["number"], a["child"], a.get("outcome")) for a in each["status"]["attempts"]] for each in runs],
+        [each["metadata"]["name"] for each in world.all(RAY_JOB)],
         [
-            sorted(re.sub(r" after \w+", "", it) for it in world.events(reason) if job["status"]["run"] in it)
+            sorted(re.sub(r" after \w+", "", each) for each in world.events(reason) if job["status"]["run"] in each)
             for reason in STORY
         ],
     )
@@ -793,7 +793,7 @@ async def test_killed_while_suspending_and_resuming_no_attempt_is_left_open(worl
         await built(world)
     for suspending, resuming in ((1, 1), (2, 1), (3, 1), (3, 2), (4, 2), (5, 3)):
         attempts, children = await suspended_and_resumed(world, suspending, resuming)
-        ended = [it.get("outcome") for it in attempts]
+        ended = [each.get("outcome") for each in attempts]
         assert ended[-1] is None, f"killed at writes {suspending} and {resuming}"
         assert set(ended[:-1]) <= {"Suspended"}, f"killed at writes {suspending} and {resuming}"
         assert children == [attempts[-1]["child"]], f"killed at writes {suspending} and {resuming}"
@@ -812,7 +812,7 @@ async def suspended_and_resumed(world: World, suspending: int, resuming: int) ->
         await world.until(lambda: len(world.all(RAY_JOB)) == 1 and world.get(RUN, run)["status"]["attempts"])  # type: ignore[index]
         await asyncio.sleep(0.5)
         attempts: list[dict[str, Any]] = world.get(RUN, run)["status"]["attempts"]  # type: ignore[index]
-        children = [str(it["metadata"]["name"]) for it in world.all(RAY_JOB)]
+        children = [str(each["metadata"]["name"]) for each in world.all(RAY_JOB)]
         await world.delete("trainingjob", "--all")
         await world.until(lambda: not world.all(RAY_JOB))
     return attempts, children
@@ -841,7 +841,7 @@ async def killed_twice(world: World, number: int) -> Any:
     return end
 
 
-async def test_data_go_when_their_object_and_all_that_use_them_are_gone(world: World) -> None:
+async def test_data_go_when_their_object_and_all_that_use_them_are_deleted(world: World) -> None:
     async with world.operator():
         await built(world, deletionPolicy="Delete")
         run = await started(world, deletionPolicy="Delete")
@@ -851,8 +851,8 @@ async def test_data_go_when_their_object_and_all_that_use_them_are_gone(world: W
             assert world.cleanup_waits(kind) == f"Waiting: acts when {kind} blood-cells is deleted"
         await world.delete("dataset", "blood-cells")
         users = f"TrainingJob blood-cells (spec.datasetRef), Run {run} of TrainingJob blood-cells"
-        wanted = f"InUse: the data are deleted when these are gone: {users}"
-        await world.until(lambda: world.cleanup_waits("Dataset") == wanted)
+        expected = f"InUse: the data are kept until these are deleted: {users}"
+        await world.until(lambda: world.cleanup_waits("Dataset") == expected)
         await asyncio.sleep(0.5)
     world.writes.clear()
     async with world.operator(relist_delay_seconds=0.2, resync_seconds=1):
@@ -861,11 +861,11 @@ async def test_data_go_when_their_object_and_all_that_use_them_are_gone(world: W
     async with world.operator():
         await world.delete("trainingjob", "blood-cells")
         await world.until(lambda: len(world.cleaning()) == 2)
-        runs = [it["metadata"]["name"] for it in world.cleanups().values()]
+        runs = [each["metadata"]["name"] for each in world.cleanups().values()]
         await asyncio.to_thread(world.cleaned)
         await world.until(lambda: not world.all(RUN))
-        for it in runs:
-            assert len([note for note in world.events("AttemptSucceeded") if it in note]) == 1
+        for each in runs:
+            assert len([note for note in world.events("AttemptSucceeded") if each in note]) == 1
     world.writes.clear()
     async with world.operator():
         await asyncio.sleep(2)
@@ -901,10 +901,10 @@ async def test_a_cleanup_that_a_backup_brings_back_deletes_nothing_without_its_o
     async with world.operator():
         await built(world, deletionPolicy="Delete")
         await world.until(world.cleanups)
-        order = world.cleanups()["Dataset"]
+        cleanup = world.cleanups()["Dataset"]
     await world.delete("dataset,runs", "--all")
-    metadata = {name: order["metadata"][name] for name in ("name", "labels")}
-    await world.apply({name: order[name] for name in ("apiVersion", "kind", "spec")} | {"metadata": metadata})
+    metadata = {name: cleanup["metadata"][name] for name in ("name", "labels")}
+    await world.apply({name: cleanup[name] for name in ("apiVersion", "kind", "spec")} | {"metadata": metadata})
     async with world.operator():
         await world.until(lambda: world.cleanup_waits("Dataset").startswith("Unconfirmed"))
         await asyncio.sleep(2)
@@ -944,7 +944,7 @@ async def test_killed_at_any_write_of_a_cleanup_the_data_go_once(world: World) -
         await killed_at(world, number, lambda: asyncio.to_thread(world.cleaned))
         async with world.operator():
             await world.until(lambda: not world.all(RUN))
-        started_ = [it for it in world.events("AttemptStarted") if run in it]
+        started_ = [each for each in world.events("AttemptStarted") if run in each]
         assert len(started_) == number + 1, f"killed at write {number}"
 
 
@@ -957,21 +957,21 @@ async def test_an_object_made_again_waits_for_what_is_left_and_inherits_nothing(
         await asyncio.to_thread(lambda: world.trained(run, test__mAP50=0.9))
         await world.until(lambda: world.ready(TRAINING_JOB)["status"] == "True")
         name = run if kind == RUN else f"{run}-1"
-        before = {it: world.get(it, at)["metadata"]["uid"] for it, at in ((RUN, run), (RAY_JOB, f"{run}-1"))}  # type: ignore[index]
+        before = {each: world.get(each, at)["metadata"]["uid"] for each, at in ((RUN, run), (RAY_JOB, f"{run}-1"))}  # type: ignore[index]
         keep = {"metadata": {"finalizers": ["fovea.dev/test"]}}
         await asyncio.to_thread(world.patch, kind, name, keep, status=False)
         await world.delete("trainingjob", "blood-cells")
         await world.until(lambda: "deletionTimestamp" in world.get(kind, name)["metadata"])  # type: ignore[index]
         await world.apply(training())
-        wanted = f"waiting for {kind} {world.namespace}/{name} of the object before to go"
-        await world.until(lambda: world.ready(TRAINING_JOB)["message"] == wanted)
+        expected = f"waiting for {kind} {world.namespace}/{name} of the object before to go"
+        await world.until(lambda: world.ready(TRAINING_JOB)["message"] == expected)
         assert world.ready(TRAINING_JOB)["reason"] == "Stopping"
         await asyncio.sleep(0.5)
-        assert not [it for it in world.all(RAY_JOB) if it["metadata"]["uid"] != before[RAY_JOB]]
+        assert not [each for each in world.all(RAY_JOB) if each["metadata"]["uid"] != before[RAY_JOB]]
         await asyncio.to_thread(world.patch, kind, name, {"metadata": {"finalizers": []}}, status=False)
         await world.until(lambda: world.reason(TRAINING_JOB, "Starting"))
-        for it, at in ((RUN, run), (RAY_JOB, f"{run}-1")):
-            assert world.get(it, at)["metadata"]["uid"] != before[it]  # type: ignore[index]
+        for each, at in ((RUN, run), (RAY_JOB, f"{run}-1")):
+            assert world.get(each, at)["metadata"]["uid"] != before[each]  # type: ignore[index]
 
 
 async def test_a_run_that_was_left_behind_is_named_until_somebody_deletes_it(world: World) -> None:
@@ -981,8 +981,8 @@ async def test_a_run_that_was_left_behind_is_named_until_somebody_deletes_it(wor
         await world.delete("trainingjob", "blood-cells", "--cascade=orphan")
         await world.until(lambda: not world.get(RUN, run)["metadata"].get("ownerReferences"))  # type: ignore[index]
         await world.apply(training())
-        wanted = f"waiting for Run {world.namespace}/{run} of the object before to go"
-        await world.until(lambda: world.ready(TRAINING_JOB)["message"] == wanted)
+        expected = f"waiting for Run {world.namespace}/{run} of the object before to go"
+        await world.until(lambda: world.ready(TRAINING_JOB)["message"] == expected)
         await world.delete("runs.fovea.dev", run)
         await world.until(lambda: world.reason(TRAINING_JOB, "Starting"))
 
@@ -1003,8 +1003,8 @@ async def test_old_versions_go_and_those_in_use_stay(world: World) -> None:
             return world.cleaning()
 
         container = (await world.until(start))[0].spec.template.spec.containers[0]
-        order = json.loads(next(it.value for it in container.env if it.name == "FOVEA_RUN"))
-        assert (order["recipe"]["keepNewest"], order["recipe"]["keep"]) == (1, sorted([VERSION, newer]))
+        spec = json.loads(next(each.value for each in container.env if each.name == "FOVEA_RUN"))
+        assert (spec["recipe"]["keepNewest"], spec["recipe"]["keep"]) == (1, sorted([VERSION, newer]))
         await world.apply(pinned)  # too late to be kept, so it must not start while versions go
         await world.until(lambda: world.reason(TRAINING_JOB, "CleaningUp", "pinned"))
         await asyncio.to_thread(world.cleaned, newer, VERSION)

@@ -103,9 +103,9 @@ async def test_another_finishes_what_a_leader_began(world: World, how: signal.Si
             assert leads(world, second)
             assert began < jobs, "the first was done before anything happened to it"
             children = world.all(RAY_JOB)
-            assert {it["metadata"]["name"].rpartition("-")[2] for it in children} == {"1"}
-            owners = [it["metadata"]["labels"][names.LABEL_NAME] for it in children]
+            assert {each["metadata"]["name"].rpartition("-")[2] for each in children} == {"1"}
+            owners = [each["metadata"]["labels"][names.LABEL_NAME] for each in children]
             assert sorted(owners) == sorted(f"job-{index}" for index in range(jobs))
-            runs = [it for it in world.all(RUN) if it["spec"]["type"] == "Training"]
-            assert [len(it["status"]["attempts"]) for it in runs] == [1] * jobs
+            runs = [each for each in world.all(RUN) if each["spec"]["type"] == "Training"]
+            assert [len(each["status"]["attempts"]) for each in runs] == [1] * jobs
             assert len(world.events("AttemptStarted")) == jobs + 1

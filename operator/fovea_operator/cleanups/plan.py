@@ -57,7 +57,7 @@ def plan_deleted(snapshot: DeletedSnapshot, settings: Settings) -> Plan:
     elif snapshot.users:
         more = len(snapshot.users) - _USERS_LISTED
         used = ", ".join(snapshot.users[:_USERS_LISTED]) + (f" and {more} more" if more > 0 else "")
-        blocker = progressing("InUse", f"the data are deleted when these are gone: {used}")
+        blocker = progressing("InUse", f"the data are kept until these are deleted: {used}")
     writes, step = advance_cleanup(CleanupSituation(view, blocker, snapshot.store, snapshot.now, settings))
     if step.status.phase == "Succeeded":
         writes = [*writes, Delete(run_key(view), view.run.metadata.uid)]

@@ -184,7 +184,7 @@ def _next(situation: Situation, attempts: tuple[Attempt, ...]) -> _Next:
         waits = progressing("Stopping", f"waiting for {children[0].key} to be deleted")
         return _Next("Pending", waits, attempts, delete=leftover, requeue_after=settings.deletion_poll_seconds)
     if situation.blocker is not None:
-        look = settings.resync_seconds if situation.blocker.watched else settings.reference_poll_seconds
+        look = settings.resync_seconds if situation.blocker.wakes else settings.reference_poll_seconds
         return _Next("Pending", situation.blocker, attempts, requeue_after=look)
     if last is not None and last.end_time is not None:
         pause = 0.0 if situation.is_forgiven(last) or _may_adopt(situation, last) else _pause(attempts, settings)
@@ -385,7 +385,7 @@ def _preemption(last: Attempt, child: Child | None, now: datetime, settings: Set
     """How the cluster ended the attempt, in words; None: it ended of itself, or too long after the loss of a pod."""
     if child is not None and child.own_failure:
         return None
-    at, how = last.disrupted_at, last.message or "its pods are gone"
+    at, how = last.disrupted_at, last.message or "its pods were deleted"
     if child is not None and child.disruption is not None:
         at, how = child.disruption.at or now, child.disruption.message
     ended = child.ended_at if child is not None and child.ended_at is not None else now
@@ -429,7 +429,7 @@ def _close(
 def _adopt(status: RunStatus, children: Sequence[Child]) -> tuple[Attempt, ...]:
     """The attempts on record and those whose child exists although no status has them."""
     known = {attempt.number for attempt in status.attempts}
-    found = [
+    unrecorded = [
         Attempt(
             number=child.attempt,
             child=child.key.name,
@@ -439,7 +439,7 @@ def _adopt(status: RunStatus, children: Sequence[Child]) -> tuple[Attempt, ...]:
         for child in children
         if child.attempt not in known
     ]
-    return tuple(sorted((*status.attempts, *found), key=lambda attempt: attempt.number))
+    return tuple(sorted((*status.attempts, *unrecorded), key=lambda attempt: attempt.number))
 
 
 def _failures(attempts: Sequence[Attempt]) -> list[Attempt]:

@@ -118,7 +118,7 @@ def known_runs(observer: Observer, owner: Key) -> Iterator[RunView]:
 
 def requests_of(observer: Observer, target: Key) -> tuple[Requested, ...]:
     """The runs that objects which refer to this one ask it for, the oldest first."""
-    found = []
+    requests = []
     for by in observer.cache.referrers(target):
         value = observer.cache.get(by) or {}
         if text(value, "metadata", "deletionTimestamp"):
@@ -127,8 +127,8 @@ def requests_of(observer: Observer, target: Key) -> tuple[Requested, ...]:
             with contextlib.suppress(InvalidManifest):  # made by another version of the operator
                 request = parse(RunRequest, entry)
                 if (request.target.kind, request.target.name) == (target.kind.name, target.name):
-                    found.append(Requested(by, request))
-    return tuple(sorted(found, key=lambda each: (each.request.requested_at, each.by, each.request.cause)))
+                    requests.append(Requested(by, request))
+    return tuple(sorted(requests, key=lambda each: (each.request.requested_at, each.by, each.request.cause)))
 
 
 def secret_of(store: StoreConfig) -> Iterator[Reference]:
@@ -173,19 +173,19 @@ async def _leftover(observer: Observer, owner: Key, runs: Iterable[RunView]) -> 
 
 async def _pods(observer: Observer, owner: Key, run: str) -> tuple[str, ...]:
     """Names of a run's pods that have not ended; of one that is being deleted it is asked whether it still exists."""
-    found = [
+    pods = [
         pod
         for pod in observer.cache.owned(owner, POD)
         if text(mapping(pod, "metadata", "labels"), names.LABEL_RUN) == run
         and text(pod, "status", "phase") not in ("Succeeded", "Failed")
     ]
-    while found and await observer.is_deleted(POD, found[0]):
-        found.pop(0)
-    return tuple(text(pod, "metadata", "name") for pod in found)
+    while pods and await observer.is_deleted(POD, pods[0]):
+        pods.pop(0)
+    return tuple(text(pod, "metadata", "name") for pod in pods)
 
 
 async def _fresh(observer: Observer, owner: Key, view: RunView) -> RunView:
-    """Reads again what two watches may show in the wrong order, before a planner judges by it.
+    """Reads again what two watches may show in the wrong order, before a planner decides by it.
 
     A run writes its result before its child ends, but the child's end may be seen first, beside no result or the
     error of an earlier attempt; and a child that is not in the cache although an attempt is open may just not
@@ -253,8 +253,8 @@ def _admission(observer: Observer, owner: Key, child: Child) -> tuple[str, str]:
     workload = observer.poller.ask(about_admission(child.key, child.uid), owner, child.created)
     if not workload:
         return child.reason, child.message
-    found = admission(workload)
-    return found.reason, found.message or child.message
+    state = admission(workload)
+    return state.reason, state.message or child.message
 
 
 def _obstacle(observer: Observer, owner: Key, child: Child, pods: Sequence[View]) -> tuple[str, str]:

@@ -143,7 +143,7 @@ def blocker_of(missing: Sequence[Reference], store: StoreConfig, leftover: Key |
             "StoreNotConfigured",
             "nobody said where results go; annotate the namespace with fovea.dev/store=<URI> "
             "or set defaults.store.uri of the chart",
-            watched=True,
+            wakes=True,
         )
     if leftover is not None:
         return waiting_for_leftover(leftover)
@@ -152,7 +152,7 @@ def blocker_of(missing: Sequence[Reference], store: StoreConfig, leftover: Key |
     first = missing[0]
     what = ", ".join(f"{reference.kind} {reference.name!r} ({reference.path})" for reference in missing)
     words = f"not found in this namespace: {what}; create it or correct the name"
-    return progressing(f"{first.kind}NotFound", words, watched=True)
+    return progressing(f"{first.kind}NotFound", words, wakes=True)
 
 
 def blocker_of_pods(view: RunView) -> Assessment | None:

@@ -46,11 +46,11 @@ def _container(container: View) -> Amounts:
 
 def total(parts: Iterable[Amounts]) -> Amounts:
     """The sum of amounts."""
-    found: dict[str, float] = {}
+    summed: dict[str, float] = {}
     for part in parts:
         for name, amount in part.items():
-            found[name] = found.get(name, 0.0) + amount
-    return found
+            summed[name] = summed.get(name, 0.0) + amount
+    return summed
 
 
 def total_of(pod_sets: Sequence[PodSet]) -> Amounts:
@@ -58,10 +58,11 @@ def total_of(pod_sets: Sequence[PodSet]) -> Amounts:
     return total({name: amount * pods.count for name, amount in pods.each.items()} for pods in pod_sets)
 
 
-def amounts(found: Amounts) -> str:
+def amounts(requested: Amounts) -> str:
     """Amounts in words, such as `1.2 cpu, 3Gi memory`."""
     return (
-        ", ".join(f"{_quantity(name, amount)} {name}" for name, amount in sorted(found.items()) if amount) or "nothing"
+        ", ".join(f"{_quantity(name, amount)} {name}" for name, amount in sorted(requested.items()) if amount)
+        or "nothing"
     )
 
 

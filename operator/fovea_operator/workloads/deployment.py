@@ -202,7 +202,7 @@ def triton_state(value: View | None, pods: Sequence[View], version: DeployedVers
     """Where a version is, by its Deployment and the pods that have its label."""
     if value is None:
         return VersionState()
-    wanted = mapping(value, "spec").get("replicas", 1)
+    desired = mapping(value, "spec").get("replicas", 1)
     available = number(value, "status", "availableReplicas")
     observed = number(value, "status", "observedGeneration") >= number(value, "metadata", "generation")
     own = [
@@ -210,7 +210,7 @@ def triton_state(value: View | None, pods: Sequence[View], version: DeployedVers
         for pod in of_component(pods, REPLICA)
         if text(mapping(pod, "metadata", "labels"), names.LABEL_VERSION) == version.name
     ]
-    if observed and isinstance(wanted, int) and available >= wanted:
+    if observed and isinstance(desired, int) and available >= desired:
         return VersionState(ready=True, answers=True, replicas=available)
     found = trouble(own, "spec.resources.limits.memory")
     if found is None:

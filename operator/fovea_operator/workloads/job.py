@@ -66,10 +66,10 @@ class JobWorkload:
 
     def cause(self, pods: Sequence[View], failure: State) -> State:
         """What ended its pod; a pod of which nothing is known was deleted."""
-        found = deaths(pods, self.memory_fields)
+        known = deaths(pods, self.memory_fields)
         unexplained = not failure.message or "backoff limit" in failure.message.lower()
-        if found and (found[0].reason or unexplained):
-            return State(failure.state, found[0].reason or failure.reason, found[0].message, found[0].own)
+        if known and (known[0].reason or unexplained):
+            return State(failure.state, known[0].reason or failure.reason, known[0].message, known[0].own)
         if unexplained:
             deleted = [text(pod, "metadata", "name") for pod in pods if text(pod, "metadata", "deletionTimestamp")]
             if deleted or not pods:

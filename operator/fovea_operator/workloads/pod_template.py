@@ -188,12 +188,12 @@ def _volumes(work: Work, settings: Settings) -> tuple[list[JsonValue], list[Json
 
 def _claims(spec: RunSpec) -> dict[str, bool]:
     """Claims that the run spec names, and whether a run writes there: only the store and an export for review."""
-    found: dict[str, bool] = {}
+    claims: dict[str, bool] = {}
     for path, uri in strings(spec.to_dict()):
         if (claim := claim_of(uri)) is not None:
             writable = path == ("store",) or path[-2:] == ("export", "uri")
-            found[claim] = found.get(claim, False) or writable
-    return found
+            claims[claim] = claims.get(claim, False) or writable
+    return claims
 
 
 def _secrets(recipe: JsonValue) -> Iterator[str]:
@@ -201,10 +201,10 @@ def _secrets(recipe: JsonValue) -> Iterator[str]:
 
 
 def _list(value: JsonObject, name: str) -> list[JsonValue]:
-    found = value.get(name)
-    return found if isinstance(found, list) else []
+    part = value.get(name)
+    return part if isinstance(part, list) else []
 
 
 def _map(value: JsonObject, name: str) -> JsonObject:
-    found = value.get(name)
-    return found if isinstance(found, dict) else {}
+    part = value.get(name)
+    return part if isinstance(part, dict) else {}

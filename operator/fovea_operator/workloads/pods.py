@@ -45,7 +45,7 @@ class Disruption:
 
 def disruption(pods: Sequence[View]) -> Disruption | None:
     """The last of them, by Kubernetes' own condition. A pod that used more than it asked for is its own cause."""
-    found = [
+    disruptions = [
         Disruption(
             time(condition, "lastTransitionTime"),
             f"pod {text(pod, 'metadata', 'name')}: {text(condition, 'message') or text(condition, 'reason')}",
@@ -55,7 +55,7 @@ def disruption(pods: Sequence[View]) -> Disruption | None:
         if text(condition, "type") == "DisruptionTarget" and text(condition, "status") == "True"
         if not _overuse(pod)
     ]
-    return max(found, key=lambda each: each.at.timestamp() if each.at is not None else math.inf, default=None)
+    return max(disruptions, key=lambda each: each.at.timestamp() if each.at is not None else math.inf, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,12 @@ def deaths(pods: Sequence[View], memory_fields: Mapping[str, str]) -> list[Death
     `memory_fields`: where the memory limit of a container is set, by its name.
     """
     lost = [each.at for pod in pods if (each := disruption([pod])) is not None and each.at is not None]
-    found = [
+    known = [
         replace(death, own=death.own or _is_own(death, taken, lost), taken=taken is not None)
         for pod, taken in zip(pods, map(disruption, ([pod] for pod in pods)), strict=True)
         for death in _deaths(pod, memory_fields)
     ]
-    return sorted(found, key=lambda death: death.weight)
+    return sorted(known, key=lambda death: death.weight)
 
 
 def _is_own(death: Death, taken: Disruption | None, lost: Sequence[datetime]) -> bool:

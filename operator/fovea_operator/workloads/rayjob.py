@@ -103,12 +103,12 @@ class RayJobWorkload:
 
     def cause(self, pods: Sequence[View], failure: State) -> State:
         """What ended its pods; a head that was replaced explains a failure of which KubeRay says nothing."""
-        found = deaths(pods, self.memory_fields)
+        known = deaths(pods, self.memory_fields)
         unexplained = not failure.message or "backoff limit" in failure.message.lower()
         if (replaced := _replaced_head(pods)) and unexplained:
-            return State(failure.state, failure.reason, "; ".join([replaced, *(death.message for death in found[:1])]))
-        if found and (found[0].reason or unexplained):
-            return State(failure.state, found[0].reason or failure.reason, found[0].message, found[0].own)
+            return State(failure.state, failure.reason, "; ".join([replaced, *(death.message for death in known[:1])]))
+        if known and (known[0].reason or unexplained):
+            return State(failure.state, known[0].reason or failure.reason, known[0].message, known[0].own)
         return failure
 
 

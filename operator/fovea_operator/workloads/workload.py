@@ -113,21 +113,21 @@ class Child:
 
 def read_child(workload: Workload, value: View, parts: Sequence[View] = (), pods: Sequence[View] = ()) -> Child:
     """Reads a child together with its parts and pods."""
-    found = workload.state(value, parts, pods)
-    if found.state is ChildState.STARTING:
-        reason, message = next(filter(None, map(waits_for, pods)), (found.reason, found.message))
-        found = State(found.state, reason, message)
-    if found.state is ChildState.FAILED:
-        found = workload.cause(pods, found)
+    current = workload.state(value, parts, pods)
+    if current.state is ChildState.STARTING:
+        reason, message = next(filter(None, map(waits_for, pods)), (current.reason, current.message))
+        current = State(current.state, reason, message)
+    if current.state is ChildState.FAILED:
+        current = workload.cause(pods, current)
     return Child(
         key=key_of(workload.kind, value),
         uid=text(value, "metadata", "uid"),
         run=text(mapping(value, "metadata", "labels"), names.LABEL_RUN),
         created=time(value, "metadata", "creationTimestamp") or datetime.fromtimestamp(0, UTC),
-        state=found.state,
+        state=current.state,
         deleting=bool(text(value, "metadata", "deletionTimestamp")),
-        reason=found.reason,
-        message=found.message,
+        reason=current.reason,
+        message=current.message,
         started=time(value, "status", "startTime"),
         queued_since=next(
             (
@@ -139,7 +139,7 @@ def read_child(workload: Workload, value: View, parts: Sequence[View] = (), pods
         ),
         ended_at=workload.ended_at(value),
         disruption=disruption(pods),
-        own_failure=found.own,
+        own_failure=current.own,
         pods_digest=text(mapping(value, "metadata", "annotations"), ANNOTATION_PODS),
     )
 

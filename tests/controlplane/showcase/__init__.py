@@ -138,7 +138,7 @@ def _assess(snapshot: Snapshot, requests: tuple[RunRequest, ...]) -> Assessment:
     if job is None or job.status is None or job.status.result is None:
         return progressing("NoModel", "waits for a model")
     entries = {entry.cause: entry.phase for entry in job.status.requested_runs}
-    on_the_way = [it.cause for it in requests if entries.get(it.cause) not in ("Succeeded", "Failed", "Refused")]
+    on_the_way = [each.cause for each in requests if entries.get(each.cause) not in ("Succeeded", "Failed", "Refused")]
     meanwhile = progressing("Retraining", f"on {on_the_way[0]}") if on_the_way else None
     return ready("Shown", "the newest model is shown", meanwhile=meanwhile)
 

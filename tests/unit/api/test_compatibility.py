@@ -106,7 +106,7 @@ SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_it_is_refused_with_field_and_remedy(name: str) -> None:
     (problem,), reason, place, remedy = SITUATIONS[name]
-    assert (problem.reason, problem.place) == (reason, place)
+    assert (problem.reason, problem.location) == (reason, place)
     assert remedy in str(problem)
 
 
@@ -125,13 +125,13 @@ def test_what_works_is_not_refused(given: TrainingJobSpec, data: DatasetSpec | N
     assert problems(given, data) == ()
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     found = problems(spec(RESNET, training={"loss": "GIoU"}, **criteria("test/mAP")))
-    assert [it.reason for it in found] == ["UnsuitableLoss", "UnknownMetric"]
+    assert [each.reason for each in found] == ["UnsuitableLoss", "UnknownMetric"]
     with pytest.raises(InvalidInput, match=r"(?s)loss: .*successCriteria\[0\]"):
         refuse(found)
 
 
-def test_of_a_mismatch_no_consequences_are_told() -> None:
+def test_of_a_mismatch_no_consequences_are_reported() -> None:
     found = problems(spec(RESNET, **criteria("test/mAP")), dataset())
-    assert [it.reason for it in found] == ["TaskMismatch"]
+    assert [each.reason for each in found] == ["TaskMismatch"]

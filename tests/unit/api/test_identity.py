@@ -123,7 +123,7 @@ def of(version: type[Model], **training: Any) -> Model:
 @pytest.fixture
 def without_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """What silence meant before there were presets: the fields' own defaults."""
-    bare = {name: it.model_copy(update={"preset": {}}) for name, it in catalogue().items()}
+    bare = {name: each.model_copy(update={"preset": {}}) for name, each in catalogue().items()}
     monkeypatch.setattr(architectures, "catalogue", lambda: bare)
 
 
@@ -187,7 +187,7 @@ def test_an_unentered_change_is_found_and_history_is_only_appended_to() -> None:
     assert entered[f"{ROOT}.training.mixup"] == [0.0]
     back = extended(entered, dict(declared(Recipe, ROOT)))
     assert back[f"{ROOT}.training.epochs"] == [10, 20, 10]
-    assert back[f"{ROOT}.training.mixup"] == [0.0], "the field may be gone; frozen recipes have it"
+    assert back[f"{ROOT}.training.mixup"] == [0.0], "the field may be removed; frozen recipes have it"
 
 
 def test_a_default_cannot_be_withdrawn() -> None:

@@ -58,7 +58,7 @@ class TestIdentity:
         assert spelled == recipe()
         assert identity(spelled) == identity(recipe())
 
-    @pytest.mark.parametrize("architecture", catalogue().values(), ids=lambda it: it.name)
+    @pytest.mark.parametrize("architecture", catalogue().values(), ids=lambda each: each.name)
     def test_every_architecture_has_the_weights_that_are_the_default(self, architecture: Architecture) -> None:
         assert recipe().model.pretrained.weights in architecture.weights
 
@@ -94,7 +94,7 @@ class TestIdentity:
         assert spec.recipe() == recipe()
 
 
-class TestJudge:
+class TestCriteria:
     CRITERIA = (
         Criterion(metric="test/mAP50", min=0.85),
         Criterion(metric="latency/p95Milliseconds", max=60),
@@ -105,18 +105,18 @@ class TestJudge:
         metrics = {"test/mAP50": 0.85, "latency/p95Milliseconds": 60.0, "size/megabytes": 20.0}
         assert all(result.met for result in evaluate_criteria(self.CRITERIA, metrics))
 
-    def test_each_is_judged_alone(self) -> None:
+    def test_each_is_checked_alone(self) -> None:
         metrics = {"test/mAP50": 0.84, "latency/p95Milliseconds": 61.0, "size/megabytes": 0.5}
         assert [result.met for result in evaluate_criteria(self.CRITERIA, metrics)] == [False, False, False]
 
     def test_what_was_not_measured_is_not_met(self) -> None:
         (result,) = evaluate_criteria(self.CRITERIA[:1], {})
         assert not result.met
-        assert str(result) == "test/mAP50 not measured (wanted ≥ 0.85)"
+        assert str(result) == "test/mAP50 not measured (required ≥ 0.85)"
 
-    def test_says_what_was_wanted_and_measured(self) -> None:
+    def test_says_what_was_required_and_measured(self) -> None:
         (result,) = evaluate_criteria(self.CRITERIA[2:], {"size/megabytes": 25.25})
-        assert str(result) == "size/megabytes 25.25 (wanted ≥ 1 and ≤ 20)"
+        assert str(result) == "size/megabytes 25.25 (required ≥ 1 and ≤ 20)"
 
 
 class TestMerge:
@@ -226,7 +226,7 @@ def test_references_name_their_fields() -> None:
             "compression": {"distillation": {"teacherRef": {"name": "large"}}},
         }
     )
-    assert [(it.kind, it.name, it.path) for it in training_references(spec)] == [
+    assert [(each.kind, each.name, each.path) for each in training_references(spec)] == [
         ("Dataset", "cells", "spec.datasetRef"),
         ("TrainingJob", "base", "spec.model.pretrained.trainingJobRef"),
         ("TrainingJob", "large", "spec.compression.distillation.teacherRef"),

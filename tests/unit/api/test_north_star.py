@@ -24,11 +24,14 @@ def test_is_accepted(kind: str) -> None:
     assert MODELS[kind].model_validate(example(kind)).metadata.name == "blood-cells"
 
 
-def test_what_cannot_be_done_yet_is_told_with_its_field() -> None:
+def test_what_cannot_be_done_yet_is_reported_with_its_field() -> None:
     data = dataset.Dataset.model_validate(example("dataset"))
-    assert [it.place for it in dataset.unsupported(data.spec)] == ["spec.sources[2].video", "spec.sources[3].generator"]
+    assert [each.location for each in dataset.unsupported(data.spec)] == [
+        "spec.sources[2].video",
+        "spec.sources[3].generator",
+    ]
     job = trainingjob.TrainingJob.model_validate(example("trainingjob"))
-    assert [it.place for it in trainingjob.unsupported(job.spec)] == [
+    assert [each.location for each in trainingjob.unsupported(job.spec)] == [
         "spec.compression.pruning",
         "spec.compression.distillation",
         "spec.export.formats",

@@ -35,7 +35,7 @@ def read(frozen: Mapping[str, Any]) -> Recipe:
     return read_recipe(RunType.TRAINING, frozen, Recipe)
 
 
-@pytest.mark.parametrize("architecture", catalogue().values(), ids=lambda it: it.name)
+@pytest.mark.parametrize("architecture", catalogue().values(), ids=lambda each: each.name)
 def test_a_preset_leaves_nothing_open_and_is_a_valid_recipe(architecture: Architecture) -> None:
     laid = with_preset(of(architecture.name))
     left = {"input.size", "training.epochs", "training.schedule.warmupEpochs"} & set(silent_paths(laid))
@@ -43,7 +43,7 @@ def test_a_preset_leaves_nothing_open_and_is_a_valid_recipe(architecture: Archit
     assert laid.training.ema is not None
     assert laid.training.gradient_clip_norm
     assert laid.training.optimizer.backbone_rate < 1
-    windows = [it.random_crop for it in laid.input.augmentations if it.random_crop is not None]
+    windows = [each.random_crop for each in laid.input.augmentations if each.random_crop is not None]
     assert bool(windows) == (architecture.task is Task.SEMANTIC_SEGMENTATION)
 
 
@@ -86,7 +86,7 @@ def test_without_weights_the_whole_network_learns_at_the_full_rate_and_longer() 
 def test_a_given_size_replaces_the_sizing_and_bounds_the_windows() -> None:
     laid = with_preset(of("unet-efficientnet-lite0", input={"size": {"width": 128, "height": 512}}))
     assert laid.input.sizing is None
-    (window,) = [it.random_crop for it in laid.input.augmentations if it.random_crop is not None]
+    (window,) = [each.random_crop for each in laid.input.augmentations if each.random_crop is not None]
     assert (window.width, window.height) == (128, 256)
 
 

@@ -35,7 +35,7 @@ PRELABEL = {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}
 def test_each_wish_of_a_training_is_refused_with_its_field(part: dict[str, Any], field: str) -> None:
     recipe = trainingjob.Recipe.model_validate({"model": {"architecture": "resnet18"}, **part})
     (problem,) = trainingjob.unsupported(recipe)
-    assert (problem.reason, problem.place) == ("NotSupported", field)
+    assert (problem.reason, problem.location) == ("NotSupported", field)
     assert "not available in this version" in str(problem)
 
 
@@ -67,7 +67,7 @@ def recipe(*sources: dict[str, Any], task: str = "Detection", **fields: Any) -> 
 )
 def test_each_wish_of_a_dataset_is_refused_with_its_field(given: dataset.Recipe, field: str) -> None:
     (problem,) = dataset.unsupported(given)
-    assert (problem.reason, problem.place) == ("NotSupported", field)
+    assert (problem.reason, problem.location) == ("NotSupported", field)
     assert "not available in this version" in str(problem)
 
 

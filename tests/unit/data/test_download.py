@@ -217,4 +217,4 @@ def test_a_hostile_archive_is_named_by_its_address(server: Server, build: Build,
     server.answers["/a.tar.gz"] = content(data)
     with pytest.raises(FoveaError, match="is a link") as error:
         build(spec_of(f"{server.root}/a.tar.gz?{SECRET}", data))
-    assert error.value.place == f"{server.root}/a.tar.gz"
+    assert error.value.location == f"{server.root}/a.tar.gz"

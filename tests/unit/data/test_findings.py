@@ -33,7 +33,7 @@ def test_a_build_fails_from_a_share_of_faulty_images_on(
         return
     with pytest.raises(InvalidInput, match=rf"{broken} of 24 images are faulty.*BloodImage_00000.jpg") as error:
         build(spec)
-    assert error.value.place == "spec.quality.maxFaultyImages"
+    assert error.value.location == "spec.quality.maxFaultyImages"
 
 
 def test_findings_reach_summary_and_report(build: Build, voc: Path) -> None:

@@ -110,11 +110,11 @@ async def test_nothing_is_made_for_a_controller_that_is_not_there() -> None:
 
 async def test_a_cluster_without_ray_jobs_is_named_and_a_missing_job_is_not() -> None:
     server, writer = world()
-    server.fails = {RAY_JOB: NotFound("no matches"), JOB: NotFound("namespace is gone")}
+    server.fails = {RAY_JOB: NotFound("no matches"), JOB: NotFound("namespace is deleted")}
     words = r"^the cluster knows no RayJobs \(install the KubeRay operator 1.6 or newer\)$"
     with pytest.raises(KubeRayMissing, match=words):
         await carry_out(writer, Create(Key(RAY_JOB, "ns", "r-1-1"), MANIFEST, RUN_KEY))
-    with pytest.raises(NotFound, match="namespace is gone"):
+    with pytest.raises(NotFound, match="namespace is deleted"):
         await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
 
 
@@ -280,7 +280,7 @@ def emit(once: str = "r-1", note: str = "note", reason: str = "RunCreated") -> E
     return Emit(RUN_KEY, "Normal", reason, note, once)
 
 
-async def test_an_event_is_told_once_under_a_name_made_of_what_it_tells() -> None:
+async def test_an_event_is_reported_once_under_a_name_made_of_what_it_reports() -> None:
     server, writer = world()
     await carry_out(writer, emit(), emit(), emit("r-2"), emit(reason="Other"))
     events = [value for key, value in server.objects.items() if key.kind.name == "Event"]

@@ -22,7 +22,7 @@ from fovea_operator.workloads.rayjob import build_ray_job
 from fovea_operator.workloads.work import Work
 
 SETTINGS = Settings()
-STORE = StoreConfig("pvc://store/ns", "store-keys", cluster="c-uid", namespace="n-uid", adopt="c-uid/gone")
+STORE = StoreConfig("pvc://store/ns", "store-keys", cluster="c-uid", namespace="n-uid", adopt="c-uid/before")
 RECIPE = Recipe.model_validate(
     {
         "task": "Detection",
@@ -86,7 +86,7 @@ def test_names_fit_kuberay() -> None:
 
 def test_volumes_only_the_store_is_written() -> None:
     container = pods(job())[0]["spec"]["containers"][0]
-    mounts = {it["mountPath"]: it.get("readOnly", False) for it in container["volumeMounts"]}
+    mounts = {each["mountPath"]: each.get("readOnly", False) for each in container["volumeMounts"]}
     assert mounts == {
         "/fovea/work": False,
         "/fovea/pvc/datasets": True,
@@ -96,8 +96,8 @@ def test_volumes_only_the_store_is_written() -> None:
     assert container["envFrom"] == [{"secretRef": {"name": "store-keys"}}]
 
 
-def test_the_order_travels_whole() -> None:
-    env = {it["name"]: it["value"] for it in pods(job())[0]["spec"]["containers"][0]["env"]}
+def test_the_run_spec_travels_whole() -> None:
+    env = {each["name"]: each["value"] for each in pods(job())[0]["spec"]["containers"][0]["env"]}
     assert RunSpec.model_validate(json.loads(env["FOVEA_RUN"])) == work().spec
     assert (env["FOVEA_ATTEMPT"], env["FOVEA_NAMESPACE"], env["FOVEA_RUN_NAME"]) == ("2", "ns", work().run)
 
@@ -173,7 +173,7 @@ def test_a_pod_knows_whom_its_store_must_belong_to() -> None:
     for pod in (pods(job())[0], pods(ray_job())[1]):
         env = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
         owner = (env["FOVEA_CLUSTER_UID"], env["FOVEA_NAMESPACE_UID"], env["FOVEA_ADOPT"])
-        assert owner == ("c-uid", "n-uid", "c-uid/gone")
+        assert owner == ("c-uid", "n-uid", "c-uid/before")
 
 
 def test_a_spec_that_no_variable_takes_lies_in_a_config_map_that_the_pod_knows_by_digest() -> None:

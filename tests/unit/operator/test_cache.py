@@ -1,4 +1,4 @@
-"""The cache: newest wins, gone stays gone."""
+"""The cache: newest wins, deleted stays deleted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_an_older_version_never_replaces_a_newer_one() -> None:
     assert cache.get(KEY)["spec"] == {"number": 5}  # type: ignore[index]
 
 
-def test_a_late_event_does_not_bring_back_what_is_gone() -> None:
+def test_a_late_event_does_not_bring_back_what_is_deleted() -> None:
     cache = Cache(builtin())
     cache.put(RUN, run(5))
     assert cache.remove(RUN, run(7))
@@ -44,7 +44,7 @@ def test_a_late_deletion_does_not_take_what_was_made_anew() -> None:
 
 async def test_a_listing_prunes_what_is_older_than_itself_only() -> None:
     changed: list[str] = []
-    cache = Cache(builtin(), lambda kind, values, referred: changed.extend(it["metadata"]["name"] for it in values))  # type: ignore[index,call-overload,misc]
+    cache = Cache(builtin(), lambda kind, values, referred: changed.extend(each["metadata"]["name"] for each in values))  # type: ignore[index,call-overload,misc]
     cache.put(RUN, run(5))
     cache.put(RUN, run(20, "r-2"))
     changed.clear()
@@ -64,7 +64,7 @@ async def test_how_an_object_was_in_the_end_is_known_as_long_as_anything_works_f
     cache.put(RUN, run(5))
     cache.put(TRAINING_JOB, job(6, "Delete"))
     assert cache.last(OWNER) is None
-    cache.remove(TRAINING_JOB, job(8, "Retain"))  # nobody told of the edit
+    cache.remove(TRAINING_JOB, job(8, "Retain"))  # nobody reported the edit
     assert cache.last(OWNER)["spec"] == {"deletionPolicy": "Retain"}  # type: ignore[index]
     cache.put(TRAINING_JOB, job(9, "Delete"))
     assert cache.last(OWNER) is None
@@ -78,7 +78,7 @@ def test_runs_are_found_by_their_owner() -> None:
     cache = Cache(builtin())
     cache.put(RUN, run(5))
     cache.put(RUN, run(6, "r-0"))
-    assert [it["metadata"]["name"] for it in cache.owned(OWNER, RUN)] == ["r-0", "r-1"]  # type: ignore[index]
+    assert [each["metadata"]["name"] for each in cache.owned(OWNER, RUN)] == ["r-0", "r-1"]  # type: ignore[index]
     cache.forget(KEY)
     assert len(list(cache.owned(OWNER, RUN))) == 1
 

@@ -50,38 +50,38 @@ def job(**spec: Any) -> TrainingJob:
     return TrainingJob.model_validate({"metadata": METADATA, "spec": base | spec})
 
 
-def of_dataset(it: Dataset, *runs: RunView, now: datetime = NOW, **more: Any) -> Plan:
-    return plan_dataset(DatasetSnapshot(dataset=it, runs=runs, store=STORE, now=now, **more), SETTINGS)
+def of_dataset(each: Dataset, *runs: RunView, now: datetime = NOW, **more: Any) -> Plan:
+    return plan_dataset(DatasetSnapshot(dataset=each, runs=runs, store=STORE, now=now, **more), SETTINGS)
 
 
-def of_job(it: TrainingJob, *runs: RunView, dataset: Dataset | None = None, **more: Any) -> Plan:
-    snapshot = TrainingSnapshot(job=it, runs=runs, dataset=dataset, datasets=("cells",), store=STORE, now=NOW, **more)
+def of_job(each: TrainingJob, *runs: RunView, dataset: Dataset | None = None, **more: Any) -> Plan:
+    snapshot = TrainingSnapshot(job=each, runs=runs, dataset=dataset, datasets=("cells",), store=STORE, now=NOW, **more)
     return plan_training(snapshot, SETTINGS)
 
 
 def made(plan: Plan, kind: object, type: str = "") -> list[Create]:
-    found = [it for it in plan.writes if isinstance(it, Create) and it.key.kind == kind]
-    return [it for it in found if not type or it.manifest["spec"]["type"] == type]  # type: ignore[index,call-overload]
+    found = [each for each in plan.writes if isinstance(each, Create) and each.key.kind == kind]
+    return [each for each in found if not type or each.manifest["spec"]["type"] == type]  # type: ignore[index,call-overload]
 
 
 def deleted(plan: Plan) -> list[str]:
-    return [it.key.name for it in plan.writes if isinstance(it, Delete)]
+    return [each.key.name for each in plan.writes if isinstance(each, Delete)]
 
 
 def status_of(plan: Plan, name: str) -> dict[str, Any]:
-    found = [dict(it.status) for it in plan.writes if isinstance(it, SetStatus) and it.key.name == name]
+    found = [dict(each.status) for each in plan.writes if isinstance(each, SetStatus) and each.key.name == name]
     return found[-1] if found else {}
 
 
 def ready(status: dict[str, Any]) -> tuple[str, str]:
-    found = next(it for it in status["conditions"] if it["type"] == "Ready")
+    found = next(each for each in status["conditions"] if each["type"] == "Ready")
     return found["reason"], found["message"]
 
 
 def run(spec: Any, status: dict[str, Any] | None = None, *children: Child, created: datetime = NOW) -> RunView:
-    order = RunSpec.model_validate(spec)
-    metadata = {"name": run_name(order.identity), "namespace": "ns", "uid": "r", "creationTimestamp": created}
-    return RunView(Run.model_validate({"metadata": metadata, "spec": order.to_dict(), "status": status}), children)
+    made = RunSpec.model_validate(spec)
+    metadata = {"name": run_name(made.identity), "namespace": "ns", "uid": "r", "creationTimestamp": created}
+    return RunView(Run.model_validate({"metadata": metadata, "spec": made.to_dict(), "status": status}), children)
 
 
 def child(view: RunView, state: ChildState = ChildState.RUNNING) -> Child:
@@ -113,7 +113,7 @@ def built(number: int, versions: int, nonce: str = "") -> RunView:
     """A finished build of version `number` when the store had so many versions."""
     view = run(made(of_dataset(dataset()), RUN, "DatasetBuild")[0].manifest["spec"])
     spec = view.run.spec.model_copy(update={"nonce": nonce, "identity": version(number)} if nonce else {})
-    left = [version(number - it) for it in range(versions)]
+    left = [version(number - each) for each in range(versions)]
     summary = {"version": version(number), "images": 9, "annotations": 9, "splits": {"train": 9}, "classes": []}
     result = {
         "completedAt": NOW + timedelta(minutes=number),
@@ -126,20 +126,20 @@ def built(number: int, versions: int, nonce: str = "") -> RunView:
 
 
 def pruning(build: RunView, **spec: Any) -> RunView:
-    """The Run that was ordered after a build."""
+    """The Run that a build leads to."""
     return run(made(of_dataset(dataset(**spec), build), RUN, "Cleanup")[0].manifest["spec"])
 
 
 # --- deletionPolicy: the object exists -----------------------------------------------------------------------------
 
 
-def test_retain_orders_nothing() -> None:
+def test_retain_makes_nothing() -> None:
     for plan in (of_dataset(dataset()), of_job(job(), dataset=dataset({"version": version(1), "artifact": "s3://x"}))):
         assert made(plan, RUN)
         assert not made(plan, RUN, "Cleanup")
 
 
-def test_delete_orders_before_any_data_exist_and_waits() -> None:
+def test_delete_makes_its_run_before_any_data_exist_and_waits() -> None:
     known = dataset({"version": version(1), "artifact": "s3://x"})
     for kind, plan in ((DATASET, of_dataset(dataset(**POLICY))), (TRAINING_JOB, of_job(job(**POLICY), dataset=known))):
         create = plan.writes[0]
@@ -152,11 +152,11 @@ def test_delete_orders_before_any_data_exist_and_waits() -> None:
         assert status["phase"] == "Pending"
         assert ready(status) == ("Waiting", f"acts when {kind.name} cells is deleted")
         assert not [
-            it for it in plan.writes if isinstance(it, Create) and it.key.name.startswith(f"{create.key.name}-")
+            each for each in plan.writes if isinstance(each, Create) and each.key.name.startswith(f"{create.key.name}-")
         ]
 
 
-def test_without_a_run_there_is_nothing_to_order() -> None:
+def test_without_a_run_there_is_nothing_to_delete() -> None:
     nowhere = DatasetSnapshot(dataset=dataset(**POLICY), store=StoreConfig(""), now=NOW)
     assert not made(plan_dataset(nowhere, SETTINGS), RUN)
     assert not made(of_job(job(**POLICY)), RUN)
@@ -182,16 +182,16 @@ LIVING: dict[str, tuple[dict[str, Any], RunView, tuple[bool, bool]]] = {
 
 @pytest.mark.parametrize("name", LIVING)
 def test_an_object_that_exists(name: str) -> None:
-    spec, view, wanted = LIVING[name]
+    spec, view, expected = LIVING[name]
     plan = of_dataset(dataset(**spec), cleanups=(view,))
-    assert (view.name in deleted(plan), bool(made(plan, RUN, "Cleanup"))) == wanted
-    assert not [it for it in plan.writes if isinstance(it, Create) and it.key.name == f"{view.name}-1"]
+    assert (view.name in deleted(plan), bool(made(plan, RUN, "Cleanup"))) == expected
+    assert not [each for each in plan.writes if isinstance(each, Create) and each.key.name == f"{view.name}-1"]
 
 
 def test_a_settled_one_is_not_written_again() -> None:
     view = settled(WAITING)
     plan = of_dataset(dataset(**POLICY), cleanups=(view,))
-    assert not [it for it in plan.writes if isinstance(it, SetStatus | Create) and it.key.name == view.name]
+    assert not [each for each in plan.writes if isinstance(each, SetStatus | Create) and each.key.name == view.name]
 
 
 def test_a_build_starts_after_the_last_pod_of_a_cleanup() -> None:
@@ -219,10 +219,10 @@ def test_an_object_made_again_waits_until_the_cleanup_has_ended() -> None:
     assert made(of_job(job(), dataset=known, cleanups=(WAITING,)), RAY_JOB)
 
 
-# --- deletionPolicy: the object is gone ----------------------------------------------------------------------------
+# --- deletionPolicy: the object is deleted ----------------------------------------------------------------------------
 
 
-def gone(
+def after_deletion(
     view: RunView, users: tuple[str, ...] = (), missing: tuple[Reference, ...] = (), now: datetime = LATER, **more: Any
 ) -> Plan:
     return plan_deleted(DeletedSnapshot(view, users, STORE, missing, now, **more), SETTINGS)
@@ -230,20 +230,20 @@ def gone(
 
 def missed(view: RunView, **status: Any) -> RunView:
     """The same a minute after its object was seen missing."""
-    first = gone(with_status(view, phase="Pending"), now=NOW)
+    first = after_deletion(with_status(view, phase="Pending"), now=NOW)
     return with_status(view, **(status_of(first, view.name) | status))
 
 
-def order_of(plan: Plan) -> RunSpec:
+def spec_of(plan: Plan) -> RunSpec:
     container = made(plan, JOB)[0].manifest["spec"]["template"]["spec"]["containers"][0]  # type: ignore[index,call-overload]
-    env = {it["name"]: it.get("value") for it in container["env"]}  # type: ignore[index,call-overload,union-attr]
+    env = {each["name"]: each.get("value") for each in container["env"]}  # type: ignore[index,call-overload,union-attr]
     return RunSpec.model_validate(json.loads(env["FOVEA_RUN"]))  # type: ignore[arg-type]
 
 
-def test_the_cleanup_of_a_gone_object_starts_where_its_pods_ran() -> None:
+def test_the_cleanup_of_a_deleted_object_starts_where_its_pods_ran() -> None:
     template = {"nodeSelector": {"disk": "ssd"}, "imagePullSecrets": [{"name": "registry"}]}
     view = waiting(compute={"podTemplate": template, "image": "mine:1"}, runPolicy={"queueName": "q", "retries": 0})
-    plan = gone(missed(view))
+    plan = after_deletion(missed(view))
     create = made(plan, JOB)[0]
     pod: Any = create.manifest["spec"]["template"]["spec"]  # type: ignore[index,call-overload]
     assert create.controller == Key(RUN, "ns", view.name)
@@ -251,72 +251,72 @@ def test_the_cleanup_of_a_gone_object_starts_where_its_pods_ran() -> None:
     assert (pod["nodeSelector"], pod["imagePullSecrets"]) == ({"disk": "ssd"}, [{"name": "registry"}])
     assert pod["containers"][0]["image"] == "mine:1"
     assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "keys"}}]
-    recipe = CleanupRecipe.model_validate(dict(order_of(plan).recipe))
+    recipe = CleanupRecipe.model_validate(dict(spec_of(plan).recipe))
     assert (recipe.keep_newest, recipe.keep) == (0, ())
-    assert all(it.regarding == Key(RUN, "ns", view.name) for it in plan.writes if isinstance(it, Emit))
+    assert all(each.regarding == Key(RUN, "ns", view.name) for each in plan.writes if isinstance(each, Emit))
 
 
 def at_work_or_done(**status: Any) -> RunView:
     return replace(missed(WAITING, phase="Running", attempts=[attempt(WAITING)], **status), children=(child(WAITING),))
 
 
-GONE: dict[str, tuple[Plan, dict[str, Any]]] = {
+AFTER_DELETION: dict[str, tuple[Plan, dict[str, Any]]] = {
     "a pod of an earlier attempt lives": (
-        gone(replace(missed(WAITING, attempts=[attempt(WAITING, "Failed")]), pods=("p",))),
+        after_deletion(replace(missed(WAITING, attempts=[attempt(WAITING, "Failed")]), pods=("p",))),
         {"started": False, "reason": "Stopping"},
     ),
     "it was seen missing just now": (
-        gone(settled(WAITING)),
+        after_deletion(settled(WAITING)),
         {"started": False, "deleted": [], "reason": "Deleted", "requeue": 60.0},
     ),
     "it was seen missing a while ago": (
-        gone(missed(WAITING), now=NOW + timedelta(seconds=20)),
+        after_deletion(missed(WAITING), now=NOW + timedelta(seconds=20)),
         {"started": False, "deleted": [], "requeue": 40.0},
     ),
-    "nothing refers to it": (gone(missed(WAITING)), {"started": True, "deleted": []}),
+    "nothing refers to it": (after_deletion(missed(WAITING)), {"started": True, "deleted": []}),
     "a backup brought the Run back without its object": (
-        gone(WAITING, now=NOW + timedelta(days=1)),
+        after_deletion(WAITING, now=NOW + timedelta(days=1)),
         {"started": False, "deleted": [], "reason": "Unconfirmed", "requeue": None},
     ),
     "its policy was Retain in the end": (
-        gone(missed(WAITING), retained=True),
+        after_deletion(missed(WAITING), retained=True),
         {"started": False, "deleted": [WAITING.name]},
     ),
     "its policy was Retain in the end, but data of the one before go already": (
-        gone(at_work_or_done(), retained=True),
+        after_deletion(at_work_or_done(), retained=True),
         {"started": False, "deleted": [], "reason": "Running"},
     ),
     "something does": (
-        gone(missed(WAITING), users=tuple(f"Pod p{number}" for number in range(7))),
+        after_deletion(missed(WAITING), users=tuple(f"Pod p{number}" for number in range(7))),
         {"started": False, "reason": "InUse", "requeue": 15.0},
     ),
     "another namespace has the same store": (
-        gone(missed(WAITING), shared="b"),
+        after_deletion(missed(WAITING), shared="b"),
         {"started": False, "deleted": [], "reason": "StoreShared", "requeue": 15.0},
     ),
     "the store's claim is missing": (
-        gone(missed(WAITING), missing=(Reference("PersistentVolumeClaim", "store", "the store"),)),
+        after_deletion(missed(WAITING), missing=(Reference("PersistentVolumeClaim", "store", "the store"),)),
         {"started": False, "reason": "PersistentVolumeClaimNotFound"},
     ),
-    "its pod is at work": (gone(at_work_or_done()), {"started": False, "deleted": [], "reason": "Running"}),
+    "its pod is at work": (after_deletion(at_work_or_done()), {"started": False, "deleted": [], "reason": "Running"}),
     "an attempt failed": (
-        gone(missed(WAITING, attempts=[attempt(WAITING, "Failed")])),
+        after_deletion(missed(WAITING, attempts=[attempt(WAITING, "Failed")])),
         {"started": True},
     ),
     "it succeeded": (
-        gone(at_work_or_done(result={"completedAt": NOW})),
+        after_deletion(at_work_or_done(result={"completedAt": NOW})),
         {"started": False, "deleted": [WAITING.name]},
     ),
     "it failed for good": (
-        gone(at_work_or_done(result=FAILED["result"])),
+        after_deletion(at_work_or_done(result=FAILED["result"])),
         {"started": False, "deleted": [], "reason": "AccessDenied", "requeue": SETTINGS.exit_grace_seconds},
     ),
 }
 
 
-@pytest.mark.parametrize("name", GONE)
-def test_an_object_that_is_gone(name: str) -> None:
-    plan, wanted = GONE[name]
+@pytest.mark.parametrize("name", AFTER_DELETION)
+def test_after_an_object_was_deleted(name: str) -> None:
+    plan, expected = AFTER_DELETION[name]
     status = status_of(plan, WAITING.name)
     found = {
         "started": bool(made(plan, JOB)),
@@ -324,24 +324,24 @@ def test_an_object_that_is_gone(name: str) -> None:
         "reason": ready(status)[0] if status else "",
         "requeue": plan.requeue_after,
     }
-    assert {key: found[key] for key in wanted} == wanted
+    assert {key: found[key] for key in expected} == expected
 
 
 def test_an_object_that_comes_back_makes_its_cleanup_wait_anew() -> None:
-    for view in (WAITING, with_status(WAITING, **status_of(gone(WAITING), WAITING.name)), missed(WAITING)):
+    for view in (WAITING, with_status(WAITING, **status_of(after_deletion(WAITING), WAITING.name)), missed(WAITING)):
         back = with_status(view, **status_of(of_dataset(dataset(**POLICY), cleanups=(view,)), view.name))
         assert ready(back.status.to_dict())[0] == "Waiting"
-        assert gone(back).requeue_after == 60
+        assert after_deletion(back).requeue_after == 60
 
 
-def test_users_are_told_and_the_list_stays_short() -> None:
-    plan, _ = GONE["something does"]
+def test_users_are_listed_and_the_list_stays_short() -> None:
+    plan, _ = AFTER_DELETION["something does"]
     assert ready(status_of(plan, WAITING.name))[1].endswith("Pod p0, Pod p1, Pod p2, Pod p3, Pod p4 and 2 more")
 
 
 def test_the_last_failure_names_the_remedy() -> None:
     attempts = [attempt(WAITING, "Failed") | {"number": number} for number in range(1, 22)]
-    status = status_of(gone(missed(WAITING, attempts=attempts)), WAITING.name)
+    status = status_of(after_deletion(missed(WAITING, attempts=attempts)), WAITING.name)
     assert status["phase"] == "Failed"
     assert "apply Dataset cells and delete it anew" in ready(status)[1]
 
@@ -354,9 +354,9 @@ def annotated(view: RunView, value: str) -> RunView:
 def test_a_cleanup_of_a_deleted_object_that_has_failed_goes_on_when_its_run_is_annotated() -> None:
     attempts = [attempt(WAITING, "Failed") | {"number": number} for number in range(1, 22)]
     failed = missed(WAITING, attempts=attempts, phase="Failed")
-    assert not made(gone(failed), JOB)
-    assert f"fovea.dev/retry of run {WAITING.name}" in ready(status_of(gone(failed), WAITING.name))[1]
-    plan = gone(annotated(failed, "now"))
+    assert not made(after_deletion(failed), JOB)
+    assert f"fovea.dev/retry of run {WAITING.name}" in ready(status_of(after_deletion(failed), WAITING.name))[1]
+    plan = after_deletion(annotated(failed, "now"))
     assert made(plan, JOB)
     assert status_of(plan, WAITING.name)["retry"] == {"value": "now", "attempt": 21}
 
@@ -365,7 +365,7 @@ BLOCKED = {"number": 1, "child": "c", "outcome": "Blocked", "reason": "AccessDen
 
 
 def test_a_cleanup_that_the_surroundings_stop_says_whom_to_annotate() -> None:
-    waits = status_of(gone(missed(WAITING, attempts=[BLOCKED | {"endTime": LATER}])), WAITING.name)
+    waits = status_of(after_deletion(missed(WAITING, attempts=[BLOCKED | {"endTime": LATER}])), WAITING.name)
     assert ready(waits)[0] == "AccessDenied"
     assert f"kubectl annotate run {WAITING.name} fovea.dev/retry=now" in ready(waits)[1]
 
@@ -376,12 +376,12 @@ KEEP_TWO = {"retainVersions": 2}
 STATUS = {"version": version(3), "artifact": f"s3://fovea/ns/dataset/cells/{version(3)}"}
 
 
-@pytest.mark.parametrize(("versions", "ordered"), [(0, False), (1, False), (2, False), (3, True)])
-def test_old_versions_are_deleted_when_there_are_too_many(versions: int, ordered: bool) -> None:
+@pytest.mark.parametrize(("versions", "starts"), [(0, False), (1, False), (2, False), (3, True)])
+def test_old_versions_are_deleted_when_there_are_too_many(versions: int, starts: bool) -> None:
     plan = of_dataset(dataset(**KEEP_TWO), built(3, versions))
     found = made(plan, RUN, "Cleanup")
-    assert bool(found) is ordered
-    if ordered:
+    assert bool(found) is starts
+    if starts:
         assert found[0].controller == Key(DATASET, "ns", "cells")
         assert not made(plan, JOB), "it is built in a later reconcile"
 
@@ -394,7 +394,7 @@ def prune(view: RunView, *builds: RunView, now: datetime = LATER, used: tuple[in
 def test_it_keeps_the_newest_the_current_and_the_used() -> None:
     build = built(3, 3)
     plan = prune(pruning(build, **KEEP_TWO), build, used=(1, 7))
-    recipe = CleanupRecipe.model_validate(dict(order_of(plan).recipe))
+    recipe = CleanupRecipe.model_validate(dict(spec_of(plan).recipe))
     assert recipe.keep_newest == 2
     assert recipe.keep == (version(1), version(3), version(7))
 
@@ -404,11 +404,11 @@ def test_it_keeps_the_version_whose_splits_the_newest_keeps() -> None:
     inputs = {"parent": {"version": version(2), "artifact": "s3://x"}}
     spec = build.run.spec.model_copy(update={"inputs": type(build.run.spec.inputs).model_validate(inputs)})
     build = replace(build, run=build.run.model_copy(update={"spec": spec}))
-    recipe = CleanupRecipe.model_validate(dict(order_of(prune(pruning(build, **KEEP_TWO), build)).recipe))
+    recipe = CleanupRecipe.model_validate(dict(spec_of(prune(pruning(build, **KEEP_TWO), build)).recipe))
     assert recipe.keep == (version(2), version(3))
 
 
-def test_it_waits_until_every_run_that_was_being_ordered_is_known() -> None:
+def test_it_waits_until_every_run_that_was_being_created_is_known() -> None:
     build = built(3, 3)
     plan = prune(pruning(build, **KEEP_TWO), build, now=NOW + timedelta(seconds=20))
     assert not made(plan, JOB)
@@ -418,12 +418,12 @@ def test_it_waits_until_every_run_that_was_being_ordered_is_known() -> None:
 def test_it_starts_no_attempt_as_long_as_nobody_looked_for_what_is_used() -> None:
     """While an attempt is open nobody looks; it may end in the same step that could start the next."""
     build = built(3, 3)
-    order = pruning(build, **KEEP_TWO)
-    ended = with_status(order, phase="Running", attempts=[attempt(order) | {"reason": "Suspended"}])
-    for view in (order, ended):
+    cleanup = pruning(build, **KEEP_TWO)
+    ended = with_status(cleanup, phase="Running", attempts=[attempt(cleanup) | {"reason": "Suspended"}])
+    for view in (cleanup, ended):
         plan = of_dataset(dataset(STATUS, **KEEP_TWO), build, now=LATER, cleanups=(view,))
         assert not made(plan, JOB)
-        assert ready(status_of(plan, order.name)) == ("Waiting", "acts when it is known which versions are in use")
+        assert ready(status_of(plan, cleanup.name)) == ("Waiting", "acts when it is known which versions are in use")
         assert plan.requeue_after == SETTINGS.reference_poll_seconds
 
 
@@ -442,10 +442,10 @@ def test_a_cleanup_of_versions_follows_the_annotation_of_its_dataset() -> None:
 
 def test_it_deletes_nothing_in_a_store_of_two_namespaces() -> None:
     build = built(3, 3)
-    order = pruning(build, **KEEP_TWO)
-    plan = of_dataset(dataset(STATUS, **KEEP_TWO), build, now=LATER, cleanups=(order,), used=frozenset(), shared="b")
+    cleanup = pruning(build, **KEEP_TWO)
+    plan = of_dataset(dataset(STATUS, **KEEP_TWO), build, now=LATER, cleanups=(cleanup,), used=frozenset(), shared="b")
     assert not made(plan, JOB)
-    assert ready(status_of(plan, order.name))[0] == "StoreShared"
+    assert ready(status_of(plan, cleanup.name))[0] == "StoreShared"
     assert plan.requeue_after == SETTINGS.reference_poll_seconds
 
 
@@ -460,42 +460,44 @@ def test_it_deletes_nothing_in_a_store_of_two_namespaces() -> None:
 def test_it_goes_on_while_the_spec_cannot_be_followed(spec: dict[str, Any]) -> None:
     """Jobs that pin a version wait for its end."""
     build = built(3, 3)
-    order = pruning(build, **KEEP_TWO)
+    cleanup = pruning(build, **KEEP_TWO)
 
     def blocked(*views: RunView, now: datetime = LATER) -> Plan:
         return of_dataset(dataset(STATUS, **KEEP_TWO, **spec), build, now=now, cleanups=views, used=frozenset())
 
     assert made(blocked(), RUN, "Cleanup")
-    assert blocked(order, now=NOW).requeue_after == 60
-    assert made(blocked(order), JOB)
-    assert status_of(blocked(cleaned(working_on(order), 3, 2)), order.name)["phase"] == "Succeeded"
+    assert blocked(cleanup, now=NOW).requeue_after == 60
+    assert made(blocked(cleanup), JOB)
+    assert status_of(blocked(cleaned(working_on(cleanup), 3, 2)), cleanup.name)["phase"] == "Succeeded"
 
 
 def test_a_build_and_a_cleanup_never_work_at_the_same_time() -> None:
     build = built(3, 3)
-    order = pruning(build, **KEEP_TWO)
+    cleanup = pruning(build, **KEEP_TWO)
     at_work = with_status(build, phase="Running", attempts=[attempt(build)])
     at_work = RunView(at_work.run, (child(at_work),))
-    plan = prune(working_on(order), with_status(build, phase="Pending"))
+    plan = prune(working_on(cleanup), with_status(build, phase="Pending"))
     assert not made(plan, JOB)
     assert ready(status_of(plan, "cells"))[0] == "CleaningUp"
-    plan = of_dataset(dataset(STATUS, **KEEP_TWO), at_work, now=LATER, cleanups=(order,))
+    plan = of_dataset(dataset(STATUS, **KEEP_TWO), at_work, now=LATER, cleanups=(cleanup,))
     assert not made(plan, JOB)
     changed = dataset(STATUS, **KEEP_TWO, classes=["a"])
-    plan = of_dataset(changed, build, now=LATER, cleanups=(order,))
-    assert [it.manifest["metadata"]["labels"]["fovea.dev/run"] for it in made(plan, JOB)] != [order.name]  # type: ignore[index,call-overload]
+    plan = of_dataset(changed, build, now=LATER, cleanups=(cleanup,))
+    assert [each.manifest["metadata"]["labels"]["fovea.dev/run"] for each in made(plan, JOB)] != [cleanup.name]  # type: ignore[index,call-overload]
 
 
-def cleaned(order: RunView, *left: int) -> RunView:
+def cleaned(cleanup: RunView, *left: int) -> RunView:
     result = {"completedAt": NOW + timedelta(seconds=210), "versions": [version(number) for number in left]}
-    return with_status(order, phase="Succeeded", attempts=[attempt(order, "Succeeded")], result=result)
+    return with_status(cleanup, phase="Succeeded", attempts=[attempt(cleanup, "Succeeded")], result=result)
 
 
 def test_one_cleanup_is_kept_as_a_record_and_writes_nothing_more() -> None:
     build = built(3, 3)
     record = cleaned(pruning(build, **KEEP_TWO), 3, 2)
     settled = with_status(record, **(record.status.to_dict() | status_of(prune(record, build), record.name)))
-    assert not [it for it in prune(settled, build).writes if getattr(it, "key", None) == Key(RUN, "ns", record.name)]
+    assert not [
+        each for each in prune(settled, build).writes if getattr(each, "key", None) == Key(RUN, "ns", record.name)
+    ]
     newer = built(4, 3, nonce="again")
     plan = of_dataset(dataset(STATUS | {"run": newer.name}, **KEEP_TWO), newer, cleanups=(settled,))
     assert deleted(plan) == [record.name]

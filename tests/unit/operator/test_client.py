@@ -55,9 +55,11 @@ async def test_a_listing_goes_on_after_its_first_page() -> None:
 
     async with api(answer) as client:
         found, version = await client.list(DATASET, "ns", "a=b", "type=Warning")
-    assert [(it["metadata"]["name"], it["kind"]) for it in found] == [(name, "Dataset") for name in "abc"]  # type: ignore[index,call-overload]
+    assert [(each["metadata"]["name"], each["kind"]) for each in found] == [(name, "Dataset") for name in "abc"]  # type: ignore[index,call-overload]
     assert version == 7
-    assert {(it["labelSelector"], it["fieldSelector"], it["limit"]) for it in asked} == {("a=b", "type=Warning", "500")}
+    assert {(each["labelSelector"], each["fieldSelector"], each["limit"]) for each in asked} == {
+        ("a=b", "type=Warning", "500")
+    }
 
 
 async def test_a_deletion_names_the_uid_and_one_of_another_uid_is_no_error() -> None:
@@ -112,7 +114,7 @@ NOT_CALLED = 'Internal error occurred: failed calling webhook "check.example.com
         (500, "etcdserver: request timed out", Unreachable, "ItsReason"),
     ],
 )
-async def test_a_webhook_that_fails_is_told_from_an_api_server_that_does(
+async def test_a_webhook_that_fails_is_distinguished_from_an_api_server_that_does(
     status: int, words: str, kind: type[ApiError], reason: str
 ) -> None:
     async def answer(request: web.Request) -> web.Response:

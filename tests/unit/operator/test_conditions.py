@@ -21,5 +21,5 @@ from fovea_operator.conditions import conditions, progressing, stalled
     ],
 )
 def test_any_text_becomes_a_reason_that_a_condition_takes(given: str, reason: str) -> None:
-    for verdict in (progressing(given, ""), stalled(given, "")):
-        assert conditions(verdict, (), 1, datetime.now(UTC))[0].reason == reason
+    for assessment in (progressing(given, ""), stalled(given, "")):
+        assert conditions(assessment, (), 1, datetime.now(UTC))[0].reason == reason

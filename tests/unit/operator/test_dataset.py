@@ -48,23 +48,23 @@ def plan(given: Dataset, *runs: RunView, store: StoreConfig = STORE, missing: tu
 
 
 def made(found: Plan, kind: object) -> list[Create]:
-    return [it for it in found.writes if isinstance(it, Create) and it.key.kind == kind]
+    return [each for each in found.writes if isinstance(each, Create) and each.key.kind == kind]
 
 
 def status_of(found: Plan) -> dict[str, Any]:
-    return next(dict(it.status) for it in found.writes if isinstance(it, SetStatus) and it.key.kind == DATASET)
+    return next(dict(each.status) for each in found.writes if isinstance(each, SetStatus) and each.key.kind == DATASET)
 
 
 def condition(found: Plan, type: str = "Ready") -> tuple[str, str]:
-    it = next(it for it in status_of(found)["conditions"] if it["type"] == type)
-    return it["status"], it["reason"]
+    each = next(each for each in status_of(found)["conditions"] if each["type"] == type)
+    return each["status"], each["reason"]
 
 
 def events(found: Plan) -> list[str]:
-    return [it.reason for it in found.writes if isinstance(it, Emit)]
+    return [each.reason for each in found.writes if isinstance(each, Emit)]
 
 
-def ordered(**status: Any) -> RunView:
+def build(**status: Any) -> RunView:
     """The run of the plain spec, made two days ago, with what it has come to."""
     create = made(plan(dataset()), RUN)[0]
     metadata = {"name": create.key.name, "namespace": "ns", "uid": "r", "creationTimestamp": BUILT}
@@ -76,30 +76,32 @@ def attempt(run: str, **more: Any) -> dict[str, Any]:
 
 
 def running() -> RunView:
-    name = ordered().name
+    name = build().name
     child = Child(Key(JOB, "ns", f"{name}-1"), "j", name, BUILT, ChildState.RUNNING)
     progress = {"stage": "Checking", "percent": 40}
-    return replace(ordered(phase="Running", attempts=[attempt(name)], progress=progress), children=(child,))
+    return replace(build(phase="Running", attempts=[attempt(name)], progress=progress), children=(child,))
 
 
 def succeeded(findings: Sequence[Mapping[str, Any]] = ()) -> RunView:
     summary = {"version": VERSION, "images": 9, "annotations": 20, "splits": {"train": 7, "test": 2}, "classes": [],
                "findings": findings}  # fmt: skip
     result = {"completedAt": BUILT, "artifact": ARTIFACT, "digest": VERSION, "dataset": summary, "report": "s3://r"}
-    ended = attempt(ordered().name, endTime=BUILT, outcome="Succeeded")
-    return ordered(phase="Succeeded", attempts=[ended], result=result)
+    ended = attempt(build().name, endTime=BUILT, outcome="Succeeded")
+    return build(phase="Succeeded", attempts=[ended], result=result)
 
 
 def failed() -> RunView:
     why = {"reason": "InvalidInput", "message": "lab: the source is empty"}
-    ended = attempt(ordered().name, endTime=BUILT, outcome="Failed", **why)
-    return ordered(phase="Failed", attempts=[ended], result={"completedAt": BUILT, "error": why})
+    ended = attempt(build().name, endTime=BUILT, outcome="Failed", **why)
+    return build(phase="Failed", attempts=[ended], result={"completedAt": BUILT, "error": why})
 
 
 def settled(view: RunView, **spec: Any) -> tuple[dict[str, Any], RunView]:
     """The Dataset's status and its run after the planner saw this run."""
     found = plan(dataset({"run": view.name}, **spec), view)
-    written = next((dict(it.status) for it in found.writes if isinstance(it, SetStatus) and it.key.kind == RUN), {})
+    written = next(
+        (dict(each.status) for each in found.writes if isinstance(each, SetStatus) and each.key.kind == RUN), {}
+    )
     run = view.run.model_copy(update={"status": view.status.model_validate(view.status.to_dict() | written)})
     return status_of(found), replace(view, run=run)
 
@@ -187,7 +189,7 @@ class TestRunning:
 
     def test_a_changed_recipe_stops_it_first(self) -> None:
         found = plan(dataset({"run": running().name}, **CHANGED), running())
-        assert [it.key.name for it in found.writes if isinstance(it, Delete)] == [f"{running().name}-1"]
+        assert [each.key.name for each in found.writes if isinstance(each, Delete)] == [f"{running().name}-1"]
         assert made(found, RUN)
         assert not made(found, JOB)
         assert condition(found) == ("False", "Stopping")
@@ -195,7 +197,7 @@ class TestRunning:
     @pytest.mark.parametrize("spec", [NOWHERE, VIDEO], ids=["time zone", "video"])
     def test_goes_on_while_the_spec_cannot_be_followed(self, spec: dict[str, Any]) -> None:
         found = plan(dataset({"run": running().name}, **spec), running())
-        assert not any(isinstance(it, Create | Delete) for it in found.writes)
+        assert not any(isinstance(each, Create | Delete) for each in found.writes)
         assert status_of(found)["phase"] == "Building"
         assert condition(found, "Stalled")[0] == "True"
 
@@ -208,8 +210,8 @@ class TestRunning:
 class TestRepeating:
     @pytest.mark.parametrize("pods", [("r-1-head",), ()], ids=["pods left", "none left"])
     def test_no_attempt_starts_beside_pods_of_the_one_before(self, pods: tuple[str, ...]) -> None:
-        ended = attempt(ordered().name, endTime=BUILT, outcome="Preempted", reason="Preempted", message="drained")
-        view = replace(ordered(phase="Pending", attempts=[ended]), pods=pods)
+        ended = attempt(build().name, endTime=BUILT, outcome="Preempted", reason="Preempted", message="drained")
+        view = replace(build(phase="Pending", attempts=[ended]), pods=pods)
         found = plan(dataset({"run": view.name}), view)
         assert bool(made(found, JOB)) is not bool(pods)
         if pods:
@@ -246,9 +248,9 @@ class TestBuilt:
         assert "ExactDuplicate" not in message
         assert condition(found) == ("True", "VersionBuilt")
         assert [each["kind"] for each in status_of(found)["findings"]][-1] == "ExactDuplicate"
-        assert [it.type for it in found.writes if isinstance(it, Emit)] == ["Warning"]
+        assert [each.type for each in found.writes if isinstance(each, Emit)] == ["Warning"]
 
-    def test_the_same_version_again_is_told_as_such(self) -> None:
+    def test_the_same_version_again_is_reported_as_such(self) -> None:
         status = {"run": succeeded().name, "phase": "Building", "version": VERSION}
         assert events(plan(dataset(status), succeeded())) == ["NothingChanged"]
 
@@ -261,7 +263,7 @@ class TestBuilt:
         inputs: Any = made(found, RUN)[0].manifest["spec"]
         assert inputs["inputs"].get("parent", {}).get("version") == parent
 
-    def test_a_due_build_is_told_apart_by_its_time(self) -> None:
+    def test_a_due_build_is_distinguished_by_its_time(self) -> None:
         status, view = settled(succeeded())
         found = plan(dataset(status, **DAILY), view)
         spec: Any = made(found, RUN)[0].manifest["spec"]
@@ -271,13 +273,13 @@ class TestBuilt:
     @pytest.mark.parametrize("spec", [{}, NOT_YET, DAILY], ids=["by hand", "not due", "due"])
     def test_whatever_the_restart_annotation_says_it_builds_once(self, spec: dict[str, Any]) -> None:
         status, view = settled(succeeded())
-        order = made(plan(dataset(status, "me@work", **spec), view), RUN)[0]
-        metadata = {"name": order.key.name, "namespace": "ns", "uid": "r2", "creationTimestamp": NOW}
+        again_made = made(plan(dataset(status, "me@work", **spec), view), RUN)[0]
+        metadata = {"name": again_made.key.name, "namespace": "ns", "uid": "r2", "creationTimestamp": NOW}
         newer = VERSION.replace("1", "2")
         result = succeeded().status.result
         assert result is not None
         ended = {"phase": "Succeeded", "result": result.model_copy(update={"digest": newer}).to_dict()}
-        again = RunView(Run.model_validate(dict(order.manifest) | {"metadata": metadata, "status": ended}), ())
+        again = RunView(Run.model_validate(dict(again_made.manifest) | {"metadata": metadata, "status": ended}), ())
         found = plan(dataset(status | {"run": again.name, "version": newer}, "me@work", **spec), again, view)
         assert not made(found, RUN)
 
@@ -303,5 +305,5 @@ def test_history_is_kept_to_its_limit() -> None:
         for name in ("r-000000", "r-000001", "r-000002")
     ]
     found = plan(dataset(status, runPolicy={"historyLimit": 2}), view, *olds)
-    assert [it.key.name for it in found.writes if isinstance(it, Delete)] == ["r-000001", "r-000002"]
+    assert [each.key.name for each in found.writes if isinstance(each, Delete)] == ["r-000001", "r-000002"]
     assert status_of(found)["history"] == [view.name, "r-000000"]

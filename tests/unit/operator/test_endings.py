@@ -76,7 +76,7 @@ class World:
         return self.step(10)
 
     def attempts(self) -> list[tuple[int, str | None, str | None]]:
-        return [(it.number, it.outcome and it.outcome.value, it.reason) for it in self.status.attempts]
+        return [(each.number, each.outcome and each.outcome.value, each.reason) for each in self.status.attempts]
 
 
 def started(**more: Any) -> World:
@@ -204,7 +204,7 @@ PODS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_what_ended_an_attempt_is_judged_by_pod_and_time(name: str) -> None:
+def test_what_ended_an_attempt_is_known_by_pod_and_time(name: str) -> None:
     pods, outcome, words = PODS[name]
     metadata = {"name": f"{RUN}-1", "namespace": "ns", "labels": {"fovea.dev/run": RUN}}
     status = {"jobDeploymentStatus": "Failed", "endTime": "2026-11-24T22:00:00Z"}
@@ -294,7 +294,7 @@ def test_a_changed_spec_leaves_an_attempt_alone_that_works() -> None:
     assert world.attempts() == [(1, None, None)]
 
 
-def test_a_child_of_which_no_status_tells_is_freed_too() -> None:
+def test_a_child_that_is_in_no_status_is_freed_too() -> None:
     world = World()
     world.step(record=False)
     world.child(state=ChildState.STARTING)

@@ -82,8 +82,12 @@ class World:
     def says(self, key: Key = CELLS) -> tuple[str, str, list[str]]:
         """Reason and message of an object's Ready condition, and the types of its conditions that hold."""
         status: Any = self.api.objects[key]["status"]
-        ready = next(it for it in status["conditions"] if it["type"] == "Ready")
-        return ready["reason"], ready["message"], [it["type"] for it in status["conditions"] if it["status"] == "True"]
+        ready = next(each for each in status["conditions"] if each["type"] == "Ready")
+        return (
+            ready["reason"],
+            ready["message"],
+            [each["type"] for each in status["conditions"] if each["status"] == "True"],
+        )
 
     def made(self, kind: Kind) -> list[str]:
         return [key.name for verb, key in self.api.asked if verb == "create" and key.kind == kind]

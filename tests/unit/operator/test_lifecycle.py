@@ -96,7 +96,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         step(status(), blocker=progressing("SecretNotFound", "…")),
         {"phase": "Pending", "start": None, "reason": "SecretNotFound", "outcomes": []},
     ),
-    "a child that no status tells of is taken over": (
+    "a child that is in no status is taken over": (
         step(status(), child()),
         {"phase": "Running", "start": None, "outcomes": [None]},
     ),
@@ -113,7 +113,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         step(OPEN, child(state=ChildState.STARTING), activeDeadline="3605s"),
         {"phase": "Pending", "requeue": 6.0},
     ),
-    "a quota's words are told": (
+    "a quota's words are reported": (
         step(OPEN, child(state=ChildState.STARTING, reason="FailedCreate", message="exceeded quota: team")),
         {"phase": "Pending", "reason": "FailedCreate", "message": "exceeded quota: team"},
     ),
@@ -149,7 +149,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         step(status(attempt(), phase="Running", **outside()), FAILED, retries=0),
         {"phase": "Pending", "start": None, "outcomes": ["Blocked"]},
     ),
-    "it waits until it is gone": (
+    "it waits until it is deleted": (
         step(blocked(1), retries=0),
         {"phase": "Pending", "reason": "AccessDenied", "requeue": 6.0, "conditions": (False, True, False)},
     ),
@@ -221,8 +221,8 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
             status(
                 attempt(1, outcome="Failed", reason="X"),
                 *(
-                    attempt(it, outcome="Preempted", endTime=NOW - timedelta(seconds=4), workedSeconds=9)
-                    for it in (2, 3, 4)
+                    attempt(each, outcome="Preempted", endTime=NOW - timedelta(seconds=4), workedSeconds=9)
+                    for each in (2, 3, 4)
                 ),
             )
         ),
@@ -232,7 +232,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         step(OPEN, replace(FAILED, disruption=taken("pod p: node drained")), retries=0),
         {"outcomes": ["Preempted"], "messages": ["the cluster took its pods away: pod p: node drained"]},
     ),
-    "preemption is remembered after the pods are gone": (
+    "preemption is remembered after the pods were deleted": (
         step(
             status(attempt(message="pod p: node drained", disruptedAt=NOW - timedelta(seconds=60))), FAILED, retries=0
         ),
@@ -397,22 +397,22 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_situation(name: str) -> None:
-    made, wanted = SITUATIONS[name]
+    made, expected = SITUATIONS[name]
     found = {
         "phase": made.status.phase,
         "start": made.start,
         "reason": made.assessment.reason,
         "message": made.assessment.message,
         "conditions": tuple(condition.status == "True" for condition in made.status.conditions),
-        "outcomes": [it.outcome and it.outcome.value for it in made.status.attempts],
-        "messages": [it.message for it in made.status.attempts],
-        "worked": [it.worked_seconds for it in made.status.attempts],
-        "reasons": [it.reason for it in made.status.attempts],
+        "outcomes": [each.outcome and each.outcome.value for each in made.status.attempts],
+        "messages": [each.message for each in made.status.attempts],
+        "worked": [each.worked_seconds for each in made.status.attempts],
+        "reasons": [each.reason for each in made.status.attempts],
         "adopt": made.status.attempts[-1].adopt if made.status.attempts else None,
         "deleted": len(made.delete),
         "requeue": made.requeue_after,
     }
-    assert {key: found[key] for key in wanted} == wanted
+    assert {key: found[key] for key in expected} == expected
 
 
 def test_a_step_repeated_changes_nothing() -> None:
@@ -423,16 +423,16 @@ def test_a_step_repeated_changes_nothing() -> None:
 
 
 def test_a_run_that_is_preempted_without_end_stays_on_record_and_keeps_its_failures() -> None:
-    failures = [attempt(it, outcome="Failed", reason="AppFailed") for it in (1, 3)]
+    failures = [attempt(each, outcome="Failed", reason="AppFailed") for each in (1, 3)]
     preempted = [
-        attempt(it, outcome="Preempted", reason="Preempted", workedSeconds=1000)
-        for it in (2, *range(4, MAX_ATTEMPTS + 1))
+        attempt(each, outcome="Preempted", reason="Preempted", workedSeconds=1000)
+        for each in (2, *range(4, MAX_ATTEMPTS + 1))
     ]
-    old = status(*sorted(failures + preempted, key=lambda it: it["number"]))
+    old = status(*sorted(failures + preempted, key=lambda each: each["number"]))
     made = step(old)
     assert made.start == MAX_ATTEMPTS + 1
-    assert [it.number for it in made.status.attempts] == [1, *range(3, MAX_ATTEMPTS + 2)]
-    assert sum(it.worked_seconds or 0 for it in made.status.attempts) == 1000 * len(preempted)
+    assert [each.number for each in made.status.attempts] == [1, *range(3, MAX_ATTEMPTS + 2)]
+    assert sum(each.worked_seconds or 0 for each in made.status.attempts) == 1000 * len(preempted)
     ended = RunStatus(attempts=(*made.status.attempts[:-1], old.attempts[0].model_copy(update={"number": made.start})))
     assert step(ended, retries=3).start == MAX_ATTEMPTS + 2
     assert step(ended, retries=2).status.phase == "Failed"

@@ -176,7 +176,7 @@ class World:
         value = next((value for key, value in self.children.items() if key.kind == RAY_SERVICE), None)
         if value is None:
             return {}
-        return {it["name"]: it for it in json.loads(text(value, "spec", "serveConfigV2"))["applications"]}
+        return {each["name"]: each for each in json.loads(text(value, "spec", "serveConfigV2"))["applications"]}
 
     @property
     def config(self) -> GatewayConfig:
@@ -187,7 +187,7 @@ class World:
         return mapping(self.value, "status")
 
     def says(self, type: str = "Ready") -> tuple[str, str, str]:
-        found = next(it for it in self.status["conditions"] if it["type"] == type)
+        found = next(each for each in self.status["conditions"] if each["type"] == type)
         return found["status"], found["reason"], found["message"]
 
     @property
@@ -269,7 +269,7 @@ def test_a_new_bundle_is_loaded_beside_the_old_one_then_gets_everything_then_the
     assert list(world.loaded) == [NEW]
     assert "retiring" not in world.status
     assert world.events[-3:] == ["VersionLoading", "VersionServing", "VersionRemoved"]
-    assert [[it.name for it in config.versions] for config in world.configs] == [[], [OLD], [NEW]]
+    assert [[each.name for each in config.versions] for config in world.configs] == [[], [OLD], [NEW]]
 
 
 def test_the_old_version_stays_for_a_gateway_that_has_not_switched_yet_or_cannot_be_asked() -> None:
@@ -445,7 +445,7 @@ def test_objectives_are_judged_by_what_is_measured_and_by_nothing_else() -> None
     world.trainings, world.running = (training(OLD, 1),), {OLD}
     world.settle()
     assert world.says("ObjectivesMet")[:2] == ("Unknown", "TooLittleMeasured")
-    assert [it.get("met") for it in world.status["objectives"]] == [None, None, None]
+    assert [each.get("met") for each in world.status["objectives"]] == [None, None, None]
     good = Measured(120, {"200": 1200}, {0.05: 1100, 0.08: 1190, float("inf"): 1200})
     world.measured = good
     world.settle()

@@ -162,7 +162,7 @@ PODS: dict[str, tuple[str, dict[str, str], bool, bool]] = {
     "running": ("Running", {}, True, True),
     "stopping": ("Running", STOPPED, True, True),
     "on a node that does not answer": ("Unknown", STOPPED, True, True),
-    "gone, and the watch did not tell": ("Running", STOPPED, False, False),
+    "deleted, and the watch did not report it": ("Running", STOPPED, False, False),
     "done": ("Succeeded", {}, True, False),
     "failed": ("Failed", STOPPED, True, False),
 }
@@ -299,7 +299,7 @@ async def test_when_a_child_went_back_into_its_queue_is_read_once(phase: str, st
     assert child.queued_since == (datetime(2026, 11, 24, 19, tzinfo=UTC) if asked else None)
 
 
-# --- Who uses the data of a Dataset that is gone ---------------------------------------------------------------------
+# --- Who uses the data of a Dataset that is deleted -------------------------------------------------------------------
 
 CELLS = RunOwner(kind="Dataset", name="cells")
 KEY = Key(DATASET, "ns", "cells")
@@ -395,13 +395,13 @@ async def test_while_a_kind_is_not_served_nothing_is_known_to_be_deleted() -> No
 
 @pytest.mark.parametrize("name", READERS)
 async def test_whoever_names_a_place_in_the_folder_uses_the_data(name: str) -> None:
-    kind, value, wanted = READERS[name]
+    kind, value, expected = READERS[name]
     world = World()
     world.seen(RUN, cleanup())
     world.seen(kind, value)
     snapshot = await observe_deleted(world.observer, KEY, NOW)
     assert snapshot is not None
-    assert snapshot.users == ((wanted,) if wanted else ())
+    assert snapshot.users == ((expected,) if expected else ())
 
 
 async def test_a_version_that_is_named_is_used() -> None:
@@ -430,7 +430,7 @@ NAMESPACES: dict[str, tuple[dict[str, str], str]] = {
 
 @pytest.mark.parametrize("name", NAMESPACES)
 async def test_a_store_of_two_namespaces(name: str) -> None:
-    stores, wanted = NAMESPACES[name]
+    stores, expected = NAMESPACES[name]
     world = World()
     world.seen(RUN, cleanup(store=stores.get("ns", STORE)))
     for namespace in ("a", "b", "ns"):
@@ -439,7 +439,7 @@ async def test_a_store_of_two_namespaces(name: str) -> None:
         world.seen(NAMESPACE, thing(NAMESPACE, namespace, metadata=metadata))
     snapshot = await observe_deleted(world.observer, KEY, NOW)
     assert snapshot is not None
-    assert snapshot.shared == wanted
+    assert snapshot.shared == expected
 
 
 @pytest.mark.parametrize(("policy", "retained"), [("Delete", False), ("Retain", True)])

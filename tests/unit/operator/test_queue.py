@@ -251,8 +251,8 @@ async def test_the_depth_counts_what_waits_for_a_worker_not_what_sleeps_or_runs(
             queue.add(str(number))
         queue.add("sleeper", delay=60)
         await asyncio.sleep(0.01)
-        families = {it.name: it for it in queue.metrics.registry.collect()}
-        depth = [(it.labels, it.value) for it in families["fovea_queue_depth"].samples]
+        families = {each.name: each for each in queue.metrics.registry.collect()}
+        depth = [(each.labels, each.value) for each in families["fovea_queue_depth"].samples]
         assert depth == [({"kind": "Test"}, 5 - FAST.workers)]
         key, seconds = queue.oldest() or ("", -1.0)
         assert key in "012"

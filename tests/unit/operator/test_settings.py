@@ -28,13 +28,13 @@ def test_a_wrong_value_is_named() -> None:
         Settings.read([], {"FOVEA_OPERATOR_WORKERS": "many"})
 
 
-def test_the_page_tells_of_every_setting_with_its_default_and_meaning() -> None:
+def test_the_page_has_every_setting_with_its_default_and_meaning() -> None:
     for item in fields(Settings):
         default = item.default if item.default != "" else "(empty)"
         assert f"| `{item.name}` | `{default}` | {item.metadata['help']} |" in PAGE
 
 
-def test_the_page_tells_of_every_metric() -> None:
+def test_the_page_has_every_metric() -> None:
     for family in Metrics().registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")
         assert f"`{name}`" in PAGE

@@ -45,11 +45,13 @@ def snapshot(job: TrainingJob, *runs: RunView, version: str | None = OLD) -> Tra
 
 
 def made(plan: Plan, kind: object) -> list[Create]:
-    return [it for it in plan.writes if isinstance(it, Create) and it.key.kind == kind]
+    return [each for each in plan.writes if isinstance(each, Create) and each.key.kind == kind]
 
 
 def status_of(plan: Plan) -> dict[str, Any]:
-    return next(dict(it.status) for it in plan.writes if isinstance(it, SetStatus) and it.key.kind == TRAINING_JOB)
+    return next(
+        dict(each.status) for each in plan.writes if isinstance(each, SetStatus) and each.key.kind == TRAINING_JOB
+    )
 
 
 def trained(recipe: dict[str, Any] | None = None) -> tuple[dict[str, Any], RunView]:
@@ -134,7 +136,7 @@ SITUATIONS: dict[str, tuple[dict[str, Any], str | None, bool]] = {
     "criteria changed": ({"successCriteria": [{"metric": "test/accuracy", "min": 0.5}]}, OLD, False),
     "compute changed": ({"compute": {"workers": 4, "image": "other"}}, OLD, False),
     "a new dataset version": ({}, NEW, False),
-    "a new dataset version, wanted": ({"runPolicy": {"onNewDatasetVersion": "NewRun"}}, NEW, True),
+    "a new dataset version that is asked for": ({"runPolicy": {"onNewDatasetVersion": "NewRun"}}, NEW, True),
     "the version in use was pinned": ({"datasetRef": {"name": "cells", "version": OLD}}, NEW, False),
     "another version was pinned": ({"datasetRef": {"name": "cells", "version": NEW}}, OLD, True),
     "restart was asked for": ({"restart": "again"}, OLD, True),
@@ -143,7 +145,7 @@ SITUATIONS: dict[str, tuple[dict[str, Any], str | None, bool]] = {
         OLD,
         True,
     ),
-    "the dataset is gone": ({}, None, False),
+    "the dataset is deleted": ({}, None, False),
 }
 
 
@@ -160,12 +162,12 @@ def test_the_report_of_a_training_has_the_problem_as_it_is_stated_now() -> None:
     given = dataset()
     stated = given.spec.problem.model_copy(update={"statement": "Tell cells apart"})
     given = given.model_copy(update={"spec": given.spec.model_copy(update={"problem": stated})})
-    orders = [
-        dict(made(plan_training(replace(snapshot(job()), dataset=it), Settings()), RUN)[0].manifest["spec"])  # type: ignore[arg-type]
-        for it in (given, dataset())
+    specs = [
+        dict(made(plan_training(replace(snapshot(job()), dataset=each), Settings()), RUN)[0].manifest["spec"])  # type: ignore[arg-type]
+        for each in (given, dataset())
     ]
-    assert orders[0]["inputs"]["dataset"]["problem"]["statement"] == "Tell cells apart"  # type: ignore[index,call-overload]
-    assert orders[0]["identity"] == orders[1]["identity"]
+    assert specs[0]["inputs"]["dataset"]["problem"]["statement"] == "Tell cells apart"  # type: ignore[index,call-overload]
+    assert specs[0]["identity"] == specs[1]["identity"]
 
 
 def test_a_recipe_frozen_by_an_older_version_equals_its_defaults() -> None:
@@ -179,19 +181,19 @@ def test_a_recipe_frozen_with_the_default_weights_equals_a_spec_without_them() -
     assert not made(plan_training(snapshot(job(status), view), Settings()), RUN)
 
 
-def test_what_this_version_cannot_do_is_told_before_a_run_is_made() -> None:
+def test_what_this_version_cannot_do_is_reported_before_a_run_is_made() -> None:
     plan = plan_training(snapshot(job(export={"formats": ["ONNX", "TFLite"]})), Settings())
     assert not made(plan, RUN)
-    found = {it["type"]: it for it in status_of(plan)["conditions"]}
+    found = {each["type"]: each for each in status_of(plan)["conditions"]}
     assert (found["Stalled"]["status"], found["Stalled"]["reason"]) == ("True", "NotSupported")
     assert found["Ready"]["message"].startswith("spec.export.formats: TFLite is not available in this version")
 
 
-def test_what_can_never_work_is_told_before_a_run_is_made() -> None:
+def test_what_can_never_work_is_reported_before_a_run_is_made() -> None:
     spec = {"training": {"loss": "GIoU"}, "successCriteria": [{"metric": "test/acuracy", "min": 0.5}]}
     plan = plan_training(snapshot(job(**spec)), Settings())
     assert not made(plan, RUN)
-    found = {it["type"]: it for it in status_of(plan)["conditions"]}
+    found = {each["type"]: each for each in status_of(plan)["conditions"]}
     assert (found["Stalled"]["status"], found["Stalled"]["reason"]) == ("True", "UnsuitableLoss")
     assert "spec.training.loss: resnet18 cannot be trained with the loss GIoU" in found["Ready"]["message"]
     assert "spec.successCriteria[0].metric: test/acuracy is not measured" in found["Ready"]["message"]
@@ -206,18 +208,18 @@ def test_a_run_of_before_goes_on_while_the_spec_asks_for_what_cannot_be_done() -
     plan = plan_training(snapshot(job(status, export={"formats": ["ONNX", "TFLite"]}), view), Settings())
     assert not made(plan, RUN)
     assert made(plan, RAY_JOB)[0].key.name == f"{view.name}-1"
-    ready = next(it for it in status_of(plan)["conditions"] if it["type"] == "Ready")
+    ready = next(each for each in status_of(plan)["conditions"] if each["type"] == "Ready")
     assert ready["reason"] == "NotSupported"
 
 
-def test_criteria_are_judged_as_they_stand() -> None:
+def test_criteria_are_checked_as_they_are_now() -> None:
     status, view = trained()
     hard = [{"metric": "test/accuracy", "min": 0.95}]
     found = status_of(plan_training(snapshot(job(status, successCriteria=hard), view), Settings()))
     assert found["result"]["eligible"] is False
-    ready = next(it for it in found["conditions"] if it["type"] == "Ready")
+    ready = next(each for each in found["conditions"] if each["type"] == "Ready")
     assert (ready["status"], ready["reason"]) == ("False", "CriteriaNotMet")
-    assert "test/accuracy 0.9 (wanted ≥ 0.95)" in ready["message"]
+    assert "test/accuracy 0.9 (required ≥ 0.95)" in ready["message"]
 
 
 def with_metrics(view: RunView, metrics: dict[str, float]) -> RunView:
@@ -236,7 +238,7 @@ def test_a_model_whose_quality_nobody_measured_is_never_eligible(metrics: dict[s
         )
         found = status_of(planned)
         assert found["result"]["eligible"] is False
-        ready = next(it for it in found["conditions"] if it["type"] == "Ready")
+        ready = next(each for each in found["conditions"] if each["type"] == "Ready")
         assert (ready["status"], ready["reason"]) == ("False", "NotEvaluated")
         assert "splits.ratios" in ready["message"]
 
@@ -248,7 +250,7 @@ def test_a_missing_split_is_in_the_status_of_a_model_that_may_be_served() -> Non
         ({"test/accuracy": 0.9}, "there is no validation split, so the weights of the last epoch were kept"),
     ):
         found = status_of(plan_training(snapshot(job(status), with_metrics(view, metrics)), Settings()))
-        ready = next(it for it in found["conditions"] if it["type"] == "Ready")
+        ready = next(each for each in found["conditions"] if each["type"] == "Ready")
         assert (ready["status"], found["result"]["eligible"]) == ("True", True)
         assert words in ready["message"]
 
@@ -256,7 +258,9 @@ def test_a_missing_split_is_in_the_status_of_a_model_that_may_be_served() -> Non
 def test_a_settled_job_plans_nothing() -> None:
     status, view = trained()
     first = plan_training(snapshot(job(status), view), Settings())
-    run_status = next((dict(it.status) for it in first.writes if isinstance(it, SetStatus) and it.key.kind == RUN), {})
+    run_status = next(
+        (dict(each.status) for each in first.writes if isinstance(each, SetStatus) and each.key.kind == RUN), {}
+    )
     settled = view.run.model_copy(update={"status": view.status.model_validate(view.status.to_dict() | run_status)})
     again = plan_training(snapshot(job(status_of(first)), replace(view, run=settled)), Settings())
     assert again.writes == ()
@@ -281,14 +285,14 @@ def test_history_is_kept_to_its_limit() -> None:
         for number in range(4)
     ]
     plan = plan_training(snapshot(job(status, runPolicy={"historyLimit": 3}), view, *olds), Settings())
-    gone = [it.key.name for it in plan.writes if isinstance(it, Delete)]
-    assert gone == [olds[2].name, olds[3].name]
+    deleted = [each.key.name for each in plan.writes if isinstance(each, Delete)]
+    assert deleted == [olds[2].name, olds[3].name]
 
 
 def test_raising_the_memory_that_a_message_names_lets_a_failed_training_go_on() -> None:
     started = plan_training(snapshot(job()), Settings())
     create, status = made(started, RUN)[0], status_of(started)
-    run = next(dict(it.status) for it in started.writes if isinstance(it, SetStatus) and it.key.kind == RUN)
+    run = next(dict(each.status) for each in started.writes if isinstance(each, SetStatus) and each.key.kind == RUN)
     (attempt,) = run["attempts"]  # type: ignore[misc]
     ended = {"outcome": "Failed", "reason": "OOMKilled", "message": "raise it", "endTime": "2026-11-24T19:00:00Z"}
     failed = {"phase": "Failed", "attempts": [attempt | ended | {"number": number} for number in (1, 2)]}  # type: ignore[operator]
@@ -309,7 +313,11 @@ def test_an_ended_attempt_is_counted_after_the_status_that_records_it() -> None:
     running = {"phase": "Running", "attempts": [{"number": 1, "child": f"{create.key.name}-1", "startTime": NOW}]}
     view = RunView(Run.model_validate(dict(create.manifest) | {"status": running}), ())
     plan = plan_training(snapshot(job(status), view), Settings())
-    writes = [it for it in plan.writes if isinstance(it, Count) or (isinstance(it, SetStatus) and it.key.kind == RUN)]
+    writes = [
+        each
+        for each in plan.writes
+        if isinstance(each, Count) or (isinstance(each, SetStatus) and each.key.kind == RUN)
+    ]
     assert isinstance(writes[0], SetStatus)
     assert writes[1:] == [Count("fovea_run_attempts_ended_total", ("Training", "Failed"))]
 
@@ -344,8 +352,8 @@ def based(*, there: bool = True, **result: Any) -> Plan:
 
 def waits(plan: Plan) -> tuple[str, str]:
     """Reason and message of Ready, of a job for which nothing is made."""
-    assert not [it for it in plan.writes if isinstance(it, Create)]
-    ready = next(it for it in status_of(plan)["conditions"] if it["type"] == "Ready")
+    assert not [each for each in plan.writes if isinstance(each, Create)]
+    ready = next(each for each in status_of(plan)["conditions"] if each["type"] == "Ready")
     return ready["reason"], ready["message"]
 
 

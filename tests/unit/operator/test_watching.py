@@ -35,8 +35,8 @@ class Listing:
             raise Refused(f'cannot list resource "{kind.plural}"', "Forbidden")
         if kind in self.lacking:
             return [], 0
-        found = [dict(it) for it in self.objects.get(kind, ())]
-        return [it for it in found if namespace in ("", it["metadata"]["namespace"])], 10**6
+        found = [dict(each) for each in self.objects.get(kind, ())]
+        return [each for each in found if namespace in ("", each["metadata"]["namespace"])], 10**6
 
 
 def watcher(objects: dict[Kind, list[dict[str, Any]]]) -> Watcher:
@@ -63,14 +63,14 @@ async def queued(watcher: Watcher) -> list[str]:
     return sorted(seen)
 
 
-def it(name: str, version: int = 1, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+def thing(name: str, version: int = 1, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
     metadata = {"name": name, "namespace": "ns", "resourceVersion": str(version), "labels": labels or {}}
     return {"metadata": metadata, "spec": spec}
 
 
 def job(name: str, dataset: str, version: int = 1, namespace: str = "ns", **spec: Any) -> dict[str, Any]:
     spec = {"datasetRef": {"name": dataset}, "model": {"architecture": "resnet18"}} | spec
-    found = it(name, version, **spec)
+    found = thing(name, version, **spec)
     return found | {"metadata": found["metadata"] | {"namespace": namespace}}
 
 
@@ -80,7 +80,7 @@ def many(jobs: int) -> dict[Kind, list[dict[str, Any]]]:
 
     return {
         TRAINING_JOB: [job(f"job-{number}", "cells") for number in range(jobs)],
-        RUN: [it(f"r-{number}", labels=labels(number)) for number in range(5 * jobs)],
+        RUN: [thing(f"r-{number}", labels=labels(number)) for number in range(5 * jobs)],
     }
 
 
@@ -100,11 +100,11 @@ async def calls(act: Callable[[], Awaitable[None]]) -> int:
     return count
 
 
-async def test_after_the_first_listing_every_owner_is_looked_at_those_that_are_gone_too() -> None:
-    of_gone = {"fovea.dev/kind": "Dataset", "fovea.dev/name": "gone"}
-    watched = watcher({DATASET: [it("cells")], TRAINING_JOB: [it("job")], RUN: [it("r-1", labels=of_gone)]})
-    await watched.fill()
-    assert await queued(watched) == ["Dataset ns/cells", "Dataset ns/gone", "TrainingJob ns/job"]
+async def test_after_the_first_listing_every_owner_is_looked_at_deleted_ones_too() -> None:
+    of_deleted = {"fovea.dev/kind": "Dataset", "fovea.dev/name": "deleted"}
+    started = watcher({DATASET: [thing("cells")], TRAINING_JOB: [thing("job")], RUN: [thing("r-1", labels=of_deleted)]})
+    await started.fill()
+    assert await queued(started) == ["Dataset ns/cells", "Dataset ns/deleted", "TrainingJob ns/job"]
 
 
 async def test_a_change_concerns_what_refers_to_the_object_and_what_it_refers_to() -> None:
@@ -114,19 +114,19 @@ async def test_a_change_concerns_what_refers_to_the_object_and_what_it_refers_to
         job("pupil", "other", compression={"distillation": {"teacherRef": {"name": "plain"}}}),
         job("elsewhere", "cells", namespace="b"),
     ]
-    watched = watcher({DATASET: [it("cells")], TRAINING_JOB: jobs})
-    await watched.fill()
-    await queued(watched)
-    watched.take(DATASET, "MODIFIED", it("cells", 2))
-    assert await queued(watched) == ["Dataset ns/cells", "TrainingJob ns/plain"]
-    watched.take(TRAINING_JOB, "MODIFIED", job("plain", "cells", 3))
+    started = watcher({DATASET: [thing("cells")], TRAINING_JOB: jobs})
+    await started.fill()
+    await queued(started)
+    started.take(DATASET, "MODIFIED", thing("cells", 2))
+    assert await queued(started) == ["Dataset ns/cells", "TrainingJob ns/plain"]
+    started.take(TRAINING_JOB, "MODIFIED", job("plain", "cells", 3))
     both = ["TrainingJob ns/after", "TrainingJob ns/plain", "TrainingJob ns/pupil"]
-    assert await queued(watched) == ["Dataset ns/cells", *both]
-    watched.take(TRAINING_JOB, "MODIFIED", job("plain", "other", 4))
-    assert await queued(watched) == ["Dataset ns/cells", "Dataset ns/other", *both]
+    assert await queued(started) == ["Dataset ns/cells", *both]
+    started.take(TRAINING_JOB, "MODIFIED", job("plain", "other", 4))
+    assert await queued(started) == ["Dataset ns/cells", "Dataset ns/other", *both]
     namespace = {"metadata": {"name": "ns", "resourceVersion": "5"}}
-    watched.take(NAMESPACE, "MODIFIED", namespace)
-    assert len(await queued(watched)) == 4
+    started.take(NAMESPACE, "MODIFIED", namespace)
+    assert len(await queued(started)) == 4
 
 
 async def test_the_work_of_a_listing_grows_with_the_objects_and_not_with_their_square() -> None:
@@ -136,22 +136,22 @@ async def test_the_work_of_a_listing_grows_with_the_objects_and_not_with_their_s
 
 async def test_listing_again_what_has_changed_grows_likewise() -> None:
     async def listed_again(jobs: int) -> int:
-        watched = watcher(many(jobs))
-        await watched.fill()
-        for changed in watched.api.objects[TRAINING_JOB]:  # type: ignore[attr-defined]
+        started = watcher(many(jobs))
+        await started.fill()
+        for changed in started.api.objects[TRAINING_JOB]:  # type: ignore[attr-defined]
             changed["metadata"] = changed["metadata"] | {"resourceVersion": "2"}
-        return await calls(lambda: watched._resync(TRAINING_JOB))
+        return await calls(lambda: started._resync(TRAINING_JOB))
 
     few, more = [await listed_again(jobs) for jobs in (100, 400)]
     assert more < 5 * few
 
 
 async def test_a_change_of_one_job_looks_at_no_other() -> None:
-    watched = watcher(many(1000))
-    await watched.fill()
+    started = watcher(many(1000))
+    await started.fill()
 
     async def change() -> None:
-        watched.take(TRAINING_JOB, "MODIFIED", it("job-0", 2))
+        started.take(TRAINING_JOB, "MODIFIED", thing("job-0", 2))
 
     assert await calls(change) < 1000
 
@@ -165,66 +165,66 @@ async def test_a_long_listing_lets_others_run() -> None:
             turns += 1
             await asyncio.sleep(0)
 
-    watched = watcher(many(1000))
+    started = watcher(many(1000))
     task = asyncio.create_task(probe())
-    await watched.fill()
+    await started.fill()
     task.cancel()
     assert turns >= 6000 // 500
 
 
 async def test_a_kind_that_appears_between_two_tries_to_list_everything_is_simply_listed() -> None:
-    watched = watcher({})
-    listing: Any = watched.api
+    started = watcher({})
+    listing: Any = started.api
     listing.lacking, listing.forbidden = {RAY_JOB}, {POD}
     with pytest.raises(Refused, match=r"list .*pods.*; grant .* get, list and watch on pods of the core API group"):
-        await watched.fill()
+        await started.fill()
     listing.lacking, listing.forbidden = set(), set()
-    await watched.fill()
+    await started.fill()
 
 
 async def test_a_kind_that_appears_after_everything_was_listed_calls_for_a_new_start() -> None:
-    watched = watcher({})
-    listing: Any = watched.api
+    started = watcher({})
+    listing: Any = started.api
     listing.lacking = {RAY_JOB}
-    await watched.fill()
+    await started.fill()
     listing.lacking = set()
     with pytest.raises(KindAppeared):
-        await watched._resync(RAY_JOB)
+        await started._resync(RAY_JOB)
 
 
 async def test_an_empty_listing_by_the_watch_prunes_what_went_meanwhile() -> None:
-    watched = watcher({DATASET: [it("cells")]})
-    watched.settings = Settings(relist_delay_seconds=0.01)
-    await watched.fill()
-    await queued(watched)
-    watched.api.objects.clear()  # type: ignore[attr-defined]
+    started = watcher({DATASET: [thing("cells")]})
+    started.settings = Settings(relist_delay_seconds=0.01)
+    await started.fill()
+    await queued(started)
+    started.api.objects.clear()  # type: ignore[attr-defined]
     for path in ("/version", "/apis/fovea.dev/v1alpha1/other", "/clusters/a/apis/fovea.dev/v1alpha1/datasets"):
-        watched.listed(path)
+        started.listed(path)
     await asyncio.sleep(0.05)
-    assert watched.cache.keys(DATASET) == []
-    assert await queued(watched) == ["Dataset ns/cells"]
+    assert started.cache.keys(DATASET) == []
+    assert await queued(started) == ["Dataset ns/cells"]
 
 
 async def test_a_listing_of_one_of_the_namespaces_leads_to_one_of_the_kind() -> None:
-    watched = watcher({})
-    watched.settings = Settings(namespaces="a,b", relist_delay_seconds=60)
-    watched.listed("/apis/fovea.dev/v1alpha1/namespaces/b/trainingjobs")
-    watched.listed("/apis/fovea.dev/v1alpha1/namespaces/c/datasets")
-    watched.listed("/apis/ray.io/v1/namespaces/a/rayjobs")
-    watched.listed("/apis/batch/v1/namespaces/a/jobs")
-    assert list(watched._relisted) == [TRAINING_JOB, RAY_JOB, JOB]
-    for task in watched._relisted.values():
+    started = watcher({})
+    started.settings = Settings(namespaces="a,b", relist_delay_seconds=60)
+    started.listed("/apis/fovea.dev/v1alpha1/namespaces/b/trainingjobs")
+    started.listed("/apis/fovea.dev/v1alpha1/namespaces/c/datasets")
+    started.listed("/apis/ray.io/v1/namespaces/a/rayjobs")
+    started.listed("/apis/batch/v1/namespaces/a/jobs")
+    assert list(started._relisted) == [TRAINING_JOB, RAY_JOB, JOB]
+    for task in started._relisted.values():
         task.cancel()
 
 
 async def test_of_several_namespaces_the_listing_of_one_prunes_no_other() -> None:
     def cells(namespace: str) -> dict[str, Any]:
-        return {"metadata": it("cells")["metadata"] | {"namespace": namespace}, "spec": {}}
+        return {"metadata": thing("cells")["metadata"] | {"namespace": namespace}, "spec": {}}
 
-    watched = watcher({DATASET: [cells("a"), cells("b"), cells("c")]})
-    watched.settings = Settings(namespaces="a, b")
-    await watched.fill()
-    assert sorted(key.namespace for key in watched.cache.keys(DATASET)) == ["a", "b"]
-    watched.api.objects[DATASET] = [cells("b")]  # type: ignore[attr-defined]
-    await watched._resync(DATASET)
-    assert [key.namespace for key in watched.cache.keys(DATASET)] == ["b"]
+    started = watcher({DATASET: [cells("a"), cells("b"), cells("c")]})
+    started.settings = Settings(namespaces="a, b")
+    await started.fill()
+    assert sorted(key.namespace for key in started.cache.keys(DATASET)) == ["a", "b"]
+    started.api.objects[DATASET] = [cells("b")]  # type: ignore[attr-defined]
+    await started._resync(DATASET)
+    assert [key.namespace for key in started.cache.keys(DATASET)] == ["b"]

@@ -1,4 +1,4 @@
-"""Why a child failed: what its pods tell goes before what its controller says."""
+"""Why a child failed: what its pods report goes before what its controller says."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ SITUATIONS: dict[str, tuple[Child, str, str]] = {
         "OOMKilled",
         "pod p, container cleanup needed more memory than it may have; raise the operator's setting cleanup_memory",
     ),
-    "a program died: its last words are told": (
+    "a program died: its last words are reported": (
         failed_job(pod(container("fovea", ERROR))),
         "BackoffLimitExceeded",
         "pod p, container fovea ended with exit code 1; its last words: reading\nno space left",
@@ -100,7 +100,7 @@ SITUATIONS: dict[str, tuple[Child, str, str]] = {
         "BackoffLimitExceeded",
         "pod p was deleted; container fovea ended with exit code 75",
     ),
-    "a pod is gone": (failed_job(), "PodDeleted", "its pod was deleted, or its node was lost"),
+    "a pod is deleted and not known": (failed_job(), "PodDeleted", "its pod was deleted, or its node was lost"),
     "a Ray head had too little memory and was started again": (
         failed_ray_job(SUBMITTER, pod(container("ray-head", None, OOM), node="head", name="h")),
         "OOMKilled",
@@ -160,14 +160,14 @@ def test_why_it_failed(name: str) -> None:
     assert (child.reason, child.message) == (reason, message)
 
 
-def test_of_a_long_log_the_end_is_told_in_whole_lines() -> None:
+def test_of_a_long_log_the_end_is_reported_in_whole_lines() -> None:
     message = failed_job(pod(container("fovea", LONG))).message
     assert len(message) < 1200
     assert "last words: … line " in message
     assert message.endswith("\nline 999")
 
 
-def test_how_the_cluster_took_a_pod_away_is_told_in_its_words() -> None:
+def test_how_the_cluster_took_a_pod_away_is_reported_in_its_words() -> None:
     condition = {
         "type": "DisruptionTarget",
         "status": "True",

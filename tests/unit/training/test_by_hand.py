@@ -165,4 +165,4 @@ def test_one_image_of_one_pixel_under_batch_norm_is_refused_in_words(tmp_path: P
     path = manifest(tmp_path, {"train": 4, "test": 2}, model=model, training={"epochs": 1, "batchSize": 1})
     with pytest.raises(InvalidInput, match="single value a channel") as error:
         train_manifest(path, str(tmp_path / "store"))
-    assert error.value.place == "spec.training.batchSize"
+    assert error.value.location == "spec.training.batchSize"

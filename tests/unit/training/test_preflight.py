@@ -57,7 +57,7 @@ def test_objects_that_vanish(tmp_path: Path) -> None:
     assert check(version, 200) == check(version, 81) == ()
     with pytest.raises(InvalidInput, match=r"of 16 train objects are smaller than 2 pixels .* 64 x 64") as error:
         check(version, 64)
-    assert error.value.place == "spec.input.size"
+    assert error.value.location == "spec.input.size"
     assert "give about 320 x 320" in str(error.value), "5 pixels of 200 are 8 of 320"
 
 

@@ -152,7 +152,7 @@ def check(source: OpenSource, item: SourceImage) -> Checked:
     """
 
     def left_out(kind: FindingKind, error: InvalidInput) -> Checked:
-        finding = Finding(kind, error.place or item.name, error.message, error.remedy or "")
+        finding = Finding(kind, error.location or item.name, error.message, error.remedy or "")
         return Checked(item.name, item.image, item.split, (*findings, finding))
 
     findings: list[Finding] = []

@@ -47,7 +47,7 @@ async def observe_deployment(observer: Observer, key: Key, now: datetime) -> Dep
     ]
     found = {TRAINING_JOB: job, TUNING_SWEEP: sweep}
     secrets = [reference for reference in references(spec) if reference.kind == SECRET.name]
-    wanted: list[Reference] = [*secret_of(store), *secrets, *claims_of([(spec.model.uri or "", "spec.model.uri")])]
+    needed: list[Reference] = [*secret_of(store), *secrets, *claims_of([(spec.model.uri or "", "spec.model.uri")])]
     pods = tuple(observer.cache.owned(key, POD))
     return DeploymentSnapshot(
         deployment=deployment,
@@ -61,7 +61,7 @@ async def observe_deployment(observer: Observer, key: Key, now: datetime) -> Dep
         children=_children(observer, key, uid),
         pods=pods,
         lacking=frozenset(observer.cache.lacking),
-        missing=await observer.missing(key, wanted),
+        missing=await observer.missing(key, needed),
         store=store,
         measured=observer.scraper.ask(key, gateways_of(pods)),
         now=now,

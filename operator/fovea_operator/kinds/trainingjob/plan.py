@@ -312,7 +312,7 @@ def _bundle(snapshot: TrainingSnapshot, name: str, path: str) -> BundleInput | A
 
 
 def _result(job: TrainingJob, old: TrainingJobStatus, view: RunView | None) -> TrainingResult | None:
-    """The newest result, held against the criteria as they stand now: editing one judges again, it trains nothing."""
+    """The newest result, checked against the criteria as they are now: editing one trains nothing."""
     criteria = job.spec.success_criteria
     made = view.status.result if view is not None else None
     if view is not None and made is not None and made.error is None and made.artifact and made.digest:

@@ -98,7 +98,7 @@ class COCO:
         if not contents:
             raise unreadable[0]
         for fault in unreadable:
-            yield Finding(FindingKind.UNREADABLE_FILE, fault.place or "", fault.message)
+            yield Finding(FindingKind.UNREADABLE_FILE, fault.location or "", fault.message)
         if self.options.task == Task.SEMANTIC_SEGMENTATION:
             yield from self._rest(contents)
         located: dict[str, list[tuple[Content, Entry]]] = defaultdict(list)

@@ -61,7 +61,7 @@ class IDX:
         if len(broken) == len(pairs):
             raise broken[0]
         for fault in broken:
-            yield Finding(FindingKind.UNREADABLE_FILE, fault.place or "", fault.message, fault.remedy or "")
+            yield Finding(FindingKind.UNREADABLE_FILE, fault.location or "", fault.message, fault.remedy or "")
 
     def _pair(self, images: str, labels: str) -> Iterator[SourceImage]:
         if labels not in self.tree.files:

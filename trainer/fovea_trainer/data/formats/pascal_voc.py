@@ -221,7 +221,7 @@ def parse_annotation(file: StorePath, path: str) -> Labels:
         try:
             boxes.append(_object(element, path))
         except InvalidInput as error:
-            findings.append(Finding(FindingKind.INVALID_LABEL, error.place or path, error.message))
+            findings.append(Finding(FindingKind.INVALID_LABEL, error.location or path, error.message))
     return Labels(boxes=tuple(boxes), size=_size(root), place=f"{path}:{root.line}", findings=tuple(findings))
 
 

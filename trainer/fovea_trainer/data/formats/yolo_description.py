@@ -91,7 +91,7 @@ def descriptions(tree: Tree) -> tuple[dict[str, Description], list[Finding]]:
         except InvalidInput as error:
             if PurePosixPath(path).name in USUAL:
                 raise
-            findings.append(Finding(FindingKind.UNREADABLE_FILE, error.place or path, error.message))
+            findings.append(Finding(FindingKind.UNREADABLE_FILE, error.location or path, error.message))
             continue
         if described is not None:
             by_folder[str(PurePosixPath(path).parent)].append(described)
