@@ -71,8 +71,9 @@ fuzz: venv  ## Readers and decoders on thousands of inputs that nobody would wri
 mutants: venv  ## Which changes of what is decided and calculated the unit tests notice; half an hour (AREA=training for a part)
 	$(BIN)/python tests/mutants.py $(AREA)
 
-tools:  ## The programs that tests start: a real S3 server and Helm
+tools:  ## The programs that tests start: a real S3 server, Helm and Triton
 	devcluster/devcluster build versitygw helm
+	devcluster/images/triton/install $(FOVEA_CACHE)/triton
 
 lock:  ## Renews requirements/*.txt
 	for extra in dev operator serving ray-serve trainer; do \

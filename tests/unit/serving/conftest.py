@@ -22,7 +22,7 @@ from fovea_api.bundle import (
 from fovea_api.common import Task
 from fovea_api.trainingjob import Resize, Size
 from fovea_serving.bundle import bundle_digest, file_digest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 DIGEST = "sha256-" + "0" * 64
 
@@ -40,10 +40,44 @@ def write_model(path: Path, batch: int | str = "batch") -> None:
     onnx.save(model, str(path))
 
 
-def manifest_of(folder: Path) -> BundleManifest:
+def write_detector(path: Path) -> None:
+    """Two boxes in every image, of class 0 and 2; the brighter the image, the higher their scores."""
+    constant = {
+        "scores of black": np.array([[[0.9, 0, 0], [0, 0, 0.6]]], np.float32),
+        "two boxes": np.array([[[4, 4, 16, 16], [8, 8, 30, 20]]], np.float32),
+        "axes": np.array([1, 2, 3]),
+        "first": np.array([0]),
+        "second": np.array([1]),
+        "shape of boxes": np.array([2, 4]),
+    }
+    nodes = [
+        helper.make_node("ReduceMean", ["image", "axes"], ["mean of all"], keepdims=1),
+        helper.make_node("Squeeze", ["mean of all", "second"], ["mean"]),
+        helper.make_node("Sigmoid", ["mean"], ["brightness"]),
+        helper.make_node("Mul", ["brightness", "scores of black"], ["scores"]),
+        helper.make_node("Shape", ["image"], ["shape"]),
+        helper.make_node("Slice", ["shape", "first", "second"], ["images"]),
+        helper.make_node("Concat", ["images", "shape of boxes"], ["shape of all boxes"], axis=0),
+        helper.make_node("Expand", ["two boxes", "shape of all boxes"], ["boxes"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "detector",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 24, 32])],
+        [
+            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["batch", 2, 4]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 2, 3]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constant.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, str(path))
+
+
+def manifest_of(folder: Path, task: Task = Task.CLASSIFICATION) -> BundleManifest:
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "bundle.yaml")
     return BundleManifest(
-        task=Task.CLASSIFICATION,
+        task=task,
         architecture="colour",
         classes=("red", "green", "blue"),
         preprocessing=Preprocessing(
@@ -76,6 +110,40 @@ def bundle(tmp_path: Path) -> Path:
     manifest = manifest_of(folder)
     (folder / "bundle.yaml").write_text(yaml.safe_dump(manifest.to_dict(), sort_keys=False))
     return folder.rename(tmp_path / bundle_digest(manifest))
+
+
+def write_bundle(root: Path, write: Callable[[Path], None], task: Task) -> Path:
+    """A bundle below the folder, of the files that are written into the folder given."""
+    folder = root / "bundle"
+    folder.mkdir()
+    write(folder)
+    manifest = manifest_of(folder, task)
+    (folder / "bundle.yaml").write_text(yaml.safe_dump(manifest.to_dict(), sort_keys=False))
+    return folder.rename(root / bundle_digest(manifest))
+
+
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a detector, whose own confidence threshold is 0.5."""
+    root = tmp_path_factory.mktemp("detector")
+    return write_bundle(root, lambda folder: write_detector(folder / "model.onnx"), Task.DETECTION)
+
+
+@pytest.fixture
+def bundle_with_engine(tmp_path: Path) -> Path:
+    """A detector with what TensorRT builds beside the ONNX file; nothing reads it."""
+
+    def write(folder: Path) -> None:
+        write_detector(folder / "model.onnx")
+        (folder / "model.plan").write_bytes(b"an engine")
+
+    return write_bundle(tmp_path, write, Task.DETECTION)
+
+
+@pytest.fixture
+def bundle_of_two(tmp_path: Path) -> Path:
+    """A classifier that takes two images at once and no other number."""
+    return write_bundle(tmp_path, lambda folder: write_model(folder / "model.onnx", 2), Task.CLASSIFICATION)
 
 
 @pytest.fixture
