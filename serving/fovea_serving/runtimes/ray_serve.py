@@ -92,6 +92,7 @@ class Model:
         )
         before = self._upstream
         self._upstream = LocalUpstream(self._predictor, inference.batching, self._threads)
+        self._golden, self._next_look = GoldenImage(), 0.0
         await before.close()
 
     async def check_health(self) -> None:
@@ -127,6 +128,7 @@ def app(args: Mapping[str, JsonValue]) -> serve.Application:
     deployment = serve.deployment(
         name="Model",
         max_ongoing_requests=64,  # more than a batch, so that the next one fills while one runs; the gateway limits
+        health_check_period_s=5,  # a process that died is noticed by the next check, and replaced
         graceful_shutdown_timeout_s=30,
         logging_config={"enable_access_log": False},  # the gateway counts and logs requests
     )(Model)
