@@ -38,7 +38,7 @@ from fovea_serving.fetch import fetch_bundle
 from fovea_serving.gateway.problems import problem
 from fovea_serving.golden import GoldenImage
 from fovea_serving.predictor import Predictor
-from fovea_serving.upstreams.base import UpstreamFailed
+from fovea_serving.upstreams.base import PredictOptions, UpstreamFailed
 from fovea_serving.upstreams.local import LocalUpstream
 from fovea_serving.upstreams.wire import CONTENT_TYPE, read_request, write_answers
 
@@ -72,31 +72,26 @@ class Model:
         with TemporaryDirectory(prefix="fovea-bundle-") as folder:
             bundle = _fetch(args, Path(folder))
             self._threads = _threads()
+            stated = bundle.golden(args.precision)
             self._predictor = Predictor.from_bundle(
                 bundle, precision=args.precision, threads=self._threads, max_batch=MAX_BATCH
             )
         self._classes = bundle.manifest.classes
-        self._own = self._predictor.postprocess
-        self._upstream = LocalUpstream(self._predictor, threads=self._threads)
-        self._golden = GoldenImage()
+        self._inference = Inference()
+        self._upstream = LocalUpstream(self._predictor, self._inference.batching, self._threads)
+        self._golden = GoldenImage(stated)
         self._next_look = 0.0
 
     async def reconfigure(self, user_config: Mapping[str, JsonValue]) -> None:
         """Goes by another `spec.inference`; requests under way end by the one before. Raises ValidationError."""
-        inference = Inference.model_validate(user_config)
-        threshold = inference.confidence_threshold
-        self._predictor.postprocess = replace(
-            self._own,
-            confidence_threshold=self._own.confidence_threshold if threshold is None else threshold,
-            max_detections=min(self._own.max_detections, inference.max_detections),
-        )
-        before = self._upstream
-        self._upstream = LocalUpstream(self._predictor, inference.batching, self._threads)
-        self._golden, self._next_look = GoldenImage(), 0.0
-        await before.close()
+        before, self._inference = self._inference, Inference.model_validate(user_config)
+        if self._inference.batching != before.batching:
+            old = self._upstream
+            self._upstream = LocalUpstream(self._predictor, self._inference.batching, self._threads)
+            await old.close()
 
     async def check_health(self) -> None:
-        """Ray replaces a replica that does not answer, or whose golden image gets another answer than at first."""
+        """Ray replaces a replica that does not answer, or whose golden image gets another answer than the known one."""
         if time.monotonic() >= self._next_look:
             await self._golden.check(self._upstream)
             self._next_look = time.monotonic() + GOLDEN_SECONDS
@@ -107,9 +102,13 @@ class Model:
         try:
             if request.headers.get("content-type") == CONTENT_TYPE:
                 images, options = read_request(body)
+                if options.confidence is None:
+                    options = replace(options, confidence=self._inference.confidence_threshold)
                 answers = await self._upstream.predict(images, options)
                 return Response(write_answers(answers), media_type=CONTENT_TYPE)
-            (answer,) = await self._upstream.predict([body])
+            inference = self._inference
+            options = PredictOptions(inference.confidence_threshold, max_detections=inference.max_detections)
+            (answer,) = await self._upstream.predict([body], options)
             return JSONResponse(answer.prediction.to_dict(self._classes, masks=True))
         except FoveaError as error:
             failure = error
