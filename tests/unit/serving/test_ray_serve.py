@@ -65,7 +65,7 @@ class Cluster:
         ]
         options = {"host": "127.0.0.1", "port": self.serve}
         content = {"http_options": options, "applications": applications}
-        # The first one starts Ray Serve; on a busy machine it is answered with 500 meanwhile, and KubeRay asks again, too.
+        # The first one starts Ray Serve: a busy machine answers with 500 meanwhile, and KubeRay asks again, too.
         _until(lambda: self.request("PUT", content) is not None, "Ray Serve takes applications", (HTTPError,))
 
     def replicas(self) -> dict[str, list[tuple[str, int]]]:
