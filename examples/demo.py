@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""`make demo`: from labelled images to a trained detector on a real Kubernetes, driven by manifests only.
+"""`make demo`: from labelled images to a detector that answers on a real Kubernetes, driven by manifests only.
 
 CLUSTER=devcluster (default; Debian as root), kind (with docker, kind, kubectl and helm), or current: that of your
-KUBECONFIG, with KubeRay on it, with kubectl and helm, and with OPERATOR_IMAGE and TRAINER_IMAGE, built from images/ and
-pushed to where it pulls from. kind and current need STORE_SECRET. Everything else is in the manifests; NAMESPACE is
-where they are applied (fovea-demo). Writes .demo/summary.json and .demo/report.html.
+KUBECONFIG, with KubeRay on it, with kubectl and helm, and with OPERATOR_IMAGE, TRAINER_IMAGE and SERVING_IMAGE, built
+from images/ and pushed to where it pulls from. kind and current need STORE_SECRET. Everything else is in the manifests;
+NAMESPACE is where they are applied (fovea-demo). Writes .demo/summary.json and .demo/report.html.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ OUT = ROOT / ".demo"
 DEVCLUSTER = ROOT / "devcluster" / "devcluster"
 SYSTEM, NAME = "fovea-system", "blood-cells"
 NAMESPACE = os.environ.get("NAMESPACE") or "fovea-demo"
-LOCAL_IMAGES = {name: f"fovea.local/{name}:dev" for name in ("operator", "trainer")}
+LOCAL_IMAGES = {name: f"fovea.local/{name}:dev" for name in ("operator", "trainer", "serving")}
 """Those that the devcluster and kind get, built here."""
 KUBERAY = (
     "helm", "upgrade", "--install", "kuberay-operator", "kuberay-operator", "--version", "1.6.0",
     "--repo", "https://ray-project.github.io/kuberay-helm/", "--namespace", "kuberay-system", "--create-namespace",
     "--wait",
 )  # fmt: skip
+TRITON_IMAGE = "fovea.local/triton:dev"
+"""Not built here; `spec.runtime: Triton` needs it."""
+REQUESTS = 40
+"""Requests by which the latency is measured."""
 LIMIT_SECONDS = 45 * 60
 """After this the demo gives up; 8 epochs take some 10 minutes on 2 cores."""
 
@@ -65,6 +69,8 @@ def main() -> int:
             "--set-string", operator_values(images["operator"]),
             "--set-string", f"podAnnotations.demo={int(time.time())}",  # a new image under the same tag is started
             "--set-string", f"defaults.trainerImage={images['trainer']}",
+            "--set-string", f"defaults.servingImage={images['serving']},defaults.tritonImage={TRITON_IMAGE}",
+            "--set", "operator.settings.gateway_replicas=1",  # 2 cores
             "--set", "defaults.store.uri=s3://fovea,defaults.store.secretName=fovea-store",
         )  # fmt: skip
     with stage("images of blood cells"):
@@ -83,7 +89,11 @@ def main() -> int:
         dataset = follow("dataset")
     with stage("training"):
         job = follow("trainingjob")
-    return summarize(dataset, job)
+    run("kubectl", "-n", NAMESPACE, "apply", "--server-side", "-f", ROOT / "examples" / "blood-cells-serving.yaml")
+    with stage("serving"):
+        deployment = follow("modeldeployment")
+        answered = ask()
+    return summarize(dataset, job, deployment, answered)
 
 
 def check(cluster: str) -> None:
@@ -103,15 +113,15 @@ def check(cluster: str) -> None:
 
 
 def images_of(cluster: str) -> dict[str, str]:
-    """Operator and trainer image; a cluster that is not ours pulls them from where its user has put them."""
+    """Images of operator, trainer and serving; a cluster that is not ours pulls them from where they were pushed."""
     if cluster != "current":
         return LOCAL_IMAGES
     given = {name: os.environ.get(f"{name.upper()}_IMAGE", "") for name in LOCAL_IMAGES}
     if missing := [f"{name.upper()}_IMAGE" for name, image in given.items() if not image]:
         sys.exit(
             f"demo: CLUSTER=current needs {' and '.join(missing)}, such as registry.example/fovea/operator:dev: "
-            "build images/operator/Containerfile and images/trainer/Containerfile, and push them to where the cluster "
-            "pulls from"
+            "build the Containerfiles in images/operator, images/trainer and images/serving, and push the images to "
+            "where the cluster pulls from"
         )
     return given
 
@@ -229,7 +239,36 @@ def follow(kind: str) -> dict:
     sys.exit(f"demo: {kind} {NAME} is not ready after {LIMIT_SECONDS // 60} minutes; kubectl describe says why")
 
 
-def summarize(dataset: dict, job: dict) -> int:
+def ask() -> dict:
+    """Asks the served model with curl, as anybody would: the answer, and the 95th percentile of the latency."""
+    image = min((ROOT / "examples/data/bccd/BCCD/JPEGImages").glob("*.jpg"))
+    forward = subprocess.Popen(
+        ["kubectl", "-n", NAMESPACE, "port-forward", f"service/{NAME}", ":80"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert forward.stdout is not None
+        port = forward.stdout.readline().split("127.0.0.1:")[1].split()[0]
+        url = f"http://127.0.0.1:{port}/v1/predict"
+        question = ("curl", "--silent", "--show-error", "--fail", "--max-time", "30", "--data-binary", f"@{image}", url)
+        print(f"  {' '.join(question)}", flush=True)
+        answer = json.loads(output(*question))
+        seconds_ = sorted(
+            float(output(*question, "--output", os.devnull, "--write-out", "%{time_total}")) for _ in range(REQUESTS)
+        )
+    finally:
+        forward.terminate()
+        forward.wait()
+    objects = answer["predictions"][0]["objects"]
+    counts = {name: sum(it["class"] == name for it in objects) for name in sorted({it["class"] for it in objects})}
+    return {
+        "image": image.name,
+        "model": answer["model"],
+        "objects": counts,
+        "latencyP95Milliseconds": round(seconds_[int(0.95 * (REQUESTS - 1))] * 1000, 1),
+    }
+
+
+def summarize(dataset: dict, job: dict, deployment: dict, answered: dict) -> int:
     result = job["status"]["result"]
     report = subprocess.run(
         ["kubectl", "-n", NAMESPACE, "exec", "loader", "--", "sh", "-c",
@@ -246,6 +285,7 @@ def summarize(dataset: dict, job: dict) -> int:
         "successCriteria": result["successCriteria"],
         "bundle": result["bundle"],
         "report": str(OUT / "report.html"),
+        "serving": {"url": deployment["status"]["url"], **answered},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
     (OUT / "summary.json").write_text(json.dumps(summary, indent=2))
@@ -255,6 +295,9 @@ def summarize(dataset: dict, job: dict) -> int:
     for item in result["successCriteria"]:
         print(f"  {'met   ' if item['met'] else 'MISSED'} {item['metric']}: {item.get('measured')}")
     print("\n".join(f"  {value:7.1f} s  {name}" for name, value in seconds.items()))
+    counts = ", ".join(f"{count} {name}" for name, count in answered["objects"].items())
+    print(f"answer  {answered['image']}: {counts}")
+    print(f"url     {deployment['status']['url']}/v1/predict, p95 {answered['latencyP95Milliseconds']:g} ms")
     print(f"bundle  {result['bundle']}\nreport  {OUT / 'report.html'}\nfigures {OUT / 'summary.json'}")
     return 0 if result["eligible"] else 3
 

@@ -18,7 +18,7 @@ demo = runpy.run_path(sys.argv[1])
 os.getuid() or os.setuid({NOBODY})  # after the imports: root's Python need not be everybody's
 sys.exit(demo["main"]())
 """
-IMAGES = {"OPERATOR_IMAGE": "registry.example:5000/operator:1", "TRAINER_IMAGE": "registry.example:5000/trainer:1"}
+IMAGES = {f"{name.upper()}_IMAGE": f"registry.example:5000/{name}:1" for name in ("operator", "trainer", "serving")}
 KUBECTL = """#!/bin/sh
 echo "$*" >> {folder}/calls
 case "$*" in
@@ -69,9 +69,11 @@ def test_missing_programs_are_named() -> None:
 def test_a_cluster_of_ones_own_needs_images_and_a_store(programs: Path) -> None:
     without = demo(programs, KUBECONFIG="x")
     assert without.returncode == 1
-    assert without.stderr.startswith("demo: CLUSTER=current needs OPERATOR_IMAGE and TRAINER_IMAGE, such as ")
+    assert without.stderr.startswith(
+        "demo: CLUSTER=current needs OPERATOR_IMAGE and TRAINER_IMAGE and SERVING_IMAGE, such as "
+    )
     one = demo(programs, KUBECONFIG="x", OPERATOR_IMAGE="registry.example/operator:1")
-    assert one.stderr.startswith("demo: CLUSTER=current needs TRAINER_IMAGE, such as ")
+    assert one.stderr.startswith("demo: CLUSTER=current needs TRAINER_IMAGE and SERVING_IMAGE, such as ")
     for secret in ({}, {"STORE_SECRET": "missing.yaml"}):
         done = demo(programs, KUBECONFIG="x", **IMAGES, **secret)
         assert done.returncode == 1

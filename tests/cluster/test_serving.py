@@ -1,0 +1,113 @@
+"""The model that the demo deployed: it answers, and goes on answering while what runs it is changed or dies."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import Demo
+from tests.kube import ROOT, devcluster, documents
+
+pytestmark = pytest.mark.timeout(1800)
+KIND, NAME = "modeldeployment", "blood-cells"
+IMAGE = min((ROOT / "examples/data/bccd/BCCD/JPEGImages").glob("*.jpg"))
+
+
+def predict(demo: Demo) -> tuple[int, dict[str, Any]]:
+    """Status and answer of one request to the Service's address, which reaches from the host of a devcluster."""
+    address = demo.object("service", NAME)["spec"]["clusterIP"]
+    request = urllib.request.Request(f"http://{address}/v1/predict", IMAGE.read_bytes(), {"content-type": "image/jpeg"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read() or b"{}")
+
+
+@contextmanager
+def load(demo: Demo) -> Iterator[Counter[int]]:
+    """Two clients that ask without a pause; counts the answers by status."""
+    statuses: Counter[int] = Counter()
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            statuses[predict(demo)[0]] += 1
+
+    clients = [threading.Thread(target=ask) for _ in range(2)]
+    for client in clients:
+        client.start()
+    try:
+        yield statuses
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+
+
+def settled(demo: Demo) -> bool:
+    status = demo.object(KIND, NAME)["status"]
+    return demo.ready(KIND, NAME)[0] == "True" and "candidate" not in status and "retiring" not in status
+
+
+def pods(demo: Demo, component: str) -> list[str]:
+    selector = f"fovea.dev/name={NAME},fovea.dev/component={component}"
+    return demo.kubectl("-n", demo.namespace, "get", "pods", "-l", selector, "-o", "name").split()
+
+
+def recovers(demo: Demo, component: str, seconds: float) -> None:
+    """Kills the pods of a component; requests are answered again by themselves."""
+    demo.kubectl("-n", demo.namespace, "delete", *pods(demo, component), "--grace-period=0", "--force", timeout=60)
+    time.sleep(2)
+    demo.until(lambda: answers(demo), seconds)
+    demo.until(lambda: settled(demo), seconds)
+
+
+def answers(demo: Demo) -> bool:
+    try:
+        status, answer = predict(demo)
+    except OSError:  # no gateway at all
+        return False
+    assert status in (200, 502, 503, 504), answer
+    return status == 200
+
+
+def test_the_newest_eligible_bundle_answers(demo: Demo) -> None:
+    run = demo.object("trainingjob", NAME)["status"]["result"]["run"]
+    status, answer = predict(demo)
+    assert status == 200
+    assert answer["model"]["run"] == run == demo.object(KIND, NAME)["status"]["stable"]["run"]
+    assert {it["class"] for it in answer["predictions"][0]["objects"]} <= {"RBC", "WBC", "Platelets"}
+    assert demo.summary["serving"]["objects"]
+    shown = demo.kubectl("-n", demo.namespace, "get", KIND, NAME).splitlines()
+    assert shown[0].split()[:5] == ["NAME", "READY", "URL", "STABLE", "REPLICAS"]
+    assert run in shown[1]
+
+
+def test_the_runtime_is_switched_under_load_without_a_failed_request(demo: Demo) -> None:
+    devcluster("images", "triton")
+    devcluster("load", "triton")
+    (manifest,) = documents(ROOT / "examples" / "blood-cells-serving.yaml")
+    before = predict(demo)[1]["predictions"]
+    with load(demo) as statuses:
+        for runtime in ("Triton", "RayServe"):
+            manifest["spec"]["runtime"] = runtime
+            demo.apply(manifest, namespace=demo.namespace)
+            demo.until(lambda runtime=runtime: demo.object(KIND, NAME)["status"]["stable"]["runtime"] == runtime, 300)
+            demo.until(lambda: settled(demo), 120)
+            assert len(predict(demo)[1]["predictions"][0]["objects"]) == len(before[0]["objects"])
+    assert set(statuses) == {200}, statuses
+
+
+@pytest.mark.parametrize(("component", "seconds"), [("gateway", 60), ("replica", 180), ("head", 300)])
+def test_what_dies_comes_back_and_answers_again(demo: Demo, component: str, seconds: float) -> None:
+    recovers(demo, component, seconds)
