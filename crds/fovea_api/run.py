@@ -347,6 +347,8 @@ class TrainingSummary(Model):
     """The epoch whose weights were exported, from 1."""
     epochs: Count
     """Epochs that were trained, over all attempts."""
+    input_size: Annotated[str, Field(max_length=16, pattern="^[0-9]+x[0-9]+$")] | None = None
+    """Width and height of the network's input in pixels, such as 320x240: as given, or as followed from the dataset."""
     seconds: Annotated[Number, Field(ge=0)]
     """Wall-clock seconds from the start of the first attempt."""
     best: Best | None = None

@@ -32,7 +32,7 @@ def test_without_a_validation_split_nothing_is_chosen_by_the_test_split(
     with caplog.at_level(logging.INFO, "fovea_trainer"):
         result = train_manifest(path, str(tmp_path / "store"))
     assert result.training is not None
-    assert (result.training.best_epoch, result.training.best) == (2, None)
+    assert (result.training.best_epoch, result.training.best, result.training.input_size) == (2, None, "32x32")
     assert "test/accuracy" in result.metrics
     text = Path(str(result.report)).read_text()
     for words in (NO_VALIDATION, "the weights of the last epoch are kept", "train/accuracy is"):

@@ -14,10 +14,13 @@ from typing import Protocol
 import torch
 from fovea_api.errors import CorruptData
 from fovea_api.run import Progress
+from fovea_serving.backends.cpus import usable_cpus
 
 from fovea_trainer.training.state import FILE, State
 
 Listener = Callable[[Progress], None]
+MOST_PROCESSES = 8
+"""Processes that prepare images for one worker, at most."""
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class SingleProcess:
 
     def __init__(self, folder: Path, keep: int, listener: Listener, stop: threading.Event | None = None) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.loader_processes = loader_processes(torch.get_num_threads())
+        self.loader_processes = loader_processes(self.device, torch.get_num_threads())
         self._folder, self._keep, self._listener = folder, keep, listener
         self._stop = stop or threading.Event()
 
@@ -108,7 +111,7 @@ class RayWorker:
         self.rank: int = context.get_world_rank()
         self.workers: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
-        self.loader_processes = loader_processes(torch.get_num_threads())
+        self.loader_processes = loader_processes(self.device, torch.get_num_threads())
         self._listener = listener
 
     def resume(self) -> State | None:
@@ -142,9 +145,15 @@ class RayWorker:
         return False
 
 
-def loader_processes(threads: int) -> int:
-    """Processes for preparing images: none on one or two cores, where they only take time from training."""
-    return 0 if threads <= 2 else min(threads - 1, 8)
+def loader_processes(device: torch.device, threads: int) -> int:
+    """Processes for preparing images.
+
+    A GPU leaves the CPUs to them, all that the container may use, whatever share of these was requested. On a CPU they
+    take time from training, and pay from three threads on.
+    """
+    if device.type != "cpu":
+        return max(1, min(usable_cpus() - 1, MOST_PROCESSES))
+    return 0 if threads <= 2 else min(threads - 1, MOST_PROCESSES)
 
 
 @contextmanager

@@ -173,6 +173,7 @@ def _summary_of(trained: Trained, state: State) -> TrainingSummary:
     return TrainingSummary(
         best_epoch=state.best_epoch,
         epochs=state.epoch,
+        input_size=f"{trained.preprocess.width}x{trained.preprocess.height}",
         seconds=state.seconds,
         cpu_hours=state.cpu_seconds / 3600,
         best=best_of(state, monitored_metric(trained.recipe, trained.network.task)),

@@ -12,7 +12,6 @@ from itertools import islice
 import torch
 from fovea_api.errors import FoveaError, Interrupted, InvalidInput
 from fovea_api.trainingjob import Recipe, Size
-from torch.utils.data import DataLoader
 
 from fovea_trainer.augmentation import Augment
 from fovea_trainer.models.description import NetworkDescription
@@ -22,11 +21,12 @@ from fovea_trainer.models.weights import load_state, read_state
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.base_weights import BaseWeights
 from fovea_trainer.training.context import Context
-from fovea_trainer.training.dataset import Collate, SplitDataset, preprocessing, training_order
+from fovea_trainer.training.dataset import SplitDataset, preprocessing, training_order
 from fovea_trainer.training.distributed import first_workers, total
 from fovea_trainer.training.fitting import Images, fitted, scale_notes
+from fovea_trainer.training.loading import TrainingBatches
 from fovea_trainer.training.network import Version, make_network
-from fovea_trainer.training.order import WorkerBatches, mix
+from fovea_trainer.training.order import mix
 from fovea_trainer.training.precision import Precision, choose_precision
 from fovea_trainer.training.progress import epoch_lines, training_progress
 from fovea_trainer.training.selection import check_monitored, keep_best, monitored_metric, stop_early
@@ -93,6 +93,7 @@ class _Fit:
         self.train = SplitDataset(train, definition(task), preprocess, Augment(recipe.input.augmentations))
         self.validation = SplitDataset(held_out, definition(task), preprocess, Augment(()))
         self.order = training_order(recipe, self.train, len(version.manifest.classes), context.workers)
+        self.batches = TrainingBatches(self.train, self.order, context)
         self.monitored = monitored_metric(recipe, task)
 
         network = make_network(recipe, version)
@@ -120,15 +121,7 @@ class _Fit:
         """Mean loss of the epoch, over all workers."""
         state, context = self.state, self.context
         steps = self.order.steps_per_epoch
-        sampler = WorkerBatches(self.order, state.epoch, state.step, context.rank, context.workers)
-        batches = iter(
-            DataLoader(
-                self.train,
-                batch_sampler=sampler,
-                collate_fn=Collate(self.train.task),
-                num_workers=context.loader_processes,
-            )
-        )
+        batches = self.batches.epoch(state.epoch, state.step)
         self.updater.network.train()
         began, images_done = time.monotonic(), 0
         while parts := [(images, targets) for images, targets, _ in islice(batches, self.order.accumulated)]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from fovea_serving.pipeline import Prediction
-from torch.utils.data import DataLoader
 
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.training.context import Context
-from fovea_trainer.training.dataset import Collate, SplitDataset
+from fovea_trainer.training.dataset import SplitDataset
 from fovea_trainer.training.distributed import gather
+from fovea_trainer.training.loading import loader
 from fovea_trainer.training.precision import Precision
 
 
@@ -18,16 +18,13 @@ def validate(
 ) -> dict[str, float]:
     """Metrics by name, `validation/<metric>`, the same on all workers; each predicts its share of the images."""
     mine = range(context.rank, len(dataset), context.workers)
-    loader = DataLoader(
-        dataset, batch_size, sampler=mine, collate_fn=Collate(dataset.task), num_workers=context.loader_processes
-    )
     predictions: list[Prediction] = []
     losses: list[tuple[float, int]] = []
     training = network.training
     network.eval()
     with torch.no_grad(), precision.autocast():
-        for images, targets, geometries in loader:
-            raw = network(images.to(context.device))
+        for images, targets, geometries in loader(dataset, context, batch_size=batch_size, sampler=mine):
+            raw = network(images.to(context.device, non_blocking=True))
             parts = network.loss(raw, targets.to(context.device))
             losses.append((float(sum(float(part) for part in parts.values())), len(images)))
             outputs = network.decode(raw)

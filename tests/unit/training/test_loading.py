@@ -1,0 +1,62 @@
+"""Loaders: the same batches, whoever prepares them, from processes that outlive an epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fovea_api.common import Task
+from fovea_api.trainingjob import Augmentation, Flip, Resize
+from fovea_serving.pipeline import Preprocess
+from fovea_trainer.augmentation import Augment
+from fovea_trainer.tasks import definition
+from fovea_trainer.training import context as contexts
+from fovea_trainer.training.context import SingleProcess, loader_processes
+from fovea_trainer.training.dataset import SplitDataset
+from fovea_trainer.training.loading import TrainingBatches
+from fovea_trainer.training.order import Order
+from synthetic import squares
+
+
+@dataclass
+class WithProcesses(SingleProcess):
+    folder: Path
+    processes: int
+
+    def __post_init__(self) -> None:
+        super().__init__(self.folder, 1, lambda progress: None)
+        self.loader_processes = self.processes
+
+
+def images(batches: TrainingBatches, epoch: int, first_step: int = 0) -> list[torch.Tensor]:
+    return [images for images, _, _ in batches.epoch(epoch, first_step)]
+
+
+def test_processes_prepare_the_same_batches_in_every_epoch(tmp_path: Path) -> None:
+    preprocess = Preprocess(32, 32, Resize.LETTERBOX, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    augment = Augment([Augmentation(horizontal_flip=Flip())])
+    task = Task.CLASSIFICATION
+    dataset = SplitDataset(squares(task).split("train"), definition(task), preprocess, augment)
+    order = Order(np.ones(len(dataset)), 8, seed=0)
+    alone = TrainingBatches(dataset, order, WithProcesses(tmp_path, 0))
+    several = TrainingBatches(dataset, order, WithProcesses(tmp_path, 2))
+    next(islice(several.epoch(0, 0), 1))  # an epoch that is left half way
+    for position in ((0, 0), (1, 0), (1, 2)):
+        pairs = list(zip(images(alone, *position), images(several, *position), strict=True))
+        assert len(pairs) == 3 - position[1]
+        assert all(torch.equal(one, other) for one, other in pairs)
+    assert not torch.equal(images(alone, 0)[0], images(alone, 1)[0])
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "processes"), [("cpu", 1, 0), ("cpu", 2, 0), ("cpu", 4, 3), ("cuda", 1, 5)]
+)
+def test_a_gpu_leaves_the_cpus_to_the_loader(
+    device: str, threads: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contexts, "usable_cpus", lambda: 6)
+    assert loader_processes(torch.device(device), threads) == processes
