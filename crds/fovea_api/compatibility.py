@@ -14,6 +14,7 @@ from fovea_api.common import Task
 from fovea_api.dataset import DatasetSpec
 from fovea_api.errors import InvalidInput
 from fovea_api.metrics import BY_CLASS, evaluated, monitorable
+from fovea_api.presets import with_preset
 from fovea_api.trainingjob import Input, Loss, ModelChoice, Recipe, TrainingJobSpec
 
 SMOOTHED = (Loss.CROSS_ENTROPY, Loss.DICE_CROSS_ENTROPY)
@@ -48,9 +49,21 @@ def incompatibilities(spec: TrainingJobSpec, dataset: DatasetSpec | None = None)
         *wrong_loss(architecture, spec.training.loss),
         *ignored_by_loss(architecture, spec),
         *wrong_sizes(architecture, spec.input),
+        *_small_batch(spec),
         *wrong_monitored(architecture.task, spec),
         *_wrong_criteria(architecture.task, spec, dataset.classes if dataset is not None else ()),
     )
+
+
+def _small_batch(spec: TrainingJobSpec) -> Iterator[InvalidInput]:
+    """A preset's batch that has no image for each worker; a given one is refused at apply."""
+    batch, workers = with_preset(spec.recipe()).training.batch_size, spec.compute.workers
+    if batch < workers:
+        yield InvalidInput(
+            f"the preset's batch of {batch} has no image for each of {workers} workers",
+            "spec.training.batchSize",
+            f"give {workers} or more, or lower compute.workers",
+        )
 
 
 def wrong_task(architecture: Architecture, task: Task) -> Iterator[InvalidInput]:

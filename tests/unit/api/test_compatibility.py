@@ -68,6 +68,10 @@ SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
         problems(spec(UNET, input={"augmentations": [{"blur": {}}, {"randomCrop": {"width": 64, "height": 70}}]})),
         "InvalidOption", "spec.input.augmentations[1].randomCrop", "the nearest is 64 x 64",
     ),
+    "more workers than the preset's batch has images": (
+        problems(spec(RETINANET, compute={"workers": 9})),
+        "InvalidInput", "spec.training.batchSize", "give 9 or more, or lower compute.workers",
+    ),
     "a primary metric of another task": (
         problems(spec(RETINANET, evaluation={"primaryMetric": "accuracy"})),
         "UnknownMetric", "spec.evaluation.primaryMetric", "use one of mAP, mAP50, precision, recall, loss",
