@@ -1,0 +1,130 @@
+"""Rates out of counters that are reset, missing or too few; read from pods as from Prometheus."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from fovea_operator import scraping
+from fovea_operator.measurement import REQUESTS, SECONDS, WEIGHT, Measured, Sample, increases, read_sample, summarize
+from fovea_operator.objects import MODEL_DEPLOYMENT, Key
+from fovea_operator.scraping import Scraper
+from fovea_operator.settings import Settings
+from fovea_serving.gateway.metrics import Metrics
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+
+KEY = Key(MODEL_DEPLOYMENT, "ns", "cells")
+SERIES = (REQUESTS, "r-1", "200")
+
+
+def samples(*values: float) -> list[Sample]:
+    return [Sample(10.0 * step, {SERIES: value}) for step, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("values", "grown"),
+    [((5, 8, 20), 15), ((5, 8, 2, 4), 7), ((5,), 0), ((), 0)],
+    ids=["growing", "began anew at zero in between", "one look", "none"],
+)
+def test_increase_of_a_counter(values: tuple[float, ...], grown: float) -> None:
+    assert increases(samples(*values)).get(SERIES, 0) == grown
+
+
+def test_a_series_that_appears_had_been_zero() -> None:
+    first, second = Sample(0, {}), Sample(10, {SERIES: 4})
+    assert increases([first, second])[SERIES] == 4
+
+
+def test_quantiles_interpolate_as_promql_does() -> None:
+    buckets = {0.05: 50.0, 0.1: 90.0, 0.2: 100.0, math.inf: 100.0}
+    measured = Measured(60, {"200": 100}, buckets)
+    assert measured.quantile(0.95) == pytest.approx(0.15)
+    assert measured.quantile(0.25) == pytest.approx(0.025)
+    assert measured.within(0.1) == pytest.approx(0.9)
+    assert Measured(60, {}, {0.1: 5.0, math.inf: 19.0}).quantile(0.95) is None, "too few to say anything"
+    assert Measured(60, {}, {0.1: 1.0, math.inf: 100.0}).quantile(0.95) == 0.1, "the last edge that is known"
+
+
+def test_wrong_requests_and_those_that_were_shed_are_no_failures() -> None:
+    measured = Measured(60, {"200": 80, "422": 10, "429": 5, "503": 5})
+    assert measured.error_rate == pytest.approx(0.05)
+    assert Measured(60, {"503": 3}).error_rate is None
+
+
+def test_all_pods_must_have_followed_and_answered() -> None:
+    new, old = {"r-2": 100.0}, {"r-1": 100.0}
+    assert Measured(weights={"a": new, "b": new}).follows("r-2", 2)
+    assert not Measured(weights={"a": new, "b": old}).follows("r-2", 2)
+    assert not Measured(weights={"a": new}).follows("r-2", 2)
+    assert not Measured(weights={"a": new, "b": new}, silent=1).follows("r-2", 2)
+
+
+def test_the_gateways_own_series_are_read() -> None:
+    """The names here are those there."""
+    metrics = Metrics("ns", "cells")
+    metrics.request(None, 200, "", 0.07)
+    metrics.request(None, 503, "UpstreamUnavailable", 0.2)
+    read = read_sample(generate_latest(metrics.registry).decode(), 0.0)
+    names = {name for name, _, _ in read.values}
+    assert {REQUESTS, SECONDS} <= names
+    assert read.values[REQUESTS, "", "503"] == 1
+    assert WEIGHT in generate_latest(metrics.registry).decode()
+
+
+async def test_what_pods_say_and_what_prometheus_says_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One page of metrics, asked by both ways; a pod that does not answer is silent, and nothing is made up."""
+    registry = CollectorRegistry()
+    name = SECONDS.removesuffix("_bucket")
+    seconds = Histogram(name, "", ("run",), buckets=(0.1, 0.2), registry=registry)
+
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry))
+
+    async def query(request: web.Request) -> web.Response:
+        """As Prometheus answers for a counter that grew from zero to what it is."""
+        asked = request.query["query"]
+        assert 'namespace="ns",deployment="cells"' in asked
+        label = "le" if SECONDS in asked else "code"
+        found: dict[str, Any] = {"0.1": "30", "0.2": "40", "+Inf": "40"} if label == "le" else {}
+        rows = [{"metric": {label: edge}, "value": [0, count]} for edge, count in found.items()]
+        return web.json_response({"status": "success", "data": {"resultType": "vector", "result": rows}})
+
+    app = web.Application()
+    app.router.add_get("/metrics", page)
+    app.router.add_get("/api/v1/query", query)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    monkeypatch.setattr(scraping, "GATEWAY_METRICS_PORT", port)
+    woken: list[Key] = []
+    pods, prometheus = Scraper(woken.append), Scraper(woken.append)
+    configured = Settings(prometheus=f"http://127.0.0.1:{port}")
+    try:
+        async with aiohttp.ClientSession() as session:
+            for scraper in (pods, prometheus):
+                assert scraper.ask(KEY, ["127.0.0.1", "127.0.0.2"]).quantile(0.5) is None
+            await pods.look(session, Settings())
+            for _ in range(30):
+                seconds.labels("r-1").observe(0.05)
+            for _ in range(10):
+                seconds.labels("r-1").observe(0.15)
+            await pods.look(session, Settings())
+            await prometheus.look(session, configured)
+        one, other = (scraper.ask(KEY, ["127.0.0.1"]) for scraper in (pods, prometheus))
+        assert one.buckets == other.buckets
+        assert one.quantile(0.95) == other.quantile(0.95) == pytest.approx(0.18)
+        assert KEY in woken
+        pods.forget(KEY)
+        assert pods.ask(KEY, []).seconds == 0
+    finally:
+        await runner.cleanup()
+
+
+def test_a_pod_that_comes_or_goes_takes_nothing_from_the_others() -> None:
+    together = summarize({"a": samples(0, 10, 20), "b": samples(0, 5)}, silent=1)
+    assert together.requests == {"200": 25}
+    assert (together.seconds, together.silent) == (20, 1)
