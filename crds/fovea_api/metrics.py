@@ -37,6 +37,12 @@ OF_THE_MODEL = ("latency/p50Milliseconds", "latency/p95Milliseconds", "size/mega
 """The metrics that belong to no split."""
 
 
+def headline(metrics: Mapping[str, float]) -> str | None:
+    """A model's quality: its task's metric on the test split, else on validation, such as `test/mAP 0.612`."""
+    names = (f"{split}/{metric}" for split in ("test", "validation") for metric in PRIMARY.values())
+    return next((f"{name} {metrics[name]:.3f}" for name in names if name in metrics), None)
+
+
 def monitorable(task: Task) -> tuple[str, ...]:
     """The metrics that can be monitored after each epoch."""
     return tuple(f"validation/{name}" for name in MEASURED.get(task, ()))

@@ -656,6 +656,8 @@ class TrainingResult(Model):
     """The HTML report."""
     metrics: Metrics = {}
     """Metrics measured on the exported artefact, `<split>/<metric>`."""
+    headline: Annotated[str, Field(max_length=160)] | None = None
+    """The task's metric on the test split, or on validation where there is no test split: `test/mAP 0.612`."""
     success_criteria: Annotated[tuple[CriterionResult, ...], Field(max_length=64), ListMap(("metric",))] = ()
     """Each criterion: required, measured, met."""
     eligible: Bool
@@ -701,6 +703,7 @@ class TrainingJob(Resource):
             Column("Best", ".status.progress.best.value", "number", "Best value of that metric so far"),
             Column("ETA", ".status.progress.eta"),
             Column("Loss", ".status.progress.metrics.train/loss", "number", wide=True),
+            Column("Result", ".status.result.headline", description="The task's metric on the test split"),
             Column(
                 "Eligible",
                 ".status.result.eligible",

@@ -17,6 +17,7 @@ from fovea_api.criteria import Criterion, evaluate_criteria
 from fovea_api.dataset import Dataset
 from fovea_api.dataset import references as dataset_references
 from fovea_api.errors import InvalidInput, InvalidManifest, MissingExtra, Retryable
+from fovea_api.metrics import headline
 from fovea_api.modeldeployment import Retraining
 from fovea_api.partial import merge
 from fovea_api.run import DatasetInput, RunInputs, RunOwner, RunType, read_recipe, run_identity, run_name
@@ -248,3 +249,9 @@ def test_dataset_references() -> None:
 def test_sweeps_may_set_what_a_recipe_has() -> None:
     assert {"training.optimizer.learningRate", "input.size", "model.architecture"} <= set(SWEEPABLE)
     assert not any(path.startswith(("compute", "successCriteria", "evaluation")) for path in SWEEPABLE)
+
+
+def test_the_headline_of_a_model_is_its_tasks_metric_on_test_else_on_validation() -> None:
+    assert headline({"test/mAP": 0.6124, "validation/mAP": 0.7, "test/mAP50": 0.9}) == "test/mAP 0.612"
+    assert headline({"validation/accuracy": 0.9, "size/megabytes": 3.0}) == "validation/accuracy 0.900"
+    assert headline({"size/megabytes": 3.0}) is None

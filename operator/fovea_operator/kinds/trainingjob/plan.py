@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from fovea_api.compatibility import incompatibilities
 from fovea_api.criteria import eligible, evaluate_criteria, measures_quality, missing_splits
+from fovea_api.metrics import headline
 from fovea_api.partial import merge
 from fovea_api.run import (
     BundleInput,
@@ -324,13 +325,19 @@ def _result(job: TrainingJob, old: TrainingJobStatus, view: RunView | None) -> T
             digest=made.digest,
             report=made.report,
             metrics=made.metrics,
+            headline=headline(made.metrics),
             success_criteria=evaluated,
             eligible=eligible(evaluated, made.metrics),
         )
     if old.result is None:
         return None
     evaluated = evaluate_criteria(criteria, old.result.metrics)
-    update = {"success_criteria": evaluated, "eligible": eligible(evaluated, old.result.metrics)}
+    metrics = old.result.metrics
+    update = {
+        "success_criteria": evaluated,
+        "eligible": eligible(evaluated, metrics),
+        "headline": headline(metrics),
+    }
     return old.result.model_copy(update=update)
 
 
