@@ -14,6 +14,11 @@ from fovea_cli.output import output_option, print_json, print_table
 @click.command("train")
 @manifest_options
 @click.option("--ray", is_flag=True, help="Train on Ray (of this machine, or of RAY_ADDRESS).")
+@click.option(
+    "--preview",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a picture (PNG) of the first training images, augmented, with their labels, and train nothing.",
+)
 @output_option
 def command(
     file: Path,
@@ -23,6 +28,7 @@ def command(
     name: str | None,
     settings: tuple[str, ...],
     ray: bool,
+    preview: Path | None,
     output: str,
 ) -> None:
     """Builds the dataset version and trains the model of a manifest, as the cluster would.
@@ -30,8 +36,20 @@ def command(
     What the store holds already is adopted; an interrupted training goes on from its last checkpoint.
     Ends with 0 if the success criteria are met, with 3 if the model misses them or its quality was not measured.
     """
-    from fovea_trainer.local import criteria_of, train_manifest
+    from fovea_trainer.local import criteria_of, preview_manifest, train_manifest
 
+    if preview is not None:
+        import cv2
+
+        given = sources_of(source)
+        image = preview_manifest(file, store, name=name, sources=given, settings=settings, adopt=adopt)
+        preview.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+        height, width = image.shape[:2]
+        if output == "json":
+            print_json({"preview": str(preview), "width": width, "height": height})
+        else:
+            click.echo(f"preview {preview}  ({width} x {height} pixels)")
+        return
     result = train_manifest(file, store, ray=ray, name=name, sources=sources_of(source), settings=settings, adopt=adopt)
     verdicts = criteria_of(file, name, result, settings)
     if output == "json":

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+import numpy as np
 from fovea_api.common import Model, Task
 from fovea_api.compatibility import incompatibilities
 from fovea_api.criteria import CriterionResult, evaluate_criteria
@@ -32,11 +33,13 @@ from fovea_api.run import (
 )
 from fovea_api.trainingjob import TrainingJob, TrainingJobSpec
 from fovea_store import BY_HAND, StorePath
+from numpy.typing import NDArray
 from pydantic import JsonValue, ValidationError
 
 from fovea_trainer.data.build import CheckResult, check_dataset
 from fovea_trainer.data.guess import given_splits, guess_format, suited_splits, task_of
 from fovea_trainer.data.sources import is_download, open_source, source_path
+from fovea_trainer.data.version import open_version
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.manifest import Manifest
 from fovea_trainer.reporting import Reporter, TerminalReporter, log_to_terminal
@@ -80,6 +83,31 @@ def train_manifest(
     refuse(incompatibilities(job.spec, dataset.spec))
     built = _run(_build_spec(manifest.local(dataset, sources or {}), store), store, False, reporter, adopt)
     return _run(_training_spec(job, dataset, built, store), store, ray, reporter, adopt)
+
+
+def preview_manifest(
+    path: Path,
+    store: str = DEFAULT_STORE,
+    *,
+    name: str | None = None,
+    sources: Mapping[str, str] | None = None,
+    settings: Sequence[str] = (),
+    adopt: str = "",
+) -> NDArray[np.uint8]:
+    """Builds the dataset version of a manifest and draws what its training would see first; see `train_manifest`.
+
+    Gives RGB uint8 [H, W, 3]: augmented images of the first epoch with their labels.
+    """
+    from fovea_trainer.training.preview import augmented_images
+
+    manifest = Manifest.read(path, TrainingJob, settings, name)
+    job = manifest.find(TrainingJob, name)
+    dataset = manifest.find(Dataset, job.spec.dataset_ref.name)
+    refuse(incompatibilities(job.spec, dataset.spec))
+    built = _run(_build_spec(manifest.local(dataset, sources or {}), store), store, False, None, adopt)
+    assert built.artifact is not None
+    with tempfile.TemporaryDirectory(prefix="fovea-preview-") as work:
+        return augmented_images(job.spec.recipe(), open_version(built.artifact, work))
 
 
 def criteria_of(

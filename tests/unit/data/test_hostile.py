@@ -279,7 +279,7 @@ def test_names_from_data_cannot_inject_html(build: Build, voc: Path) -> None:
     file.write_text(file.read_text().replace("<name>RBC</name>", "<name>&lt;script&gt;alert(1)&lt;/script&gt;</name>"))
     result = build(detection(voc))
     text = Path(result.report).read_text()
-    assert "<script" not in text
+    assert text.count("<script") == 1, "the report's own, that filters"
     assert "&lt;script&gt;" in text
     assert len(open_version(result.artifact, voc.parent / "cache").split("train"))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 from fovea_api.common import Task
@@ -77,6 +77,27 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class Mistake:
+    """An object that was missed, or a detection where there is none of its class.
+
+    Args:
+        kind: Which of the two.
+        index: Place of the image in the split.
+        image: Its name.
+        class_name: Class of the object, or of the detection.
+        box: Left, top, right, bottom in pixels of the image.
+        score: Of the detection.
+    """
+
+    kind: Literal["FalsePositive", "Miss"]
+    index: int
+    image: str
+    class_name: str
+    box: tuple[float, float, float, float]
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationResult:
     """An exported model's quality on one split.
 
@@ -97,6 +118,10 @@ class EvaluationResult:
     error_analysis: tuple[str, ...]
     errors: Mapping[str, int]
     threshold: float | None = None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Of metrics of the whole split by their short names: the bounds between which 95 % of the bootstrap's lie."""
+    mistakes: tuple[Mistake, ...] = ()
+    """The worst ones of a detector, those with the highest score and the largest objects first."""
 
     def metric(self, name: str, class_name: str | None = None) -> float | None:
         """A metric of this split by its short name, such as mAP50, or of one class."""
@@ -140,6 +165,17 @@ class EvaluationResult:
             "errors": dict(self.errors),
             "threshold": self.threshold,
             "errorAnalysis": list(self.error_analysis),
+            "intervals": {name: list(bounds) for name, bounds in self.intervals.items()},
+            "mistakes": [
+                {
+                    "kind": each.kind,
+                    "image": each.image,
+                    "class": each.class_name,
+                    "score": None if each.score is None else round(each.score, 6),
+                    "box": [round(edge, 2) for edge in each.box],
+                }
+                for each in self.mistakes
+            ],
         }
 
 

@@ -10,6 +10,8 @@ from fovea_api.metrics import SPLITS
 from fovea_api.version import DatasetVersion
 from markupsafe import Markup
 
+from fovea_trainer.evaluation.result import EvaluationResult
+from fovea_trainer.models.complexity import Complexity
 from fovea_trainer.report import base
 from fovea_trainer.report.base import Section
 
@@ -80,17 +82,32 @@ def _bounds(criterion: CriterionResult) -> str:
 
 
 def metrics(
-    measured: Mapping[str, float], before: Mapping[str, float], splits: Sequence[str], notes: Sequence[str]
+    measured: Mapping[str, float],
+    others: Mapping[str, Mapping[str, float]],
+    evaluations: Sequence[EvaluationResult],
+    complexity: Complexity | None,
+    notes: Sequence[str],
 ) -> Section:
-    """All metrics of the exported model, beside those before compression where there was one."""
+    """All metrics of the exported model with their intervals, beside those of other models.
+
+    Args:
+        measured: The metrics.
+        others: Metrics of what it is compared with, by what that is: `before compression`, `of the parent run`.
+        evaluations: Those that the metrics are of; the last one's intervals are shown.
+        complexity: How large the network is.
+        notes: Sentences below the tables.
+    """
+    splits = [evaluation.split for evaluation in evaluations]
+    bounds = evaluations[-1].intervals if evaluations else {}
     shorts = dict.fromkeys(
         name.split("/", 1)[1] for name in measured if name.count("/") == 1 and _split(name) in SPLITS
     )
-    stages = [("", measured), *([(" before compression", before)] if before else [])]
+    stages = [("", measured), *((f" {name}", values) for name, values in others.items() if values)]
     rows = [
         (
             NAMES.get(short, short),
             *(base.rounded(values.get(f"{split}/{short}")) for split in splits for _, values in stages),
+            *([_interval(bounds.get(short))] if bounds else []),
         )
         for short in shorts
     ]
@@ -99,13 +116,26 @@ def metrics(
         for name in measured
         if _split(name) in ("latency", "size")
     ]
+    if complexity is not None:
+        rest = [None] * (len(stages) - 1)
+        cost += [
+            ("Parameters (millions)", base.rounded(complexity.parameters / 1e6), *rest),
+            ("Multiply-accumulates of an image (billions)", base.rounded(complexity.macs / 1e9), *rest),
+        ]
     titles = [split.capitalize() + words for split in splits for words, _ in stages]
+    titles += [f"95 % of {splits[-1]}"] if bounds else []
     parts = [base.table(["Metric", *titles], rows)] if rows else []
     if cost:
         parts.append(base.table(["Cost", *("Measured" + words for words, _ in stages)], cost))
     lead = "Measured on the exported model, through the code that serves it."
+    if bounds:
+        lead += " The interval is where 95 % of the values lie when the images are drawn anew (bootstrap)."
     body = base.columns(*parts) if len(parts) > 1 else base.join(*parts)
     return Section("Metrics", base.join(body, *(base.paragraph(note) for note in notes)), lead)
+
+
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
 def _split(name: str) -> str:

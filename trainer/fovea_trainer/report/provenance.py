@@ -22,8 +22,10 @@ TRAIN_PICTURES = 4
 
 
 def learning(history: Sequence[Mapping[str, float]], training: TrainingSummary) -> Section:
-    """Losses and validation metrics over the epochs."""
-    losses = [name for name in ("train/loss", "validation/loss") if _series(history, name)]
+    """Losses with their parts, validation metrics and the learning rate over the epochs."""
+    parts = sorted({name for epoch in history for name in epoch if name.startswith("train/loss/")})
+    losses = [name for name in ("train/loss", "validation/loss", *parts) if _series(history, name)]
+    rates = [name for name in ("train/learningRate",) if _series(history, name)]
     qualities = [
         name
         for name in sorted({name for epoch in history for name in epoch if name.startswith("validation/")})
@@ -31,7 +33,7 @@ def learning(history: Sequence[Mapping[str, float]], training: TrainingSummary) 
     ]
     charts = [
         _chart(history, training, names, label)
-        for names, label in ((losses, "Loss"), (qualities, "Validation metric"))
+        for names, label in ((losses, "Loss"), (qualities, "Validation metric"), (rates, "Learning rate"))
         if names
     ]
     took = format_duration(timedelta(seconds=training.seconds))
@@ -75,6 +77,14 @@ def data(version: DatasetVersion, task: TaskDefinition, samples: Sequence[Sample
     pictures = [base.picture(task.draw_labels(sample, version.classes), sample.name) for sample in chosen]
     body = base.join(base.columns(splits, classes), base.gallery(pictures))
     return Section("Data", body, "Pictures of the train split with their labels.")
+
+
+def augmented(image: base.Image | None) -> list[Section]:
+    """What the training saw."""
+    if image is None:
+        return []
+    lead = "The first images of the first epoch as the network gets them, with their labels."
+    return [Section("Augmented images", base.gallery([base.picture(image, width=900)]), lead)]
 
 
 def recipe(fields: Mapping[str, JsonValue]) -> Section:

@@ -115,7 +115,7 @@ def images(evaluation: EvaluationResult, samples: Sequence[Sample], predictor: P
     shown = [Section("Worst images", worst_body, lead)]
     if len(ordered) > 1:
         shown.append(Section("Best images", _gallery(evaluation, best, samples, predictor), lead))
-    return shown
+    return [*definition(evaluation.task).image_sections(evaluation, samples), *shown]
 
 
 def _gallery(

@@ -14,6 +14,7 @@ from fovea_serving.predictor import Predictor
 
 from fovea_trainer.data.version import Sample
 from fovea_trainer.evaluation.result import EvaluationResult
+from fovea_trainer.models.complexity import Complexity
 from fovea_trainer.report import base, outcome, provenance, quality
 from fovea_trainer.report.base import Fact
 from fovea_trainer.report.problems import problem_sections
@@ -36,6 +37,9 @@ class TrainingReport:
         criteria: The success criteria and how they were met.
         predictor: The exported model; predicts the images that are shown.
         samples: The evaluated splits' images, and those of `train`.
+        parent: Metrics of the bundle that training started from; empty where there is none.
+        complexity: How large the network is.
+        augmented: A picture of the first training images, augmented.
         notes: Sentences about what was decided on the way, such as a fallback from INT8.
     """
 
@@ -51,6 +55,9 @@ class TrainingReport:
     samples: Mapping[str, Sequence[Sample]]
     notes: Sequence[str] = field(default=())
     before: Mapping[str, float] = field(default_factory=dict)
+    parent: Mapping[str, float] = field(default_factory=dict)
+    complexity: Complexity | None = None
+    augmented: base.Image | None = None
 
 
 def write_report(path: Path, report: TrainingReport) -> Path:
@@ -68,12 +75,17 @@ def render_training_report(report: TrainingReport) -> str:
         outcome.problem(report.version, report.lineage),
         *outcome.criteria(report.criteria),
         outcome.metrics(
-            report.metrics, report.before, [evaluation.split for evaluation in report.evaluations], report.notes
+            report.metrics,
+            {"before compression": report.before, "of the parent run": report.parent},
+            report.evaluations,
+            report.complexity,
+            report.notes,
         ),
         *(quality.sections(headline) if headline else []),
         *(quality.images(headline, report.samples[headline.split], report.predictor) if headline else []),
         provenance.learning(report.history, report.training),
         provenance.data(report.version, definition(report.version.task), report.samples.get("train", ())),
+        *provenance.augmented(report.augmented),
         provenance.recipe(report.lineage.recipe),
         provenance.lineage(report.lineage),
     ]

@@ -128,6 +128,10 @@ class TaskDefinition(ABC):
         """Sections of the report beside those that all tasks have."""
         return []
 
+    def image_sections(self, evaluation: EvaluationResult, samples: Sequence[StoredSample]) -> list[Section]:
+        """Sections with pieces of the split's images."""
+        return []
+
     def confusion_note(self, evaluation: EvaluationResult) -> str:
         """A sentence on how the confusion is counted, where there is more to say than that."""
         return ""

@@ -10,22 +10,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
-from fovea_api.bundle import MANIFEST, BundleManifest, BundleMetrics
+from fovea_api.bundle import MANIFEST, BundleManifest, BundleMetrics, Lineage
 from fovea_api.criteria import evaluate_criteria
-from fovea_api.errors import NotSupported
+from fovea_api.errors import FoveaError, NotSupported
 from fovea_api.run import Progress, RunResult, TrainingSummary
 from fovea_api.trainingjob import Recipe, unsupported
-from fovea_serving.bundle import MODEL, MODELS, REPORT, WEIGHTS, bundle_digest
+from fovea_serving.bundle import MODEL, MODELS, REPORT, WEIGHTS, bundle_digest, parse_manifest
 from fovea_serving.pipeline.golden import ANSWERS, golden_image, golden_numbers
+from fovea_store import StorePath
 
 from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.export import check_parity, exporter, save_weights, write_metadata
+from fovea_trainer.models.complexity import complexity
 from fovea_trainer.models.description import KEY, NetworkDescription
 from fovea_trainer.report.training import TrainingReport, write_report
 from fovea_trainer.training.context import Listener
 from fovea_trainer.training.loop import NO_VALIDATION
 from fovea_trainer.training.manifest import describe_bundle, describe_lineage
 from fovea_trainer.training.preflight import check_version
+from fovea_trainer.training.preview import augmented_images
 from fovea_trainer.training.progress import TRAINING_PERCENT, best_of, latest_metrics
 from fovea_trainer.training.quantize import Delivered, quantize
 from fovea_trainer.training.selection import monitored_metric
@@ -126,6 +129,7 @@ def _describe(
     for criterion in criteria:
         log.info("success criterion %s: %s", "met" if criterion.met else "missed", criterion)
     lineage = describe_lineage(run, trained, state)
+    parent = _parent(state)
     write_report(
         folder / REPORT,
         TrainingReport(
@@ -140,7 +144,10 @@ def _describe(
             criteria=criteria,
             predictor=trained.predictor(delivered.model),
             samples={split: trained.version.split(split) for split in {"train", *delivered.evaluations}},
-            notes=_notes(delivered),
+            notes=[*_notes(delivered), *_about_parent(parent, lineage)],
+            parent={} if parent is None else parent.metrics.exported,
+            complexity=complexity(trained.network, *trained.size),
+            augmented=augmented_images(trained.recipe, trained.version),
         ),
     )
     _state_golden_answers(trained, folder)
@@ -156,6 +163,24 @@ def _state_golden_answers(trained: Trained, folder: Path) -> None:
         for precision, model in models.items()
     }
     (folder / ANSWERS).write_text(json.dumps(answers))
+
+
+def _parent(state: State) -> BundleManifest | None:
+    """The bundle that training started from, where it can still be read."""
+    if not state.base_run:
+        return None
+    file = StorePath.parse(state.base_uri) / MANIFEST
+    try:
+        return parse_manifest(file.read_bytes(), file.uri)
+    except FoveaError as error:
+        log.info("the report has no comparison with the parent run: %s", error)
+        return None
+
+
+def _about_parent(parent: BundleManifest | None, lineage: Lineage) -> list[str]:
+    if parent is None or parent.lineage.dataset.version == lineage.dataset.version:
+        return []
+    return ["The parent run was measured on another dataset version: its metrics are of other images."]
 
 
 def _notes(delivered: Delivered) -> list[str]:

@@ -130,8 +130,12 @@ class _Fit:
             loss = self.updater.step(parts, step, steps)
             self._check(loss)
             state.loss_sum += loss
+            for name, part in self.updater.parts.items():
+                state.loss_parts[name] = state.loss_parts.get(name, 0.0) + part
             state.step += 1
             images_done += self.order.images_per_step
+            if self.plan.tracker is not None:
+                self.plan.tracker.log_step(loss * context.workers, self.updater.learning_rate, step + 1)
             self.speed = images_done / (time.monotonic() - began)
             self._report_progress(PROGRESS_SECONDS)
             if context.stopping():
@@ -139,6 +143,9 @@ class _Fit:
                 raise Interrupted(f"training was stopped in epoch {state.epoch + 1} and its state saved")
             if state.step < steps and self._checkpoint_due():
                 state.loss_sum = total(state.loss_sum, context) / context.workers  # the first worker's is kept
+                state.loss_parts = {
+                    name: total(part, context) / context.workers for name, part in sorted(state.loss_parts.items())
+                }
                 self._save(True)
                 self._log("checkpoint saved in epoch %d, after %d of %d steps", state.epoch + 1, state.step, steps)
         return total(state.loss_sum, context) / steps
@@ -154,8 +161,12 @@ class _Fit:
     def _end_epoch(self, loss: float, began: float) -> None:
         state, updater = self.state, self.updater
         updater.align()
-        state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
-        metrics = {"train/loss": loss, "train/learningRate": updater.learning_rate}
+        steps, parts = self.order.steps_per_epoch, sorted(state.loss_parts.items())
+        metrics = {"train/loss": loss}
+        if len(parts) > 1:
+            metrics |= {f"train/loss/{name}": total(part, self.context) / steps for name, part in parts}
+        metrics["train/learningRate"] = updater.learning_rate
+        state.epoch, state.step, state.loss_sum, state.loss_parts = state.epoch + 1, 0, 0.0, {}
         if len(self.validation):
             batch_size = self.training.batch_size
             metrics |= validate(updater.averaged, self.validation, batch_size, self.context, updater.precision)

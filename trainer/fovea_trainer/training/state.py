@@ -31,6 +31,7 @@ class State:
         stopped: Whether early stopping has ended training.
         base_digest: Digest of the weights that training has started from, with `base_uri` and `base_run` as in
             BaseWeights; empty: published weights, or none.
+        loss_sum: Loss of the steps done of the next epoch, summed; `loss_parts` the same of each of its parts.
         description: What the network is made of, as `NetworkDescription` writes it.
     """
 
@@ -50,6 +51,7 @@ class State:
     base_run: str = ""
     description: str = ""
     loss_sum: float = 0.0
+    loss_parts: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     network: dict[str, Tensor] = field(default_factory=dict)
     ema: dict[str, Tensor] = field(default_factory=dict)

@@ -35,6 +35,9 @@ PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000
 PARAM_LENGTH = 500
 """Characters of a value that servers of all versions take."""
 
+STEPS_BETWEEN = 10
+"""Steps between two points of the curves over the steps; the first ones are all written, as most goes wrong there."""
+
 log = logging.getLogger(__name__)
 
 
@@ -68,6 +71,12 @@ class Tracker:
                 self._target.upload_tree(self._folder)
             except FoveaError as error:
                 log.warning("the curves for TensorBoard were not copied to the store: %s", error)
+
+    def log_step(self, loss: float, learning_rate: float, step: int) -> None:
+        """Loss (of several workers about) and learning rate after a step, counted from 1 over all epochs."""
+        if step % STEPS_BETWEEN == 0 or step <= STEPS_BETWEEN:
+            self._events.add_scalar("step/loss", loss, step)
+            self._events.add_scalar("step/learningRate", learning_rate, step)
 
     def __enter__(self) -> Self:
         return self

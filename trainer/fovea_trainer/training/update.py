@@ -50,6 +50,8 @@ class Updater:
         self._scaler = precision.scaler()
         decay = 0.0 if training.ema is None else training.ema.decay
         self._ema = ModelEmaV3(self.network, decay=decay, use_warmup=True) if decay else None
+        self.parts: dict[str, float] = {}
+        """This worker's share of each part of the last step's loss, by name."""
         if state.network:
             self._restore(state)
         self._model = distributed(self.network, context)
@@ -80,6 +82,7 @@ class Updater:
         rate = peak * learning_rate_factor(training.schedule, *position)
         set_rates(self._optimizer, rate, momentum_at(training.schedule, momentum, *position))
         self._optimizer.zero_grad(set_to_none=True)
+        self.parts = {}
         loss = sum(self._backward(*batch, last=batch is batches[-1]) for batch in batches)
         if not math.isfinite(loss):
             return loss  # the weights stay as they were
@@ -100,8 +103,12 @@ class Updater:
             with self.precision.autocast(), batch_norm.refusing_single_values():
                 raw = model(images.to(device, non_blocking=True))
                 parts: Mapping[str, Tensor] = self.network.loss(raw, targets.to(device))
-            loss = torch.stack([part.float() for part in parts.values()]).sum()
-            value = float(loss.detach()) * share
+            stacked = torch.stack([part.float() for part in parts.values()])
+            loss = stacked.sum()
+            *values, whole = (float(item) for item in torch.cat([stacked, loss[None]]).detach().tolist())
+            value = whole * share
+            for name, part in zip(parts, values, strict=True):
+                self.parts[name] = self.parts.get(name, 0.0) + part * share
             if math.isfinite(value):  # the gradient of what is no number can end the process
                 # DistributedDataParallel takes the mean over the workers; undo it, each worker brings its own share.
                 torch.autograd.backward(self._scaler.scale(loss * share * self._context.workers))

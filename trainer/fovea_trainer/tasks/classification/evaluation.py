@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
+from fovea_trainer.evaluation.bootstrap import intervals
 from fovea_trainer.evaluation.error_analysis import calibration_error, confused_classes, weak_classes
 from fovea_trainer.evaluation.result import (
     Confusion,
@@ -84,7 +86,19 @@ def evaluate_classification(pairs: Pairs, request: EvaluationRequest) -> Evaluat
             *calibration_error(gap),
         ),
         errors={},
+        intervals=intervals(len(samples), partial(_weighted, target, best, count)),
     )
+
+
+def _weighted(
+    target: NDArray[np.int64], best: NDArray[np.int64], count: int, weights: NDArray[np.int64]
+) -> dict[str, float]:
+    """Accuracy and macro F1 where each image counts so often; as torchmetrics has them, of classes that occur."""
+    correct = (target == best) * weights
+    hits = np.bincount(target, correct, count)
+    either = np.bincount(target, weights, count) + np.bincount(best, weights, count)
+    occurs = either > 0
+    return {"accuracy": float(correct.sum() / weights.sum()), "f1": float((2 * hits[occurs] / either[occurs]).mean())}
 
 
 def classification_summary(

@@ -18,7 +18,14 @@ from fovea_trainer.tasks.base import EvaluationRequest, Labelled, Pairs, Sample,
 from fovea_trainer.tasks.detection.evaluation import detection_summary, evaluate_detection, operating_point
 from fovea_trainer.tasks.detection.learnable import check_objects
 from fovea_trainer.tasks.detection.matching import ground_truth_of
-from fovea_trainer.tasks.detection.report import draw_labels, error_section, precision_recall, side_by_side
+from fovea_trainer.tasks.detection.report import (
+    draw_labels,
+    error_section,
+    mistakes,
+    precision_recall,
+    side_by_side,
+    threshold_section,
+)
 from fovea_trainer.tasks.detection.targets import BoxTargets, objects_in_input
 from fovea_trainer.tasks.registry import register
 
@@ -59,7 +66,10 @@ class Detection(TaskDefinition):
         return evaluate_detection(pairs, request)
 
     def sections(self, evaluation: EvaluationResult) -> list[Section]:
-        return [*precision_recall(evaluation), *error_section(evaluation)]
+        return [*threshold_section(evaluation), *precision_recall(evaluation), *error_section(evaluation)]
+
+    def image_sections(self, evaluation: EvaluationResult, samples: Sequence[StoredSample]) -> list[Section]:
+        return mistakes(evaluation, samples)
 
     def confusion_note(self, evaluation: EvaluationResult) -> str:
         return f"Counted from a score of {evaluation.threshold:.2f} on, the model's confidence threshold."

@@ -9,6 +9,7 @@ from fovea_api.common import Task
 from fovea_serving.pipeline import Detection, Prediction
 from numpy.typing import NDArray
 
+from fovea_trainer.evaluation.bootstrap import Interval, Weights, intervals
 from fovea_trainer.evaluation.error_analysis import commonest_error, confused_classes, weak_classes, weak_sizes
 from fovea_trainer.evaluation.result import (
     Confusion,
@@ -16,15 +17,19 @@ from fovea_trainer.evaluation.result import (
     EvaluationResult,
     ImageScore,
     LabelledSample,
+    Mistake,
     named,
     slices_of,
 )
 from fovea_trainer.tasks.base import EvaluationRequest, Pairs
 from fovea_trainer.tasks.detection.average_precision import AveragePrecision, average_precision, mean_average_precision
 from fovea_trainer.tasks.detection.errors import ERRORS, count_errors
+from fovea_trainer.tasks.detection.intervals import at_50_intervals
 from fovea_trainer.tasks.detection.matching import GroundTruth, Matches, ground_truth_of, match, match_all
 
 BACKGROUND = "background"
+SHOWN_MISTAKES = 12
+"""Wrong detections, and missed objects, that a result names."""
 CURVE_POINTS = 200
 """Points of a curve at most, so that reports stay small."""
 
@@ -76,7 +81,10 @@ def evaluate_detection(pairs: Pairs, request: EvaluationRequest) -> EvaluationRe
         primary=request.primary,
         metrics=named(request.split, classes, summary, {"AP": average.per_class, "AP50": average.per_class_50}),
         confusion=confusion,
-        curves=precision_recall_curves(ground_truths, detections, matches, classes),
+        curves=(
+            *precision_recall_curves(ground_truths, detections, matches, classes),
+            *threshold_curves(ground_truths, [image.above(0.0) for image in detections]),
+        ),
         image_scores=tuple(
             _image_score(index, name, ground_truths[index], confident_matches[index])
             for index, name in enumerate(names)
@@ -90,7 +98,74 @@ def evaluate_detection(pairs: Pairs, request: EvaluationRequest) -> EvaluationRe
         ),
         errors=errors,
         threshold=threshold,
+        intervals={
+            **at_50_intervals(ground_truths, detections, matches, len(classes)),
+            **_threshold_intervals(ground_truths, confident_matches),
+        },
+        mistakes=worst_mistakes(names, ground_truths, confident, confident_matches, classes),
     )
+
+
+def _threshold_intervals(ground_truths: Sequence[GroundTruth], matches: Sequence[Matches]) -> dict[str, Interval]:
+    counts = np.array([(image.n_true_positives, image.n_predictions) for image in matches], float).reshape(-1, 2)
+    objects = np.array([len(image) for image in ground_truths], float)
+
+    def metrics(weights: Weights) -> dict[str, float]:
+        (correct, predicted), labelled = weights @ counts, float(weights @ objects)
+        return {
+            "precision": float(correct / predicted) if predicted else 0.0,
+            "recall": float(correct / labelled) if labelled else 0.0,
+            "f1": float(2 * correct / (predicted + labelled)) if predicted + labelled else 0.0,
+        }
+
+    return intervals(len(matches), metrics)
+
+
+def threshold_curves(ground_truths: Sequence[GroundTruth], reported: Sequence[Detection]) -> tuple[Curve, ...]:
+    """Precision, recall and F1 of all classes together over the confidence threshold, from low to high."""
+    scores, _, correct = _counted(reported, match_all(ground_truths, reported))
+    n_ground_truth = sum(map(len, ground_truths))
+    if not len(scores) or not n_ground_truth:
+        return ()
+    order, precision, recall = _sweep(scores, correct, n_ground_truth)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    x = scores[order][::-1].astype(np.float64)
+    return tuple(
+        Curve("threshold", name, *_thinned(x, values[::-1]))
+        for name, values in (("precision", precision), ("recall", recall), ("f1", f1))
+    )
+
+
+def worst_mistakes(
+    names: Sequence[str],
+    ground_truths: Sequence[GroundTruth],
+    confident: Sequence[Detection],
+    matches: Sequence[Matches],
+    classes: Sequence[str],
+) -> tuple[Mistake, ...]:
+    """The wrong detections of the highest scores, and the largest of the objects that were missed."""
+    wrong, missed = list[Mistake](), list[Mistake]()
+    for index, (name, objects, image, matched) in enumerate(zip(names, ground_truths, confident, matches, strict=True)):
+        for place in np.flatnonzero((matched.object < 0) & matched.counts):
+            label, score = classes[image.labels[place]], float(image.scores[place])
+            wrong.append(Mistake("FalsePositive", index, name, label, _box(image.boxes[place]), score))
+        found = set(matched.object[matched.object >= 0].tolist())
+        for place in np.flatnonzero(~objects.difficult):
+            if int(place) not in found:
+                label = classes[objects.labels[place]]
+                missed.append(Mistake("Miss", index, name, label, _box(objects.boxes[place])))
+    wrong.sort(key=lambda each: (-(each.score or 0.0), each.image, each.box))
+    missed.sort(key=lambda each: (-_area(each.box), each.image, each.box))
+    return (*wrong[:SHOWN_MISTAKES], *missed[:SHOWN_MISTAKES])
+
+
+def _box(box: NDArray[np.float32]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = box.tolist()
+    return left, top, right, bottom
+
+
+def _area(box: tuple[float, float, float, float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def operating_point(pairs: Pairs) -> float:

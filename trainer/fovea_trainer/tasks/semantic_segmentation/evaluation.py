@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from fovea_api.common import Task
@@ -10,6 +10,7 @@ from fovea_api.errors import CorruptData
 from fovea_serving.pipeline import IGNORE, Prediction, SemanticSegmentation, decode_mask
 from numpy.typing import NDArray
 
+from fovea_trainer.evaluation.bootstrap import Interval, intervals
 from fovea_trainer.evaluation.error_analysis import confused_classes, weak_classes
 from fovea_trainer.evaluation.result import (
     Confusion,
@@ -21,6 +22,8 @@ from fovea_trainer.evaluation.result import (
 )
 from fovea_trainer.tasks.base import EvaluationRequest, Pairs
 
+INTERVAL_IMAGES, INTERVAL_CLASSES = 2000, 50
+"""Images and classes up to which the intervals are calculated: each image's confusion is held in memory."""
 NOT_SEEN = "not seen"
 """Column of the confusion for pixels that the model could not see."""
 
@@ -33,11 +36,13 @@ def evaluate_segmentation(pairs: Pairs, request: EvaluationRequest) -> Evaluatio
     classes = request.classes
     total = np.zeros((len(classes), len(classes) + 1), np.int64)
     parts: dict[tuple[str, str], tuple[int, NDArray[np.int64]]] = {}
-    scores = []
+    scores, matrices = [], list[NDArray[np.int64]]()
     for index, (sample, prediction) in enumerate(pairs):
         assert isinstance(prediction, SemanticSegmentation)
         counts = pixel_confusion(_ground_truth(sample, prediction.mask), prediction.mask, len(classes))
         total += counts
+        if len(matrices) < INTERVAL_IMAGES and len(classes) <= INTERVAL_CLASSES:
+            matrices.append(counts)
         scores.append(ImageScore(index, sample.name, _mean(dice(counts))))
         for part in (("source", sample.source), ("group", sample.group)):
             if part[0] in request.slices:
@@ -65,7 +70,14 @@ def evaluate_segmentation(pairs: Pairs, request: EvaluationRequest) -> Evaluatio
             *confused_classes(confusion, "pixels", {NOT_SEEN: "outside of what the model sees"}),
         ),
         errors={},
+        intervals=_intervals(matrices) if len(matrices) == len(scores) else {},
     )
+
+
+def _intervals(images: Sequence[NDArray[np.int64]]) -> dict[str, Interval]:
+    """Of the means over the classes, from the confusion of each image."""
+    every = np.stack(images)
+    return intervals(len(images), lambda weights: _summary(np.tensordot(weights, every, 1)))
 
 
 def segmentation_summary(

@@ -1,0 +1,61 @@
+"""A picture of what a training sees: the first images of its first epoch, augmented, with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from fovea_api.trainingjob import Recipe
+
+from fovea_trainer.augmentation import Augment, Labelled
+from fovea_trainer.data.version import OpenVersion
+from fovea_trainer.models.registry import registry
+from fovea_trainer.report import base
+from fovea_trainer.tasks import definition
+from fovea_trainer.training.dataset import SplitDataset, preprocessing
+from fovea_trainer.training.order import Draw, Order, mix
+
+IMAGES, COLUMNS = 16, 4
+TILE_PIXELS = 320
+"""Longer side of an image in the picture."""
+GAP = 6
+"""Pixels between two images."""
+
+
+def augmented_images(recipe: Recipe, version: OpenVersion, count: int = IMAGES) -> base.Image:
+    """RGB uint8 [H, W, 3]: images at the network's input size as a grid, without normalization.
+
+    The order is that of the training, the augmentation drawn by the same seeds; only `balance` repeats nothing here.
+    """
+    samples, manifest = version.split("train"), version.manifest
+    preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
+    dataset = SplitDataset(samples, definition(manifest.task), preprocess, Augment(recipe.input.augmentations))
+    seed = recipe.training.seed
+    order = Order(np.ones(len(samples)), min(count, len(samples)), seed).epoch(0)[0]
+    drawn = [dataset[Draw(int(index), mix(seed, 0, 0, place))].labelled for place, index in enumerate(order)]
+    return grid([draw(item, manifest.classes) for item in drawn])
+
+
+def draw(item: Labelled, classes: Sequence[str]) -> base.Image:
+    """An image with the labels that it has."""
+    image, scale = base.fit(item.pixels, TILE_PIXELS)
+    if item.mask is not None:
+        size = (image.shape[1], image.shape[0])
+        mask = np.asarray(cv2.resize(item.mask.numpy(), size, interpolation=cv2.INTER_NEAREST), np.uint8)
+        return base.draw_mask(image, mask, first=1)
+    if item.label >= 0:
+        return base.draw_boxes(image, [[0, 0, image.shape[1] - 1, image.shape[0] - 1]], [item.label], classes)
+    return base.draw_boxes(image, item.boxes.numpy() * scale, item.labels.numpy(), classes)
+
+
+def grid(images: Sequence[base.Image]) -> base.Image:
+    """Images of one size in rows of COLUMNS, on white."""
+    height, width = images[0].shape[:2]
+    rows = -(-len(images) // COLUMNS)
+    columns = min(COLUMNS, len(images))
+    canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
+    for place, image in enumerate(images):
+        top, left = place // COLUMNS * (height + GAP), place % COLUMNS * (width + GAP)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
