@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 FOVEA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fovea
 export PATH := $(abspath $(BIN)):$(FOVEA_CACHE)/bin:$(PATH)
 
-.PHONY: help venv demo generate check-generated helm lint test test-unit test-controlplane test-cluster test-slow fuzz mutants tools lock clean
+.PHONY: help install venv demo generate check-generated helm lint test test-unit test-controlplane test-cluster test-slow fuzz mutants tools lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
+
+install:  ## What this machine lacks: Debian packages (as root) and Go
+	devcluster/install
 
 venv: $(VENV)/installed  ## The virtual environment, from the hash-pinned requirements
 
@@ -19,7 +22,7 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-demo:  ## From labelled images to a trained detector on a real Kubernetes (CLUSTER=devcluster|kind|current)
+demo:  ## From labelled images to a trained detector, on a real Kubernetes where one can be had (CLUSTER=…|local)
 	$(PYTHON) examples/demo.py
 
 generate: venv helm  ## Writes CRDs, the API reference, the architectures, the chart's rights and the tables of the docs
@@ -45,7 +48,7 @@ lint: check-generated  ## ruff, mypy, import contracts, generated files
 
 TESTS := lint test-unit test-controlplane test-cluster
 
-test:  ## Everything, fast tests first, with the seconds of each stage
+test: install  ## Everything, fast tests first, with the seconds of each stage
 	@for stage in $(TESTS); do \
 	  start=$$(date +%s); $(MAKE) --no-print-directory $$stage || exit 1; \
 	  echo "$$stage: $$(($$(date +%s) - start)) s"; \

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""`make demo`: from labelled images to a detector that answers on a real Kubernetes, driven by manifests only.
+"""`make demo`: from labelled images to a detector that answers, on a real Kubernetes where the machine can have one.
 
-CLUSTER=devcluster (default; Debian as root), kind (with docker, kind, kubectl and helm), or current: that of your
-KUBECONFIG, with KubeRay on it, with kubectl and helm, and with OPERATOR_IMAGE, TRAINER_IMAGE and SERVING_IMAGE, built
-from images/ and pushed to where it pulls from. kind and current need STORE_SECRET. Everything else is in the manifests;
+It takes what the machine can have, and says what it took: devcluster (Debian as root); kind (with docker, kind, kubectl
+and helm); current, that of your KUBECONFIG, with KubeRay on it, kubectl and helm, and OPERATOR_IMAGE, TRAINER_IMAGE and
+SERVING_IMAGE, built from images/ and pushed to where it pulls from; else local, the same story by hand without
+Kubernetes. CLUSTER names another choice. kind and current need STORE_SECRET. Everything else is in the manifests;
 NAMESPACE is where they are applied (fovea-demo). Writes .demo/summary.json and .demo/report.html.
 """
 
@@ -35,6 +36,10 @@ TRITON_IMAGE = "fovea.local/triton:dev"
 """Not built here; `spec.runtime: Triton` needs it."""
 REQUESTS = 40
 """Requests by which the latency is measured."""
+PROGRAMS = {
+    "devcluster": (), "kind": ("docker", "kind", "kubectl", "helm"), "current": ("kubectl", "helm"), "local": (),
+}  # fmt: skip
+"""What each kind of cluster needs on the PATH; the devcluster builds its own."""
 LIMIT_SECONDS = 45 * 60
 """After this the demo gives up; 8 epochs take some 10 minutes on 2 cores."""
 
@@ -54,8 +59,12 @@ seconds: dict[str, float] = {}
 
 
 def main() -> int:
-    cluster = os.environ.get("CLUSTER") or ("current" if os.environ.get("KUBECONFIG") else "devcluster")
+    given = os.environ.get("CLUSTER")
+    cluster, why = (given, "as CLUSTER says") if given else choose()
     check(cluster)
+    print(f"== {cluster}: {why}", flush=True)
+    if cluster == "local":
+        return by_hand(why)
     images, secret = images_of(cluster), store_secret(cluster)
     PREPARE[cluster]()
     context = output("kubectl", "config", "current-context").strip()
@@ -93,7 +102,26 @@ def main() -> int:
     with stage("serving"):
         deployment = follow("modeldeployment")
         answered = ask()
-    return summarize(dataset, job, deployment, answered)
+    return summarize(dataset, job, deployment, answered, f"{cluster}: {why}; context {context}, {server}")
+
+
+def choose() -> tuple[str, str]:
+    """What the machine can have, and why; what was asked for by a variable first."""
+    store, images = bool(os.environ.get("STORE_SECRET")), bool(os.environ.get("OPERATOR_IMAGE"))
+    if os.environ.get("KUBECONFIG"):
+        return "current", "KUBECONFIG is set"
+    if os.geteuid() == 0 and Path("/etc/debian_version").exists():
+        return "devcluster", "this is Debian, and you are root"
+    if store and not missing_programs("kind"):
+        return "kind", "Docker and kind are here, and STORE_SECRET is set"
+    if store and images and not missing_programs("current"):
+        return "current", "kubectl is here, and STORE_SECRET and the images are set"
+    return "local", "no cluster can be had: the devcluster needs Debian as root, kind needs Docker and STORE_SECRET"
+
+
+def missing_programs(cluster: str) -> list[str]:
+    """The programs that a kind of cluster needs and that are not on the PATH."""
+    return [program for program in PROGRAMS[cluster] if shutil.which(program) is None]
 
 
 def check(cluster: str) -> None:
@@ -104,12 +132,11 @@ def check(cluster: str) -> None:
         if os.geteuid() != 0:
             sys.exit(
                 "demo: the devcluster needs root. Use CLUSTER=kind with Docker, KUBECONFIG for a cluster of yours, or "
-                "train without Kubernetes: make venv && .venv/bin/fovea train -f examples/blood-cells.yaml"
+                "CLUSTER=local for the same without Kubernetes"
             )
-        return
-    wanted = ("docker", "kind", "kubectl", "helm") if cluster == "kind" else ("kubectl", "helm")
-    if missing := [program for program in wanted if shutil.which(program) is None]:
-        sys.exit(f"demo: CLUSTER={cluster} needs {', '.join(wanted)}; not on the PATH: {', '.join(missing)}")
+    elif missing := missing_programs(cluster):
+        needed = ", ".join(PROGRAMS[cluster])
+        sys.exit(f"demo: CLUSTER={cluster} needs {needed}; not on the PATH: {', '.join(missing)}")
 
 
 def images_of(cluster: str) -> dict[str, str]:
@@ -152,7 +179,39 @@ def make_kind() -> None:
             run("kind", "load", "docker-image", "--name", "fovea", image)
 
 
-PREPARE = {"devcluster": make_devcluster, "kind": make_kind, "current": lambda: None}
+PREPARE = {"devcluster": make_devcluster, "kind": make_kind, "current": lambda: None, "local": lambda: None}
+
+
+def by_hand(why: str) -> int:
+    """The same story without Kubernetes: the very code of the pods, in a process of this machine."""
+    with stage("packages"):
+        run("make", "-C", ROOT, "--no-print-directory", "venv")
+    fovea = [str(ROOT / ".venv" / "bin" / "fovea")]
+    options = ["-f", str(ROOT / "examples" / "blood-cells.yaml"), "--store", str(OUT / "store"), "-o", "json"]
+    with stage("dataset"):
+        built = json.loads(output_of([*fovea, "dataset", "build", *options]))
+    with stage("training"):
+        trained = json.loads(output_of([*fovea, "train", *options], allowed=(0, 3)))
+    dataset = {"status": built["dataset"]}
+    criteria = trained["successCriteria"]
+    result = {
+        "bundle": trained["artifact"], "metrics": trained["metrics"], "successCriteria": criteria,
+        "eligible": all(each["met"] for each in criteria),
+    }  # fmt: skip
+    report = Path(trained["report"]).read_bytes()
+    image = min((ROOT / "examples/data/bccd/BCCD/JPEGImages").glob("*.jpg"))
+    with stage("predicting"):
+        (answer,) = json.loads(output_of([*fovea, "predict", result["bundle"], str(image), "-o", "json"])).values()
+    serving = {"image": image.name, "objects": counted(answer["objects"])}
+    return write_summary(dataset, result, report, serving, f"local: {why}")
+
+
+def output_of(command: list[str], allowed: tuple[int, ...] = (0,)) -> str:
+    """What a command prints; what it says beside that is seen as it comes."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode not in allowed:
+        sys.exit(f"demo: `{' '.join(command)}` failed with {done.returncode}")
+    return done.stdout
 
 
 def need_kuberay() -> None:
@@ -258,26 +317,35 @@ def ask() -> dict:
     finally:
         forward.terminate()
         forward.wait()
-    objects = answer["predictions"][0]["objects"]
-    counts = {name: sum(it["class"] == name for it in objects) for name in sorted({it["class"] for it in objects})}
     return {
         "image": image.name,
         "model": answer["model"],
-        "objects": counts,
+        "objects": counted(answer["predictions"][0]["objects"]),
         "latencyP95Milliseconds": round(seconds_[int(0.95 * (REQUESTS - 1))] * 1000, 1),
     }
 
 
-def summarize(dataset: dict, job: dict, deployment: dict, answered: dict) -> int:
+def counted(objects: list[dict]) -> dict[str, int]:
+    """Objects of each class."""
+    return {name: sum(it["class"] == name for it in objects) for name in sorted({it["class"] for it in objects})}
+
+
+def summarize(dataset: dict, job: dict, deployment: dict, answered: dict, where: str) -> int:
     result = job["status"]["result"]
     report = subprocess.run(
         ["kubectl", "-n", NAMESPACE, "exec", "loader", "--", "sh", "-c",
          f"fovea report '{result['bundle']}' --to /tmp/report.html >/dev/null && cat /tmp/report.html"],
         capture_output=True, check=True,
     ).stdout  # fmt: skip
+    return write_summary(dataset, result, report, {"url": deployment["status"]["url"], **answered}, where)
+
+
+def write_summary(dataset: dict, result: dict, report: bytes, serving: dict, where: str) -> int:
+    """Figures and report, in files and on the terminal; the exit code."""
     OUT.mkdir(exist_ok=True)
     (OUT / "report.html").write_bytes(report)
     summary = {
+        "cluster": where,
         "dataset": {
             name: dataset["status"][name] for name in ("version", "images", "annotations", "splits", "quality")
         },
@@ -285,19 +353,20 @@ def summarize(dataset: dict, job: dict, deployment: dict, answered: dict) -> int
         "successCriteria": result["successCriteria"],
         "bundle": result["bundle"],
         "report": str(OUT / "report.html"),
-        "serving": {"url": deployment["status"]["url"], **answered},
+        "serving": serving,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
     (OUT / "summary.json").write_text(json.dumps(summary, indent=2))
-    print()
+    print(f"\n{where}")
     for name, value in sorted(result["metrics"].items()):
         print(f"  {name:32} {value:.4g}")
     for item in result["successCriteria"]:
         print(f"  {'met   ' if item['met'] else 'MISSED'} {item['metric']}: {item.get('measured')}")
     print("\n".join(f"  {value:7.1f} s  {name}" for name, value in seconds.items()))
-    counts = ", ".join(f"{count} {name}" for name, count in answered["objects"].items())
-    print(f"answer  {answered['image']}: {counts}")
-    print(f"url     {deployment['status']['url']}/v1/predict, p95 {answered['latencyP95Milliseconds']:g} ms")
+    counts = ", ".join(f"{count} {name}" for name, count in serving["objects"].items())
+    print(f"answer  {serving['image']}: {counts}")
+    if "url" in serving:
+        print(f"url     {serving['url']}/v1/predict, p95 {serving['latencyP95Milliseconds']:g} ms")
     print(f"bundle  {result['bundle']}\nreport  {OUT / 'report.html'}\nfigures {OUT / 'summary.json'}")
     return 0 if result["eligible"] else 3
 

@@ -10,6 +10,7 @@ import click
 
 from fovea_cli.manifest import manifest_options, sources_of
 from fovea_cli.output import output_option, print_json, print_table
+from fovea_cli.remote import bundle_folder, claim_options
 
 if TYPE_CHECKING:
     from fovea_api.version import DatasetSummary, FindingSummary
@@ -90,6 +91,42 @@ def check(
         click.echo("\nthe build would be refused" if result.refusal else "\nit can be built")
     if result.refusal is not None:
         raise result.refusal
+
+
+@command.command("export")
+@click.argument("version")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--split", default="test", show_default=True, help="The split that is written.")
+@click.option(
+    "--predictions", "bundle", help="A bundle (folder or URI) whose predictions are written beside the labels."
+)
+@claim_options
+@output_option
+def export(
+    version: str, folder: Path, split: str, bundle: str | None, namespace: str | None, image: str | None, output: str
+) -> None:
+    """Writes a split of a VERSION (folder or URI) to a FOLDER as other tools read it.
+
+    data/ has the images, labels.json the labels as COCO, predictions.json what a detector predicts as COCO results. So
+    FiftyOne, CVAT and other tools open it.
+    """
+    import tempfile
+
+    from fovea_serving.bundle import load_bundle
+    from fovea_serving.predictor import Predictor
+    from fovea_store import StorePath
+    from fovea_trainer.data.coco_folder import write_folder
+    from fovea_trainer.data.version import open_version
+
+    predictor = None
+    if bundle is not None:
+        predictor = Predictor.from_bundle(load_bundle(bundle_folder(bundle, namespace, image)))
+    with tempfile.TemporaryDirectory(prefix="fovea-export-") as work:
+        count = write_folder(open_version(version, work), StorePath.parse(version), split, folder, predictor)
+    if output == "json":
+        print_json({"folder": str(folder), "split": split, "images": count, "predictions": bundle is not None})
+        return
+    click.echo(f"{count} images of {split} with their labels{' and predictions' if bundle else ''} in {folder}")
 
 
 def print_summary(summary: DatasetSummary) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,13 +51,38 @@ def test_the_devcluster_needs_root() -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("demo: the devcluster needs root.")
-    assert "fovea train -f examples/blood-cells.yaml" in done.stderr
+    assert "CLUSTER=local for the same without Kubernetes" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("programs", "variables", "chosen"),
+    [
+        ((), {}, "local no cluster can be had"),
+        (("docker", "kind", "kubectl", "helm"), {}, "local"),
+        (("docker", "kind", "kubectl", "helm"), {"STORE_SECRET": "x.yaml"}, "kind Docker and kind are here"),
+        (("kubectl", "helm"), {"STORE_SECRET": "x.yaml", **IMAGES}, "current kubectl is here"),
+        ((), {"KUBECONFIG": "x"}, "current KUBECONFIG is set"),
+    ],
+)
+def test_the_demo_takes_what_the_machine_can_have(
+    programs: tuple[str, ...], variables: dict[str, str], chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user who is not root, for root on Debian has the devcluster."""
+    for name in programs:
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    for name in ("KUBECONFIG", "STORE_SECRET", *IMAGES):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"PATH": str(tmp_path), **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.geteuid", lambda: NOBODY)
+    assert " ".join(load_demo().choose()).startswith(chosen)
 
 
 def test_an_unknown_cluster() -> None:
     done = demo(Path(), CLUSTER="nonsense")
     assert (done.returncode, done.stderr) == (
-        1, "demo: there is no CLUSTER=nonsense; it is one of devcluster, kind, current\n",
+        1, "demo: there is no CLUSTER=nonsense; it is one of devcluster, kind, current, local\n",
     )  # fmt: skip
 
 
@@ -84,7 +110,9 @@ def test_a_cluster_of_ones_own_needs_images_and_a_store(programs: Path) -> None:
 def test_a_cluster_without_kuberay_gets_nothing_installed(programs: Path) -> None:
     done = demo(programs, CLUSTER="current", STORE_SECRET=str(programs / "secret.yaml"), **IMAGES)
     assert done.returncode == 1
-    assert done.stdout == "== current: context lab, https://lab.example:6443\n"
+    assert done.stdout.splitlines() == [
+        "== current: as CLUSTER says", "== current: context lab, https://lab.example:6443",
+    ]  # fmt: skip
     assert "install it: helm upgrade --install kuberay-operator" in done.stderr
     calls = (programs / "calls").read_text().splitlines()
     assert all(call.startswith(("config ", "get ")) for call in calls), calls
@@ -100,9 +128,13 @@ def test_a_cluster_without_kuberay_gets_nothing_installed(programs: Path) -> Non
     ],
 )
 def test_an_image_in_the_charts_values(image: str, values: str) -> None:
+    assert load_demo().operator_values(image) == values
+
+
+def load_demo() -> Any:
     spec = importlib.util.spec_from_file_location("demo", DEMO)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.operator_values(image) == values
+    return module

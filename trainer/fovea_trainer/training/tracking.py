@@ -1,14 +1,17 @@
-"""Curves for TensorBoard, and for MLflow where MLFLOW_TRACKING_URI is set. Neither ever ends a training."""
+"""Curves for TensorBoard, for MLflow where MLFLOW_TRACKING_URI is set, and for Weights & Biases where WANDB_PROJECT is.
+
+None of them ever ends a training.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from fovea_api.errors import FoveaError, Interrupted
 from fovea_store import StorePath
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Param
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
+WANDB_PROJECT = "WANDB_PROJECT"
 RUN_TAG = "fovea.run"
 """Tag of MLflow's run with the name of ours, by which a later attempt finds it."""
 MLFLOW_SETTINGS = {
@@ -58,6 +62,7 @@ class Tracker:
         self._folder, self._target = folder, target
         self._events = SummaryWriter(str(folder))
         self._mlflow = MLflowRun(name, experiment, parameters) if os.environ.get(TRACKING_URI) else None
+        self._wandb = WandbRun(name, experiment, parameters) if os.environ.get(WANDB_PROJECT) else None
 
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Metrics after an epoch, counted from 1."""
@@ -66,6 +71,8 @@ class Tracker:
         self._events.flush()
         if self._mlflow is not None:
             self._mlflow.log(metrics, epoch)
+        if self._wandb is not None:
+            self._wandb.log(metrics, epoch)
         if self._target is not None:
             try:
                 self._target.upload_tree(self._folder)
@@ -83,8 +90,10 @@ class Tracker:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._events.close()
+        stopped = kind is not None and (issubclass(kind, Interrupted) or not issubclass(kind, Exception))
+        if self._wandb is not None:
+            self._wandb.end(failed=kind is not None)
         if self._mlflow is not None:
-            stopped = kind is not None and (issubclass(kind, Interrupted) or not issubclass(kind, Exception))
             self._mlflow.end("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
 
 
@@ -160,3 +169,37 @@ class MLflowRun:
             return str(made.info.run_id)
         client.update_run(runs[0].info.run_id, status="RUNNING")
         return str(runs[0].info.run_id)
+
+
+class WandbRun:
+    """A run in Weights & Biases, whose package is installed by who wants it; later attempts go on in the same one.
+
+    Its own variables (WANDB_API_KEY, WANDB_ENTITY, WANDB_MODE, …) say where it goes. wandb sends in the background.
+    """
+
+    def __init__(self, name: str, experiment: str, parameters: Mapping[str, object]) -> None:
+        self._run: Any = None
+        try:
+            import wandb
+
+            os.environ.setdefault("WANDB_SILENT", "true")
+            self._run = wandb.init(id=name, name=name, group=experiment, config=dict(parameters), resume="allow")
+        except Exception as error:  # of whatever kind: a tracker is no reason to lose a training
+            log.warning("Weights & Biases takes nothing: %s: %s", type(error).__name__, error)
+
+    def log(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Metrics after an epoch, counted from 1."""
+        self._try(lambda: self._run.log({**metrics, "epoch": epoch}, step=epoch))
+
+    def end(self, *, failed: bool) -> None:
+        """Tells how training ended."""
+        self._try(lambda: self._run.finish(exit_code=1 if failed else 0))
+
+    def _try(self, work: Callable[[], object]) -> None:
+        if self._run is None:
+            return
+        try:
+            work()
+        except Exception as error:
+            log.warning("Weights & Biases takes nothing more: %s: %s", type(error).__name__, error)
+            self._run = None
