@@ -76,8 +76,7 @@ def command(
         for note in start.notes:
             click.echo(f"\n{note}")
         if start.manifest:
-            width, height = start.size
-            click.echo(f"\nmodel     {start.architecture.name} at {width} x {height}\nmanifest  {target}")
+            click.echo(f"\nmodel     {start.architecture.name}, by its preset\nmanifest  {target}")
             click.echo(f"next      fovea train -f {target}")
     if start.checked.refusal is not None:
         raise start.checked.refusal

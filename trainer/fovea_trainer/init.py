@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -18,7 +18,6 @@ from fovea_api.names import API_VERSION
 from pydantic import JsonValue
 
 from fovea_trainer.data.build import CheckResult
-from fovea_trainer.data.image_sizes import size_note, suited_size
 from fovea_trainer.local import check_folder
 from fovea_trainer.manifest import LOCAL_SOURCE
 
@@ -53,7 +52,6 @@ class Start:
         recipe: The Dataset's.
         checked: What a build would find.
         architecture: The one that is suggested.
-        size: (width, height) of the network's input, in pixels.
         notes: Sentences on what a reader should know before the first training.
         manifest: YAML of both; empty where the build would be refused.
     """
@@ -62,7 +60,6 @@ class Start:
     recipe: Recipe
     checked: CheckResult
     architecture: Architecture
-    size: tuple[int, int]
     notes: tuple[str, ...]
     manifest: str
 
@@ -79,7 +76,6 @@ class Start:
             "findings": [tally.to_dict() for tally in checked.findings],
             "refusal": None if checked.refusal is None else str(checked.refusal),
             "architecture": self.architecture.name,
-            "inputSize": {"width": self.size[0], "height": self.size[1]},
             "notes": list(self.notes),
         }
 
@@ -122,16 +118,10 @@ def start_from(
             f"use one of {fitting}, or say another --task",
         )  # fmt: skip
     name = name or object_name(folder)
-    size = (network.width, network.height)
-    if checked.statistics is not None:
-        square = recipe.task is Task.CLASSIFICATION
-        size = suited_size(checked.statistics.sizes, *size, network.multiple, square)
-    notes = tuple(_notes(checked, recipe, size))
-    start = Start(name, recipe, checked, network, size, notes, "")
+    start = Start(name, recipe, checked, network, tuple(_notes(checked, recipe)), "")
     if checked.summary is None:
         return start
-    place = uri or f"pvc://datasets/{name}"
-    return Start(name, recipe, checked, network, size, notes, _manifest(start, folder, beside, place))
+    return replace(start, manifest=_manifest(start, folder, beside, uri or f"pvc://datasets/{name}"))
 
 
 def object_name(folder: Path) -> str:
@@ -141,12 +131,11 @@ def object_name(folder: Path) -> str:
     return words if words[:1].isalpha() else f"images-{words}".strip("-")
 
 
-def _notes(checked: CheckResult, recipe: Recipe, size: tuple[int, int]) -> list[str]:
-    """What no finding says: of sizes, of classes that are rare, of splits that there will not be."""
-    summary, statistics = checked.summary, checked.statistics
-    if summary is None or statistics is None:
-        return []
-    notes = [note] if (note := size_note(statistics.sizes, *size)) else []
+def _notes(checked: CheckResult, recipe: Recipe) -> list[str]:
+    """What no finding says: of few images, and of classes that are rare or alone."""
+    summary, notes = checked.summary, list[str]()
+    if summary is None:
+        return notes
     if summary.images < SMALL_SET:
         notes.append(f"There are {summary.images} images: figures of the test split will be rough.")
     rare = [each for each in summary.classes if 0 < each.images < FEW_IMAGES]
@@ -170,12 +159,10 @@ def _manifest(start: Start, folder: Path, beside: Path, place: str) -> str:
     (source,) = recipe.sources
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.splits.items())
     classes = [each.name for each in summary.classes]
-    width, height = start.size
     network, task = start.architecture, recipe.task
     here = _relative(folder.absolute(), beside.absolute())
     goal = Criterion(metric=f"test/{GOAL[task]}", min=0.9)
     others = ", ".join(each.name for each in catalogue().values() if each.task is task and each.name != network.name)
-    sized = "the architecture's own" if (network.width, network.height) == start.size else "by the size of the images"
     return f"""\
 # {summary.images:,} images with {summary.annotations:,} annotations of {len(classes)} classes, read as {source.format}.
 #   by hand:    fovea train -f THIS_FILE
@@ -210,9 +197,9 @@ spec:
   datasetRef: {{name: {start.name}}}
   model:
     architecture: {network.name}{f"     # or {others}; `fovea models`" if others else ""}
-  input:
-    size: {{width: {width}, height: {height}}}     # {sized}
-  training: {{}}     # the recipe of the architecture; to change it: {{epochs: 30, batchSize: 16}}
+  # What is left out, the architecture's preset fills in, for these images:
+  # input: {{size: {{width: {network.width}, height: {network.height}}}}}
+  # training: {{epochs: 30, batchSize: 16, optimizer: {{learningRate: 1.0e-3}}}}
   # successCriteria:     # a model that misses one is never served
   # - {{metric: {goal.metric}, min: {goal.min}}}
   # compute:             # for a cluster with GPUs

@@ -28,9 +28,11 @@ from fovea_api.run import (
     VersionInput,
     digest_of,
     frozen_recipe,
+    read_recipe,
     run_identity,
     run_name,
 )
+from fovea_api.trainingjob import Recipe as TrainingRecipe
 from fovea_api.trainingjob import TrainingJob, TrainingJobSpec
 from fovea_store import BY_HAND, StorePath
 from numpy.typing import NDArray
@@ -107,7 +109,8 @@ def preview_manifest(
     built = _run(_build_spec(manifest.local(dataset, sources or {}), store), store, False, None, adopt)
     assert built.artifact is not None
     with tempfile.TemporaryDirectory(prefix="fovea-preview-") as work:
-        return augmented_images(job.spec.recipe(), open_version(built.artifact, work))
+        recipe = read_recipe(RunType.TRAINING, frozen_recipe(job.spec.recipe()), TrainingRecipe)
+        return augmented_images(recipe, open_version(built.artifact, work))
 
 
 def criteria_of(

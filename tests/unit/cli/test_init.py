@@ -12,7 +12,6 @@ import yaml
 from cli_support import Fovea
 from fovea_api.dataset import Dataset
 from fovea_api.trainingjob import TrainingJob
-from fovea_trainer.data.image_sizes import size_note, suited_size
 from fovea_trainer.init import object_name
 from fovea_trainer.manifest import Manifest
 
@@ -31,8 +30,7 @@ def test_a_folder_of_classes_becomes_a_manifest_that_trains(
     manifest = Manifest.read(tmp_path / "photos.yaml")
     dataset, job = manifest.find(Dataset, None).spec, manifest.find(TrainingJob, None).spec
     assert (dataset.classes, dataset.splits.method) == (("blue", "red"), "FromSource")
-    assert job.input.size is not None
-    assert (job.input.size.width, job.input.size.height) == (64, 64), "twice the 32 pixels of the images, not 224"
+    assert job.input.size is None, "the preset finds it"
     again = fovea("init", "My Photos", "--name", "photos")
     assert (again.exit_code, "the file exists (give another --file" in again.stderr) == (1, True)
     assert fovea("init", "My Photos", "--name", "photos", "--force").exit_code == 0
@@ -93,25 +91,6 @@ def test_a_folders_name_as_kubernetes_takes_it(folder: str, name: str) -> None:
     assert object_name(Path("/x") / folder) == name
 
 
-def test_an_input_size_for_the_images() -> None:
-    assert suited_size({(640, 480): 300}, 320, 320, 16, square=False) == (320, 240)
-    assert suited_size({(100, 50): 1}, 320, 320, 16, square=False) == (112, 64)
-    assert suited_size({(4000, 3000): 5}, 224, 224, 1, square=True) == (224, 224)
-    assert suited_size({(64, 64): 5}, 224, 224, 1, square=True) == (128, 128)
-
-
-def test_a_size_that_does_not_suit_is_said() -> None:
-    assert size_note({(640, 480): 10}, 320, 320) is None
-    enlarged = size_note({(64, 64): 10, (900, 900): 2}, 224, 224)
-    assert enlarged is not None
-    assert "typically 64 x 64 pixels, and the network's input is 224 x 224: they are enlarged 3.5 times" in enlarged
-    assert "up to 12 times as long" in enlarged
-    reduced = size_note({(4000, 3000): 10}, 320, 320)
-    assert reduced is not None
-    assert "reduced 12.5 times" in reduced
-    assert "smaller than 100 pixels" in reduced
-
-
 def test_set_changes_the_training_job_alone(fovea: Fovea, pictures: Path, tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     assert fovea("init", pictures, "--file", file, "--name", "x").exit_code == 0
@@ -143,4 +122,4 @@ def test_the_manifest_reads_as_it_is_written(fovea: Fovea, pictures: Path, tmp_p
     assert f"#   by hand:    fovea train -f {file}" in text
     dataset, job = yaml.safe_load_all(text)
     assert dataset["spec"]["sources"] == [{"name": "folder", "uri": "s3://lab/photos", "format": "ImageFolder"}]
-    assert job["spec"]["training"] == {}
+    assert job["spec"] == {"datasetRef": {"name": "x"}, "model": {"architecture": "efficientnet-lite0"}}

@@ -38,7 +38,6 @@ from fovea_trainer.data.records import NamedClass, SourceImage
 from fovea_trainer.data.shards import write_shards
 from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.splits import SPLITS, Kept
-from fovea_trainer.data.statistics import Statistics
 from fovea_trainer.data.unused import unused_files
 from fovea_trainer.data.version import ASSIGNMENTS, REPORT, STATISTICS, read_manifest
 from fovea_trainer.data.workers import Workers
@@ -122,8 +121,6 @@ class CheckResult:
     """The version that would be built; None where the build would be refused."""
     refusal: InvalidInput | None
     """Why it would be refused."""
-    statistics: Statistics | None = None
-    """Of the version that would be built."""
 
 
 def check_dataset(
@@ -151,7 +148,7 @@ def check_dataset(
         quality=draft.quality,
         findings=draft.summaries(),
     )
-    return CheckResult(draft.findings, summary, None, draft.statistics)
+    return CheckResult(draft.findings, summary, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from fovea_trainer.models.registry import registry
 from fovea_trainer.report import base
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.dataset import SplitDataset, preprocessing
+from fovea_trainer.training.fitting import fitted
 from fovea_trainer.training.order import Draw, Order, mix
 
 IMAGES, COLUMNS = 16, 4
@@ -28,6 +29,7 @@ def augmented_images(recipe: Recipe, version: OpenVersion, count: int = IMAGES) 
 
     The order is that of the training, the augmentation drawn by the same seeds; only `balance` repeats nothing here.
     """
+    recipe = fitted(recipe, version)
     samples, manifest = version.split("train"), version.manifest
     preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
     dataset = SplitDataset(samples, definition(manifest.task), preprocess, Augment(recipe.input.augmentations))

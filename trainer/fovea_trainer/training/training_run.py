@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -18,8 +17,6 @@ from fovea_trainer.training.fitting import fitted
 from fovea_trainer.training.loop import Plan
 from fovea_trainer.training.preflight import check_version
 from fovea_trainer.training.tracking import Tracker
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +57,6 @@ class TrainingRun:
         events = self.environment.work_dir / "tensorboard" / f"attempt-{self.environment.attempt}"
         tracker = None
         if rank == 0:
-            for note in check_version(self.open(), self.recipe):
-                log.warning(note)
             name, job = self.environment.name, self.spec.owner.name
             tracker = Tracker(events, self.folder / "tensorboard" / events.name, name, job, self._flat())
         source = self.spec.inputs.base_weights or self.recipe.model.pretrained.uri
