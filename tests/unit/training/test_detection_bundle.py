@@ -6,16 +6,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
+from faster_coco_eval import COCO, COCOeval_faster
 from fovea_api.common import Task
+from fovea_api.errors import InvalidInput
 from fovea_serving.bundle import WEIGHTS, Bundle, load_bundle
 from fovea_serving.pipeline import Detection
 from fovea_serving.pipeline.golden import golden_image, golden_numbers
 from fovea_serving.predict import predict_files
 from fovea_serving.predictor import Predictor
+from fovea_store import StorePath
+from fovea_trainer.data.coco_folder import write_folder
+from fovea_trainer.data.version import open_version
 from fovea_trainer.local import train_manifest
 from fovea_trainer.models.description import restore
 from synthetic import SIZE, squares
@@ -95,6 +101,7 @@ def test_the_threshold_is_validations_and_everyones(bundle: Bundle, folder: Path
     ):
         assert isinstance(predicted, Detection)
         assert predicted.scores.tolist() == every.above(threshold).scores.tolist()
+    assert predict_files(bundle.path, [picture]).confidence == threshold
     low = predict_files(bundle.path, [picture], confidence=0.05).files[picture].prediction
     assert isinstance(low, Detection)
     assert len(low) == len(every.above(0.05))
@@ -116,3 +123,42 @@ def test_the_bundle_states_what_its_model_says_of_the_golden_image(bundle: Bundl
     (prediction,) = Predictor.from_bundle(bundle).predict([golden_image()], candidates=True)
     assert bundle.golden() == pytest.approx(golden_numbers(prediction), abs=1e-6)
     assert bundle.golden("INT8") is None
+
+
+def test_the_report_shows_threshold_intervals_parts_of_the_loss_and_mistakes(bundle: Bundle) -> None:
+    evaluation = json.loads((bundle.path / "evaluation/test.json").read_text())
+    for name in ("mAP50", "precision", "recall", "f1"):
+        low, high = evaluation["intervals"][name]
+        assert 0 <= low <= evaluation["metrics"][f"test/{name}"] + 1e-6
+        assert evaluation["metrics"][f"test/{name}"] - 1e-6 <= high <= 1
+    curves = {curve["name"]: curve for curve in evaluation["curves"] if curve["kind"] == "threshold"}
+    assert set(curves) == {"precision", "recall", "f1"}
+    text = (bundle.path / "report.html").read_text()
+    for words in ("Confidence threshold", "95 % of", "train/loss/box", "Learning rate", "Parameters (millions)",
+                  "Multiply-accumulates", "Augmented images"):  # fmt: skip
+        assert words in text, words
+    shown = {each["kind"] for each in evaluation["mistakes"]}
+    assert ("Worst false positives" in text) == ("FalsePositive" in shown)
+    assert ("Missed objects" in text) == ("Miss" in shown)
+
+
+def test_other_tools_read_a_split_and_the_predictions_as_coco(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    """faster-coco-eval reads the files as FiftyOne does (by pycocotools' interface) and comes to the bundle's mAP."""
+    lineage = bundle.manifest.lineage.dataset
+    artifact = StorePath.parse(f"{folder}/store/dataset/{lineage.name}/{lineage.version}")
+    version = open_version(str(artifact), tmp_path / "cache")
+    count = write_folder(version, artifact, "test", tmp_path / "out", Predictor.from_bundle(bundle))
+    labels = COCO(str(tmp_path / "out/labels.json"))
+    predictions = labels.loadRes(str(tmp_path / "out/predictions.json"))
+    assert len(labels.imgs) == count == len(list((tmp_path / "out/data").iterdir()))
+    for image in labels.imgs.values():
+        pixels = cv2.imread(str(tmp_path / "out/data" / image["file_name"]))
+        assert pixels.shape[:2] == (image["height"], image["width"])
+    evaluated = COCOeval_faster(labels, predictions, "bbox")
+    evaluated.params.maxDets = [1, 10, 300]
+    evaluated.evaluate()
+    evaluated.accumulate()
+    evaluated.summarize()
+    assert evaluated.stats[0] == pytest.approx(bundle.manifest.metrics.exported["test/mAP"], abs=0.005)
+    with pytest.raises(InvalidInput, match="the folder is not empty"):
+        write_folder(version, artifact, "test", tmp_path / "out")

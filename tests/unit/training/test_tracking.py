@@ -1,9 +1,11 @@
-"""MLflow's own store, in a folder, and a server that is away. (A server needs far more packages than its client.)"""
+"""MLflow's own store, in a folder, and a server that is away (a server needs far more packages than its client); a
+stand-in for Weights & Biases; TensorBoard's own reader."""
 
 from __future__ import annotations
 
 import logging
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from fovea_trainer.training.loop import Plan, TrainingDiverged, fit
 from fovea_trainer.training.state import State
 from fovea_trainer.training.tracking import Tracker
 from synthetic import squares
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 EPOCHS = 3
 RECIPE = Recipe.model_validate(
@@ -120,3 +123,66 @@ def test_what_a_tracker_missed_it_gets_when_it_is_back(tmp_path: Path, caplog: p
     assert curve(tmp_path, run, "train/loss") == [(1, 2.0), (2, 1.0)]
     assert run.data.params == {"a": "1"}
     assert "has what it missed" in caplog.text
+
+
+class StandIn:
+    """For the package `wandb`, which is not installed with Fovea: keeps what it is given."""
+
+    def __init__(self, broken: bool = False) -> None:
+        self.given: list[tuple[str, Any]] = []
+        self.broken = broken
+
+    def init(self, **settings: Any) -> StandIn:
+        self.given.append(("init", settings))
+        return self
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        if self.broken:
+            raise OSError("away")
+        self.given.append((f"step {step}", metrics))
+
+    def finish(self, exit_code: int) -> None:
+        self.given.append(("finish", exit_code))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_weights_and_biases_gets_the_same_where_its_project_is_named(
+    broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("WANDB_PROJECT", "vision")
+    monkeypatch.setitem(sys.modules, "wandb", wandb := StandIn(broken))
+    state = train(tmp_path)
+    first, *rest = wandb.given
+    assert first[1] | {"config": {}} == {
+        "id": "r-0123456789", "name": "r-0123456789", "group": "squares", "config": {}, "resume": "allow",
+    }  # fmt: skip
+    if broken:
+        assert rest == []
+        assert caplog.text.count("Weights & Biases takes nothing more: OSError: away") == 1
+    else:
+        assert [name for name, _ in rest] == ["step 1", "step 2", "step 3", "finish"]
+        assert rest[0][1] == {**state.history[0], "epoch": 1}
+        assert rest[-1] == ("finish", 0)
+
+
+def test_without_its_package_weights_and_biases_is_told_of_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("WANDB_PROJECT", "vision")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert train(tmp_path).epoch == EPOCHS
+    assert "Weights & Biases takes nothing: ModuleNotFoundError" in caplog.text
+
+
+def test_tensorboard_has_the_first_steps_and_then_every_tenth(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, None, "r-0123456789", "squares", {})
+    with tracker:
+        for step in range(1, 36):
+            tracker.log_step(1 / step, 1e-3, step)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Scalars("step/loss")] == [*range(1, 11), 20, 30]
+    assert events.Scalars("step/loss")[-1].value == pytest.approx(1 / 30)
+    assert len(events.Scalars("step/learningRate")) == 12
