@@ -17,7 +17,7 @@ import yaml
 ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "docs" / "guide"
 PARTS = ("crds", "operator", "trainer", "serving", "store", "cli")
-SMALL = "  architecture: resnet18\n    options: {width: 0.125, stem: Small}\n    pretrained: {weights: None}\n"
+SMALL = "  architecture: resnet18\n    options: {width: 0.125}\n    pretrained: {weights: None}\n"
 """What takes the place of the suggested network, so that the test takes seconds."""
 
 
