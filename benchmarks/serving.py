@@ -177,6 +177,11 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
+def client_session() -> aiohttp.ClientSession:
+    """Connections that wait for less than the five seconds after which uvicorn closes them."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2))
+
+
 def post(session: aiohttp.ClientSession, url: str) -> Ask:
     """Posts image bytes."""
 
@@ -256,7 +261,7 @@ async def ray(stack: AsyncExitStack, setting: Setting, applications: Mapping[str
     await stack.enter_async_context(
         process(command, setting.work / "ray.log", PYTHONPATH=str(setting.work), RAY_USAGE_STATS_ENABLED="0")
     )
-    session = await stack.enter_async_context(aiohttp.ClientSession())
+    session = await stack.enter_async_context(client_session())
     url = f"http://127.0.0.1:{dashboard}/api/serve/applications/"
 
     async def deployed() -> bool:
@@ -299,7 +304,7 @@ async def triton(stack: AsyncExitStack, setting: Setting, inference: Mapping[str
     ]  # fmt: skip
     path = f"{os.environ['PATH']}{os.pathsep}{CACHE / 'triton' / 'bin'}"
     await stack.enter_async_context(process(command, setting.work / "triton.log", PATH=path))
-    session = await stack.enter_async_context(aiohttp.ClientSession())
+    session = await stack.enter_async_context(client_session())
 
     async def loaded() -> bool:
         async with session.get(f"http://127.0.0.1:{http}/v2/models/model/ready") as response:
@@ -323,7 +328,7 @@ async def ray_serve(setting: Setting) -> dict[str, dict[str, float]]:
         applications = {"fovea": fovea_application(setting, INFERENCE), "minimal": minimal}
         address = await ray(stack, setting, applications)
         through = await gateway(stack, setting, "RayServe", f"{address}/fovea", INFERENCE)
-        session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        session = await stack.enter_async_context(client_session())
         urls = {"gateway + Ray Serve": f"{through}/v1/predict", "minimal Ray Serve": f"{address}/minimal"}
         return await both_loads(setting, await posting(session, setting, urls))
 
@@ -349,7 +354,7 @@ async def triton_case(setting: Setting) -> dict[str, dict[str, float]]:
             json.dumps(prediction.above(0.5).to_dict(manifest.classes))
             return True
 
-        session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        session = await stack.enter_async_context(client_session())
         ours = await posting(session, setting, {"gateway + Triton": f"{through}/v1/predict"})
         return await both_loads(setting, [*ours, Way("plain Triton", plain)])
 
@@ -386,7 +391,7 @@ async def litserve(setting: Setting) -> dict[str, dict[str, float]]:
         await stack.enter_async_context(process([sys.executable, script], setting.work / "litserve.log"))
         command = [BIN / "fovea", "serve", setting.folder, "--port", str(own), "--timeout", "60"]
         await stack.enter_async_context(process(command, setting.work / "serve.log"))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+        session = await stack.enter_async_context(client_session())
         urls = {"fovea serve": f"http://127.0.0.1:{own}/v1/predict", "LitServe": f"http://127.0.0.1:{port}/predict"}
         return await both_loads(setting, await posting(session, setting, urls))
 
@@ -400,7 +405,7 @@ async def batching(setting: Setting) -> dict[str, dict[str, float]]:
             for size in sizes.values()
         }
         address = await ray(stack, setting, applications)
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+        session = await stack.enter_async_context(client_session())
         ways = await posting(session, setting, {name: f"{address}/b{size}" for name, size in sizes.items()})
         return table(await turn_about(setting, ways, CLIENTS), "full load: ")
 
@@ -411,7 +416,7 @@ async def overload(setting: Setting) -> dict[str, dict[str, float]]:
         address = await triton(stack, setting, INFERENCE)
         inference = {**INFERENCE, "timeoutSeconds": 1}
         through = await gateway(stack, setting, "Triton", address, inference)
-        session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        session = await stack.enter_async_context(client_session())
         way = await posting(session, setting, {"gateway + Triton": f"{through}/v1/predict"})
         full = table(await turn_about(setting, way, CLIENTS), "full load: ")
         rate = next(iter(full.values()))["answers/s"]

@@ -28,6 +28,8 @@ from fovea_serving.upstreams.wire import CONTENT_TYPE, UnreadableMessage, read_a
 
 CONNECT_SECONDS = 2.0
 """To reach Ray's proxy, which is in the same cluster."""
+IDLE_SECONDS = 4.0
+"""How long a connection is kept for the next request: less than the 5 seconds after which Ray's proxy closes it."""
 ATTEMPTS = 3
 """Of a request whose replica or proxy went away under it: the same request again is answered by another."""
 BACKPRESSURE = "backpressure"
@@ -47,7 +49,7 @@ class RayServeUpstream:
         self._address = address
         self._task = task
         self._under_way = UnderWay(address)
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)  # how many at once, the gateway decides
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)  # the gateway limits
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS),
