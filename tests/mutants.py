@@ -41,12 +41,11 @@ def _tests(folder: str, *names: str) -> tuple[str, ...]:
 
 AREAS = {
     "operator": (
-        Area(
-            "fovea_operator",
-            ("queue.py", "apply.py", "engine.py", "kinds/*/plan.py", "runs/lifecycle.py", "runs/plan.py"),
-            ("tests/unit/operator",),
-            0.85,
-        ),
+        Area("fovea_operator", ("queue.py",), _tests("operator", "queue"), 0.85),
+        Area("fovea_operator", ("apply.py",), _tests("operator", "apply", "ownership"), 0.85),
+        Area("fovea_operator", ("engine.py",), _tests("operator", "engine"), 0.85),
+        Area("fovea_operator", ("runs/lifecycle.py",), _tests("operator", "lifecycle", "endings", "kueue"), 0.85),
+        Area("fovea_operator", ("kinds/*/plan.py", "runs/plan.py"), ("tests/unit/operator",), 0.85),
     ),
     "training": (
         Area("fovea_trainer/models", ("losses.py",), _tests("models", "losses"), 0.8),

@@ -23,7 +23,7 @@ from fovea_operator.objects import JOB, RUN, Key
 from fovea_operator.runs.build import child_writes, run_manifest
 from fovea_operator.runs.lifecycle import Situation, Step, advance, is_finished
 from fovea_operator.runs.plan import Context, blocker_of, blocker_of_pods, own_status, retry_of, step_writes
-from fovea_operator.runs.snapshot import RunView
+from fovea_operator.runs.snapshot import RunsSnapshot, RunView
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.work import Work
@@ -101,6 +101,12 @@ def blocker_of_cleanups(cleanups: Sequence[RunView]) -> Assessment | None:
         return None
     what = "data of a deleted object of this name" if at_work.deletes_all else "old versions"
     return progressing(CLEANING_UP, f"waiting for run {at_work.name}, which deletes {what} from the store")
+
+
+def blocker_of_attempts(snapshot: RunsSnapshot) -> Assessment | None:
+    """Why no attempt of an object's own runs may start, as far as its namespace and its cleanups are concerned."""
+    namespace = blocker_of(snapshot.missing, snapshot.store, snapshot.leftover)
+    return namespace or blocker_of_cleanups(snapshot.cleanups)
 
 
 def with_deletion(

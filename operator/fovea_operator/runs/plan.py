@@ -18,7 +18,7 @@ from fovea_operator.metrics import ATTEMPTS_ENDED
 from fovea_operator.objects import RUN, JsonObject, Key, Kind, mapping
 from fovea_operator.runs.build import child_writes, run_manifest
 from fovea_operator.runs.lifecycle import Situation, Step, advance, is_finished, supersede
-from fovea_operator.runs.snapshot import RunView
+from fovea_operator.runs.snapshot import RunsSnapshot, RunView
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.work import Work
@@ -30,7 +30,7 @@ R = TypeVar("R", bound=Model)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What every planner needs beside its snapshot."""
+    """What every planner of an object with runs needs."""
 
     key: Key
     metadata: Metadata
@@ -39,6 +39,21 @@ class Context:
     runs: Sequence[RunView]
     now: datetime
     settings: Settings
+
+    @classmethod
+    def of(
+        cls, kind: Kind, metadata: Metadata, policy: RunPolicy, snapshot: RunsSnapshot, settings: Settings
+    ) -> Context:
+        """That of an object and what was observed of its runs."""
+        return cls(
+            key=Key(kind, metadata.namespace, metadata.name),
+            metadata=metadata,
+            store=snapshot.store,
+            policy=policy,
+            runs=snapshot.runs,
+            now=snapshot.now,
+            settings=settings,
+        )
 
     @property
     def restart(self) -> str:
@@ -178,6 +193,8 @@ class RunWrites:
     step: Step
     run: str
     """Its name."""
+    view: RunView | None
+    """What was observed of it; None: it is made just now."""
 
 
 def advance_runs(
@@ -234,7 +251,7 @@ def advance_runs(
         work = Work(context.key.namespace, name, step.start, now, now.image, context.store)
         first += child_writes(run_key, child.kind, work, child.manifest(work), context.settings)
     after += step_writes(context.key, run_key, desired.type, status, step)
-    return RunWrites(tuple(first), tuple(after), desired, step, name)
+    return RunWrites(tuple(first), tuple(after), desired, step, name, view)
 
 
 def step_writes(regarding: Key, run: Key, type: RunType, old: RunStatus, step: Step) -> list[Write]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +21,7 @@ from fovea_api.run import (
 from fovea_api.version import DatasetSummary, Severity
 
 from fovea_operator.cleanups.build import PodSettings
-from fovea_operator.cleanups.plan import blocker_of_cleanups, with_deletion
+from fovea_operator.cleanups.plan import blocker_of_attempts, with_deletion
 from fovea_operator.conditions import Assessment, conditions, ready, stalled
 from fovea_operator.kinds.dataset.build import child_builder, execution_settings, pod_settings
 from fovea_operator.kinds.dataset.retention import lost_builds, prune_versions
@@ -55,21 +56,12 @@ def plan_dataset(snapshot: DatasetSnapshot, settings: Settings) -> Plan:
     """The next writes for a Dataset."""
     dataset = snapshot.dataset
     spec = dataset.spec
-    key = Key(DATASET, dataset.metadata.namespace, dataset.metadata.name)
     lost = lost_builds(snapshot)
     runs = tuple(view for view in snapshot.runs if view not in lost)
-    context = Context(
-        key=key,
-        metadata=dataset.metadata,
-        store=snapshot.store,
-        policy=spec.run_policy,
-        runs=runs,
-        now=snapshot.now,
-        settings=settings,
-    )
+    context = Context.of(DATASET, dataset.metadata, spec.run_policy, replace(snapshot, runs=runs), settings)
     pods = pod_settings(spec)
     plan = _plan(context, snapshot, pods)
-    forgotten = (Delete(Key(RUN, key.namespace, view.name), view.run.metadata.uid) for view in lost)
+    forgotten = (Delete(Key(RUN, context.key.namespace, view.name), view.run.metadata.uid) for view in lost)
     plan = Plan((*forgotten, *plan.writes), plan.requeue_after)
     return with_deletion(plan, context, spec.deletion_policy, pods, snapshot.cleanups)
 
@@ -93,10 +85,8 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: PodSettings) -> Pla
             cleanup, later = prune_versions(context, snapshot, pods, current, at_work)
             return Plan((*without_run(context, old, old.run, desired).writes, *cleanup), later)
         desired = current.run.spec.model_copy(update=execution_settings(spec, settings))
-    blocker = blocker_of(snapshot.missing, snapshot.store, snapshot.leftover) or blocker_of_cleanups(snapshot.cleanups)
-    made = advance_runs(context, old.run, desired, blocker, child_builder(spec, settings))
-    step, name = made.step, made.run
-    view = next((view for view in context.runs if view.name == name), None)
+    made = advance_runs(context, old.run, desired, blocker_of_attempts(snapshot), child_builder(spec, settings))
+    step, name, view = made.step, made.run, made.view
     result = view.status.result if view is not None else None
     assessment = _assess(step.assessment, result)
     pruned = prune(context, [name])

@@ -32,7 +32,7 @@ from fovea_api.trainingjob import (
 )
 from pydantic import ValidationError
 
-from fovea_operator.cleanups.plan import CLEANING_UP, blocker_of_cleanups, with_deletion
+from fovea_operator.cleanups.plan import CLEANING_UP, blocker_of_attempts, with_deletion
 from fovea_operator.conditions import Assessment, condition_of, conditions, progressing, ready, stalled
 from fovea_operator.kinds.trainingjob.build import child_builder, execution_settings, pod_settings
 from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
@@ -62,16 +62,7 @@ from fovea_operator.writes import Emit, Plan, Write
 def plan_training(snapshot: TrainingSnapshot, settings: Settings) -> Plan:
     """The next writes for a TrainingJob."""
     job, spec = snapshot.job, snapshot.job.spec
-    key = Key(TRAINING_JOB, job.metadata.namespace, job.metadata.name)
-    context = Context(
-        key=key,
-        metadata=job.metadata,
-        store=snapshot.store,
-        policy=spec.run_policy,
-        runs=snapshot.runs,
-        now=snapshot.now,
-        settings=settings,
-    )
+    context = Context.of(TRAINING_JOB, job.metadata, spec.run_policy, snapshot, settings)
     plan = _plan(context, snapshot)
     return with_deletion(plan, context, spec.deletion_policy, pod_settings(spec), snapshot.cleanups)
 
@@ -90,10 +81,8 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
             plan = without_run(context, old, old.run, desired, requested_runs=requested_runs)
             return replace(plan, requeue_after=wait)
         desired = current.run.spec.model_copy(update=execution_settings(spec, settings))
-    blocker = blocker_of(snapshot.missing, snapshot.store, snapshot.leftover) or blocker_of_cleanups(snapshot.cleanups)
-    made = advance_runs(context, old.run, desired, blocker, child_builder(spec, settings))
-    step, name = made.step, made.run
-    view = next((view for view in snapshot.runs if view.name == name), None)
+    made = advance_runs(context, old.run, desired, blocker_of_attempts(snapshot), child_builder(spec, settings))
+    step, name, view = made.step, made.run, made.view
     result = _result(job, old, view)
     assessment = blocked or _assess(job, step.assessment, result, desired)
     pruned = prune(context, [name, *([result.run] if result is not None else [])])
