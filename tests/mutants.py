@@ -7,7 +7,9 @@ each file to so many, drawn at random with a fixed seed: of 100 the share is kno
 
 What is not mutated: log lines and names of tasks, and the prose of messages, that is string literals with a space in
 them. Tests state what an operator does and which reason it gives, not how it words it; reasons, field names, labels and
-all else are mutated. A mutant that the type checker refuses counts as noticed, for CI runs it.
+all else are mutated. A mutant is run against the tests that call its function: a table must hold situations, and not
+what came of them, which is computed while tests are collected. A mutant that the type checker refuses counts as
+noticed, for CI runs it.
 """
 
 from __future__ import annotations

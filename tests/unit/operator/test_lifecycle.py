@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fovea_api.common import RunPolicy
-from fovea_api.run import MAX_ATTEMPTS, RetryRequest, RunResult, RunStatus
+from fovea_api.run import MAX_ATTEMPTS, Outcome, RetryRequest, RunResult, RunStatus
 from fovea_operator.conditions import Assessment, progressing
 from fovea_operator.objects import RAY_JOB, Key
 from fovea_operator.runs.lifecycle import Situation, Step, advance, supersede
@@ -46,7 +46,7 @@ def error(reason: str, retryable: bool = False, at: datetime = NOW) -> dict[str,
     return {"error": {"reason": reason, "message": "what was wrong", "retryable": retryable}, "completedAt": at}
 
 
-def step(
+def given(
     old: RunStatus,
     *children: Child,
     blocker: Assessment | None = None,
@@ -54,21 +54,23 @@ def step(
     retry: str = "",
     adopt: str = "",
     **policy: Any,
-) -> Step:
-    return advance(
-        Situation(
-            run=RUN,
-            status=old,
-            children=children,
-            policy=RunPolicy.model_validate(policy),
-            blocker=blocker,
-            now=now,
-            settings=SETTINGS,
-            retry=retry,
-            adopt=adopt,
-            owner="trainingjob cells",
-        )
+) -> Situation:
+    return Situation(
+        run=RUN,
+        status=old,
+        children=children,
+        policy=RunPolicy.model_validate(policy),
+        blocker=blocker,
+        now=now,
+        settings=SETTINGS,
+        retry=retry,
+        adopt=adopt,
+        owner="trainingjob cells",
     )
+
+
+def step(old: RunStatus, *children: Child, **more: Any) -> Step:
+    return advance(given(old, *children, **more))
 
 
 def outside(at: datetime = NOW) -> dict[str, Any]:
@@ -87,97 +89,97 @@ def blocked(count: int, seconds: float = 4, **more: Any) -> RunStatus:
 FAILED = child(state=ChildState.FAILED, reason="AppFailed", message="head died")
 OPEN = status(attempt(), phase="Running")
 
-SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
+SITUATIONS: dict[str, tuple[Situation, dict[str, Any]]] = {
     "a new run starts its first attempt": (
-        step(status()),
+        given(status()),
         {"phase": "Pending", "start": 1, "outcomes": [None]},
     ),
     "what is missing holds it": (
-        step(status(), blocker=progressing("SecretNotFound", "…")),
+        given(status(), blocker=progressing("SecretNotFound", "…")),
         {"phase": "Pending", "start": None, "reason": "SecretNotFound", "outcomes": []},
     ),
     "a child that is in no status is taken over": (
-        step(status(), child()),
+        given(status(), child()),
         {"phase": "Running", "start": None, "outcomes": [None]},
     ),
-    "it runs": (step(OPEN, child()), {"phase": "Running", "start": None, "reason": "Running"}),
+    "it runs": (given(OPEN, child()), {"phase": "Running", "start": None, "reason": "Running"}),
     "it waits in a queue, whose words may change": (
-        step(OPEN, child(state=ChildState.QUEUED)),
+        given(OPEN, child(state=ChildState.QUEUED)),
         {"phase": "Queued", "requeue": None},
     ),
     "it gets no pods; why is to be found out": (
-        step(OPEN, child(state=ChildState.STARTING)),
+        given(OPEN, child(state=ChildState.STARTING)),
         {"phase": "Pending", "requeue": None},
     ),
     "its deadline comes before the next look": (
-        step(OPEN, child(state=ChildState.STARTING), activeDeadline="3605s"),
+        given(OPEN, child(state=ChildState.STARTING), activeDeadline="3605s"),
         {"phase": "Pending", "requeue": 6.0},
     ),
     "a quota's words are reported": (
-        step(OPEN, child(state=ChildState.STARTING, reason="FailedCreate", message="exceeded quota: team")),
+        given(OPEN, child(state=ChildState.STARTING, reason="FailedCreate", message="exceeded quota: team")),
         {"phase": "Pending", "reason": "FailedCreate", "message": "exceeded quota: team"},
     ),
     "a result ends it, whatever the child says": (
-        step(status(attempt(), artifact="s3://b/"), child()),
+        given(status(attempt(), artifact="s3://b/"), child()),
         {"phase": "Succeeded", "outcomes": ["Succeeded"], "deleted": 0, "conditions": (True, False, False)},
     ),
     "a failed attempt is recorded first": (
-        step(OPEN, FAILED),
+        given(OPEN, FAILED),
         {"phase": "Pending", "start": None, "outcomes": ["Failed"], "deleted": 0},
     ),
     "then its child goes, before the next starts": (
-        step(status(attempt(outcome="Failed", reason="AppFailed")), FAILED),
+        given(status(attempt(outcome="Failed", reason="AppFailed")), FAILED),
         {"phase": "Pending", "start": None, "reason": "Stopping", "deleted": 1},
     ),
     "the next attempt waits for its pause": (
-        step(status(attempt(outcome="Failed", reason="AppFailed", endTime=NOW - timedelta(seconds=4)))),
+        given(status(attempt(outcome="Failed", reason="AppFailed", endTime=NOW - timedelta(seconds=4)))),
         {"start": None, "reason": "Retrying", "requeue": 6.0},
     ),
     "then it starts": (
-        step(status(attempt(outcome="Failed", reason="AppFailed"))),
+        given(status(attempt(outcome="Failed", reason="AppFailed"))),
         {"start": 2, "outcomes": ["Failed", None]},
     ),
     "retries are used up": (
-        step(status(attempt(outcome="Failed", reason="AppFailed")), retries=0),
+        given(status(attempt(outcome="Failed", reason="AppFailed")), retries=0),
         {"phase": "Failed", "start": None, "reason": "AppFailed", "conditions": (False, False, True)},
     ),
     "preemption uses none up": (
-        step(status(attempt(outcome="Preempted", reason="Preempted")), retries=0),
+        given(status(attempt(outcome="Preempted", reason="Preempted")), retries=0),
         {"start": 2},
     ),
     "a fault of the surroundings is recorded": (
-        step(status(attempt(), phase="Running", **outside()), FAILED, retries=0),
+        given(status(attempt(), phase="Running", **outside()), FAILED, retries=0),
         {"phase": "Pending", "start": None, "outcomes": ["Blocked"]},
     ),
     "it waits until it is deleted": (
-        step(blocked(1), retries=0),
+        given(blocked(1), retries=0),
         {"phase": "Pending", "reason": "AccessDenied", "requeue": 6.0, "conditions": (False, True, False)},
     ),
-    "and goes on": (step(blocked(1, seconds=10), retries=0), {"start": 2, "outcomes": ["Blocked", None]}),
-    "each look doubles the pause": (step(blocked(4), retries=0), {"start": None, "requeue": 76.0}),
-    "to a quarter of an hour at most": (step(blocked(30), retries=0), {"start": None, "requeue": 896.0}),
-    "many of them are no failure": (step(blocked(30, seconds=900), retries=0), {"start": 31}),
-    "asked for, it looks at once": (step(blocked(9), retry="now"), {"start": 10}),
+    "and goes on": (given(blocked(1, seconds=10), retries=0), {"start": 2, "outcomes": ["Blocked", None]}),
+    "each look doubles the pause": (given(blocked(4), retries=0), {"start": None, "requeue": 76.0}),
+    "to a quarter of an hour at most": (given(blocked(30), retries=0), {"start": None, "requeue": 896.0}),
+    "many of them are no failure": (given(blocked(30, seconds=900), retries=0), {"start": 31}),
+    "asked for, it looks at once": (given(blocked(9), retry="now"), {"start": 10}),
     "a store that may be taken over now is taken over at once": (
-        step(blocked(9), adopt="c/n"),
+        given(blocked(9), adopt="c/n"),
         {"start": 10, "adopt": "c/n"},
     ),
     "one that could be taken over before is not looked for more often": (
-        step(blocked(9, adopt="c/n"), adopt="c/n"),
+        given(blocked(9, adopt="c/n"), adopt="c/n"),
         {"start": None, "phase": "Pending"},
     ),
-    "another word is another chance": (step(blocked(9, adopt="c/n"), adopt="c/m"), {"start": 10}),
-    "a withdrawn word is none": (step(blocked(9, adopt="c/n")), {"start": None}),
+    "another word is another chance": (given(blocked(9, adopt="c/n"), adopt="c/m"), {"start": 10}),
+    "a withdrawn word is none": (given(blocked(9, adopt="c/n")), {"start": None}),
     "a failure waits for its pause, whatever may be adopted": (
-        step(status(attempt(outcome="Failed", endTime=NOW)), adopt="c/n"),
+        given(status(attempt(outcome="Failed", endTime=NOW)), adopt="c/n"),
         {"start": None},
     ),
     "asked for, a failure for good is tried again": (
-        step(status(attempt(outcome="Failed", reason="X"), phase="Failed", **error("X")), retries=0, retry="now"),
+        given(status(attempt(outcome="Failed", reason="X"), phase="Failed", **error("X")), retries=0, retry="now"),
         {"phase": "Pending", "start": 2},
     ),
     "asked for once, it is tried once": (
-        step(
+        given(
             status(attempt(1, outcome="Failed"), attempt(2, outcome="Failed", reason="X"), phase="Failed").model_copy(
                 update={"retry": RetryRequest(value="now", attempt=1)}
             ),
@@ -187,7 +189,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         {"phase": "Failed", "start": None, "reason": "X"},
     ),
     "asked for again, it is tried again": (
-        step(
+        given(
             status(attempt(1, outcome="Failed"), attempt(2, outcome="Failed", reason="X"), phase="Failed").model_copy(
                 update={"retry": RetryRequest(value="now", attempt=1)}
             ),
@@ -197,7 +199,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         {"phase": "Pending", "start": 3},
     ),
     "retries count anew from then on": (
-        step(
+        given(
             status(*(attempt(number, outcome="Failed", reason="X") for number in (1, 2, 3, 4, 5))).model_copy(
                 update={"retry": RetryRequest(value="now", attempt=3)}
             ),
@@ -207,7 +209,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         {"phase": "Pending", "start": 6},
     ),
     "a request from before the run means nothing to it": (
-        step(
+        given(
             status(attempt(1, outcome="Failed", reason="X")).model_copy(
                 update={"retry": RetryRequest(value="now", attempt=0)}
             ),
@@ -217,7 +219,7 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         {"phase": "Failed", "start": None},
     ),
     "preempted again and again, the pause grows": (
-        step(
+        given(
             status(
                 attempt(1, outcome="Failed", reason="X"),
                 *(
@@ -229,29 +231,29 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         {"start": None, "reason": "Retrying", "requeue": 36.0},
     ),
     "a lost node is preemption": (
-        step(OPEN, replace(FAILED, disruption=taken("pod p: node drained")), retries=0),
+        given(OPEN, replace(FAILED, disruption=taken("pod p: node drained")), retries=0),
         {"outcomes": ["Preempted"], "messages": ["the cluster took its pods away: pod p: node drained"]},
     ),
     "preemption is remembered after the pods were deleted": (
-        step(
+        given(
             status(attempt(message="pod p: node drained", disruptedAt=NOW - timedelta(seconds=60))), FAILED, retries=0
         ),
         {"outcomes": ["Preempted"], "messages": ["the cluster took its pods away: pod p: node drained"]},
     ),
     "a child that somebody deleted counts as a failure": (
-        step(OPEN, retries=0),
+        given(OPEN, retries=0),
         {"phase": "Failed", "reason": "ChildVanished", "outcomes": ["Failed"]},
     ),
     "bad input fails at once, though the child still runs": (
-        step(status(attempt(), **error("InvalidInput")), child()),
+        given(status(attempt(), **error("InvalidInput")), child()),
         {"phase": "Failed", "reason": "InvalidInput", "message": "what was wrong", "outcomes": ["Failed"]},
     ),
     "an error that may pass is tried again": (
-        step(status(attempt(), **error("StoreUnreachable", retryable=True)), FAILED),
+        given(status(attempt(), **error("StoreUnreachable", retryable=True)), FAILED),
         {"phase": "Pending", "outcomes": ["Failed"]},
     ),
     "an error of an earlier attempt counts no more": (
-        step(
+        given(
             status(
                 attempt(1, outcome="Failed", reason="X"),
                 attempt(2, startTime=NOW - timedelta(seconds=5)),
@@ -262,82 +264,82 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         {"phase": "Running", "outcomes": ["Failed", None]},
     ),
     "nor does it where the clock of its node was ahead": (
-        step(
+        given(
             status(attempt(1, outcome="Failed", reason="X"), attempt(2), **error("InvalidInput"), **{"attempt": 1}),
             child(2),
         ),
         {"phase": "Running", "outcomes": ["Failed", None]},
     ),
     "its own error counts where the clock of its node was behind": (
-        step(status(attempt(), **error("InvalidInput", at=START - timedelta(hours=2)), **{"attempt": 1}), child()),
+        given(status(attempt(), **error("InvalidInput", at=START - timedelta(hours=2)), **{"attempt": 1}), child()),
         {"phase": "Failed", "reason": "InvalidInput"},
     ),
     "an end without a result is a failure": (
-        step(OPEN, child(state=ChildState.SUCCEEDED)),
+        given(OPEN, child(state=ChildState.SUCCEEDED)),
         {"outcomes": ["Failed"]},
     ),
     "suspending is recorded first": (
-        step(OPEN, child(), suspend=True),
+        given(OPEN, child(), suspend=True),
         {"phase": "Running", "reason": "Suspending", "deleted": 0, "outcomes": [None]},
     ),
     "then the child is stopped": (
-        step(status(attempt(reason="Suspended")), child(), suspend=True),
+        given(status(attempt(reason="Suspended")), child(), suspend=True),
         {"phase": "Running", "reason": "Suspending", "deleted": 1, "outcomes": [None]},
     ),
     "it is asked only once": (
-        step(status(attempt(reason="Suspended")), child(deleting=True), suspend=True),
+        given(status(attempt(reason="Suspended")), child(deleting=True), suspend=True),
         {"deleted": 0},
     ),
     "resumed while it was stopping: no retry is used up": (
-        step(status(attempt(reason="Suspended")), retries=0),
+        given(status(attempt(reason="Suspended")), retries=0),
         {"outcomes": ["Suspended", None], "start": 2},
     ),
     "suspended": (
-        step(OPEN, suspend=True),
+        given(OPEN, suspend=True),
         {"phase": "Suspended", "outcomes": ["Suspended"], "conditions": (False, False, False)},
     ),
     "resumed": (
-        step(status(attempt(outcome="Suspended", reason="Suspended"), phase="Suspended")),
+        given(status(attempt(outcome="Suspended", reason="Suspended"), phase="Suspended")),
         {"start": 2, "phase": "Pending"},
     ),
     "the deadline stops the child": (
-        step(status(attempt(reason="DeadlineExceeded"), phase="Running"), child(), activeDeadline="30m"),
+        given(status(attempt(reason="DeadlineExceeded"), phase="Running"), child(), activeDeadline="30m"),
         {"deleted": 1, "reason": "Stopping", "outcomes": [None]},
     ),
     "past the deadline": (
-        step(OPEN, activeDeadline="30m"),
+        given(OPEN, activeDeadline="30m"),
         {"phase": "Failed", "reason": "DeadlineExceeded", "outcomes": ["Failed"]},
     ),
     "a higher deadline lets it go on": (
-        step(status(attempt(outcome="Failed", reason="DeadlineExceeded")), activeDeadline="3h"),
+        given(status(attempt(outcome="Failed", reason="DeadlineExceeded")), activeDeadline="3h"),
         {"start": 2},
     ),
     "a higher deadline lets it go on without retries too": (
-        step(status(attempt(outcome="Failed", reason="DeadlineExceeded")), activeDeadline="3h", retries=0),
+        given(status(attempt(outcome="Failed", reason="DeadlineExceeded")), activeDeadline="3h", retries=0),
         {"start": 2},
     ),
     "time in a queue counts toward no deadline": (
-        step(status(attempt(), phase="Queued"), child(), activeDeadline="30m"),
+        given(status(attempt(), phase="Queued"), child(), activeDeadline="30m"),
         {"phase": "Running", "deleted": 0, "requeue": 1801.0},
     ),
     "nor does that of an attempt that ended in its queue": (
-        step(status(attempt(), phase="Queued"), activeDeadline="30m"),
+        given(status(attempt(), phase="Queued"), activeDeadline="30m"),
         {"phase": "Pending", "outcomes": ["Failed"], "worked": [0]},
     ),
     "what it worked before a queue took its place back counts": (
-        step(OPEN, child(state=ChildState.QUEUED, started=START), activeDeadline="30m"),
+        given(OPEN, child(state=ChildState.QUEUED, started=START), activeDeadline="30m"),
         {"phase": "Queued", "worked": [3600], "deleted": 0},
     ),
     "up to when the queue took it, where that is known": (
-        step(OPEN, child(state=ChildState.QUEUED, queued_since=START + timedelta(minutes=10)), activeDeadline="30m"),
+        given(OPEN, child(state=ChildState.QUEUED, queued_since=START + timedelta(minutes=10)), activeDeadline="30m"),
         {"phase": "Queued", "worked": [600], "deleted": 0},
     ),
     "what never left its queue has not worked": (
-        step(OPEN, child(state=ChildState.QUEUED), activeDeadline="30m"),
+        given(OPEN, child(state=ChildState.QUEUED), activeDeadline="30m"),
         {"phase": "Queued", "worked": [0]},
     ),
     "from when the queue let it go, where that is known": (
-        step(
+        given(
             status(attempt(workedSeconds=1200), phase="Queued"),
             child(started=NOW - timedelta(minutes=5)),
             activeDeadline="30m",
@@ -345,51 +347,53 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
         {"phase": "Running", "worked": [1200], "requeue": 301.0},
     ),
     "not from when it started before the queue took it": (
-        step(status(attempt(workedSeconds=1200), phase="Queued"), child(started=START), activeDeadline="30m"),
+        given(status(attempt(workedSeconds=1200), phase="Queued"), child(started=START), activeDeadline="30m"),
         {"phase": "Running", "worked": [1200], "requeue": 601.0},
     ),
     "time in a queue that nobody saw does not count": (
-        step(OPEN, child(started=NOW - timedelta(minutes=5)), activeDeadline="30m"),
+        given(OPEN, child(started=NOW - timedelta(minutes=5)), activeDeadline="30m"),
         {"phase": "Running", "deleted": 0, "requeue": 1501.0},
     ),
     "a start that is a little late is none": (
-        step(OPEN, child(started=START + timedelta(seconds=60)), activeDeadline="61m"),
+        given(OPEN, child(started=START + timedelta(seconds=60)), activeDeadline="61m"),
         {"phase": "Running", "requeue": 61.0},
     ),
     "and goes on to count when it is admitted again": (
-        step(status(attempt(workedSeconds=1200), phase="Queued"), child(), activeDeadline="30m"),
+        given(status(attempt(workedSeconds=1200), phase="Queued"), child(), activeDeadline="30m"),
         {"phase": "Running", "worked": [1200], "requeue": 601.0},
     ),
     "until it is too much; first why it is deleted": (
-        step(status(attempt(workedSeconds=1), phase="Running"), child(), activeDeadline="3601s"),
+        given(status(attempt(workedSeconds=1), phase="Running"), child(), activeDeadline="3601s"),
         {"reason": "Stopping", "deleted": 0, "reasons": ["DeadlineExceeded"]},
     ),
     "a deadline raised before that lets it run": (
-        step(status(attempt(reason="DeadlineExceeded"), phase="Running"), child(), activeDeadline="2h"),
+        given(status(attempt(reason="DeadlineExceeded"), phase="Running"), child(), activeDeadline="2h"),
         {"reason": "Running", "deleted": 0, "reasons": [None]},
     ),
     "a deadline raised while it stops is waited for": (
-        step(status(attempt(reason="DeadlineExceeded"), phase="Running"), child(deleting=True), activeDeadline="2h"),
+        given(status(attempt(reason="DeadlineExceeded"), phase="Running"), child(deleting=True), activeDeadline="2h"),
         {"reason": "Stopping", "deleted": 0, "outcomes": [None]},
     ),
     "and the next attempt goes on without a retry": (
-        step(status(attempt(reason="DeadlineExceeded"), phase="Running"), activeDeadline="2h", retries=0),
+        given(status(attempt(reason="DeadlineExceeded"), phase="Running"), activeDeadline="2h", retries=0),
         {"start": 2, "outcomes": ["Failed", None], "reasons": ["DeadlineExceeded", None]},
     ),
     "also where it was taken away": (
-        step(status(attempt(reason="DeadlineExceeded"), phase="Running"), retries=0),
+        given(status(attempt(reason="DeadlineExceeded"), phase="Running"), retries=0),
         {"start": 2, "outcomes": ["Failed", None]},
     ),
     "what waits for somebody is stalled": (
-        step(OPEN, child(state=ChildState.QUEUED, stalled=True, reason="WorkloadDeactivated", message="by hand")),
+        given(OPEN, child(state=ChildState.QUEUED, stalled=True, reason="WorkloadDeactivated", message="by hand")),
         {"phase": "Queued", "reason": "WorkloadDeactivated", "conditions": (False, False, True)},
     ),
     "a deadline ends nothing that waits in a queue, and needs no look": (
-        step(status(attempt(workedSeconds=3600), phase="Queued"), child(state=ChildState.QUEUED), activeDeadline="30m"),
+        given(
+            status(attempt(workedSeconds=3600), phase="Queued"), child(state=ChildState.QUEUED), activeDeadline="30m"
+        ),
         {"phase": "Queued", "deleted": 0, "requeue": None},
     ),
     "an end adds up what it worked": (
-        step(status(attempt(workedSeconds=1200), phase="Running"), FAILED),
+        given(status(attempt(workedSeconds=1200), phase="Running"), FAILED),
         {"outcomes": ["Failed"], "worked": [4800]},
     ),
 }
@@ -397,7 +401,8 @@ SITUATIONS: dict[str, tuple[Step, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_situation(name: str) -> None:
-    made, expected = SITUATIONS[name]
+    situation, expected = SITUATIONS[name]
+    made = advance(situation)
     found = {
         "phase": made.status.phase,
         "start": made.start,
@@ -471,3 +476,21 @@ def test_a_request_is_followed_once_and_stays_on_record() -> None:
     withdrawn = step(first.status, child(3))
     assert withdrawn.status.retry == first.status.retry
     assert step(status(), retry="now").status.retry == RetryRequest(value="now", attempt=0)
+
+
+def test_a_superseded_run_says_so_in_its_attempt_and_its_conditions() -> None:
+    made = supersede(OPEN, (child(),), "r-new", NOW)
+    (ended,) = made.status.attempts
+    assert (ended.outcome, ended.reason, ended.message) == (
+        Outcome.SUSPENDED,
+        "Superseded",
+        "run r-new took its place",
+    )
+    assert [each.key.name for each in made.delete] == [f"{RUN}-1"]
+    assert {each.reason for each in made.status.conditions if each.type == "Ready"} == {"Superseded"}
+    assert supersede(OPEN, (child(deleting=True),), "r-new", NOW).delete == ()
+
+
+def test_a_runs_conditions_are_about_its_one_generation() -> None:
+    made = step(status())
+    assert {made.status.observed_generation, *(each.observed_generation for each in made.status.conditions)} == {1}
