@@ -59,7 +59,8 @@ def advance(
             candidate = None
         elif not is_same(target, candidate):
             candidate = CandidateVersion(**dict(target) | {"since": now})
-    if candidate is not None and retiring is None and is_ready(candidate):
+    noted = candidate is not None and is_same(candidate, old.candidate)  # a step at a time, so that none is passed over
+    if candidate is not None and noted and retiring is None and is_ready(candidate):
         begins = {name: value for name, value in dict(candidate).items() if name in DeployedVersion.model_fields}
         if stable is not None:
             ends = {name: value for name, value in dict(stable).items() if name in DeployedVersion.model_fields}
