@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from fovea_api.errors import CorruptData
 from fovea_api.run import Progress
-from fovea_serving.backends.cpus import usable_cpus
+from fovea_serving.backends import usable_cpus
 
 from fovea_trainer.training.state import FILE, State
 
