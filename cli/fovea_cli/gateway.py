@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import click
@@ -44,6 +43,9 @@ import click
     help="Folder whose files are the API keys, a mounted Secret; FOVEA_API_KEYS.",
 )
 @click.option(
+    "--processes", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes that share the ports."
+)
+@click.option(
     "--drain-delay",
     default=5.0,
     show_default=True,
@@ -59,6 +61,7 @@ def command(
     grpc_port: int,
     store_credentials: str | None,
     api_keys: Path | None,
+    processes: int,
     drain_delay: float,
 ) -> None:
     """Answers the requests of a ModelDeployment: chooses a version, asks its runtime, limits, counts."""
@@ -66,11 +69,8 @@ def command(
     from fovea_serving.gateway.main import serve_config_map, serve_file
     from fovea_serving.gateway.settings import Settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     surroundings = Surroundings(store_credentials, api_keys)
-    settings = Settings(
-        host=host, port=port, admin_port=admin_port, grpc_port=grpc_port, drain_delay_seconds=drain_delay
-    )
+    settings = Settings(host, port, admin_port, grpc_port, processes, drain_delay_seconds=drain_delay)
     if config is not None:
         serve_file(config, settings, surroundings)
     elif namespace and config_map:

@@ -31,7 +31,12 @@ import click
     help="Milliseconds that the first image of a batch waits for others.",
 )
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds after which a request is given up.")
-@click.option("--threads", default=0, help="Threads of the network.  [default: the CPUs that the process may use]")
+@click.option(
+    "--threads", default=0, help="Threads of the network in each process.  [default: the CPUs that they may use]"
+)
+@click.option(
+    "--processes", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes that share the ports."
+)
 def command(
     bundle: Path,
     host: str,
@@ -43,6 +48,7 @@ def command(
     max_delay: float,
     timeout: float,
     threads: int,
+    processes: int,
 ) -> None:
     """Serves a BUNDLE over HTTP: POST an image to /v1/predict."""
     from fovea_api.modeldeployment import Batching, Inference
@@ -54,10 +60,6 @@ def command(
         confidence_threshold=confidence,
         timeout_seconds=timeout,
     )
+    settings = Settings(host=host, port=port, admin_port=admin_port or 0, grpc_port=grpc_port or 0, processes=processes)
     click.echo(f"http://{host}:{port}", err=True)
-    serve_bundle(
-        bundle,
-        inference,
-        Settings(host=host, port=port, admin_port=admin_port or 0, grpc_port=grpc_port or 0),
-        threads=threads,
-    )
+    serve_bundle(bundle, inference, settings, threads=threads)

@@ -54,7 +54,7 @@ async def serve(create: Callable[[], Gateway], start: Start, settings: Settings)
     apps = {settings.port: create_app(gateway, settings)}
     if settings.admin_port:
         apps[settings.admin_port] = _admin(gateway)
-    sockets = [_listen(settings.host, port) for port in apps]
+    sockets = [_listen(settings.host, port, settings.processes > 1) for port in apps]
     servers = [_server(app, settings) for app in apps.values()]
     pairs = zip(servers, sockets, strict=True)
     serving = [asyncio.create_task(server.serve([listening])) for server, listening in pairs]
@@ -101,10 +101,10 @@ def _admin(gateway: Gateway) -> FastAPI:
     return app
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as error:
         raise InvalidInput(f"cannot listen: {error.strerror}", f"{host}:{port}", "choose another port") from error
 

@@ -14,6 +14,7 @@ class Settings:
         port: For requests.
         admin_port: For probes and metrics, which nobody outside of the cluster needs; 0: none.
         grpc_port: For the Open Inference Protocol over gRPC; 0: none.
+        processes: Processes that share the ports.
         max_request_bytes: Largest body. A photo of 50 megapixels has some 25 MB.
         max_images: Images of one request at most.
         max_batch_images: Images of one `predict:batch` at most.
@@ -29,6 +30,7 @@ class Settings:
     port: int = 8080
     admin_port: int = 0
     grpc_port: int = 0
+    processes: int = 1
     max_request_bytes: int = 64 * 2**20
     max_images: int = 32
     max_batch_images: int = 1000

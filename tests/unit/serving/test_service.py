@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import shutil
 import signal
 import socket
@@ -54,7 +55,7 @@ class Service:
         self.process = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True)
 
     def wait(self) -> None:
-        for _ in range(600):
+        for _ in range(1200):
             try:
                 with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):
                     return
@@ -119,6 +120,44 @@ def test_five_lines_integrate_a_model_and_a_signal_ends_it_without_a_dropped_req
     assert len(answers) > 8
 
 
+def test_several_processes_count_together_and_replace_one_that_died(bundle: Path) -> None:
+    service = Service(bundle, "--processes=2")
+    service.wait()
+    client = Client(service.url, attempts=8)
+    for _ in range(20):
+        client.predict(png((0, 0, 255)))
+    counted = (
+        'fovea_serving_requests_total{code="200",deployment="",namespace="",role="stable",run="r-0123456789"} 20.0'
+    )
+    assert counted in service.metrics()
+    children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
+    workers = [int(each) for each in children.read_text().split() if "spawn_main" in _command(int(each))]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    for _ in range(10):
+        assert client.predict(png((0, 0, 255))).classes[0].name == "blue"
+    for _ in range(300):
+        now = [int(each) for each in children.read_text().split() if "spawn_main" in _command(int(each))]
+        if len(now) == 2 and workers[0] not in now:
+            break
+        time.sleep(0.1)
+    assert len(now) == 2
+    service.process.kill()
+    service.process.wait()
+    for _ in range(300):
+        if not any(_command(each) for each in now):
+            break
+        time.sleep(0.1)
+    assert not any(_command(each) for each in now), "none is left without its parent"
+
+
+def _command(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_a_stock_triton_client_asks_by_either_protocol(service: Service, protocol: str) -> None:
     library = triton_http if protocol == "http" else triton_grpc
@@ -176,8 +215,9 @@ class Browser:
         return result["result"].get("value")  # type: ignore[attr-defined]
 
     async def until(self, script: str) -> None:
+        tolerant = f"(() => {{ try {{ return {script}; }} catch {{ return false; }} }})()"  # the page may be loading
         async with asyncio.timeout(20):
-            while not await self.value(script):
+            while not await self.value(tolerant):
                 await asyncio.sleep(0.05)
 
     async def press(self, key: str) -> None:
