@@ -23,6 +23,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,8 +31,10 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
+from fovea_serving.backends.cpus import usable_cpus
 from fovea_serving.bundle import Bundle, load_bundle
 from fovea_serving.pipeline import Postprocess, Preprocess, decode
+from fovea_serving.predictor import Predictor
 from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
 
 BIN = Path(sys.executable).parent
@@ -321,6 +324,30 @@ CLIENTS = 10
 INFERENCE = {"batching": {"maxSize": 8, "maxDelayMilliseconds": 5}, "timeoutSeconds": 60}
 
 
+async def local(setting: Setting) -> dict[str, dict[str, float]]:
+    """`fovea serve` against ONNX Runtime with the same decoding in one process, without HTTP or any server."""
+    async with AsyncExitStack() as stack:
+        port = free_port()
+        command = [BIN / "fovea", "serve", setting.folder, "--port", str(port), "--timeout", "60"]
+        await stack.enter_async_context(process(command, setting.work / "serve.log"))
+        predictor, classes = Predictor.from_bundle(setting.bundle), setting.bundle.manifest.classes
+        threads = stack.enter_context(ThreadPoolExecutor(usable_cpus()))
+
+        def predict(image: bytes) -> str:
+            return json.dumps(predictor.predict([image])[0].to_dict(classes))
+
+        async def raw(image: bytes) -> bool:
+            return bool(await asyncio.get_running_loop().run_in_executor(threads, predict, image))
+
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        ours = await posting(session, setting, {"fovea serve": f"http://127.0.0.1:{port}/v1/predict"})
+        rows = await both_loads(setting, [*ours, Way("raw ONNX Runtime", raw)])
+        cpu = [rows[f"full load: {name}"]["CPU ms"] for name in ("raw ONNX Runtime", "fovea serve")]
+        p95 = [rows[f"one client: {name}"]["p95 ms"] for name in ("fovea serve", "raw ONNX Runtime")]
+        rows["ratio"] |= {"per core": round(cpu[0] / cpu[1], 3), "added p95 ms": round(p95[0] - p95[1], 2)}
+        return rows
+
+
 async def ray_serve(setting: Setting) -> dict[str, dict[str, float]]:
     """Gateway and Ray Serve, against a minimal application on the same Ray Serve."""
     async with AsyncExitStack() as stack:
@@ -424,6 +451,7 @@ async def overload(setting: Setting) -> dict[str, dict[str, float]]:
 
 
 CASES = {
+    "local": local,
     "ray_serve": ray_serve,
     "triton": triton_case,
     "litserve": litserve,
