@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -13,6 +14,12 @@ from fovea_cli.remote import bundle_folder, claim_options
 @click.command("predict")
 @click.argument("bundle")
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--to",
+    "target",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Parquet file for the predictions of many images, instead of printing them; an interrupted call goes on.",
+)
 @click.option("--draw", type=click.Path(file_okay=False, path_type=Path), help="Folder for the drawn images.")
 @click.option(
     "--confidence",
@@ -26,6 +33,7 @@ from fovea_cli.remote import bundle_folder, claim_options
 def command(
     bundle: str,
     images: tuple[Path, ...],
+    target: Path | None,
     draw: Path | None,
     confidence: float | None,
     overlapping: bool,
@@ -41,6 +49,11 @@ def command(
     from fovea_serving.predict import predict_files
 
     folder = bundle_folder(bundle, namespace, image)
+    if target is not None:
+        if draw is not None:
+            raise click.UsageError("give --to or --draw")
+        _write(folder, images, target, confidence, overlapping)
+        return
     predictions = predict_files(folder, images, draw, confidence=confidence, overlapping=overlapping)
     if output == "json":
         threshold = {} if predictions.confidence is None else {"confidence": predictions.confidence}
@@ -53,3 +66,14 @@ def command(
             "the bundle's: best F1 on validation; --confidence sets another" if predictions.by_bundle else "as given"
         )
         click.echo(f"\nobjects from a score of {predictions.confidence:.3g} on ({whose})")
+
+
+def _write(folder: Path, images: tuple[Path, ...], target: Path, confidence: float | None, overlapping: bool) -> None:
+    from fovea_serving.bulk import predict_to_parquet
+    from fovea_serving.predict import images_of
+
+    with click.progressbar(length=len(images_of(images)), label=str(target), file=sys.stderr) as bar:
+        count = predict_to_parquet(
+            folder, images, target, confidence=confidence, overlapping=overlapping, progress=bar.update
+        )
+    click.echo(f"{count} images")

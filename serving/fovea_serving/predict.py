@@ -59,9 +59,7 @@ def predict_files(
     predictor = Predictor.from_bundle(verified)
     if confidence is not None:
         predictor.postprocess = replace(predictor.postprocess, confidence_threshold=confidence)
-    files = list(dict.fromkeys(file for path in paths for file in _images(path)))
-    if not files:
-        raise InvalidInput("no images found", ", ".join(map(str, paths)), "give image files or folders that hold some")
+    files = images_of(paths)
     targets = {file: draw / f"{file.stem}.png" for file in files} if draw is not None else {}
     if len(set(targets.values())) < len(targets):
         raise InvalidInput("two images have the same name", str(draw), "draw them into different folders")
@@ -81,6 +79,14 @@ def predict_files(
     thresholded = prediction_type(verified.manifest.task).thresholded
     threshold = predictor.postprocess.confidence_threshold if thresholded else None
     return FilePredictions(results, threshold, confidence is None)
+
+
+def images_of(paths: Sequence[Path]) -> list[Path]:
+    """The image files, and those in the folders. Raises InvalidInput where there is none."""
+    files = list(dict.fromkeys(file for path in paths for file in _images(path)))
+    if not files:
+        raise InvalidInput("no images found", ", ".join(map(str, paths)), "give image files or folders that hold some")
+    return files
 
 
 def _images(path: Path) -> list[Path]:

@@ -55,7 +55,7 @@ class Service:
         self.process = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True)
 
     def wait(self) -> None:
-        for _ in range(1200):
+        for _ in range(2400):
             try:
                 with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):
                     return
@@ -120,8 +120,11 @@ def test_five_lines_integrate_a_model_and_a_signal_ends_it_without_a_dropped_req
     assert len(answers) > 8
 
 
-def test_several_processes_count_together_and_replace_one_that_died(bundle: Path) -> None:
+def test_several_processes_count_together_and_replace_one_that_died(
+    bundle: Path, request: pytest.FixtureRequest
+) -> None:
     service = Service(bundle, "--processes=2")
+    request.addfinalizer(service.process.kill)
     service.wait()
     client = Client(service.url, attempts=8)
     for _ in range(20):
