@@ -30,6 +30,38 @@ def test_try_it_is_what_ci_runs() -> None:
     assert tests.removeprefix("make ") in given
 
 
+GUIDE = {
+    "first-model.md": {
+        "kubectl apply -f docs/guide/first-namespace.yaml": "with other names, by the fixture demo",
+        "fovea push photos pvc://datasets/photos --namespace vision": "with a stand-in for kubectl, by tests/unit/cli",
+        "kubectl -n vision apply -f photos.yaml": "for the example, by test_kubernetes",
+        "kubectl -n vision get datasets,trainingjobs": "by test_kubernetes",
+        "kubectl -n vision wait --for=condition=Ready trainingjob/photos --timeout=2h": "by test_kubernetes",
+        "fovea pull photos --namespace vision": "with a stand-in for kubectl, by tests/unit/cli",
+    },
+    "platform.md": {
+        "helm upgrade --install fovea charts/fovea": "with other images, by the fixture demo",
+        "kubectl get deployment -n fovea-system": "nowhere",
+        "kubectl explain trainingjob.spec.training": "by test_kubernetes",
+        "kubectl -n vision create quota vision": "quotas, by test_faults",
+        "kubectl -n vision label trainingjob photos": "a queue, by test_examples",
+        "kubectl -n vision get runs": "by test_kubernetes",
+        "kubectl -n vision describe trainingjob photos": "nowhere",
+    },
+}
+"""Commands of the guide that need a cluster, by their beginning, and where they are run."""
+
+
+@pytest.mark.parametrize("page", GUIDE)
+def test_it_is_known_where_the_guides_commands_for_a_cluster_are_run(page: str) -> None:
+    text = (ROOT / "docs" / "guide" / page).read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^```console\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    written = [line for block in blocks for line in block.splitlines()]
+    assert [next((known for known in GUIDE[page] if line.startswith(known)), line) for line in written] == [
+        *GUIDE[page]
+    ]
+
+
 def test_train_by_hand(demo: Demo, tmp_path: Path) -> None:
     """In a folder of its own with the repository's files, so that the store starts empty; for one epoch."""
     mirror(ROOT, tmp_path, leave_out=("fovea-store", ".demo", "examples"))
