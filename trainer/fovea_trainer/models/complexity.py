@@ -19,8 +19,11 @@ class Complexity:
 
 
 def complexity(network: AnyNetwork, width: int, height: int) -> Complexity:
-    """Of a network with its decoding, for an input of this size in pixels; torch counts two operations for a MAC."""
+    """Of a network with its decoding, for an input of this size in pixels; torch counts two operations for a MAC.
+
+    Two images are run, for group norm refuses a single value a channel, which the last level of a pyramid may have.
+    """
     parameters = sum(parameter.numel() for parameter in network.parameters())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        Inference(network.cpu().eval())(torch.zeros(1, 3, height, width))
-    return Complexity(parameters, counter.get_total_flops() // 2)
+        Inference(network.cpu().eval())(torch.zeros(2, 3, height, width))
+    return Complexity(parameters, counter.get_total_flops() // 4)
