@@ -12,7 +12,17 @@ from fovea_serving.pipeline import decode
 from numpy.typing import NDArray
 
 from fovea_trainer.data.index import Index
-from fovea_trainer.data.near_duplicates import BYTES, SIDE, Pairs, candidates, compare, copies, likely_copies
+from fovea_trainer.data.near_duplicates import (
+    BYTES,
+    SIDE,
+    Comparison,
+    Pairs,
+    candidates,
+    compare,
+    copies,
+    likely_copies,
+    reduced,
+)
 from fovea_trainer.data.read import OpenSource, image_bytes, raw_pixels, rgb
 from fovea_trainer.data.records import FileImage, ImageRef, RawImage
 from fovea_trainer.data.workers import Workers
@@ -24,7 +34,7 @@ REMEMBERED = 4
 
 Located = tuple[int, ImageRef, str]
 """Where an image is: number of its source, place in it, name."""
-Comparison = tuple[Located, Located, int, NDArray[np.float64]]
+Task = tuple[Located, Located, int, NDArray[np.float64]]
 """Two images, the second's orientation and its pose."""
 
 
@@ -33,28 +43,25 @@ def near_duplicate_pairs(
 ) -> NDArray[np.int64]:
     """Pairs [M, 2] of positions in `ids` whose images are near duplicates, each once, sorted.
 
-    The thumbnails lie in a file of 7 KiB an image beside the index.
+    The thumbnails lie in a file of BYTES an image beside the index.
     """
     file = index.file.with_suffix(".thumbnails")
-    thumbnails: NDArray[np.uint8] = np.memmap(file, np.uint8, "w+", shape=(max(1, len(ids)), 3, SIDE, SIDE))
-    sides = np.ones(len(ids), np.int64)
+    thumbnails: NDArray[np.uint8] = np.memmap(file, np.uint8, "w+", shape=(max(1, len(ids)), SIDE, SIDE))
     position = {number: row for row, number in enumerate(ids)}
-    query = "SELECT id, thumbnail, min(width, height) FROM items"
-    for number, thumbnail, side in index.db.execute(query):
+    for number, thumbnail in index.db.execute("SELECT id, thumbnail FROM items"):
         if (row := position.get(number)) is not None:
-            thumbnails[row] = np.frombuffer(thumbnail, np.uint8, BYTES).reshape(3, SIDE, SIDE)
-            sides[row] = side
+            thumbnails[row] = np.frombuffer(thumbnail, np.uint8, BYTES).reshape(SIDE, SIDE)
     thumbnails = thumbnails[: len(ids)]
-    likely = likely_copies(thumbnails, sides, candidates(thumbnails))
+    likely = likely_copies(thumbnails, candidates(thumbnails))
     del thumbnails
     file.unlink()
     work = ((sources, chunk) for chunk in _chunks(index, ids, likely))
-    differences = np.array([value for chunk in pool.map(_compare_chunk, work) for value in chunk], np.float64)
-    pairs = np.sort(likely.rows[copies(likely.rows, differences)], axis=1)
+    comparisons = [item for chunk in pool.map(_compare_chunk, work) for item in chunk]
+    pairs = np.sort(likely.rows[copies(likely.rows, comparisons)], axis=1)
     return pairs[np.lexsort(pairs.T[::-1])]
 
 
-def _chunks(index: Index, ids: Sequence[int], likely: Pairs) -> Iterator[list[Comparison]]:
+def _chunks(index: Index, ids: Sequence[int], likely: Pairs) -> Iterator[list[Task]]:
     for start in range(0, len(likely), CHUNK):
         some = likely[start : start + CHUNK]
         refs = _references(index, sorted({ids[row] for row in some.rows.ravel().tolist()}))
@@ -79,9 +86,9 @@ def _references(index: Index, numbers: Sequence[int]) -> Mapping[int, Located]:
 
 def _compare_chunk(
     sources: Sequence[OpenSource],
-    chunk: Sequence[Comparison],
-) -> list[float]:
-    """How much the images of each pair differ (in a worker)."""
+    chunk: Sequence[Task],
+) -> list[Comparison]:
+    """What is left between the images of each pair (in a worker)."""
     cv2.setNumThreads(1)
 
     @lru_cache(REMEMBERED)
@@ -89,6 +96,6 @@ def _compare_chunk(
         tree = sources[source].tree
         if isinstance(image, RawImage):
             return rgb(raw_pixels(tree, image))
-        return decode(image_bytes(tree, image), name)
+        return reduced(decode(image_bytes(tree, image), name))
 
     return [compare(pixels(*first), pixels(*second), orientation, pose) for first, second, orientation, pose in chunk]

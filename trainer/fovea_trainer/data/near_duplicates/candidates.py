@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fovea_trainer.data.near_duplicates.thumbnails import SIDE, luma
+from fovea_trainer.data.near_duplicates.thumbnails import SIDE
 
 FREQUENCIES = 8
 """Of each axis."""
@@ -66,7 +66,7 @@ def candidates(thumbnails: NDArray[np.uint8]) -> Pairs:
     Time about N * sqrt(N), memory about 700 bytes an image beside the thumbnails, which may be a file (np.memmap).
 
     Args:
-        thumbnails: uint8 [N, 3, SIDE, SIDE].
+        thumbnails: uint8 [N, SIDE, SIDE].
     """
     count = len(thumbnails)
     if count < 2:
@@ -75,14 +75,14 @@ def candidates(thumbnails: NDArray[np.uint8]) -> Pairs:
     base = np.empty((count, FREQUENCIES**2 - 1), np.float32)
     signed = np.empty((count, FREQUENCIES**2), np.int16)
     for start in range(0, count, CHUNK):
-        coefficients = _coefficients(luma(thumbnails[start : start + CHUNK]), windows[0])
+        coefficients = _coefficients(thumbnails[start : start + CHUNK], windows[0])
         signed[start : start + CHUNK] = _scaled(_flat(coefficients))
         base[start : start + CHUNK] = _scaled(_invariant(coefficients))
     index = _Index(base)
     found: list[NDArray[np.int64]] = []
     for start in range(0, count, CHUNK):
         rows = np.arange(start, min(start + CHUNK, count))
-        grey = luma(thumbnails[start : start + CHUNK])
+        grey = thumbnails[start : start + CHUNK]
         for crop in CROPS:
             of_crop = [number for number, window in enumerate(windows) if window.crop == crop]
             coefficients = np.stack([_coefficients(grey, windows[number]) for number in of_crop], 1)
@@ -131,7 +131,7 @@ def _basis(scale: float, shift: float) -> NDArray[np.float64]:
     return np.asarray(np.rint(np.diff(integral) * SIDE * 64 * scale))
 
 
-def _coefficients(grey: NDArray[np.float64], window: _Window) -> NDArray[np.int64]:
+def _coefficients(grey: NDArray[np.uint8], window: _Window) -> NDArray[np.int64]:
     """[N, FREQUENCIES, FREQUENCIES], finer waves weighted up as nature has less of them; that of the mean is zero."""
     down, across = window.bases()
     values = down @ grey @ across.T

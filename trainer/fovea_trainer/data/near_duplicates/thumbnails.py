@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 SIDE = 48
 """Side of the thumbnail that is kept of every image."""
-BYTES = 3 * SIDE * SIDE
-"""Of that thumbnail: 7 KiB an image, in the build's index on disk."""
+BYTES = SIDE * SIDE
+"""Of that thumbnail, in the build's index on disk."""
 
 
 def thumbnail(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
-    """An image uint8 [h, w, 3] squashed to a square [3, side, side].
+    """The brightness of an image uint8 [h, w, 3] in RGB, squashed to a square [side, side].
 
     All sums are of whole numbers, so neither the order of adding nor the processor matters.
     """
+    pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
     # A large image is averaged over whole blocks of pixels first, which OpenCV does exactly.
     height, width = pixels.shape[:2]
     down, across = _block(height, side), _block(width, side)
@@ -29,9 +30,8 @@ def thumbnail(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
         pixels = np.asarray(cv2.resize(np.ascontiguousarray(whole), size, interpolation=cv2.INTER_AREA), np.uint8)
     height, width = pixels.shape[:2]
     of_rows, of_columns = _tent(height, side), _tent(width, side)
-    rows = np.rint(of_rows @ pixels.reshape(height, -1).astype(np.float64) * (16 / of_rows.sum(1, keepdims=True)))
-    cells = rows.reshape(side, width, 3).transpose(2, 0, 1) @ of_columns.T
-    return np.asarray(np.rint(cells / (16 * of_columns.sum(1))).clip(0, 255), np.uint8)
+    rows = np.rint(of_rows @ pixels.astype(np.float64) * (16 / of_rows.sum(1, keepdims=True)))
+    return np.asarray(np.rint(rows @ of_columns.T / (16 * of_columns.sum(1))).clip(0, 255), np.uint8)
 
 
 def orient(pictures: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -43,12 +43,6 @@ def orient(pictures: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     if orientation & 1:
         pictures = pictures[..., ::-1]
     return pictures
-
-
-def luma(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Brightness [N, n, n], in whole grey levels, of [N, 3, n, n] in RGB."""
-    red, green, blue = (pictures[:, channel].astype(np.int64) for channel in range(3))
-    return np.asarray((77 * red + 150 * green + 29 * blue + 128) >> 8, np.float64)
 
 
 def halved(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
