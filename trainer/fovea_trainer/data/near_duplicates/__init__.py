@@ -46,8 +46,6 @@ UNLIKE, LEVELS = 0.2, 6.0
 """Share of a thumbnail's variance, and grey levels, that may be left of a likely copy's."""
 CROWD = 8
 """Pairs that make a crowd."""
-SPREAD = 4.0
-"""Ratio up to which noise is of one kind."""
 OTHER_NOISE = 0.7
 """Noise that a copy leaves at most, as a share of what the others in its crowd leave."""
 SILENT = 0.01
@@ -131,6 +129,6 @@ def _stands_out(
     """Whether a pair is nearer than two shots of the camera that took the crowd, if a camera took it."""
     if np.median(crowd_noise) <= SILENT:
         return bool(np.median(crowd_difference) <= 1 or difference <= STANDS_OUT)
-    as_near = int(((crowd_noise >= noise / SPREAD) & (crowd_noise <= noise / OTHER_NOISE)).sum())
-    nearer = int((crowd_noise < noise / SPREAD).sum())  # many, among copies of one picture: some are all but equal
-    return noise <= SILENT or as_near < max(CROWD, nearer)
+    as_near = int(((crowd_noise > SILENT) & (crowd_noise <= noise / OTHER_NOISE)).sum())
+    same = int((crowd_noise <= SILENT).sum())  # many, among copies of one picture
+    return noise <= SILENT or as_near < max(CROWD, same)
