@@ -74,8 +74,8 @@ def test_a_store_that_does_not_answer_ends_with_75(tmp_path: Path) -> None:
         (b"kind: [Dataset\nmetadata: {}\n", r"line 2, column 9"),
         (b"kind: \xff\n", r"the file is not UTF-8 text \(save it as UTF-8\)"),
         (b"kind: \x07\n", r"the file is no YAML: .*#x0007"),
-        (b"", r"exactly one TrainingJob is wanted; the file has none"),
-        (b"- a\n", r"exactly one TrainingJob is wanted; the file has none"),
+        (b"", r"exactly one TrainingJob is needed; the file has none"),
+        (b"- a\n", r"exactly one TrainingJob is needed; the file has none"),
         (b"kind: TrainingJob\n", r"metadata: "),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_manifest(fovea: Fovea, tmp_path: Path, content: bytes
         ({"model": {"architecture": "resnet19"}}, "spec.model.architecture: "),
         ({"epochs": 3}, "spec.epochs: "),
         ({"model": {"architecture": "resnet18", "options": {"width": 99}}}, "spec.model.options.width: "),
-        ({"datasetRef": {"name": "shapes"}}, "exactly one Dataset 'shapes' is wanted; the file has colours"),
+        ({"datasetRef": {"name": "shapes"}}, "exactly one Dataset 'shapes' is needed; the file has colours"),
     ],
 )
 def test_a_wrong_field_is_named(

@@ -13,7 +13,7 @@ from fovea_api.common import Task
 from fovea_api.dataset import Format
 from fovea_store import StorePath
 from fovea_trainer.data.formats import Tree
-from fovea_trainer.data.orientation import TURNED, turn_pixels
+from fovea_trainer.data.orientation import TRANSPOSED, turn_pixels
 from fovea_trainer.data.read import class_mask
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -65,7 +65,7 @@ FORMATS: dict[Format, tuple[str, Callable[..., str]]] = {
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("orientation", TRANSPOSED)
 def test_boxes_of_the_raster_are_turned_where_the_size_says_so(
     format: Format, orientation: int, tmp_path: Path
 ) -> None:
@@ -95,7 +95,7 @@ def test_a_doubt_about_the_turn_is_told(
     assert [kind for kind, _ in found.findings] == ["TurnedImage"]
 
 
-@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("orientation", TRANSPOSED)
 def test_masks_are_turned_as_pillow_turns_pictures(orientation: int, tmp_path: Path) -> None:
     raster = np.random.default_rng(0).integers(0, 2, RASTER[::-1], np.uint8)
     buffer = io.BytesIO()
