@@ -116,7 +116,7 @@ def preview_manifest(
 def criteria_of(
     path: Path, name: str | None, result: RunResult, settings: Sequence[str] = ()
 ) -> tuple[CriterionResult, ...]:
-    """The verdicts of a training's result on the success criteria of its manifest."""
+    """Whether a training's result meets each success criterion of its manifest."""
     job = Manifest.read(path, TrainingJob, settings, name).find(TrainingJob, name)
     return evaluate_criteria(job.spec.success_criteria, result.metrics)
 

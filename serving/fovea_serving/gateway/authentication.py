@@ -82,7 +82,7 @@ class ApiKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Decision:
     error: Unauthenticated | Forbidden | None
     at: float
 
@@ -92,7 +92,7 @@ class _Verdict:
 
 class ServiceAccountTokens:
     """Tokens of the cluster: the API server says whose they are (TokenReview), and whether that subject may get the
-    ModelDeployment (LocalSubjectAccessReview, which a Role can allow). Verdicts are kept for a while.
+    ModelDeployment (LocalSubjectAccessReview, which a Role can allow). Decisions are kept for a while.
     """
 
     def __init__(
@@ -102,39 +102,39 @@ class ServiceAccountTokens:
         self._namespace = namespace
         self._deployment = deployment
         self._clock = clock
-        self._verdicts: OrderedDict[bytes, _Verdict] = OrderedDict()
-        self._reviews: dict[bytes, asyncio.Task[_Verdict]] = {}
+        self._decisions: OrderedDict[bytes, _Decision] = OrderedDict()
+        self._reviews: dict[bytes, asyncio.Task[_Decision]] = {}
 
     async def check(self, headers: Mapping[str, str]) -> None:
         token = _bearer(headers)
         if not token:
             raise Unauthenticated("no token", None, "send Authorization: Bearer $(kubectl create token ACCOUNT)")
-        verdict = await self._verdict(token)
-        if verdict.error is not None:
-            raise verdict.error
+        decision = await self._decision(token)
+        if decision.error is not None:
+            raise decision.error
 
-    async def _verdict(self, token: str) -> _Verdict:
+    async def _decision(self, token: str) -> _Decision:
         key = _digest(token)
-        known = self._verdicts.get(key)
+        known = self._decisions.get(key)
         if known is not None and known.fresh(self._clock()):
-            self._verdicts.move_to_end(key)
+            self._decisions.move_to_end(key)
             return known
         if key not in self._reviews:  # requests with the same token wait for one review
             self._reviews[key] = asyncio.create_task(self._review(token))
             self._reviews[key].add_done_callback(lambda _: self._reviews.pop(key))
         try:
-            verdict = await asyncio.shield(self._reviews[key])
+            decision = await asyncio.shield(self._reviews[key])
         except (ApiUnavailable, ApiRefused, TimeoutError) as error:
             if known is not None and known.error is None and self._clock() - known.at < STALE_SECONDS:
                 return known
             raise UpstreamUnavailable(f"the token cannot be reviewed now: {error}") from error
-        self._verdicts[key] = verdict
-        self._verdicts.move_to_end(key)
-        if len(self._verdicts) > MAX_TOKENS:
-            self._verdicts.popitem(last=False)
-        return verdict
+        self._decisions[key] = decision
+        self._decisions.move_to_end(key)
+        if len(self._decisions) > MAX_TOKENS:
+            self._decisions.popitem(last=False)
+        return decision
 
-    async def _review(self, token: str) -> _Verdict:
+    async def _review(self, token: str) -> _Decision:
         now = self._clock()
         review = await self._api.post(
             "/apis/authentication.k8s.io/v1/tokenreviews",
@@ -142,7 +142,7 @@ class ServiceAccountTokens:
         )
         status = review.get("status", {})
         if not status.get("authenticated"):
-            return _Verdict(Unauthenticated(f"the token is not valid: {status.get('error', 'unknown')}"), now)
+            return _Decision(Unauthenticated(f"the token is not valid: {status.get('error', 'unknown')}"), now)
         user = status["user"]
         attributes = {
             "group": GROUP,
@@ -166,10 +166,10 @@ class ServiceAccountTokens:
             },
         )
         if access.get("status", {}).get("allowed"):
-            return _Verdict(None, now)
+            return _Decision(None, now)
         place = f"{self._namespace}/{self._deployment}"
         words = f"{user.get('username')} may not get modeldeployments.{GROUP} {place}"
-        return _Verdict(Forbidden(words, None, "bind it to a Role with this right, such as fovea-view"), now)
+        return _Decision(Forbidden(words, None, "bind it to a Role with this right, such as fovea-view"), now)
 
 
 def _bearer(headers: Mapping[str, str]) -> str | None:

@@ -126,8 +126,8 @@ class Follower:
 
     def _authenticator(self, config: GatewayConfig) -> Authenticator:
         """What the configuration asks for; the one there is, with all that it remembers, where nothing changed."""
-        wanted = (config.authentication, config.namespace, config.deployment)
-        if wanted == self._authentication:
+        required = (config.authentication, config.namespace, config.deployment)
+        if required == self._authentication:
             return self._gateway.authenticator
         match config.authentication.type:
             case "None":
@@ -139,7 +139,7 @@ class Follower:
             case "ServiceAccountToken":
                 api = self._surroundings.api or ApiServer.in_cluster()
                 authenticator = ServiceAccountTokens(api, config.namespace, config.deployment)
-        self._authentication = wanted
+        self._authentication = required
         return authenticator
 
 

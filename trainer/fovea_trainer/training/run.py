@@ -87,10 +87,10 @@ def _train_on_ray(run: TrainingRun, reporter: Reporter) -> RunResult:
         workers = (execution.min_workers, execution.max_workers)
     filesystem, path = (run.folder / "ray").arrow()
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # lost with us alone
-    verdict: Any = ray.remote(num_cpus=0)(_Verdict).options(scheduling_strategy=here).remote()
+    final_error: Any = ray.remote(num_cpus=0)(_FinalError).options(scheduling_strategy=here).remote()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"run": run, "verdict": verdict},
+        train_loop_config={"run": run, "final_error": final_error},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]  # Ray's annotation knows no elasticity
             use_gpu="GPU" in resources,
@@ -108,7 +108,7 @@ def _train_on_ray(run: TrainingRun, reporter: Reporter) -> RunResult:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _cause(error) from error
-    final: FoveaError | None = ray.get(verdict.get.remote())
+    final: FoveaError | None = ray.get(final_error.get.remote())
     if final is not None:
         raise final
     if result.checkpoint is None:
@@ -121,7 +121,7 @@ def _train_on_ray(run: TrainingRun, reporter: Reporter) -> RunResult:
     return done[0]
 
 
-class _Verdict:
+class _FinalError:
     """Remembers an error that ends the attempt: Ray starts workers again after every error, and these end at once."""
 
     def __init__(self) -> None:
@@ -139,15 +139,15 @@ def _worker(config: Mapping[str, Any]) -> None:
     import ray
 
     log_to_stdout()
-    run, verdict = config["run"], config["verdict"]
+    run, final_error = config["run"], config["final_error"]
     assert isinstance(run, TrainingRun)
-    if ray.get(verdict.get.remote()) is not None:
+    if ray.get(final_error.get.remote()) is not None:
         return
     try:
         _train_as_worker(run)
     except Exception as error:
         if (final := _ends_attempt(error)) is not None:
-            ray.get(verdict.set.remote(final))
+            ray.get(final_error.set.remote(final))
         raise
 
 
