@@ -73,6 +73,7 @@ class Predictor:
             InvalidImage: bytes that are no image; the message says which.
         """
         predictions: list[Prediction] = []
+        confidence = 0.0 if candidates else self.postprocess.confidence_threshold
         for start in range(0, len(images), self._max_batch):
             part = images[start : start + self._max_batch]
             pixels = [
@@ -80,11 +81,10 @@ class Predictor:
                 for index, image in enumerate(part)
             ]
             batch, geometries = self.preprocess.batch(pixels)
-            predictions += self.postprocess(self._run(batch), geometries)
+            predictions += self.postprocess(self._run(batch), geometries, confidence=confidence)
         if candidates:
             return predictions
-        threshold = self.postprocess.confidence_threshold
-        return [prediction.above(threshold, overlapping=overlapping) for prediction in predictions]
+        return [prediction.above(confidence, overlapping=overlapping) for prediction in predictions]
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """The model's raw outputs by name for normalized images `[N, 3, height, width]`."""

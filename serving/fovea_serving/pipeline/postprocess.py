@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -50,7 +50,15 @@ class Postprocess:
         return prediction_type(self.task).outputs
 
     def __call__(
-        self, outputs: Mapping[str, NDArray[np.float32]], geometries: Sequence[Geometry]
+        self, outputs: Mapping[str, NDArray[np.float32]], geometries: Sequence[Geometry], *, confidence: float = 0.0
     ) -> Sequence[Prediction]:
-        """The predictions of a batch of N images, with all candidates of a detector; see `Prediction.decode`."""
-        return prediction_type(self.task).decode(outputs, geometries, self)
+        """The predictions of a batch of N images; see `Prediction.decode`.
+
+        Args:
+            outputs: The network's, by name.
+            geometries: How each image became the network's input.
+            confidence: Score below which objects are not asked for. Suppression goes by better boxes alone, so those
+                above are what they are among all candidates, and the time goes with their number.
+        """
+        settings = replace(self, score_threshold=max(self.score_threshold, confidence))
+        return prediction_type(self.task).decode(outputs, geometries, settings)

@@ -53,6 +53,10 @@ class PredictOptions:
     max_detections: int | None = None
     tile: int | None = None
 
+    def threshold(self, default: float) -> float:
+        """Smallest score of an object; `default` is the model's own."""
+        return default if self.confidence is None else self.confidence
+
     def select(self, prediction: Prediction, threshold: float) -> Prediction:
         """What is left of a prediction with all candidates.
 
@@ -60,7 +64,7 @@ class PredictOptions:
             prediction: The network's, after non-maximum suppression.
             threshold: The model's own, where the request chose none.
         """
-        selected = prediction.above(threshold if self.confidence is None else self.confidence)
+        selected = prediction.above(self.threshold(threshold))
         if self.classes is not None:
             selected = selected.of(self.classes)
         return selected if self.max_detections is None else selected.first(self.max_detections)

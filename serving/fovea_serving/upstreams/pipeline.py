@@ -81,9 +81,10 @@ class PipelineUpstream:
 
     async def _whole(self, data: bytes, place: str, options: PredictOptions) -> Answer:
         ran, geometry = await self._run(lambda: self._preprocess(decode(data, place)))
+        confidence = options.threshold(self._postprocess.confidence_threshold)
 
         def answer() -> Answer:
-            (prediction,) = self._postprocess(ran.outputs, [geometry])
+            (prediction,) = self._postprocess(ran.outputs, [geometry], confidence=confidence)
             return self._answer(prediction, geometry.original, ran.batch_size, options)
 
         return await self._in_thread(answer)

@@ -49,6 +49,24 @@ def test_detection_equals_torchvisions_suppression_per_class() -> None:
     assert (np.diff(detection.scores) <= 0).all()
 
 
+@pytest.mark.parametrize("overlapping", [False, True])
+@pytest.mark.parametrize("confidence", [0.0, 0.2, 0.6, 0.95])
+def test_objects_above_a_confidence_are_what_they_are_among_all_candidates(
+    confidence: float, overlapping: bool
+) -> None:
+    boxes, _ = random_boxes(300, 7)
+    scores = np.random.default_rng(1).uniform(0, 1, (300, 3)).astype(np.float32)
+    geometry = Preprocess(320, 320).geometry(320, 320)
+    postprocess, outputs = Postprocess(Task.DETECTION, 0.1), {"boxes": boxes[None], "scores": scores[None]}
+    (of_all,), (of_few,) = postprocess(outputs, [geometry]), postprocess(outputs, [geometry], confidence=confidence)
+    assert isinstance(of_few, Detection)
+    assert confidence <= of_few.scores.min(initial=1.0) or confidence < 0.1
+    selected, same = (each.above(confidence, overlapping=overlapping) for each in (of_few, of_all))
+    assert [(*box, label) for box, label in zip(selected.boxes.tolist(), selected.labels, strict=True)] == [
+        (*box, label) for box, label in zip(same.boxes.tolist(), same.labels, strict=True)
+    ]
+
+
 def test_boxes_are_given_in_the_original_and_clipped() -> None:
     geometry = Preprocess(320, 320).geometry(640, 480)
     boxes = np.array([[[10, 50, 110, 90], [-50, 0, 400, 400], [5, 5, 5, 5]]], np.float32)
