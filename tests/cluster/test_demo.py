@@ -40,12 +40,13 @@ def test_a_script_of_its_own_measures_the_same(demo: Demo, tmp_path: Path) -> No
 
 def test_kubectl_shows_what_matters(demo: Demo) -> None:
     shown = demo.kubectl("-n", demo.namespace, "get", "trainingjob", NAME).splitlines()
-    assert shown[0].split()[:9] == [
-        "NAME", "PHASE", "PROGRESS", "EPOCH", "METRIC", "BEST", "ETA", "ELIGIBLE", "REASON",
+    assert shown[0].split()[:10] == [
+        "NAME", "PHASE", "PROGRESS", "EPOCH", "METRIC", "BEST", "ETA", "RESULT", "ELIGIBLE", "REASON",
     ]  # fmt: skip
     row = demo.object("trainingjob", NAME)["status"]
     assert row["phase"] in shown[1]
     assert f"{row['progress']['best']['value']}" in shown[1]
+    assert row["result"]["headline"] in shown[1]
     for kind in ("dataset", "trainingjob", "run"):
         names = demo.kubectl("-n", demo.namespace, "get", kind, "-o", "name").split()
         waited = demo.kubectl("-n", demo.namespace, "wait", "--for=condition=Ready", "--timeout=30s", *names)
