@@ -208,7 +208,7 @@ class TestShown:
         )
         shown = control_plane.kubectl("get", "tj", "-n", namespace).splitlines()
         assert shown[0].split() == (
-            ["NAME", "PHASE", "PROGRESS", "EPOCH", "METRIC", "BEST", "ETA", "ELIGIBLE", "REASON", "AGE"]
+            ["NAME", "PHASE", "PROGRESS", "EPOCH", "METRIC", "BEST", "ETA", "RESULT", "ELIGIBLE", "REASON", "AGE"]
         )
         assert shown[1].split()[:7] == [
             "blood-cells",
@@ -240,7 +240,8 @@ class TestShown:
         arguments = ("wait", f"{kind}/blood-cells", "-n", namespace, "--for=condition=Ready")
         with pytest.raises(Refused, match="timed out"):
             control_plane.kubectl(*arguments, "--timeout=1s")
-        set_status(control_plane, kind, namespace, {"conditions": [condition("Ready", "True", "Done")]})
+        ready = {"observedGeneration": 1, "conditions": [condition("Ready", "True", "Done")]}
+        set_status(control_plane, kind, namespace, ready)
         control_plane.kubectl(*arguments, "--timeout=20s")
 
     def test_scale(self, control_plane: ControlPlane, namespace: str) -> None:

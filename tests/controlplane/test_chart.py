@@ -115,7 +115,9 @@ def test_what_the_operator_may_do(control_plane: ControlPlane, release: Release,
     assert can("patch", "trainingjobs.fovea.dev", "--subresource=status", "-n", "default")
     assert can("create", "jobs.batch", "-n", "default")
     assert not can("get", "secrets", "-n", "default")
-    assert not can("patch", "serviceaccounts/default", "-n", "default")
+    for verb, what in (("bind", "clusterroles"), ("escalate", "roles"), ("escalate", "clusterroles")):
+        assert not can(verb, f"{what}.rbac.authorization.k8s.io", "-n", "default"), "it grants no more than it has"
+    assert not can("create", "clusterrolebindings.rbac.authorization.k8s.io")
     assert can("update", "leases.coordination.k8s.io/fovea-operator", "-n", namespace)
     assert not can("update", "leases.coordination.k8s.io/other", "-n", namespace)
 

@@ -28,6 +28,7 @@ kind: Role
 metadata: {name: gateway}
 rules:
 - {apiGroups: [""], resources: [configmaps], resourceNames: [gateway], verbs: [list, watch]}
+- {apiGroups: [authorization.k8s.io], resources: [localsubjectaccessreviews], verbs: [create]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding

@@ -195,20 +195,23 @@ async def test_every_child_is_taken_by_the_api_server_in_a_restricted_namespace(
         assert cluster["gcsFaultToleranceOptions"]["redisAddress"] == "redis:6379"
         for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
             accepted(world, group["template"])
+        budgets = client.PolicyV1Api(world.plane.api)
+        await world.until(lambda: budgets.list_namespaced_pod_disruption_budget(world.namespace).items)
+        (ingress,) = await world.until(lambda: networking.list_namespaced_ingress(world.namespace).items)
+        assert ingress.spec.tls[0].secret_name == "tls"
+        policy, *_ = await world.until(lambda: networking.list_namespaced_network_policy(world.namespace).items)
+        assert policy.spec.policy_types == ["Ingress"]
+        await world.until(lambda: templates(world))
         for template in templates(world):
             accepted(world, template)
-        ingress = networking.list_namespaced_ingress(world.namespace).items[0]
-        assert ingress.spec.tls[0].secret_name == "tls"
-        assert client.PolicyV1Api(world.plane.api).list_namespaced_pod_disruption_budget(world.namespace).items
-        policy = networking.list_namespaced_network_policy(world.namespace).items[0]
-        assert policy.spec.policy_types == ["Ingress"]
 
         await world.apply(deployment(FIRST, runtime="Triton", **more))
         await world.until(lambda: len(templates(world)) == 2)
         for template in templates(world):
             accepted(world, template)
-        scalers = client.AutoscalingV2Api(world.plane.api).list_namespaced_horizontal_pod_autoscaler(world.namespace)
-        assert (scalers.items[0].spec.min_replicas, scalers.items[0].spec.max_replicas) == (1, 3)
+        scalers = client.AutoscalingV2Api(world.plane.api)
+        (scaler,) = await world.until(lambda: scalers.list_namespaced_horizontal_pod_autoscaler(world.namespace).items)
+        assert (scaler.spec.min_replicas, scaler.spec.max_replicas) == (1, 3)
         await world.until(lambda: not networking.list_namespaced_ingress(world.namespace).items)
 
         await world.apply(deployment(FIRST, expose={"hostname": "cells.example.com", "gatewayRef": {"name": "public"}}))
