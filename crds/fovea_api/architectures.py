@@ -23,6 +23,12 @@ from fovea_api.paths import at, with_at, without
 
 OptionValue = str | bool | int | float | tuple[float, ...]
 Weights = Literal["None", "ImageNet", "COCO"]
+FIRST_CHOICE: Mapping[Task, str] = {
+    Task.CLASSIFICATION: "efficientnet-lite0",
+    Task.DETECTION: "retinanet-efficientnet-lite0",
+    Task.SEMANTIC_SEGMENTATION: "unet-efficientnet-lite0",
+}
+"""The architecture to start a task with: small, and its pretrained weights come with the installation."""
 
 
 class UnknownArchitecture(InvalidInput):

@@ -166,7 +166,7 @@ class World:
             _content_type="application/merge-patch+json",
         )  # fmt: skip
 
-    async def until(self, what: Callable[[], Any], timeout: float = 20) -> Any:
+    async def until(self, what: Callable[[], Any], timeout: float = 60) -> Any:
         """What the callable returns, as soon as it is true."""
         found = None
         with contextlib.suppress(TimeoutError):

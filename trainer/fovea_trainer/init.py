@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
-from fovea_api.architectures import Architecture, catalogue, find
-from fovea_api.common import Task
+from fovea_api.architectures import FIRST_CHOICE, Architecture, catalogue, find
 from fovea_api.criteria import Criterion
 from fovea_api.dataset import Recipe
 from fovea_api.errors import InvalidInput
+from fovea_api.metrics import PRIMARY
 from fovea_api.names import API_VERSION
 from pydantic import JsonValue
 
@@ -29,18 +29,6 @@ SMALL_SET = 100
 """Images below which figures of a test split are rough."""
 LINE = 110
 """Letters of the longest line of classes."""
-PREFERRED: Mapping[Task, str] = {
-    Task.CLASSIFICATION: "efficientnet-lite0",
-    Task.DETECTION: "retinanet-efficientnet-lite0",
-    Task.SEMANTIC_SEGMENTATION: "unet-efficientnet-lite0",
-}
-"""The smallest architecture of a task whose pretrained weights come with the installation."""
-GOAL: Mapping[Task, str] = {
-    Task.CLASSIFICATION: "accuracy",
-    Task.DETECTION: "mAP50",
-    Task.SEMANTIC_SEGMENTATION: "dice",
-}
-"""The metric that the example of a success criterion names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +89,7 @@ def start_from(
         format_: Name of a format; absent: the one that the files look like.
         task: Name of a task; absent: what the format is mostly used for.
         classes: The classes; absent: those that the labels name.
-        architecture: Absent: the smallest of the task.
+        architecture: Absent: the task's first choice.
         uri: Where a cluster will read the images; absent: a claim `datasets`.
         workers: Processes that read images.
 
@@ -110,7 +98,7 @@ def start_from(
             is of another task.
     """
     recipe, checked = check_folder(folder, format_, task, classes, workers, as_the_source_says=True)
-    network = find(architecture or PREFERRED[recipe.task])
+    network = find(architecture or FIRST_CHOICE[recipe.task])
     if network.task is not recipe.task:
         fitting = ", ".join(each.name for each in catalogue().values() if each.task is recipe.task)
         raise InvalidInput(
@@ -118,7 +106,7 @@ def start_from(
             f"use one of {fitting}, or say another --task",
         )  # fmt: skip
     name = name or object_name(folder)
-    start = Start(name, recipe, checked, network, tuple(_notes(checked, recipe)), "")
+    start = Start(name, recipe, checked, network, tuple(_notes(checked)), "")
     if checked.summary is None:
         return start
     return replace(start, manifest=_manifest(start, folder, beside, uri or f"pvc://datasets/{name}"))
@@ -131,7 +119,7 @@ def object_name(folder: Path) -> str:
     return words if words[:1].isalpha() else f"images-{words}".strip("-")
 
 
-def _notes(checked: CheckResult, recipe: Recipe) -> list[str]:
+def _notes(checked: CheckResult) -> list[str]:
     """What no finding says: of few images, and of classes that are rare or alone."""
     summary, notes = checked.summary, list[str]()
     if summary is None:
@@ -148,8 +136,6 @@ def _notes(checked: CheckResult, recipe: Recipe) -> list[str]:
             f"The most frequent class has {annotations[-1]:,} annotations, the rarest {annotations[0]:,}: consider "
             "input.balance."
         )
-    if len(summary.classes) == 1 and recipe.task is Task.CLASSIFICATION:
-        notes.append("There is one class only: a classifier learns nothing from it.")
     return notes
 
 
@@ -161,7 +147,7 @@ def _manifest(start: Start, folder: Path, beside: Path, place: str) -> str:
     classes = [each.name for each in summary.classes]
     network, task = start.architecture, recipe.task
     here = _relative(folder.absolute(), beside.absolute())
-    goal = Criterion(metric=f"test/{GOAL[task]}", min=0.9)
+    goal = Criterion(metric=f"test/{PRIMARY[task]}", min=0.9)
     others = ", ".join(each.name for each in catalogue().values() if each.task is task and each.name != network.name)
     return f"""\
 # {summary.images:,} images with {summary.annotations:,} annotations of {len(classes)} classes, read as {source.format}.

@@ -7,8 +7,9 @@ from typing import Any
 
 import fovea_api.architectures as architectures
 import pytest
-from fovea_api.architectures import Architecture, catalogue
+from fovea_api.architectures import FIRST_CHOICE, Architecture, catalogue, find
 from fovea_api.common import Task, silent_paths
+from fovea_api.metrics import PRIMARY
 from fovea_api.partial import merge
 from fovea_api.presets import with_preset
 from fovea_api.run import RunInputs, RunOwner, RunType, frozen_recipe, is_same_recipe, read_recipe, run_identity
@@ -144,3 +145,10 @@ def later(learning_rate: float) -> Callable[[], Mapping[str, Architecture]]:
     training = {**known.preset["training"], "optimizer": preset.training.optimizer.to_dict()}  # type: ignore[dict-item]
     changed = known.model_copy(update={"preset": {**known.preset, "training": training}})
     return lambda: {**catalogue(), RETINANET: changed}
+
+
+@pytest.mark.parametrize("task", sorted(PRIMARY))
+def test_the_first_choice_of_a_task_needs_no_network(task: Task) -> None:
+    first = find(FIRST_CHOICE[task])
+    assert first.task is task
+    assert first.packaged
