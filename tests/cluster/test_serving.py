@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import Demo
-from tests.kube import ROOT, devcluster, documents
+from tests.kube import ROOT, devcluster
 
 pytestmark = pytest.mark.timeout(1800)
 KIND, NAME = "modeldeployment", "blood-cells"
@@ -96,12 +96,11 @@ def test_the_newest_eligible_bundle_answers(demo: Demo) -> None:
 def test_the_runtime_is_switched_under_load_without_a_failed_request(demo: Demo) -> None:
     devcluster("images", "triton")
     devcluster("load", "triton")
-    (manifest,) = documents(ROOT / "examples" / "blood-cells-serving.yaml")
     before = predict(demo)[1]["predictions"]
     with load(demo) as statuses:
         for runtime in ("Triton", "RayServe"):
-            manifest["spec"]["runtime"] = runtime
-            demo.apply(manifest, namespace=demo.namespace)
+            patch = json.dumps({"spec": {"runtime": runtime}})
+            demo.kubectl("-n", demo.namespace, "patch", KIND, NAME, "--type=merge", f"--patch={patch}")
             demo.until(lambda runtime=runtime: demo.object(KIND, NAME)["status"]["stable"]["runtime"] == runtime, 300)
             demo.until(lambda: settled(demo), 120)
             assert len(predict(demo)[1]["predictions"][0]["objects"]) == len(before[0]["objects"])
