@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
-from functools import cache
 
 from fovea_api.bundle import BundleManifest
 from fovea_api.gateway import GatewayConfig, ServedVersion
 
+from fovea_serving.registry import Registry
 from fovea_serving.upstreams.base import Upstream
 
-Open = Callable[[ServedVersion, BundleManifest, GatewayConfig], Upstream]
-
-_OPENERS: dict[str, Open] = {}
-
-
-def register(runtime: str) -> Callable[[Open], Open]:
-    """Decorator of what opens a version in a runtime (`GatewayConfig.runtime`). A runtime can be taken once."""
-
-    def decorate(opener: Open) -> Open:
-        if runtime in _OPENERS:
-            raise ValueError(f"an upstream for {runtime} is registered twice")
-        _OPENERS[runtime] = opener
-        return opener
-
-    return decorate
+_OPENERS: Registry[Callable[[ServedVersion, BundleManifest, GatewayConfig], Upstream]] = Registry(
+    "fovea_serving.upstreams", "an upstream"
+)
+register = _OPENERS.register
+"""Decorator of what opens a version in a runtime (`GatewayConfig.runtime`). A runtime can be taken once."""
 
 
 def open_upstream(version: ServedVersion, manifest: BundleManifest, config: GatewayConfig) -> Upstream:
@@ -37,13 +25,4 @@ def open_upstream(version: ServedVersion, manifest: BundleManifest, config: Gate
         manifest: That of the version's bundle, verified by the gateway.
         config: The deployment's.
     """
-    _load()
-    return _OPENERS[config.runtime](version, manifest, config)
-
-
-@cache
-def _load() -> None:
-    from fovea_serving import upstreams
-
-    for module in pkgutil.iter_modules(upstreams.__path__):
-        importlib.import_module(f"{upstreams.__name__}.{module.name}")
+    return _OPENERS.entries()[config.runtime](version, manifest, config)
