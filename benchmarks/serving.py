@@ -377,7 +377,8 @@ async def triton_case(setting: Setting) -> dict[str, dict[str, float]]:
             given = InferInput("image", [1, *tensor.shape], "FP32")
             given.set_data_from_numpy(tensor[None])
             result = await client.infer("model", [given], outputs=outputs)
-            (prediction,) = postprocess({name: result.as_numpy(name) for name in postprocess.outputs}, [geometry])
+            arrays = {name: result.as_numpy(name) for name in postprocess.outputs}
+            (prediction,) = postprocess(arrays, [geometry], confidence=postprocess.confidence_threshold)
             json.dumps(prediction.above(0.5).to_dict(manifest.classes))
             return True
 
