@@ -369,7 +369,7 @@ AnyValue = Annotated[JsonValue, _AnyValue()]
 
 
 class Task(StrEnum):
-    """What is predicted about an image."""
+    """Computer-vision task."""
 
     CLASSIFICATION = "Classification"
     DETECTION = "Detection"
@@ -385,10 +385,10 @@ class DeletionPolicy(StrEnum):
 
 
 class Ref(Model):
-    """An object of the same namespace, by name."""
+    """Reference to an object in the same namespace."""
 
     name: ObjectName
-    """Name of the object, in the same namespace."""
+    """Name of the object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,9 +420,9 @@ class Resources(Model):
     """Compute resources of one pod, as in a Kubernetes container."""
 
     requests: ResourceList = {}
-    """What is reserved, by resource name; in cores (cpu), bytes (memory) or pieces."""
+    """Reserved amounts by resource name, in cores (cpu), bytes (memory) or units."""
     limits: ResourceList = {}
-    """What is never exceeded, by resource name; GPUs are asked for here."""
+    """Maximum amounts by resource name; request GPUs here."""
 
     rules: ClassVar = (
         Rule(
@@ -436,18 +436,18 @@ class Resources(Model):
 
 
 class Toleration(Model):
-    """A taint that the pods tolerate, as in a Kubernetes pod."""
+    """Toleration of a taint, as in a Kubernetes pod."""
 
     key: Annotated[str, Field(max_length=316)] = ""
-    """Key of the taint; empty with operator Exists: every taint."""
+    """Key of the taint. Empty with operator Exists: matches every taint."""
     operator: Literal["Equal", "Exists"] = "Equal"
-    """How key and value are compared with the taint."""
+    """Comparison with the taint."""
     value: Annotated[str, Field(max_length=63)] = ""
     """Value of the taint, for operator Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Effect of the taint; absent: all effects."""
+    """Effect of the taint. Absent: all effects."""
     toleration_seconds: Annotated[Int, Field(ge=0)] | None = None
-    """Seconds that a NoExecute taint is tolerated; absent: forever."""
+    """Seconds for which a NoExecute taint is tolerated. Absent: forever."""
 
     rules: ClassVar = (
         Rule(
@@ -479,26 +479,26 @@ class OpenModel(Model):
 
 
 class Volume(OpenModel):
-    """A volume of the pods, as in a Kubernetes pod; further fields as Kubernetes defines them."""
+    """Volume of the pods; further fields as in a Kubernetes pod."""
 
     name: Label
     """Name of the volume."""
 
 
 class VolumeMount(OpenModel):
-    """Where a volume is mounted, as in a Kubernetes container; further fields as Kubernetes defines them."""
+    """Mount of a volume; further fields as in a Kubernetes container."""
 
     name: Label
     """Name of the volume."""
     mount_path: Annotated[str, Field(max_length=1024, pattern="^/[^:]*$")]
-    """Absolute path inside the container."""
+    """Absolute path in the container."""
 
 
 class EnvVar(OpenModel):
-    """An environment variable, as in a Kubernetes container; valueFrom as Kubernetes defines it."""
+    """Environment variable; valueFrom as in a Kubernetes container."""
 
     name: Annotated[str, Field(max_length=256, pattern="^[-._a-zA-Z][-._a-zA-Z0-9]*$")]
-    """Name of the variable; names that start with FOVEA_ belong to Fovea."""
+    """Name of the variable; names that start with FOVEA_ are reserved."""
     value: Annotated[str, Field(max_length=32768)] | None = None
     """Value of the variable."""
 
@@ -518,29 +518,29 @@ LabelMap = Annotated[
 
 
 class PodTemplate(Model):
-    """The part of a pod that a user may set. Security settings and the ServiceAccount are Fovea's."""
+    """Configurable part of a pod. Security settings and the ServiceAccount are set by Fovea."""
 
     node_selector: LabelMap = {}
     """Labels that a node must have."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = ()
-    """Taints that the pods tolerate."""
+    """Tolerations of the pods."""
     affinity: OpaqueObject | None = None
     """Node and pod affinity, as in a Kubernetes pod."""
     volumes: Annotated[tuple[Volume, ...], Field(max_length=32), ListMap(("name",))] = ()
-    """Further volumes."""
+    """Additional volumes."""
     volume_mounts: Annotated[tuple[VolumeMount, ...], Field(max_length=32), ListMap(("mountPath",))] = ()
-    """Where further volumes are mounted."""
+    """Mounts of the additional volumes."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=128), ListMap(("name",))] = ()
-    """Further environment variables."""
+    """Additional environment variables."""
     image_pull_secrets: Annotated[tuple[Ref, ...], Field(max_length=16), ListMap(("name",))] = ()
     """Secrets for pulling the image."""
     labels: LabelMap = {}
-    """Further labels of the pods; those of fovea.dev/ belong to Fovea."""
+    """Additional labels of the pods; the prefix fovea.dev/ is reserved."""
     annotations: Annotated[
         Mapping[Annotated[str, Field(max_length=317)], Annotated[str, Field(max_length=4096)]],
         Field(max_length=64),
     ] = {}
-    """Further annotations of the pods."""
+    """Additional annotations of the pods."""
     runtime_class_name: ObjectName | None = None
     """RuntimeClass of the pods."""
 
@@ -555,20 +555,20 @@ class PodTemplate(Model):
 
 
 class RunPolicy(Model):
-    """How runs are started, repeated, limited and kept."""
+    """Suspension, retries, limits and history of runs."""
 
     suspend: Bool = False
-    """Stops the current run and starts none; false again: training goes on from its last checkpoint."""
+    """Stops the current run and starts no other. When reset to false, training resumes from the last checkpoint."""
     retries: Annotated[Int, Field(ge=0, le=100)] = 3
-    """Further attempts after a failure; each goes on from the last checkpoint. Preemption uses none up."""
+    """Number of retries after failures; each resumes from the last checkpoint. Preemption does not count."""
     active_deadline: Duration | None = None
-    """A run fails when its attempts together have worked this long, queues left out. Absent: no limit."""
+    """Maximum total running time of all attempts of a run, excluding time in a queue. Absent: no limit."""
     ttl_after_finished: Duration = "30s"
-    """How long the Ray cluster of a finished run, with its GPUs, is kept; results and log are in the store."""
+    """How long the Ray cluster of a finished run, with its GPUs, is kept. Results and log are in the store."""
     history_limit: Annotated[Int, Field(ge=1, le=100)] = 10
-    """Number of finished Runs that are kept as objects."""
+    """Number of finished Runs to keep."""
     queue_name: ObjectName | None = None
-    """Kueue LocalQueue that admits the runs. Absent: the installation's, if it has one."""
+    """Kueue LocalQueue of the runs. Default: that of the installation, if any."""
     workload_priority_class_name: ObjectName | None = None
     """Kueue WorkloadPriorityClass of the runs."""
 
@@ -586,36 +586,36 @@ class RunPolicy(Model):
 
 
 class Condition(Model):
-    """One observation about the object, in the standard shape of Kubernetes."""
+    """Condition of the object, in the standard format of Kubernetes."""
 
     type: Annotated[str, Field(max_length=316)]
-    """What is observed: Ready, Reconciling, Stalled, …"""
+    """Type of the condition: Ready, Reconciling, Stalled, …"""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """Status of the condition."""
     reason: Annotated[str, Field(max_length=1024, pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
-    """Why, as one CamelCase word for programs."""
+    """Reason of the status, as one CamelCase word."""
     message: Annotated[str, Field(max_length=32768)] = ""
-    """Why, in words for people."""
+    """Human-readable explanation."""
     last_transition_time: Time
-    """When the status last changed."""
+    """Time of the last change of the status."""
     observed_generation: Annotated[Int, Field(ge=0)] | None = None
-    """Generation of the spec that was looked at."""
+    """Generation of the spec that the condition describes."""
 
 
 Conditions = Annotated[tuple[Condition, ...], Field(max_length=32), ListMap(("type",))]
 
 
 class Status(Model):
-    """What every kind reports."""
+    """Observed state that all kinds share."""
 
     observed_generation: Annotated[Int, Field(ge=-1)] | None = None
-    """Generation of the spec that this status describes; -1: none yet."""
+    """Generation of the spec that the status describes; -1: none yet."""
     conditions: Conditions = ()
-    """Observations about the object; Ready means that the declared state holds."""
+    """Conditions of the object; Ready means that the desired state is reached."""
 
 
 class OwnerReference(Model):
-    """The object that this one belongs to."""
+    """Owner of the object."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -624,7 +624,7 @@ class OwnerReference(Model):
     name: str
     """Name of the owner."""
     uid: str
-    """Unique id of the owner."""
+    """Unique ID of the owner."""
     controller: bool = False
     """Whether the owner controls this object."""
 
@@ -647,25 +647,25 @@ class Metadata(Model):
     model_config = ConfigDict(extra="ignore")
 
     name: Annotated[str, AfterValidator(_is_label)]
-    """Name, unique among the kind in its namespace."""
+    """Name, unique for the kind in its namespace."""
     namespace: str = "default"
-    """The namespace: a tenant."""
+    """Namespace."""
     uid: str = ""
-    """Unique id that the API server gives."""
+    """Unique ID assigned by the API server."""
     generation: int = 0
-    """Counts the changes of the spec."""
+    """Number of the current generation of the spec."""
     resource_version: str = ""
-    """Version of the object in the API server."""
+    """Version of the object, as assigned by the API server."""
     labels: Mapping[str, str] = {}
     """Labels."""
     annotations: Mapping[str, str] = {}
     """Annotations."""
     creation_timestamp: Time | None = None
-    """When the object was created."""
+    """Time of creation."""
     deletion_timestamp: Time | None = None
-    """When its deletion was asked for; absent: it was not."""
+    """Time of the deletion request. Absent: none."""
     owner_references: tuple[OwnerReference, ...] = ()
-    """The objects that this one belongs to."""
+    """Owners of the object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -698,7 +698,7 @@ class Resource(Model):
     api_version: Literal["fovea.dev/v1alpha1"] = "fovea.dev/v1alpha1"
     """Version of the API."""
     metadata: Metadata
-    """Standard metadata of Kubernetes."""
+    """Standard object metadata."""
 
     @classmethod
     def status_fields(cls) -> frozenset[str]:

@@ -14,14 +14,14 @@ MetricName = Annotated[str, Field(min_length=1, max_length=192, pattern="^[a-z]+
 
 
 class Criterion(Model):
-    """A bound on one metric of the exported artefact."""
+    """Bound on a metric of the exported model."""
 
     metric: MetricName
     """Name of the metric: test/mAP50, latency/p95Milliseconds, size/megabytes, test/AP/<class>, …"""
     min: Number | None = None
-    """Smallest value that is good enough, in the metric's unit."""
+    """Minimum, in the unit of the metric."""
     max: Number | None = None
-    """Largest value that is good enough, in the metric's unit."""
+    """Maximum, in the unit of the metric."""
 
     rules: ClassVar = (
         Rule(
@@ -39,16 +39,16 @@ class Criterion(Model):
 
 
 class CriterionResult(Model):
-    """A criterion and how it was met."""
+    """Result of a criterion."""
 
     metric: MetricName
     """Name of the metric."""
     min: Number | None = None
-    """Smallest acceptable value."""
+    """Minimum, in the unit of the metric."""
     max: Number | None = None
-    """Largest acceptable value."""
+    """Maximum, in the unit of the metric."""
     measured: Number | None = None
-    """Value measured on the exported artefact. Absent: it was not measured, so the criterion is not met."""
+    """Value of the exported model. Absent: not measured, so the criterion is not met."""
     met: Bool
     """Whether the criterion is met."""
 

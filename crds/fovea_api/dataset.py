@@ -76,14 +76,14 @@ _UNREADABLE = sorted(set(Format) - set(_READABLE))
 
 
 class Problem(Model):
-    """The problem in words (stage 1); printed on every report made from this data."""
+    """Problem statement; printed on every report built from this data."""
 
     statement: Text = ""
-    """What is to be predicted, in one sentence."""
+    """What the model has to predict, in one sentence."""
     rationale: Text = ""
-    """Why it is worth doing."""
+    """Business value of the prediction."""
     outcome: Text = ""
-    """What counts as success for those who asked."""
+    """What the stakeholders count as success."""
 
     def stated(self) -> StatedProblem:
         """As versions, bundles and reports keep it."""
@@ -91,45 +91,45 @@ class Problem(Model):
 
 
 class Video(Model):
-    """Frames of a video or a camera, unlabelled."""
+    """Unlabelled frames of a video or a camera."""
 
     uri: Annotated[str, Field(max_length=2048, pattern=r"^((file|pvc|s3|gs)://[^\r\n]+|(https|rtsp)://[^ \r\n]+)$")]
-    """A video file, a folder of them, or a camera's rtsp:// stream."""
+    """Video file, folder of video files, or rtsp:// stream of a camera."""
     every_seconds: Annotated[Number, Field(gt=0, le=86400)] = 1
-    """Seconds between two frames that are taken."""
+    """Interval between sampled frames, in seconds."""
     max_frames: Annotated[Int, Field(ge=1, le=10_000_000)] = 10_000
-    """Frames taken at most."""
+    """Maximum number of frames."""
     drop_blurred: Bool = False
-    """Leaves out blurred frames."""
+    """Skips blurred frames."""
 
 
 class Generator(Model):
-    """A program that writes a dataset: a simulator, a scraper, an API client."""
+    """Program that writes a dataset, such as a simulator, a scraper or an API client."""
 
     image: Annotated[str, Field(min_length=1, max_length=512)]
     """Container image of the program."""
     args: Annotated[tuple[Annotated[str, Field(max_length=4096)], ...], Field(max_length=128)] = ()
-    """Arguments of the program; it writes into the folder that $FOVEA_OUTPUT names."""
+    """Arguments of the program, which writes to the folder named by $FOVEA_OUTPUT."""
     format: Format
-    """Format that the program writes."""
+    """Format of the program's output."""
 
 
 class Labels(Model):
-    """Where labels of images lie."""
+    """Location of labels."""
 
     uri: Uri
-    """Folder or file of the labels."""
+    """Folder or file with the labels."""
     format: Format
     """Format of the labels."""
 
 
 class Captures(Model):
-    """Images that a deployment captured, once somebody labelled them."""
+    """Images captured by a deployment, included once they are labelled."""
 
     model_deployment_ref: Ref
-    """The ModelDeployment that captures. One that does not exist yet is an empty source."""
+    """ModelDeployment that captures the images. Until it exists, the source is empty."""
     labels: Labels
-    """Where the labels appear."""
+    """Location of the labels."""
 
 
 MaskValues = Annotated[Mapping[ClassName, Annotated[Int, Field(ge=0, le=255)]], Field(max_length=255)]
@@ -151,35 +151,35 @@ def placeholders(pattern: str | None) -> frozenset[str]:
 
 
 class Source(Model):
-    """One place that images come from."""
+    """Source of images."""
 
     name: Label
-    """Name of the source; appears in reports and as an evaluation slice."""
+    """Name of the source, used in reports and as an evaluation slice."""
     uri: Uri | None = None
-    """Folder or archive: pvc://claim/path, s3://, gs://, or https:// (with sha256). Archives are unpacked."""
+    """Folder or archive: pvc://claim/path, s3://, gs:// or https:// (requires sha256). Archives are unpacked."""
     format: Format | None = None
-    """Format of the files under uri."""
+    """Format of the files at uri."""
     sha256: Sha256 | None = None
-    """SHA-256 of the file under uri, in hexadecimal; required for https://."""
+    """SHA-256 digest of the file at uri, in hexadecimal; required for https://."""
     mask_values: MaskValues = {}
-    """For Masks: the pixel value of each class. Absent: the value is the index of the class."""
+    """For Masks: pixel value of each class. Default: the index of the class."""
     mask_colors: MaskColors = {}
-    """For Masks in colours: the colour of each class, as #RRGGBB. Pixels of other colours are ignored and reported."""
+    """For Masks in colour: colour of each class, as #RRGGBB. Pixels of any other colour are ignored and reported."""
     image_pattern: PairPattern | None = None
-    """For Masks in other folders than images/ and masks/: the paths of the images below uri. {name}, {city} and others
-    stand for any part of a path without '/', {split} for the name of a split, * for anything that is no part of the
-    pair's name, ** for any folders. Cityscapes: leftImg8bit/{split}/{city}/{name}_leftImg8bit.png"""
+    """For Masks in folders other than images/ and masks/: pattern of the image paths below uri. {name}, {city} and the
+    like match any text without '/', {split} matches a split name, * matches text that does not identify the pair, **
+    matches any number of folders. Cityscapes: leftImg8bit/{split}/{city}/{name}_leftImg8bit.png"""
     mask_pattern: PairPattern | None = None
-    """The paths of the masks; a mask belongs to the image for which all {…} and ** stand for the same.
-    Cityscapes: gtFine/{split}/{city}/{name}_gtFine_labelIds.png"""
+    """Pattern of the mask paths. A mask belongs to the image whose {…} and ** match the same text. Cityscapes:
+    gtFine/{split}/{city}/{name}_gtFine_labelIds.png"""
     secret_ref: Ref | None = None
-    """Secret with the credentials of an s3:// source (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)."""
+    """Secret with the credentials for an s3:// source (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)."""
     video: Video | None = None
     """Frames of a video or a camera."""
     generator: Generator | None = None
-    """A program that writes a dataset."""
+    """Program that writes a dataset."""
     captures: Captures | None = None
-    """Images that a deployment captured."""
+    """Images captured by a deployment."""
 
     exactly_one: ClassVar = ("uri", "video", "generator", "captures")
     rules: ClassVar = (
@@ -254,25 +254,25 @@ class Source(Model):
 
 
 class Export(Model):
-    """Where images go for review."""
+    """Destination of images for review."""
 
     uri: Uri
-    """Folder that is written."""
+    """Folder that receives the images."""
     format: Literal[Format.CVAT, Format.LABEL_STUDIO, Format.COCO]
-    """Format of the labelling tool."""
+    """Import format of the labelling tool."""
 
 
 class Prelabel(Model):
-    """Automated labelling of unlabelled images by a served model."""
+    """Pre-labelling of unlabelled images by a served model."""
 
     model_deployment_ref: Ref
-    """The ModelDeployment that labels. One that has no model yet labels nothing."""
+    """ModelDeployment that predicts the labels. Until it has a model, nothing is labelled."""
     min_confidence: Fraction = 0.8
-    """Predictions below this confidence, 0 to 1, are left out."""
+    """Minimum confidence of a prediction, 0 to 1; others are dropped."""
     export: Export | None = None
-    """Where the images go for review."""
+    """Destination of the images for review."""
     use: Literal["AfterReview", "Immediately"] = "AfterReview"
-    """Whether predicted labels are used only after a person's review."""
+    """Uses predicted labels only after human review."""
 
     rules: ClassVar = (
         Rule(
@@ -285,14 +285,14 @@ class Prelabel(Model):
 
 
 class Ratios(Model):
-    """Shares of the images in each split; they sum to 1."""
+    """Fraction of the images in each split; the fractions sum to 1."""
 
     train: Annotated[Number, Field(gt=0, le=1)]
-    """Share of the train split."""
+    """Fraction in the train split."""
     validation: Fraction
-    """Share of the validation split."""
+    """Fraction in the validation split."""
     test: Fraction
-    """Share of the test split."""
+    """Fraction in the test split."""
 
     rules: ClassVar = (
         Rule(
@@ -304,10 +304,10 @@ class Ratios(Model):
 
 
 class GroupBy(Model):
-    """What belongs together: a patient, a slide, a scene."""
+    """Grouping of images that belong together: by patient, slide or scene."""
 
     pattern: Annotated[str, Field(min_length=1, max_length=512)]
-    """Regular expression over the image's name (RE2 and Python); its named group `group` is the group."""
+    """Regular expression on the image name (valid in RE2 and Python); its named group `group` is the group key."""
 
     rules: ClassVar = (
         Rule(
@@ -320,24 +320,24 @@ class GroupBy(Model):
 
 
 class Splits(Model):
-    """How images are shared out to train, validation and test."""
+    """Assignment of images to the train, validation and test splits."""
 
     method: Literal["Ratio", "FromSource"] = "Ratio"
-    """Ratio: by the shares below. FromSource: as the sources say (image sets, folders, data.yaml)."""
+    """Ratio: by `ratios`. FromSource: as defined by the sources (image sets, folders, data.yaml)."""
     ratios: Ratios = Ratios(train=0.8, validation=0.1, test=0.1)
-    """Shares of the images; for FromSource, of those that the source puts nowhere."""
+    """Split fractions. With FromSource they apply to images that the source assigns to no split."""
     validation_from_train: Annotated[Number, Field(ge=0, le=0.5)] = 0
-    """For FromSource: the share of the source's train images that become validation; for sources without one."""
+    """For FromSource: fraction of the train images moved to validation, for sources without a validation split."""
     group_by: GroupBy | None = None
-    """Images of one group never straddle two splits."""
+    """Keeps all images of a group in the same split."""
     keep_near_duplicates_together: Bool = True
-    """Near duplicates never straddle two splits."""
+    """Keeps near duplicates in the same split."""
     stratify: Bool = True
-    """Keeps the classes' shares alike in all splits, as far as the rest allows; the deviation is reported."""
+    """Keeps class frequencies similar across splits where the other constraints permit; the deviation is reported."""
     seed: Annotated[Int, Field(ge=0, le=2**31 - 1)] = 0
-    """Seed of the assignment."""
+    """Random seed of the assignment."""
     keep_assignments: Bool = True
-    """An image keeps the split it was once given, in every later version."""
+    """Keeps every image in its split across versions."""
 
     rules: ClassVar = (
         Rule(
@@ -350,73 +350,74 @@ class Splits(Model):
 
 
 class Quality(Model):
-    """What happens to images and labels that are not right. Everything found is reported."""
+    """Handling of faulty images and labels. All findings are reported."""
 
     on_corrupt_image: Literal["Drop", "Fail"] = "Drop"
-    """For images that cannot be decoded."""
+    """Handling of images that cannot be decoded."""
     on_invalid_label: Literal["Drop", "Fail"] = "Drop"
-    """For labels that are degenerate, outside of the image or of an unknown class."""
+    """Handling of labels that are degenerate, outside the image or of an unknown class."""
     near_duplicates: Literal["Ignore", "Report", "Drop"] = "Report"
-    """For copies of one picture: flipped, turned, cropped a little, compressed, resized or relit. Drop keeps one."""
+    """Handling of near duplicates: copies that are flipped, rotated, slightly cropped, recompressed, resized or relit.
+    Drop keeps one."""
     max_faulty_images: Fraction = 0.1
-    """The build fails when a larger share of the images is faulty: unreadable or missing, or with labels that cannot be
-    read; up to it they are reported. A single image fails no build, unless this is 0; 1 lets every share pass."""
+    """Maximum fraction of faulty images: unreadable, missing or with unreadable labels. A larger fraction fails the
+    build; a single faulty image does so only if this is 0. 1: no limit."""
     min_images_per_class: Annotated[Int, Field(ge=0, le=1_000_000)] = 0
-    """The build fails when a class has fewer images."""
+    """Minimum number of images per class; fewer fail the build."""
 
 
 class Exclude(Model):
-    """Images that must never appear (a patient's objection)."""
+    """Images to exclude from every version, for example after a patient's objection."""
 
     uri: Uri
-    """Text file in a store, one SHA-256 digest or name a line."""
+    """Text file in a store with one SHA-256 digest or image name per line."""
 
     rules: ClassVar = not_downloaded("uri")
 
 
 class Refresh(Model):
-    """When the sources are read again; a new version appears only if something changed."""
+    """Schedule for rereading the sources. A new version is built only if they have changed."""
 
     schedule: Cron
-    """Cron expression of five fields: minute, hour, day of month, month, day of week."""
+    """Cron expression with five fields: minute, hour, day of month, month, day of week."""
     time_zone: TimeZone = "UTC"
     """Time zone of the schedule, such as Europe/Berlin."""
 
 
 class BuildCompute(Model):
-    """What a dataset build runs on."""
+    """Compute resources of a dataset build."""
 
     workers: Annotated[Int, Field(ge=1, le=64)] = 1
-    """Processes that read and check images, in one pod."""
+    """Number of processes that read and check images, all in one pod."""
     resources: Resources = Resources()
     """Resources of the pod."""
     image: Annotated[str, Field(max_length=512)] = ""
-    """Container image. Absent: the installation's trainer image."""
+    """Container image. Default: the trainer image of the installation."""
     pod_template: PodTemplate = PodTemplate()
-    """Where and how the pod runs."""
+    """Scheduling and environment of the pod."""
 
 
 class Recipe(Model):
-    """The part of a Dataset that determines its versions."""
+    """Part of a Dataset that determines its versions."""
 
     task: Task
-    """What is predicted. Immutable."""
+    """Computer-vision task. Immutable."""
     problem: Problem = Problem()
-    """The problem in words. An edit builds nothing anew; the report of the next training has it."""
+    """Problem statement. An edit starts no build; the report of the next training shows it."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1, max_length=64), ListMap(("name",))]
-    """Where images come from."""
+    """Sources of the images."""
     prelabel: Prelabel | None = None
-    """Automated labelling of unlabelled images."""
+    """Pre-labelling of unlabelled images."""
     classes: Annotated[tuple[ClassName, ...], Field(max_length=10_000), Set()] = ()
-    """The classes; the order fixes the class index. Absent: the sorted names found in the sources."""
+    """Classes, in the order of their indices. Default: the class names in the sources, sorted."""
     class_map: ClassMap = {}
-    """Renames or merges classes found in the sources; mapped to "" they are dropped."""
+    """Renames or merges classes of the sources; a class mapped to "" is dropped."""
     splits: Splits = Splits()
-    """How images are shared out to train, validation and test."""
+    """Assignment of images to the train, validation and test splits."""
     quality: Quality = Quality()
-    """What happens to what is not right."""
+    """Handling of faulty images and labels."""
     exclude: Exclude | None = None
-    """Images that must never appear."""
+    """Images to exclude from every version."""
 
     incidental: ClassVar = ("problem",)
 
@@ -433,18 +434,18 @@ def _readable(task: Task, formats: tuple[Format, ...]) -> Rule:
 
 
 class DatasetSpec(Recipe):
-    """The labelled images to build a dataset from, and how they are checked and split."""
+    """Sources of the labelled images, and how they are checked and split."""
 
     refresh: Refresh | None = None
-    """When the sources are read again."""
+    """Schedule for rereading the sources."""
     retain_versions: Annotated[Int, Field(ge=1, le=1000)] = 5
-    """Versions kept in the store; those in use or pinned are kept beyond that."""
+    """Number of versions to keep in the store, in addition to those in use or pinned."""
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
-    """What happens to the data in the store when this object goes."""
+    """What happens to the data in the store when this object is deleted."""
     compute: BuildCompute = BuildCompute()
-    """What a build runs on."""
+    """Compute resources of a build."""
     run_policy: RunPolicy = RunPolicy()
-    """How builds are started, repeated, limited and kept."""
+    """Suspension, retries, limits and history of builds."""
 
     rules: ClassVar = (
         Rule(
@@ -467,45 +468,45 @@ class DatasetSpec(Recipe):
 
 
 class DatasetStatus(Status):
-    """What has been built."""
+    """Observed state of a Dataset."""
 
     phase: Literal["Pending", "Queued", "Building", "Ready", "Failed", "Suspended"] | None = None
-    """Summary in a word."""
+    """One-word summary."""
     run: RunName | None = None
-    """The current or last run."""
+    """Name of the current or last run."""
     run_generation: Annotated[Int, Field(ge=0)] | None = None
-    """Generation of the spec that the run answers. While it is that of the object, no upgrade reads anything else out
-    of the spec."""
+    """Generation of the spec that the run answers. While it equals the object's generation, an upgrade of Fovea starts
+    no run."""
     progress: Progress | None = None
-    """How far the current run is."""
+    """Progress of the current run."""
     version: Digest | None = None
     """Digest of the newest version."""
     artifact: Annotated[str, Field(max_length=2048)] | None = None
-    """Where the newest version lies in the store."""
+    """Location of the newest version in the store."""
     images: Annotated[Int, Field(ge=0)] | None = None
-    """Images in the newest version."""
+    """Number of images in the newest version."""
     annotations: Annotated[Int, Field(ge=0)] | None = None
-    """Annotations in the newest version."""
+    """Number of annotations in the newest version."""
     splits: SplitCounts = {}
-    """Images in each split of the newest version."""
+    """Number of images per split of the newest version."""
     classes: Annotated[tuple[ClassSummary, ...], Field(max_length=10_000)] = ()
-    """The classes of the newest version, in the order of their index."""
+    """Classes of the newest version, in the order of their indices."""
     quality: QualitySummary | None = None
-    """What the checks of the newest version found."""
+    """Results of the quality checks of the newest version."""
     findings: Findings = ()
-    """What is not right in the newest version, by kind, the worst first."""
+    """Findings in the newest version by kind, most severe first."""
     report: Annotated[str, Field(max_length=2048)] | None = None
-    """Where the quality report of the newest version lies."""
+    """Location of the quality report of the newest version."""
     next_refresh: Annotated[str, Field(max_length=64)] | None = None
-    """When the sources are read again."""
+    """Time of the next scheduled reading of the sources."""
     usage: Usage | None = None
-    """What all runs together have used."""
+    """Total compute time of all runs."""
     history: Annotated[tuple[RunName, ...], Field(max_length=100)] = ()
     """Names of the Runs, newest first."""
 
 
 class Dataset(Resource):
-    """Labelled images from anywhere, checked, split once and for all, and kept as immutable versions."""
+    """Labelled images from any source, checked, split and stored as immutable versions."""
 
     definition: ClassVar = Definition(
         plural="datasets",

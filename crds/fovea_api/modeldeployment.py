@@ -49,58 +49,58 @@ Runtime = Literal["RayServe", "Triton"]
 
 
 class ServedModel(Model):
-    """Which model is served."""
+    """Model to serve."""
 
     training_job_ref: Ref | None = None
-    """A TrainingJob: its newest eligible bundle, and each later one."""
+    """TrainingJob whose newest eligible bundle is served, and each later one."""
     tuning_sweep_ref: Ref | None = None
-    """A TuningSweep: the newest eligible bundle of the TrainingJob that it promotes."""
+    """TuningSweep that promotes a TrainingJob; the newest eligible bundle of that job is served."""
     uri: Uri | None = None
-    """A model bundle."""
+    """Location of a model bundle."""
     verify: Ref | None = None
-    """Secret with the public key (cosign.pub) that must have signed the bundle under uri."""
+    """Secret with the public key (cosign.pub) that verifies the signature of the bundle at uri."""
     precision: Precision = "Auto"
-    """Which exported form is served; Auto: the fastest that met the criteria."""
+    """Exported precision to serve. Auto: the fastest one that meets the success criteria."""
 
     exactly_one: ClassVar = ("training_job_ref", "tuning_sweep_ref", "uri")
 
 
 class Batching(Model):
-    """How requests are put together."""
+    """Batching of requests."""
 
     max_size: Annotated[Int, Field(ge=1, le=1024)] = 8
-    """Images in a batch at most."""
+    """Maximum number of images per batch."""
     max_delay_milliseconds: Annotated[Number, Field(ge=0, le=10_000)] = 5
-    """Time that the first image of a batch waits for others, in milliseconds."""
+    """Maximum time that the first image of a batch waits for others, in milliseconds."""
 
 
 class Inference(Model):
-    """How requests are answered."""
+    """Inference settings."""
 
     batching: Batching = Batching()
-    """How requests are put together."""
+    """Batching of requests."""
     confidence_threshold: Fraction | None = None
-    """Objects below are not returned, 0 to 1. Absent: the model's own threshold, where F1 is best on its validation
-    split."""
+    """Minimum score of returned objects, 0 to 1. Default: the threshold of the model, which maximizes F1 on its
+    validation split."""
     max_detections: Annotated[Int, Field(ge=1, le=10_000)] = 300
-    """Objects returned for an image at most."""
+    """Maximum number of objects returned per image."""
     max_image_megapixels: Annotated[Number, Field(gt=0, le=1000)] = 50
-    """Larger images are refused, in megapixels."""
+    """Maximum size of an image, in megapixels; larger images are refused."""
     timeout_seconds: Annotated[Number, Field(gt=0, le=600)] = 10
-    """Requests are given up after this time, in seconds."""
+    """Timeout of a request, in seconds."""
 
 
 class Scaling(Model):
-    """How many replicas serve. With both bounds the number follows the load."""
+    """Number of replicas. With minReplicas and maxReplicas it is autoscaled."""
 
     replicas: Replicas = 1
-    """Replicas; what `kubectl scale` sets. With autoscaling: where it starts."""
+    """Number of replicas, as set by `kubectl scale`. With autoscaling: the initial number."""
     min_replicas: Replicas | None = None
-    """Smallest number for autoscaling."""
+    """Lower bound for autoscaling."""
     max_replicas: Annotated[Int, Field(ge=1, le=1000)] | None = None
-    """Largest number for autoscaling."""
+    """Upper bound for autoscaling."""
     target_ongoing_requests: Annotated[Number, Field(gt=0, le=10_000)] = 4
-    """Requests at work in one replica that autoscaling aims at."""
+    """Target number of requests in flight per replica for autoscaling."""
 
     rules: ClassVar = (
         Rule(
@@ -118,16 +118,16 @@ class Scaling(Model):
 
 
 class GatewayRef(Model):
-    """A Gateway of the Gateway API, in the same namespace."""
+    """Gateway (Gateway API) in the same namespace."""
 
     name: ObjectName
     """Name of the Gateway."""
     section_name: ObjectName | None = None
-    """Its listener. Absent: any that fits."""
+    """Name of the listener. Default: any matching listener."""
 
 
 class Expose(Model):
-    """How the service is reached from outside of the cluster."""
+    """Exposure of the service outside the cluster."""
 
     hostname: Annotated[
         str,
@@ -135,12 +135,12 @@ class Expose(Model):
     ]
     """Host name."""
     gateway_ref: GatewayRef | None = None
-    """Gateway that an HTTPRoute is attached to."""
+    """Gateway to attach an HTTPRoute to."""
     ingress_class_name: ObjectName | None = None
     """IngressClass of an Ingress."""
     tls_secret_ref: Ref | None = None
-    """Secret with the certificate of an Ingress (kubernetes.io/tls). Absent: plain HTTP. Behind a Gateway, TLS is its
-    listener's."""
+    """Secret (kubernetes.io/tls) with the certificate of the Ingress. Absent: plain HTTP. With a Gateway, TLS is
+    configured in its listener."""
 
     exactly_one: ClassVar = ("gateway_ref", "ingress_class_name")
     rules: ClassVar = (
@@ -154,10 +154,11 @@ class Expose(Model):
 
 
 class Authentication(Model):
-    """Who may ask."""
+    """Authentication of clients."""
 
     type: Literal["None", "APIKey", "ServiceAccountToken"] = "ServiceAccountToken"
-    """None: everybody who reaches it. ServiceAccountToken: who may get this object."""
+    """None: no authentication. APIKey: keys from a Secret. ServiceAccountToken: identities that may `get` this
+    object."""
     secret_ref: Ref | None = None
     """For APIKey: Secret whose values are the keys."""
 
@@ -172,18 +173,18 @@ class Authentication(Model):
 
 
 class ServiceObjectives(Model):
-    """What is promised to those who ask; reported, and the base of alerts."""
+    """Service level objectives; they are reported and are the basis of alerts."""
 
     latency_p95_milliseconds: Milliseconds | None = None
     """95th percentile of the latency, in milliseconds."""
     throughput_per_second: Annotated[Number, Field(gt=0)] | None = None
-    """Requests per second that are to be borne."""
+    """Throughput to sustain, in requests per second."""
     error_rate: Fraction | None = None
-    """Share of requests that may fail, 0 to 1."""
+    """Maximum fraction of failed requests, 0 to 1."""
 
 
 class GateMetric(StrEnum):
-    """What decides on a rollout."""
+    """Metric of a rollout gate."""
 
     ERROR_RATE = "errorRate"
     LATENCY_P95 = "latencyP95Milliseconds"
@@ -192,20 +193,20 @@ class GateMetric(StrEnum):
 
 
 class Gate(Model):
-    """A bound that a candidate must keep."""
+    """Bound on a metric of the candidate."""
 
     metric: GateMetric
-    """What is measured; accuracy comes from feedback, disagreement is that with the stable version."""
+    """Metric. Accuracy requires feedback; disagreement is measured against the stable version."""
     max: Annotated[Number, Field(ge=0)] | None = None
-    """Largest value, in the metric's unit."""
+    """Maximum, in the unit of the metric."""
     min: Annotated[Number, Field(ge=0)] | None = None
-    """Smallest value, in the metric's unit."""
+    """Minimum, in the unit of the metric."""
     max_ratio_to_stable: Annotated[Number, Field(gt=0)] | None = None
-    """Largest ratio to the stable version's value."""
+    """Maximum ratio to the value of the stable version."""
     min_difference_to_stable: Annotated[Number, Field(ge=-1, le=1)] | None = None
-    """Smallest difference from the stable version's value; negative: how much worse it may be."""
+    """Minimum difference from the value of the stable version; a negative value permits a regression."""
     if_unmeasured: Literal["Skip", "Block"] = "Block"
-    """What happens when the metric cannot be measured."""
+    """What happens if the metric cannot be measured."""
 
     exactly_one: ClassVar = ("max", "min", "max_ratio_to_stable", "min_difference_to_stable")
     rules: ClassVar = (
@@ -225,7 +226,7 @@ class Gate(Model):
 
 
 class Mirror(Model):
-    """Requests of the candidate that stable is asked too, to compare the answers."""
+    """Requests to the candidate that are mirrored to the stable version to compare the answers."""
 
     percent: Percent = 10
     """Share of the candidate's requests, in per cent."""
@@ -253,31 +254,31 @@ def _decidable(rollout: Rollout) -> bool:
 
 
 class Rollout(Model):
-    """How a new bundle comes to serve."""
+    """Rollout of a new bundle."""
 
     strategy: Literal["Canary", "Shadow", "ShadowThenCanary", "Recreate"] = "Canary"
-    """Canary: a growing share of requests. Shadow: copies of requests only. Recreate: all at once."""
+    """Canary: a growing share of the requests. Shadow: copies of requests only. Recreate: all requests at once."""
     steps: Annotated[tuple[Annotated[Int, Field(ge=1, le=99)], ...], Field(max_length=20)] = (5, 25, 50)
-    """Shares of the traffic that a canary gets one after the other, in per cent; after the last, all."""
+    """Traffic shares of the canary, in per cent, one per step; after the last step it gets all traffic."""
     interval: Duration = "10m"
-    """Shortest time at each step."""
+    """Minimum duration of each step."""
     confidence: Annotated[Number, Field(ge=0.5, lt=1)] = 0.95
-    """Confidence of the whole rollout's decision; repeated looks are accounted for."""
+    """Confidence of the decision over the whole rollout, corrected for repeated testing."""
     min_requests: Annotated[Int, Field(ge=1, le=100_000_000)] = 400
-    """Requests that a step needs."""
+    """Minimum number of requests per step."""
     deadline: Duration = "6h"
-    """Longest time of the whole rollout."""
+    """Maximum duration of the whole rollout."""
     on_inconclusive: Literal["Extend", "Pause", "Rollback"] = "Extend"
-    """What happens when a step cannot be decided; Extend: wait until the deadline, then as onFailure says."""
+    """What happens if a step is inconclusive. Extend: wait until the deadline, then act as for onFailure."""
     gates: Annotated[tuple[Gate, ...], Field(max_length=16)] = (
         Gate(metric=GateMetric.ERROR_RATE, max=0.01),
         Gate(metric=GateMetric.LATENCY_P95, max_ratio_to_stable=1.2),
     )
-    """Bounds that the candidate must keep."""
+    """Bounds on metrics of the candidate."""
     mirror: Mirror | None = None
-    """Compares answers of candidate and stable; it informs and flags. Absent: not compared."""
+    """Comparison of candidate and stable answers, for information only. Absent: none."""
     on_failure: Literal["Rollback", "Pause"] = "Rollback"
-    """What happens when a gate fails."""
+    """What happens if a gate fails."""
 
     rules: ClassVar = (
         Rule(
@@ -311,88 +312,88 @@ class Rollout(Model):
 
 
 class CapturePolicy(Model):
-    """Which images are kept for labelling."""
+    """Capture of images for labelling."""
 
     uri: Uri
-    """Folder that images are written to."""
+    """Folder for captured images."""
     sample_rate: Fraction = 0.01
-    """Share of all requests, 0 to 1."""
+    """Fraction of all requests to capture, 0 to 1."""
     low_confidence_below: Fraction = 0.5
-    """Images whose best prediction is less sure are kept too."""
+    """Images whose highest confidence is below this are captured too, 0 to 1."""
     max_per_hour: Annotated[Int, Field(ge=1, le=1_000_000)] = 200
-    """Images kept in an hour at most."""
+    """Maximum number of captured images per hour."""
     retention: Duration = "720h"
-    """How long images are kept."""
+    """Retention time of captured images."""
 
 
 class Drift(Model):
-    """Whether what comes in has changed."""
+    """Drift detection."""
 
     window: Duration = "1h"
-    """Time that is looked at together."""
+    """Length of the detection window."""
     min_samples: Annotated[Int, Field(ge=30, le=10_000_000)] = 200
-    """Images that a window needs; fewer: it grows."""
+    """Minimum number of images per window; the window is extended until it has them."""
     reference: Literal["Training", "FirstWeek"] = "Training"
-    """What is compared with: the training data, or the first week of production."""
+    """Reference distribution: the training data, or the first week in production."""
     min_effect: Literal["Small", "Medium", "Large"] = "Small"
-    """Smaller changes are shown, not alarmed."""
+    """Minimum effect size that raises an alarm; smaller changes are only reported."""
     false_alarms_per_year: Annotated[Number, Field(gt=0, le=365)] = 1
-    """False alarms expected in a year; the whole budget, shared by the detectors."""
+    """Expected number of false alarms per year, over all detectors."""
     detectors: Annotated[
         tuple[Literal["ImageProperties", "ModelOutputs", "Embeddings", "LabelShift"], ...],
         Field(min_length=1, max_length=4),
         Set(),
     ] = ("ImageProperties", "ModelOutputs", "Embeddings", "LabelShift")
-    """What is monitored."""
+    """Detectors."""
 
 
 class Feedback(Model):
-    """Ground truth that is posted later, by request id: live accuracy."""
+    """Feedback: ground truth posted later by request ID, from which live accuracy is computed."""
 
     enabled: Bool = True
-    """Whether it is taken."""
+    """Whether feedback is accepted."""
 
 
 class Monitoring(Model):
-    """What is monitored and kept of production."""
+    """Monitoring of production traffic."""
 
     captures: CapturePolicy | None = None
-    """Which images are kept for labelling. Absent: none."""
+    """Capture of images for labelling. Absent: none."""
     drift: Drift | None = None
-    """Whether what comes in has changed. Absent: not monitored."""
+    """Drift detection. Absent: none."""
     feedback: Feedback | None = None
-    """Ground truth that is posted later. Absent: not taken."""
+    """Ground truth posted later. Absent: not accepted."""
 
 
 class ScheduleTrigger(Model):
-    """Retrains at set times."""
+    """Retraining on a schedule."""
 
     cron: Cron
-    """Cron expression of five fields: minute, hour, day of month, month, day of week."""
+    """Cron expression with five fields: minute, hour, day of month, month, day of week."""
     time_zone: TimeZone = "UTC"
     """Time zone of the expression, such as Europe/Berlin."""
     missed: Literal["RunOnce", "Skip"] = "RunOnce"
-    """What happens when times were missed while the operator was away."""
+    """What happens if the operator was down at a scheduled time."""
 
 
 class DriftTrigger(Model):
-    """Retrains after drift, once there is something new to learn from."""
+    """Retraining after drift, once enough new labels exist."""
 
     min_new_labels: Annotated[Int, Field(ge=1, le=10_000_000)] = 100
-    """New labelled images that it waits for."""
+    """Minimum number of new labelled images."""
 
 
 class Triggers(Model):
-    """What asks for a retraining."""
+    """Triggers of a retraining."""
 
     schedule: ScheduleTrigger | None = None
-    """Set times."""
+    """Schedule."""
     drift: DriftTrigger | None = None
-    """Drift with new labels."""
+    """Drift, once enough new labels exist."""
     accuracy_below: Fraction | None = None
-    """Live accuracy (from feedback) below this, 0 to 1."""
+    """Live accuracy (from feedback) below this value, 0 to 1."""
     new_dataset_version: Bool = False
-    """A new version of the dataset."""
+    """A new version of the Dataset."""
 
     rules: ClassVar = (
         Rule(
@@ -408,16 +409,16 @@ RecipePatch = Annotated[Mapping[str, JsonValue], PartialOf(Recipe)]
 
 
 class Retraining(Model):
-    """When and how the model is trained again. The run belongs to the TrainingJob that is served."""
+    """Automatic retraining. Its runs belong to the served TrainingJob."""
 
     triggers: Triggers
-    """What asks for a retraining."""
+    """Triggers of a retraining."""
     cooldown: Duration = "24h"
-    """Shortest time between two retrainings."""
+    """Minimum time between retrainings."""
     recipe: RecipePatch | None = None
-    """Merged over the TrainingJob's recipe. Absent: the recipe as it is."""
+    """Partial recipe merged over that of the TrainingJob. Absent: no changes."""
     promotion: Literal["Automatic", "Manual"] = "Automatic"
-    """Manual: rolled out only after annotating fovea.dev/approve=<run>."""
+    """Manual: a retrained model is rolled out only after the annotation fovea.dev/approve=<run> is set."""
 
 
 def _served_by_job(spec: ModelDeploymentSpec) -> bool:
@@ -436,34 +437,34 @@ def _measurable(spec: ModelDeploymentSpec) -> bool:
 
 
 class ModelDeploymentSpec(Model):
-    """What is served, how it is monitored and when it is retrained."""
+    """Model, serving, monitoring and retraining."""
 
     model: ServedModel
-    """Which model is served."""
+    """Model to serve."""
     runtime: Runtime = "RayServe"
-    """What runs the model."""
+    """Inference runtime."""
     inference: Inference = Inference()
-    """How requests are answered."""
+    """Inference settings."""
     scaling: Scaling = Scaling()
-    """How many replicas serve."""
+    """Number of replicas."""
     expose: Expose | None = None
-    """How it is reached from outside. Absent: inside the cluster only."""
+    """Exposure outside the cluster. Absent: reachable in the cluster only."""
     authentication: Authentication = Authentication()
-    """Who may ask."""
+    """Authentication of clients."""
     resources: Resources = Resources(requests={"cpu": "1", "memory": "2Gi"})
-    """Resources of each replica; a GPU is asked for by limits."""
+    """Resources of each replica; request GPUs in limits."""
     image: Annotated[str, Field(max_length=512)] = ""
-    """Container image. Absent: the installation's serving image."""
+    """Container image. Default: the serving image of the installation."""
     pod_template: PodTemplate = PodTemplate()
-    """Where and how the pods run."""
+    """Scheduling and environment of the pods."""
     objectives: ServiceObjectives | None = None
-    """What is promised to those who ask. Absent: nothing."""
+    """Service level objectives. Absent: none."""
     rollout: Rollout = Rollout()
-    """How a new bundle comes to serve."""
+    """Rollout of a new bundle."""
     monitoring: Monitoring = Monitoring()
-    """What is monitored and kept of production."""
+    """Monitoring of production traffic."""
     retraining: Retraining | None = None
-    """When and how the model is trained again. Absent: never by itself."""
+    """Automatic retraining. Absent: none."""
 
     rules: ClassVar = (
         Rule(
@@ -492,40 +493,40 @@ class ModelDeploymentSpec(Model):
 
 
 class DeployedVersion(Model):
-    """A version of the model in the runtime: a bundle, and how it is served."""
+    """Version of the model in the runtime."""
 
     name: ObjectName | None = None
-    """Its name in the runtime and in metrics."""
+    """Name of the version in the runtime and in metrics."""
     bundle: Annotated[str, Field(max_length=2048)]
-    """Where its bundle lies."""
+    """Location of the bundle."""
     run: RunName | None = None
-    """The run that made it. Absent: the bundle was given by its URI."""
+    """Run that produced the bundle. Absent: the bundle was given by its URI."""
     precision: Precision = "Auto"
-    """Which exported form is served."""
+    """Exported precision that is served."""
     runtime: Runtime = "RayServe"
-    """What runs it."""
+    """Inference runtime."""
     since: Time | None = None
-    """Since when it is what it is: stable, candidate or retiring."""
+    """Time since when the version has been stable, candidate or retiring."""
 
 
 class StableVersion(DeployedVersion):
-    """The version that serves."""
+    """Version that serves."""
 
     replicas: Count = 0
-    """Its ready replicas."""
+    """Number of ready replicas."""
 
 
 class GateResult(Model):
     """Result of one gate."""
 
     metric: Word
-    """What is measured."""
+    """Name of the metric."""
     candidate: Number | None = None
     """Value of the candidate."""
     stable: Number | None = None
     """Value of the stable version."""
     requests: Count = 0
-    """Requests that were counted."""
+    """Number of requests counted."""
     outcome: Literal["Pass", "Fail", "Inconclusive", "Skipped"]
     """Outcome of the gate."""
     message: Annotated[str, Field(max_length=1024)] = ""
@@ -533,106 +534,106 @@ class GateResult(Model):
 
 
 class CandidateVersion(DeployedVersion):
-    """The version that is loaded or on trial."""
+    """Version that is being loaded or tested."""
 
     weight: Annotated[Int, Field(ge=0, le=100)] = 0
-    """Its share of the traffic, in per cent."""
+    """Share of the traffic, in per cent."""
     step: Count = 0
-    """The step it is at, from 1."""
+    """Current step, from 1."""
     analysis: Annotated[tuple[GateResult, ...], Field(max_length=16)] = ()
-    """The gates of this step."""
+    """Results of the gates in the current step."""
 
 
 class ObjectiveResult(Model):
-    """Measured state of one objective."""
+    """State of one objective."""
 
     metric: Word
     """Name of the objective."""
     target: Number
     """Target value of the objective."""
     measured: Number | None = None
-    """Value measured. Absent: not measured."""
+    """Measured value. Absent: not measured."""
     met: Bool | None = None
-    """Whether the objective is met. Absent: unknown, because too little was measured."""
+    """Whether the objective is met. Absent: not enough measurements."""
 
 
 class DetectorResult(Model):
-    """One detector and what it sees."""
+    """Result of one detector."""
 
     name: Word
     """Name of the detector."""
     score: Annotated[Number, Field(ge=0)]
-    """Size of the change it sees."""
+    """Effect size of the change."""
     drifted: Bool
-    """Whether that is drift."""
+    """Whether the change counts as drift."""
 
 
 class DriftStatus(Model):
-    """Whether what comes in has changed."""
+    """Drift detection."""
 
     state: Literal["None", "Suspected", "Detected", "Unknown"]
-    """Summary in a word."""
+    """One-word summary."""
     score: Number | None = None
-    """Size of the largest change seen."""
+    """Largest effect size of all detectors."""
     detectors: Annotated[tuple[DetectorResult, ...], Field(max_length=8)] = ()
-    """What each detector sees."""
+    """Result of each detector."""
 
 
 class RetrainingEvent(Model):
-    """One retraining and what came of it."""
+    """One retraining and its outcome."""
 
     run: RunName
-    """The run."""
+    """Name of the run."""
     trigger: Word
-    """What asked for it."""
+    """Trigger of the retraining."""
     time: Time
-    """When."""
+    """Time of the trigger."""
     outcome: Word | None = None
-    """What came of it. Absent: it goes on."""
+    """Outcome. Absent: in progress."""
 
 
 class RetrainingStatus(Model):
-    """What has been retrained."""
+    """State of automatic retraining."""
 
     last_trigger: Word | None = None
-    """What asked for the last retraining."""
+    """Trigger of the last retraining."""
     last_run: RunName | None = None
-    """Its run."""
+    """Run of the last retraining."""
     next_scheduled: Time | None = None
-    """When the schedule asks next."""
+    """Next scheduled time."""
     history: Annotated[tuple[RetrainingEvent, ...], Field(max_length=50)] = ()
     """Retrainings, newest first."""
 
 
 class ModelDeploymentStatus(Status):
-    """What serves, and how well."""
+    """Observed state of a ModelDeployment."""
 
     phase: Literal["Pending", "Progressing", "Ready", "Degraded", "Paused", "Failed"] | None = None
-    """Summary in a word."""
+    """One-word summary."""
     replicas: Count | None = None
-    """Ready replicas, of all versions."""
+    """Number of ready replicas, over all versions."""
     selector: Annotated[str, Field(max_length=512)] | None = None
     """Label selector of the replicas, for `kubectl scale` and autoscalers."""
     url: Annotated[str, Field(max_length=2048)] | None = None
-    """Where requests go."""
+    """URL for requests."""
     stable: StableVersion | None = None
-    """The version that serves."""
+    """Version that serves."""
     candidate: CandidateVersion | None = None
-    """The version that is loaded or on trial."""
+    """Version that is being loaded or tested."""
     retiring: DeployedVersion | None = None
-    """The version before, which finishes its requests."""
+    """Previous version, which is draining."""
     objectives: Annotated[tuple[ObjectiveResult, ...], Field(max_length=8), ListMap(("metric",))] = ()
-    """The promises and how they are kept."""
+    """State of each objective."""
     metrics: Metrics = {}
-    """What was measured in the last window."""
+    """Metrics of the last window."""
     drift: DriftStatus | None = None
-    """Whether what comes in has changed."""
+    """State of drift detection."""
     retraining: RetrainingStatus | None = None
-    """What has been retrained."""
+    """State of automatic retraining."""
 
 
 class ModelDeployment(Resource):
-    """A model behind an HTTP endpoint: rolled out on evidence, monitored, and retrained when that pays."""
+    """A model behind an HTTP endpoint, rolled out on measurements, monitored and retrained."""
 
     definition: ClassVar = Definition(
         plural="modeldeployments",

@@ -53,7 +53,7 @@ MAX_ATTEMPTS = 256
 
 
 class RunType(StrEnum):
-    """What kind of work a run is."""
+    """Type of work of a run."""
 
     DATASET_BUILD = "DatasetBuild"
     TRAINING = "Training"
@@ -61,7 +61,7 @@ class RunType(StrEnum):
 
 
 class RunOwner(Model):
-    """The object that the run works for."""
+    """Object that the run works for."""
 
     kind: KindName
     """Kind of the object."""
@@ -70,50 +70,50 @@ class RunOwner(Model):
 
 
 class RunRequest(Model):
-    """A run that one object asks another for; it stands in the status of the one that asks and refers to the other."""
+    """Request of one object for a run of another; recorded in the status of the requesting object."""
 
     cause: Cause
-    """Why, as a word that is used once: each cause leads to one run."""
+    """Unique cause of the request; each cause leads to one run."""
     target: RunOwner
-    """The object whose run it is to be."""
+    """Object that is asked for a run."""
     recipe: OpaqueObject = {}
-    """Part of a recipe, merged over that of the target."""
+    """Partial recipe merged over that of the target."""
     requested_at: Time
-    """When it was asked for."""
+    """Time of the request."""
 
 
 RunRequests = Annotated[tuple[RunRequest, ...], Field(max_length=64), ListMap(("cause",))]
-"""The requests in an object's status."""
+"""Requests in the status of the requesting object."""
 
 
 class RunOrigin(Model):
-    """The request that a run answers."""
+    """Request that a run answers."""
 
     kind: KindName
-    """Kind of the object that asked."""
+    """Kind of the requesting object."""
     name: ObjectName
-    """Name of the object that asked."""
+    """Name of the requesting object."""
     cause: Cause
-    """Why it asked."""
+    """Cause of the request."""
     recipe: OpaqueObject = {}
-    """Part of a recipe that was merged over that of the owner."""
+    """Partial recipe merged over that of the owner."""
 
 
 class RequestedRun(Model):
-    """A request that others made and what became of it; in the status of the run's owner."""
+    """Request of another object and its state; recorded in the status of the run's owner."""
 
     kind: KindName
-    """Kind of the object that asked."""
+    """Kind of the requesting object."""
     name: ObjectName
-    """Name of the object that asked."""
+    """Name of the requesting object."""
     cause: Cause
-    """Why it asked."""
+    """Cause of the request."""
     run: RunName | None = None
-    """The run that answers it. Absent: there is none yet."""
+    """Run that answers the request. Absent: none yet."""
     phase: Literal["Waiting", "Refused", "Pending", "Queued", "Running", "Succeeded", "Failed", "Suspended"]
-    """Waiting for its turn, refused, or where its run is."""
+    """Waiting, Refused, or the phase of the run."""
     message: Annotated[str, Field(max_length=8192)] | None = None
-    """Why it waits or is refused."""
+    """Why the request waits or is refused."""
 
 
 RequestedRuns = Annotated[tuple[RequestedRun, ...], Field(max_length=256), ListMap(("kind", "name", "cause"))]
@@ -121,47 +121,48 @@ RequestedRuns = Annotated[tuple[RequestedRun, ...], Field(max_length=256), ListM
 
 
 class DatasetInput(Model):
-    """The dataset version that is trained on."""
+    """Dataset version to train on."""
 
     name: ObjectName
     """Name of the Dataset."""
     version: Digest
     """Digest of the version."""
     artifact: Location
-    """Where the version lies."""
+    """Location of the version."""
     problem: StatedProblem | None = None
-    """The problem as the Dataset states it now, for the report. Absent: as it did when the version was built."""
+    """Current problem statement of the Dataset, for the report. Default: that of the time when the version was
+    built."""
 
 
 class VersionInput(Model):
-    """An earlier dataset version."""
+    """Earlier dataset version."""
 
     version: Digest
     """Digest of the version."""
     artifact: Location
-    """Where the version lies."""
+    """Location of the version."""
 
 
 class BundleInput(Model):
-    """A model bundle of an earlier run: a starting point or a teacher."""
+    """Model bundle of an earlier run, as initial weights or teacher."""
 
     digest: Digest
     """Digest of the bundle."""
     artifact: Location
-    """Where the bundle lies."""
+    """Location of the bundle."""
 
 
 class RunInputs(Model):
-    """What a run reads, fixed at its start. The digests are part of the identity, the places are not."""
+    """Inputs of a run, fixed at its start. Their digests are part of the identity, their locations are not."""
 
     dataset: DatasetInput | None = None
-    """The dataset version that is trained on."""
+    """Dataset version to train on."""
     parent: VersionInput | None = None
-    """The dataset version whose split assignments are kept."""
+    """Dataset version whose split assignments are kept."""
     base_weights: BundleInput | None = None
-    """The bundle that training starts from."""
+    """Bundle that training starts from."""
     teacher: BundleInput | None = None
-    """The bundle that is distilled from."""
+    """Bundle of the teacher for distillation."""
 
     def digests(self) -> dict[str, JsonValue]:
         """The part that belongs to the identity: digests by input, without places."""
@@ -178,60 +179,60 @@ class RunInputs(Model):
 
 
 class Execution(Model):
-    """How the work is carried out. It changes no result, so it is not part of the identity."""
+    """Execution settings. They do not change the result, so they are not part of the identity."""
 
     workers: Annotated[Int, Field(ge=1, le=1024)] = 1
-    """Worker processes: of Ray Train, or of a dataset build."""
+    """Number of worker processes of Ray Train or of a dataset build."""
     min_workers: Annotated[Int, Field(ge=1, le=1024)] | None = None
-    """Smallest number of workers that training goes on with. Absent: not elastic."""
+    """Minimum number of workers. Absent: not elastic."""
     max_workers: Annotated[Int, Field(ge=1, le=1024)] | None = None
-    """Largest number of workers. Absent: not elastic."""
+    """Maximum number of workers. Absent: not elastic."""
     resources: Resources = Resources()
     """Resources of each worker."""
     checkpoint_every_epochs: Annotated[Int, Field(ge=1)] = 1
-    """Epochs between two checkpoints; where these take longer than five minutes, there are more within them."""
+    """Number of epochs between checkpoints. If they take longer than five minutes, checkpoints are saved in between."""
     checkpoints_kept: Annotated[Int, Field(ge=1)] = 2
-    """Newest checkpoints that are kept."""
+    """Number of newest checkpoints to keep."""
 
 
 class CleanupRecipe(Model):
-    """What a Cleanup leaves of its owner's folder in the store, and how its pod runs."""
+    """What a Cleanup keeps of its owner's folder in the store, and settings of its pod."""
 
     keep_newest: Annotated[Int, Field(ge=0, le=1000)] = 0
-    """Newest dataset versions that stay. 0: nothing stays, neither versions nor runs nor bundles."""
+    """Number of newest dataset versions to keep. 0: everything is deleted, including runs and bundles."""
     keep: Annotated[tuple[Digest, ...], Field(max_length=MAX_VERSIONS)] = ()
-    """Dataset versions that stay beyond that: in use, pinned or a parent. Filled in when an attempt starts."""
+    """Further dataset versions to keep: in use, pinned or a parent. Set when an attempt starts."""
     pod_template: PodTemplate = PodTemplate()
-    """Where and how the pod runs: as the owner's."""
+    """Scheduling and environment of the pod, taken from the owner."""
     run_policy: RunPolicy = RunPolicy()
-    """Retries, and the owner's queue."""
+    """Retries, and the queue of the owner."""
 
 
 class RunSpec(Model):
-    """What is to be done, fixed at its start. Immutable."""
+    """Work of a run, fixed at its start. Immutable."""
 
     type: RunType
-    """What kind of work it is."""
+    """Type of work."""
     owner: RunOwner
-    """The object that the run works for."""
+    """Object that the run works for."""
     identity: Digest
-    """Digest of type, owner, recipe (without what says nothing), input digests and nonce."""
+    """Digest of type, owner, recipe (without fields that have no effect), input digests and nonce."""
     nonce: Annotated[str, Field(max_length=256)] = ""
-    """Tells apart runs of one recipe on one input: the fovea.dev/restart annotation or a schedule's time."""
+    """Distinguishes runs of one recipe on the same inputs: the annotation fovea.dev/restart, or a scheduled time."""
     request: RunOrigin | None = None
-    """The request of another object that the run answers. Absent: its owner's spec asked for it."""
+    """Request of another object that the run answers. Absent: the run follows from the spec of its owner."""
     recipe: OpaqueObject
-    """What determines the result, defaults spelled out: a Dataset's or TrainingJob's recipe, or a cleanup's."""
+    """Recipe that determines the result, with all defaults: that of a Dataset, a TrainingJob or a cleanup."""
     success_criteria: Annotated[tuple[Criterion, ...], Field(max_length=64)] = ()
-    """The criteria as they stood at the start, for the report. Not part of the identity."""
+    """Success criteria at the start, for the report. Not part of the identity."""
     inputs: RunInputs = RunInputs()
-    """What the run reads."""
+    """Inputs of the run."""
     execution: Execution = Execution()
-    """How the work is carried out. Not part of the identity."""
+    """Execution settings. Not part of the identity."""
     store: Location
-    """Root of the namespace's store."""
+    """Root of the store of the namespace."""
     image: Annotated[str, Field(max_length=512)] = ""
-    """Container image of the run's pods. Not part of the identity."""
+    """Container image of the pods. Not part of the identity."""
 
     rules: ClassVar = (Rule("self == oldSelf", "the spec of a Run is immutable; change its owner instead"),)
 
@@ -298,37 +299,37 @@ def run_name(identity: str) -> str:
 
 
 class Best(Model):
-    """The best value so far of the monitored metric."""
+    """Best value so far of the monitored metric."""
 
     name: Word
     """Name of the metric."""
     value: Number
-    """Its best value."""
+    """Best value of the metric."""
     epoch: Count
-    """The epoch that reached it, from 1."""
+    """Epoch of the best value, from 1."""
 
 
 class Progress(Model):
-    """How far a run is; sent at most every 10 seconds by the run itself."""
+    """Progress of a run, reported by its pods at most every 10 seconds."""
 
     stage: Word | None = None
-    """What is being done: Reading, Checking, Training, Evaluating, Exporting, …"""
+    """Current stage: Reading, Checking, Training, Evaluating, Exporting, …"""
     epoch: Annotated[Number, Field(ge=0)] | None = None
-    """Epochs done."""
+    """Number of completed epochs."""
     epochs: Count | None = None
-    """Epochs in all."""
+    """Total number of epochs."""
     percent: Annotated[Int, Field(ge=0, le=100)] | None = None
-    """Share of the whole run that is done, in per cent."""
+    """Completed share of the run, in per cent."""
     eta: Annotated[str, Field(max_length=20)] | None = None
-    """Time until the end as far as it can be estimated, such as 3m10s."""
+    """Estimated time to completion, such as 3m10s."""
     images_per_second: Annotated[Number, Field(ge=0)] | None = None
-    """Images worked on per second."""
+    """Images processed per second."""
     metrics: Metrics = {}
     """Latest metrics: train/loss, validation/mAP, …"""
     best: Best | None = None
     """Best value so far of the monitored metric."""
     message: Annotated[str, Field(max_length=1024)] | None = None
-    """What is going on, in words."""
+    """Current activity, in words."""
 
 
 class Usage(Model):
@@ -341,18 +342,19 @@ class Usage(Model):
 
 
 class TrainingSummary(Model):
-    """A training in figures."""
+    """Summary of a training."""
 
     best_epoch: Annotated[Int, Field(ge=1)]
-    """The epoch whose weights were exported, from 1."""
+    """Epoch of the exported weights, from 1."""
     epochs: Count
-    """Epochs that were trained, over all attempts."""
+    """Number of trained epochs, over all attempts."""
     input_size: Annotated[str, Field(max_length=16, pattern="^[0-9]+x[0-9]+$")] | None = None
-    """Width and height of the network's input in pixels, such as 320x240: as given, or as followed from the dataset."""
+    """Width and height of the network input in pixels, such as 320x240; as specified, or as derived from the
+    dataset."""
     seconds: Annotated[Number, Field(ge=0)]
-    """Wall-clock seconds from the start of the first attempt."""
+    """Wall-clock seconds since the start of the first attempt."""
     best: Best | None = None
-    """Value of the monitored metric at the best epoch; absent without a validation split."""
+    """Value of the monitored metric at the best epoch. Absent: no validation split."""
     cpu_hours: Annotated[Number, Field(ge=0)] = 0
     """CPU core hours used."""
     gpu_hours: Annotated[Number, Field(ge=0)] = 0
@@ -360,44 +362,45 @@ class TrainingSummary(Model):
 
 
 class RunError(Model):
-    """Why a run failed."""
+    """Error of a run."""
 
     reason: Annotated[str, Field(max_length=256, pattern="^[A-Za-z][A-Za-z0-9]*$")]
-    """Why, as one CamelCase word."""
+    """Reason, as one CamelCase word."""
     message: Message
-    """Why, in words, with the place and what would be right."""
+    """Human-readable explanation, with location and remedy."""
     retryable: Bool = False
-    """Whether another attempt may succeed: exit code 75, not 1."""
+    """Whether another attempt may succeed; exit code 75 instead of 1."""
     recoverable: Bool = False
-    """Whether the surroundings are at fault: credentials, space, a store that is away. The run waits until the cause is
-    gone and goes on from its last checkpoint; no retry is used up."""
+    """Whether the environment is at fault: credentials, disk space, an unavailable store. The run waits until the cause
+    is resolved and resumes from its last checkpoint without using a retry."""
 
 
 class RunResult(Model):
-    """What a run has made; the same is in the store, in result.json beside it."""
+    """Result of a run; also stored as result.json next to the artifact."""
 
     completed_at: Time
-    """When the run ended."""
+    """Time when the run ended."""
     artifact: Location | None = None
-    """The directory made: a dataset version or a model bundle."""
+    """Location of the resulting dataset version or model bundle."""
     digest: Digest | None = None
     """Digest of the artifact."""
     report: Location | None = None
-    """The HTML report."""
+    """Location of the HTML report."""
     logs: Location | None = None
-    """The kept log."""
+    """Location of the log."""
     metrics: Metrics = {}
-    """Metrics measured on the exported artefact, `<split>/<metric>`."""
+    """Metrics of the exported model, as `<split>/<metric>`."""
     dataset: DatasetSummary | None = None
-    """The dataset version in figures, for a DatasetBuild."""
+    """Summary of the dataset version, for a DatasetBuild."""
     training: TrainingSummary | None = None
-    """The training in figures, for a Training."""
+    """Summary of the training, for a Training."""
     versions: Annotated[tuple[Digest, ...], Field(max_length=MAX_VERSIONS)] = ()
-    """The Dataset's versions that are in the store now, newest first, for a DatasetBuild and a Cleanup."""
+    """Versions of the Dataset in the store, newest first, for a DatasetBuild and a Cleanup."""
     error: RunError | None = None
-    """Why the run failed. Absent: it did not."""
+    """Error of the run. Absent: it succeeded."""
     attempt: Annotated[Int, Field(ge=1)] | None = None
-    """Number of the attempt that reported it. Absent: made by an older trainer, or read from the store."""
+    """Number of the attempt that reported the result. Absent: reported by an older trainer, or adopted from the
+    store."""
 
     def is_of(self, attempt: Attempt) -> bool:
         """Whether this attempt reported it; one without a number is known by its time."""
@@ -407,69 +410,71 @@ class RunResult(Model):
 
 
 class Outcome(StrEnum):
-    """How an attempt ended."""
+    """Outcome of an attempt."""
 
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     PREEMPTED = "Preempted"
     SUSPENDED = "Suspended"
     BLOCKED = "Blocked"
-    """By a fault of the surroundings, which uses up no retry."""
+    """By a fault of the environment, which uses no retry."""
 
 
 class Attempt(Model):
-    """One child object that works or worked on the run."""
+    """Attempt at a run: one child object."""
 
     number: Annotated[Int, Field(ge=1)]
     """Number of the attempt, from 1."""
     child: ObjectName
     """Name of the Job or RayJob."""
     start_time: Time | None = None
-    """When it was created, or left its queue last."""
+    """Time when the child was created, or when it last left its queue."""
     worked_seconds: Count | None = None
-    """Seconds that it worked, queues left out; while it is open, those before startTime."""
+    """Running time in seconds, excluding time in a queue. While the attempt is open: the time before startTime."""
     end_time: Time | None = None
-    """When it ended; while it is open: when it reported its end, or was asked to stop."""
+    """Time when the attempt ended. While it is open: when it reported its end or was asked to stop."""
     pods_digest: Annotated[str, Field(max_length=64)] | None = None
-    """Digest of what the spec said of its pods: compute and queue."""
+    """Digest of the part of the spec that configures the pods: compute and queue."""
     adopt: Annotated[str, Field(max_length=256)] | None = None
-    """Owner whose store it was allowed to take over: the namespace's annotation fovea.dev/adopt when it started."""
+    """Owner whose store the attempt may take over: the namespace annotation fovea.dev/adopt at its start."""
     disrupted_at: Time | None = None
-    """When the cluster last took a pod of it away."""
+    """Time when the cluster last disrupted one of its pods."""
     outcome: Outcome | None = None
-    """How it ended. Absent: it has not."""
+    """Outcome. Absent: the attempt is open."""
     reason: Annotated[str, Field(max_length=256)] | None = None
-    """Why it ended so, as one CamelCase word."""
+    """Reason of the outcome, as one CamelCase word."""
     message: Message | None = None
-    """Why, in words: the last lines of the log, a quota refusal's own words."""
+    """Human-readable explanation, such as the end of the log or the message of a quota."""
 
 
 class RetryRequest(Model):
-    """The request for another attempt that was followed last: the annotation fovea.dev/retry of the run's owner."""
+    """Last request for another attempt that was followed: the annotation fovea.dev/retry of the run's owner."""
 
     value: Annotated[str, Field(max_length=256)]
-    """Value of the annotation; another one is a new request."""
+    """Value of the annotation. A different value is a new request."""
     attempt: Count
-    """Number of the last attempt that had ended then: this one and those before count as failures no more."""
+    """Number of the last attempt that had ended by then; attempts up to it no longer count as failures."""
 
 
 class RunStatus(Status):
-    """What the run has come to. The run's pods write progress and result, the operator all else."""
+    """Observed state of a Run. Its pods write progress and result, the operator all other fields."""
 
     phase: Literal["Pending", "Queued", "Running", "Succeeded", "Failed", "Suspended"] | None = None
-    """Summary in a word."""
+    """One-word summary."""
     attempts: Annotated[tuple[Attempt, ...], Field(max_length=MAX_ATTEMPTS), ListMap(("number",))] = ()
-    """The attempts, first to last. Of very many, the oldest that did not fail are left out; their seconds are not."""
+    """Attempts, oldest first. Beyond the limit the oldest that did not fail are dropped and their running time is
+    carried over."""
     retry: RetryRequest | None = None
-    """The request for another attempt that was followed last."""
+    """Last request for another attempt that was followed."""
     progress: Progress | None = None
-    """How far the run is. Written by the run's pods."""
+    """Progress. Written by the pods of the run."""
     result: RunResult | None = None
-    """What it has made. Written by the run's pods."""
+    """Result. Written by the pods of the run."""
 
 
 class Run(Resource):
-    """One piece of work, its recipe frozen: a dataset build, a training, a cleanup. Made by Fovea; only to be read."""
+    """One unit of work with a frozen recipe: a dataset build, a training or a cleanup. Created by Fovea; read-only for
+    users."""
 
     definition: ClassVar = Definition(
         plural="runs",
@@ -489,7 +494,7 @@ class Run(Resource):
     kind: Literal["Run"] = "Run"
     """Kind of the object."""
     spec: RunSpec
-    """What is to be done, fixed at its start."""
+    """Work of the run, fixed at its start."""
     status: RunStatus | None = None
     """Observed state."""
 

@@ -49,28 +49,28 @@ Seed = Annotated[Int, Field(ge=0, le=2**31 - 1)]
 
 
 class DatasetRef(Model):
-    """A dataset, at its newest or at a given version."""
+    """Reference to a Dataset, at its newest or at a pinned version."""
 
     name: ObjectName
     """Name of the Dataset, in the same namespace."""
     version: Digest | None = None
-    """Version that is pinned. Absent: the newest at the start of each run."""
+    """Pinned version. Default: the newest version when a run starts."""
 
 
 # --- Model ----------------------------------------------------------------------------------------------
 
 
 class Pretrained(Model):
-    """Where the weights come from that training starts with."""
+    """Source of the initial weights."""
 
     weights: Literal["None", "ImageNet", "COCO"] | None = None
-    """Published weights of the architecture; None: random weights."""
+    """Published weights of the architecture. None: random initialization."""
     uri: Uri | None = None
-    """A model bundle, or a safetensors or state-dict file, in a store: pvc://, s3:// or gs://."""
+    """Model bundle, safetensors file or state dict in a store: pvc://, s3:// or gs://."""
     training_job_ref: Ref | None = None
-    """The newest eligible bundle of another TrainingJob."""
+    """TrainingJob whose newest eligible bundle is used."""
     from_: Literal["Current"] | None = Field(default=None, alias="from")
-    """Current: the model being served, when a deployment retrains; else the job's own newest bundle."""
+    """Current: the served model when a deployment retrains, otherwise the newest bundle of this TrainingJob."""
 
     exactly_one: ClassVar = ("weights", "uri", "training_job_ref", "from_")
     rules: ClassVar = not_downloaded("uri")
@@ -80,16 +80,16 @@ Options = Annotated[Mapping[str, AnyValue], Field(max_length=64)]
 
 
 class ModelChoice(Model):
-    """The network and the weights it starts with."""
+    """Network architecture and initial weights."""
 
     architecture: Annotated[str, Field(max_length=128, pattern="^[a-z0-9]([-._a-z0-9]*[a-z0-9])?$")]
-    """Name of an architecture in the registry; `fovea models` lists them."""
+    """Name of a registered architecture; `fovea models` lists them."""
     options: Options = {}
-    """Options of the architecture (layers, width, anchors, …), checked against its registry entry."""
+    """Options of the architecture (layers, width, anchors, …), validated against its registry entry."""
     pretrained: Pretrained = Pretrained(weights="ImageNet")
-    """Where the weights come from that training starts with."""
+    """Source of the initial weights."""
     freeze: Literal["None", "Backbone", "BackboneExceptNorm"] = "None"
-    """What is not trained."""
+    """Part of the network to freeze."""
 
 
 # --- Input ----------------------------------------------------------------------------------------------
@@ -98,12 +98,12 @@ Pixels = Annotated[Int, Field(ge=16, le=8192)]
 
 
 class Size(Model):
-    """Size of the network's input."""
+    """Input size of the network."""
 
     width: Pixels
-    """Width in pixels."""
+    """Width, in pixels."""
     height: Pixels
-    """Height in pixels."""
+    """Height, in pixels."""
 
 
 ChannelMean = Annotated[tuple[Annotated[Number, Field(ge=-1, le=1)], ...], Field(min_length=3, max_length=3)]
@@ -111,93 +111,93 @@ ChannelStd = Annotated[tuple[Annotated[Number, Field(gt=0, le=10)], ...], Field(
 
 
 class Normalize(Model):
-    """Normalization of pixel values scaled to 0 to 1: (value - mean) / std; channels R, G, B."""
+    """Normalization of pixel values in 0 to 1: (value - mean) / std, per channel in the order R, G, B."""
 
     mean: ChannelMean
-    """Means of the three channels."""
+    """Mean of each channel."""
     std: ChannelStd
-    """Standard deviations of the three channels."""
+    """Standard deviation of each channel."""
 
 
 class Flip(Model):
-    """Mirrors the image."""
+    """Random flip."""
 
     probability: Fraction = 0.5
-    """How often, 0 to 1."""
+    """Probability, 0 to 1."""
 
 
 class Rotate(Model):
-    """Rotates by a random angle; boxes and masks follow."""
+    """Random rotation of the image with its boxes and masks."""
 
     degrees: Annotated[Number, Field(gt=0, le=180)]
-    """Largest angle in either direction, in degrees."""
+    """Maximum angle in either direction, in degrees."""
     probability: Fraction = 1.0
-    """How often, 0 to 1."""
+    """Probability, 0 to 1."""
 
 
 class ColorJitter(Model):
-    """Changes the colours by random amounts."""
+    """Random changes of colour."""
 
     brightness: Fraction = 0.0
-    """Largest relative change of the brightness."""
+    """Maximum relative change of brightness."""
     contrast: Fraction = 0.0
-    """Largest relative change of the contrast."""
+    """Maximum relative change of contrast."""
     saturation: Fraction = 0.0
-    """Largest relative change of the saturation."""
+    """Maximum relative change of saturation."""
     hue: Annotated[Number, Field(ge=0, le=0.5)] = 0.0
-    """Largest change of the hue, as a share of the colour circle."""
+    """Maximum change of hue, as a fraction of the colour circle."""
     probability: Fraction = 1.0
-    """How often, 0 to 1."""
+    """Probability, 0 to 1."""
 
 
 class RandomScale(Model):
-    """Enlarges or shrinks about a random point; boxes and masks follow."""
+    """Random scaling about a random point, with boxes and masks."""
 
     min: Annotated[Number, Field(gt=0, le=10)] = 0.8
-    """Smallest factor."""
+    """Minimum factor."""
     max: Annotated[Number, Field(gt=0, le=10)] = 1.25
-    """Largest factor."""
+    """Maximum factor."""
     probability: Fraction = 1.0
-    """How often, 0 to 1."""
+    """Probability, 0 to 1."""
 
     rules: ClassVar = (Rule("self.min <= self.max", "min must not exceed max", lambda obj: obj.min <= obj.max, ".min"),)
 
 
 class RandomCrop(Model):
-    """Trains on random windows of the image at its own resolution; boxes and masks follow."""
+    """Random crop of the image at its native resolution, with boxes and masks."""
 
     width: Pixels
-    """Width of the window in pixels."""
+    """Width of the crop, in pixels."""
     height: Pixels
-    """Height of the window in pixels."""
+    """Height of the crop, in pixels."""
 
 
 class Blur(Model):
-    """Blurs by a random amount."""
+    """Random Gaussian blur."""
 
     sigma: Annotated[Number, Field(gt=0, le=20)] = 1.0
-    """Largest standard deviation of the Gaussian, in pixels."""
+    """Maximum standard deviation of the Gaussian, in pixels."""
     probability: Fraction = 0.1
-    """How often, 0 to 1."""
+    """Probability, 0 to 1."""
 
 
 class Augmentation(Model):
-    """One random change of the training images."""
+    """One augmentation of the training images."""
 
     horizontal_flip: Flip | None = None
-    """Mirrors left and right."""
+    """Horizontal flip."""
     vertical_flip: Flip | None = None
-    """Mirrors top and bottom."""
+    """Vertical flip."""
     rotate: Rotate | None = None
-    """Rotates by a random angle."""
+    """Random rotation."""
     color_jitter: ColorJitter | None = None
-    """Changes the colours."""
+    """Random changes of colour."""
     random_scale: RandomScale | None = None
-    """Enlarges or shrinks."""
+    """Random scaling."""
     random_crop: RandomCrop | None = None
-    """Takes random windows."""
+    """Random crop."""
     blur: Blur | None = None
-    """Blurs."""
+    """Random Gaussian blur."""
 
     exactly_one: ClassVar = (
         "horizontal_flip",
@@ -211,7 +211,7 @@ class Augmentation(Model):
 
 
 class Resize(StrEnum):
-    """How an image is fitted to the input size."""
+    """How images are fitted to the input size."""
 
     LETTERBOX = "Letterbox"
     STRETCH = "Stretch"
@@ -219,62 +219,62 @@ class Resize(StrEnum):
 
 
 class Sizing(Model):
-    """How the size of the input follows from the images of the train split: it has their mean aspect ratio."""
+    """Derives the input size from the train split; it gets the mean aspect ratio of the images."""
 
     longer_side: Pixels
-    """Longer side of the input in pixels."""
+    """Longer side of the input, in pixels."""
     enlarge: Annotated[Number, Field(ge=1, le=16)] = 1.0
-    """Images are enlarged this much at most: the input is smaller where the images are."""
+    """Maximum enlargement of an image; small images get a smaller input."""
     smallest: Pixels = 64
-    """Longer side of the input in pixels, however small the images are."""
+    """Minimum of the longer side of the input, in pixels."""
     object_pixels: Annotated[Number, Field(ge=0, le=1024)] = 0.0
-    """Detection: the longer side grows until three quarters of the objects are of this size in the input, in pixels.
-    0: it does not."""
+    """For detection: the longer side grows until three quarters of the objects have at least this size in the input, in
+    pixels. 0: no growth."""
     largest: Pixels = 640
-    """How far it grows, in pixels."""
+    """Limit of that growth, in pixels."""
 
 
 class Input(PresetModel):
-    """Preprocessing (also stored in the bundle and used by serving), augmentation and class balance."""
+    """Preprocessing (stored in the bundle and applied by serving), augmentation and class balancing."""
 
     size: Size | None = None
-    """Size of the network's input. Absent: by sizing."""
+    """Input size of the network. Default: derived as `sizing` says."""
     sizing: Annotated[Sizing | None, ByPreset()] = None
-    """How the size follows from the dataset where it is not given. Absent: the architecture's preset."""
+    """Derivation of the input size from the dataset when size is absent. Default: the preset of the architecture."""
     resize: Resize = Resize.LETTERBOX
-    """How images are fitted: Letterbox pads, Stretch distorts, CenterCrop cuts off the longer side."""
+    """How images are fitted: Letterbox pads, Stretch distorts, CenterCrop crops the longer side."""
     normalize: Normalize | None = None
-    """Normalization. Absent: that of the architecture's published weights."""
+    """Normalization. Default: that of the published weights of the architecture."""
     augmentations: Annotated[tuple[Augmentation, ...], Field(max_length=32), ByPreset()] = ()
-    """Random changes of the training images, in this order; []: none. Absent: the architecture's preset."""
+    """Augmentations, in order of application; []: none. Default: the preset of the architecture."""
     balance: Literal["None", "Oversample", "Undersample", "ClassWeights", "FocalLoss"] = "None"
-    """What is done about rare classes."""
+    """Handling of class imbalance."""
 
 
 # --- Training -------------------------------------------------------------------------------------------
 
 
 class Optimizer(PresetModel):
-    """The optimizer and its rate."""
+    """Optimizer and learning rate."""
 
     name: Annotated[Literal["SGD", "Adam", "AdamW", "Lion"], ByPreset()] = "AdamW"
-    """The method. Lion wants a learning rate 3 to 10 times lower than AdamW, and as many times the weight decay.
-    Absent: the architecture's preset."""
+    """Optimizer. Lion needs a learning rate 3 to 10 times lower than AdamW and a weight decay higher by the same
+    factor. Default: the preset of the architecture."""
     learning_rate: Annotated[Number, Field(gt=0, le=10), ByPreset()] = 1e-3
-    """Learning rate at its peak. Absent: the architecture's preset, scaled to the optimizer and to the images of a step
-    (by their square root; for SGD in proportion)."""
+    """Peak learning rate. Default: the preset of the architecture, scaled to the optimizer and to the effective batch
+    size (by its square root; for SGD linearly)."""
     weight_decay: Annotated[Number, Field(ge=0, le=1), ByPreset()] = 1e-4
-    """Weight decay; biases and norms have none. Absent: the architecture's preset."""
+    """Weight decay; not applied to biases and normalization layers. Default: the preset of the architecture."""
     backbone_rate: Annotated[Number, Field(gt=0, le=1), ByPreset()] = 1.0
-    """Share of the learning rate that the backbone learns at. Absent: the architecture's preset where training starts
-    with weights, otherwise 1."""
+    """Factor on the learning rate of the backbone. Default: the preset of the architecture when training starts from
+    weights, otherwise 1."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
     nesterov: Bool = False
-    """Nesterov's momentum, for SGD."""
+    """Nesterov momentum, for SGD."""
     layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
-    """Layer-wise learning-rate decay: each layer of the backbone learns at the rate of the layer after it times this.
-    1: all layers learn at the same rate."""
+    """Layer-wise learning-rate decay: the rate of each backbone layer is that of the next layer times this factor. 1:
+    no decay."""
 
     rules: ClassVar = (
         Rule(
@@ -287,22 +287,21 @@ class Optimizer(PresetModel):
 
 
 class Schedule(PresetModel):
-    """How the learning rate moves."""
+    """Learning-rate schedule."""
 
     name: Annotated[Literal["OneCycle", "Cosine", "Step", "Constant"], ByPreset()] = "OneCycle"
-    """OneCycle: the rate rises and falls in two half waves, to almost nothing, and the momentum does the opposite.
-    Cosine: after a linear warm-up it falls in a half wave. Step: it is divided at each step. Constant: it stays.
-    Absent: the architecture's preset."""
+    """OneCycle: cosine rise to the peak and cosine fall to nearly 0, with the momentum cycled inversely. Cosine: linear
+    warm-up, then cosine decay. Step: multiplied by stepFactor at each step. Constant: constant after the warm-up.
+    Default: the preset of the architecture."""
     warmup_epochs: Annotated[Number, Field(ge=0, le=1000), ByPreset()] = 1
-    """Epochs, also in part, in which the rate rises to its peak. OneCycle is meant to rise for up to a third of all.
-    Absent: by warmupShare."""
+    """Length of the warm-up in epochs, also fractional. OneCycle usually takes up to a third of all epochs. Default:
+    given by warmupShare."""
     warmup_share: Annotated[Fraction | None, ByPreset()] = None
-    """Share of the training in which the rate rises, where warmupEpochs is not given. Absent: the architecture's
-    preset."""
+    """Fraction of the training that is warm-up when warmupEpochs is absent. Default: the preset of the architecture."""
     step_epochs: Annotated[Int, Field(ge=1, le=100_000)] | None = None
-    """For Step: epochs between two steps."""
+    """For Step: number of epochs between steps."""
     step_factor: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    """For Step: what the rate is multiplied by."""
+    """For Step: factor on the learning rate at each step."""
 
     rules: ClassVar = (
         Rule(
@@ -315,14 +314,14 @@ class Schedule(PresetModel):
 
 
 class EarlyStopping(Model):
-    """Ends training when nothing gets better."""
+    """Early stopping."""
 
     metric: MetricName
-    """Metric that is monitored, on the validation split: validation/mAP, validation/loss, …"""
+    """Monitored metric on the validation split: validation/mAP, validation/loss, …"""
     patience: Annotated[Int, Field(ge=1, le=10_000)] = 5
-    """Epochs without improvement after which training ends."""
+    """Number of epochs without improvement before training stops."""
     min_delta: Annotated[Number, Field(ge=0)] = 0.0
-    """What counts as improvement, in the metric's unit."""
+    """Minimum change that counts as an improvement, in the unit of the metric."""
 
     rules: ClassVar = (
         Rule(
@@ -335,15 +334,14 @@ class EarlyStopping(Model):
 
 
 class Ema(Model):
-    """Exponential moving average of the weights; it is what gets evaluated and exported."""
+    """Exponential moving average of the weights, which is evaluated and exported."""
 
     decay: Annotated[Number, Field(ge=0, lt=1)] = 0.999
-    """Share of the average that stays at each step, at most: it rises with the steps, as 1 - (1 + step)^(-2/3).
-    0: no average is taken."""
+    """Maximum decay per step; it ramps up as 1 - (1 + step)^(-2/3). 0: no averaging."""
 
 
 class Loss(StrEnum):
-    """A named loss. Default: that of the architecture."""
+    """Loss by name. Default: the loss of the architecture."""
 
     DEFAULT = "Default"
     CROSS_ENTROPY = "CrossEntropy"
@@ -355,39 +353,39 @@ class Loss(StrEnum):
 
 
 class Training(PresetModel):
-    """How the weights are fitted. What is absent is up to the preset of the architecture: `{}` is a good start."""
+    """Training hyperparameters. Absent fields follow the preset of the architecture; `{}` is a good start."""
 
     epochs: Annotated[Int, Field(ge=1, le=100_000), ByPreset()] = 10
-    """Passes over the train split. Absent: the architecture's preset, and as many more as minSteps takes."""
+    """Number of passes over the train split. Default: the preset of the architecture, increased to reach minSteps."""
     min_steps: Annotated[Int, Field(ge=0, le=100_000_000), ByPreset()] = 0
-    """Steps that training has at least: a small train split is passed more often than epochs says. Absent: the
-    architecture's preset; 0 where epochs is given."""
+    """Minimum number of optimizer steps; a small train split gets more epochs. Default: the preset of the architecture;
+    0 if epochs is set."""
     batch_size: Annotated[Int, Field(ge=1, le=65_536), ByPreset()] = 8
-    """Images in a batch, over all workers. Absent: the architecture's preset."""
+    """Number of images per batch, across all workers. Default: the preset of the architecture."""
     gradient_accumulation_steps: Annotated[Int, Field(ge=1, le=1024)] = 1
-    """Batches whose gradients are added up before the weights change: training as with a batch of batchSize times
-    this, in the memory of one of batchSize."""
+    """Number of batches whose gradients are accumulated per optimizer step: the effective batch size is batchSize times
+    this, with the memory of one batch."""
     loss: Loss = Loss.DEFAULT
-    """Default, or a named loss of the task."""
+    """Default, or the name of a loss of the task."""
     optimizer: Optimizer = Optimizer()
-    """The optimizer and its rate."""
+    """Optimizer and learning rate."""
     schedule: Schedule = Schedule()
-    """How the learning rate moves."""
+    """Learning-rate schedule."""
     early_stopping: EarlyStopping | None = None
-    """Ends training when nothing gets better. Absent: all epochs are trained."""
+    """Early stopping. Absent: all epochs are trained."""
     ema: Annotated[Ema | None, ByPreset()] = None
-    """Averages the weights; decay 0: the weights as they are. Absent: the architecture's preset."""
+    """Exponential moving average of the weights; decay 0 disables it. Default: the preset of the architecture."""
     gradient_clip_norm: Annotated[Annotated[Number, Field(ge=0)] | None, ByPreset()] = None
-    """Largest norm of the gradient; 0: not clipped. Absent: the architecture's preset."""
+    """Maximum gradient norm; 0: no clipping. Default: the preset of the architecture."""
     precision: Literal["Auto", "FP32", "BF16", "FP16"] = "Auto"
-    """Arithmetic of the forward pass. Auto: BF16 on a GPU that has it, FP16 on other GPUs, FP32 on a CPU."""
+    """Numeric precision of the forward pass. Auto: BF16 on GPUs that support it, FP16 on other GPUs, FP32 on CPUs."""
     sync_batch_norm: Literal["Auto", "Always", "Never"] = "Auto"
-    """Whether batch norm goes by the images of all workers together. Auto: where a worker has fewer than 16 images of a
-    batch, too few for statistics of its own."""
+    """Synchronizes batch normalization across workers. Auto: if a worker gets fewer than 16 images per batch, too few
+    for statistics of its own."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread over all classes; with a loss that contains CrossEntropy only."""
+    """Label smoothing: fraction of the target spread over all classes. Only for losses that contain CrossEntropy."""
     seed: Seed = 0
-    """Seed of everything random."""
+    """Random seed."""
 
     rules: ClassVar = (
         Rule(
@@ -408,89 +406,90 @@ class Training(PresetModel):
 
 
 class Latency(Model):
-    """Where latency is measured: in this version where the run is, on one core; other values end as NotSupported."""
+    """Where latency is measured. This version measures it in the run, on one core; any other value is rejected as
+    NotSupported."""
 
     resources: Resources = Resources(requests={"cpu": "1"})
     """Resources of the measurement."""
     node_selector: LabelMap = {}
-    """Labels of the node that it runs on. Empty: wherever the run is."""
+    """Node labels for the measurement. Empty: the node of the run."""
 
 
 class Evaluation(Model):
-    """What is measured on the exported artefact."""
+    """Evaluation of the exported model."""
 
     primary_metric: Annotated[str, Field(max_length=64, pattern="^[A-Za-z][A-Za-z0-9]*$")] | None = None
-    """Metric that picks the best epoch: mAP, accuracy, dice, … Absent: the task's usual one."""
+    """Metric that selects the best epoch: mAP, accuracy, dice, … Default: the primary metric of the task."""
     splits: Annotated[tuple[Literal["train", "validation", "test"], ...], Field(min_length=1, max_length=3), Set()] = (
         "validation",
         "test",
     )
-    """Splits that are evaluated."""
+    """Splits to evaluate."""
     slices: Annotated[tuple[Literal["class", "objectSize", "source", "group"], ...], Field(max_length=4), Set()] = (
         "class",
         "objectSize",
     )
-    """What the primary metric is broken down by: objectSize (detection), source, group. The metrics of each class are
-    always given, so class changes nothing."""
+    """Slices of the primary metric: objectSize (detection), source, group. Per-class metrics are always reported, so
+    class has no effect."""
     latency: Latency = Latency()
     """Where latency criteria are measured."""
 
 
 class Pruning(Model):
-    """Removes channels that matter least."""
+    """Removes the least important channels."""
 
     sparsity: Annotated[Number, Field(gt=0, lt=1)]
-    """Share of the channels that goes."""
+    """Fraction of the channels to remove."""
     fine_tune_epochs: Annotated[Int, Field(ge=0, le=10_000)] = 2
-    """Epochs of training afterwards."""
+    """Number of fine-tuning epochs after pruning."""
 
 
 class Distillation(Model):
-    """Learns also from the outputs of a larger model."""
+    """Knowledge distillation from a larger model."""
 
     teacher_ref: Ref
-    """TrainingJob whose newest eligible bundle teaches."""
+    """TrainingJob whose newest eligible bundle is the teacher."""
     weight: Fraction = 0.5
-    """Share of the teacher in the loss."""
+    """Weight of the teacher in the loss."""
     temperature: Annotated[Number, Field(gt=0, le=100)] = 4.0
-    """Softens the teacher's probabilities."""
+    """Temperature applied to the teacher's logits."""
 
 
 class Quantization(Model):
-    """Calculates with 8-bit integers."""
+    """Quantization to 8-bit integers."""
 
     mode: Literal["Static", "Dynamic"] = "Static"
-    """Static: ranges measured on calibration images. Dynamic: found while running."""
+    """Static: activation ranges are calibrated on images. Dynamic: they are computed at inference time."""
     calibration_images: Annotated[Int, Field(ge=1, le=100_000)] = 128
-    """Train images that the ranges are measured on."""
+    """Number of train images for calibration."""
     max_metric_drop: Fraction = 0.01
-    """Falls back to FP32, and says so, when the primary metric drops by more than this."""
+    """Maximum drop of the primary metric; a larger drop falls back to FP32, which is reported."""
 
 
 class Compression(Model):
-    """Makes the model smaller or faster."""
+    """Model compression."""
 
     pruning: Pruning | None = None
-    """Removes channels."""
+    """Structured pruning."""
     distillation: Distillation | None = None
-    """Learns also from a larger model."""
+    """Knowledge distillation from a larger model."""
     quantization: Quantization | None = None
-    """Calculates with 8-bit integers."""
+    """Quantization to 8-bit integers."""
 
 
 class Export(Model):
-    """The forms in which the model is delivered."""
+    """Export formats of the model."""
 
     formats: Annotated[
         tuple[Literal["ONNX", "TFLite", "ExportedProgram", "StateDict"], ...],
         Field(min_length=1, max_length=4),
         Set(),
     ] = ("ONNX",)
-    """Formats in the bundle; ONNX is what is evaluated and served, so it is always among them."""
+    """Formats in the bundle. ONNX is always included, because it is evaluated and served."""
     deferred: Annotated[tuple[Literal["TensorRT"], ...], Field(max_length=1), Set()] = ()
-    """Formats built later by a Job on the target node; never part of a run's success."""
+    """Formats built later by a Job on the target node; they do not affect the outcome of the run."""
     dynamic_batch: Bool = True
-    """Whether the exported model takes batches of any size."""
+    """Exports a model that accepts batches of any size."""
 
     rules: ClassVar = (
         Rule(
@@ -506,22 +505,22 @@ class Export(Model):
 
 
 class Head(Model):
-    """The Ray head; it does not train."""
+    """Ray head, which does not train."""
 
     resources: Resources = Resources(requests={"cpu": "1", "memory": "2Gi"})
-    """Resources of the head's pod."""
+    """Resources of the head pod."""
 
 
 WorkerCount = Annotated[Int, Field(ge=1, le=1024)]
 
 
 class Elastic(Model):
-    """Lets training go on with fewer or more workers."""
+    """Elastic number of workers."""
 
     min_workers: WorkerCount
-    """Smallest number of workers."""
+    """Minimum number of workers."""
     max_workers: WorkerCount
-    """Largest number of workers."""
+    """Maximum number of workers."""
 
     rules: ClassVar = (
         Rule(
@@ -534,20 +533,20 @@ class Elastic(Model):
 
 
 class Compute(Model):
-    """What training runs on. An edit starts no run; it holds from the next attempt on."""
+    """Compute resources of training. An edit starts no run; it applies from the next attempt on."""
 
     head: Head = Head()
-    """The Ray head."""
+    """Ray head."""
     workers: WorkerCount = 1
     """Number of training workers."""
     elastic: Elastic | None = None
-    """Lets training go on with fewer or more workers. Absent: always all workers."""
+    """Elastic number of workers. Absent: always `workers`."""
     resources: Resources = Resources(requests={"cpu": "2", "memory": "4Gi"})
-    """Resources of each worker; a GPU is asked for by limits."""
+    """Resources of each worker; request GPUs in limits."""
     image: Annotated[str, Field(max_length=512)] = ""
-    """Container image. Absent: the installation's trainer image."""
+    """Container image. Default: the trainer image of the installation."""
     pod_template: PodTemplate = PodTemplate()
-    """Where and how the pods run."""
+    """Scheduling and environment of the pods."""
 
     rules: ClassVar = (
         Rule(
@@ -561,38 +560,39 @@ class Compute(Model):
 
 
 class Checkpoint(Model):
-    """When the state of training is saved."""
+    """Checkpointing."""
 
     every_epochs: Annotated[Int, Field(ge=1, le=10_000)] = 1
-    """Epochs between two checkpoints; where these take longer than five minutes, there are more within them."""
+    """Number of epochs between checkpoints. If they take longer than five minutes, checkpoints are saved in between."""
     keep: Annotated[Int, Field(ge=1, le=100)] = 2
-    """Newest checkpoints that are kept; the best is kept beyond that."""
+    """Number of newest checkpoints to keep, in addition to the best one."""
 
 
 class TrainingRunPolicy(RunPolicy):
-    """How runs are started, repeated, limited and kept."""
+    """Suspension, retries, limits and history of runs."""
 
     on_change: Literal["NewRun", "Ignore"] = "NewRun"
-    """What a changed recipe does."""
+    """What happens when the recipe changes."""
     on_new_dataset_version: Literal["NewRun", "Ignore"] = "Ignore"
-    """What a new dataset version does; a run that has not ended ends first, and versions in between are left out."""
+    """What happens when the Dataset has a new version. A run in progress finishes first; versions in between are
+    skipped."""
 
 
 class Recipe(Model):
-    """The part of a TrainingJob that determines the result."""
+    """Part of a TrainingJob that determines the result."""
 
     model: ModelChoice
-    """The network and the weights it starts with."""
+    """Network architecture and initial weights."""
     input: Input = Input()
-    """Preprocessing, augmentation and class balance."""
+    """Preprocessing, augmentation and class balancing."""
     training: Training = Training()
-    """How the weights are fitted."""
+    """Training hyperparameters."""
     evaluation: Evaluation = Evaluation()
-    """What is measured on the exported artefact."""
+    """Evaluation of the exported model."""
     compression: Compression = Compression()
-    """Makes the model smaller or faster."""
+    """Model compression."""
     export: Export = Export()
-    """The forms in which the model is delivered."""
+    """Export formats of the model."""
 
 
 def _evaluated(split: str) -> Rule:
@@ -608,20 +608,20 @@ def _evaluated(split: str) -> Rule:
 
 
 class TrainingJobSpec(Recipe):
-    """The model to train: dataset, recipe, criteria, compute."""
+    """Dataset, recipe, success criteria and compute of a training."""
 
     dataset_ref: DatasetRef
-    """The dataset that is trained on."""
+    """Dataset to train on."""
     success_criteria: Annotated[tuple[Criterion, ...], Field(max_length=64), ListMap(("metric",))] = ()
-    """Bounds that the exported artefact must keep; Ready only if all hold. An edit trains nothing again."""
+    """Bounds on metrics of the exported model; the TrainingJob is Ready only if all are met. An edit starts no run."""
     compute: Compute = Compute()
-    """What training runs on."""
+    """Compute resources of training."""
     checkpoint: Checkpoint = Checkpoint()
-    """When the state of training is saved."""
+    """Checkpointing."""
     run_policy: TrainingRunPolicy = TrainingRunPolicy()
-    """How runs are started, repeated, limited and kept."""
+    """Suspension, retries, limits and history of runs."""
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
-    """What happens to runs and bundles in the store when this object goes."""
+    """What happens to runs and bundles in the store when this object is deleted."""
 
     rules: ClassVar = (
         *(_evaluated(split) for split in SPLITS),
@@ -642,55 +642,55 @@ class TrainingJobSpec(Recipe):
 
 
 class TrainingResult(Model):
-    """What the newest finished run has made."""
+    """Result of the newest finished run."""
 
     run: RunName
-    """The run."""
+    """Name of the run."""
     completed_at: Time
-    """When it ended."""
+    """Time when the run ended."""
     bundle: Annotated[str, Field(max_length=2048)]
-    """Where the model bundle lies."""
+    """Location of the model bundle."""
     digest: Digest
     """Digest of the bundle."""
     report: Annotated[str, Field(max_length=2048)] | None = None
-    """The HTML report."""
+    """Location of the HTML report."""
     metrics: Metrics = {}
-    """Metrics measured on the exported artefact, `<split>/<metric>`."""
+    """Metrics of the exported model, as `<split>/<metric>`."""
     headline: Annotated[str, Field(max_length=160)] | None = None
-    """The task's metric on the test split, or on validation where there is no test split: `test/mAP 0.612`."""
+    """Primary metric on the test split, or on validation if there is no test split, such as `test/mAP 0.612`."""
     success_criteria: Annotated[tuple[CriterionResult, ...], Field(max_length=64), ListMap(("metric",))] = ()
-    """Each criterion: required, measured, met."""
+    """Success criteria: required and measured values, and whether they are met."""
     eligible: Bool
-    """Whether the model's quality was measured on a validation or test split and all criteria are met, so that the
-    bundle may be served."""
+    """Whether the bundle may be served: its quality was measured on a validation or test split, and all criteria are
+    met."""
 
 
 class TrainingJobStatus(Status):
-    """What has been trained."""
+    """Observed state of a TrainingJob."""
 
     phase: Literal["Pending", "Queued", "Running", "Succeeded", "Failed", "Suspended"] | None = None
-    """Summary in a word."""
+    """One-word summary."""
     run: RunName | None = None
-    """The current or last run."""
+    """Name of the current or last run."""
     run_generation: Annotated[Int, Field(ge=0)] | None = None
-    """Generation of the spec that the run answers. While it is that of the object, no upgrade reads anything else out
-    of the spec."""
+    """Generation of the spec that the run answers. While it equals the object's generation, an upgrade of Fovea starts
+    no run."""
     dataset_version: Digest | None = None
-    """The dataset version that the current or last run trains on."""
+    """Dataset version of the current or last run."""
     progress: Progress | None = None
-    """How far the current run is."""
+    """Progress of the current run."""
     result: TrainingResult | None = None
-    """What the newest finished run has made."""
+    """Result of the newest finished run."""
     usage: Usage | None = None
-    """What all runs together have used."""
+    """Total compute time of all runs."""
     history: Annotated[tuple[RunName, ...], Field(max_length=100)] = ()
     """Names of the Runs, newest first."""
     requested_runs: RequestedRuns = ()
-    """Runs that other objects asked for, and what became of them; each stays as long as it is asked for."""
+    """Runs requested by other objects and their state; an entry stays as long as its request."""
 
 
 class TrainingJob(Resource):
-    """A model trained by this recipe on that dataset exists. A changed recipe trains again."""
+    """A model trained by a recipe on a Dataset. A changed recipe starts a new run."""
 
     definition: ClassVar = Definition(
         plural="trainingjobs",

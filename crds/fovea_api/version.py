@@ -15,33 +15,33 @@ MANIFEST = "manifest.json"
 
 
 class ClassSummary(Model):
-    """How often a class occurs."""
+    """Frequency of a class."""
 
     name: ClassName
-    """The class."""
+    """Name of the class."""
     images: Annotated[Int, Field(ge=0)]
-    """Images that show it."""
+    """Number of images with the class."""
     annotations: Annotated[Int, Field(ge=0)]
-    """Its annotations: boxes, masks or image labels."""
+    """Number of annotations of the class: boxes, masks or image labels."""
 
 
 class QualitySummary(Model):
-    """What the checks found."""
+    """Results of the quality checks."""
 
     corrupt: Annotated[Int, Field(ge=0)] = 0
-    """Images that cannot be decoded."""
+    """Number of images that cannot be decoded."""
     invalid_labels: Annotated[Int, Field(ge=0)] = 0
-    """Labels that are degenerate, outside of the image or of an unknown class."""
+    """Number of labels that are degenerate, outside the image or of an unknown class."""
     exact_duplicates: Annotated[Int, Field(ge=0)] = 0
-    """Images whose bytes occur more than once."""
+    """Number of images with an exact duplicate."""
     near_duplicates: Annotated[Int, Field(ge=0)] = 0
-    """Images that look like another one."""
+    """Number of images with a near duplicate."""
     split_leakage: Annotated[Int, Field(ge=0)] = 0
-    """Train images that look like a test image."""
+    """Number of train images that are near duplicates of a test image."""
 
 
 class Severity(StrEnum):
-    """How bad a finding is."""
+    """Severity of a finding."""
 
     NOTE = "Note"
     WARNING = "Warning"
@@ -49,17 +49,17 @@ class Severity(StrEnum):
 
 
 class FindingSummary(Model):
-    """All findings of one kind in a build, in a line."""
+    """Findings of one kind."""
 
     kind: Word
-    """What was found, such as MissingImage; the quality report says what each kind means for training."""
+    """Kind of the finding, such as MissingImage; the quality report explains what each kind means for training."""
     severity: Severity
-    """Note: nothing is lost. Warning: something is left out or doubtful. Serious: a model trained on it learns
-    something wrong, or nothing."""
+    """Note: no data are lost. Warning: data are skipped or doubtful. Serious: a model trained on them learns something
+    wrong, or nothing."""
     count: Annotated[Int, Field(ge=1)]
-    """How often."""
+    """Number of findings."""
     message: Text
-    """The first of them: where, and what."""
+    """First finding, with its location."""
 
 
 Findings = Annotated[tuple[FindingSummary, ...], Field(max_length=64)]
@@ -67,10 +67,10 @@ SplitCounts = Annotated[Mapping[Word, Annotated[Int, Field(ge=0)]], Field(max_le
 
 
 class DatasetSummary(Model):
-    """A dataset version in figures: what a build reports and the Dataset's status shows."""
+    """Summary of a dataset version, as reported by a build and shown in the status of the Dataset."""
 
     version: Digest
-    """Digest of the version's content."""
+    """Digest of the content."""
     images: Annotated[Int, Field(ge=0)]
     """Number of images."""
     annotations: Annotated[Int, Field(ge=0)]
@@ -78,11 +78,11 @@ class DatasetSummary(Model):
     splits: SplitCounts
     """Number of images in each split."""
     classes: Annotated[tuple[ClassSummary, ...], Field(max_length=10_000)]
-    """The classes in the order of their index."""
+    """Classes in the order of their indices."""
     quality: QualitySummary = QualitySummary()
-    """What the checks found."""
+    """Results of the quality checks."""
     findings: Findings = ()
-    """What is not right, by kind, the worst first."""
+    """Findings by kind, most severe first."""
 
 
 Facts = Mapping[str, JsonValue]
@@ -94,7 +94,7 @@ class Shard(Model):
     path: Annotated[str, Field(max_length=512)]
     """Path below the version's directory."""
     split: Word
-    """The split whose images it holds."""
+    """Split of its images."""
     rows: Annotated[Int, Field(ge=0)]
     """Number of images."""
     digest: Sha256
@@ -102,27 +102,27 @@ class Shard(Model):
 
 
 class SourceProvenance(Model):
-    """What one source gave."""
+    """Images and labels read from one source."""
 
     name: Word
     """Name of the source."""
     uri: Text = ""
-    """Where it was read from."""
+    """Location of the source."""
     format: Word
-    """Format that was read."""
+    """Format of the source."""
     images: Annotated[Int, Field(ge=0)]
-    """Images taken."""
+    """Number of images read."""
     digest: Digest
-    """Digest over the images and labels taken."""
+    """Digest of the images and labels read."""
 
 
 class StatedProblem(Model):
-    """The problem in words, as the Dataset stated it."""
+    """Problem statement of the Dataset."""
 
     statement: Text = ""
-    """What is to be predicted."""
+    """What the model has to predict."""
     rationale: Text = ""
-    """Why it is worth doing."""
+    """Business value of the prediction."""
     outcome: Text = ""
     """What counts as success."""
 
@@ -133,9 +133,9 @@ class DatasetVersion(Model):
     schema_version: Literal[1] = 1
     """Version of this layout."""
     task: Task
-    """What is predicted."""
+    """Computer-vision task."""
     classes: tuple[ClassName, ...]
-    """The classes in the order of their index."""
+    """Classes in the order of their indices."""
     splits: SplitCounts
     """Number of images in each split."""
     images: Annotated[Int, Field(ge=0)]
@@ -145,24 +145,24 @@ class DatasetVersion(Model):
     shards: tuple[Shard, ...]
     """The Parquet files."""
     problem: StatedProblem = StatedProblem()
-    """The problem in words."""
+    """Problem statement."""
     provenance: tuple[SourceProvenance, ...] = ()
-    """What each source gave."""
+    """Images and labels read from each source."""
     parent: Digest | None = None
-    """The version whose split assignments were kept."""
+    """Version whose split assignments were kept."""
     quality: QualitySummary = QualitySummary()
-    """What the checks found."""
+    """Results of the quality checks."""
     findings: Findings = ()
-    """What is not right, by kind, the worst first."""
+    """Findings by kind, most severe first."""
     class_summaries: tuple[ClassSummary, ...] = ()
-    """How often each class occurs, in the order of the class index."""
+    """Frequency of each class, in the order of the class indices."""
     metadata: Facts = {}
     """Library versions and other facts that do not determine training; not part of the digest."""
     digest: Digest
     """Digest of the content: the version."""
 
     def summary(self) -> DatasetSummary:
-        """The version in figures."""
+        """Summary of the version."""
         return DatasetSummary(
             version=self.digest,
             images=self.images,
