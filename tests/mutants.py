@@ -47,7 +47,9 @@ AREAS = {
         Area("fovea_operator", ("apply.py",), _tests("operator", "apply", "ownership"), 0.85),
         Area("fovea_operator", ("engine.py",), _tests("operator", "engine"), 0.85),
         Area("fovea_operator", ("runs/lifecycle.py",), _tests("operator", "lifecycle", "endings", "kueue"), 0.85),
-        Area("fovea_operator", ("kinds/*/plan.py", "runs/plan.py"), ("tests/unit/operator",), 0.85),
+        Area("fovea_operator", ("ownership.py",), _tests("operator", "ownership", "apply"), 0.85),
+        Area("fovea_operator", ("cleanups/plan.py",), _tests("operator", "cleanup"), 0.85),
+        Area("fovea_operator", ("kinds/*/plan*.py", "runs/plan.py"), ("tests/unit/operator",), 0.85),
     ),
     "training": (
         Area("fovea_trainer/models", ("losses.py",), _tests("models", "losses"), 0.8),

@@ -74,7 +74,7 @@ class Retryable(FoveaError):
 
 
 class Recoverable(FoveaError):
-    """The surroundings are not right: credentials, space, a store that is away. The work itself is in order.
+    """A fault of the infrastructure: credentials, disk space, an unavailable store. The work itself is in order.
 
     It waits, and goes on from its last checkpoint when the cause is gone; no retry is used up.
     """

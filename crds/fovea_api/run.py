@@ -371,8 +371,8 @@ class RunError(Model):
     retryable: Bool = False
     """Whether another attempt may succeed; exit code 75 instead of 1."""
     recoverable: Bool = False
-    """Whether the environment is at fault: credentials, disk space, an unavailable store. The run waits until the cause
-    is resolved and resumes from its last checkpoint without using a retry."""
+    """Whether the infrastructure is at fault: credentials, disk space, an unavailable store. The run waits until the
+    cause is resolved and resumes from its last checkpoint without using a retry."""
 
 
 class RunResult(Model):
@@ -417,7 +417,7 @@ class Outcome(StrEnum):
     PREEMPTED = "Preempted"
     SUSPENDED = "Suspended"
     BLOCKED = "Blocked"
-    """By a fault of the environment, which uses no retry."""
+    """By a fault of the infrastructure, which uses no retry."""
 
 
 class Attempt(Model):

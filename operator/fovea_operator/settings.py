@@ -86,7 +86,7 @@ class Settings:
     retry_first_seconds: float = _setting(10.0, "Seconds between a failed attempt and the next.")
     retry_max_seconds: float = _setting(300.0, "Longest pause in seconds between attempts; each failure doubles it.")
     blocked_retry_max_seconds: float = _setting(
-        900.0, "Longest pause in seconds while the surroundings are at fault; each attempt in a row doubles it."
+        900.0, "Longest pause in seconds while the infrastructure is at fault; each attempt in a row doubles it."
     )
     exit_grace_seconds: float = _setting(
         120.0, "Seconds that a child may go on after its run has reported a result or an error, until it is stopped."

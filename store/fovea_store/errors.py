@@ -81,7 +81,7 @@ def explained(error: OSError, uri: str) -> InvalidInput | Recoverable:
 
 
 def outside_cause(error: BaseException) -> Recoverable | None:
-    """The fault of the surroundings behind any error, in whatever library it was met; None: there is none."""
+    """The infrastructure fault behind any error, in whatever library it was met; None: there is none."""
     for each in causes(error):
         if isinstance(each, Recoverable):
             return each

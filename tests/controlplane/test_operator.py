@@ -452,7 +452,7 @@ async def test_a_failed_attempt_is_followed_by_the_next_of_the_same_run(world: W
         assert len(world.all(RUN)) == 2
 
 
-async def test_a_fault_of_the_surroundings_waits_and_goes_on_in_the_same_run(world: World) -> None:
+async def test_a_fault_of_the_infrastructure_waits_and_goes_on_in_the_same_run(world: World) -> None:
     error = {"reason": "AccessDenied", "message": "check the keys", "retryable": True, "recoverable": True}
 
     async def fails(number: int) -> None:

@@ -1,7 +1,7 @@
 """`fovea run`: what a run's pod executes. Reads its spec from the environment, adopts or makes the result.
 
 Exits with 0 after the result is in the store and in the Run's status; with 1 where trying again cannot help, with 75
-where it can: at once, or when somebody has mended the surroundings.
+where it can: at once, or when the infrastructure works again.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _word(name: str) -> str:
 def failure(error: BaseException, logs: str | None = None) -> RunResult:
     """What is reported of a run that failed, and where its log is kept.
 
-    Final is what the work itself says of its input. The surroundings are at fault where a store, a disk or credentials
+    Final is what the work itself says of its input. The infrastructure is at fault where a store, a disk or credentials
     are; what nobody foresaw may have been the machine's, and is tried again.
     """
     outside = outside_cause(error)

@@ -450,8 +450,8 @@ def _failures(attempts: Sequence[Attempt]) -> list[Attempt]:
 def _pause(attempts: Sequence[Attempt], settings: Settings) -> float:
     """Seconds from the last attempt's end to the next attempt.
 
-    Each failure doubles them, and each preemption in a row before a first checkpoint, and each fault in a row of the
-    surroundings.
+    They double with each failure, with each preemption in a row before a first checkpoint, and with each infrastructure
+    fault in a row.
     """
     last, alike, most = attempts[-1], _failures(attempts), settings.retry_max_seconds
     if last.outcome is Outcome.PREEMPTED:

@@ -364,7 +364,7 @@ def test_a_cleanup_of_a_deleted_object_that_has_failed_goes_on_when_its_run_is_a
 BLOCKED = {"number": 1, "child": "c", "outcome": "Blocked", "reason": "AccessDenied", "endTime": NOW, "message": "m"}
 
 
-def test_a_cleanup_that_the_surroundings_stop_says_whom_to_annotate() -> None:
+def test_a_cleanup_stopped_by_an_infrastructure_fault_says_whom_to_annotate() -> None:
     waits = status_of(after_deletion(missed(WAITING, attempts=[BLOCKED | {"endTime": LATER}])), WAITING.name)
     assert ready(waits)[0] == "AccessDenied"
     assert f"kubectl annotate run {WAITING.name} fovea.dev/retry=now" in ready(waits)[1]

@@ -80,7 +80,7 @@ def outside(at: datetime = NOW) -> dict[str, Any]:
 
 
 def blocked(count: int, seconds: float = 4, **more: Any) -> RunStatus:
-    """So many attempts that the surroundings have ended, the last one so many seconds ago."""
+    """So many attempts that an infrastructure fault has ended, the last one so many seconds ago."""
     ended = NOW - timedelta(seconds=seconds)
     more |= {"outcome": "Blocked", "reason": "AccessDenied", "endTime": ended}
     return status(*(attempt(at + 1, **more) for at in range(count)))
@@ -147,7 +147,7 @@ SITUATIONS: dict[str, tuple[Situation, dict[str, Any]]] = {
         given(status(attempt(outcome="Preempted", reason="Preempted")), retries=0),
         {"start": 2},
     ),
-    "a fault of the surroundings is recorded": (
+    "a fault of the infrastructure is recorded": (
         given(status(attempt(), phase="Running", **outside()), FAILED, retries=0),
         {"phase": "Pending", "start": None, "outcomes": ["Blocked"]},
     ),

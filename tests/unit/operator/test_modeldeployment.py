@@ -456,7 +456,7 @@ def test_objectives_are_judged_by_what_is_measured_and_by_nothing_else() -> None
     world.settle()
     status, _, message = world.says("ObjectivesMet")
     assert status == "False"
-    assert "errorRate is 0.0833, promised 0.01" in message
+    assert "errorRate is 0.0833, target 0.01" in message
 
 
 def test_names_of_children_fit_every_kind() -> None:

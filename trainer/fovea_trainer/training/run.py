@@ -213,6 +213,6 @@ def worker_threads(execution: Execution) -> int:
 
 
 def _cause(error: BaseException) -> FoveaError:
-    """Our own error inside of Ray's, or a fault of the surroundings; else one that says that workers were lost."""
+    """Our own error inside of Ray's, or a fault of the infrastructure; else one that says that workers were lost."""
     own = next((each for each in causes(error) if isinstance(each, FoveaError)), None)
     return own or outside_cause(error) or WorkersLost(str(error))

@@ -1,4 +1,4 @@
-"""Whether a deployment keeps what it promises. Too little measured is unknown, never good or bad."""
+"""Whether a deployment meets its objectives. With too few measurements that is unknown, never met or missed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def metrics(measured: Measured) -> dict[str, float]:
 
 
 def results(objectives: ServiceObjectives | None, measured: Measured) -> tuple[ObjectiveResult, ...]:
-    """Each promise with what was measured."""
+    """Each objective with its measured value."""
     return tuple(_results(objectives, measured)) if objectives is not None else ()
 
 
@@ -50,19 +50,19 @@ def _results(objectives: ServiceObjectives, measured: Measured) -> Iterator[Obje
         yield ObjectiveResult(metric=ERRORS, target=most, measured=value, met=met)
 
 
-def verdict(found: tuple[ObjectiveResult, ...]) -> tuple[str, Finding]:
-    """Status and words of the condition."""
-    missed = [result for result in found if result.met is False]
+def assess(results: tuple[ObjectiveResult, ...]) -> tuple[str, Finding]:
+    """Status and finding of the condition."""
+    missed = [result for result in results if result.met is False]
     if missed:
         return "False", Finding("ObjectivesMissed", "; ".join(map(_words, missed)))
-    unknown = [result.metric for result in found if result.met is None]
+    unknown = [result.metric for result in results if result.met is None]
     if unknown:
-        return "Unknown", Finding("TooLittleMeasured", f"too few requests to judge {', '.join(unknown)}")
-    return "True", Finding("ObjectivesMet", "; ".join(map(_words, found)))
+        return "Unknown", Finding("TooLittleMeasured", f"too few requests to evaluate {', '.join(unknown)}")
+    return "True", Finding("ObjectivesMet", "; ".join(map(_words, results)))
 
 
 def _words(result: ObjectiveResult) -> str:
-    return f"{result.metric} is {result.measured}, promised {result.target}"
+    return f"{result.metric} is {result.measured}, target {result.target}"
 
 
 def _rounded(value: float) -> float:

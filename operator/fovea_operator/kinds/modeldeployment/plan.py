@@ -66,7 +66,7 @@ _KINDS = {kind.name: kind for kind in CHILDREN}
 def plan_deployment(snapshot: DeploymentSnapshot, settings: Settings) -> Plan:
     """The next writes for a ModelDeployment."""
     if problems := unsupported(snapshot.deployment.spec):
-        return _Planner(snapshot, settings).only(refusal(problems))
+        return _Planner(snapshot, settings).status_only(refusal(problems))
     return _Planner(snapshot, settings).plan()
 
 
@@ -97,7 +97,7 @@ class _Planner:
 
     @property
     def at_zero(self) -> bool:
-        """Whether no replica is asked for, and none may come."""
+        """Whether the spec has no replicas and no autoscaling."""
         scaling = self.serving.spec.scaling
         return scaling.replicas == 0 and scaling.max_replicas is None
 
@@ -137,26 +137,26 @@ class _Planner:
         assessment = self.assess()
         children = tuple(self.children(assessment))
         planned = {_key(child) for child in children}
-        gone = [Delete(key, uid_of(value)) for key, value in self.snapshot.children.items() if key not in planned]
+        obsolete = [Delete(key, uid_of(value)) for key, value in self.snapshot.children.items() if key not in planned]
         status = self.status(assessment)
         return Plan(
             (
                 *(Apply(_key(child), child, self.key) for child in children),
-                *gone,
+                *obsolete,
                 *self.events(assessment),
                 *own_status(self.key, self.snapshot.deployment.status, status),
             ),
             self.requeue_after(),
         )
 
-    def only(self, assessment: Assessment) -> Plan:
+    def status_only(self, assessment: Assessment) -> Plan:
         """Says why nothing is done; what serves stays as it is."""
         metadata = self.snapshot.deployment.metadata
-        found = conditions(assessment, self.old.conditions, metadata.generation, self.snapshot.now)
-        update = {"observed_generation": metadata.generation, "conditions": found}
+        new = conditions(assessment, self.old.conditions, metadata.generation, self.snapshot.now)
+        update = {"observed_generation": metadata.generation, "conditions": new}
         phase = "Degraded" if self.old.stable is not None else "Failed"
         status = self.old.model_copy(update=update | {"phase": phase})
-        return Plan((*self.news(assessment), *own_status(self.key, self.snapshot.deployment.status, status)))
+        return Plan((*self.stalled_event(assessment), *own_status(self.key, self.snapshot.deployment.status, status)))
 
     def requeue_after(self) -> float | None:
         """Draining and an unanswered promise of the measurements end by the clock; all else wakes us."""
@@ -179,35 +179,37 @@ class _Planner:
 
     def assess(self) -> Assessment:
         """Whether it answers, and what else is going on."""
-        stable, coming = self.rollout.stable, self.coming()
-        if (lacking := self.lacking()) is not None:
-            return lacking
+        stable, transition = self.rollout.stable, self.transition()
+        if (missing_kind := self.missing_kind()) is not None:
+            return missing_kind
         blocker = blocker_of(self.snapshot.missing, replace(self.snapshot.store, uri="-"))
         if stable is None:
-            if isinstance(self.target, Assessment) and coming is None:
+            if isinstance(self.target, Assessment) and transition is None:
                 return self.target
-            return blocker or coming or progressing("Starting", "the first version is being loaded")
-        if (down := self.down(stable)) is not None:
-            return down
+            return blocker or transition or progressing("Starting", "the first version is being loaded")
+        if (outage := self.outage(stable)) is not None:
+            return outage
         if self.at_zero:
-            return ready("ScaledToZero", "spec.scaling.replicas is 0; requests are answered with 503", meanwhile=coming)
+            return ready(
+                "ScaledToZero", "spec.scaling.replicas is 0; requests are answered with 503", meanwhile=transition
+            )
         words = f"version {stable.name} answers at {url(self.serving, self.settings)}"
         if isinstance(self.target, Assessment):
             words += f"; {self.target.reason}: {self.target.message}"
-        return ready("Serving", words, meanwhile=coming or blocker)
+        return ready("Serving", words, meanwhile=transition or blocker)
 
-    def lacking(self) -> Assessment | None:
+    def missing_kind(self) -> Assessment | None:
         """That the cluster lacks a kind that the spec needs."""
-        wishes = [RAY_SERVICE] if any(version.runtime == "RayServe" for version in self.rollout.versions) else []
+        needed = [RAY_SERVICE] if any(version.runtime == "RayServe" for version in self.rollout.versions) else []
         around = route(self.serving)
-        wishes += [_key(around).kind] if around is not None else []
-        for kind in wishes:
+        needed += [_key(around).kind] if around is not None else []
+        for kind in needed:
             if kind in self.snapshot.lacking and (error := missing(kind)) is not None:
                 return stalled(error.reason, str(error))
         return None
 
-    def coming(self) -> Assessment | None:
-        """What a version that is not serving yet, or one that is not gone yet, comes to."""
+    def transition(self) -> Assessment | None:
+        """The state of a version that is being loaded, drained or scaled; None: there is none."""
         candidate, retiring = self.rollout.candidate, self.rollout.retiring
         if candidate is not None:
             state = self.state(candidate)
@@ -219,13 +221,13 @@ class _Planner:
         state = self.state(self.rollout.stable) if self.rollout.stable is not None else VersionState(ready=True)
         return progressing(state.reason or "Scaling", state.message) if state.answers and not state.ready else None
 
-    def down(self, stable: DeployedVersion) -> Assessment | None:
+    def outage(self, stable: DeployedVersion) -> Assessment | None:
         """Why the stable version does not answer; None: it does."""
         state = self.state(stable)
         gateways = [*of_component(self.snapshot.pods, GATEWAY)]
         if not any(map(is_ready, gateways)):
-            found = trouble(gateways, "the operator's setting gateway_memory_limit")
-            return progressing(*(found or ("GatewayStarting", "no pod of the gateway is ready")))
+            reported = trouble(gateways, "the operator's setting gateway_memory_limit")
+            return progressing(*(reported or ("GatewayStarting", "no pod of the gateway is ready")))
         if state.ready or state.answers:
             return None
         if state.refused:
@@ -235,7 +237,7 @@ class _Planner:
     def status(self, assessment: Assessment) -> ModelDeploymentStatus:
         """All of the status."""
         deployment, rollout = self.snapshot.deployment, self.rollout
-        found = objectives.results(deployment.spec.objectives, self.snapshot.measured)
+        results = objectives.results(deployment.spec.objectives, self.snapshot.measured)
         states = [self.state(version) for version in rollout.versions]
         stable = rollout.stable
         if stable is not None:
@@ -243,7 +245,7 @@ class _Planner:
         selector = {**self.serving.component(REPLICA)}
         return ModelDeploymentStatus(
             observed_generation=deployment.metadata.generation,
-            conditions=(*self.three(assessment), *self.further(found)),
+            conditions=(*self.common_conditions(assessment), *self.own_conditions(results)),
             phase=self.phase(assessment),
             replicas=max((state.replicas for state in states), default=0),
             selector=",".join(f"{name}={value}" for name, value in selector.items()),
@@ -251,31 +253,31 @@ class _Planner:
             stable=stable,
             candidate=rollout.candidate,
             retiring=rollout.retiring,
-            objectives=found,
+            objectives=results,
             metrics=objectives.metrics(self.snapshot.measured),
         )
 
-    def three(self, assessment: Assessment) -> tuple[Condition, ...]:
+    def common_conditions(self, assessment: Assessment) -> tuple[Condition, ...]:
         """The conditions that every kind has."""
         generation = self.snapshot.deployment.metadata.generation
         return conditions(assessment, self.old.conditions, generation, self.snapshot.now)
 
-    def further(self, found: tuple[ObjectiveResult, ...]) -> Iterator[Condition]:
+    def own_conditions(self, results: tuple[ObjectiveResult, ...]) -> Iterator[Condition]:
         """The conditions of this kind alone."""
         generation, now = self.snapshot.deployment.metadata.generation, self.snapshot.now
-        if found:
-            status, finding = objectives.verdict(found)
+        if results:
+            status, finding = objectives.assess(results)
             known = condition_of(self.old, objectives.CONDITION)
             yield condition_at(known, objectives.CONDITION, status, finding, generation, now)
-        words = self.idle_words()
+        words = self.ignored_fields()
         finding = Finding("NotSupported" if words else "Supported", words)
         known = condition_of(self.old, SUPPORTED)
         yield condition_at(known, SUPPORTED, "False" if words else "True", finding, generation, now)
 
-    def idle_words(self) -> str:
+    def ignored_fields(self) -> str:
         """What the spec asks for and this version does not do."""
-        idle = without_effect(self.snapshot.deployment.spec)
-        return f"without effect in this version: {'; '.join(idle)}" if idle else ""
+        ignored = without_effect(self.snapshot.deployment.spec)
+        return f"without effect in this version: {'; '.join(ignored)}" if ignored else ""
 
     def phase(self, assessment: Assessment) -> str:
         """The status in a word."""
@@ -308,16 +310,16 @@ class _Planner:
         if old.retiring is not None and now.retiring is None:
             words = f"version {old.retiring.name} has finished its requests and was removed"
             yield Emit(key, "Normal", "VersionRemoved", words, f"{old.retiring.name}@{old.retiring.since}")
-        if words := self.idle_words():
-            yield from self.once("NotSupported", words, condition_of(old, SUPPORTED))
-        yield from self.news(assessment)
+        if words := self.ignored_fields():
+            yield from self.warning("NotSupported", words, condition_of(old, SUPPORTED))
+        yield from self.stalled_event(assessment)
 
-    def news(self, assessment: Assessment) -> Iterator[Write]:
+    def stalled_event(self, assessment: Assessment) -> Iterator[Write]:
         """That nothing more happens until somebody changes something."""
         if (finding := assessment.stalled) is not None:
-            yield from self.once(finding.reason, finding.message, condition_of(self.old, "Stalled"))
+            yield from self.warning(finding.reason, finding.message, condition_of(self.old, "Stalled"))
 
-    def once(self, reason: str, message: str, known: Condition | None) -> Iterator[Write]:
+    def warning(self, reason: str, message: str, known: Condition | None) -> Iterator[Write]:
         if known is None or (known.reason, known.message) != (reason, message):
             yield Emit(self.key, "Warning", reason, message, message)
 

@@ -1,4 +1,4 @@
-"""Faults of the surroundings: they are told from those of the work, wherever they are met, and the run goes on."""
+"""Infrastructure faults: they are distinguished from those of the work, wherever they are met, and the run goes on."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ FAULTS: dict[str, tuple[Callable[[], BaseException], str]] = {
 
 @pytest.mark.parametrize("passed_on", [False, True], ids=["as it is", "passed on"])
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_of_the_surroundings_uses_up_no_retry(name: str, passed_on: bool) -> None:
+def test_a_fault_of_the_infrastructure_uses_up_no_retry(name: str, passed_on: bool) -> None:
     fault, reason = FAULTS[name]
     error = fault()
     found = failure(wrapped(error) if passed_on else error).error
@@ -107,7 +107,7 @@ def test_other_faults_are_the_works_own(name: str) -> None:
     assert (found.recoverable, found.retryable) == (False, retryable)
 
 
-def test_what_a_library_made_of_bad_input_is_not_taken_for_a_fault_of_the_surroundings() -> None:
+def test_what_a_library_made_of_bad_input_is_not_taken_for_a_fault_of_the_infrastructure() -> None:
     def fail() -> None:
         try:
             raise OSError(errno.EIO, "input/output error")
