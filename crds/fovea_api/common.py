@@ -605,6 +605,15 @@ class Condition(Model):
 Conditions = Annotated[tuple[Condition, ...], Field(max_length=32), ListMap(("type",))]
 
 
+class Usage(Model):
+    """Compute time: the requests of pods, multiplied by the time from their scheduling to their end, idle or not."""
+
+    cpu_hours: Annotated[Number, Field(ge=0)] = 0
+    """CPU core hours."""
+    gpu_hours: Annotated[Number, Field(ge=0)] = 0
+    """GPU hours."""
+
+
 class Status(Model):
     """Observed state that all kinds share."""
 

@@ -31,11 +31,9 @@ from fovea_api.common import (
     Resource,
     Resources,
     Rule,
-    RunName,
     RunPolicy,
     Set,
     Sha256,
-    Status,
     Task,
     Text,
     TimeZone,
@@ -43,7 +41,7 @@ from fovea_api.common import (
     not_downloaded,
 )
 from fovea_api.errors import NotSupported
-from fovea_api.run import Progress, Usage
+from fovea_api.run import RunOwnerStatus
 from fovea_api.version import ClassSummary, DatasetSummary, Findings, QualitySummary, SplitCounts, StatedProblem
 
 
@@ -467,18 +465,11 @@ class DatasetSpec(Recipe):
         return Recipe.model_validate({name: getattr(self, name) for name in Recipe.model_fields})
 
 
-class DatasetStatus(Status):
+class DatasetStatus(RunOwnerStatus):
     """Observed state of a Dataset."""
 
     phase: Literal["Pending", "Queued", "Building", "Ready", "Failed", "Suspended"] | None = None
     """One-word summary."""
-    run: RunName | None = None
-    """Name of the current or last run."""
-    run_generation: Annotated[Int, Field(ge=0)] | None = None
-    """Generation of the spec that the run answers. While it equals the object's generation, an upgrade of Fovea starts
-    no run."""
-    progress: Progress | None = None
-    """Progress of the current run."""
     version: Digest | None = None
     """Digest of the newest version."""
     artifact: Annotated[str, Field(max_length=2048)] | None = None
@@ -499,10 +490,6 @@ class DatasetStatus(Status):
     """Location of the quality report of the newest version."""
     next_refresh: Annotated[str, Field(max_length=64)] | None = None
     """Time of the next scheduled reading of the sources."""
-    usage: Usage | None = None
-    """Total compute time of all runs."""
-    history: Annotated[tuple[RunName, ...], Field(max_length=100)] = ()
-    """Names of the Runs, newest first."""
 
 
 class Dataset(Resource):

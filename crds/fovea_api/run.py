@@ -32,6 +32,7 @@ from fovea_api.common import (
     RunPolicy,
     Status,
     Time,
+    Usage,
     Word,
     frozen_form,
 )
@@ -332,13 +333,22 @@ class Progress(Model):
     """Current activity, in words."""
 
 
-class Usage(Model):
-    """Compute time used."""
+class RunUsage(Usage):
+    """Compute time of all attempts of a run, and the resources that its pods held when it was last counted."""
 
-    cpu_hours: Annotated[Number, Field(ge=0)] = 0
-    """CPU core hours."""
-    gpu_hours: Annotated[Number, Field(ge=0)] = 0
-    """GPU hours."""
+    until: Time
+    """Time of the last count."""
+    held_cpus: Annotated[Number, Field(ge=0)] = 0
+    """CPU cores that the pods held at that time."""
+    held_gpus: Annotated[Number, Field(ge=0)] = 0
+    """GPUs that the pods held at that time."""
+
+
+class UsageOfRuns(Usage):
+    """Compute time of all runs of an object."""
+
+    deleted_runs: Usage | None = None
+    """Share of the Runs that were deleted by the history limit. Absent: none was."""
 
 
 class TrainingSummary(Model):
@@ -356,9 +366,7 @@ class TrainingSummary(Model):
     best: Best | None = None
     """Value of the monitored metric at the best epoch. Absent: no validation split."""
     cpu_hours: Annotated[Number, Field(ge=0)] = 0
-    """CPU core hours used."""
-    gpu_hours: Annotated[Number, Field(ge=0)] = 0
-    """GPU hours used."""
+    """CPU core hours of the training loop's own process. The compute time of its pods is the Run's `status.usage`."""
 
 
 class RunError(Model):
@@ -466,10 +474,28 @@ class RunStatus(Status):
     carried over."""
     retry: RetryRequest | None = None
     """Last request for another attempt that was followed."""
+    usage: RunUsage | None = None
+    """Compute time of the pods of all attempts."""
     progress: Progress | None = None
     """Progress. Written by the pods of the run."""
     result: RunResult | None = None
     """Result. Written by the pods of the run."""
+
+
+class RunOwnerStatus(Status):
+    """Observed state that every kind with runs has in common."""
+
+    run: RunName | None = None
+    """Name of the current or last run."""
+    run_generation: Annotated[Int, Field(ge=0)] | None = None
+    """Generation of the spec that the run answers. While it equals the object's generation, an upgrade of Fovea starts
+    no run."""
+    progress: Progress | None = None
+    """Progress of the current run."""
+    usage: UsageOfRuns | None = None
+    """Compute time of the pods of all runs; while pods run, it is updated together with other fields."""
+    history: Annotated[tuple[RunName, ...], Field(max_length=100)] = ()
+    """Names of the Runs, newest first."""
 
 
 class Run(Resource):
@@ -511,13 +537,16 @@ __all__ = [
     "RunName",
     "RunOrigin",
     "RunOwner",
+    "RunOwnerStatus",
     "RunRequest",
     "RunRequests",
     "RunResult",
     "RunSpec",
     "RunStatus",
     "RunType",
+    "RunUsage",
     "Usage",
+    "UsageOfRuns",
     "digest_of",
     "frozen_recipe",
     "identifying_recipe",

@@ -34,7 +34,6 @@ from fovea_api.common import (
     RunName,
     RunPolicy,
     Set,
-    Status,
     Time,
     Uri,
     Word,
@@ -43,7 +42,7 @@ from fovea_api.common import (
 from fovea_api.criteria import Criterion, CriterionResult, MetricName, evaluate_criteria
 from fovea_api.errors import NotSupported
 from fovea_api.metrics import SPLITS
-from fovea_api.run import Progress, RequestedRuns, Usage
+from fovea_api.run import RequestedRuns, RunOwnerStatus
 
 Seed = Annotated[Int, Field(ge=0, le=2**31 - 1)]
 
@@ -665,26 +664,15 @@ class TrainingResult(Model):
     met."""
 
 
-class TrainingJobStatus(Status):
+class TrainingJobStatus(RunOwnerStatus):
     """Observed state of a TrainingJob."""
 
     phase: Literal["Pending", "Queued", "Running", "Succeeded", "Failed", "Suspended"] | None = None
     """One-word summary."""
-    run: RunName | None = None
-    """Name of the current or last run."""
-    run_generation: Annotated[Int, Field(ge=0)] | None = None
-    """Generation of the spec that the run answers. While it equals the object's generation, an upgrade of Fovea starts
-    no run."""
     dataset_version: Digest | None = None
     """Dataset version of the current or last run."""
-    progress: Progress | None = None
-    """Progress of the current run."""
     result: TrainingResult | None = None
     """Result of the newest finished run."""
-    usage: Usage | None = None
-    """Total compute time of all runs."""
-    history: Annotated[tuple[RunName, ...], Field(max_length=100)] = ()
-    """Names of the Runs, newest first."""
     requested_runs: RequestedRuns = ()
     """Runs requested by other objects and their state; an entry stays as long as its request."""
 

@@ -23,12 +23,10 @@ from fovea_api.common import (
     Reference,
     Resource,
     Rule,
-    RunName,
     RunPolicy,
-    Status,
 )
 from fovea_api.criteria import MetricName
-from fovea_api.run import Progress, Usage
+from fovea_api.run import RunOwnerStatus
 from fovea_api.trainingjob import Compute, Recipe, Seed, TrainingJobSpec
 from fovea_api.trainingjob import references as training_references
 
@@ -278,17 +276,13 @@ class Trial(Model):
     """What was measured."""
 
 
-class TuningSweepStatus(Status):
+class TuningSweepStatus(RunOwnerStatus):
     """What has been found."""
 
     phase: Literal["Pending", "Queued", "Running", "Succeeded", "Failed", "Suspended"] | None = None
     """Summary in a word."""
-    run: RunName | None = None
-    """The current or last run."""
     trials: TrialCounts | None = None
     """Trials by what became of them."""
-    progress: Progress | None = None
-    """How far the current run is."""
     best: Trial | None = None
     """The best trial so far."""
     pareto: Annotated[tuple[Trial, ...], Field(max_length=64)] = ()
@@ -297,10 +291,6 @@ class TuningSweepStatus(Status):
     """The HTML report."""
     promoted: Bool = False
     """Whether the winner's TrainingJob has been made."""
-    usage: Usage | None = None
-    """What all runs together have used."""
-    history: Annotated[tuple[RunName, ...], Field(max_length=100)] = ()
-    """Names of the Runs, newest first."""
 
 
 class TuningSweep(Resource):

@@ -77,7 +77,7 @@ class Writer:
             case Emit():
                 await self._emit(write)
             case Count():
-                self.metrics.count(write.metric, write.labels)
+                self.metrics.count(write.metric, write.labels, write.amount)
 
     async def _set_status(self, write: SetStatus) -> None:
         """Applies the status with what a newer version has put beside it: left out it would be deleted."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from fovea_api import names
 
-from fovea_operator.objects import JsonObject, Key, Kind, View, key_of, mapping, number, text, uid_of
+from fovea_operator.objects import POD, JsonObject, Key, Kind, View, key_of, mapping, number, text, uid_of
 from fovea_operator.registry import Registry
+from fovea_operator.workloads.demand import kept_of_pod
 
 _BATCH = 500
 """Objects of a listing that are taken in before other tasks (probes, the Lease) get their turn."""
@@ -190,11 +191,11 @@ _KEPT_METADATA = (
     "name", "namespace", "uid", "resourceVersion", "generation", "labels", "annotations", "creationTimestamp",
     "deletionTimestamp", "ownerReferences",
 )  # fmt: skip
-_STATUS_ONLY = ("Pod", "RayCluster", "Namespace")
+_STATUS_ONLY = ("RayCluster", "Namespace")
 
 
 def _slim(kind: Kind, value: JsonObject) -> JsonObject:
-    """Without what is never looked at: managed fields, the specs of pods."""
+    """Without what is never looked at: managed fields, and of the specs of pods all but what they ask for."""
     metadata = {name: part for name, part in mapping(value, "metadata").items() if name in _KEPT_METADATA}
     if isinstance(annotations := metadata.get("annotations"), dict):
         metadata["annotations"] = {
@@ -203,4 +204,6 @@ def _slim(kind: Kind, value: JsonObject) -> JsonObject:
     slim: JsonObject = value | {"metadata": metadata}
     if kind.name in _STATUS_ONLY:
         slim.pop("spec", None)
+    if kind == POD:
+        slim["spec"] = kept_of_pod(mapping(value, "spec"))
     return slim

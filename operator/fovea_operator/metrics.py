@@ -39,6 +39,12 @@ class MetricDefinition:
 
 
 ATTEMPTS_ENDED = MetricDefinition("fovea_run_attempts_ended_total", "Attempts that ended.", ("type", "outcome"))
+CPU_SECONDS = MetricDefinition(
+    "fovea_run_reserved_cpu_seconds_total", "CPU core seconds that pods of runs have reserved.", ("type",)
+)
+GPU_SECONDS = MetricDefinition(
+    "fovea_run_reserved_gpu_seconds_total", "GPU seconds that pods of runs have reserved.", ("type",)
+)
 
 
 class Metrics:
@@ -67,10 +73,10 @@ class Metrics:
         self.leader = Gauge("fovea_leader", "1 on the replica that works.", registry=registry)
         self._planned = {
             metric.name: Counter(metric.name, metric.help, metric.labels, registry=registry)
-            for metric in (ATTEMPTS_ENDED, *definitions)
+            for metric in (ATTEMPTS_ENDED, CPU_SECONDS, GPU_SECONDS, *definitions)
         }
 
-    def count(self, name: str, labels: tuple[str, ...]) -> None:
+    def count(self, name: str, labels: tuple[str, ...], amount: float = 1) -> None:
         """Counts something that a plan has carried out."""
         counter = self._planned[name]
-        (counter.labels(*labels) if labels else counter).inc()
+        (counter.labels(*labels) if labels else counter).inc(amount)

@@ -62,6 +62,7 @@ class Count:
 
     metric: str
     labels: tuple[str, ...] = ()
+    amount: float = 1
 
 
 Write = Create | Apply | Delete | SetStatus | Emit | Count

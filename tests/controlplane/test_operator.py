@@ -241,6 +241,19 @@ class World:
         status = {"phase": "Failed", "containerStatuses": [{**state, "state": {"terminated": ended}}]}
         self.plane.core.patch_namespaced_pod_status(self.pod(), self.namespace, {"status": status})
 
+    def reserves(self, child: str, cpus: str) -> None:
+        """A pod of an attempt, named after its child, is scheduled."""
+        value = self.get(RAY_JOB, child)
+        assert value is not None
+        requests = client.V1ResourceRequirements(requests={"cpu": cpus})
+        container = client.V1Container(name="ray-worker", image="none", resources=requests)
+        metadata = client.V1ObjectMeta(name=child, labels=value["metadata"]["labels"])
+        pod = client.V1Pod(metadata=metadata, spec=client.V1PodSpec(containers=[container]))
+        self.plane.core.create_namespaced_pod(self.namespace, pod)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": now}
+        self.plane.core.patch_namespaced_pod_status(child, self.namespace, {"status": {"conditions": [scheduled]}})
+
     def kubelet_says(self, type: str, reason: str, message: str) -> None:
         """An event about the one pod."""
         pod = client.V1ObjectReference(api_version="v1", kind="Pod", name=self.pod(), namespace=self.namespace)
@@ -283,7 +296,7 @@ class World:
             "artifact": "s3://fovea/bundle/",
             "digest": BUNDLE,
             "metrics": {name.replace("__", "/"): value for name, value in metrics.items()},
-            "training": {"bestEpoch": 3, "epochs": 4, "seconds": 60.5, "cpuHours": 0.5},
+            "training": {"bestEpoch": 3, "epochs": 4, "seconds": 60.5},
         }
         self.patch(RUN, run, {"status": {"result": result}})
 
@@ -373,7 +386,6 @@ async def test_from_manifests_to_a_model(world: World) -> None:
         status = world.get(TRAINING_JOB, "blood-cells")["status"]  # type: ignore[index]
         assert status["phase"] == "Succeeded"
         assert status["result"]["eligible"] is True
-        assert status["usage"]["cpuHours"] == 0.5
         assert status["history"] == [run]
         for reason in ("RunCreated", "AttemptStarted", "AttemptSucceeded"):
             assert len([each for each in world.events(reason) if run in each]) == 1
@@ -611,6 +623,46 @@ async def test_suspend_and_resume(world: World) -> None:
         await world.until(lambda: world.get(RAY_JOB, f"{run}-2"))
         attempts = world.get(RUN, run)["status"]["attempts"]  # type: ignore[index]
         assert attempts[0]["outcome"] == "Suspended"
+
+
+async def test_what_pods_reserve_is_counted_over_attempts_and_operators(world: World) -> None:
+    """A pod of 3,600 cores reserves a core hour a second."""
+
+    def used() -> float:
+        found = (world.get(TRAINING_JOB, "blood-cells") or {}).get("status", {})
+        return float(found.get("usage", {}).get("cpuHours", 0))
+
+    def counted() -> tuple[float, float]:
+        usage = (world.get(RUN, run) or {}).get("status", {}).get("usage", {})
+        return float(usage.get("cpuHours", 0)), float(usage.get("heldCpus", 0))
+
+    async with world.operator():
+        await built(world)
+        run = await started(world)
+        await asyncio.to_thread(world.ray_job, f"{run}-1", "Running", "RUNNING")
+        await asyncio.to_thread(world.reserves, f"{run}-1", "3600")
+        await world.until(lambda: counted()[1] == 3600)
+    await world.delete("pod", f"{run}-1", "--grace-period=0", "--force")  # while no operator is there
+    async with world.operator():
+        await world.until(lambda: counted()[0] > 0 and counted()[1] == 0)
+        first, _ = counted()
+        await world.apply(training(runPolicy={"suspend": True}))
+        await world.until(lambda: world.reason(TRAINING_JOB, "Suspended") and used() == first)
+        await world.apply(training())
+        await world.until(lambda: world.get(RAY_JOB, f"{run}-2"))
+        await asyncio.to_thread(world.reserves, f"{run}-2", "3600")
+        await asyncio.to_thread(world.ray_job, f"{run}-2", "Running", "RUNNING")
+        await world.until(lambda: counted()[1] == 3600)
+        progress = {"status": {"progress": {"epoch": 1}}}
+        await asyncio.to_thread(world.patch, RUN, run, progress)
+        await world.until(lambda: used() > first)
+        await asyncio.to_thread(lambda: world.trained(run, test__mAP50=0.9))
+        await world.delete("pod", f"{run}-2", "--grace-period=0", "--force")
+        await world.until(lambda: counted()[1] == 0 and used() == counted()[0] > first)
+    world.writes.clear()
+    async with world.operator():
+        await asyncio.sleep(2)
+    assert world.writes == []
 
 
 async def test_changes_that_train_again_and_changes_that_do_not(world: World) -> None:

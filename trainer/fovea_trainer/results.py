@@ -77,7 +77,7 @@ def read_result(folder: StorePath) -> Made | None:
     """The result in a run's folder; None where there is none, or what it made is no longer there."""
     try:
         content = json.loads((folder / RESULT).read_text())
-        result = RunResult.model_validate(content["result"])
+        result = RunResult.model_validate(content["result"], extra="ignore")  # another version may have written it
         made = Made(content["identity"], content.get("recipe", ""), content.get("fingerprints"), result)
     except NotFound:
         return None

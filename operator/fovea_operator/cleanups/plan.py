@@ -146,7 +146,7 @@ def _deletion(
     return [
         *old,
         Create(run, run_manifest(run, desired), None),
-        *step_writes(run, run, RunType.CLEANUP, RunStatus(), step),
+        *step_writes(run, run, RunType.CLEANUP, None, step, context.now),
     ]
 
 
@@ -206,7 +206,7 @@ def advance_cleanup(situation: CleanupSituation) -> tuple[list[Write], Step]:
         image = spec.image or settings.trainer_image
         work = Work(run.namespace, run.name, step.start, now, image, situation.store)
         writes += child_writes(run, JOB, work, build_cleanup(work, recipe, settings), settings)
-    return [*writes, *step_writes(run, run, RunType.CLEANUP, view.status, step)], step
+    return [*writes, *step_writes(run, run, RunType.CLEANUP, view, step, situation.now)], step
 
 
 def _same(existing: RunSpec, desired: RunSpec) -> bool:

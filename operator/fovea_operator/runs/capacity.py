@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 
 from fovea_api import names
 
-from fovea_operator.objects import RAY_CLUSTER, Key, View, mapping, number, text, time
+from fovea_operator.objects import RAY_CLUSTER, Key, View, mapping, text
 from fovea_operator.observe import Observer
 from fovea_operator.workloads.demand import amounts, total_of
 from fovea_operator.workloads.workload import Workload, controller_of
@@ -37,7 +36,6 @@ def _holders(observer: Observer, namespace: str) -> Iterator[str]:
                 continue
             run = text(mapping(job, "metadata", "labels"), names.LABEL_RUN)
             who = f"run {run}" if cluster.namespace == namespace else "a run of another namespace"
-            ended = time(job, "status", "endTime")
-            until = ended + timedelta(seconds=number(job, "spec", "ttlSecondsAfterFinished")) if ended else None
+            until = workload.released_at(job)
             when = f" until {until:%H:%M:%S} UTC" if until is not None else ""
             yield f"{who} has finished and keeps {amounts(total_of(workload.demand(job)))}{when}"

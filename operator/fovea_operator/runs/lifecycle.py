@@ -525,6 +525,7 @@ def _book(old: RunStatus, step: _Next, now: datetime) -> Step:
         phase=step.phase,
         attempts=_on_record(step.attempts, now),
         retry=old.retry,
+        usage=old.usage,
     )
     before = {attempt.number: attempt for attempt in old.attempts}
     return Step(

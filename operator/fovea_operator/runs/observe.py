@@ -21,6 +21,7 @@ from fovea_operator.objects import (
     POD,
     RUN,
     WORKLOAD,
+    JsonObject,
     Key,
     Kind,
     View,
@@ -39,6 +40,7 @@ from fovea_operator.runs.capacity import UNSCHEDULABLE, shortage
 from fovea_operator.runs.requests import Requested
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.store import StoreConfig, claim_of
+from fovea_operator.workloads.demand import pod_time
 from fovea_operator.workloads.kueue import DEACTIVATED, admission, queued_since
 from fovea_operator.workloads.workload import (
     LABEL_ATTEMPT,
@@ -104,8 +106,9 @@ async def views_of(observer: Observer, owner: Key) -> tuple[RunView, ...]:
         except InvalidManifest as error:  # the engine reports it in the Run's own conditions
             unreadable[key_of(RUN, value)] = error
             continue
-        pods = await _pods(observer, owner, view.name)
-        views.append(await _with_queue_time(observer, await _fresh(observer, owner, replace(view, pods=pods))))
+        view = replace(await _fresh(observer, owner, view), pods=await _pods(observer, owner, view.name))
+        view = replace(view, pod_times=tuple(filter(None, map(pod_time, _pods_of(observer, owner, view.name)))))
+        views.append(await _with_queue_time(observer, view))
     return tuple(sorted(views, key=lambda view: (view.created, view.name), reverse=True))
 
 
@@ -171,13 +174,16 @@ async def _leftover(observer: Observer, owner: Key, runs: Iterable[RunView]) -> 
     return None
 
 
+def _pods_of(observer: Observer, owner: Key, run: str) -> list[JsonObject]:
+    """The pods of all attempts of a run."""
+    pods = observer.cache.owned(owner, POD)
+    return [pod for pod in pods if text(mapping(pod, "metadata", "labels"), names.LABEL_RUN) == run]
+
+
 async def _pods(observer: Observer, owner: Key, run: str) -> tuple[str, ...]:
     """Names of a run's pods that have not ended; of one that is being deleted it is asked whether it still exists."""
     pods = [
-        pod
-        for pod in observer.cache.owned(owner, POD)
-        if text(mapping(pod, "metadata", "labels"), names.LABEL_RUN) == run
-        and text(pod, "status", "phase") not in ("Succeeded", "Failed")
+        pod for pod in _pods_of(observer, owner, run) if text(pod, "status", "phase") not in ("Succeeded", "Failed")
     ]
     while pods and await observer.is_deleted(POD, pods[0]):
         pods.pop(0)

@@ -10,7 +10,16 @@ from typing import TypedDict, TypeVar
 from fovea_api import names
 from fovea_api.common import Metadata, Model, Reference, RunPolicy, Status
 from fovea_api.errors import InvalidInput
-from fovea_api.run import Execution, RunSpec, RunStatus, RunType, Usage, is_same_recipe, read_recipe, run_name
+from fovea_api.run import (
+    Execution,
+    RunOwnerStatus,
+    RunSpec,
+    RunStatus,
+    RunType,
+    is_same_recipe,
+    read_recipe,
+    run_name,
+)
 from pydantic import ValidationError
 
 from fovea_operator.conditions import Assessment, conditions, progressing, stalled, waiting_for_leftover
@@ -19,6 +28,7 @@ from fovea_operator.objects import RUN, JsonObject, Key, Kind, mapping
 from fovea_operator.runs.build import child_writes, run_manifest
 from fovea_operator.runs.lifecycle import Situation, Step, advance, is_finished, supersede
 from fovea_operator.runs.snapshot import RunsSnapshot, RunView
+from fovea_operator.runs.usage import own_part, usage_counts, usage_of, with_usage
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.work import Work
@@ -54,6 +64,10 @@ class Context:
             now=snapshot.now,
             settings=settings,
         )
+
+    def run_key(self, name: str) -> Key:
+        """The key of one of its Runs."""
+        return Key(RUN, self.key.namespace, name)
 
     @property
     def restart(self) -> str:
@@ -125,7 +139,9 @@ def answered_generation(context: Context, old: int | None, desired: RunSpec, spe
     return context.metadata.generation if answers or old == context.metadata.generation else old
 
 
-def without_run(context: Context, old: Status, named: str | None, assessment: Assessment, **more: object) -> Plan:
+def without_run(
+    context: Context, old: RunOwnerStatus, named: str | None, assessment: Assessment, **more: object
+) -> Plan:
     """The status of an object that can have no new run now; earlier good state stays.
 
     `named`: its run so far. `more`: fields of its status that are new all the same.
@@ -136,6 +152,7 @@ def without_run(context: Context, old: Status, named: str | None, assessment: As
             "observed_generation": generation,
             "conditions": conditions(assessment, old.conditions, generation, context.now),
             "phase": "Failed" if failed else "Pending",
+            "usage": usage_of(context.runs, (), old, context.now),
             **more,
         }
     )
@@ -143,7 +160,8 @@ def without_run(context: Context, old: Status, named: str | None, assessment: As
     events: list[Write] = []
     if failed and not reported:
         events.append(Emit(context.key, "Warning", assessment.reason, assessment.message, named or ""))
-    return Plan((*events, *own_status(context.key, old, status)))
+    counts = (write for view in context.runs for write in _counted(context, view))
+    return Plan((*counts, *events, *own_status(context.key, old, status, context.runs)))
 
 
 def refusal(problems: Sequence[InvalidInput]) -> Assessment:
@@ -208,7 +226,7 @@ def advance_runs(
     view = next((view for view in context.runs if view.name == name), None)
     status = view.status if view is not None else RunStatus()
 
-    run_key = Key(RUN, context.key.namespace, name)
+    run_key = context.run_key(name)
     first: list[Write] = []
     after: list[Write] = []
     stopping = False
@@ -218,8 +236,9 @@ def advance_runs(
             stopping = stopping or live
             step = supersede(other.status, other.children, name, context.now)
             first += [Delete(child.key, child.uid) for child in step.delete]
-            other_key = Key(RUN, context.key.namespace, other.name)
-            after += step_writes(context.key, other_key, desired.type, other.status, step)
+            after += step_writes(context.key, context.run_key(other.name), desired.type, other, step, context.now)
+        elif other.name != name:
+            after += _counted(context, other)
     if view is None:
         first.append(Create(run_key, run_manifest(run_key, desired), context.key))
     if named != name and not status.attempts:
@@ -250,21 +269,40 @@ def advance_runs(
         now = spec.model_copy(update={"execution": desired.execution, "image": desired.image})
         work = Work(context.key.namespace, name, step.start, now, now.image, context.store)
         first += child_writes(run_key, child.kind, work, child.manifest(work), context.settings)
-    after += step_writes(context.key, run_key, desired.type, status, step)
+    after += step_writes(context.key, run_key, desired.type, view, step, context.now)
     return RunWrites(tuple(first), tuple(after), desired, step, name, view)
 
 
-def step_writes(regarding: Key, run: Key, type: RunType, old: RunStatus, step: Step) -> list[Write]:
-    """What a run's step reports as events about an object, and the Run's status where it has changed."""
-    own = old.model_copy(update={"progress": None, "result": None})
-    writes: list[Write] = [
+def step_writes(
+    regarding: Key, run: Key, type: RunType, view: RunView | None, step: Step, now: datetime
+) -> list[Write]:
+    """What a run's step reports as events about an object, and the Run's status where it has changed.
+
+    `view`: what was observed of the run; None: it is made just now.
+    """
+    events = [
         Emit(regarding, note.type, note.reason, f"run {run.name}: {note.text}", f"{run.name}-{note.attempt}")
         for note in step.notes
     ]
-    if own != step.status:
-        writes.append(SetStatus(run, step.status.to_dict()))
     ended = [attempt.outcome.value for attempt in step.ended if attempt.outcome is not None]
-    return [*writes, *(Count(ATTEMPTS_ENDED.name, (type.value, outcome)) for outcome in ended)]
+    counts = [Count(ATTEMPTS_ENDED.name, (type.value, outcome)) for outcome in ended]
+    return [*events, *_status_writes(run, type, view, step.status, now), *counts]
+
+
+def _status_writes(run: Key, type: RunType, view: RunView | None, status: RunStatus, now: datetime) -> list[Write]:
+    """The status of a Run, where it has changed, with what its pods have reserved."""
+    if view is None:
+        return [SetStatus(run, status.to_dict())]
+    before, after = own_part(view.status), with_usage(view, status, now)
+    if before == after:
+        return []
+    return [SetStatus(run, after.to_dict()), *usage_counts(type, before.usage, after.usage)]
+
+
+def _counted(context: Context, view: RunView) -> list[Write]:
+    """What the last pods of a run have reserved that takes no step any more."""
+    type, status = view.run.spec.type, own_part(view.status)
+    return _status_writes(context.run_key(view.name), type, view, status, context.now)
 
 
 def prune(context: Context, keep: Iterable[str]) -> tuple[Delete, ...]:
@@ -284,21 +322,8 @@ def history(context: Context, newest: str | None, pruned: Sequence[Delete]) -> t
     return tuple((names_ if newest is None or newest in names_ else [newest, *names_])[:100])
 
 
-def usage(runs: Sequence[RunView]) -> Usage | None:
-    """Compute time of all Runs that are kept."""
-    summaries = [
-        view.status.result.training
-        for view in runs
-        if view.status.result is not None and view.status.result.training is not None
-    ]
-    if not summaries:
-        return None
-    return Usage(
-        cpu_hours=sum(summary.cpu_hours for summary in summaries),
-        gpu_hours=sum(summary.gpu_hours for summary in summaries),
-    )
-
-
-def own_status(key: Key, old: Status | None, new: Status) -> tuple[Write, ...]:
-    """The status write, if anything changed."""
-    return () if old == new else (SetStatus(key, new.to_dict()),)
+def own_status(key: Key, old: Status | None, new: Status, runs: Sequence[RunView] = ()) -> tuple[Write, ...]:
+    """The status write, if anything changed. That the pods of `runs` run on, and reserve more, is no news."""
+    growing = any(pod.until is None for view in runs for pod in view.pod_times)
+    compared = new.model_copy(update={"usage": old.usage}) if growing and isinstance(old, RunOwnerStatus) else new
+    return () if old == compared else (SetStatus(key, new.to_dict()),)

@@ -10,6 +10,7 @@ from fovea_api.run import Run, RunStatus, RunType
 
 from fovea_operator.objects import Key
 from fovea_operator.store import StoreConfig
+from fovea_operator.workloads.demand import PodTime
 from fovea_operator.workloads.workload import Child
 
 
@@ -21,6 +22,8 @@ class RunView:
     children: tuple[Child, ...]
     pods: tuple[str, ...] = ()
     """Names of the pods of any attempt that have not ended."""
+    pod_times: tuple[PodTime, ...] = ()
+    """What the pods of all attempts reserve, as far as they are there still."""
 
     @property
     def name(self) -> str:

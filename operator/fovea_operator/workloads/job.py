@@ -64,6 +64,10 @@ class JobWorkload:
         ]
         return ends[0] if ends else None
 
+    def released_at(self, value: View) -> datetime | None:
+        """Its pod ends before it does."""
+        return self.ended_at(value)
+
     def cause(self, pods: Sequence[View], failure: State) -> State:
         """What ended its pod; a pod of which nothing is known was deleted."""
         known = deaths(pods, self.memory_fields)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
 from fovea_api.trainingjob import Compute
@@ -100,6 +100,12 @@ class RayJobWorkload:
     def ended_at(self, value: View) -> datetime | None:
         """When KubeRay saw the end."""
         return time(value, "status", "endTime")
+
+    def released_at(self, value: View) -> datetime | None:
+        """KubeRay keeps the Ray cluster for a while."""
+        ended = self.ended_at(value)
+        kept = timedelta(seconds=number(value, "spec", "ttlSecondsAfterFinished"))
+        return ended + kept if ended is not None else None
 
     def cause(self, pods: Sequence[View], failure: State) -> State:
         """What ended its pods; a head that was replaced explains a failure of which KubeRay says nothing."""

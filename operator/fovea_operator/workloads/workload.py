@@ -72,6 +72,9 @@ class Workload(Protocol):
     def ended_at(self, value: View) -> datetime | None:
         """When the child ended, as its controller says."""
 
+    def released_at(self, value: View) -> datetime | None:
+        """Until when the child keeps its pods after its end; None: it has not ended."""
+
     def cause(self, pods: Sequence[View], failure: State) -> State:
         """Why a failed child failed, as far as its pods report; else what its controller says."""
 
@@ -98,6 +101,8 @@ class Child:
     """When it last went back into its queue, where that is known."""
     ended_at: datetime | None = None
     """When it ended, as far as its controller says."""
+    released_at: datetime | None = None
+    """Until when it keeps its pods after its end."""
     disruption: Disruption | None = None
     """The last pod that the cluster took away."""
     own_failure: bool = False
@@ -138,6 +143,7 @@ def read_child(workload: Workload, value: View, parts: Sequence[View] = (), pods
             None,
         ),
         ended_at=workload.ended_at(value),
+        released_at=workload.released_at(value),
         disruption=disruption(pods),
         own_failure=current.own,
         pods_digest=text(mapping(value, "metadata", "annotations"), ANNOTATION_PODS),

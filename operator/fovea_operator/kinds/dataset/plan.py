@@ -39,10 +39,10 @@ from fovea_operator.runs.plan import (
     own_status,
     prune,
     refusal,
-    usage,
     without_run,
 )
 from fovea_operator.runs.snapshot import RunView
+from fovea_operator.runs.usage import usage_of
 from fovea_operator.schedule import InvalidSchedule, last_time, next_time
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Delete, Emit, Plan, Write
@@ -70,6 +70,7 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: PodSettings) -> Pla
     dataset, key, now, settings = snapshot.dataset, context.key, context.now, context.settings
     spec, old = dataset.spec, dataset.status or DatasetStatus()
     current = current_run(context.runs, old.run)
+    lost = {view.name for view in snapshot.runs if view not in context.runs}
 
     refresh: datetime | None = None
     desired: RunSpec | Assessment
@@ -83,7 +84,8 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: PodSettings) -> Pla
         if current is None or is_finished(current.status):
             at_work = any(view.at_work for view in context.runs)
             cleanup, later = prune_versions(context, snapshot, pods, current, at_work)
-            return Plan((*without_run(context, old, old.run, desired).writes, *cleanup), later)
+            plan = without_run(context, old, old.run, desired, usage=usage_of(snapshot.runs, lost, old, now))
+            return Plan((*plan.writes, *cleanup), later)
         desired = current.run.spec.model_copy(update=execution_settings(spec, settings))
     made = advance_runs(context, old.run, desired, blocker_of_attempts(snapshot), child_builder(spec, settings))
     step, name, view = made.step, made.run, made.view
@@ -100,7 +102,7 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: PodSettings) -> Pla
                 "run_generation": answered_generation(context, old.run_generation, desired, spec.recipe()),
                 "progress": view.status.progress if view is not None else None,
                 "next_refresh": refresh.strftime("%Y-%m-%dT%H:%M:%SZ") if refresh is not None else None,
-                "usage": usage(context.runs),
+                "usage": usage_of(snapshot.runs, {*lost, *(each.key.name for each in pruned)}, old, now),
                 "history": history(context, name, pruned),
             }
         ),
@@ -111,7 +113,14 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: PodSettings) -> Pla
     cleanup, later = prune_versions(context, snapshot, pods, view, building)
     wait = [step.requeue_after, later, (refresh - now).total_seconds() + 1 if refresh is not None else None]
     return Plan(
-        (*made.writes, *events, *made.status_writes, *own_status(key, dataset.status, status), *pruned, *cleanup),
+        (
+            *made.writes,
+            *events,
+            *made.status_writes,
+            *own_status(key, dataset.status, status, context.runs),
+            *pruned,
+            *cleanup,
+        ),
         min((seconds for seconds in wait if seconds is not None), default=None),
     )
 

@@ -50,11 +50,11 @@ from fovea_operator.runs.plan import (
     own_status,
     prune,
     refusal,
-    usage,
     without_run,
 )
 from fovea_operator.runs.requests import Requested, unanswered
 from fovea_operator.runs.snapshot import RunView
+from fovea_operator.runs.usage import usage_of
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Emit, Plan, Write
 
@@ -96,13 +96,13 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
         dataset_version=desired.inputs.dataset.version,
         progress=view.status.progress if view is not None else None,
         result=result,
-        usage=usage(snapshot.runs),
+        usage=usage_of(snapshot.runs, [each.key.name for each in pruned], old, now),
         history=history(context, name, pruned),
         requested_runs=_requested_runs(context, snapshot, old, made, blocked),
     )
     events = _events(key, name, assessment, old)
     return Plan(
-        (*made.writes, *events, *made.status_writes, *own_status(key, job.status, status), *pruned),
+        (*made.writes, *events, *made.status_writes, *own_status(key, job.status, status, snapshot.runs), *pruned),
         step.requeue_after,
     )
 
