@@ -194,8 +194,8 @@ def blocker_of_pods(view: RunView) -> Assessment | None:
         return None
     return progressing(
         "Stopping",
-        f"waiting for pod {view.pods[0]} of an earlier attempt to end; if its node will not come back, delete the Node, "
-        "or the pod with kubectl delete --force",
+        f"waiting for pod {view.pods[0]} of an earlier attempt to end; if its node will not come back, delete the "
+        "Node, or the pod with kubectl delete --force",
     )
 
 
