@@ -99,8 +99,7 @@ class Follower:
         self._gateway.authenticator = authenticator
         self._gateway.inference = config.inference
         self._gateway.name = config.deployment
-        promised = config.objectives.latency_p95_milliseconds if config.objectives else None
-        self._gateway.metrics.describe(config.namespace, config.deployment, promised and promised / 1000)
+        self._gateway.metrics.describe(config.namespace, config.deployment, config.objectives)
         self._gateway.route(Routing(versions, config.reason or "the deployment has no ready version"))
         self._gateway.configured = True
         self._open = {

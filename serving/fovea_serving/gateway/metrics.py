@@ -1,14 +1,15 @@
 """What a gateway measures, for Prometheus: equal for both runtimes, and such that replicas can be summed.
 
-Cardinality is bounded: classes beyond MAX_CLASSES count as one, codes and reasons come from fixed sets, and runs from
-the configuration.
+Cardinality is bounded: classes beyond MAX_CLASSES count as one, codes, reasons and formats come from fixed sets, runs
+from the configuration, and of the versions that no longer answer the last FORMER_VERSIONS are kept.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from fovea_api.modeldeployment import ServiceObjectives
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -18,6 +19,10 @@ from fovea_serving.upstreams import Answer
 
 MAX_CLASSES = 100
 OTHER_CLASSES = "(other)"
+FORMER_VERSIONS = 4
+"""Versions that no longer answer and whose series are kept: Prometheus still has to read their last requests."""
+CODES = ("200", "429", "500", "502", "503", "504")
+"""Answers that are counted from zero: a rate would miss the first of a series that appears with it."""
 
 LABELS = ("namespace", "deployment", "run", "role")
 SECONDS = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30)
@@ -41,7 +46,8 @@ class Metrics:
     def __init__(self, namespace: str = "", deployment: str = "") -> None:
         self.registry = CollectorRegistry()
         self._place = (namespace, deployment)
-        self._objective: float | None = None
+        self._edge: float | None = None
+        """Edge of a latency bucket at the objective, in seconds."""
         registry = self.registry
         self._requests = Counter(
             "fovea_serving_requests", "Requests, by the status of the answer.", (*LABELS, "code"), registry=registry
@@ -110,14 +116,29 @@ class Metrics:
             multiprocess_mode="livemin",
             registry=registry,
         )
+        self._promised = Gauge(
+            "fovea_serving_objective",
+            "What the deployment promises, by the field of spec.objectives and in its unit.",
+            (*LABELS[:2], "metric"),
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
         self._routed: set[tuple[str, ...]] = set()
+        self._former: list[str] = []
+        """Runs that no longer answer, the oldest first."""
 
-    def describe(self, namespace: str, deployment: str, objective: float | None) -> None:
-        """Whose gateway this is, and the latency in seconds that is promised, which gets a bucket edge."""
+    def describe(self, namespace: str, deployment: str, objectives: ServiceObjectives | None) -> None:
+        """Whose gateway this is, and what it promises; the latency gets a bucket edge."""
         self._place = (namespace, deployment)
-        if objective != self._objective:
-            self._objective = objective
-            edges = {*SECONDS, *([objective] if objective else [])}
+        if MULTIPROCESS not in os.environ:
+            self._promised.clear()
+        for metric, value in (objectives.to_dict() if objectives is not None else {}).items():
+            self._promised.labels(*self._place, metric).set(value)  # type: ignore[arg-type]  # all are numbers
+        milliseconds = objectives.latency_p95_milliseconds if objectives is not None else None
+        edge = milliseconds / 1000 if milliseconds is not None else None
+        if edge != self._edge:
+            self._edge = edge
+            edges = {*SECONDS, *([edge] if edge is not None else [])}
             self.registry.unregister(self._latency)
             self._latency = self._latency_histogram(tuple(sorted(edges)))
 
@@ -157,13 +178,22 @@ class Metrics:
         self._wait.labels(*self._place).set(expected_wait)
 
     def routing(self, routing: Routing) -> None:
-        """The shares of the versions; those that left have none."""
+        """The shares of the versions; those that left have none. What counts a new one's requests begins at zero."""
         for labels in self._routed:
             self._weight.labels(*labels).set(0)
             self._ready.labels(*labels).set(0)
+        before = {labels[2] for labels in self._routed}
         for version in routing.versions:
-            self._weight.labels(*self._labels(version)).set(version.weight)
+            labels = self._labels(version)
+            self._weight.labels(*labels).set(version.weight)
+            self._latency.labels(*labels)
+            for code in CODES:
+                self._requests.labels(*labels, code)
         self._routed = {self._labels(version) for version in routing.versions}
+        runs = {version.name for version in routing.versions}
+        self._former = [run for run in self._former if run not in runs] + sorted(before - runs)
+        while len(self._former) > FORMER_VERSIONS:
+            self._forget(self._former.pop(0))
 
     def ready(self, version: Version, ready: bool) -> None:
         """How the last look at a version came out."""
@@ -176,6 +206,16 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return generate_latest(together)
+
+    def _forget(self, run: str) -> None:
+        """Drops the series of a version. Several processes count in files, where nothing can be dropped."""
+        if MULTIPROCESS not in os.environ:
+            for metric in self._by_version():
+                metric.remove_by_labels({"run": run})
+
+    def _by_version(self) -> Iterator[Counter | Gauge | Histogram]:
+        yield from (self._requests, self._errors, self._latency, self._batch_size, self._confidence, self._classes)
+        yield from (self._megapixels, self._aspect, self._kilobytes, self._formats, self._weight, self._ready)
 
     def _labels(self, version: Version | None) -> tuple[str, ...]:
         return (*self._place, version.name, version.role.lower()) if version else (*self._place, "", "")

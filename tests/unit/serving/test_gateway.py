@@ -8,15 +8,19 @@ import io
 import json
 import struct
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
+from fovea_api.modeldeployment import ServiceObjectives
 from fovea_serving.bundle import load_bundle
 from fovea_serving.gateway.app import create_app
 from fovea_serving.gateway.gateway import Gateway
+from fovea_serving.gateway.metrics import Metrics
 from fovea_serving.gateway.routing import Routing, Served, Version
 from fovea_serving.gateway.settings import Settings
 from fovea_serving.predictor import Predictor
@@ -160,20 +164,23 @@ async def test_chosen_classes_and_tiles(client: httpx.AsyncClient) -> None:
 
 
 async def test_what_happens_is_counted(client: httpx.AsyncClient, gateway: Gateway) -> None:
-    gateway.metrics.describe("team", "colours", 0.033)
-    for _ in range(3):
-        await client.post("/v1/predict", content=png((0, 0, 255)))
-    await client.post("/v1/predict", content=b"%PDF")
-    samples = {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(gateway.metrics.text().decode())
-        for sample in family.samples
-    }
+    gateway.metrics.describe("team", "colours", ServiceObjectives(latency_p95_milliseconds=33))
+    gateway.route(gateway.routing)
+    samples = read_samples(gateway.metrics)
 
     def value(name: str, **labels: str) -> float:
         everywhere = {"namespace": "team", "deployment": "colours", "run": "r-1", "role": "stable"}
         return samples[(f"fovea_serving_{name}", *sorted((everywhere | labels).items()))]
 
+    for code in ("200", "429", "503"):
+        assert value("requests_total", code=code) == 0, "a rate counts from zero"
+    assert value("request_seconds_bucket", le="0.033") == 0
+    promised = {"namespace": "team", "deployment": "colours", "metric": "latencyP95Milliseconds"}
+    assert samples[("fovea_serving_objective", *sorted(promised.items()))] == 33
+    for _ in range(3):
+        await client.post("/v1/predict", content=png((0, 0, 255)))
+    await client.post("/v1/predict", content=b"%PDF")
+    samples = read_samples(gateway.metrics)
     assert value("requests_total", code="200") == 3
     assert value("requests_total", code="415", run="", role="") == 1
     assert value("errors_total", reason="UnsupportedImage", run="", role="") == 1
@@ -183,6 +190,24 @@ async def test_what_happens_is_counted(client: httpx.AsyncClient, gateway: Gatew
     assert value("images_total", format="PNG") == 3
     assert value("confidence_bucket", le="1.0") == 3
     assert value("batch_size_sum") == 3
+
+
+def test_series_of_versions_that_left_are_dropped_in_the_end(gateway: Gateway) -> None:
+    (version,) = gateway.routing.versions
+    for number in range(20):
+        gateway.metrics.routing(Routing([replace(version, name=f"r-{number}")]))
+        gateway.metrics.request(replace(version, name=f"r-{number}"), 200, "", 0.1)
+    runs = {dict(labels)["run"] for _, *labels in read_samples(gateway.metrics) if "run" in dict(labels)}
+    assert runs == {f"r-{number}" for number in range(15, 20)}
+
+
+def read_samples(metrics: Metrics) -> dict[tuple[Any, ...], float]:
+    """Values by the series' name and sorted labels."""
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(metrics.text().decode())
+        for sample in family.samples
+    }
 
 
 async def test_page_and_description_come_from_here_alone(client: httpx.AsyncClient) -> None:
