@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import yaml
+from fovea_operator.gauges import OF_EVERY_KIND
 from fovea_operator.kinds import builtin
 from fovea_operator.registry import KindEntry, Registry, Rights
 from fovea_operator.rights import edit_rights, operator_rights, view_rights
@@ -50,7 +51,7 @@ def rights_file(registry: Registry) -> str:
 
 def page(text: str, registry: Registry) -> str:
     """The operator's page with its tables as they should be."""
-    tables = {"kinds": _kinds_table(registry), "settings": _settings_table()}
+    tables = {"kinds": _kinds_table(registry), "settings": _settings_table(), "gauges": _gauges_table(registry)}
     for name, rows in tables.items():
         begin, end = f"<!-- {name}: made by operator/generate.py -->", "<!-- end -->"
         head, rest = text.split(begin)
@@ -82,6 +83,15 @@ def _settings_table() -> Iterator[str]:
     for setting in fields(Settings):
         default = setting.default if setting.default != "" else "(empty)"
         yield f"| `{setting.name}` | `{default}` | {setting.metadata['help']} |"
+
+
+def _gauges_table(registry: Registry) -> Iterator[str]:
+    yield "| metric | labels | meaning |"
+    yield "|---|---|---|"
+    own = (gauge for gauges in registry.gauges.values() for gauge in gauges)
+    for before, gauge in (*((("kind",), each) for each in OF_EVERY_KIND), *(((), each) for each in own)):
+        labels = (*before, "namespace", "name", *gauge.labels)
+        yield f"| `{gauge.name}` | {', '.join(labels)} | {gauge.help} |"
 
 
 def _rule(rights: Rights) -> dict[str, list[str]]:

@@ -67,6 +67,10 @@ class Cache:
             return list(by_namespace.get(namespace, ()))
         return [key for keys in by_namespace.values() for key in keys]
 
+    def objects(self, kind: Kind) -> list[JsonObject]:
+        """All objects of a kind."""
+        return [self._objects[key] for key in self.keys(kind)]
+
     def owners(self) -> list[Key]:
         """What Runs and children work for, whether it is there or deleted."""
         return list(self._owned)

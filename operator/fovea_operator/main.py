@@ -23,6 +23,7 @@ from fovea_operator.apply import Writer
 from fovea_operator.cache import Cache
 from fovea_operator.client import Api, connect, load_configuration
 from fovea_operator.engine import Engine
+from fovea_operator.gauges import ObjectGauges
 from fovea_operator.health import serve
 from fovea_operator.kinds import builtin
 from fovea_operator.lease import Election
@@ -117,6 +118,7 @@ class Operator:
                 self.unread = str(error)
                 await asyncio.sleep(backoff(failures, self.settings))
         self.unread = ""
+        self.metrics.registry.register(ObjectGauges(self.registry, cache.objects))
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch(watcher), name="watch")
             group.create_task(watcher.resync_forever(), name="resync")

@@ -21,8 +21,10 @@ from fovea_api.common import Reference, Resource
 from fovea_api.errors import InvalidManifest
 from fovea_api.run import Run, RunType
 
+from fovea_operator.gauges import ObjectGauge
 from fovea_operator.metrics import MetricDefinition
 from fovea_operator.objects import NAMESPACE, POD, RUN, Key, Kind, View, mapping, parse, text
+from fovea_operator.runs.gauges import GAUGES as RUN_GAUGES
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.job import JobWorkload
 from fovea_operator.workloads.workload import Workload
@@ -62,7 +64,9 @@ class KindEntry:
     rights: tuple[Rights, ...] = ()
     """What its observing needs beyond reading primary kinds, Runs and children."""
     metrics: tuple[MetricDefinition, ...] = ()
-    """Metrics of its own."""
+    """Metrics of its own, which its plans count."""
+    gauges: tuple[ObjectGauge, ...] = ()
+    """What its objects' statuses say, for Prometheus."""
 
 
 def reconciler(
@@ -140,6 +144,11 @@ class Registry:
     def metrics(self) -> tuple[MetricDefinition, ...]:
         """The metrics that kinds have of their own."""
         return tuple(metric for entry in self.entries for metric in entry.metrics)
+
+    @cached_property
+    def gauges(self) -> Mapping[Kind, tuple[ObjectGauge, ...]]:
+        """The gauges about objects, by their kind; of Runs too."""
+        return {**{entry.kind: entry.gauges for entry in self.entries}, RUN: RUN_GAUGES}
 
     def entry(self, kind: Kind) -> KindEntry | None:
         """The entry of a primary kind."""

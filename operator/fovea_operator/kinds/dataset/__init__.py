@@ -3,6 +3,7 @@
 from fovea_api.dataset import Dataset, references
 from fovea_api.run import RunType
 
+from fovea_operator.kinds.dataset.gauges import GAUGES
 from fovea_operator.kinds.dataset.observe import observe_dataset
 from fovea_operator.kinds.dataset.plan import plan_dataset
 from fovea_operator.objects import DATASET
@@ -15,4 +16,5 @@ ENTRY = KindEntry(
     references=references,
     reconcile=reconciler(observe_dataset, plan_dataset),
     run_types={RunType.DATASET_BUILD: JobWorkload()},
+    gauges=GAUGES,
 )

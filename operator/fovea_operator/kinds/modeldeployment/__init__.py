@@ -3,6 +3,7 @@
 from fovea_api.modeldeployment import ModelDeployment, references
 
 from fovea_operator.kinds.modeldeployment.build import CHILDREN
+from fovea_operator.kinds.modeldeployment.gauges import GAUGES
 from fovea_operator.kinds.modeldeployment.observe import observe_deployment
 from fovea_operator.kinds.modeldeployment.plan import plan_deployment
 from fovea_operator.objects import MODEL_DEPLOYMENT
@@ -16,4 +17,5 @@ ENTRY = KindEntry(
     children=CHILDREN,
     # A gateway may ask this of the API server, and nobody can grant what he has not.
     rights=(Rights("authorization.k8s.io", ("localsubjectaccessreviews",), ("create",)),),
+    gauges=GAUGES,
 )

@@ -3,6 +3,7 @@
 from fovea_api.run import RunType
 from fovea_api.trainingjob import TrainingJob, references
 
+from fovea_operator.kinds.trainingjob.gauges import GAUGES
 from fovea_operator.kinds.trainingjob.observe import observe_training
 from fovea_operator.kinds.trainingjob.plan import plan_training
 from fovea_operator.objects import TRAINING_JOB
@@ -15,4 +16,5 @@ ENTRY = KindEntry(
     references=references,
     reconcile=reconciler(observe_training, plan_training),
     run_types={RunType.TRAINING: RayJobWorkload()},
+    gauges=GAUGES,
 )
