@@ -80,7 +80,8 @@ fuzz: venv  ## Readers and decoders on thousands of inputs that nobody would wri
 mutants: venv  ## Which changes of what is decided and calculated the unit tests notice; half an hour (AREA=training for a part)
 	$(BIN)/python tests/mutants.py $(AREA)
 
-tools:  ## The programs that tests start: a real S3 server, Helm and Triton
+tools:  ## The programs that tests start: a real S3 server, Helm, Triton and Prometheus (a Debian package, as root)
+	@command -v promtool >/dev/null || apt-get install --yes --quiet --no-install-recommends prometheus
 	devcluster/devcluster build versitygw helm
 	devcluster/images/triton/install $(FOVEA_CACHE)/triton
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from charts.document import CHART, helm
+from charts.document import CHART, helm, render
 from tests.controlplane.conftest import ControlPlane
+from tests.kube import ROOT
 
 CRD = "datasets.fovea.dev"
 DATASET = {
@@ -88,6 +90,21 @@ def test_install_upgrade_uninstall(
     assert not control_plane.kubectl("-n", namespace, "get", "deployment,role,service", "-o", "name").strip()
     removed = control_plane.try_kubectl("get", "clusterrole", "fovea-operator")
     assert "NotFound" in removed.stderr
+
+
+def test_prometheus_operator_takes_what_watches_fovea(control_plane: ControlPlane, namespace: str) -> None:
+    """By its own CRDs, strictly: an unknown field is an error."""
+    module = ROOT / "devcluster" / "modules" / "prometheus-operator"
+    command = ["go", "mod", "download", "-json", "github.com/prometheus-operator/prometheus-operator"]
+    found = json.loads(subprocess.run(command, cwd=module, capture_output=True, text=True, check=True).stdout)
+    folder = Path(found["Dir"]) / "example" / "prometheus-operator-crd"
+    kinds = ("podmonitors", "prometheusrules", "servicemonitors")
+    control_plane.install_crds(*(folder / f"monitoring.coreos.com_{kind}.yaml" for kind in kinds))
+    enabled = ",".join(f"metrics.{name}.enabled=true" for name in ("podMonitor", "prometheusRule", "serviceMonitor"))
+    manifests = render("--namespace", namespace, "--set", enabled, "--show-only", "templates/monitoring.yaml")
+    control_plane.kubectl("apply", "--server-side", "--validate=strict", "-f", "-", input=manifests)
+    made = control_plane.kubectl("-n", namespace, "get", ",".join(kinds), "-o", "name").split()
+    assert len(made) == len(kinds)
 
 
 RUN = {
