@@ -32,7 +32,9 @@ _MESSAGE_LIMIT = 8192
 _UNSEEN_QUEUE = timedelta(minutes=1)
 """A child that started by so much later than its attempt waited in a queue meanwhile, though nobody saw it there."""
 _SPEC_CHANGED = "SpecChanged"
-_OUT_OF_MEMORY = ("OOMKilled", "Evicted")
+_OUT_OF_MEMORY = ("OOMKilled", "Evicted", "OutOfMemory")
+_CONSEQUENCES = ("WorkersLost",)
+"""Errors that a run reports when pods of it have died: a container that ran out of memory explains more."""
 _FIRST_CHECKPOINT = 300
 """Seconds after which an attempt has saved a checkpoint at the latest."""
 _HUNG = "it did not end after that and was stopped"
@@ -360,6 +362,8 @@ def _ended(
             return closed(_outcome_of(error), error.reason, f"{error.message}; {_HUNG}")
         return None
     if error is not None and (final or child is not None):
+        if child is not None and error.reason in _CONSEQUENCES and child.reason in _OUT_OF_MEMORY:
+            return closed(Outcome.FAILED, child.reason, child.message)
         return closed(_outcome_of(error), error.reason, error.message)
     if child is None and (policy.suspend or last.reason == _SUSPENDED):
         return closed(Outcome.SUSPENDED, "Suspended", "spec.runPolicy.suspend is true")

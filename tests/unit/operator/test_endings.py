@@ -320,6 +320,34 @@ def test_more_memory_lets_a_run_go_on_that_had_too_little() -> None:
     assert world.attempts()[-1] == (4, None, None), "what failed at the limit before counts no more"
 
 
+def test_a_lack_of_memory_that_the_run_itself_reports_is_not_repeated_at_the_same_limit() -> None:
+    world = started(retries=9)
+    for number in (1, 2):
+        lack = {"reason": "OutOfMemory", "message": "raise spec.compute.resources.limits.memory", "retryable": True}
+        world.reports({"error": lack}, number)
+        world.fails("AppFailed", number)
+    assert world.attempts() == [(1, "Failed", "OutOfMemory"), (2, "Failed", "OutOfMemory")]
+    assert world.status.phase == "Failed"
+    assert "2 attempts ran out of memory at the same limit: raise" in world.status.conditions[0].message
+
+
+@pytest.mark.parametrize(
+    ("reported", "pods", "reason"),
+    [
+        ("WorkersLost", "OOMKilled", "OOMKilled"),
+        ("WorkersLost", "AppFailed", "WorkersLost"),
+        ("TrainingDiverged", "OOMKilled", "TrainingDiverged"),
+    ],
+)
+def test_workers_are_lost_of_what_ended_their_pods(reported: str, pods: str, reason: str) -> None:
+    world = started()
+    world.reports({"error": {"reason": reported, "message": "three times in vain", "retryable": True}})
+    world.child(state=ChildState.FAILED, reason=pods, message="raise the limit")
+    world.step(1)
+    assert world.attempts() == [(1, "Failed", reason)]
+    assert world.status.attempts[0].message == ("raise the limit" if reason == "OOMKilled" else "three times in vain")
+
+
 def test_retries_that_are_used_up_are_given_anew_to_changed_pods() -> None:
     world = started(retries=0)
     world.fails("AppFailed")

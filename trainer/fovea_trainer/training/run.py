@@ -28,13 +28,10 @@ from fovea_trainer.training.state import State
 from fovea_trainer.training.training_run import TrainingRun
 
 WORKER_FAILURES = 100
-"""Lost workers that Ray replaces before the attempt fails; each goes on from the last checkpoint."""
+"""Lost workers that Ray replaces before the attempt fails, as long as there are checkpoints in between
+(`worker_failures`); each goes on from the last one."""
 
 log = logging.getLogger(__name__)
-
-
-class WorkersLost(Retryable):
-    """The Ray cluster could not go on."""
 
 
 def train(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunResult:
@@ -80,6 +77,8 @@ def _train_on_ray(run: TrainingRun, reporter: Reporter) -> RunResult:
     import ray.train.torch
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    from fovea_trainer.training.worker_failures import WorkerFailures, WorkersLost
+
     execution = run.spec.execution
     resources = worker_resources(execution)
     workers: int | tuple[int, int] = execution.workers
@@ -102,6 +101,7 @@ def _train_on_ray(run: TrainingRun, reporter: Reporter) -> RunResult:
             storage_filesystem=filesystem,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=execution.checkpoints_kept),
             failure_config=ray.train.FailureConfig(max_failures=WORKER_FAILURES),
+            callbacks=[WorkerFailures(final_error)],  # type: ignore[list-item]  # the annotation is of Ray Train v1
         ),
     )
     try:
@@ -153,6 +153,10 @@ def _worker(config: Mapping[str, Any]) -> None:
 
 def _ends_attempt(error: Exception) -> FoveaError | None:
     """The error that ends the whole attempt, where starting its workers again would meet it again."""
+    from fovea_trainer.training.worker_failures import of_memory
+
+    if (lack := of_memory(error)) is not None:
+        return lack
     outside = outside_cause(error)
     if isinstance(outside, StoreUnavailable):  # it may answer the workers that Ray starts next
         return None
@@ -176,6 +180,8 @@ def _finish(run: TrainingRun, checkpoint: object) -> tuple[RunResult, Progress] 
     import ray.train
     import torch
 
+    from fovea_trainer.training.worker_failures import of_memory
+
     log_to_stdout()
     assert isinstance(checkpoint, ray.train.Checkpoint)
     torch.set_num_threads(worker_threads(run.spec.execution))
@@ -193,7 +199,7 @@ def _finish(run: TrainingRun, checkpoint: object) -> tuple[RunResult, Progress] 
 
             return finish(run, state, report), reported[-1]
     except Exception as error:  # Ray would wrap it in a text
-        known = outside_cause(error) or error
+        known = of_memory(error) or outside_cause(error) or error
         if isinstance(known, FoveaError):
             return known
         raise
@@ -213,6 +219,8 @@ def worker_threads(execution: Execution) -> int:
 
 
 def _cause(error: BaseException) -> FoveaError:
-    """Our own error inside of Ray's, or a fault of the infrastructure; else one that says that workers were lost."""
+    """Our own error inside of Ray's, or a lack of memory or other fault outside; else that workers were lost."""
+    from fovea_trainer.training.worker_failures import WorkersLost, of_memory
+
     own = next((each for each in causes(error) if isinstance(each, FoveaError)), None)
-    return own or outside_cause(error) or WorkersLost(str(error))
+    return own or of_memory(error) or outside_cause(error) or WorkersLost(str(error))
