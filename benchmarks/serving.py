@@ -6,7 +6,8 @@
 Every number is a median over rounds in which each way has its turn: what else the machine does meets all of them.
 The ratios and the CPU time carry to other machines; answers a second do not.
 
-`triton` needs the server that `make tools` installs, `litserve` needs `pip install litserve`.
+`triton` needs the server that `make tools` installs, `litserve` needs `pip install litserve`. `soak` runs only when
+it is named: `--case soak --seconds 120 --rounds 10` takes twenty minutes.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
@@ -39,8 +42,9 @@ from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferReques
 
 BIN = Path(sys.executable).parent
 CACHE = Path(os.environ.get("FOVEA_CACHE") or Path.home() / ".cache" / "fovea")
-Ask = Callable[[bytes], Awaitable[bool]]
-"""Asks about an image; False where the service refused."""
+Ask = Callable[[bytes], Awaitable[HTTPStatus]]
+"""Asks about an image: OK, or why there is no answer."""
+UNANSWERED = {HTTPStatus.TOO_MANY_REQUESTS: "refused", HTTPStatus.GATEWAY_TIMEOUT: "timed out"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,15 @@ class Measured:
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
-    refused: int = 0
-    sent: int = 0
+    statuses: Counter[HTTPStatus] = field(default_factory=Counter)
+
+    async def ask(self, way: Way, image: bytes) -> None:
+        """Asks once."""
+        start = time.perf_counter()
+        status = await way.ask(image)
+        self.statuses[status] += 1
+        if status is HTTPStatus.OK:
+            self.latencies.append(time.perf_counter() - start)
 
     def row(self) -> dict[str, float]:
         """Answers a second, CPU time of all processes for an answer, and latencies."""
@@ -69,8 +80,7 @@ class Measured:
             "CPU ms": round(statistics.median(self.cpu) * 1000, 1),
             "p50 ms": round(float(quantiles[0]), 1),
             "p95 ms": round(float(quantiles[1]), 1),
-            "refused": round(self.refused / max(1, self.sent), 3),
-        }
+        } | {name: round(self.statuses[status] / self.statuses.total(), 3) for status, name in UNANSWERED.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,51 +99,76 @@ class Setting:
         return load_bundle(self.folder)
 
 
-async def turn_about(setting: Setting, ways: Sequence[Way], clients: int) -> dict[str, Measured]:
-    """Lets each way answer as many clients as are given, each asking again when it was answered; in rounds."""
+Load = Callable[[Way, "Setting", Measured], Awaitable[None]]
+"""Asks a way for a turn, and notes what came of it."""
+
+
+def clients(number: int) -> Load:
+    """So many clients, each asking again when it was answered."""
+
+    async def load(way: Way, setting: Setting, measured: Measured) -> None:
+        end = time.perf_counter() + setting.seconds
+
+        async def client(index: int) -> None:
+            while time.perf_counter() < end:
+                await measured.ask(way, setting.images[index % len(setting.images)])
+                index += number
+
+        await asyncio.gather(*(client(index) for index in range(number)))
+
+    return load
+
+
+def arrivals(rate: float) -> Load:
+    """So many requests a second, evenly spread, whether those before were answered or not."""
+
+    async def load(way: Way, setting: Setting, measured: Measured) -> None:
+        start, tasks = time.perf_counter(), []
+        for index in range(round(rate * setting.seconds)):
+            await asyncio.sleep(start + index / rate - time.perf_counter())
+            tasks.append(asyncio.create_task(measured.ask(way, setting.images[index % len(setting.images)])))
+        await asyncio.gather(*tasks)
+
+    return load
+
+
+async def turn_about(setting: Setting, ways: Sequence[Way], load: Load) -> dict[str, Measured]:
+    """Puts the load on each way in turn, in rounds."""
     results = {way.name: Measured() for way in ways}
     for way in ways:  # first requests connect, compile and allocate
-        await asyncio.gather(*(way.ask(setting.images[0]) for _ in range(clients)))
+        await asyncio.gather(*(way.ask(setting.images[0]) for _ in range(CLIENTS)))
     for number in range(setting.rounds):
         for way in ways if number % 2 == 0 else reversed(ways):
-            await _turn(setting, way, clients, results[way.name])
+            measured = results[way.name]
+            start, spent, answered = time.perf_counter(), cpu_seconds(), len(measured.latencies)
+            await load(way, setting, measured)
+            answered = len(measured.latencies) - answered
+            measured.rates.append(answered / (time.perf_counter() - start))
+            measured.cpu.append((cpu_seconds() - spent) / max(1, answered))
     return results
-
-
-async def _turn(setting: Setting, way: Way, clients: int, measured: Measured) -> None:
-    end, answered = time.perf_counter() + setting.seconds, 0
-
-    async def client(number: int) -> None:
-        nonlocal answered
-        index = number
-        while (start := time.perf_counter()) < end:
-            ok = await way.ask(setting.images[index % len(setting.images)])
-            measured.sent += 1
-            if ok:
-                answered += 1
-                measured.latencies.append(time.perf_counter() - start)
-            else:
-                measured.refused += 1
-                await asyncio.sleep(0.05)
-            index += clients
-
-    start, spent = time.perf_counter(), cpu_seconds()
-    await asyncio.gather(*(client(number) for number in range(clients)))
-    measured.rates.append(answered / (time.perf_counter() - start))
-    measured.cpu.append((cpu_seconds() - spent) / max(1, answered))
 
 
 def cpu_seconds() -> float:
     """CPU time of this process and of all that it has started: what a busy machine does not distort."""
-    parents, ticks = {}, {}
+    return sum(int(words[11]) + int(words[12]) for words in our_processes().values()) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes() -> int:
+    """Memory of all processes that this one has started."""
+    pages = sum(int(words[21]) for pid, words in our_processes().items() if pid != os.getpid())
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def our_processes() -> dict[int, list[str]]:
+    """This process and all that it has started, with the words of their /proc/PID/stat after the name."""
+    every = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
-            words = file.read_text().rpartition(")")[2].split()
+            every[int(file.parent.name)] = file.read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it has ended meanwhile
-        parents[int(file.parent.name)] = int(words[1])
-        ticks[int(file.parent.name)] = int(words[11]) + int(words[12])
-    return sum(ticks[pid] for pid in parents if _is_ours(pid, parents)) / os.sysconf("SC_CLK_TCK")
+    parents = {pid: int(words[1]) for pid, words in every.items()}
+    return {pid: words for pid, words in every.items() if _is_ours(pid, parents)}
 
 
 def _is_ours(pid: int, parents: Mapping[int, int]) -> bool:
@@ -185,17 +220,32 @@ def client_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2))
 
 
-def post(session: aiohttp.ClientSession, url: str) -> Ask:
-    """Posts image bytes."""
+Body = Callable[[bytes], tuple[bytes | aiohttp.FormData, Mapping[str, str]]]
+"""What is posted for an image, and the headers that say so."""
 
-    async def ask(image: bytes) -> bool:
-        async with session.post(url, data=image, headers={"content-type": "image/jpeg"}) as response:
-            content = await response.read()
-            if response.status == 429:
-                return False
-            if response.status != 200:
-                sys.exit(f"{url} answers {response.status}: {content[:500]!r}")
-            return True
+
+def as_image(image: bytes) -> tuple[bytes, Mapping[str, str]]:
+    """The image itself."""
+    return image, {"content-type": "image/jpeg"}
+
+
+def as_form(image: bytes) -> tuple[aiohttp.FormData, Mapping[str, str]]:
+    """A form with the image in it."""
+    form = aiohttp.FormData()
+    form.add_field("image", image, filename="image.jpg", content_type="image/jpeg")
+    return form, {}
+
+
+def post(session: aiohttp.ClientSession, url: str, body: Body) -> Ask:
+    """Posts images."""
+
+    async def ask(image: bytes) -> HTTPStatus:
+        data, headers = body(image)
+        async with session.post(url, data=data, headers=headers) as response:
+            content, status = await response.read(), HTTPStatus(response.status)
+            if status is not HTTPStatus.OK and status not in UNANSWERED:
+                sys.exit(f"{url} answers {status}: {content[:500]!r}")
+            return status
 
     return ask
 
@@ -262,7 +312,13 @@ async def ray(stack: AsyncExitStack, setting: Setting, applications: Mapping[str
         f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir=/tmp/fovea-benchmark-{os.getpid()}",
     ]  # fmt: skip
     await stack.enter_async_context(
-        process(command, setting.work / "ray.log", PYTHONPATH=str(setting.work), RAY_USAGE_STATS_ENABLED="0")
+        process(
+            command,
+            setting.work / "ray.log",
+            PYTHONPATH=str(setting.work),
+            RAY_USAGE_STATS_ENABLED="0",
+            RAY_AUTH_MODE="disabled",
+        )
     )
     session = await stack.enter_async_context(client_session())
     url = f"http://127.0.0.1:{dashboard}/api/serve/applications/"
@@ -336,16 +392,13 @@ async def local(setting: Setting) -> dict[str, dict[str, float]]:
         def predict(image: bytes) -> str:
             return json.dumps(predictor.predict([image])[0].to_dict(classes))
 
-        async def raw(image: bytes) -> bool:
-            return bool(await asyncio.get_running_loop().run_in_executor(threads, predict, image))
+        async def raw(image: bytes) -> HTTPStatus:
+            await asyncio.get_running_loop().run_in_executor(threads, predict, image)
+            return HTTPStatus.OK
 
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         ours = await posting(session, setting, {"fovea serve": f"http://127.0.0.1:{port}/v1/predict"})
-        rows = await both_loads(setting, [*ours, Way("raw ONNX Runtime", raw)])
-        cpu = [rows[f"full load: {name}"]["CPU ms"] for name in ("raw ONNX Runtime", "fovea serve")]
-        p95 = [rows[f"one client: {name}"]["p95 ms"] for name in ("fovea serve", "raw ONNX Runtime")]
-        rows["ratio"] |= {"per core": round(cpu[0] / cpu[1], 3), "added p95 ms": round(p95[0] - p95[1], 2)}
-        return rows
+        return await compare(setting, [*ours, Way("raw ONNX Runtime", raw)])
 
 
 async def ray_serve(setting: Setting) -> dict[str, dict[str, float]]:
@@ -357,7 +410,7 @@ async def ray_serve(setting: Setting) -> dict[str, dict[str, float]]:
         through = await gateway(stack, setting, "RayServe", f"{address}/fovea", INFERENCE)
         session = await stack.enter_async_context(client_session())
         urls = {"gateway + Ray Serve": f"{through}/v1/predict", "minimal Ray Serve": f"{address}/minimal"}
-        return await both_loads(setting, await posting(session, setting, urls))
+        return await compare(setting, await posting(session, setting, urls))
 
 
 async def triton_case(setting: Setting) -> dict[str, dict[str, float]]:
@@ -372,7 +425,7 @@ async def triton_case(setting: Setting) -> dict[str, dict[str, float]]:
         stack.push_async_callback(client.close)
         outputs = [InferRequestedOutput(name) for name in postprocess.outputs]
 
-        async def plain(image: bytes) -> bool:
+        async def plain(image: bytes) -> HTTPStatus:
             tensor, geometry = preprocess(decode(image))
             given = InferInput("image", [1, *tensor.shape], "FP32")
             given.set_data_from_numpy(tensor[None])
@@ -380,11 +433,11 @@ async def triton_case(setting: Setting) -> dict[str, dict[str, float]]:
             arrays = {name: result.as_numpy(name) for name in postprocess.outputs}
             (prediction,) = postprocess(arrays, [geometry], confidence=postprocess.confidence_threshold)
             json.dumps(prediction.above(0.5).to_dict(manifest.classes))
-            return True
+            return HTTPStatus.OK
 
         session = await stack.enter_async_context(client_session())
         ours = await posting(session, setting, {"gateway + Triton": f"{through}/v1/predict"})
-        return await both_loads(setting, [*ours, Way("plain Triton", plain)])
+        return await compare(setting, [*ours, Way("plain Triton", plain)])
 
 
 async def litserve(setting: Setting) -> dict[str, dict[str, float]]:
@@ -403,11 +456,11 @@ async def litserve(setting: Setting) -> dict[str, dict[str, float]]:
                     def setup(self, device):
                         bundle = load_bundle({str(setting.folder)!r})
                         self.classes, self.predictor = bundle.manifest.classes, Predictor.from_bundle(bundle)
-                    async def decode_request(self, request: Request): return await request.body()
+                    def decode_request(self, request: Request): return request["image"].file.read()
                     def batch(self, inputs): return list(inputs)
                     def unbatch(self, output): return output
                     def predict(self, images): return self.predictor.predict(images)
-                    async def encode_response(self, output): return output.to_dict(self.classes)
+                    def encode_response(self, output): return output.to_dict(self.classes)
 
                 if __name__ == "__main__":
                     api = Api(max_batch_size=8, batch_timeout=0.005)
@@ -421,7 +474,7 @@ async def litserve(setting: Setting) -> dict[str, dict[str, float]]:
         await stack.enter_async_context(process(command, setting.work / "serve.log"))
         session = await stack.enter_async_context(client_session())
         urls = {"fovea serve": f"http://127.0.0.1:{own}/v1/predict", "LitServe": f"http://127.0.0.1:{port}/predict"}
-        return await both_loads(setting, await posting(session, setting, urls))
+        return await compare(setting, await posting(session, setting, urls, as_form))  # LitServe takes no bare bytes
 
 
 async def batching(setting: Setting) -> dict[str, dict[str, float]]:
@@ -435,20 +488,50 @@ async def batching(setting: Setting) -> dict[str, dict[str, float]]:
         address = await ray(stack, setting, applications)
         session = await stack.enter_async_context(client_session())
         ways = await posting(session, setting, {name: f"{address}/b{size}" for name, size in sizes.items()})
-        return table(await turn_about(setting, ways, CLIENTS), "full load: ")
+        return table(await turn_about(setting, ways, clients(CLIENTS)), "full load: ")
 
 
 async def overload(setting: Setting) -> dict[str, dict[str, float]]:
-    """Twice as many clients as one second of work: what is refused, and how long the answered ones wait."""
+    """Twice as many requests as it can answer: what is refused, and how long the answered ones wait."""
     async with AsyncExitStack() as stack:
         address = await triton(stack, setting, INFERENCE)
         inference = {**INFERENCE, "timeoutSeconds": 1}
         through = await gateway(stack, setting, "Triton", address, inference)
         session = await stack.enter_async_context(client_session())
         way = await posting(session, setting, {"gateway + Triton": f"{through}/v1/predict"})
-        full = table(await turn_about(setting, way, CLIENTS), "full load: ")
+        full = table(await turn_about(setting, way, clients(CLIENTS)), "full load: ")
         rate = next(iter(full.values()))["answers/s"]
-        return full | table(await turn_about(setting, way, max(CLIENTS, round(2 * rate))), "twice what it can: ")
+        return full | table(await turn_about(setting, way, arrivals(2 * rate)), "twice what it can: ")
+
+
+async def soak(setting: Setting) -> dict[str, dict[str, float]]:
+    """`fovea serve` under 32 clients for all rounds: whether memory stays and every answer is the first one's equal."""
+    async with AsyncExitStack() as stack:
+        port = free_port()
+        command = [BIN / "fovea", "serve", setting.folder, "--port", str(port), "--timeout", "60"]
+        await stack.enter_async_context(process(command, setting.work / "serve.log"))
+        session = await stack.enter_async_context(client_session())
+        url = f"http://127.0.0.1:{port}/v1/predict"
+        await posting(session, setting, {"fovea serve": url})
+
+        async def objects(image: bytes) -> str:
+            async with session.post(url, data=image, headers={"content-type": "image/jpeg"}) as response:
+                return json.dumps((await response.json())["objects"])
+
+        alone = {image: await objects(image) for image in setting.images}
+        different = 0
+
+        async def ask(image: bytes) -> HTTPStatus:
+            nonlocal different
+            different += await objects(image) != alone[image]
+            return HTTPStatus.OK
+
+        rows, ways = {}, [Way("fovea serve", ask)]
+        for number in range(1, setting.rounds + 1):
+            (measured,) = (await turn_about(replace(setting, rounds=1), ways, clients(32))).values()
+            memory = resident_bytes() / 2**20
+            rows[f"round {number}"] = measured.row() | {"different": different, "memory MiB": round(memory, 1)}
+        return rows
 
 
 CASES = {
@@ -458,36 +541,43 @@ CASES = {
     "litserve": litserve,
     "batching": batching,
     "overload": overload,
+    "soak": soak,
 }
 
 
-async def posting(session: aiohttp.ClientSession, setting: Setting, urls: Mapping[str, str]) -> list[Way]:
-    """Ways that post image bytes to addresses, once all of them answer."""
+async def posting(
+    session: aiohttp.ClientSession, setting: Setting, urls: Mapping[str, str], body: Body = as_image
+) -> list[Way]:
+    """Ways that post images to addresses, once all of them answer."""
 
     async def answers(url: str) -> bool:
-        async with session.post(url, data=setting.images[0], headers={"content-type": "image/jpeg"}) as response:
+        data, headers = body(setting.images[0])
+        async with session.post(url, data=data, headers=headers) as response:
             return response.status == 200
 
     for name, url in urls.items():
         await until(partial(answers, url), name)
-    return [Way(name, post(session, url)) for name, url in urls.items()]
+    return [Way(name, post(session, url, body)) for name, url in urls.items()]
 
 
-async def both_loads(setting: Setting, ways: Sequence[Way]) -> dict[str, dict[str, float]]:
-    """Full load for throughput, one client for what is added to the latency of a request."""
-    full = await turn_about(setting, ways, CLIENTS)
-    single = await turn_about(setting, ways, 1)
-    rows = table(full, "full load: ") | table(single, "one client: ")
+async def compare(setting: Setting, ways: Sequence[Way]) -> dict[str, dict[str, float]]:
+    """Full load for throughput; half of it, and a single client, for what is added to the latency of a request."""
     ours, theirs = (way.name for way in ways)
+    full = await turn_about(setting, ways, clients(CLIENTS))
+    half = await turn_about(setting, ways, arrivals(min(statistics.median(each.rates) for each in full.values()) / 2))
+    single = await turn_about(setting, ways, clients(1))
     rates = [a / b for a, b in zip(full[ours].rates, full[theirs].rates, strict=True) if b]
-    added = np.median(single[ours].latencies) - np.median(single[theirs].latencies)
-    added_cpu = statistics.median(full[ours].cpu) - statistics.median(full[theirs].cpu)
-    rows["ratio"] = {
+    cpu = [statistics.median(full[name].cpu) for name in (ours, theirs)]
+    ratio = {
         "throughput": round(statistics.median(rates), 3),
-        "added ms": round(float(added) * 1000, 2),
-        "added CPU ms": round(added_cpu * 1000, 2),
+        "per core": round(cpu[1] / cpu[0], 3),
+        "added CPU ms": round((cpu[0] - cpu[1]) * 1000, 2),
     }
-    return rows
+    for name, results in {"half load": half, "one client": single}.items():
+        for quantile in (50, 95):
+            added = np.subtract(*(np.percentile(results[each].latencies, quantile) for each in (ours, theirs)))
+            ratio[f"{name}, added p{quantile} ms"] = round(float(added) * 1000, 2)
+    return table(full, "full load: ") | table(half, "half load: ") | table(single, "one client: ") | {"ratio": ratio}
 
 
 def table(results: Mapping[str, Measured], prefix: str) -> dict[str, dict[str, float]]:
@@ -507,7 +597,7 @@ def main() -> None:
     images = [file.read_bytes() for file in sorted(given.images.rglob("*.jpg"))[:32]]
     results = {}
     with tempfile.TemporaryDirectory(prefix="fovea-benchmark-") as work:
-        for name in given.case or CASES:
+        for name in given.case or [name for name in CASES if name != "soak"]:
             setting = Setting(given.bundle.resolve(), images, given.seconds, given.rounds, Path(work))
             results[name] = asyncio.run(CASES[name](setting))
             print(f"\n{name}")

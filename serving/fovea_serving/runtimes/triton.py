@@ -110,8 +110,9 @@ def write_repository(bundle: Bundle, root: Path, options: TritonOptions) -> None
 def model_config(bundle: Bundle, options: TritonOptions) -> pb.ModelConfig:
     """The configuration of the model, a message of Triton's own schema. Raises InvalidModel, InvalidBundle.
 
-    Batches are Triton's: the first dimension of what a client sends is the number of images. A request that has waited
-    longer than it may take is refused, since nobody waits for its answer any more.
+    Batches are Triton's: the first dimension of what a client sends is the number of images. There is no queue policy:
+    with a timeout or a largest size Triton's batcher prepares no batch ahead, and misses a request that comes just before
+    its model is idle again; that one waits for half a second. Who asks gives up by its own deadline, which cancels.
     """
     manifest, inference = bundle.manifest, options.inference
     size = manifest.preprocessing.size
@@ -125,11 +126,7 @@ def model_config(bundle: Bundle, options: TritonOptions) -> pb.ModelConfig:
         input=[pb.ModelInput(name=INPUT, data_type=pb.TYPE_FP32, dims=image)],
         output=[pb.ModelOutput(name=name, data_type=pb.TYPE_FP32, dims=dims) for name, dims in shapes.items()],
         dynamic_batching=pb.ModelDynamicBatching(
-            max_queue_delay_microseconds=round(inference.batching.max_delay_milliseconds * 1000),
-            default_queue_policy=pb.ModelQueuePolicy(
-                timeout_action=pb.ModelQueuePolicy.REJECT,
-                default_timeout_microseconds=round(inference.timeout_seconds * 1e6),
-            ),
+            max_queue_delay_microseconds=round(inference.batching.max_delay_milliseconds * 1000)
         ),
         instance_group=[pb.ModelInstanceGroup(count=options.instances, kind=_kind(options.backend))],
         model_warmup=[_warmup(count, image) for count in sorted({1, batch})],
