@@ -514,16 +514,16 @@ async def soak(setting: Setting) -> dict[str, dict[str, float]]:
         url = f"http://127.0.0.1:{port}/v1/predict"
         await posting(session, setting, {"fovea serve": url})
 
-        async def objects(image: bytes) -> str:
+        async def predictions(image: bytes) -> str:
             async with session.post(url, data=image, headers={"content-type": "image/jpeg"}) as response:
-                return json.dumps((await response.json())["objects"])
+                return json.dumps((await response.json())["predictions"])
 
-        alone = {image: await objects(image) for image in setting.images}
+        alone = {image: await predictions(image) for image in setting.images}
         different = 0
 
         async def ask(image: bytes) -> HTTPStatus:
             nonlocal different
-            different += await objects(image) != alone[image]
+            different += await predictions(image) != alone[image]
             return HTTPStatus.OK
 
         rows, ways = {}, [Way("fovea serve", ask)]

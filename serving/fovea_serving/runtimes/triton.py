@@ -111,8 +111,8 @@ def model_config(bundle: Bundle, options: TritonOptions) -> pb.ModelConfig:
     """The configuration of the model, a message of Triton's own schema. Raises InvalidModel, InvalidBundle.
 
     Batches are Triton's: the first dimension of what a client sends is the number of images. There is no queue policy:
-    with a timeout or a largest size Triton's batcher prepares no batch ahead, and misses a request that comes just before
-    its model is idle again; that one waits for half a second. Who asks gives up by its own deadline, which cancels.
+    with a timeout or a largest size Triton's batcher prepares no batch ahead, and misses a request that comes just
+    before its model is idle again; that one waits for half a second. Who asks has a deadline, which cancels the call.
     """
     manifest, inference = bundle.manifest, options.inference
     size = manifest.preprocessing.size

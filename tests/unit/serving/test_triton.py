@@ -51,7 +51,7 @@ def test_the_configuration_says_what_the_manifest_and_the_deployment_say(detecto
     ]
     assert [(each.name, list(each.dims)) for each in config.output] == [("boxes", [2, 4]), ("scores", [2, 3])]
     assert config.dynamic_batching.max_queue_delay_microseconds == 2500
-    assert not config.dynamic_batching.HasField("default_queue_policy")  # with one, some requests wait for half a second
+    assert not config.dynamic_batching.HasField("default_queue_policy")  # with one, requests may wait for 500 ms
     assert [warmup.batch_size for warmup in config.model_warmup] == [1, 4]
     assert (tmp_path / "model" / "1" / "model.py").exists()
 
