@@ -22,14 +22,21 @@ from fovea_operator.conditions import Assessment, condition_of, conditions, prog
 from fovea_operator.objects import JOB, RUN, Key
 from fovea_operator.runs.build import child_writes, run_manifest
 from fovea_operator.runs.lifecycle import Situation, Step, advance, is_finished
-from fovea_operator.runs.plan import Context, blocker_of, blocker_of_pods, own_status, retry_of, step_writes
+from fovea_operator.runs.plan import (
+    CLEANING_UP,
+    Context,
+    blocker_of,
+    blocker_of_pods,
+    own_status,
+    retry_of,
+    step_writes,
+)
 from fovea_operator.runs.snapshot import RunsSnapshot, RunView
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.work import Work
 from fovea_operator.writes import Create, Delete, Plan, Write
 
-CLEANING_UP = "CleaningUp"
 DELETED = "Deleted"
 _USERS_LISTED = 5
 

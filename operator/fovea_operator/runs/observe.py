@@ -7,19 +7,24 @@ missing although an attempt is open.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import TypedDict
 
 from fovea_api import names
 from fovea_api.common import Metadata, Reference, Status
+from fovea_api.dataset import Dataset
 from fovea_api.errors import InvalidManifest
 from fovea_api.run import Attempt, Run, RunRequest, RunStatus, RunType
+from fovea_api.trainingjob import TrainingJob, TrainingJobSpec, references
 
 from fovea_operator.client import Refused
 from fovea_operator.objects import (
+    DATASET,
     POD,
     RUN,
+    TRAINING_JOB,
     WORKLOAD,
     JsonObject,
     Key,
@@ -110,6 +115,35 @@ async def views_of(observer: Observer, owner: Key) -> tuple[RunView, ...]:
         view = replace(view, pod_times=tuple(filter(None, map(pod_time, _pods_of(observer, owner, view.name)))))
         views.append(await _with_queue_time(observer, view))
     return tuple(sorted(views, key=lambda view: (view.created, view.name), reverse=True))
+
+
+class RecipeObjects(TypedDict):
+    """What a recipe refers to: the fields of a RecipeSnapshot."""
+
+    dataset: Dataset | None
+    jobs: Mapping[str, TrainingJob]
+    unreadable: frozenset[Key]
+    datasets: tuple[str, ...]
+    dataset_cleanup: str
+
+
+def recipe_objects(observer: Observer, namespace: str, spec: TrainingJobSpec) -> RecipeObjects:
+    """The objects that a recipe refers to, as far as they exist."""
+    dataset_key = Key(DATASET, namespace, spec.dataset_ref.name)
+    dataset = observer.readable(Dataset, dataset_key)
+    names_ = {reference.name for reference in references(spec) if reference.kind == TRAINING_JOB.name}
+    jobs = {name: observer.readable(TrainingJob, Key(TRAINING_JOB, namespace, name)) for name in names_}
+    not_read = [Key(TRAINING_JOB, namespace, name) for name, job in jobs.items() if job is None]
+    not_read += [dataset_key] if dataset is None else []
+    return {
+        "dataset": dataset,
+        "jobs": {name: job for name, job in jobs.items() if job is not None},
+        "unreadable": frozenset(key for key in not_read if observer.cache.get(key) is not None),
+        "datasets": tuple(sorted(key.name for key in observer.cache.keys(DATASET, namespace))),
+        "dataset_cleanup": next(
+            (view.name for view in known_runs(observer, dataset_key) if view.threatens_versions), ""
+        ),
+    }
 
 
 def known_runs(observer: Observer, owner: Key) -> Iterator[RunView]:

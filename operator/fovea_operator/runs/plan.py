@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypedDict, TypeVar
+from typing import Literal, TypedDict, TypeVar
 
 from fovea_api import names
 from fovea_api.common import Metadata, Model, Reference, RunPolicy, Status
@@ -22,7 +22,7 @@ from fovea_api.run import (
 )
 from pydantic import ValidationError
 
-from fovea_operator.conditions import Assessment, conditions, progressing, stalled, waiting_for_leftover
+from fovea_operator.conditions import Assessment, condition_of, conditions, progressing, stalled, waiting_for_leftover
 from fovea_operator.metrics import ATTEMPTS_ENDED
 from fovea_operator.objects import RUN, JsonObject, Key, Kind, mapping
 from fovea_operator.runs.build import child_writes, run_manifest
@@ -36,6 +36,8 @@ from fovea_operator.workloads.workload import ANNOTATION_PODS
 from fovea_operator.writes import Count, Create, Delete, Emit, Plan, SetStatus, Write
 
 R = TypeVar("R", bound=Model)
+CLEANING_UP = "CleaningUp"
+"""The reason of what waits until data are deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,6 +322,16 @@ def history(context: Context, newest: str | None, pruned: Sequence[Delete]) -> t
     deleted = {delete.key.name for delete in pruned}
     names_ = [view.name for view in context.runs if view.name not in deleted]
     return tuple((names_ if newest is None or newest in names_ else [newest, *names_])[:100])
+
+
+def end_events(context: Context, run: str, assessment: Assessment, old: RunOwnerStatus) -> tuple[Write, ...]:
+    """The event that says how a run came out, once."""
+    before = condition_of(old, "Ready")
+    reported = old.run == run and before is not None and before.reason == assessment.reason
+    if reported or assessment.reconciling or not (assessment.ready or assessment.stalled):
+        return ()
+    type: Literal["Normal", "Warning"] = "Normal" if assessment.ready else "Warning"
+    return (Emit(context.key, type, assessment.reason, assessment.message, run),)
 
 
 def own_status(key: Key, old: Status | None, new: Status, runs: Sequence[RunView] = ()) -> tuple[Write, ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from fovea_api.common import Reference
+from fovea_api.dataset import Dataset
 from fovea_api.run import Run, RunStatus, RunType
+from fovea_api.trainingjob import TrainingJob
 
 from fovea_operator.objects import Key
 from fovea_operator.store import StoreConfig
@@ -81,3 +84,19 @@ class RunsSnapshot:
     leftover: Key | None = None
     """A Run, a child or a pod of an object that was deleted and made again; no attempt starts beside it."""
     now: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeSnapshot(RunsSnapshot):
+    """The same of an object whose runs train a recipe, with what the recipe refers to."""
+
+    dataset: Dataset | None
+    """The Dataset that the recipe refers to."""
+    jobs: Mapping[str, TrainingJob] = field(default_factory=dict)
+    """TrainingJobs that the recipe refers to, as far as they exist."""
+    unreadable: frozenset[Key] = frozenset()
+    """What the object refers to that exists and that this version of the API cannot read."""
+    datasets: tuple[str, ...] = ()
+    """Names of all Datasets of the namespace, for suggestions."""
+    dataset_cleanup: str = ""
+    """Name of a cleanup that deletes versions of the Dataset, or is going to soon; empty: there is none."""

@@ -347,7 +347,7 @@ def based(*, there: bool = True, **result: Any) -> Plan:
     spec = {"datasetRef": {"name": "cells"}, "model": {"architecture": "resnet18"}}
     base = TrainingJob.model_validate({"metadata": METADATA | {"name": "base"}, "spec": spec, "status": status})
     found = snapshot(job(model={"architecture": "resnet18", "pretrained": {"trainingJobRef": {"name": "base"}}}))
-    return plan_training(replace(found, others={"base": base} if there else {}), Settings())
+    return plan_training(replace(found, jobs={"base": base} if there else {}), Settings())
 
 
 def waits(plan: Plan) -> tuple[str, str]:

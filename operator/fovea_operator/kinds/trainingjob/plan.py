@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 
 from fovea_api.compatibility import incompatibilities
@@ -11,9 +10,7 @@ from fovea_api.metrics import headline
 from fovea_api.partial import merge
 from fovea_api.run import (
     BundleInput,
-    DatasetInput,
     RequestedRun,
-    RunInputs,
     RunOwner,
     RunSpec,
     RunType,
@@ -32,13 +29,15 @@ from fovea_api.trainingjob import (
 )
 from pydantic import ValidationError
 
-from fovea_operator.cleanups.plan import CLEANING_UP, blocker_of_attempts, with_deletion
-from fovea_operator.conditions import Assessment, condition_of, conditions, progressing, ready, stalled
+from fovea_operator.cleanups.plan import blocker_of_attempts, with_deletion
+from fovea_operator.conditions import Assessment, conditions, ready, stalled
 from fovea_operator.kinds.trainingjob.build import child_builder, execution_settings, pod_settings
 from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
-from fovea_operator.objects import DATASET, TRAINING_JOB, Key, Kind
+from fovea_operator.objects import TRAINING_JOB
+from fovea_operator.runs.inputs import has_moved, inputs_of
 from fovea_operator.runs.lifecycle import is_finished
 from fovea_operator.runs.plan import (
+    CLEANING_UP,
     Context,
     RunWrites,
     advance_runs,
@@ -46,6 +45,7 @@ from fovea_operator.runs.plan import (
     blocker_of,
     current_run,
     desired_recipe,
+    end_events,
     history,
     own_status,
     prune,
@@ -56,7 +56,7 @@ from fovea_operator.runs.requests import Requested, unanswered
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.runs.usage import usage_of
 from fovea_operator.settings import Settings
-from fovea_operator.writes import Emit, Plan, Write
+from fovea_operator.writes import Plan
 
 
 def plan_training(snapshot: TrainingSnapshot, settings: Settings) -> Plan:
@@ -100,7 +100,7 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
         history=history(context, name, pruned),
         requested_runs=_requested_runs(context, snapshot, old, made, blocked),
     )
-    events = _events(key, name, assessment, old)
+    events = end_events(context, name, assessment, old)
     return Plan(
         (*made.writes, *events, *made.status_writes, *own_status(key, job.status, status, snapshot.runs), *pruned),
         step.requeue_after,
@@ -140,7 +140,8 @@ def _run_spec(
         return refusal(problems)
     if (blocker := blocker_of((), snapshot.store)) is not None:
         return blocker
-    inputs = _inputs(snapshot, as_asked, old)
+    own = BundleInput(digest=old.result.digest, artifact=old.result.bundle) if old.result is not None else None
+    inputs = inputs_of(snapshot, as_asked, own)
     if isinstance(inputs, Assessment):
         return inputs
     owner = RunOwner(kind="TrainingJob", name=job.metadata.name)
@@ -215,87 +216,15 @@ def _is_new(context: Context, snapshot: TrainingSnapshot, current: RunView, reci
     policy, used = spec.run_policy, run.inputs.dataset
     if context.restart not in ("", run.nonce.partition("@")[0]):
         return True
-    other_dataset = used is None or used.name != spec.dataset_ref.name
-    pinned = spec.dataset_ref.version
-    moved = other_dataset or (pinned is not None and used is not None and pinned != used.version)
     changed = not is_same_recipe(RunType.TRAINING, run.recipe, recipe)
-    if policy.on_change == "NewRun" and (moved or changed):
+    if policy.on_change == "NewRun" and (has_moved(spec.dataset_ref, run) or changed):
         return True
-    if policy.on_new_dataset_version == "Ignore" or pinned is not None or snapshot.dataset is None:
+    if policy.on_new_dataset_version == "Ignore" or spec.dataset_ref.version is not None or snapshot.dataset is None:
         return False
     if not current.has_ended:  # else a dataset that changes faster than a training takes would have no model, ever
         return False
     newest = snapshot.dataset.status.version if snapshot.dataset.status is not None else None
     return newest is not None and used is not None and newest != used.version
-
-
-def _inputs(snapshot: TrainingSnapshot, spec: TrainingJobSpec, old: TrainingJobStatus) -> RunInputs | Assessment:
-    dataset = _dataset(snapshot)
-    if isinstance(dataset, Assessment):
-        return dataset
-    pretrained, distillation = spec.model.pretrained, spec.compression.distillation
-    base: BundleInput | Assessment | None = None
-    if pretrained.training_job_ref is not None:
-        base = _bundle(snapshot, pretrained.training_job_ref.name, "spec.model.pretrained.trainingJobRef")
-    elif pretrained.from_ is not None:
-        own = old.result
-        if own is None:
-            return stalled(
-                "NoCurrentModel", "spec.model.pretrained.from is Current, but there is no model yet; use weights"
-            )
-        base = BundleInput(digest=own.digest, artifact=own.bundle)
-    teacher: BundleInput | Assessment | None = None
-    if distillation is not None:
-        teacher = _bundle(snapshot, distillation.teacher_ref.name, "spec.compression.distillation.teacherRef")
-    if isinstance(base, Assessment):
-        return base
-    if isinstance(teacher, Assessment):
-        return teacher
-    return RunInputs(dataset=dataset, base_weights=base, teacher=teacher)
-
-
-def _dataset(snapshot: TrainingSnapshot) -> DatasetInput | Assessment:
-    reference = snapshot.job.spec.dataset_ref
-    if snapshot.dataset is None:
-        if (unreadable := _unreadable(snapshot, DATASET, reference.name)) is not None:
-            return unreadable
-        near = difflib.get_close_matches(reference.name, snapshot.datasets, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; apply it, or correct spec.datasetRef.name"
-        return progressing("DatasetNotFound", f"there is no Dataset {reference.name!r} in this namespace{hint}")
-    status = snapshot.dataset.status
-    problem = snapshot.dataset.spec.problem.stated()
-    if reference.version is not None:
-        if snapshot.dataset_cleanup and (status is None or status.version != reference.version):
-            what = f"run {snapshot.dataset_cleanup}, which deletes old versions of Dataset {reference.name!r}"
-            return progressing(CLEANING_UP, f"waiting for {what}")
-        artifact = f"{snapshot.store.uri}/dataset/{reference.name}/{reference.version}/"
-        return DatasetInput(name=reference.name, version=reference.version, artifact=artifact, problem=problem)
-    if status is None or status.version is None or status.artifact is None:
-        why = condition_of(status, "Ready")
-        words = f": {why.message}" if why is not None and why.message else ""
-        return progressing("DatasetNotReady", f"Dataset {reference.name!r} has no version yet{words}")
-    return DatasetInput(name=reference.name, version=status.version, artifact=status.artifact, problem=problem)
-
-
-def _unreadable(snapshot: TrainingSnapshot, kind: Kind, name: str) -> Assessment | None:
-    if not any((key.kind, key.name) == (kind, name) for key in snapshot.unreadable):
-        return None
-    words = f"this version of Fovea cannot read {kind} {name!r}, whose own conditions say why"
-    return progressing(f"{kind}Unreadable", words)
-
-
-def _bundle(snapshot: TrainingSnapshot, name: str, path: str) -> BundleInput | Assessment:
-    other = snapshot.others.get(name)
-    if other is None:
-        if (unreadable := _unreadable(snapshot, TRAINING_JOB, name)) is not None:
-            return unreadable
-        return progressing(
-            "TrainingJobNotFound", f"{path}: there is no TrainingJob {name!r} in this namespace; apply it"
-        )
-    result = other.status.result if other.status is not None else None
-    if result is None or not result.eligible:
-        return progressing("TrainingJobNotReady", f"{path}: TrainingJob {name!r} has no eligible model yet")
-    return BundleInput(digest=result.digest, artifact=result.bundle)
 
 
 # --- What came out -----------------------------------------------------------------------------------------------
@@ -352,11 +281,3 @@ def _words(job: TrainingJob, result: TrainingResult) -> str:
     met = "; ".join(map(str, result.success_criteria)) or "no criteria were set"
     warnings = missing_splits(job.spec.evaluation.splits, result.metrics)
     return f"trained by run {result.run}: {'; '.join((met, *warnings))}"
-
-
-def _events(key: Key, run: str, assessment: Assessment, old: TrainingJobStatus) -> tuple[Write, ...]:
-    before = condition_of(old, "Ready")
-    reported = old.run == run and before is not None and before.reason == assessment.reason
-    if reported or assessment.reconciling or not (assessment.ready or assessment.stalled):
-        return ()
-    return (Emit(key, "Normal" if assessment.ready else "Warning", assessment.reason, assessment.message, run),)
