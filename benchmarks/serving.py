@@ -64,13 +64,14 @@ class Measured:
     latencies: list[float] = field(default_factory=list)
     statuses: Counter[HTTPStatus] = field(default_factory=Counter)
 
-    async def ask(self, way: Way, image: bytes) -> None:
+    async def ask(self, way: Way, image: bytes) -> HTTPStatus:
         """Asks once."""
         start = time.perf_counter()
         status = await way.ask(image)
         self.statuses[status] += 1
         if status is HTTPStatus.OK:
             self.latencies.append(time.perf_counter() - start)
+        return status
 
     def row(self) -> dict[str, float]:
         """Answers a second, CPU time of all processes for an answer, and latencies."""
@@ -111,7 +112,8 @@ def clients(number: int) -> Load:
 
         async def client(index: int) -> None:
             while time.perf_counter() < end:
-                await measured.ask(way, setting.images[index % len(setting.images)])
+                if await measured.ask(way, setting.images[index % len(setting.images)]) is not HTTPStatus.OK:
+                    await asyncio.sleep(1)  # as Retry-After says
                 index += number
 
         await asyncio.gather(*(client(index) for index in range(number)))
@@ -514,18 +516,19 @@ async def soak(setting: Setting) -> dict[str, dict[str, float]]:
         url = f"http://127.0.0.1:{port}/v1/predict"
         await posting(session, setting, {"fovea serve": url})
 
-        async def predictions(image: bytes) -> str:
-            async with session.post(url, data=image, headers={"content-type": "image/jpeg"}) as response:
-                return json.dumps((await response.json())["predictions"])
-
-        alone = {image: await predictions(image) for image in setting.images}
+        alone: dict[bytes, object] = {}
         different = 0
 
         async def ask(image: bytes) -> HTTPStatus:
             nonlocal different
-            different += await predictions(image) != alone[image]
-            return HTTPStatus.OK
+            async with session.post(url, data=image, headers={"content-type": "image/jpeg"}) as response:
+                status, content = HTTPStatus(response.status), await response.json()
+            if status is HTTPStatus.OK:
+                different += content["predictions"] != alone.setdefault(image, content["predictions"])
+            return status
 
+        for image in setting.images:
+            await ask(image)
         rows, ways = {}, [Way("fovea serve", ask)]
         for number in range(1, setting.rounds + 1):
             (measured,) = (await turn_about(replace(setting, rounds=1), ways, clients(32))).values()
