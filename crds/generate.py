@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fovea_api import dataset, trainingjob
+from fovea_api import dataset, trainingjob, tuningsweep
 from fovea_api.architectures import declared_settings
 from fovea_api.common import Model, Resource
 from fovea_api.defaults import FILE as LEDGER_FILE
@@ -30,7 +30,11 @@ HEADER = "# Generated from crds/fovea_api by `make generate`. Do not edit.\n"
 CRD_FOLDERS = (Path("crds"), Path("charts/fovea/files/crds"))
 REFERENCE = Path("docs/reference")
 LEDGER = Path("crds/fovea_api") / LEDGER_FILE
-RECIPES: Mapping[RunType, type[Model]] = {RunType.DATASET_BUILD: dataset.Recipe, RunType.TRAINING: trainingjob.Recipe}
+RECIPES: Mapping[RunType, type[Model]] = {
+    RunType.DATASET_BUILD: dataset.Recipe,
+    RunType.TRAINING: trainingjob.Recipe,
+    RunType.TUNING_SWEEP: tuningsweep.SweepRecipe,
+}
 """The recipes whose content is part of a run's identity."""
 
 # Blocks that another page describes: (kind, path) -> what to read instead.

@@ -7,7 +7,7 @@ the names of the metrics and the Dataset. The trainer holds itself to the same f
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from fovea_api.architectures import Architecture, InvalidOption, catalogue, find, read_options
 from fovea_api.common import Task
@@ -167,18 +167,30 @@ def wrong_monitored(task: Task, recipe: Recipe) -> Iterator[InvalidInput]:
 
 def _wrong_criteria(task: Task, spec: TrainingJobSpec, classes: tuple[str, ...]) -> Iterator[InvalidInput]:
     """Success criteria on what an evaluation does not measure. The classes are checked where the Dataset names them."""
-    splits = spec.evaluation.splits
-    known = list(evaluated(task, splits, spec.evaluation.slices))
-    prefixes = [f"{split}/{name}" for split in splits for name in BY_CLASS.get(task, ())]
     for index, criterion in enumerate(spec.success_criteria):
-        metric, place = criterion.metric, f"spec.successCriteria[{index}].metric"
-        prefix, of_a_class, name = _parted(metric)
-        if not of_a_class and metric not in known:
-            yield _unknown(metric, "by this job", place, [*known, *(f"{each}/<class>" for each in prefixes)])
-        elif of_a_class and prefix not in prefixes:
-            yield _unknown(metric, "by this job", place, [f"{each}/{name}" for each in prefixes])
-        elif of_a_class and classes and name not in classes:
-            yield _unknown(metric, "by this job", place, [f"{prefix}/{each}" for each in classes])
+        place = f"spec.successCriteria[{index}].metric"
+        wrong = unmeasured(criterion.metric, place, task, spec.evaluation.splits, spec.evaluation.slices, classes)
+        if wrong is not None:
+            yield wrong
+
+
+def unmeasured(
+    metric: str, place: str, task: Task, splits: Sequence[str], slices: Sequence[str], classes: Sequence[str]
+) -> UnknownMetric | None:
+    """That a metric is none of those which an evaluation of these splits gives; None: it is one.
+
+    `classes`: those of the Dataset, none where they are not known.
+    """
+    known = list(evaluated(task, splits, slices))
+    prefixes = [f"{split}/{name}" for split in splits for name in BY_CLASS.get(task, ())]
+    prefix, of_a_class, name = _parted(metric)
+    if not of_a_class and metric not in known:
+        return _unknown(metric, "by this job", place, [*known, *(f"{each}/<class>" for each in prefixes)])
+    if of_a_class and prefix not in prefixes:
+        return _unknown(metric, "by this job", place, [f"{each}/{name}" for each in prefixes])
+    if of_a_class and classes and name not in classes:
+        return _unknown(metric, "by this job", place, [f"{prefix}/{each}" for each in classes])
+    return None
 
 
 def _parted(metric: str) -> tuple[str, str, str]:

@@ -37,7 +37,7 @@ def ledger() -> Ledger:
     return cast(Ledger, json.loads(resources.files("fovea_api").joinpath(FILE).read_text("utf-8")))
 
 
-def identifying(model: Model, path: str, known: Ledger | None = None) -> dict[str, JsonValue]:
+def identifying(model: Model, path: str, known: Ledger | None = None, *, given: bool = False) -> dict[str, JsonValue]:
     """The JSON form of what distinguishes one result from another: what differs from the defaults of the first day.
 
     Fields that a preset is to fill say nothing.
@@ -46,27 +46,35 @@ def identifying(model: Model, path: str, known: Ledger | None = None) -> dict[st
         model: A recipe or a block of one.
         path: Its path in the ledger, such as `Training.training`.
         known: The ledger; absent: that of this version.
+        given: Keeps what was given in the place of a preset also where it is the first day's default: so nothing is
+            lost, and `completed` with `silent` gives the model again.
     """
     known = ledger() if known is None else known
     dumped = model.model_dump(mode="json", exclude_none=True)
     result: dict[str, JsonValue] = {}
     silent = model.silent() if isinstance(model, PresetModel) else frozenset()
+    kept = type(model).by_preset() if given and isinstance(model, PresetModel) else frozenset()
     for name, alias, field in _fields(type(model)):
         if name in model.incidental or name in silent:
             continue
-        value = _sparse(getattr(model, name), dumped.get(alias), f"{path}.{alias}", known)
-        if value != _first(type(model), name, field, f"{path}.{alias}", known):
+        value = _sparse(getattr(model, name), dumped.get(alias), f"{path}.{alias}", known, given)
+        if name in kept or value != _first(type(model), name, field, f"{path}.{alias}", known):
             result[alias] = value
     return result
 
 
 def completed(
-    value: Mapping[str, JsonValue], model: type[Model], path: str, known: Ledger | None = None
+    value: Mapping[str, JsonValue],
+    model: type[Model],
+    path: str,
+    known: Ledger | None = None,
+    *,
+    silent: bool = False,
 ) -> dict[str, JsonValue]:
     """A frozen recipe, or a block of one, with what it lacks as that was meant on the day the field was introduced.
 
     A field that no longer exists is left out where it says what it was introduced with. One that a preset may fill is
-    null where it was introduced as absent: a frozen recipe is silent about nothing.
+    null where it was introduced as absent: a frozen recipe is silent about nothing; with `silent` it stays absent.
     """
     known = ledger() if known is None else known
     fields = {alias: (name, field) for name, alias, field in _fields(model)}
@@ -78,18 +86,19 @@ def completed(
     for alias, (name, field) in fields.items():
         at = f"{path}.{alias}"
         first = _first(model, name, field, at, known)
-        if alias not in result and (first is not None or name in by_preset):
+        filled = not silent if name in by_preset else first is not None
+        if alias not in result and filled:
             result[alias] = first
         if (block := _block(field)) is not None and alias in result:
-            result[alias] = _completed_blocks(result[alias], block, at, known)
+            result[alias] = _completed_blocks(result[alias], block, at, known, silent)
     return result
 
 
-def _completed_blocks(value: JsonValue, block: type[Model], path: str, known: Ledger) -> JsonValue:
+def _completed_blocks(value: JsonValue, block: type[Model], path: str, known: Ledger, silent: bool) -> JsonValue:
     if isinstance(value, Mapping):
-        return completed(value, block, path, known)
+        return completed(value, block, path, known, silent=silent)
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_completed_blocks(item, block, f"{path}[]", known) for item in value]
+        return [_completed_blocks(item, block, f"{path}[]", known, silent) for item in value]
     return value
 
 
@@ -140,12 +149,12 @@ def _today(model: type[Model], name: str, field: FieldInfo, path: str, known: Le
     return _sparse(default, dumped.get(field.alias or name), path, known)
 
 
-def _sparse(value: object, dumped: JsonValue, path: str, known: Ledger) -> JsonValue:
+def _sparse(value: object, dumped: JsonValue, path: str, known: Ledger, given: bool = False) -> JsonValue:
     """A field's value without what says nothing in the blocks that it consists of."""
     if isinstance(value, Model):
-        return identifying(value, path, known)
+        return identifying(value, path, known, given=given)
     if isinstance(value, tuple) and value and all(isinstance(item, Model) for item in value):
-        return [identifying(item, f"{path}[]", known) for item in value]
+        return [identifying(item, f"{path}[]", known, given=given) for item in value]
     return dumped
 
 

@@ -33,8 +33,14 @@ BY_CLASS: Mapping[Task, tuple[str, ...]] = {
     Task.SEMANTIC_SEGMENTATION: ("dice", "iou"),
 }
 """The metrics of each class, `<split>/<metric>/<class>`."""
-OF_THE_MODEL = ("latency/p50Milliseconds", "latency/p95Milliseconds", "size/megabytes")
-"""The metrics that belong to no split."""
+OF_THE_MODEL = (
+    "latency/p50Milliseconds",
+    "latency/p95Milliseconds",
+    "size/megabytes",
+    "complexity/gigaMacs",
+    "complexity/megaParameters",
+)
+"""The metrics that belong to no split; complexity is that of one image."""
 
 
 def headline(metrics: Mapping[str, float]) -> str | None:

@@ -39,6 +39,7 @@ from fovea_api.common import (
 from fovea_api.criteria import Criterion
 from fovea_api.defaults import completed, identifying
 from fovea_api.presets import with_each_preset, with_preset
+from fovea_api.sweep import SweepProgress, SweepSummary
 from fovea_api.version import DatasetSummary, StatedProblem
 
 M = TypeVar("M", bound=Model)
@@ -59,6 +60,7 @@ class RunType(StrEnum):
     DATASET_BUILD = "DatasetBuild"
     TRAINING = "Training"
     CLEANUP = "Cleanup"
+    TUNING_SWEEP = "TuningSweep"
 
 
 class RunOwner(Model):
@@ -153,6 +155,15 @@ class BundleInput(Model):
     """Location of the bundle."""
 
 
+class TrialsInput(Model):
+    """Result of an earlier sweep to start from."""
+
+    digest: Digest
+    """Digest of the result."""
+    artifact: Location
+    """Location of the result."""
+
+
 class RunInputs(Model):
     """Inputs of a run, fixed at its start. Their digests are part of the identity, their locations are not."""
 
@@ -164,6 +175,8 @@ class RunInputs(Model):
     """Bundle that training starts from."""
     teacher: BundleInput | None = None
     """Bundle of the teacher for distillation."""
+    earlier_trials: TrialsInput | None = None
+    """Trials of an earlier sweep to start from."""
 
     def digests(self) -> dict[str, JsonValue]:
         """The part that belongs to the identity: digests by input, without places."""
@@ -176,6 +189,8 @@ class RunInputs(Model):
             inputs["baseWeights"] = self.base_weights.digest
         if self.teacher is not None:
             inputs["teacher"] = self.teacher.digest
+        if self.earlier_trials is not None:
+            inputs["earlierTrials"] = self.earlier_trials.digest
         return inputs
 
 
@@ -194,6 +209,8 @@ class Execution(Model):
     """Number of epochs between checkpoints. If they take longer than five minutes, checkpoints are saved in between."""
     checkpoints_kept: Annotated[Int, Field(ge=1)] = 2
     """Number of newest checkpoints to keep."""
+    parallel_trials: Annotated[Int, Field(ge=1, le=1000)] = 1
+    """Largest number of trials at the same time, each on `workers` workers, for a TuningSweep."""
 
 
 class CleanupRecipe(Model):
@@ -223,7 +240,8 @@ class RunSpec(Model):
     request: RunOrigin | None = None
     """Request of another object that the run answers. Absent: the run follows from the spec of its owner."""
     recipe: OpaqueObject
-    """Recipe that determines the result, with all defaults: that of a Dataset, a TrainingJob or a cleanup."""
+    """Recipe that determines the result, with all defaults: that of a Dataset, a TrainingJob, a TuningSweep or a
+    cleanup."""
     success_criteria: Annotated[tuple[Criterion, ...], Field(max_length=64)] = ()
     """Success criteria at the start, for the report. Not part of the identity."""
     inputs: RunInputs = RunInputs()
@@ -351,6 +369,13 @@ class UsageOfRuns(Usage):
     """Share of the Runs that were deleted by the history limit. Absent: none was."""
 
 
+class RunProgress(Progress):
+    """Progress of a run, with the details of its type."""
+
+    sweep: SweepProgress | None = None
+    """Progress of the trials, for a TuningSweep."""
+
+
 class TrainingSummary(Model):
     """Summary of a training."""
 
@@ -389,7 +414,7 @@ class RunResult(Model):
     completed_at: Time
     """Time when the run ended."""
     artifact: Location | None = None
-    """Location of the resulting dataset version or model bundle."""
+    """Location of the resulting dataset version, model bundle or sweep."""
     digest: Digest | None = None
     """Digest of the artifact."""
     report: Location | None = None
@@ -402,6 +427,8 @@ class RunResult(Model):
     """Summary of the dataset version, for a DatasetBuild."""
     training: TrainingSummary | None = None
     """Summary of the training, for a Training."""
+    sweep: SweepSummary | None = None
+    """Summary of the sweep, for a TuningSweep; also if it failed."""
     versions: Annotated[tuple[Digest, ...], Field(max_length=MAX_VERSIONS)] = ()
     """Versions of the Dataset in the store, newest first, for a DatasetBuild and a Cleanup."""
     error: RunError | None = None
@@ -476,7 +503,7 @@ class RunStatus(Status):
     """Last request for another attempt that was followed."""
     usage: RunUsage | None = None
     """Compute time of the pods of all attempts."""
-    progress: Progress | None = None
+    progress: RunProgress | None = None
     """Progress. Written by the pods of the run."""
     result: RunResult | None = None
     """Result. Written by the pods of the run."""
@@ -499,8 +526,8 @@ class RunOwnerStatus(Status):
 
 
 class Run(Resource):
-    """One unit of work with a frozen recipe: a dataset build, a training or a cleanup. Created by Fovea; read-only for
-    users."""
+    """One unit of work with a frozen recipe: a dataset build, a training, a sweep or a cleanup. Created by Fovea;
+    read-only for users."""
 
     definition: ClassVar = Definition(
         plural="runs",
@@ -538,6 +565,7 @@ __all__ = [
     "RunOrigin",
     "RunOwner",
     "RunOwnerStatus",
+    "RunProgress",
     "RunRequest",
     "RunRequests",
     "RunResult",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Annotated, ClassVar, Literal, get_args, get_origin
 
 from pydantic import Field
@@ -17,16 +18,22 @@ from fovea_api.common import (
     Int,
     Label,
     ListMap,
-    Metrics,
     Model,
     Number,
+    OpaqueObject,
+    Ref,
     Reference,
     Resource,
     Rule,
     RunPolicy,
+    Uri,
+    not_downloaded,
+    parse_duration,
 )
 from fovea_api.criteria import MetricName
-from fovea_api.run import RunOwnerStatus
+from fovea_api.defaults import completed, identifying
+from fovea_api.run import RunInputs, RunOwner, RunOwnerStatus, RunType, run_identity
+from fovea_api.sweep import Front, Trial, TrialCounts
 from fovea_api.trainingjob import Compute, Recipe, Seed, TrainingJobSpec
 from fovea_api.trainingjob import references as training_references
 
@@ -49,14 +56,14 @@ SWEEPABLE = tuple(
 
 
 class Template(Model):
-    """The recipe that trials start from."""
+    """Recipe that the trials start from."""
 
     spec: TrainingJobSpec
-    """A TrainingJob's spec; each trial sets the parameters on a copy of it."""
+    """Spec of a TrainingJob; each trial sets its parameter values on a copy."""
 
 
 class Range(Model):
-    """Numbers between two bounds."""
+    """Uniformly distributed numbers between two bounds."""
 
     min: Number
     """Smallest value."""
@@ -67,7 +74,7 @@ class Range(Model):
 
 
 class LogRange(Range):
-    """Positive numbers between two bounds, each order of magnitude as likely as another."""
+    """Log-uniformly distributed positive numbers between two bounds."""
 
     rules: ClassVar = (
         Rule(
@@ -80,29 +87,53 @@ class LogRange(Range):
 
 
 class IntRange(Model):
-    """Whole numbers between two bounds, both included."""
+    """Uniformly distributed integers between two bounds, both inclusive."""
 
     min: Int
     """Smallest value."""
     max: Int
     """Largest value."""
+    step: Annotated[Int, Field(ge=1)] = 1
+    """Step between values: 32 with min 256 gives 256, 288, …"""
 
     rules: ClassVar = (Rule("self.min < self.max", "min must be less than max", lambda obj: obj.min < obj.max, ".min"),)
 
 
-class Parameter(Model):
-    """One field of the recipe and the values that are tried."""
+Path = Annotated[str, Field(max_length=128, pattern="^[a-zA-Z][a-zA-Z0-9]*([.][a-zA-Z0-9]+)+$")]
 
-    path: Annotated[str, Field(max_length=128, pattern="^[a-zA-Z][a-zA-Z0-9]*([.][a-zA-Z0-9]+)+$")]
+
+class When(Model):
+    """Condition on another parameter."""
+
+    path: Path
+    """Path of the other parameter, which must have a choice and no condition itself."""
+    values: Annotated[tuple[AnyValue, ...], Field(min_length=1, max_length=64)]
+    """Values of the other parameter under which the condition holds; each must be in its choice."""
+
+
+class Parameter(Model):
+    """Search space of one field of the recipe."""
+
+    path: Path
     """Path of the field in the TrainingJob's spec, such as training.optimizer.learningRate."""
+    case: Annotated[str, Field(max_length=63)] = ""
+    """Name that distinguishes parameters of the same path with different conditions, such as the learning rates of two
+    optimizers."""
+    when: When | None = None
+    """Condition under which the parameter is searched; otherwise the template's value is used. Absent: always."""
     choice: Annotated[tuple[AnyValue, ...], Field(min_length=1, max_length=64)] | None = None
-    """Values to choose from; of any type that the field takes."""
+    """Values to choose from, of any type that the field accepts."""
     uniform: Range | None = None
-    """Evenly spread numbers."""
+    """Range of a number."""
     log_uniform: LogRange | None = None
-    """Numbers spread evenly over orders of magnitude."""
+    """Range of a number on a logarithmic scale."""
     int_uniform: IntRange | None = None
-    """Evenly spread whole numbers."""
+    """Range of an integer."""
+
+    @property
+    def key(self) -> str:
+        """Unique name of the parameter within its sweep."""
+        return f"{self.path}/{self.case}" if self.case else self.path
 
     exactly_one: ClassVar = ("choice", "uniform", "log_uniform", "int_uniform")
     rules: ClassVar = (
@@ -117,14 +148,15 @@ class Parameter(Model):
 
 
 class SweepObjective(Model):
-    """One measure of a good model."""
+    """Metric to optimize."""
 
     metric: MetricName
-    """Name of the metric, on the validation split or of the artefact."""
+    """Metric of the exported model, such as validation/mAP, latency/p95Milliseconds, size/megabytes or
+    complexity/gigaMacs."""
     goal: Literal["Maximize", "Minimize"]
-    """Whether more or less is better."""
+    """Direction of the optimization."""
     limit: Number | None = None
-    """Value that a trial must not be worse than to be chosen, in the metric's unit."""
+    """Worst acceptable value, in the unit of the metric; trials beyond it are not chosen. Absent: no limit."""
 
     rules: ClassVar = (
         Rule(
@@ -133,39 +165,73 @@ class SweepObjective(Model):
             lambda obj: not obj.metric.startswith("test/"),
             ".metric",
         ),
+        Rule(
+            "!self.metric.startsWith('train/')",
+            "images that were trained on say nothing of others; use the same metric of validation/",
+            lambda obj: not obj.metric.startswith("train/"),
+            ".metric",
+        ),
     )
+
+    def loss(self, value: float) -> float:
+        """The value with the sign that makes smaller better."""
+        return value if self.goal == "Minimize" else -value
+
+    def excess(self, value: float) -> float:
+        """Violation of the limit in the unit of the metric: positive if the value is beyond it."""
+        return 0.0 if self.limit is None else self.loss(value) - self.loss(self.limit)
+
+
+class WarmStart(Model):
+    """Earlier sweep whose trials inform the search from the start. Trials outside the search space or without a
+    measurement of every objective are ignored."""
+
+    tuning_sweep_ref: Ref | None = None
+    """TuningSweep that has finished; it may have used another version of the dataset."""
+    uri: Uri | None = None
+    """Folder of a finished sweep in a store, with its sweep.yaml: pvc://, s3:// or gs://."""
+
+    exactly_one: ClassVar = ("tuning_sweep_ref", "uri")
+    rules: ClassVar = not_downloaded("uri")
 
 
 class Search(Model):
-    """How values are proposed."""
+    """Search algorithm."""
 
     algorithm: Literal["Random", "Grid", "TPE", "GaussianProcess", "NSGA2", "PopulationBased"] = "TPE"
-    """The method; NSGA2 for several objectives, Grid for choices only."""
+    """Algorithm that proposes values. Grid: all combinations of choices. TPE: tree-structured Parzen estimator.
+    NSGA2: evolutionary search for several objectives. PopulationBased: trials train in parallel, and the worst continue
+    from the weights of the best with perturbed values."""
     seed: Seed = 0
     """Seed of everything random."""
+    warm_start: WarmStart | None = None
+    """Earlier sweep to start from. Absent: none."""
 
 
 class Stopping(Model):
-    """When a trial that does badly is ended early."""
+    """Early stopping of unpromising trials."""
 
     scheduler: Literal["ASHA", "Hyperband", "MedianStopping", "None"] = "ASHA"
-    """The method; None: every trial trains all epochs."""
+    """Scheduler of the trials. ASHA: trials pause at each rung (graceEpochs, then times reductionFactor), and the
+    best are promoted. Hyperband: ASHA with brackets of different first rungs. MedianStopping: every graceEpochs, trials
+    worse than the median are stopped. None: all trials train to the end."""
     grace_epochs: Annotated[Int, Field(ge=1, le=100_000)] = 1
-    """Epochs that every trial gets."""
+    """Minimum number of epochs of each trial. PopulationBased: epochs between perturbations, whatever the scheduler."""
     reduction_factor: Annotated[Int, Field(ge=2, le=10)] = 3
-    """Of this many trials one goes on, at each rung."""
+    """One of this many trials is promoted at each rung. PopulationBased: one of this many is replaced."""
 
 
 class Trials(Model):
-    """How many trials are made."""
+    """Number of trials."""
 
     max: Annotated[Int, Field(ge=1, le=10_000)] = 20
-    """Trials in all."""
+    """Total number of trials."""
     parallel: Annotated[Int, Field(ge=1, le=1000)] = 1
-    """Trials at the same time."""
+    """Largest number of trials at the same time."""
     max_failed: Annotated[Int, Field(ge=0, le=10_000)] = 3
-    """The sweep fails when more trials have failed."""
+    """Number of failed trials beyond which the sweep fails."""
 
+    incidental: ClassVar = ("parallel",)
     rules: ClassVar = (
         Rule(
             "self.parallel <= self.max",
@@ -177,48 +243,74 @@ class Trials(Model):
 
 
 class Budget(Model):
-    """When the sweep ends with what it has."""
+    """Budget of the sweep; when it is spent, the sweep ends with the trials that have finished."""
 
     wall_clock: Duration | None = None
-    """Time since its start. Absent: no limit."""
+    """Running time of the sweep, without queueing and suspension. Absent: unlimited."""
     gpu_hours: Annotated[Number, Field(gt=0)] | None = None
-    """GPU hours of all trials together. Absent: no limit."""
+    """GPU hours of all trials: reserved GPUs times hours. Absent: unlimited."""
     cpu_hours: Annotated[Number, Field(gt=0)] | None = None
-    """CPU core hours of all trials together. Absent: no limit."""
+    """CPU core hours of all trials: reserved cores times hours. Absent: unlimited."""
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.wallClock) || duration(self.wallClock) >= duration('1m')",
+            "no trial ends within less than a minute; raise it or remove it",
+            lambda obj: obj.wall_clock is None or parse_duration(obj.wall_clock) >= timedelta(minutes=1),
+            ".wallClock",
+        ),
+    )
 
 
 class Promote(Model):
-    """The TrainingJob that is made from the winner."""
+    """TrainingJob to create from the chosen trial."""
 
     name: Label
-    """Name of the TrainingJob; the sweep does not own it."""
+    """Name of the TrainingJob. The sweep does not own it."""
+    trial: Literal["Best", "Knee"] = "Best"
+    """Trial to choose among those within all limits. Best: the best value of the first objective. Knee: the knee point
+    of the Pareto front."""
     epochs: Annotated[Int, Field(ge=1, le=100_000)] | None = None
-    """Epochs of the full training. Absent: those of the winner."""
+    """Number of epochs of the full training. Absent: as in the chosen trial."""
+
+
+def _has_condition(parameter: Parameter, parameters: tuple[Parameter, ...]) -> bool:
+    """Whether a parameter's condition, if it has one, names a parameter that can be one."""
+    when = parameter.when
+    return when is None or any(
+        other.path == when.path and other.choice is not None and other.when is None for other in parameters
+    )
 
 
 class TuningSweepSpec(Model):
-    """What is varied, what is sought and what it may cost."""
+    """Desired search."""
 
     template: Template
-    """The recipe that trials start from."""
-    parameters: Annotated[tuple[Parameter, ...], Field(min_length=1, max_length=32), ListMap(("path",))]
-    """Fields that are varied."""
+    """Recipe that the trials start from."""
+    parameters: Annotated[tuple[Parameter, ...], Field(min_length=1, max_length=32), ListMap(("path", "case"))]
+    """Parameters to search."""
     objectives: Annotated[tuple[SweepObjective, ...], Field(min_length=1, max_length=4), ListMap(("metric",))]
-    """One: the best trial is sought. Several: the Pareto front; the first breaks ties."""
+    """Objectives. One: the best trial is searched. Several: the Pareto front; the first breaks ties."""
     search: Search = Search()
-    """How values are proposed."""
+    """Search algorithm."""
     stopping: Stopping = Stopping()
-    """When a trial that does badly is ended early."""
+    """Early stopping of unpromising trials."""
     trials: Trials = Trials()
-    """How many trials are made."""
+    """Number of trials."""
     budget: Budget = Budget()
-    """When the sweep ends with what it has."""
+    """Budget of the sweep. Absent: unlimited."""
     promote: Promote | None = None
-    """Makes a TrainingJob from the winner. Absent: none is made."""
+    """Creates a TrainingJob from the chosen trial. Absent: none; `fovea sweep patch` prints the changes for Git."""
     compute: Compute | None = None
-    """What each trial runs on. Absent: as the template says."""
+    """Compute resources of each trial. Absent: those of the template."""
     run_policy: RunPolicy = RunPolicy()
-    """How the sweep's run is started, repeated, limited and kept."""
+    """Policy for starting, retrying, limiting and retaining runs."""
+
+    def recipe(self) -> SweepRecipe:
+        """The part that determines the result."""
+        template = identifying(self.template.spec.recipe(), RunType.TRAINING.value, given=True)
+        given = {name: getattr(self, name) for name in SweepRecipe.model_fields if name != "template"}
+        return SweepRecipe(template=template, **given)
 
     rules: ClassVar = (
         Rule(
@@ -235,6 +327,61 @@ class TuningSweepSpec(Model):
             ".search.algorithm",
         ),
         Rule(
+            "self.search.algorithm != 'PopulationBased' || self.parameters.all(it, "
+            "it.path.startsWith('training.') && it.path != 'training.epochs')",
+            "PopulationBased hands weights on between trials; vary fields of training alone, but not training.epochs, "
+            "or use another algorithm",
+            lambda obj: (
+                obj.search.algorithm != "PopulationBased"
+                or all(p.path.startswith("training.") and p.path != "training.epochs" for p in obj.parameters)
+            ),
+            ".search.algorithm",
+        ),
+        Rule(
+            "self.search.algorithm != 'PopulationBased' || self.trials.max >= 4",
+            "a population has 4 trials at least",
+            lambda obj: obj.search.algorithm != "PopulationBased" or obj.trials.max >= 4,
+            ".trials.max",
+        ),
+        Rule(
+            "self.objectives.exists(it, it.metric.startsWith('validation/'))",
+            "one objective at least must be of validation/: nothing else says how good a model is",
+            lambda obj: any(each.metric.startswith("validation/") for each in obj.objectives),
+            ".objectives",
+        ),
+        Rule(
+            "'validation' in self.template.spec.evaluation.splits",
+            "trials are compared on the validation split; add it to evaluation.splits",
+            lambda obj: "validation" in obj.template.spec.evaluation.splits,
+            ".template.spec.evaluation.splits",
+        ),
+        Rule(
+            "self.stopping.scheduler == 'None' || !self.parameters.exists(it, it.path == 'training.epochs')",
+            "trials of different lengths cannot be compared on the way; use the scheduler None or do not vary "
+            "training.epochs",
+            lambda obj: (
+                obj.stopping.scheduler == "None" or not any(p.path == "training.epochs" for p in obj.parameters)
+            ),
+            ".stopping.scheduler",
+        ),
+        Rule(
+            "self.parameters.all(it, !has(it.when) || self.parameters.exists(other, other.path == it.when.path "
+            "&& !has(other.uniform) && !has(other.logUniform) && !has(other.intUniform) && !has(other.when)))",
+            "when.path must name another parameter that has a choice and no when itself",
+            lambda obj: all(_has_condition(p, obj.parameters) for p in obj.parameters),
+            ".parameters",
+        ),
+        Rule(
+            "self.parameters.all(it, has(it.when) || !self.parameters.exists(other, other.path == it.path "
+            "&& other.case != it.case))",
+            "of several parameters of one path, each needs a when: no two of them may hold at once",
+            lambda obj: all(
+                p.when is not None or not any(o.path == p.path and o.case != p.case for o in obj.parameters)
+                for p in obj.parameters
+            ),
+            ".parameters",
+        ),
+        Rule(
             "!has(self.template.spec.training.epochs) || "
             "self.stopping.graceEpochs <= self.template.spec.training.epochs",
             "graceEpochs must not exceed the template's training.epochs",
@@ -247,54 +394,63 @@ class TuningSweepSpec(Model):
     )
 
 
-class TrialCounts(Model):
-    """Trials by what became of them."""
+class SweepRecipe(Model):
+    """The part of a TuningSweep that determines its result, as its Run keeps it."""
 
-    running: Annotated[Int, Field(ge=0)] = 0
-    """At work."""
-    succeeded: Annotated[Int, Field(ge=0)] = 0
-    """Trained to the end."""
-    stopped_early: Annotated[Int, Field(ge=0)] = 0
-    """Ended because they did badly."""
-    failed: Annotated[Int, Field(ge=0)] = 0
-    """Ended by an error."""
-    total: Annotated[Int, Field(ge=0)] = 0
-    """Wanted in all."""
+    template: OpaqueObject
+    """The recipe that trials start from, without what it is silent about: `template_recipe` reads it. The preset is
+    laid into each trial's own recipe, for the architecture may be a parameter."""
+    parameters: Annotated[tuple[Parameter, ...], Field(min_length=1, max_length=32), ListMap(("path", "case"))]
+    """Parameters to search."""
+    objectives: Annotated[tuple[SweepObjective, ...], Field(min_length=1, max_length=4), ListMap(("metric",))]
+    """Objectives."""
+    search: Search = Search()
+    """Search algorithm."""
+    stopping: Stopping = Stopping()
+    """Early stopping of unpromising trials."""
+    trials: Trials = Trials()
+    """Number of trials."""
+    budget: Budget = Budget()
+    """Budget of the sweep. Absent: unlimited."""
+
+    def template_recipe(self) -> Recipe:
+        """The recipe that trials start from, silent about what the preset is to fill."""
+        given = completed(self.template, Recipe, RunType.TRAINING.value, silent=True)
+        return Recipe.model_validate(given)
 
 
-ParameterValues = Annotated[Mapping[str, AnyValue], Field(max_length=32)]
-
-
-class Trial(Model):
-    """One training of a sweep."""
-
-    trial: Annotated[str, Field(max_length=64)]
-    """Name of the trial."""
-    parameters: ParameterValues = {}
-    """Values that were set, by path."""
-    metrics: Metrics = {}
-    """What was measured."""
+def study_identity(owner: RunOwner, recipe: SweepRecipe, inputs: RunInputs, nonce: str = "") -> str:
+    """Digest of what makes trials comparable: all of a sweep but how many trials it makes and what they may cost. So a
+    sweep with more trials or a larger budget goes on with those that it has."""
+    endless = recipe.model_copy(update={"trials": Trials(), "budget": Budget()})
+    return run_identity(RunType.TUNING_SWEEP, owner, endless, inputs, nonce)
 
 
 class TuningSweepStatus(RunOwnerStatus):
-    """What has been found."""
+    """Observed state of a TuningSweep."""
 
     phase: Literal["Pending", "Queued", "Running", "Succeeded", "Failed", "Suspended"] | None = None
-    """Summary in a word."""
+    """One-word summary."""
     trials: TrialCounts | None = None
-    """Trials by what became of them."""
+    """Number of trials by state."""
     best: Trial | None = None
-    """The best trial so far."""
-    pareto: Annotated[tuple[Trial, ...], Field(max_length=64)] = ()
-    """Trials that no other beats in all objectives."""
+    """Best trial so far: the best value of the first objective among the trials within all limits."""
+    knee: Trial | None = None
+    """Knee point of the Pareto front, among the trials within all limits. Absent with one objective."""
+    pareto: Front = ()
+    """Pareto front, ordered by the first objective, best first."""
+    front_size: Annotated[Int, Field(ge=0)] | None = None
+    """Number of trials of the Pareto front, which may exceed those listed."""
+    budget_percent: Annotated[Int, Field(ge=0, le=100)] | None = None
+    """Percentage of the budget that is spent, of the limit closest to being reached. Absent: no budget."""
     report: Annotated[str, Field(max_length=2048)] | None = None
-    """The HTML report."""
+    """Location of the HTML report."""
     promoted: Bool = False
-    """Whether the winner's TrainingJob has been made."""
+    """Whether the TrainingJob of the chosen trial has been created."""
 
 
 class TuningSweep(Resource):
-    """Many short trainings around one recipe, to find a better one within limits of latency and cost."""
+    """A hyperparameter and architecture search around one recipe, within limits of accuracy, latency, size and cost."""
 
     definition: ClassVar = Definition(
         plural="tuningsweeps",
@@ -326,6 +482,20 @@ def references(spec: TuningSweepSpec) -> Iterator[Reference]:
     for reference in training_references(spec.template.spec):
         path = reference.path.replace("spec.", "spec.template.spec.", 1)
         yield replace(reference, path=path)
+    if spec.search.warm_start is not None and spec.search.warm_start.tuning_sweep_ref is not None:
+        yield Reference(
+            "TuningSweep", spec.search.warm_start.tuning_sweep_ref.name, "spec.search.warmStart.tuningSweepRef"
+        )
 
 
-__all__ = ["SWEEPABLE", "TuningSweep", "TuningSweepSpec", "TuningSweepStatus", "references"]
+__all__ = [
+    "SWEEPABLE",
+    "Parameter",
+    "SweepObjective",
+    "SweepRecipe",
+    "TuningSweep",
+    "TuningSweepSpec",
+    "TuningSweepStatus",
+    "references",
+    "study_identity",
+]

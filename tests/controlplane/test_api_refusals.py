@@ -292,6 +292,27 @@ WRONG = (
     Changed(_S, {"spec.trials.parallel": 21}, "spec.trials.parallel", "must not exceed max"),
     Changed(_S, {"spec.template.spec.training.epochs": 0}, "spec.template.spec.training.epochs", "equal to 1"),
     Changed(_S, {"spec.promote.name": "Best"}, "spec.promote.name", "should match"),
+    Changed(_S, {"spec.objectives.0.metric": "train/mAP"}, "spec.objectives[0].metric", "of validation/"),
+    Changed(_S, {"spec.objectives.0.metric": "size/megabytes"}, "spec.objectives", "must be of validation/"),
+    Changed(_S, {"spec.search.algorithm": "PopulationBased"}, "spec.search.algorithm", "hands weights on"),
+    Changed(_S, {"spec.parameters.0.path": "training.epochs"}, "spec.stopping.scheduler", "the scheduler None"),
+    Changed(
+        _S,
+        {"spec.parameters.1.when": {"path": "training.optimizer.learningRate", "values": [1e-3]}},
+        "spec.parameters",
+        "has a choice and no when itself",
+    ),
+    Changed(
+        _S,
+        {"spec.parameters.3": {"path": "training.batchSize", "case": "large", "choice": [32]}},
+        "spec.parameters",
+        "each needs a when",
+    ),
+    Changed(
+        _S, {"spec.template.spec.evaluation.splits": ["test"]}, "spec.template.spec.evaluation.splits", "validation"
+    ),
+    Changed(_S, {"spec.budget.wallClock": "30s"}, "spec.budget.wallClock", "raise it"),
+    Changed(_S, {"spec.search.warmStart": {}}, "spec.search.warmStart", "exactly one of"),
     # ModelDeployment
     Changed(_M, {"spec.model.uri": "s3://models/x"}, "spec.model", "exactly one of"),
     Changed(_M, {"spec.model.trainingJobRef": REMOVE}, "spec.model", "exactly one of"),
@@ -372,6 +393,8 @@ RIGHT = (
     Changed(_T, {"spec.runPolicy.activeDeadline": "87599h60m"}),
     Changed(_S, {"spec.parameters.1": {"path": "input.size", "choice": [{"width": 64, "height": 64}]}}),
     Changed(_S, {"spec.parameters.1": {"path": "model.options.width", "choice": [0.5, 1, "auto", True]}}),
+    Changed(_S, {"spec.parameters.0.when": {"path": "model.architecture", "values": ["yolo9-t"]}}),
+    Changed(_S, {"spec.search.warmStart": {"tuningSweepRef": {"name": "first"}}}),
     Changed(_M, {"spec.rollout.strategy": "Recreate", "spec.rollout.steps": []}),
     Changed(_M, {"spec.model": {"uri": "s3://models/x"}, "spec.retraining": REMOVE}),
     Changed(_M, {"spec.authentication": {"type": "APIKey", "secretRef": {"name": "keys"}}}),

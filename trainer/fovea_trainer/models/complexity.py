@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,11 @@ class Complexity:
 
     parameters: int
     macs: int
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """By the names of the criteria, in millions and billions."""
+        return {"complexity/megaParameters": self.parameters / 1e6, "complexity/gigaMacs": self.macs / 1e9}
 
 
 def complexity(network: AnyNetwork, width: int, height: int) -> Complexity:

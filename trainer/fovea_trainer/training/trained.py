@@ -17,6 +17,7 @@ from fovea_trainer.evaluation.evaluate import choose_threshold, evaluate
 from fovea_trainer.evaluation.latency import measure_latency, size_megabytes
 from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.export import Exportable
+from fovea_trainer.models.complexity import complexity
 from fovea_trainer.models.description import NetworkDescription, assemble
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.registry import registry
@@ -87,12 +88,13 @@ class Trained:
             yield self.batch("train", start, min(start + size, end))
 
     def metrics(self, model: Path, evaluations: Mapping[str, EvaluationResult]) -> dict[str, float]:
-        """All metrics of an exported model: of its splits, latency on one core, and size."""
+        """All metrics of an exported model: of its splits, latency on one core, size, and its network's complexity."""
         metrics = {name: value for evaluation in evaluations.values() for name, value in evaluation.metrics.items()}
         samples = next(filter(len, map(self.samples, ("test", "validation", "train"))))
         files = [samples[index].image_bytes for index in range(min(LATENCY_IMAGES, len(samples)))]
         latency = measure_latency(self.predictor(model, threads=1, device=Device.CPU), files)
-        return {**metrics, **latency.metrics, **size_megabytes(model)}
+        size = complexity(self.network, *self.size)
+        return {**metrics, **latency.metrics, **size_megabytes(model), **size.metrics}
 
 
 def restore(run: TrainingRun, state: State) -> Trained:
