@@ -35,6 +35,21 @@ from fovea_api.names import GROUP
 
 
 @dataclass(frozen=True, slots=True)
+class Detail:
+    """What a message adds that depends on the object: a number that would be right.
+
+    Args:
+        template: Words with a `%d` in them.
+        cel: The number, as an expression over `self`.
+        number: The same in Python.
+    """
+
+    template: str
+    cel: str
+    number: Callable[[Any], int]
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """A cross-field rule, stated twice side by side: in CEL for the API server and in Python for a local run.
 
@@ -43,16 +58,28 @@ class Rule:
         message: What is wrong and what to change.
         check: The same in Python; None where only the API server can know (transitions, cluster-only rules).
         field: Path of the field to blame below the object that carries the rule, such as `.ratios.train`.
+        detail: What follows the message, after a semicolon.
     """
 
     cel: str
     message: str
     check: Callable[[Any], bool] | None = None
     field: str = ""
+    detail: Detail | None = None
+
+    def words(self, value: object) -> str:
+        """The message about an object that breaks the rule."""
+        return (
+            self.message
+            if self.detail is None
+            else f"{self.message}; {self.detail.template}" % self.detail.number(value)
+        )
 
     def schema(self) -> dict[str, JsonValue]:
         """The entry of `x-kubernetes-validations`."""
         entry: dict[str, JsonValue] = {"rule": self.cel, "message": self.message}
+        if self.detail is not None:
+            entry["messageExpression"] = f"'{self.message}; {self.detail.template}'.format([{self.detail.cel}])"
         return entry | ({"fieldPath": self.field} if self.field else {})
 
 
@@ -81,7 +108,7 @@ class Model(BaseModel):
         broken = [rule for rule in self.all_rules() if rule.check is not None and not rule.check(self)]
         if broken:
             first, *others = broken
-            message = "; ".join((first.message, *(f"{rule.field} {rule.message}".lstrip() for rule in others)))
+            message = "; ".join((first.words(self), *(f"{rule.field} {rule.words(self)}".lstrip() for rule in others)))
             raise PydanticCustomError("rule", "{message}", {"message": message, "field": first.field})
         return self
 

@@ -13,6 +13,7 @@ from fovea_api.common import (
     Column,
     Cron,
     Definition,
+    Detail,
     Duration,
     Fraction,
     Int,
@@ -192,6 +193,14 @@ class GateMetric(StrEnum):
     DISAGREEMENT = "disagreement"
 
 
+_BOUNDS: Mapping[GateMetric, tuple[str, ...]] = {
+    GateMetric.ERROR_RATE: ("max", "max_ratio_to_stable"),
+    GateMetric.LATENCY_P95: ("max", "max_ratio_to_stable"),
+    GateMetric.ACCURACY: ("min", "min_difference_to_stable"),
+    GateMetric.DISAGREEMENT: ("max",),
+}
+
+
 class Gate(Model):
     """Bound on a metric of the candidate."""
 
@@ -203,13 +212,24 @@ class Gate(Model):
     """Minimum, in the unit of the metric."""
     max_ratio_to_stable: Annotated[Number, Field(gt=0)] | None = None
     """Maximum ratio to the value of the stable version."""
-    min_difference_to_stable: Annotated[Number, Field(ge=-1, le=1)] | None = None
+    min_difference_to_stable: Annotated[Number, Field(ge=-1, lt=1)] | None = None
     """Minimum difference from the value of the stable version; a negative value permits a regression."""
+    paired_with_stable: Bool | None = None
+    """Whether the difference in accuracy is measured on the same, mirrored images, which needs fewer labels. Default:
+    true."""
     if_unmeasured: Literal["Skip", "Block"] = "Block"
-    """What happens if the metric cannot be measured."""
+    """What happens while too little is measured to decide. Block: the step waits. Skip: the other gates decide, and
+    this one can still fail."""
 
     exactly_one: ClassVar = ("max", "min", "max_ratio_to_stable", "min_difference_to_stable")
     rules: ClassVar = (
+        Rule(
+            "self.metric == 'accuracy' ? has(self.min) || has(self.minDifferenceToStable) : "
+            "self.metric == 'disagreement' ? has(self.max) : has(self.max) || has(self.maxRatioToStable)",
+            "errorRate and latencyP95Milliseconds take max or maxRatioToStable, accuracy takes min or "
+            "minDifferenceToStable, disagreement takes max",
+            lambda obj: any(getattr(obj, name) is not None for name in _BOUNDS[obj.metric]),
+        ),
         Rule(
             "self.metric in ['latencyP95Milliseconds'] || "
             "((!has(self.max) || self.max <= 1.0) && (!has(self.min) || self.min <= 1.0))",
@@ -217,12 +237,36 @@ class Gate(Model):
             lambda obj: obj.metric == GateMetric.LATENCY_P95 or ((obj.max or 0) <= 1 and (obj.min or 0) <= 1),
         ),
         Rule(
-            "self.metric != 'errorRate' || !has(self.max) || self.max > 0.0",
-            "max 0 can never be shown for errorRate; give a small share, such as 0.01",
-            lambda obj: obj.metric != GateMetric.ERROR_RATE or obj.max is None or obj.max > 0,
+            "!has(self.max) || self.max > 0.0",
+            "max 0 cannot be established by any number of samples; use a small value, such as 0.01 for errorRate",
+            lambda obj: obj.max is None or obj.max > 0,
             ".max",
         ),
+        Rule(
+            "!has(self.min) || self.min < 1.0",
+            "min 1 cannot be established by any number of samples; use a smaller value, such as 0.99",
+            lambda obj: obj.min is None or obj.min < 1,
+            ".min",
+        ),
+        Rule(
+            "!has(self.pairedWithStable) || has(self.minDifferenceToStable)",
+            "pairedWithStable belongs to minDifferenceToStable",
+            lambda obj: obj.paired_with_stable is None or obj.min_difference_to_stable is not None,
+            ".pairedWithStable",
+        ),
     )
+
+    @property
+    def needs_both_answers(self) -> bool:
+        """Whether candidate and stable must answer the same requests."""
+        paired = self.min_difference_to_stable is not None and self.paired_with_stable is not False
+        return self.metric == GateMetric.DISAGREEMENT or paired
+
+
+_NEEDS_BOTH_ANSWERS = (
+    "(gate.metric == 'disagreement' || "
+    "(has(gate.minDifferenceToStable) && (!has(gate.pairedWithStable) || gate.pairedWithStable)))"
+)
 
 
 class Mirror(Model):
@@ -236,21 +280,41 @@ def _steps_rise(rollout: Rollout) -> bool:
     return all(low < high for low, high in zip(rollout.steps, rollout.steps[1:], strict=False))
 
 
+LATENCY_SHARE = 0.05
+"""Share of requests above a 95th percentile. A gate on the percentile is tested as a bound on this share."""
+_EVIDENCE = ((0.9, 3.84), (0.95, 4.71), (0.99, 6.63), (0.999, 9.25), (0.9999, 11.82))
+"""For each confidence: requests times bound that the test needs to pass a candidate without a single violation."""
+_EVIDENCE_CEL = "".join(f"self.confidence <= {limit} ? {need} : " for limit, need in _EVIDENCE[:-1])
+_EVIDENCE_CEL += f"{_EVIDENCE[-1][1]}"
+_SMALLEST_SHARE_CEL = (
+    "self.gates.map(gate, !has(gate.max) ? 1.0 : gate.metric == 'latencyP95Milliseconds' ? "
+    f"{LATENCY_SHARE} : gate.metric == 'disagreement' && has(self.mirror) ? gate.max * self.mirror.percent / 100.0 : "
+    "gate.max).min()"
+)
+
+
+def _smallest_share(rollout: Rollout) -> float:
+    """The smallest share of the candidate's requests that a gate permits."""
+    return min((_permitted_share(gate, rollout.mirror) for gate in rollout.gates), default=1.0)
+
+
+def _permitted_share(gate: Gate, mirror: Mirror | None) -> float:
+    if gate.max is None:
+        return 1.0
+    if gate.metric == GateMetric.LATENCY_P95:
+        return LATENCY_SHARE
+    compared = mirror.percent / 100 if gate.metric == GateMetric.DISAGREEMENT and mirror is not None else 1.0
+    return gate.max * compared
+
+
 def _evidence(confidence: float) -> float:
-    """Requests times error rate that a flawless run needs: -ln(1 - confidence), rounded up in classes."""
-    return next((need for limit, need in _EVIDENCE if confidence <= limit), 6.91)
+    return next(need for limit, need in _EVIDENCE if confidence <= limit)
 
 
-_EVIDENCE = ((0.9, 2.31), (0.95, 3.0), (0.99, 4.61))
-
-
-def _decidable(rollout: Rollout) -> bool:
-    return all(
-        gate.metric != GateMetric.ERROR_RATE
-        or gate.max is None
-        or rollout.min_requests * gate.max >= _evidence(rollout.confidence)
-        for gate in rollout.gates
-    )
+def least_requests(rollout: Rollout) -> int:
+    """Number of requests per step from which every gate on a share is decidable, given no violation at all."""
+    smallest = _smallest_share(rollout)
+    return int(_evidence(rollout.confidence) / smallest) + 1 if smallest > 0 else 0
 
 
 class Rollout(Model):
@@ -262,10 +326,11 @@ class Rollout(Model):
     """Traffic shares of the canary, in per cent, one per step; after the last step it gets all traffic."""
     interval: Duration = "10m"
     """Minimum duration of each step."""
-    confidence: Annotated[Number, Field(ge=0.5, lt=1)] = 0.95
-    """Confidence of the decision over the whole rollout, corrected for repeated testing."""
-    min_requests: Annotated[Int, Field(ge=1, le=100_000_000)] = 400
-    """Minimum number of requests per step."""
+    confidence: Annotated[Number, Field(ge=0.5, le=0.9999)] = 0.95
+    """Confidence of the decision over the whole rollout, corrected for repeated testing. The probability of promoting a
+    candidate that violates a gate, and that of rolling back one that satisfies all, are each at most 1 - confidence."""
+    min_requests: Annotated[Int, Field(ge=1, le=100_000_000)] = 1000
+    """Minimum number of requests to the candidate per step."""
     deadline: Duration = "6h"
     """Maximum duration of the whole rollout."""
     on_inconclusive: Literal["Extend", "Pause", "Rollback"] = "Extend"
@@ -300,13 +365,36 @@ class Rollout(Model):
             ".interval",
         ),
         Rule(
-            "self.gates.all(gate, gate.metric != 'errorRate' || !has(gate.max) || "
-            "double(self.minRequests) * gate.max >= (self.confidence <= 0.9 ? 2.31 : "
-            "self.confidence <= 0.95 ? 3.0 : self.confidence <= 0.99 ? 4.61 : 6.91))",
-            "minRequests is too small to decide a gate on errorRate even if no request fails; "
-            "it needs about 3 / max requests at confidence 0.95",
-            _decidable,
+            "self.strategy == 'Recreate' || self.gates.exists(gate, gate.ifUnmeasured == 'Block')",
+            "without a gate with ifUnmeasured Block nothing would be tested; add one, or use the strategy Recreate",
+            lambda obj: obj.strategy == "Recreate" or any(gate.if_unmeasured == "Block" for gate in obj.gates),
+            ".gates",
+        ),
+        Rule(
+            "has(self.mirror) && self.mirror.percent > 0.0 || self.strategy in ['Shadow', 'Recreate'] || "
+            f"!self.gates.exists(gate, {_NEEDS_BOTH_ANSWERS})",
+            "disagreement, and minDifferenceToStable unless pairedWithStable is false, compare answers to the same "
+            "requests; set mirror.percent",
+            lambda obj: (
+                (obj.mirror is not None and obj.mirror.percent > 0)
+                or obj.strategy in ("Shadow", "Recreate")
+                or not any(gate.needs_both_answers for gate in obj.gates)
+            ),
+            ".mirror",
+        ),
+        Rule(
+            f"self.strategy == 'Recreate' || self.gates.size() == 0 || "
+            f"double(self.minRequests) * {_SMALLEST_SHARE_CEL} >= ({_EVIDENCE_CEL})",
+            "minRequests is too small to decide the gates even without a single violation",
+            lambda obj: (
+                obj.strategy == "Recreate" or obj.min_requests * _smallest_share(obj) >= _evidence(obj.confidence)
+            ),
             ".minRequests",
+            Detail(
+                "at least %d are needed",
+                f"int(({_EVIDENCE_CEL}) / {_SMALLEST_SHARE_CEL}) + 1",
+                least_requests,
+            ),
         ),
     )
 
@@ -436,6 +524,13 @@ def _measurable(spec: ModelDeploymentSpec) -> bool:
     return not triggers or triggers.accuracy_below is None or (feedback is not None and feedback.enabled)
 
 
+def _fed_back(spec: ModelDeploymentSpec) -> bool:
+    feedback = spec.monitoring.feedback
+    return (feedback is not None and feedback.enabled) or not any(
+        gate.metric == GateMetric.ACCURACY for gate in spec.rollout.gates
+    )
+
+
 class ModelDeploymentSpec(Model):
     """Model, serving, monitoring and retraining."""
 
@@ -485,6 +580,13 @@ class ModelDeploymentSpec(Model):
             "the trigger accuracyBelow needs monitoring.feedback",
             _measurable,
             ".retraining.triggers.accuracyBelow",
+        ),
+        Rule(
+            "(has(self.monitoring.feedback) && self.monitoring.feedback.enabled) || "
+            "!self.rollout.gates.exists(gate, gate.metric == 'accuracy')",
+            "a gate on accuracy needs monitoring.feedback; without it, it can never be measured",
+            _fed_back,
+            ".rollout.gates",
         ),
     )
 
@@ -710,6 +812,7 @@ __all__ = [
     "ModelDeploymentSpec",
     "ModelDeploymentStatus",
     "RecipePatch",
+    "least_requests",
     "references",
     "unsupported",
     "without_effect",

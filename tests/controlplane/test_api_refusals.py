@@ -326,8 +326,66 @@ WRONG = (
     Changed(_M, {"spec.rollout.steps": [25, 5]}, "spec.rollout.steps", "must rise"),
     Changed(_M, {"spec.rollout.steps": []}, "spec.rollout.steps", "at least one step"),
     Changed(_M, {"spec.rollout.interval": "7h"}, "spec.rollout.interval", "must not exceed deadline"),
-    Changed(_M, {"spec.rollout.minRequests": 50}, "spec.rollout.minRequests", "too small to decide"),
-    Changed(_M, {"spec.rollout.confidence": 0.999}, "spec.rollout.minRequests", "too small to decide"),
+    Changed(_M, {"spec.rollout.minRequests": 400}, "spec.rollout.minRequests", "at least 472 are needed"),
+    Changed(_M, {"spec.rollout.confidence": 0.9999}, "spec.rollout.minRequests", "at least 1183 are needed"),
+    Changed(
+        _M,
+        {"spec.rollout.gates.3": {"metric": "disagreement", "max": 0.04}},
+        "spec.rollout.minRequests",
+        "at least 1178 are needed",
+    ),
+    Changed(
+        _M,
+        {"spec.rollout.gates": [{"metric": "latencyP95Milliseconds", "max": 80}], "spec.rollout.minRequests": 90},
+        "spec.rollout.minRequests",
+        "at least 95 are needed",
+    ),
+    Changed(_M, {"spec.rollout.gates": []}, "spec.rollout.gates", "nothing would be tested"),
+    Changed(
+        _M,
+        {"spec.rollout.gates": [{"metric": "accuracy", "min": 0.8, "ifUnmeasured": "Skip"}]},
+        "spec.rollout.gates",
+        "ifUnmeasured Block",
+    ),
+    Changed(_M, {"spec.rollout.mirror": REMOVE}, "spec.rollout.mirror", "set mirror.percent"),
+    Changed(_M, {"spec.rollout.mirror.percent": 0}, "spec.rollout.mirror", "set mirror.percent"),
+    Changed(
+        _M,
+        {"spec.monitoring.feedback": REMOVE, "spec.retraining.triggers.accuracyBelow": REMOVE},
+        "spec.rollout.gates",
+        "needs monitoring.feedback",
+    ),
+    Changed(
+        _M,
+        {"spec.rollout.gates.0": {"metric": "errorRate", "min": 0.1}},
+        "spec.rollout.gates[0]",
+        "errorRate and latencyP95Milliseconds take max",
+    ),
+    Changed(
+        _M, {"spec.rollout.gates.0": {"metric": "accuracy", "max": 0.1}}, "spec.rollout.gates[0]", "accuracy takes min"
+    ),
+    Changed(
+        _M,
+        {"spec.rollout.gates.0": {"metric": "disagreement", "maxRatioToStable": 1}},
+        "spec.rollout.gates[0]",
+        "disagreement takes max",
+    ),
+    Changed(_M, {"spec.rollout.gates.0.max": 0}, "spec.rollout.gates[0].max", "cannot be established"),
+    Changed(
+        _M,
+        {"spec.rollout.gates.2": {"metric": "accuracy", "min": 1}},
+        "spec.rollout.gates[2].min",
+        "cannot be established",
+    ),
+    Changed(
+        _M,
+        {"spec.rollout.gates.2.minDifferenceToStable": 1},
+        "spec.rollout.gates[2].minDifferenceToStable",
+        "less than 1",
+    ),
+    Changed(
+        _M, {"spec.rollout.gates.0.pairedWithStable": True}, "spec.rollout.gates[0].pairedWithStable", "belongs to"
+    ),
     Changed(_M, {"spec.rollout.gates.0.min": 0}, "spec.rollout.gates[0]", "exactly one of"),
     Changed(_M, {"spec.rollout.gates.0.max": 5}, "spec.rollout.gates[0]", "shares from 0 to 1"),
     Changed(_M, {"spec.rollout.gates.0.metric": "precision"}, "spec.rollout.gates[0].metric", "errorRate"),
