@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import cv2
 import numpy as np
 import pytest
@@ -68,7 +70,11 @@ def test_an_epoch_and_the_exported_model_are_evaluated_alike(task: Task, objects
     threshold = definition(task).operating_point(iter(pairs)) or 0.5
     request = EvaluationRequest(CLASSES, "validation", (), PRIMARY[task], threshold)
     exported = definition(task).evaluate(iter(pairs), request)
-    epoch = definition(task).validation_metrics(samples, predictions, len(CLASSES))
+    workers = [definition(task).epoch_metrics(len(CLASSES)) for _ in range(2)]
+    for index in reversed(range(len(samples))):
+        workers[index % 2].update(index, samples[index], predictions[index])
+    workers[1].merge(pickle.loads(pickle.dumps(workers[0])))
+    epoch = workers[1].compute()
     assert epoch
     for name, value in epoch.items():
         assert value == pytest.approx(exported.metric(name), abs=1e-6), name

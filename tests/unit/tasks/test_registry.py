@@ -13,11 +13,12 @@ from fovea_api.common import Task
 from fovea_api.errors import NotSupported
 from fovea_serving.pipeline import Geometry, Prediction, Preprocess
 from fovea_trainer.data.version import Split
-from fovea_trainer.evaluation.result import EvaluationResult, LabelledSample
+from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.report.base import Image
 from fovea_trainer.tasks import Labelled, Sample, TaskDefinition, TaskRegistry, definition
 from fovea_trainer.tasks.base import EvaluationRequest, Pairs, StoredSample
 from fovea_trainer.tasks.classification.targets import ClassTargets
+from fovea_trainer.tasks.epoch_metrics import EpochMetrics
 from torch import Tensor
 
 ROOT = Path(fovea_trainer.__file__).parent
@@ -81,10 +82,8 @@ class Counting(TaskDefinition):
     def check_learnable(self, train: Split, classes: Sequence[str], preprocess: Preprocess) -> tuple[str, ...]:
         return ()
 
-    def validation_metrics(
-        self, samples: Sequence[LabelledSample], predictions: Sequence[Prediction], num_classes: int
-    ) -> dict[str, float]:
-        return {}
+    def epoch_metrics(self, num_classes: int) -> EpochMetrics:
+        raise NotImplementedError
 
     def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
         raise NotImplementedError

@@ -11,12 +11,12 @@ import pytest
 import torch
 from fovea_api.common import Task
 from fovea_api.trainingjob import Augmentation, Flip, Resize
-from fovea_serving.pipeline import Preprocess
+from fovea_serving.pipeline import Preprocess, decode
 from fovea_trainer.augmentation import Augment
 from fovea_trainer.tasks import definition
 from fovea_trainer.training import context as contexts
 from fovea_trainer.training.context import SingleProcess, loader_processes
-from fovea_trainer.training.dataset import SplitDataset
+from fovea_trainer.training.dataset import Collate, Normalize, SplitDataset
 from fovea_trainer.training.loading import TrainingBatches
 from fovea_trainer.training.order import Order
 from synthetic import squares
@@ -60,3 +60,17 @@ def test_a_gpu_leaves_the_cpus_to_the_loader(
 ) -> None:
     monkeypatch.setattr(contexts, "usable_cpus", lambda: 6)
     assert loader_processes(torch.device(device), threads) == processes
+
+
+def test_batches_are_normalized_as_serving_does_it() -> None:
+    """To the last bit; they travel as bytes, in the memory format that convolutions want."""
+    preprocess = Preprocess(32, 32, Resize.LETTERBOX, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    task = Task.CLASSIFICATION
+    dataset = SplitDataset(squares(task).split("train"), definition(task), preprocess, Augment(()))
+    images, _, _ = Collate(definition(task))([dataset[index] for index in range(3)])
+    assert images.dtype is torch.uint8
+    normalized = Normalize(preprocess, torch.device("cpu"))(images)
+    assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in (images, normalized))
+    for index in range(3):
+        served, _ = preprocess(decode(dataset.samples[index].image_bytes))
+        assert np.array_equal(normalized[index].numpy(), served)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from fovea_trainer.training.context import SingleProcess
 from fovea_trainer.training.loop import Plan, TrainingDiverged, fit
 from fovea_trainer.training.precision import Precision, choose_precision
 from fovea_trainer.training.state import FILE, CheckpointNotSaved, State
+from fovea_trainer.training.tracking import Tracker
 from pydantic import JsonValue
 from synthetic import squares
 
@@ -41,6 +43,22 @@ def recipe(architecture: str = "resnet18", **training: JsonValue) -> Recipe:
 class Listener(list[Progress]):
     def __call__(self, progress: Progress) -> None:
         self.append(progress)
+
+
+class Points(Tracker):
+    """A tracker that keeps the points of the curves over the steps."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[float, float, int]] = []
+
+    def log(self, metrics: Mapping[str, float], epoch: int) -> None:
+        pass
+
+    def log_step(self, loss: float, learning_rate: float, step: int) -> None:
+        self.points.append((loss, learning_rate, step))
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 def equal(left: State, right: State) -> bool:
@@ -142,6 +160,34 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(tmp_path: Path) -> 
     job = Recipe.model_validate(job.to_dict() | {"input": {"normalize": tiny, "size": {"width": 32, "height": 32}}})
     with pytest.raises(TrainingDiverged, match="lower optimizer"):
         fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, Listener()))
+
+
+def test_the_curves_do_not_depend_on_how_often_losses_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's losses are read every few steps; here, with 3 steps in an epoch, every 2 and at its end."""
+    curves = []
+    for steps in (1, 2):
+        monkeypatch.setattr(loop, "read_steps", lambda device, steps=steps: steps)
+        tracker = Points()
+        state = fit(recipe(), squares(Task.CLASSIFICATION), SingleProcess(tmp_path / str(steps), 1, Listener()),
+                    Plan(tracker=tracker))  # fmt: skip
+        curves.append((tracker.points, state.history))
+    assert [step for _, _, step in curves[0][0]] == list(range(1, 10))
+    assert curves[0] == curves[1]
+
+
+def test_a_loss_that_is_no_number_is_never_part_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "read_steps", lambda device: 100)
+    monkeypatch.setattr(loop, "PROGRESS_SECONDS", 1000.0)
+    job = recipe()
+    tiny = {"mean": [0, 0, 0], "std": [1e-38] * 3}
+    job = Recipe.model_validate(job.to_dict() | {"input": {"normalize": tiny, "size": {"width": 32, "height": 32}}})
+    for seconds in (0.0, 1000.0):  # a checkpoint after the first step; one after the epoch
+        with pytest.raises(TrainingDiverged, match="in epoch 1, step 1"):
+            fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, Listener()),
+                Plan(checkpoint_seconds=seconds))  # fmt: skip
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from fovea_trainer.augmentation import Augment
 from fovea_trainer.models.registry import registry
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.context import SingleProcess
-from fovea_trainer.training.dataset import Collate, SplitDataset, preprocessing
+from fovea_trainer.training.dataset import Collate, Normalize, SplitDataset, preprocessing
+from fovea_trainer.training.loading import ValidationBatches
 from fovea_trainer.training.network import make_network
 from fovea_trainer.training.precision import Precision
 from fovea_trainer.training.validation import validate
@@ -49,7 +50,9 @@ def test_it_overfits_eight_images(name: str, tmp_path: Path) -> None:
     )
     network, task = make_network(recipe, version), definition(architecture.task)
     dataset = SplitDataset(version.split("train"), task, preprocessing(architecture, recipe.input), Augment(()))
+    context = SingleProcess(tmp_path, 1, lambda progress: None)
     images, targets, _ = Collate(task)([dataset[index] for index in range(8)])
+    images, targets = Normalize(dataset.preprocess, context.device)(images), targets.to(context.device)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=STEPS)
     network.train()
@@ -63,7 +66,6 @@ def test_it_overfits_eight_images(name: str, tmp_path: Path) -> None:
     with torch.no_grad():  # the statistics of the norms follow slower than the weights
         for _ in range(20):
             network(images)
-    context = SingleProcess(tmp_path, 1, lambda progress: None)
-    metrics = validate(network, dataset, 8, context, Precision("FP32", "cpu"))
+    metrics = validate(network, ValidationBatches(dataset, 8, context), context, Precision("FP32", "cpu"))
     for metric, least in ENOUGH[architecture.task].items():
         assert metrics[f"validation/{metric}"] >= least, metrics

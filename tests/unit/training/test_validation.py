@@ -14,7 +14,8 @@ from fovea_trainer.models.description import NetworkDescription, build
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.context import SingleProcess
-from fovea_trainer.training.dataset import Collate, SplitDataset
+from fovea_trainer.training.dataset import Collate, Normalize, SplitDataset
+from fovea_trainer.training.loading import ValidationBatches
 from fovea_trainer.training.precision import Precision
 from fovea_trainer.training.validation import mean_loss, validate
 from synthetic import squares
@@ -30,11 +31,12 @@ def test_the_loss_is_that_of_all_images_whatever_the_batches(tmp_path: Path) -> 
     network.backbone().register_forward_hook(lambda module, *_: passes.append(module.training))
     context = SingleProcess(tmp_path, 1, lambda progress: None)
     network.train()
-    metrics = validate(network, dataset, 5, context, Precision("FP32", "cpu"))
+    metrics = validate(network, ValidationBatches(dataset, 5, context), context, Precision("FP32", "cpu"))
     assert passes == [False, False], "dropout or batch statistics in validation, or a second pass"
     assert network.training, "training goes on in training mode"
 
     images, targets, _ = Collate(task)([dataset[index] for index in range(8)])
+    images = Normalize(dataset.preprocess, context.device)(images)
     network.eval()
     with torch.no_grad():
         whole = float(sum(network.loss(network(images), targets).values()))
@@ -52,7 +54,7 @@ def test_validation_computes_in_the_precision_of_training(tmp_path: Path, precis
     convolution = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
     convolution.register_forward_hook(lambda module, images, output: computed.add(output.dtype))
     context = SingleProcess(tmp_path, 1, lambda progress: None)
-    validate(network, dataset, 8, context, Precision(precision, "cpu"))
+    validate(network, ValidationBatches(dataset, 8, context), context, Precision(precision, "cpu"))
     assert computed == {dtype}
 
 

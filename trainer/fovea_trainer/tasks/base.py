@@ -19,6 +19,7 @@ from fovea_trainer.augmentation import Labelled
 from fovea_trainer.data.version import Sample as StoredSample
 from fovea_trainer.data.version import Split
 from fovea_trainer.evaluation.result import EvaluationResult, ImageScore, LabelledSample
+from fovea_trainer.tasks.epoch_metrics import EpochMetrics
 
 if TYPE_CHECKING:
     from fovea_trainer.report.base import Image, Section
@@ -39,7 +40,11 @@ class Targets(Protocol):
     """Ground truth of a batch of images, in the form that the task's networks are trained with."""
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """The same on a device; from pinned memory without waiting for the copy."""
+        ...
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory; the data loader asks for it."""
         ...
 
 
@@ -109,10 +114,8 @@ class TaskDefinition(ABC):
     # --- Evaluation ---
 
     @abstractmethod
-    def validation_metrics(
-        self, samples: Sequence[LabelledSample], predictions: Sequence[Prediction], num_classes: int
-    ) -> dict[str, float]:
-        """The metrics of an epoch by short name, as `evaluate` gives them, without what takes longer."""
+    def epoch_metrics(self, num_classes: int) -> EpochMetrics:
+        """The metrics of an epoch, as `evaluate` gives them, without what takes longer; of no image yet."""
 
     def operating_point(self, pairs: Pairs) -> float | None:
         """The score from which predictions count that suits these best; None: the task knows no scores."""

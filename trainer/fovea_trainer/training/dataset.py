@@ -32,20 +32,19 @@ def preprocessing(architecture: Architecture, given: Input) -> Preprocess:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prepared image: normalized float32 [3, H, W], its labels, and the way back to the original."""
+    """A prepared image with its labels, and the way back to the original."""
 
-    image: Tensor
     labelled: Labelled
     geometry: Geometry
 
 
 class SplitDataset(Dataset[Example]):
-    """The samples of a split, prepared; indexed by a number, or by a `Draw` to augment.
+    """The samples of a split at the input size; indexed by a number, or by a `Draw` to augment.
 
     Args:
         samples: The split.
         task: What the labels are.
-        preprocess: Brings images to the input size and normalizes them.
+        preprocess: Brings images to the input size; what normalizes them is `Normalize`, batch by batch.
         augment: Changes those that are drawn.
     """
 
@@ -66,8 +65,7 @@ class SplitDataset(Dataset[Example]):
         if isinstance(draw, Draw):
             load = partial(self._load, whole=self.augment.crops)
             item = self.augment(item, Context(np.random.default_rng(draw.seed), draw.epoch, len(self), load))
-        image = self.preprocess.normalize(item.pixels)
-        return Example(torch.from_numpy(image), item, geometry)
+        return Example(item, geometry)
 
     def _load(self, index: int, whole: bool) -> Labelled:
         return self._prepared(index, whole)[0]
@@ -89,7 +87,7 @@ class SplitDataset(Dataset[Example]):
 
 
 Batch = tuple[Tensor, Targets, list[Geometry]]
-"""Images [N, 3, H, W], targets, geometries."""
+"""Images uint8 [N, 3, H, W] in the memory format channels_last, targets, geometries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +97,30 @@ class Collate:
     task: TaskDefinition
 
     def __call__(self, examples: list[Example]) -> Batch:
-        images = torch.stack([example.image for example in examples]).contiguous(memory_format=torch.channels_last)
+        images = torch.stack([example.labelled.image.permute(1, 2, 0) for example in examples]).permute(0, 3, 1, 2)
         targets = self.task.collate([example.labelled for example in examples])
         return images, targets, [example.geometry for example in examples]
+
+
+class Normalize:
+    """Normalizes batches on the device: what travels between processes and to a GPU are bytes.
+
+    It computes what `Preprocess.normalize` does, to the last bit.
+
+    Args:
+        preprocess: Mean and standard deviation.
+        device: Where the network is.
+    """
+
+    def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
+        std = np.array(preprocess.std, np.float32)
+        factor, shift = 1 / (255 * std), np.array(preprocess.mean, np.float32) / std
+        self._device = device
+        self._factor, self._shift = (torch.from_numpy(part).view(1, 3, 1, 1).to(device) for part in (factor, shift))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """float32 [N, 3, H, W] on the device, of images uint8 [N, 3, H, W]."""
+        return images.to(self._device, non_blocking=True).float().mul_(self._factor).sub_(self._shift)
 
 
 def class_counts(samples: Sequence[Sample], task: TaskDefinition, num_classes: int) -> NDArray[np.int64]:

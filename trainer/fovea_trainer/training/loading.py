@@ -13,12 +13,13 @@ from fovea_trainer.training.dataset import Batch, Collate, SplitDataset
 from fovea_trainer.training.order import Draw, Order, WorkerBatches
 
 
-def loader(dataset: SplitDataset, context: Context, **how: Any) -> DataLoader[Batch]:
+def _loader(dataset: SplitDataset, context: Context, **how: Any) -> DataLoader[Batch]:
     """A loader of batches of a dataset; `how`: which, as torch's DataLoader takes it."""
     made: DataLoader[Any] = DataLoader(
         dataset,
         collate_fn=Collate(dataset.task),
         num_workers=context.loader_processes,
+        persistent_workers=context.loader_processes > 0,
         pin_memory=context.device.type == "cuda",
         worker_init_fn=_alone,
         **how,
@@ -42,12 +43,29 @@ class TrainingBatches:
 
     def __init__(self, dataset: SplitDataset, order: Order, context: Context) -> None:
         self._sampler = _Sampler(order, context.rank, context.workers)
-        persistent = context.loader_processes > 0
-        self._loader = loader(dataset, context, batch_sampler=self._sampler, persistent_workers=persistent)
+        self._loader = _loader(dataset, context, batch_sampler=self._sampler)
 
     def epoch(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """The batches of an epoch from a step on, both counted from 0."""
         self._sampler.position = epoch, first_step
+        return iter(self._loader)
+
+
+class ValidationBatches:
+    """A worker's share of a split in its order, epoch by epoch; its processes live as long as this object.
+
+    Args:
+        dataset: The split.
+        batch_size: Images in a batch of this worker.
+        context: The worker.
+    """
+
+    def __init__(self, dataset: SplitDataset, batch_size: int, context: Context) -> None:
+        self.dataset = dataset
+        self.indices = range(context.rank, len(dataset), context.workers)
+        self._loader = _loader(dataset, context, batch_size=batch_size, sampler=self.indices)
+
+    def __iter__(self) -> Iterator[Batch]:
         return iter(self._loader)
 
 

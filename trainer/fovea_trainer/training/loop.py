@@ -21,10 +21,10 @@ from fovea_trainer.models.weights import load_state, read_state
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.base_weights import BaseWeights
 from fovea_trainer.training.context import Context
-from fovea_trainer.training.dataset import SplitDataset, preprocessing, training_order
+from fovea_trainer.training.dataset import Normalize, SplitDataset, preprocessing, training_order
 from fovea_trainer.training.distributed import first_workers, total
 from fovea_trainer.training.fitting import Images, fitted, scale_notes
-from fovea_trainer.training.loading import TrainingBatches
+from fovea_trainer.training.loading import TrainingBatches, ValidationBatches
 from fovea_trainer.training.network import Version, make_network
 from fovea_trainer.training.order import mix
 from fovea_trainer.training.precision import Precision, choose_precision
@@ -32,9 +32,11 @@ from fovea_trainer.training.progress import epoch_lines, training_progress
 from fovea_trainer.training.selection import check_monitored, keep_best, monitored_metric, stop_early
 from fovea_trainer.training.state import State
 from fovea_trainer.training.tracking import Tracker
-from fovea_trainer.training.update import Updater
+from fovea_trainer.training.update import StepLoss, Updater, read_losses
 from fovea_trainer.training.validation import validate
 
+READ_STEPS = 16
+"""Steps after which their losses are read from a GPU at the latest: each reading waits until it has done all steps."""
 PROGRESS_SECONDS = 1.0
 """Between two reports of progress within an epoch."""
 CHECKPOINT_SECONDS = 300.0
@@ -94,6 +96,8 @@ class _Fit:
         self.validation = SplitDataset(held_out, definition(task), preprocess, Augment(()))
         self.order = training_order(recipe, self.train, len(version.manifest.classes), context.workers)
         self.batches = TrainingBatches(self.train, self.order, context)
+        self.validation_batches = ValidationBatches(self.validation, self.training.batch_size, context)
+        self.normalize = Normalize(preprocess, context.device)
         self.monitored = monitored_metric(recipe, task)
 
         network = make_network(recipe, version)
@@ -106,6 +110,8 @@ class _Fit:
         self.started, self.cpu_started = time.monotonic() - self.state.seconds, time.process_time()
         self.cpu_before = self.state.cpu_seconds
         self.reported, self.saved, self.speed = 0.0, time.monotonic(), 0.0
+        self.unread: list[StepLoss] = []
+        self.read_steps = read_steps(context.device)
 
     # --- Epochs ---
 
@@ -120,43 +126,53 @@ class _Fit:
     def _train_epoch(self) -> float:
         """Mean loss of the epoch, over all workers."""
         state, context = self.state, self.context
-        steps = self.order.steps_per_epoch
+        steps, accumulated = self.order.steps_per_epoch, self.order.accumulated
         batches = self.batches.epoch(state.epoch, state.step)
         self.updater.network.train()
         began, images_done = time.monotonic(), 0
-        while parts := [(images, targets) for images, targets, _ in islice(batches, self.order.accumulated)]:
+        while parts := [(self.normalize(images), targets) for images, targets, _ in islice(batches, accumulated)]:
             step = state.epoch * steps + state.step
             torch.manual_seed(mix(self.training.seed, step, context.rank))  # dropout, sampled anchors
-            loss = self.updater.step(parts, step, steps)
-            self._check(loss)
-            state.loss_sum += loss
-            for name, part in self.updater.parts.items():
-                state.loss_parts[name] = state.loss_parts.get(name, 0.0) + part
+            self.unread.append(self.updater.step(parts, step, steps))
             state.step += 1
             images_done += self.order.images_per_step
-            if self.plan.tracker is not None:
-                self.plan.tracker.log_step(loss * context.workers, self.updater.learning_rate, step + 1)
-            self.speed = images_done / (time.monotonic() - began)
-            self._report_progress(PROGRESS_SECONDS)
+            if len(self.unread) >= self.read_steps or self._progress_due():
+                self._read_losses()
+                self.speed = images_done / (time.monotonic() - began)
+                if self._progress_due():
+                    self._report_progress()
             if context.stopping():
+                self._read_losses()
                 self._save(True)
                 raise Interrupted(f"training was stopped in epoch {state.epoch + 1} and its state saved")
             if state.step < steps and self._checkpoint_due():
+                self._read_losses()
                 state.loss_sum = total(state.loss_sum, context) / context.workers  # the first worker's is kept
                 state.loss_parts = {
                     name: total(part, context) / context.workers for name, part in sorted(state.loss_parts.items())
                 }
                 self._save(True)
                 self._log("checkpoint saved in epoch %d, after %d of %d steps", state.epoch + 1, state.step, steps)
+        self._read_losses()
         return total(state.loss_sum, context) / steps
 
-    def _check(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise TrainingDiverged(
-                f"the loss is {loss} in epoch {self.state.epoch + 1}, step {self.state.step + 1}",
-                "spec.training",
-                "lower optimizer.learningRate, set gradientClipNorm, or use precision FP32",
-            )
+    def _read_losses(self) -> None:
+        """Adds up the losses of the steps since the last reading. Raises TrainingDiverged: one of them is no number."""
+        state = self.state
+        for loss in read_losses(self.unread):
+            if not math.isfinite(loss.value):
+                epoch, step = divmod(loss.step, self.order.steps_per_epoch)
+                raise TrainingDiverged(
+                    f"the loss is {loss.value} in epoch {epoch + 1}, step {step + 1}",
+                    "spec.training",
+                    "lower optimizer.learningRate, set gradientClipNorm, or use precision FP32",
+                )
+            state.loss_sum += loss.value
+            for name, part in loss.parts.items():
+                state.loss_parts[name] = state.loss_parts.get(name, 0.0) + part
+            if self.plan.tracker is not None:
+                self.plan.tracker.log_step(loss.value * self.context.workers, loss.learning_rate, loss.step + 1)
+        self.unread.clear()
 
     def _end_epoch(self, loss: float, began: float) -> None:
         state, updater = self.state, self.updater
@@ -168,8 +184,7 @@ class _Fit:
         metrics["train/learningRate"] = updater.learning_rate
         state.epoch, state.step, state.loss_sum, state.loss_parts = state.epoch + 1, 0, 0.0, {}
         if len(self.validation):
-            batch_size = self.training.batch_size
-            metrics |= validate(updater.averaged, self.validation, batch_size, self.context, updater.precision)
+            metrics |= validate(updater.averaged, self.validation_batches, self.context, updater.precision)
         state.history.append(metrics)
         keep_best(state, self.monitored, metrics, updater.averaged)
         if self.training.early_stopping is not None:
@@ -245,12 +260,12 @@ class _Fit:
         for line in epoch_lines(self.state, self.training, metrics, seconds, saved):
             self._log(line)
 
-    def _report_progress(self, pause: float = 0.0) -> None:
-        """Reports how far training is, unless that was done within the last `pause` seconds."""
-        now = time.monotonic()
-        if now - self.reported < pause:
-            return
-        self.reported = now
+    def _progress_due(self) -> bool:
+        return time.monotonic() - self.reported >= PROGRESS_SECONDS
+
+    def _report_progress(self) -> None:
+        """Reports how far training is; the losses of all steps have been read."""
+        self.reported = now = time.monotonic()
         loss = self.state.loss_sum * self.context.workers  # about: the others' losses are like this worker's
         self.context.report_progress(
             training_progress(
@@ -263,6 +278,11 @@ class _Fit:
                 loss,
             )
         )
+
+
+def read_steps(device: torch.device) -> int:
+    """Steps after which their losses are read at the latest. On a CPU there is nothing to wait for."""
+    return 1 if device.type == "cpu" else READ_STEPS
 
 
 def _start_from(base: BaseWeights, network: AnyNetwork, state: State) -> None:

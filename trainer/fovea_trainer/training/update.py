@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from fovea_api.trainingjob import Training
@@ -25,6 +26,48 @@ from fovea_trainer.training.state import State, clone
 
 Batch = tuple[Tensor, Targets]
 """Images, normalized, float32 [N, 3, H, W], and their ground truth."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """The loss of a step, which is still on the device: to read it is to wait for the device.
+
+    Args:
+        step: Number of the step, from 0.
+        learning_rate: Rate of the step.
+        names: Names of the parts of the loss.
+        batches: For each batch of the step the parts and their sum, float32 [P + 1].
+        shares: Of each batch in the mean over the images of all batches and workers.
+    """
+
+    step: int
+    learning_rate: float
+    names: tuple[str, ...]
+    batches: tuple[Tensor, ...]
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLoss:
+    """This worker's share of the loss of a step, and of each part of it by name."""
+
+    step: int
+    learning_rate: float
+    value: float
+    parts: Mapping[str, float]
+
+
+def read_losses(losses: Sequence[StepLoss]) -> list[ReadLoss]:
+    """The losses of some steps, in one copy from the device."""
+    if not losses:
+        return []
+    rows = iter(torch.stack([batch for loss in losses for batch in loss.batches]).tolist())
+    read = []
+    for loss in losses:
+        weighted = [[number * share for number in next(rows)] for share in loss.shares]
+        *parts, value = (sum(numbers) for numbers in zip(*weighted, strict=True))
+        read.append(ReadLoss(loss.step, loss.learning_rate, value, dict(zip(loss.names, parts, strict=True))))
+    return read
 
 
 class Updater:
@@ -50,8 +93,6 @@ class Updater:
         self._scaler = precision.scaler()
         decay = 0.0 if training.ema is None else training.ema.decay
         self._ema = ModelEmaV3(self.network, decay=decay, use_warmup=True) if decay else None
-        self.parts: dict[str, float] = {}
-        """This worker's share of each part of the last step's loss, by name."""
         if state.network:
             self._restore(state)
         self._model = distributed(self.network, context)
@@ -68,8 +109,11 @@ class Updater:
         """The rate of the last step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def step(self, batches: Sequence[Batch], step: int, steps_per_epoch: int) -> float:
-        """One update; gives this worker's share of the loss, a mean over the images of all batches and workers.
+    def step(self, batches: Sequence[Batch], step: int, steps_per_epoch: int) -> StepLoss:
+        """One update; nothing here waits for a GPU.
+
+        Where the loss is no number, the weights stay as they were on a CPU, and are lost on a GPU: whoever saves them
+        reads the losses first.
 
         Args:
             batches: This worker's parts of the batches whose gradients are added up.
@@ -82,10 +126,16 @@ class Updater:
         rate = peak * learning_rate_factor(training.schedule, *position)
         set_rates(self._optimizer, rate, momentum_at(training.schedule, momentum, *position))
         self._optimizer.zero_grad(set_to_none=True)
-        self.parts = {}
-        loss = sum(self._backward(*batch, last=batch is batches[-1]) for batch in batches)
-        if not math.isfinite(loss):
-            return loss  # the weights stay as they were
+        names: tuple[str, ...] = ()
+        losses, finite = [], True
+        for batch in batches:
+            names, loss, whole = self._backward(*batch, last=batch is batches[-1])
+            losses.append(loss)
+            finite &= whole
+        shares = tuple(self._share(images) for images, _ in batches)
+        result = StepLoss(step, rate, names, tuple(losses), shares)
+        if not finite:
+            return result
         if training.gradient_clip_norm:
             self._scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_clip_norm)
@@ -93,26 +143,30 @@ class Updater:
         self._scaler.update()
         if self._ema is not None:
             self._ema.update(self.network, step=step + 1)
-        return loss
+        return result
 
-    def _backward(self, images: Tensor, targets: Targets, last: bool) -> float:
-        """Adds a batch's gradients to those before it; those of all workers are added up with the last one."""
+    def _share(self, images: Tensor) -> float:
+        """Of a batch in the images of a step, over all workers."""
+        return len(images) / (self._training.batch_size * self._training.gradient_accumulation_steps)
+
+    def _backward(self, images: Tensor, targets: Targets, last: bool) -> tuple[tuple[str, ...], Tensor, bool]:
+        """Adds a batch's gradients to those before it; those of all workers are added up with the last one.
+
+        Gives names and values of the loss's parts, their sum last, and False where that is known to be no number.
+        """
         device, model = self._context.device, self._model
-        share = len(images) / (self._training.batch_size * self._training.gradient_accumulation_steps)
         with model.no_sync() if not last and isinstance(model, DistributedDataParallel) else nullcontext():
             with self.precision.autocast(), batch_norm.refusing_single_values():
-                raw = model(images.to(device, non_blocking=True))
+                raw = model(images)
                 parts: Mapping[str, Tensor] = self.network.loss(raw, targets.to(device))
             stacked = torch.stack([part.float() for part in parts.values()])
             loss = stacked.sum()
-            *values, whole = (float(item) for item in torch.cat([stacked, loss[None]]).detach().tolist())
-            value = whole * share
-            for name, part in zip(parts, values, strict=True):
-                self.parts[name] = self.parts.get(name, 0.0) + part * share
-            if math.isfinite(value):  # the gradient of what is no number can end the process
+            # To look at it costs nothing on a CPU, where the gradient of what is no number can end the process.
+            finite = device.type != "cpu" or math.isfinite(float(loss.detach()))
+            if finite:
                 # DistributedDataParallel takes the mean over the workers; undo it, each worker brings its own share.
-                torch.autograd.backward(self._scaler.scale(loss * share * self._context.workers))
-        return value
+                torch.autograd.backward(self._scaler.scale(loss * self._share(images) * self._context.workers))
+        return tuple(parts), torch.cat([stacked, loss[None]]).detach(), finite
 
     def align(self) -> None:
         """Gives all workers the first one's statistics of batch norm, so that they validate one and the same model."""

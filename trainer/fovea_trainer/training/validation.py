@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import torch
-from fovea_serving.pipeline import Prediction
 
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.training.context import Context
-from fovea_trainer.training.dataset import SplitDataset
+from fovea_trainer.training.dataset import Normalize
 from fovea_trainer.training.distributed import gather
-from fovea_trainer.training.loading import loader
+from fovea_trainer.training.loading import ValidationBatches
 from fovea_trainer.training.precision import Precision
 
 
 def validate(
-    network: AnyNetwork, dataset: SplitDataset, batch_size: int, context: Context, precision: Precision
+    network: AnyNetwork, batches: ValidationBatches, context: Context, precision: Precision
 ) -> dict[str, float]:
     """Metrics by name, `validation/<metric>`, the same on all workers; each predicts its share of the images."""
-    mine = range(context.rank, len(dataset), context.workers)
-    predictions: list[Prediction] = []
+    dataset, indices = batches.dataset, iter(batches.indices)
+    normalize = Normalize(dataset.preprocess, context.device)
+    metrics = dataset.task.epoch_metrics(network.num_classes)
     losses: list[tuple[float, int]] = []
     training = network.training
     network.eval()
     with torch.no_grad(), precision.autocast():
-        for images, targets, geometries in loader(dataset, context, batch_size=batch_size, sampler=mine):
-            raw = network(images.to(context.device, non_blocking=True))
+        for images, targets, geometries in batches:
+            raw = network(normalize(images))
             parts = network.loss(raw, targets.to(context.device))
-            losses.append((float(sum(float(part) for part in parts.values())), len(images)))
+            losses.append((float(torch.stack([part.float() for part in parts.values()]).sum()), len(images)))
             outputs = network.decode(raw)
             arrays = {name: output.float().cpu().numpy() for name, output in outputs.items()}
-            predictions += network.postprocess(arrays, geometries)
+            # In this order `zip` draws no index that it has no prediction for.
+            for prediction, index in zip(network.postprocess(arrays, geometries), indices, strict=False):
+                metrics.update(index, dataset.samples[index], prediction)
     network.train(training)
-    shares = gather((list(mine), predictions, losses), context)
-    by_index = dict(pair for index, predicted, _ in shares for pair in zip(index, predicted, strict=True))
-    ordered = [by_index[index] for index in sorted(by_index)]
-    metrics = dataset.task.validation_metrics(dataset.samples, ordered, network.num_classes)
-    metrics["loss"] = mean_loss([pair for _, _, pairs in shares for pair in pairs])
-    return {f"validation/{name}": value for name, value in metrics.items()}
+    (metrics, losses), *others = gather((metrics, losses), context)
+    for theirs, of_batches in others:
+        metrics.merge(theirs)
+        losses += of_batches
+    values = metrics.compute()
+    values["loss"] = mean_loss(losses)
+    return {f"validation/{name}": value for name, value in values.items()}
 
 
 def mean_loss(batches: list[tuple[float, int]]) -> float:

@@ -145,21 +145,13 @@ class Detection(Prediction):
 
 def nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_threshold: float) -> NDArray[np.intp]:
     """Greedy non-maximum suppression: indices of the boxes `[N, 4]` xyxy that stay, best first."""
+    if not len(boxes):
+        return np.zeros(0, np.intp)
     order = np.argsort(-scores, kind="stable")
-    left, top, right, bottom = boxes[order].T
-    area = (right - left) * (bottom - top)
-    alive = np.ones(len(order), bool)
-    kept = []
-    for index in range(len(order)):
-        if not alive[index]:
-            continue
-        kept.append(order[index])
-        rest = slice(index + 1, None)
-        width = np.minimum(right[index], right[rest]) - np.maximum(left[index], left[rest])
-        height = np.minimum(bottom[index], bottom[rest]) - np.maximum(top[index], top[rest])
-        common = np.maximum(width, 0) * np.maximum(height, 0)
-        alive[rest] &= common <= iou_threshold * (area[index] + area[rest] - common)
-    return np.array(kept, np.intp)
+    rectangles = np.hstack([boxes[order, :2], boxes[order, 2:] - boxes[order, :2]])
+    ranks = np.arange(len(order), 0, -1, dtype=np.float32)  # OpenCV drops scores of 0 before it compares boxes
+    kept = cv2.dnn.NMSBoxes(rectangles, ranks, 0.0, iou_threshold)  # type: ignore[arg-type]
+    return order[np.asarray(kept, np.intp)]
 
 
 def _touches(boxes: NDArray[np.float32], tile: Tile) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fovea_trainer.data.version import Split
-from fovea_trainer.evaluation.result import EvaluationResult, LabelledSample
+from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.report.base import Image, Section
 from fovea_trainer.tasks.base import EvaluationRequest, Labelled, Pairs, Sample, StoredSample, TaskDefinition
-from fovea_trainer.tasks.classification.evaluation import classification_summary, evaluate_classification
+from fovea_trainer.tasks.classification.evaluation import classification_summary, evaluate_classification, label_of
 from fovea_trainer.tasks.classification.learnable import check_classes
 from fovea_trainer.tasks.classification.report import calibration, labelled_image
 from fovea_trainer.tasks.classification.targets import ClassTargets
+from fovea_trainer.tasks.epoch_metrics import CollectedMetrics, EpochMetrics
 from fovea_trainer.tasks.registry import register
 
 
@@ -45,10 +47,8 @@ class Classification(TaskDefinition):
         check_classes(train, classes)
         return ()
 
-    def validation_metrics(
-        self, samples: Sequence[LabelledSample], predictions: Sequence[Prediction], num_classes: int
-    ) -> dict[str, float]:
-        return classification_summary(samples, predictions, num_classes)
+    def epoch_metrics(self, num_classes: int) -> EpochMetrics:
+        return CollectedMetrics(label_of, partial(classification_summary, classes=num_classes))
 
     def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
         return evaluate_classification(pairs, request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -101,13 +101,15 @@ def _weighted(
     return {"accuracy": float(correct.sum() / weights.sum()), "f1": float((2 * hits[occurs] / either[occurs]).mean())}
 
 
-def classification_summary(
-    samples: Iterable[LabelledSample], predictions: Iterable[Prediction], classes: int
-) -> dict[str, float]:
+def label_of(sample: LabelledSample) -> int:
+    """The class index of a sample."""
+    return sample.label
+
+
+def classification_summary(labels: Sequence[int], predictions: Sequence[Prediction], classes: int) -> dict[str, float]:
     """Accuracy and macro F1 as `evaluate_classification` gives them."""
     rows = [item.probabilities for item in predictions if isinstance(item, Classification)]
-    target = torch.tensor([sample.label for sample in samples])
-    summary = _summary(torch.from_numpy(np.stack(rows)), target, classes)
+    summary = _summary(torch.from_numpy(np.stack(rows)), torch.tensor(labels), classes)
     return {name: summary[name] for name in ("accuracy", "f1")}
 
 

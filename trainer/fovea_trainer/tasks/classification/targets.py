@@ -17,3 +17,7 @@ class ClassTargets:
     def to(self, device: torch.device) -> ClassTargets:
         """The same on a device."""
         return ClassTargets(self.labels.to(device, non_blocking=True))
+
+    def pin_memory(self) -> ClassTargets:
+        """The same in page-locked memory."""
+        return ClassTargets(self.labels.pin_memory())

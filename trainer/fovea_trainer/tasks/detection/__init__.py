@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fovea_trainer.data.version import Split
-from fovea_trainer.evaluation.result import EvaluationResult, LabelledSample
+from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.report.base import Image, Section
 from fovea_trainer.tasks.base import EvaluationRequest, Labelled, Pairs, Sample, StoredSample, TaskDefinition
 from fovea_trainer.tasks.detection.evaluation import detection_summary, evaluate_detection, operating_point
@@ -27,6 +27,7 @@ from fovea_trainer.tasks.detection.report import (
     threshold_section,
 )
 from fovea_trainer.tasks.detection.targets import BoxTargets, objects_in_input
+from fovea_trainer.tasks.epoch_metrics import CollectedMetrics, EpochMetrics
 from fovea_trainer.tasks.registry import register
 
 
@@ -54,10 +55,8 @@ class Detection(TaskDefinition):
     def check_learnable(self, train: Split, classes: Sequence[str], preprocess: Preprocess) -> tuple[str, ...]:
         return check_objects(train, preprocess)
 
-    def validation_metrics(
-        self, samples: Sequence[LabelledSample], predictions: Sequence[Prediction], num_classes: int
-    ) -> dict[str, float]:
-        return detection_summary(samples, predictions)
+    def epoch_metrics(self, num_classes: int) -> EpochMetrics:
+        return CollectedMetrics(ground_truth_of, detection_summary)
 
     def operating_point(self, pairs: Pairs) -> float | None:
         return operating_point(pairs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from fovea_api.common import Task
@@ -16,7 +16,6 @@ from fovea_trainer.evaluation.result import (
     Curve,
     EvaluationResult,
     ImageScore,
-    LabelledSample,
     Mistake,
     named,
     slices_of,
@@ -179,9 +178,8 @@ def operating_point(pairs: Pairs) -> float:
     return best_threshold(ground_truths, detections, match_all(ground_truths, detections))
 
 
-def detection_summary(samples: Iterable[LabelledSample], predictions: Iterable[Prediction]) -> dict[str, float]:
+def detection_summary(ground_truths: Sequence[GroundTruth], predictions: Sequence[Prediction]) -> dict[str, float]:
     """mAP, mAP50, and precision and recall at the best F1, as `evaluate_detection` gives them."""
-    ground_truths = [ground_truth_of(sample) for sample in samples]
     detections = [item for item in predictions if isinstance(item, Detection)]
     mean, at_50 = mean_average_precision(ground_truths, detections)
     reported = [image.above(0.0) for image in detections]

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fovea_trainer.data.version import Split
-from fovea_trainer.evaluation.result import EvaluationResult, LabelledSample
+from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.report.base import Image
 from fovea_trainer.tasks.base import EvaluationRequest, Labelled, Pairs, Sample, StoredSample, TaskDefinition
+from fovea_trainer.tasks.epoch_metrics import EpochMetrics
 from fovea_trainer.tasks.registry import register
-from fovea_trainer.tasks.semantic_segmentation.evaluation import evaluate_segmentation, segmentation_summary
+from fovea_trainer.tasks.semantic_segmentation.evaluation import ConfusionMetrics, evaluate_segmentation
 from fovea_trainer.tasks.semantic_segmentation.learnable import check_masks
 from fovea_trainer.tasks.semantic_segmentation.report import draw_labels, side_by_side
 from fovea_trainer.tasks.semantic_segmentation.targets import MaskTargets
@@ -37,7 +38,7 @@ class SemanticSegmentation(TaskDefinition):
         return Labelled(image, mask=torch.from_numpy(preprocess.fit_mask(_mask(sample)).copy()))
 
     def collate(self, items: Sequence[Labelled]) -> MaskTargets:
-        return MaskTargets(torch.stack([item.mask.long() for item in items if item.mask is not None]))
+        return MaskTargets(torch.stack([item.mask for item in items if item.mask is not None]))
 
     def class_counts(self, sample: Sample, num_classes: int) -> NDArray[np.int64]:
         mask = _mask(sample)
@@ -46,10 +47,8 @@ class SemanticSegmentation(TaskDefinition):
     def check_learnable(self, train: Split, classes: Sequence[str], preprocess: Preprocess) -> tuple[str, ...]:
         return check_masks(train, classes, preprocess)
 
-    def validation_metrics(
-        self, samples: Sequence[LabelledSample], predictions: Sequence[Prediction], num_classes: int
-    ) -> dict[str, float]:
-        return segmentation_summary(samples, predictions, num_classes)
+    def epoch_metrics(self, num_classes: int) -> EpochMetrics:
+        return ConfusionMetrics(num_classes)
 
     def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
         return evaluate_segmentation(pairs, request)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from fovea_api.common import Task
@@ -21,6 +22,7 @@ from fovea_trainer.evaluation.result import (
     named,
 )
 from fovea_trainer.tasks.base import EvaluationRequest, Pairs
+from fovea_trainer.tasks.epoch_metrics import EpochMetrics
 
 INTERVAL_IMAGES, INTERVAL_CLASSES = 2000, 50
 """Images and classes up to which the intervals are calculated: each image's confusion is held in memory."""
@@ -80,16 +82,23 @@ def _intervals(images: Sequence[NDArray[np.int64]]) -> dict[str, Interval]:
     return intervals(len(images), lambda weights: _summary(np.tensordot(weights, every, 1)))
 
 
-def segmentation_summary(
-    samples: Iterable[LabelledSample], predictions: Iterable[Prediction], classes: int
-) -> dict[str, float]:
-    """Dice and IoU, means over the classes, as `evaluate_segmentation` gives them."""
-    total = np.zeros((classes, classes + 1), np.int64)
-    for sample, prediction in zip(samples, predictions, strict=True):
+class ConfusionMetrics(EpochMetrics):
+    """Dice and IoU, means over the classes, as `evaluate_segmentation` gives them; holds the pixels' confusion."""
+
+    def __init__(self, classes: int) -> None:
+        self._counts = np.zeros((classes, classes + 1), np.int64)
+
+    def update(self, index: int, sample: LabelledSample, prediction: Prediction) -> None:
         assert isinstance(prediction, SemanticSegmentation)
-        total += pixel_confusion(_ground_truth(sample, prediction.mask), prediction.mask, classes)
-    summary = _summary(total)
-    return {name: summary[name] for name in ("dice", "iou")}
+        mask = prediction.mask
+        self._counts += pixel_confusion(_ground_truth(sample, mask), mask, len(self._counts))
+
+    def merge(self, other: Self) -> None:
+        self._counts += other._counts
+
+    def compute(self) -> dict[str, float]:
+        summary = _summary(self._counts)
+        return {name: summary[name] for name in ("dice", "iou")}
 
 
 def _summary(counts: NDArray[np.int64]) -> dict[str, float]:

@@ -10,10 +10,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class MaskTargets:
-    """The class index of each pixel, int64 [N, H, W]; IGNORE (255): the pixel does not count."""
+    """The class index of each pixel, int64 [N, H, W]; IGNORE (255): the pixel does not count.
+
+    On their way to the device they are bytes.
+    """
 
     masks: Tensor
 
     def to(self, device: torch.device) -> MaskTargets:
         """The same on a device."""
-        return MaskTargets(self.masks.to(device, non_blocking=True))
+        return MaskTargets(self.masks.to(device, non_blocking=True).long())
+
+    def pin_memory(self) -> MaskTargets:
+        """The same in page-locked memory."""
+        return MaskTargets(self.masks.pin_memory())
