@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypedDict
 
 from fovea_api import names
@@ -115,6 +115,42 @@ async def views_of(observer: Observer, owner: Key) -> tuple[RunView, ...]:
         view = replace(view, pod_times=tuple(filter(None, map(pod_time, _pods_of(observer, owner, view.name)))))
         views.append(await _with_queue_time(observer, view))
     return tuple(sorted(views, key=lambda view: (view.created, view.name), reverse=True))
+
+
+class RunsObjects(TypedDict):
+    """What is known of the runs of an object: the fields of a RunsSnapshot."""
+
+    runs: tuple[RunView, ...]
+    cleanups: tuple[RunView, ...]
+    store: StoreConfig
+    missing: tuple[Reference, ...]
+    leftover: Key | None
+    now: datetime
+
+
+async def runs_objects(
+    observer: Observer,
+    key: Key,
+    metadata: Metadata,
+    status: Status | None,
+    needed: Iterable[Reference],
+    now: datetime,
+) -> RunsObjects:
+    """What is known of the runs of an object. `needed`: Secrets and claims that its pods mount beside the store's."""
+    own = await observe_runs(observer, key)
+    store = await observer.store(key.namespace)
+    missing: tuple[Reference, ...] = ()
+    if own.may_start(metadata, status):
+        mounted = [*secret_of(store), *needed, *claims_of([(store.uri, "the store")])]
+        missing = await observer.missing(key, mounted)
+    return {
+        "runs": own.runs,
+        "cleanups": own.cleanups,
+        "store": store,
+        "missing": missing,
+        "leftover": own.leftover,
+        "now": now,
+    }
 
 
 class RecipeObjects(TypedDict):

@@ -8,14 +8,16 @@ from datetime import datetime
 from typing import Literal, TypedDict, TypeVar
 
 from fovea_api import names
-from fovea_api.common import Metadata, Model, Reference, RunPolicy, Status
+from fovea_api.common import Condition, Metadata, Model, Reference, RunPolicy, Status
 from fovea_api.errors import InvalidInput
 from fovea_api.run import (
     Execution,
+    Progress,
     RunOwnerStatus,
     RunSpec,
     RunStatus,
     RunType,
+    UsageOfRuns,
     is_same_recipe,
     read_recipe,
     run_name,
@@ -119,6 +121,15 @@ class ChildBuilder:
 def current_run(runs: Sequence[RunView], named: str | None) -> RunView | None:
     """The run that the status names; without one, the newest."""
     return next((view for view in runs if view.name == named), runs[0] if runs else None)
+
+
+def run_that_goes_on(
+    current: RunView | None, desired: RunSpec | Assessment, execution: ExecutionSettings
+) -> RunSpec | Assessment:
+    """The run to work on. One that is at work goes on where there can be no new one; an Assessment: there is none."""
+    if isinstance(desired, RunSpec) or current is None or is_finished(current.status):
+        return desired
+    return current.run.spec.model_copy(update=execution)
 
 
 def desired_recipe(context: Context, current: RunView | None, named: str | None, answered: int | None, spec: R) -> R:
@@ -322,6 +333,47 @@ def history(context: Context, newest: str | None, pruned: Sequence[Delete]) -> t
     deleted = {delete.key.name for delete in pruned}
     names_ = [view.name for view in context.runs if view.name not in deleted]
     return tuple((names_ if newest is None or newest in names_ else [newest, *names_])[:100])
+
+
+class OwnerFields(TypedDict):
+    """What the status of every kind says of its runs."""
+
+    observed_generation: int
+    conditions: tuple[Condition, ...]
+    run: str
+    run_generation: int | None
+    progress: Progress | None
+    usage: UsageOfRuns | None
+    history: tuple[str, ...]
+
+
+def owner_fields(
+    context: Context,
+    old: RunOwnerStatus,
+    made: RunWrites,
+    asked: Model,
+    assessment: Assessment,
+    pruned: Sequence[Delete],
+    lost: Sequence[RunView] = (),
+) -> OwnerFields:
+    """What a status says of the runs after a step.
+
+    Args:
+        asked: The recipe that the spec asks for.
+        pruned: The Runs that the history limit deletes.
+        lost: Further Runs that are deleted.
+    """
+    generation = context.metadata.generation
+    going = {*(each.key.name for each in pruned), *(view.name for view in lost)}
+    return {
+        "observed_generation": generation,
+        "conditions": conditions(assessment, old.conditions, generation, context.now),
+        "run": made.run,
+        "run_generation": answered_generation(context, old.run_generation, made.spec, asked),
+        "progress": made.view.status.progress if made.view is not None else None,
+        "usage": usage_of((*context.runs, *lost), going, old, context.now),
+        "history": history(context, made.run, pruned),
+    }
 
 
 def end_events(context: Context, run: str, assessment: Assessment, old: RunOwnerStatus) -> tuple[Write, ...]:

@@ -13,8 +13,7 @@ from fovea_operator.cleanups.observe import readers, sharing
 from fovea_operator.kinds.dataset.snapshot import DatasetSnapshot
 from fovea_operator.objects import RUN, Key, mapping, text
 from fovea_operator.observe import Observer
-from fovea_operator.runs.observe import claims_of, observe_runs, secret_of
-from fovea_operator.store import StoreConfig
+from fovea_operator.runs.observe import claims_of, runs_objects
 
 
 async def observe_dataset(observer: Observer, key: Key, now: datetime) -> DatasetSnapshot | None:
@@ -22,38 +21,27 @@ async def observe_dataset(observer: Observer, key: Key, now: datetime) -> Datase
     dataset = observer.read(Dataset, key)
     if dataset is None:
         return None
-    own = await observe_runs(observer, key)
-    store = await observer.store(key.namespace)
-    missing: tuple[Reference, ...] = ()
-    if own.may_start(dataset.metadata, dataset.status):
-        missing = await observer.missing(key, _needed(dataset.spec, store))
-    pruning = next((view for view in own.cleanups if view.threatens_versions and not view.deletes_all), None)
+    own = await runs_objects(observer, key, dataset.metadata, dataset.status, _needed(dataset.spec), now)
+    pruning = next((view for view in own["cleanups"] if view.threatens_versions and not view.deletes_all), None)
     used: frozenset[str] | None = None
-    if pruning is not None and not any(view.at_work for view in (*own.runs, *own.cleanups)):
+    if pruning is not None and not any(view.at_work for view in (*own["runs"], *own["cleanups"])):
         used = await _used(observer, key, pruning.run.spec.store)
     return DatasetSnapshot(
         dataset=dataset,
-        runs=own.runs,
-        cleanups=own.cleanups,
-        leftover=own.leftover,
-        store=store,
-        missing=missing,
-        now=now,
         used=used,
         shared=sharing(observer, key.namespace, pruning.run.spec.store) if pruning is not None else "",
+        **own,
     )
 
 
-def _needed(spec: DatasetSpec, store: StoreConfig) -> Iterator[Reference]:
+def _needed(spec: DatasetSpec) -> Iterator[Reference]:
     """The Secrets and claims that a build mounts."""
-    yield from secret_of(store)
     yield from (reference for reference in references(spec) if reference.kind == "Secret")
     yield from claims_of(
         (source.uri, f"spec.sources[{index}].uri") for index, source in enumerate(spec.sources) if source.uri
     )
     if spec.exclude is not None:
         yield from claims_of([(spec.exclude.uri, "spec.exclude.uri")])
-    yield from claims_of([(store.uri, "the store")])
 
 
 async def _used(observer: Observer, key: Key, store: str) -> frozenset[str]:

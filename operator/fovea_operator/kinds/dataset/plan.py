@@ -22,7 +22,7 @@ from fovea_api.version import DatasetSummary, Severity
 
 from fovea_operator.cleanups.build import PodSettings
 from fovea_operator.cleanups.plan import blocker_of_attempts, with_deletion
-from fovea_operator.conditions import Assessment, conditions, ready, stalled
+from fovea_operator.conditions import Assessment, ready, stalled
 from fovea_operator.kinds.dataset.build import child_builder, execution_settings, pod_settings
 from fovea_operator.kinds.dataset.retention import lost_builds, prune_versions
 from fovea_operator.kinds.dataset.snapshot import DatasetSnapshot
@@ -31,14 +31,14 @@ from fovea_operator.runs.lifecycle import is_finished
 from fovea_operator.runs.plan import (
     Context,
     advance_runs,
-    answered_generation,
     blocker_of,
     current_run,
     desired_recipe,
-    history,
     own_status,
+    owner_fields,
     prune,
     refusal,
+    run_that_goes_on,
     without_run,
 )
 from fovea_operator.runs.snapshot import RunView
@@ -70,7 +70,7 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: PodSettings) -> Pla
     dataset, key, now, settings = snapshot.dataset, context.key, context.now, context.settings
     spec, old = dataset.spec, dataset.status or DatasetStatus()
     current = current_run(context.runs, old.run)
-    lost = {view.name for view in snapshot.runs if view not in context.runs}
+    lost = [view for view in snapshot.runs if view not in context.runs]
 
     refresh: datetime | None = None
     desired: RunSpec | Assessment
@@ -80,13 +80,13 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: PodSettings) -> Pla
     except InvalidSchedule as error:
         desired = stalled(error.reason, str(error))
     blocked = desired if isinstance(desired, Assessment) else None
+    desired = run_that_goes_on(current, desired, execution_settings(spec, settings))
     if isinstance(desired, Assessment):
-        if current is None or is_finished(current.status):
-            at_work = any(view.at_work for view in context.runs)
-            cleanup, later = prune_versions(context, snapshot, pods, current, at_work)
-            plan = without_run(context, old, old.run, desired, usage=usage_of(snapshot.runs, lost, old, now))
-            return Plan((*plan.writes, *cleanup), later)
-        desired = current.run.spec.model_copy(update=execution_settings(spec, settings))
+        at_work = any(view.at_work for view in context.runs)
+        cleanup, later = prune_versions(context, snapshot, pods, current, at_work)
+        used = usage_of(snapshot.runs, {view.name for view in lost}, old, now)
+        plan = without_run(context, old, old.run, desired, usage=used)
+        return Plan((*plan.writes, *cleanup), later)
     made = advance_runs(context, old.run, desired, blocker_of_attempts(snapshot), child_builder(spec, settings))
     step, name, view = made.step, made.run, made.view
     result = view.status.result if view is not None else None
@@ -95,15 +95,9 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: PodSettings) -> Pla
     status = _with_version(
         old.model_copy(
             update={
-                "observed_generation": dataset.metadata.generation,
-                "conditions": conditions(blocked or assessment, old.conditions, dataset.metadata.generation, now),
                 "phase": _PHASES.get(step.status.phase, step.status.phase),
-                "run": name,
-                "run_generation": answered_generation(context, old.run_generation, desired, spec.recipe()),
-                "progress": view.status.progress if view is not None else None,
                 "next_refresh": refresh.strftime("%Y-%m-%dT%H:%M:%SZ") if refresh is not None else None,
-                "usage": usage_of(snapshot.runs, {*lost, *(each.key.name for each in pruned)}, old, now),
-                "history": history(context, name, pruned),
+                **owner_fields(context, old, made, spec.recipe(), blocked or assessment, pruned, lost),
             }
         ),
         result,

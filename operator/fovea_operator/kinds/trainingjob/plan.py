@@ -30,31 +30,29 @@ from fovea_api.trainingjob import (
 from pydantic import ValidationError
 
 from fovea_operator.cleanups.plan import blocker_of_attempts, with_deletion
-from fovea_operator.conditions import Assessment, conditions, ready, stalled
+from fovea_operator.conditions import Assessment, ready, stalled
 from fovea_operator.kinds.trainingjob.build import child_builder, execution_settings, pod_settings
 from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
 from fovea_operator.objects import TRAINING_JOB
 from fovea_operator.runs.inputs import has_moved, inputs_of
-from fovea_operator.runs.lifecycle import is_finished
 from fovea_operator.runs.plan import (
     CLEANING_UP,
     Context,
     RunWrites,
     advance_runs,
-    answered_generation,
     blocker_of,
     current_run,
     desired_recipe,
     end_events,
-    history,
     own_status,
+    owner_fields,
     prune,
     refusal,
+    run_that_goes_on,
     without_run,
 )
 from fovea_operator.runs.requests import Requested, unanswered
 from fovea_operator.runs.snapshot import RunView
-from fovea_operator.runs.usage import usage_of
 from fovea_operator.settings import Settings
 from fovea_operator.writes import Plan
 
@@ -68,19 +66,18 @@ def plan_training(snapshot: TrainingSnapshot, settings: Settings) -> Plan:
 
 
 def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
-    job, key, now, settings = snapshot.job, context.key, context.now, context.settings
+    job, key, settings = snapshot.job, context.key, context.settings
     spec, old = job.spec, job.status or TrainingJobStatus()
     current = current_run(snapshot.runs, old.run)
 
     desired = _desired(context, snapshot, old, current)
     blocked = desired if isinstance(desired, Assessment) else None
+    desired = run_that_goes_on(current, desired, execution_settings(spec, settings))
     if isinstance(desired, Assessment):
-        if current is None or is_finished(current.status):
-            wait = settings.reference_poll_seconds if desired.reason == CLEANING_UP else None
-            requested_runs = _requested_runs(context, snapshot, old, None, desired)
-            plan = without_run(context, old, old.run, desired, requested_runs=requested_runs)
-            return replace(plan, requeue_after=wait)
-        desired = current.run.spec.model_copy(update=execution_settings(spec, settings))
+        wait = settings.reference_poll_seconds if desired.reason == CLEANING_UP else None
+        requested_runs = _requested_runs(context, snapshot, old, None, desired)
+        plan = without_run(context, old, old.run, desired, requested_runs=requested_runs)
+        return replace(plan, requeue_after=wait)
     made = advance_runs(context, old.run, desired, blocker_of_attempts(snapshot), child_builder(spec, settings))
     step, name, view = made.step, made.run, made.view
     result = _result(job, old, view)
@@ -88,17 +85,11 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
     pruned = prune(context, [name, *([result.run] if result is not None else [])])
     assert desired.inputs.dataset is not None
     status = TrainingJobStatus(
-        observed_generation=job.metadata.generation,
-        conditions=conditions(assessment, old.conditions, job.metadata.generation, now),
         phase=step.status.phase,
-        run=name,
-        run_generation=answered_generation(context, old.run_generation, desired, _asked(spec, desired)),
         dataset_version=desired.inputs.dataset.version,
-        progress=view.status.progress if view is not None else None,
         result=result,
-        usage=usage_of(snapshot.runs, [each.key.name for each in pruned], old, now),
-        history=history(context, name, pruned),
         requested_runs=_requested_runs(context, snapshot, old, made, blocked),
+        **owner_fields(context, old, made, _asked(spec, desired), assessment, pruned),
     )
     events = end_events(context, name, assessment, old)
     return Plan(
