@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from fovea_operator.gauges import OF_EVERY_KIND
 from fovea_operator.kinds import builtin
-from fovea_operator.registry import KindEntry, Registry, Rights
+from fovea_operator.registry import Registry, Rights
 from fovea_operator.rights import edit_rights, operator_rights, view_rights
 from fovea_operator.settings import Settings
 
@@ -66,11 +66,7 @@ def _kinds_table(registry: Registry) -> Iterator[str]:
         runs = [f"{type.value} ({workload.kind})" for type, workload in entry.run_types.items()]
         own = [metric.name for metric in entry.metrics]
         cells = (runs, map(str, entry.children), own)
-        yield f"| {entry.kind}{_note(entry)} | {' | '.join(_list(cell) for cell in cells)} |"
-
-
-def _note(entry: KindEntry) -> str:
-    return "" if entry.reconcile is not None else " (checked and kept, not acted on yet)"
+        yield f"| {entry.kind} | {' | '.join(_list(cell) for cell in cells)} |"
 
 
 def _list(words: Iterable[str]) -> str:

@@ -80,10 +80,11 @@ def merge(whole: M, part: Mapping[str, JsonValue]) -> M:
     Of sibling blocks that exclude each other the part's own wins. Raises pydantic's ValidationError if the
     result breaks a rule.
     """
-    return type(whole).model_validate(_merge(type(whole), whole.to_dict(), part))
+    return type(whole).model_validate(merged(type(whole), whole.to_dict(), part))
 
 
-def _merge(model: type[Model], whole: Mapping[str, JsonValue], part: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+def merged(model: type[Model], whole: Mapping[str, JsonValue], part: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The same of JSON forms of a model, which is not checked. Raises KeyError where the part has an unknown field."""
     by_alias = {field.alias: field for field in model.model_fields.values()}
     rivals = {model.model_fields[name].alias for name in model.exactly_one}
     replaced = rivals if rivals & part.keys() else set()
@@ -92,7 +93,7 @@ def _merge(model: type[Model], whole: Mapping[str, JsonValue], part: Mapping[str
         nested = _nested(by_alias[key])
         below = whole.get(key)
         if nested is not None and isinstance(value, Mapping) and isinstance(below, Mapping):
-            result[key] = _merge(nested, below, value)
+            result[key] = merged(nested, below, value)
         else:
             result[key] = value
     return result

@@ -375,6 +375,10 @@ class RunProgress(Progress):
     sweep: SweepProgress | None = None
     """Progress of the trials, for a TuningSweep."""
 
+    def general(self) -> Progress:
+        """The progress without the details of its type."""
+        return Progress.model_validate({name: getattr(self, name) for name in Progress.model_fields})
+
 
 class TrainingSummary(Model):
     """Summary of a training."""

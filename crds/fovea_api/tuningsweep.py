@@ -11,9 +11,10 @@ from pydantic import Field
 
 from fovea_api.common import (
     AnyValue,
-    Bool,
     Column,
     Definition,
+    DeletionPolicy,
+    Digest,
     Duration,
     Int,
     Label,
@@ -25,6 +26,7 @@ from fovea_api.common import (
     Reference,
     Resource,
     Rule,
+    RunName,
     RunPolicy,
     Uri,
     not_downloaded,
@@ -32,7 +34,7 @@ from fovea_api.common import (
 )
 from fovea_api.criteria import MetricName
 from fovea_api.defaults import completed, identifying
-from fovea_api.run import RunInputs, RunOwner, RunOwnerStatus, RunType, run_identity
+from fovea_api.run import Location, RunInputs, RunOwner, RunOwnerStatus, RunType, run_identity
 from fovea_api.sweep import Front, Trial, TrialCounts
 from fovea_api.trainingjob import Compute, Recipe, Seed, TrainingJobSpec
 from fovea_api.trainingjob import references as training_references
@@ -303,6 +305,8 @@ class TuningSweepSpec(Model):
     """Creates a TrainingJob from the chosen trial. Absent: none; `fovea sweep patch` prints the changes for Git."""
     compute: Compute | None = None
     """Compute resources of each trial. Absent: those of the template."""
+    deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
+    """What happens to the runs and trials in the store when this object is deleted."""
     run_policy: RunPolicy = RunPolicy()
     """Policy for starting, retrying, limiting and retaining runs."""
 
@@ -426,6 +430,17 @@ def study_identity(owner: RunOwner, recipe: SweepRecipe, inputs: RunInputs, nonc
     return run_identity(RunType.TUNING_SWEEP, owner, endless, inputs, nonce)
 
 
+class Promotion(Model):
+    """The promotion of a trial to a TrainingJob."""
+
+    training_job: Label
+    """Name of the TrainingJob."""
+    run: RunName
+    """Run of the sweep that the trial belongs to."""
+    trial: Annotated[str, Field(max_length=64)]
+    """Name of the trial."""
+
+
 class TuningSweepStatus(RunOwnerStatus):
     """Observed state of a TuningSweep."""
 
@@ -443,10 +458,20 @@ class TuningSweepStatus(RunOwnerStatus):
     """Number of trials of the Pareto front, which may exceed those listed."""
     budget_percent: Annotated[Int, Field(ge=0, le=100)] | None = None
     """Percentage of the budget that is spent, of the limit closest to being reached. Absent: no budget."""
-    report: Annotated[str, Field(max_length=2048)] | None = None
+    headline: Annotated[str, Field(max_length=160)] | None = None
+    """Value of the first objective of the best trial so far, such as `validation/mAP 0.53`."""
+    ended_trials: Annotated[str, Field(max_length=32)] | None = None
+    """Number of ended trials out of the total, such as 17/20."""
+    spent: Annotated[str, Field(max_length=64)] | None = None
+    """Spent share of the budget, such as 35 %; without a budget the compute time of the trials, such as 1.2 CPU h."""
+    artifact: Location | None = None
+    """Location of the trials of the last run that has ended."""
+    digest: Digest | None = None
+    """Digest of these trials."""
+    report: Location | None = None
     """Location of the HTML report."""
-    promoted: Bool = False
-    """Whether the TrainingJob of the chosen trial has been created."""
+    promoted: Promotion | None = None
+    """Last promotion of a trial. Absent: there was none."""
 
 
 class TuningSweep(Resource):
@@ -457,13 +482,15 @@ class TuningSweep(Resource):
         short_names=("sweep",),
         columns=(
             Column("Phase", ".status.phase"),
-            Column("Running", ".status.trials.running", "integer"),
-            Column("Succeeded", ".status.trials.succeeded", "integer"),
-            Column("Stopped", ".status.trials.stoppedEarly", "integer", "Trials ended early"),
-            Column("Failed", ".status.trials.failed", "integer"),
-            Column("Total", ".status.trials.total", "integer"),
-            Column("Best", ".status.best.trial"),
+            Column("Trials", ".status.endedTrials", description="Ended trials out of the total"),
+            Column("Best", ".status.headline", description="First objective of the best trial within all limits"),
+            Column("Front", ".status.frontSize", "integer", "Trials of the Pareto front"),
+            Column("Spent", ".status.spent", description="Share of the budget, or compute time of the trials"),
             Column("ETA", ".status.progress.eta"),
+            Column("Running", ".status.trials.running", "integer", wide=True),
+            Column("Stopped", ".status.trials.stoppedEarly", "integer", "Trials stopped early", wide=True),
+            Column("Failed", ".status.trials.failed", "integer", wide=True),
+            Column("Promoted", ".status.promoted.trainingJob", wide=True),
             Column("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),

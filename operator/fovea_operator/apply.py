@@ -26,7 +26,7 @@ from fovea_operator.objects import (
 )
 from fovea_operator.ownership import differs, to_apply
 from fovea_operator.prerequisites import missing
-from fovea_operator.writes import Apply, Count, Create, Delete, Emit, Plan, SetStatus, Write
+from fovea_operator.writes import Apply, Count, Create, Delete, Emit, Plan, Promote, SetStatus, Write
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ class Writer:
                 await self._create(write)
             case Apply():
                 await self._apply(write)
+            case Promote():
+                await self._promote(write)
             case Delete():
                 await self.api.delete(write.key, write.uid)
                 self.cache.mark_deleting(write.key)
@@ -125,15 +127,30 @@ class Writer:
             self._check_ours(key, live, write.manifest, owner)
             if not differs(live, manifest):
                 return
+        self._learn(key, await self._apply_shared(key, manifest, names.FIELD_MANAGER))
+
+    async def _promote(self, write: Promote) -> None:
+        key, label = write.key, names.LABEL_PROMOTED_FROM
+        live = await self.api.get(key)
+        origin = text(mapping(write.manifest, "metadata", "labels"), label)
+        if live is not None and text(mapping(live, "metadata", "labels"), label) != origin:
+            raise NotOurs(
+                f"{key} exists and was not promoted from {origin}",
+                None,
+                f"choose another name, or label it {label}={origin}",
+            )
+        self._learn(key, await self._apply_shared(key, write.manifest, names.PROMOTION_FIELD_MANAGER))
+
+    async def _apply_shared(self, key: Key, manifest: JsonObject, manager: str) -> JsonObject:
+        """Applies an object without the fields that others have set."""
         try:
-            made = await self.api.apply(key, to_apply(manifest), force=False)
+            return await self.api.apply(key, to_apply(manifest), force=False, manager=manager)
         except Conflict as error:
             if not error.fields:
                 raise
-            made = await self.api.apply(key, to_apply(manifest, error.fields), force=False)
+            return await self.api.apply(key, to_apply(manifest, error.fields), force=False, manager=manager)
         except NotFound as error:
             raise missing(key.kind) or error from error
-        self._learn(key, made)
 
     def _owned(self, controller: Key, manifest: JsonObject) -> tuple[View, JsonObject]:
         """The controller, and the manifest as its child."""

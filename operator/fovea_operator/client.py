@@ -158,12 +158,14 @@ class Api:
         """Replaces an object. Raises Conflict when it has changed since it was read."""
         return await self._request("PUT", key.kind, key.kind.path(key.namespace, key.name), body=manifest)
 
-    async def apply(self, key: Key, manifest: View, force: bool = True) -> JsonObject:
-        """Server-side apply of an object as field manager `fovea`.
+    async def apply(
+        self, key: Key, manifest: View, force: bool = True, manager: str = names.FIELD_MANAGER
+    ) -> JsonObject:
+        """Server-side apply of an object.
 
         Without `force` raises Conflict, with the fields, where others have set them to other values.
         """
-        query = {"fieldManager": names.FIELD_MANAGER, "force": "true" if force else ""}
+        query = {"fieldManager": manager, "force": "true" if force else ""}
         path = key.kind.path(key.namespace, key.name)
         return await self._request("PATCH", key.kind, path, query, manifest, content_type=_APPLY)
 

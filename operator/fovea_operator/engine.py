@@ -74,9 +74,7 @@ class Engine:
         now = datetime.now(UTC).replace(microsecond=0)
         self.observer.poller.forget(key)
         entry = self.observer.registry.entry(key.kind)
-        if entry is None or entry.reconcile is None:
-            value = self.observer.cache.get(key)
-            return self._status_plan(key, value, NOT_SUPPORTED, now) if value is not None else None
+        assert entry is not None, f"{key.kind} is no kind of this operator's"
         if (plan := await entry.reconcile(self.observer, key, now)) is not None:
             return plan
         deleted = await observe_deleted(self.observer, key, now)
@@ -125,9 +123,3 @@ class Engine:
                 logger.info("%s: %s", write.reason, write.note, extra={"reason": write.reason, "once": write.once})
             case SetStatus() if text(write.status, "phase"):
                 logger.debug("%s is %s", write.key, text(write.status, "phase"))
-
-
-NOT_SUPPORTED = stalled(
-    "NotSupportedYet",
-    "this version of Fovea checks and keeps objects of this kind, and does nothing with them yet",
-)

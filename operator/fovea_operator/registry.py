@@ -55,8 +55,8 @@ class KindEntry:
     model: type[Resource]
     references: Callable[[Any], Iterable[Reference]]
     """The objects that a spec of this kind refers to. A change of one wakes those that refer to it, and the reverse."""
-    reconcile: Reconcile | None = None
-    """None: objects of this kind are checked and kept, and not acted on by this version."""
+    reconcile: Reconcile
+    """Observes an object and plans its next writes."""
     run_types: Mapping[RunType, Workload] = field(default_factory=dict)
     """The runs that work for it, and what carries each out."""
     children: tuple[Kind, ...] = ()

@@ -30,6 +30,16 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Promote:
+    """A TrainingJob that is made or updated for others: it belongs to nobody, and its label names the sweep that it is
+    promoted from. One without that label is never touched; a field that others have set is left to them.
+    """
+
+    key: Key
+    manifest: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """An object that must go: exactly the one with this uid."""
 
@@ -65,7 +75,7 @@ class Count:
     amount: float = 1
 
 
-Write = Create | Apply | Delete | SetStatus | Emit | Count
+Write = Create | Apply | Promote | Delete | SetStatus | Emit | Count
 
 
 @dataclass(frozen=True, slots=True)

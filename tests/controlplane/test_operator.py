@@ -33,7 +33,6 @@ from fovea_operator.objects import (
     RAY_JOB,
     RUN,
     TRAINING_JOB,
-    TUNING_SWEEP,
     Key,
     Kind,
 )
@@ -47,7 +46,7 @@ from fovea_store import StoreOwner
 from fovea_trainer.environment import read_environment
 from kubernetes import client
 
-from tests.controlplane.conftest import ROOT, ControlPlane, good
+from tests.controlplane.conftest import ROOT, ControlPlane
 
 VERSION = f"sha256-{'5' * 64}"
 BUNDLE = f"sha256-{'b' * 64}"
@@ -769,12 +768,6 @@ async def test_an_operator_that_may_not_list_says_what_to_grant_and_is_not_ready
         operator.stop.set()
         await task
         await asyncio.to_thread(kubectl, "delete", "clusterrolebinding", namespace, "--ignore-not-found")
-
-
-async def test_a_kind_of_a_later_version_says_so(world: World) -> None:
-    async with world.operator():
-        await world.apply(good("tuningsweep"))
-        await world.until(lambda: world.reason(TUNING_SWEEP, "NotSupportedYet"))
 
 
 async def test_a_second_replica_takes_over(world: World) -> None:

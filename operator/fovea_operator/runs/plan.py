@@ -364,13 +364,14 @@ def owner_fields(
         lost: Further Runs that are deleted.
     """
     generation = context.metadata.generation
+    progress = made.view.status.progress if made.view is not None else None
     going = {*(each.key.name for each in pruned), *(view.name for view in lost)}
     return {
         "observed_generation": generation,
         "conditions": conditions(assessment, old.conditions, generation, context.now),
         "run": made.run,
         "run_generation": answered_generation(context, old.run_generation, made.spec, asked),
-        "progress": made.view.status.progress if made.view is not None else None,
+        "progress": progress.general() if progress is not None else None,
         "usage": usage_of((*context.runs, *lost), going, old, context.now),
         "history": history(context, made.run, pruned),
     }

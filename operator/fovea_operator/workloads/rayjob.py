@@ -1,4 +1,4 @@
-"""The KubeRay RayJob of a training.
+"""The KubeRay RayJob of a training or a sweep.
 
 Submission is K8sJobMode: a small pod submits the work and follows it. When the Ray head dies it fails, and with it
 the RayJob, so a new attempt starts; HTTPMode would silently submit again on a fresh head, and SidecarMode adds a
@@ -138,15 +138,8 @@ def _replaced_head(pods: Sequence[View]) -> str:
     return ""
 
 
-def build_ray_job(work: Work, compute: Compute, policy: RunPolicy, settings: Settings) -> JsonObject:
-    """A Ray cluster of a head, which works on nothing itself, and workers; deleted `ttlAfterFinished` after the end.
-
-    Elastic training is Ray Train's own: it starts with the workers that have come up, so without a queue the largest
-    number is asked for, and no autoscaler is needed. A queue admits exactly `workers`.
-    """
-    elastic = compute.elastic
-    queued = bool(policy.queue_name or settings.queue_name)
-    workers = elastic.max_workers if elastic is not None and not queued else compute.workers
+def build_ray_job(work: Work, compute: Compute, workers: int, policy: RunPolicy, settings: Settings) -> JsonObject:
+    """A Ray cluster of a head, which works on nothing itself, and workers; deleted `ttlAfterFinished` after the end."""
     head = _with_store_check(pod_template(work, HEAD, compute.head.resources, compute.pod_template, settings))
     worker = pod_template(work, WORKER, compute.resources, compute.pod_template, settings)
     spec: JsonObject = {

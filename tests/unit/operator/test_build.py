@@ -11,14 +11,14 @@ from typing import Any
 from fovea_api.common import PodTemplate, Resources, RunPolicy
 from fovea_api.dataset import Recipe
 from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
-from fovea_api.trainingjob import Compute
+from fovea_api.trainingjob import TrainingJobSpec
+from fovea_operator.kinds.trainingjob.build import child_builder
 from fovea_operator.objects import JOB, RUN, Key, parse
 from fovea_operator.runs.build import child_writes
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.demand import requests_of
 from fovea_operator.workloads.job import BUILD, build_job
-from fovea_operator.workloads.rayjob import build_ray_job
 from fovea_operator.workloads.work import Work
 
 SETTINGS = Settings()
@@ -47,8 +47,13 @@ def job(extra: dict[str, Any] | None = None, **policy: Any) -> Any:
     return build_job(work(), BUILD, resources, template, RunPolicy.model_validate(policy), SETTINGS)
 
 
-def ray_job(policy: dict[str, Any] | None = None, **compute: Any) -> Any:
-    return build_ray_job(work(), Compute.model_validate(compute), RunPolicy.model_validate(policy or {}), SETTINGS)
+def ray_job(policy: dict[str, Any] | None = None, settings: Settings | None = None, **compute: Any) -> Any:
+    """That of a training."""
+    spec = TrainingJobSpec.model_validate(
+        {"datasetRef": {"name": "cells"}, "model": {"architecture": "resnet18"}, "compute": compute}
+        | {"runPolicy": policy or {}}
+    )
+    return child_builder(spec, settings or SETTINGS).build(work())
 
 
 def pods(manifest: Any) -> list[Any]:
@@ -132,8 +137,8 @@ def test_the_installations_queue_is_that_of_runs_that_name_none() -> None:
     settings = Settings(queue_name="all")
     for policy, queue in ((RunPolicy(), "all"), (RunPolicy(queue_name="team-a"), "team-a")):
         built = build_job(work(), BUILD, Resources(), PodTemplate(), policy, settings)
-        elastic = Compute.model_validate({"workers": 2, "elastic": {"minWorkers": 1, "maxWorkers": 4}})
-        trained: Any = build_ray_job(work(), elastic, policy, settings)
+        elastic = {"minWorkers": 1, "maxWorkers": 4}
+        trained = ray_job(policy.to_dict(), settings, workers=2, elastic=elastic)
         for manifest in (built, trained):
             assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == queue
         assert trained["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 2

@@ -22,7 +22,6 @@ from fovea_operator.objects import (
     ROLE_BINDING,
     RUN,
     TRAINING_JOB,
-    TUNING_SWEEP,
     JsonObject,
     Key,
     Kind,
@@ -267,16 +266,6 @@ async def test_of_an_object_that_is_deleted_its_cleanup_reports() -> None:
     key = Key(RUN, "ns", "r-clean")
     assert world.says(key)[:2] == ("Forbidden", "datasets may not be listed")
     assert "progress" not in world.api.objects[key]["status"]  # type: ignore[operator]  # its pods' part stays theirs
-
-
-async def test_a_kind_of_a_later_version_says_so_once() -> None:
-    key = Key(TUNING_SWEEP, "ns", "search")
-    world = World((TUNING_SWEEP, thing(TUNING_SWEEP, "search", spec={})))
-    assert await world.engine.reconcile(key) is None
-    assert world.says(key)[0] == "NotSupportedYet"
-    world.api.asked.clear()
-    await world.engine.reconcile(key)
-    assert world.api.asked == []
 
 
 # --- Objects of a newer version -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from fovea_api.trainingjob import Compute
 from fovea_operator.kinds import builtin
 from fovea_operator.metrics import Metrics
 from fovea_operator.objects import DATASET, JOB, POD, RAY_CLUSTER, RAY_JOB, RUN, TRAINING_JOB, Key
-from fovea_operator.registry import KindEntry, kind_of
+from fovea_operator.registry import kind_of
 from fovea_operator.rights import edit_rights, operator_rights, view_rights
 from fovea_operator.runs.build import pods_digest
 
@@ -61,10 +61,6 @@ def test_rights_follow_from_the_entries() -> None:
     assert verbs(view, "showcases") == {"get", "list", "watch"}
     assert "delete" in verbs(edit, "showcases")
     assert verbs(edit, "runs") == {"get", "list", "watch"}, "users read Runs and never write them"
-
-
-def test_a_kind_without_a_planner_has_an_entry_too() -> None:
-    assert any(isinstance(entry, KindEntry) and entry.reconcile is None for entry in builtin().entries)
 
 
 DIGESTS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {

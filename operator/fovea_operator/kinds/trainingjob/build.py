@@ -35,10 +35,21 @@ def child_builder(spec: TrainingJobSpec, settings: Settings) -> ChildBuilder:
     """What builds the RayJob of an attempt."""
 
     def build(work: Work) -> JsonObject:
-        return build_ray_job(work, spec.compute, spec.run_policy, settings)
+        return build_ray_job(work, spec.compute, _workers(spec, settings), spec.run_policy, settings)
 
     digest = pods_digest(spec.compute, spec.run_policy, settings.submitter_memory_limit)
     return ChildBuilder(RAY_JOB, build, digest)
+
+
+def _workers(spec: TrainingJobSpec, settings: Settings) -> int:
+    """The workers to ask for.
+
+    Elastic training is Ray Train's own: it starts with the workers that have come up, so without a queue the largest
+    number is asked for, and no autoscaler is needed. A queue admits exactly `workers`.
+    """
+    elastic = spec.compute.elastic
+    queued = bool(spec.run_policy.queue_name or settings.queue_name)
+    return elastic.max_workers if elastic is not None and not queued else spec.compute.workers
 
 
 def pod_settings(spec: TrainingJobSpec) -> PodSettings:
