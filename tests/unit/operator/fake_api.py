@@ -17,6 +17,8 @@ class FakeApi:
     asked: list[tuple[str, Key]] = field(default_factory=list)
     fails: dict[Kind, Exception] = field(default_factory=dict)
     version: int = 100
+    managers: list[str] = field(default_factory=list)
+    """Field managers of the applies."""
 
     async def get(self, key: Key, metadata_only: bool = False) -> JsonObject | None:
         self.asked.append(("get", key))
@@ -38,8 +40,9 @@ class FakeApi:
             raise Conflict("exists")
         return self._keep(key, manifest)
 
-    async def apply(self, key: Key, manifest: View, force: bool = True) -> JsonObject:
+    async def apply(self, key: Key, manifest: View, force: bool = True, manager: str = "fovea") -> JsonObject:
         self.asked.append(("apply by force" if force else "apply", key))
+        self.managers.append(manager)
         if key.kind in self.fails:
             error = self.fails[key.kind]
             if isinstance(error, Conflict):  # about this version of the object

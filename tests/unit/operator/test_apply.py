@@ -18,6 +18,7 @@ from fovea_operator.objects import (
     ROLE_BINDING,
     RUN,
     SERVICE_ACCOUNT,
+    TRAINING_JOB,
     JsonObject,
     Key,
     Kind,
@@ -27,7 +28,7 @@ from fovea_operator.objects import (
 from fovea_operator.prerequisites import KubeRayMissing
 from fovea_operator.runs.build import namespace_setup
 from fovea_operator.settings import Settings
-from fovea_operator.writes import Apply, Create, Delete, Emit, Plan, SetStatus, Write
+from fovea_operator.writes import Apply, Create, Delete, Emit, Plan, Promote, SetStatus, Write
 
 from tests.unit.operator.fake_api import FakeApi
 
@@ -165,7 +166,7 @@ async def test_a_binding_that_somebody_makes_at_the_same_time_is_looked_at(same:
     server, writer = world()
     apply = server.apply
 
-    async def somebody_is_first(key: Key, manifest: View, force: bool = True) -> JsonObject:
+    async def somebody_is_first(key: Key, manifest: View, force: bool = True, manager: str = "") -> JsonObject:
         if key.kind == ROLE_BINDING:
             server.objects[key] = binding(**({} if same else {"subjects": []}))
             raise Conflict("conflict with somebody")
@@ -325,3 +326,44 @@ async def test_a_lost_event_keeps_nothing_else_from_being_written(error: Excepti
     server.fails = dict.fromkeys([Kind("Event", "events.k8s.io/v1", "events")], error)
     await carry_out(writer, emit(), SetStatus(RUN_KEY, {"phase": "Running"}))
     assert ("status", RUN_KEY) in server.asked
+
+
+# --- What is made for others ---------------------------------------------------------------------------------------
+
+BEST = Key(TRAINING_JOB, "ns", "cells-best")
+
+
+def promote(**spec: Any) -> Promote:
+    metadata = {"name": BEST.name, "namespace": "ns", "labels": {"fovea.dev/promoted-from": "search"}}
+    return Promote(BEST, {"kind": "TrainingJob", "metadata": metadata, "spec": spec})
+
+
+async def test_a_promoted_job_belongs_to_nobody() -> None:
+    server, writer = world()
+    await carry_out(writer, promote(training={"epochs": 30}), promote(training={"epochs": 40}))
+    made: Any = server.objects[BEST]
+    assert made["spec"] == {"training": {"epochs": 40}}
+    assert "ownerReferences" not in made["metadata"]
+    assert server.managers == ["fovea-sweep", "fovea-sweep"]
+
+
+@pytest.mark.parametrize("labels", [{}, {"fovea.dev/promoted-from": "another"}])
+async def test_a_job_of_that_name_that_somebody_else_made_is_left(labels: dict[str, str]) -> None:
+    foreign: JsonObject = {
+        "kind": "TrainingJob",
+        "metadata": {"name": BEST.name, "namespace": "ns", "labels": {**labels}},
+    }
+    server, writer = world((TRAINING_JOB, foreign))
+    with pytest.raises(NotOurs, match=r"was not promoted from search .*label it fovea\.dev/promoted-from=search"):
+        await carry_out(writer, promote())
+    assert server.objects[BEST] is foreign
+
+
+async def test_what_others_have_set_in_a_promoted_job_is_left_to_them() -> None:
+    server, writer = world()
+    conflict = Conflict("conflict with kubectl")
+    conflict.fields = (".spec.training.epochs",)
+    server.fails[TRAINING_JOB] = conflict
+    await carry_out(writer, promote(training={"epochs": 30, "batchSize": 8}))
+    made: Any = server.objects[BEST]
+    assert made["spec"] == {"training": {"batchSize": 8}}
