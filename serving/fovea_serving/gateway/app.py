@@ -18,7 +18,7 @@ from fovea_serving.gateway.open_inference_http import add_open_inference
 from fovea_serving.gateway.openapi import PREDICT, PREDICT_BATCH, describe_schemas
 from fovea_serving.gateway.pages import add_pages
 from fovea_serving.gateway.problems import SlowRequest, problem
-from fovea_serving.gateway.requests import options_of, read_images, request_id_of
+from fovea_serving.gateway.requests import options_of, read_images, request_id_of, while_connected
 from fovea_serving.gateway.settings import Settings
 from fovea_serving.upstreams import UpstreamUnavailable
 
@@ -41,7 +41,8 @@ def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
         """Predicts one image (the body) or several (files of a multipart form)."""
         with gateway.call(request_id_of(request)) as call:
             images = await images_of(request)
-            answered = await gateway.predict(call, images, partial(options_of, request.query_params))
+            choice = partial(options_of, request.query_params)
+            answered = await while_connected(request, gateway.predict(call, images, choice))
             if request.query_params.get("render", "0") in ("0", "false"):
                 return json_response(answer_json(call, answered))
             return await picture_response(call, answered, images)

@@ -20,7 +20,7 @@ from fovea_serving.gateway.admission import Admission
 from fovea_serving.gateway.authentication import Authenticator, Everybody
 from fovea_serving.gateway.health import CHECK_SECONDS
 from fovea_serving.gateway.metrics import Metrics
-from fovea_serving.gateway.problems import DeadlineExceeded, status_of
+from fovea_serving.gateway.problems import ClientDisconnected, DeadlineExceeded, status_of
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.gateway.settings import Settings
 from fovea_serving.pipeline.header import ImageHeader, check_header
@@ -106,6 +106,9 @@ class Gateway:
         try:
             yield call
             code, reason = 200, ""
+        except ClientDisconnected as error:
+            code, reason = CLIENT_CLOSED, error.reason
+            raise
         except FoveaError as error:
             code, reason = status_of(error).value, error.reason
             raise

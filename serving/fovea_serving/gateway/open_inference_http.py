@@ -24,7 +24,7 @@ from fovea_serving.gateway.open_inference import (
     metadata,
     model_name,
 )
-from fovea_serving.gateway.requests import read_body, request_id_of
+from fovea_serving.gateway.requests import read_body, request_id_of, while_connected
 from fovea_serving.gateway.settings import Settings
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -77,7 +77,7 @@ def add_open_inference(app: FastAPI, gateway: Gateway, settings: Settings) -> No
             parameters: Mapping[str, Any] = content.get("parameters") or {}
             wanted: Sequence[Mapping[str, Any]] = content.get("outputs") or []
             own = {key: value for key, value in parameters.items() if key != "binary_data_output"}
-            version, outputs = await infer(gateway, call, name, inputs, own)
+            version, outputs = await while_connected(request, infer(gateway, call, name, inputs, own))
             tensors = chosen(outputs, [each["name"] for each in wanted])
             default = bool(parameters.get("binary_data_output"))
             binary = {each["name"]: (each.get("parameters") or {}).get("binary_data", default) for each in wanted}

@@ -35,6 +35,10 @@ class DeadlineExceeded(FoveaError):
     """The answer was not there in `timeoutSeconds`; the request was given up."""
 
 
+class ClientDisconnected(FoveaError):
+    """The client closed its connection before the answer was there; nobody reads this."""
+
+
 STATUSES: tuple[tuple[type[FoveaError], HTTPStatus], ...] = (
     (RequestTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnknownModel, HTTPStatus.NOT_FOUND),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from fovea_api.bundle import BundleManifest
 from fovea_api.errors import InvalidInput
@@ -12,11 +14,12 @@ from starlette.datastructures import FormData, QueryParams, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from fovea_serving.gateway.problems import RequestTooLarge
+from fovea_serving.gateway.problems import ClientDisconnected, RequestTooLarge
 from fovea_serving.pipeline import prediction_type
 from fovea_serving.pipeline.tiles import MIN_TILE
 from fovea_serving.upstreams import InvalidOptions, PredictOptions
 
+T = TypeVar("T")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -44,6 +47,29 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise RequestTooLarge(f"the body has more than {limit:,} bytes", None, f"send at most {limit:,}")
         parts.append(part)
     return b"".join(parts)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of work for a request whose body was read. It is cancelled as soon as the client is gone.
+
+    Raises ClientDisconnected then, and whatever the work raises.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnected("the client closed its connection")
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait((working, leaving))
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def read_images(request: Request, limit: int, max_images: int) -> list[bytes]:

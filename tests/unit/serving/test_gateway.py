@@ -192,6 +192,44 @@ async def test_what_happens_is_counted(client: httpx.AsyncClient, gateway: Gatew
     assert value("batch_size_sum") == 3
 
 
+@pytest.mark.parametrize("path", ["/v1/predict", "/v2/models/colours/infer"])
+async def test_work_for_a_client_that_left_is_given_up(
+    gateway: Gateway, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(png((0, 0, 255))).decode()]}
+    body = png((0, 0, 255)) if path == "/v1/predict" else json.dumps({"inputs": [image]}).encode()
+    begun, given_up = asyncio.Event(), asyncio.Event()
+
+    async def predict(images: object, options: object) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
+
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> dict[str, object]:
+        if (message := next(messages, None)) is not None:
+            return message
+        await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: object) -> None:
+        """Nobody reads it."""
+
+    monkeypatch.setattr(gateway.routing.versions[0].model.upstream, "predict", predict)
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": []}
+    await asyncio.wait_for(create_app(gateway, Settings())(scope, receive, send), 20)
+    assert given_up.is_set()
+    assert gateway.admission.at_work == 0
+    labels = {"namespace": "", "deployment": "", "run": "r-1", "role": "stable"}
+    samples = read_samples(gateway.metrics)
+    assert samples[("fovea_serving_requests_total", *sorted((labels | {"code": "499"}).items()))] == 1
+    assert samples[("fovea_serving_errors_total", *sorted((labels | {"reason": "ClientDisconnected"}).items()))] == 1
+
+
 def test_series_of_versions_that_left_are_dropped_in_the_end(gateway: Gateway) -> None:
     (version,) = gateway.routing.versions
     for number in range(20):
