@@ -27,6 +27,8 @@ COMMANDS = {
     "store": ("fovea_cli.store", "trainer"),
     "push": ("fovea_cli.push", "serving"),
     "pull": ("fovea_cli.pull", "serving"),
+    "sign": ("fovea_cli.sign", "serving"),
+    "verify": ("fovea_cli.verify", "serving"),
     "models": ("fovea_cli.models", None),
     "crds": ("fovea_cli.crds", None),
     "operator": ("fovea_cli.operator", "operator"),

@@ -31,6 +31,11 @@ import click
 )
 @click.option("--instances", default=1, show_default=True, type=click.IntRange(1, 64), help="Copies that run at once.")
 @click.option("--store-credentials", envvar="FOVEA_STORE_CREDENTIALS", help="Folder of the store's credentials.")
+@click.option(
+    "--public-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Public key (PEM) of whoever must have signed the bundle.  [default: it need not be signed]",
+)
 @click.option("--write-only", is_flag=True, help="Write the repository and end: for a server in another container.")
 def command(
     bundle: str,
@@ -41,6 +46,7 @@ def command(
     backend: str,
     instances: int,
     store_credentials: str | None,
+    public_key: Path | None,
     write_only: bool,
 ) -> None:
     """Writes a model repository from a BUNDLE (a URI or a folder) and becomes the tritonserver that serves it."""
@@ -54,6 +60,6 @@ def command(
     except ValidationError as error:
         raise InvalidManifest.from_validation(error, "--inference") from error
     options = TritonOptions(TritonBackend(backend), precision, parsed, instances)
-    prepare(bundle, repository, options, store_credentials)
+    prepare(bundle, repository, options, store_credentials, public_key)
     if not write_only:
         serve(repository, arguments)

@@ -38,10 +38,11 @@ from fovea_api.common import (
     Word,
     parse_duration,
 )
-from fovea_api.errors import InvalidInput, NotSupported
 from fovea_api.partial import PartialOf
 from fovea_api.trainingjob import Recipe
 
+PUBLIC_KEY = "cosign.pub"
+"""Key in the Secret of `spec.model.verify` under which the public key stands, in PEM."""
 Count = Annotated[Int, Field(ge=0)]
 Milliseconds = Annotated[Number, Field(gt=0, le=3_600_000)]
 Replicas = Annotated[Int, Field(ge=0, le=1000)]
@@ -59,11 +60,20 @@ class ServedModel(Model):
     uri: Uri | None = None
     """Location of a model bundle."""
     verify: Ref | None = None
-    """Secret with the public key (cosign.pub) that verifies the signature of the bundle at uri."""
+    """Secret with the public key (cosign.pub) that verifies the signature of the bundle at uri. A bundle without a
+    valid signature is never served."""
     precision: Precision = "Auto"
     """Exported precision to serve. Auto: the fastest one that meets the success criteria."""
 
     exactly_one: ClassVar = ("training_job_ref", "tuning_sweep_ref", "uri")
+    rules: ClassVar = (
+        Rule(
+            "!has(self.verify) || has(self.uri)",
+            "verify belongs to uri: bundles of a TrainingJob or TuningSweep are not signed",
+            lambda obj: obj.verify is None or obj.uri is not None,
+            ".verify",
+        ),
+    )
 
 
 class Batching(Model):
@@ -607,6 +617,8 @@ class DeployedVersion(Model):
     """Exported precision that is served."""
     runtime: Runtime = "RayServe"
     """Inference runtime."""
+    verify: ObjectName | None = None
+    """Secret with the key that verifies the bundle's signature. Absent: it need not be signed."""
     since: Time | None = None
     """Time since when the version has been stable, candidate or retiring."""
 
@@ -781,14 +793,6 @@ def references(spec: ModelDeploymentSpec) -> Iterator[Reference]:
         yield Reference("Secret", spec.expose.tls_secret_ref.name, "spec.expose.tlsSecretRef")
 
 
-def unsupported(spec: ModelDeploymentSpec) -> tuple[InvalidInput, ...]:
-    """What this version cannot do and without which serving would be wrong: such a deployment is refused."""
-    if spec.model.verify is None:
-        return ()
-    remedy = "remove it; a bundle whose files differ from their digests is refused in any case"
-    return (NotSupported("signatures of bundles are not verified by this version", "spec.model.verify", remedy),)
-
-
 def without_effect(spec: ModelDeploymentSpec) -> tuple[str, ...]:
     """What is asked for and does not act in this version, in words; the model is served all the same."""
     words = []
@@ -808,12 +812,12 @@ def without_effect(spec: ModelDeploymentSpec) -> tuple[str, ...]:
 
 
 __all__ = [
+    "PUBLIC_KEY",
     "ModelDeployment",
     "ModelDeploymentSpec",
     "ModelDeploymentStatus",
     "RecipePatch",
     "least_requests",
     "references",
-    "unsupported",
     "without_effect",
 ]

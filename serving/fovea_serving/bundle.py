@@ -15,6 +15,7 @@ from fovea_api.run import digest_of
 from pydantic import ValidationError
 
 from fovea_serving.pipeline.golden import ANSWERS
+from fovea_serving.signature import verify_signature
 
 MODEL = "model.onnx"
 """The model in floating point, which every bundle has."""
@@ -98,19 +99,23 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_bundle(path: Path | str) -> Bundle:
+def load_bundle(path: Path | str, public_key: Path | None = None) -> Bundle:
     """Reads a bundle's manifest and verifies every file that it names.
 
     Args:
         path: Local directory of the bundle. A directory called `sha256-…` must have that digest.
+        public_key: The bundle must have been signed by the owner of this key, see `signature`. None: it need not.
 
     Raises:
+        UntrustedBundle: it is not signed by that key, or was changed since.
         InvalidBundle: no manifest, an unknown schema version, a manifest that breaks the schema or names a
             file outside of the bundle.
         CorruptBundle: a file is missing or differs from its digest, or the manifest from the directory's
             name.
     """
     directory = Path(path)
+    if public_key is not None:
+        verify_signature(directory, public_key)
     manifest = read_manifest(directory / MANIFEST)
     for entry in manifest.files:
         file = _inside(directory, entry.path)

@@ -9,21 +9,22 @@ from fovea_store import StorePath
 from fovea_serving.bundle import Bundle, load_bundle
 
 
-def fetch_bundle(uri: str, folder: Path, credentials: str | None = None) -> Bundle:
+def fetch_bundle(uri: str, folder: Path, credentials: str | None = None, public_key: Path | None = None) -> Bundle:
     """A bundle with every file verified: read where it is on a file system, else copied below the folder first.
 
     Args:
         uri: `s3://…`, `gs://…`, `pvc://claim/path` or a local path, of the bundle's directory.
         folder: Where a copy goes, into a directory of the bundle's name.
         credentials: See StorePath.
+        public_key: Of whoever must have signed the bundle, see `load_bundle`.
 
     Raises:
         NotFound, AccessDenied, StoreUnavailable: the store does not give it.
-        InvalidBundle, CorruptBundle: it cannot be used.
+        InvalidBundle, CorruptBundle, UntrustedBundle: it cannot be used.
     """
     source = StorePath.parse(uri, credentials)
     if source.is_local:
-        return load_bundle(source.local_path())
+        return load_bundle(source.local_path(), public_key)
     copy = folder / source.name
     source.download_tree(copy)
-    return load_bundle(copy)
+    return load_bundle(copy, public_key)

@@ -20,7 +20,9 @@ from fovea_operator.workloads.serving import (
     REPLICA,
     Serving,
     VersionState,
+    key_volumes,
     of_component,
+    public_key,
     trouble,
 )
 
@@ -84,16 +86,18 @@ def build_triton(serving: Serving, version: DeployedVersion, settings: Settings)
     spec = serving.spec
     command = ["fovea", "triton", version.bundle, "--inference", json.dumps(spec.inference.to_dict(), sort_keys=True)]
     command += ["--precision", version.precision] if version.precision != "Auto" else []
+    command += ["--public-key", key] if (key := public_key(version)) is not None else []
     ready = _probe(f"/v2/models/{_MODEL}/ready", TRITON_HTTP_PORT, 2, 2)
     labels = _version_labels(serving, version)
+    keys, key_mounts = key_volumes([version])
     content = Content(
         container=REPLICA,
         image=serving.image(settings.triton_image),
         labels=labels,
         env={},
         resources=spec.resources,
-        volumes=[{"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": _SHARED_MEMORY}}],
-        mounts=[{"name": "shared-memory", "mountPath": "/dev/shm"}],
+        volumes=[*keys, {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": _SHARED_MEMORY}}],
+        mounts=[*key_mounts, {"name": "shared-memory", "mountPath": "/dev/shm"}],
         main={
             "command": list[JsonValue](command),
             "ports": [

@@ -19,7 +19,17 @@ from pydantic import JsonValue
 from fovea_operator.objects import RAY_SERVICE, JsonObject, View, mapping, text
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.pod_template import Content, container_security
-from fovea_operator.workloads.serving import HEAD, REPLICA, Serving, VersionState, is_ready, of_component, trouble
+from fovea_operator.workloads.serving import (
+    HEAD,
+    REPLICA,
+    Serving,
+    VersionState,
+    is_ready,
+    key_volumes,
+    of_component,
+    public_key,
+    trouble,
+)
 
 APPLICATION = "fovea_serving.runtimes.ray_serve:app"
 DEPLOYMENT = "Model"
@@ -116,6 +126,8 @@ def _application(spec: ModelDeploymentSpec, version: DeployedVersion) -> JsonObj
     args: JsonObject = {"bundle": version.bundle}
     if version.precision != "Auto":
         args["precision"] = version.precision
+    if (key := public_key(version)) is not None:
+        args["publicKey"] = key
     deployment: JsonObject = {
         "name": DEPLOYMENT,
         "user_config": inference.to_dict(),
@@ -166,12 +178,15 @@ def _pod(
 ) -> JsonObject:
     ports = {"serve": PORT, "metrics": METRICS_PORT}
     ports |= {"dashboard": DASHBOARD_PORT, "gcs-server": 6379} if component == HEAD else {}
+    keys, key_mounts = key_volumes(versions if component == REPLICA else [])
     content = Content(
         container=component,
         image=image,
         labels={},
         env={"RAY_USAGE_STATS_ENABLED": "0", "RAY_COLOR_PREFIX": "0"},
         resources=resources,
+        volumes=keys,
+        mounts=key_mounts,
         main={"ports": [{"name": name, "containerPort": port} for name, port in ports.items()]},
         # The head's token is that of Ray's autoscaler, whose ServiceAccount KubeRay makes.
         pod={} if component == HEAD else {"automountServiceAccountToken": False},

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fovea_api import names
-from fovea_api.modeldeployment import DeployedVersion, ModelDeploymentSpec
+from fovea_api.modeldeployment import PUBLIC_KEY, DeployedVersion, ModelDeploymentSpec
+from pydantic import JsonValue
 
 from fovea_operator.objects import MODEL_DEPLOYMENT, JsonObject, View, items, mapping, text
 from fovea_operator.settings import Settings
@@ -19,6 +20,7 @@ from fovea_operator.workloads.pod_template import (
     Content,
     claim_volumes,
     merged,
+    secret_volumes,
 )
 from fovea_operator.workloads.pods import deaths, waits_for
 
@@ -94,6 +96,16 @@ class Serving:
             grace_seconds=int(self.spec.inference.timeout_seconds) + 3 * DRAIN_SECONDS,
         )
         return merged(whole, self.spec.pod_template, settings)
+
+
+def public_key(version: DeployedVersion) -> str | None:
+    """File in a runtime's pod with the key that must have signed the version's bundle; None: it need not be signed."""
+    return f"{SECRETS_ROOT}/{version.verify}/{PUBLIC_KEY}" if version.verify is not None else None
+
+
+def key_volumes(versions: Sequence[DeployedVersion]) -> tuple[list[JsonValue], list[JsonValue]]:
+    """Volumes and mounts of the keys of versions."""
+    return secret_volumes(version.verify for version in versions if version.verify is not None)
 
 
 # --- Reading -----------------------------------------------------------------------------------------------------

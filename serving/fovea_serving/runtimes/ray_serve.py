@@ -62,6 +62,8 @@ class ApplicationArgs(ApiModel):
     """Which exported form is served. Absent: the bundle's own choice."""
     store_credentials: str | None = None
     """Folder of a mounted Secret with the store's credentials. Absent: the environment's."""
+    public_key: str | None = None
+    """File with the public key of whoever must have signed the bundle. Absent: it need not be signed."""
 
 
 class Model:
@@ -136,13 +138,14 @@ def app(args: Mapping[str, JsonValue]) -> serve.Application:
 
 def _fetch(args: ApplicationArgs, folder: Path) -> Bundle:
     """The bundle; a store that is away is waited for, since Ray gives an application up after three failures."""
+    key = Path(args.public_key) if args.public_key is not None else None
     for _ in range(STORE_SECONDS // PAUSE_SECONDS):
         try:
-            return fetch_bundle(args.bundle, folder, args.store_credentials)
+            return fetch_bundle(args.bundle, folder, args.store_credentials, key)
         except Recoverable as error:
             log.warning("waiting for the bundle: %s", error)
             time.sleep(PAUSE_SECONDS)
-    return fetch_bundle(args.bundle, folder, args.store_credentials)
+    return fetch_bundle(args.bundle, folder, args.store_credentials, key)
 
 
 def _threads() -> int:

@@ -65,10 +65,12 @@ class TritonOptions:
     instances: int = 1
 
 
-def prepare(uri: str, root: Path, options: TritonOptions, credentials: str | None = None) -> None:
+def prepare(
+    uri: str, root: Path, options: TritonOptions, credentials: str | None = None, public_key: Path | None = None
+) -> None:
     """Fetches a bundle and writes its repository; see `fetch_bundle` and `write_repository` for what they raise."""
     with TemporaryDirectory(prefix="fovea-bundle-") as folder:
-        write_repository(fetch_bundle(uri, Path(folder), credentials), root, options)
+        write_repository(fetch_bundle(uri, Path(folder), credentials, public_key), root, options)
 
 
 def serve(root: Path, arguments: Sequence[str] = ()) -> NoReturn:

@@ -413,16 +413,19 @@ def test_what_does_not_act_yet_is_said_and_served_all_the_same() -> None:
     assert world.events.count("NotSupported") == 1
 
 
-def test_a_signature_that_nobody_would_check_is_refused_and_what_serves_stays() -> None:
+def test_a_signed_bundle_is_a_version_of_its_own_and_one_that_is_refused_leaves_what_serves() -> None:
     world = served()
-    model = {"trainingJobRef": {"name": "cells"}, "verify": {"name": "key"}}
-    world.value = {**world.value, "spec": {**mapping(world.value, "spec"), "model": model}}
-    world.settle()
-    assert world.says()[:2] == ("False", "NotSupported")
-    assert "spec.model.verify" in world.says()[2]
-    assert world.answering == [OLD]
-    assert list(world.loaded) == [OLD]
-    assert world.status["stable"]["run"] == OLD
+    uri = "s3://models/cells"
+    for name, model in (("plain", {"uri": uri}), ("signed", {"uri": uri, "verify": {"name": "key"}})):
+        world.value = {**world.value, "spec": {**mapping(world.value, "spec"), "model": model}}
+        world.step()
+        candidate = mapping(world.status, "candidate")
+        assert candidate.get("verify") == ("key" if name == "signed" else None)
+    assert text(candidate, "name").startswith("b-")
+    assert "-key-" in text(candidate, "name")
+    assert world.answering == [OLD], "what serves is left alone until the new version is ready"
+    application = world.loaded[text(candidate, "name")]
+    assert application["args"]["publicKey"] == "/fovea/secrets/key/cosign.pub"
 
 
 def test_a_head_or_a_gateway_that_is_away_makes_it_not_ready_and_leaves_the_traffic_alone() -> None:

@@ -40,12 +40,20 @@ def is_same(one: DeployedVersion | None, other: DeployedVersion | None) -> bool:
 
 
 def _version(spec: ModelDeploymentSpec, bundle: _Bundle) -> DeployedVersion:
-    """Its name says what makes it another in the runtime: the run, the arithmetic, and whether it needs a GPU."""
+    """Its name says what makes it another in the runtime: the run, the arithmetic, the key that must have signed it,
+    and whether it needs a GPU."""
     start = bundle.run or f"b-{hashlib.sha256(bundle.uri.encode()).hexdigest()[:12]}"
-    precision = spec.model.precision
-    parts = [start, precision.lower() if precision != "Auto" else "", "gpu" if uses_gpu(spec) else ""]
+    precision, key = spec.model.precision, spec.model.verify.name if spec.model.verify is not None else None
+    parts = [
+        start,
+        precision.lower() if precision != "Auto" else "",
+        f"key-{hashlib.sha256(key.encode()).hexdigest()[:6]}" if key is not None else "",
+        "gpu" if uses_gpu(spec) else "",
+    ]
     name = "-".join(filter(None, parts))
-    return DeployedVersion(name=name, bundle=bundle.uri, run=bundle.run, precision=precision, runtime=spec.runtime)
+    return DeployedVersion(
+        name=name, bundle=bundle.uri, run=bundle.run, precision=precision, runtime=spec.runtime, verify=key
+    )
 
 
 def _of_sweep(snapshot: DeploymentSnapshot) -> _Bundle | Assessment:

@@ -12,7 +12,6 @@ from fovea_api.modeldeployment import (
     DeployedVersion,
     ModelDeploymentStatus,
     ObjectiveResult,
-    unsupported,
     without_effect,
 )
 
@@ -40,7 +39,7 @@ from fovea_operator.kinds.modeldeployment.rollout import Rollout, advance
 from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
 from fovea_operator.objects import DEPLOYMENT, MODEL_DEPLOYMENT, RAY_SERVICE, JsonObject, Key, text, uid_of
 from fovea_operator.prerequisites import missing
-from fovea_operator.runs.plan import blocker_of, own_status, refusal
+from fovea_operator.runs.plan import blocker_of, own_status
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.deployment import triton_state
 from fovea_operator.workloads.rayservice import NAME_LENGTH as RAY_NAME_LENGTH
@@ -65,8 +64,6 @@ _KINDS = {kind.name: kind for kind in CHILDREN}
 
 def plan_deployment(snapshot: DeploymentSnapshot, settings: Settings) -> Plan:
     """The next writes for a ModelDeployment."""
-    if problems := unsupported(snapshot.deployment.spec):
-        return _Planner(snapshot, settings).status_only(refusal(problems))
     return _Planner(snapshot, settings).plan()
 
 
@@ -148,15 +145,6 @@ class _Planner:
             ),
             self.requeue_after(),
         )
-
-    def status_only(self, assessment: Assessment) -> Plan:
-        """Says why nothing is done; what serves stays as it is."""
-        metadata = self.snapshot.deployment.metadata
-        new = conditions(assessment, self.old.conditions, metadata.generation, self.snapshot.now)
-        update = {"observed_generation": metadata.generation, "conditions": new}
-        phase = "Degraded" if self.old.stable is not None else "Failed"
-        status = self.old.model_copy(update=update | {"phase": phase})
-        return Plan((*self.stalled_event(assessment), *own_status(self.key, self.snapshot.deployment.status, status)))
 
     def requeue_after(self) -> float | None:
         """Draining and an unanswered promise of the measurements end by the clock; all else wakes us."""

@@ -1,0 +1,88 @@
+"""Signed bundles: a changed byte or another key is refused. Keys are made by openssl, as users make them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fovea_api.errors import InvalidInput
+from fovea_serving.bundle import load_bundle
+from fovea_serving.signature import SIGNATURE, UntrustedBundle, sign_bundle, verify_signature
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A private key and its public one."""
+    return pair(tmp_path_factory.mktemp("keys"))
+
+
+def pair(folder: Path) -> tuple[Path, Path]:
+    private, public = folder / "key.pem", folder / "cosign.pub"
+    new = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(private)]
+    subprocess.run(new, check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", "-in", str(private), "-pubout", "-out", str(public)], check=True)
+    return private, public
+
+
+@pytest.fixture
+def signed(bundle: Path, keys: tuple[Path, Path]) -> Path:
+    (bundle / SIGNATURE).write_bytes(sign_bundle(bundle, keys[0]))
+    return bundle
+
+
+def test_a_signed_bundle_is_loaded_by_its_key_and_without(signed: Path, keys: tuple[Path, Path]) -> None:
+    assert load_bundle(signed, keys[1]).digest == load_bundle(signed).digest
+    (signed / SIGNATURE).write_bytes(sign_bundle(signed, keys[0]))
+    load_bundle(signed, keys[1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda bundle: (bundle / "model.onnx").write_bytes(b"another"),
+        lambda bundle: (bundle / "added.txt").write_text("more"),
+        lambda bundle: (bundle / "evaluation" / "test.json").unlink(),
+        lambda bundle: (bundle / "bundle.yaml").write_text((bundle / "bundle.yaml").read_text().replace("red", "read")),
+        lambda bundle: (bundle / SIGNATURE).write_text("{}"),
+        lambda bundle: (bundle / SIGNATURE).write_bytes((bundle / SIGNATURE).read_bytes().replace(b"A", b"B", 1)),
+        lambda bundle: (bundle / SIGNATURE).unlink(),
+    ],
+    ids=["changed", "added", "removed", "manifest", "no signature's form", "forged", "unsigned"],
+)
+def test_a_bundle_that_is_not_what_was_signed_is_refused(
+    signed: Path, keys: tuple[Path, Path], change: Callable[[Path], object]
+) -> None:
+    change(signed)
+    with pytest.raises(UntrustedBundle):
+        load_bundle(signed, keys[1])
+
+
+def test_another_key_is_refused(signed: Path, tmp_path: Path) -> None:
+    with pytest.raises(UntrustedBundle, match="does not hold"):
+        verify_signature(signed, pair(tmp_path)[1])
+    (tmp_path / "cosign.pub").write_text("no key")
+    with pytest.raises(InvalidInput, match="not a public key"):
+        verify_signature(signed, tmp_path / "cosign.pub")
+
+
+def test_the_librarys_own_command_verifies_what_we_sign(signed: Path, keys: tuple[Path, Path]) -> None:
+    command = [sys.executable, "-m", "model_signing", "verify", "key", str(signed)]
+    options = ["--signature", str(signed / SIGNATURE), "--public_key", str(keys[1])]
+    done = subprocess.run(command + options, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_by_hand(bundle: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
+    def fovea(*words: str) -> subprocess.CompletedProcess[str]:
+        program = Path(sys.executable).with_name("fovea")
+        return subprocess.run([program, *words], capture_output=True, text=True, timeout=60)
+
+    unsigned = fovea("verify", str(bundle), "--key", str(keys[1]))
+    assert unsigned.returncode == 1
+    assert "is not signed" in unsigned.stderr
+    assert fovea("sign", str(bundle), "--key", str(keys[0])).returncode == 0
+    whole = fovea("verify", str(bundle), "--key", str(keys[1]))
+    assert "the signature holds" in whole.stdout, whole.stderr
