@@ -89,7 +89,7 @@ def assess(spec: TuningSweepSpec, made: RunWrites, summary: SweepSummary | None)
     ended = counts.succeeded + counts.stopped_early + counts.failed
     if summary.best is None:
         return _without_best(spec, summary, f"{how} after {ended} of {counts.total} trials")
-    words = f"{_words(objectives, summary.best)}; {how}: {ended} of {counts.total} trials"
+    words = f"run {made.run}: {_words(objectives, summary.best)}; {how}: {ended} of {counts.total} trials"
     if summary.ended == "TooManyFailed":
         return stalled("TooManyFailed", f"{words}; the report has the errors of the trials")
     return ready("BudgetSpent" if summary.ended == "BudgetSpent" else "Succeeded", words)
