@@ -36,7 +36,7 @@ from fovea_api.version import DatasetVersion
 from fovea_trainer.augmentation import Augment
 from fovea_trainer.data.build import build_dataset
 from fovea_trainer.data.version import OpenVersion, Sample, open_version
-from fovea_trainer.models.registry import registry
+from fovea_trainer.models.registry import entry_of
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.context import SingleProcess
 from fovea_trainer.training.dataset import Collate, Normalize, SplitDataset, preprocessing
@@ -144,7 +144,7 @@ class Setting:
 
     def train_split(self) -> SplitDataset:
         recipe = self.recipe
-        preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
+        preprocess = preprocessing(entry_of(recipe.model.architecture).architecture, recipe.input)
         task = definition(self.version.manifest.task)
         return SplitDataset(self.version.train, task, preprocess, Augment(recipe.input.augmentations))
 

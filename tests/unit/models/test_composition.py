@@ -11,8 +11,8 @@ from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from fovea_trainer.export import save_weights
 from fovea_trainer.models.bodies import Body
-from fovea_trainer.models.description import KEY, NetworkDescription, build, heads, restore
-from fovea_trainer.models.heads.base import Head
+from fovea_trainer.models.description import KEY, NetworkDescription, build, restore
+from fovea_trainer.models.heads.base import Head, heads
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.registry import compose

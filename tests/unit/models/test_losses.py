@@ -11,7 +11,7 @@ import torchvision
 from fovea_api.compatibility import UnsuitableLoss
 from fovea_api.trainingjob import Loss
 from fovea_trainer.models.losses import LossSettings, choose_loss, class_loss
-from fovea_trainer.models.registry import registry
+from fovea_trainer.models.registry import entry_of
 from fovea_trainer.training.dataset import class_weights
 from torch.nn import functional as F
 
@@ -128,7 +128,7 @@ def test_a_single_pixel_counts_as_one() -> None:
 
 
 def test_the_loss_is_the_one_asked_for_or_the_architectures_own() -> None:
-    classifier, detector = (registry()[name].architecture for name in ("resnet18", "retinanet-efficientnet-lite0"))
+    classifier, detector = (entry_of(name).architecture for name in ("resnet18", "retinanet-efficientnet-lite0"))
     assert choose_loss(classifier, Loss.DEFAULT, False) is Loss.CROSS_ENTROPY
     assert choose_loss(classifier, Loss.DEFAULT, True) is Loss.FOCAL
     assert choose_loss(classifier, Loss.CROSS_ENTROPY, True) is Loss.CROSS_ENTROPY

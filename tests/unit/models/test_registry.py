@@ -18,7 +18,7 @@ from fovea_trainer.export import Exportable, check_parity, exporter
 from fovea_trainer.models import catalogue as generator
 from fovea_trainer.models.losses import LossSettings, choose_loss
 from fovea_trainer.models.network import AnyNetwork
-from fovea_trainer.models.registry import build_network, input_size, registry
+from fovea_trainer.models.registry import build_network, entry_of, input_size, register
 from fovea_trainer.tasks import Targets
 from fovea_trainer.tasks.classification.targets import ClassTargets
 from fovea_trainer.tasks.detection.targets import BoxTargets
@@ -114,9 +114,9 @@ def test_wrong_names_options_weights_losses_and_sizes_say_what_would_be_right() 
 
 
 def test_a_name_can_be_registered_once() -> None:
-    entry = registry()["resnet18"]
+    entry = entry_of("resnet18")
     with pytest.raises(ValueError, match="registered twice"):
-        registry().register(entry)
+        register(entry)
 
 
 @pytest.mark.parametrize("loss", [Loss.SMOOTH_L1, Loss.GIOU])

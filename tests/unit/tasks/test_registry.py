@@ -15,10 +15,11 @@ from fovea_serving.pipeline import Geometry, Prediction, Preprocess
 from fovea_trainer.data.version import Split
 from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.report.base import Image
-from fovea_trainer.tasks import Labelled, Sample, TaskDefinition, TaskRegistry, definition
+from fovea_trainer.tasks import Labelled, Sample, TaskDefinition, definition, register
 from fovea_trainer.tasks.base import EvaluationRequest, Pairs, StoredSample
 from fovea_trainer.tasks.classification.targets import ClassTargets
 from fovea_trainer.tasks.epoch_metrics import EpochMetrics
+from fovea_trainer.tasks.registry import _DEFINITIONS
 from torch import Tensor
 
 ROOT = Path(fovea_trainer.__file__).parent
@@ -100,12 +101,12 @@ class Counting(TaskDefinition):
         return ""
 
 
-def test_a_task_registers_itself_once() -> None:
-    registry = TaskRegistry()
-    registry.register(Counting)
-    assert isinstance(registry[Task.INSTANCE_SEGMENTATION], Counting)
-    with pytest.raises(ValueError, match="InstanceSegmentation is defined twice"):
-        registry.register(Counting)
+def test_a_task_registers_itself_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_DEFINITIONS, "_entries", dict(_DEFINITIONS.entries()))
+    register(Counting)
+    assert isinstance(definition(Task.INSTANCE_SEGMENTATION), Counting)
+    with pytest.raises(ValueError, match="a task for InstanceSegmentation is registered twice"):
+        register(Counting)
 
 
 def test_the_packages_are_found_and_the_others_are_refused() -> None:

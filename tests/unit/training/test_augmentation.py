@@ -137,7 +137,7 @@ def test_a_picture_smaller_than_the_window_is_surrounded() -> None:
 def test_a_transform_is_a_file_that_registers_itself_and_sees_other_samples_and_the_epoch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(TRANSFORMS, "blur")
+    monkeypatch.delitem(TRANSFORMS.entries(), "blur")
 
     @register
     class Paste(Transform):
@@ -156,5 +156,5 @@ def test_a_transform_is_a_file_that_registers_itself_and_sees_other_samples_and_
     blank = Labelled(torch.zeros(3, 64, 96, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     assert change({"blur": {}}, blank, 0).image.max() == 0
     assert seen(change({"blur": {}}, blank, 0, epoch=1).image) == (30, 20, 48, 40)
-    with pytest.raises(ValueError, match="two transforms are of the field blur"):
+    with pytest.raises(ValueError, match="a transform for blur is registered twice"):
         register(Paste)

@@ -10,7 +10,7 @@ import torch
 from fovea_api.trainingjob import Loss, ModelChoice, Optimizer
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import AnyNetwork
-from fovea_trainer.models.registry import build_network, registry
+from fovea_trainer.models.registry import build_network, entry_of
 from fovea_trainer.training.optimizer import SCALE, build_optimizer, layer_scales, set_rates
 from pydantic import ValidationError
 from timm.optim.lion import Lion
@@ -21,7 +21,7 @@ def network(architecture: str = "resnet18", freeze: str = "None") -> AnyNetwork:
     choice = ModelChoice.model_validate(
         {"architecture": architecture, "pretrained": {"weights": "None"}, "freeze": freeze}
     )
-    loss = Loss(registry()[architecture].architecture.losses[0])
+    loss = Loss(entry_of(architecture).architecture.losses[0])
     return build_network(choice, 3, LossSettings(loss))
 
 

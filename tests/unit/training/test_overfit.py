@@ -10,7 +10,7 @@ from fovea_api.architectures import catalogue
 from fovea_api.common import Task
 from fovea_api.trainingjob import Recipe
 from fovea_trainer.augmentation import Augment
-from fovea_trainer.models.registry import registry
+from fovea_trainer.models.registry import entry_of
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.context import SingleProcess
 from fovea_trainer.training.dataset import Collate, Normalize, SplitDataset, preprocessing
@@ -36,7 +36,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", sorted(catalogue()))
 def test_it_overfits_eight_images(name: str, tmp_path: Path) -> None:
-    architecture = registry()[name].architecture
+    architecture = entry_of(name).architecture
     version = squares(architecture.task, train=8, validation=0)
     recipe = Recipe.model_validate(
         {

@@ -5,8 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any, ClassVar
 
 import cv2
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 from fovea_api.trainingjob import Augmentation
 from fovea_serving.pipeline import IGNORE
+from fovea_serving.registry import Registry
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -82,26 +81,21 @@ class Transform(ABC):
         """The changed image with its labels."""
 
 
-TRANSFORMS: dict[str, type[Transform]] = {}
+TRANSFORMS: Registry[type[Transform]] = Registry("fovea_trainer.augmentation", "a transform")
 
 
 def register(transform: type[Transform]) -> type[Transform]:
-    """Makes a transform known by its field; a second one of a field is a mistake."""
-    if transform.field in TRANSFORMS:
-        raise ValueError(f"two transforms are of the field {transform.field}")
-    TRANSFORMS[transform.field] = transform
-    return transform
+    """Decorator of a transform. A field of the recipe has one."""
+    return TRANSFORMS.register(transform.field)(transform)
 
 
 class Augment:
     """The augmentations of a recipe, in their order."""
 
     def __init__(self, augmentations: Sequence[Augmentation]) -> None:
-        package = __name__.rpartition(".")[0]
-        for module in iter_modules(import_module(package).__path__):
-            import_module(f"{package}.{module.name}")
+        transforms = TRANSFORMS.entries()
         self._transforms = [
-            TRANSFORMS[field](options)
+            transforms[field](options)
             for item in augmentations
             for field in Augmentation.exactly_one
             if (options := getattr(item, field)) is not None

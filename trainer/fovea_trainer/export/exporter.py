@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 from fovea_api.common import Task
 from fovea_api.errors import FoveaError, NotSupported
 from fovea_serving.pipeline import prediction_type
+from fovea_serving.registry import Registry
 from torch import Tensor, nn
 
 from fovea_trainer.models.network import AnyNetwork, Inference
@@ -89,35 +87,25 @@ class Exporter(ABC):
         """Writes the file. Raises ExportError."""
 
 
-_EXPORTERS: dict[str, Exporter] = {}
+_EXPORTERS: Registry[Exporter] = Registry("fovea_trainer.export.exporters", "an exporter")
 
 
-def register(exporter: Exporter) -> Exporter:
-    """Takes in a format. Raises ValueError: a format can be registered once."""
-    if exporter.format in _EXPORTERS:
-        raise ValueError(f"the format {exporter.format} is registered twice")
-    _EXPORTERS[exporter.format] = exporter
+def register(exporter: type[Exporter]) -> type[Exporter]:
+    """Decorator of an exporter, of which one is made. A format can be registered once."""
+    _EXPORTERS.register(exporter.format)(exporter())
     return exporter
 
 
 def exporter(name: str) -> Exporter:
     """The exporter of a format. Raises NotSupported."""
-    _load()
-    if name not in _EXPORTERS:
-        known = ", ".join(sorted(_EXPORTERS))
-        raise NotSupported(f"the trainer does not write {name}", "spec.export.formats", f"use one of {known}")
-    return _EXPORTERS[name]
+    exporters = _EXPORTERS.entries()
+    if name not in exporters:
+        raise NotSupported(
+            f"the trainer does not write {name}", "spec.export.formats", f"use one of {', '.join(formats())}"
+        )
+    return exporters[name]
 
 
 def formats() -> tuple[str, ...]:
     """Names of the formats that can be written, in order."""
-    _load()
-    return tuple(sorted(_EXPORTERS))
-
-
-@cache
-def _load() -> None:
-    from fovea_trainer.export import exporters
-
-    for module in pkgutil.iter_modules(exporters.__path__):
-        importlib.import_module(f"{exporters.__name__}.{module.name}")
+    return tuple(sorted(_EXPORTERS.entries()))

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import fovea_api
 
-from fovea_trainer.models.registry import registry
+from fovea_trainer.models.registry import architectures
 
 PATH = Path(fovea_api.__file__).with_name("architectures.json")
 
 
 def render() -> str:
     """The catalogue as JSON text."""
-    items = [item.model_dump(mode="json", exclude_none=True) for item in registry().architectures().values()]
+    items = [item.model_dump(mode="json", exclude_none=True) for item in architectures().values()]
     return json.dumps(items, indent=1) + "\n"
 
 

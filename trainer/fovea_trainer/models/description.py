@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from pathlib import Path
 
 from fovea_api.architectures import OptionValue
@@ -17,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from fovea_trainer.models.bodies import Body
-from fovea_trainer.models.heads.base import Head, Options
+from fovea_trainer.models.heads.base import Options, heads
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.weights import read_state
@@ -62,18 +59,6 @@ class NetworkDescription:
             raise InvalidInput(
                 f"the description of the network cannot be read: {error!r}", None, "use a matching Fovea version"
             ) from error
-
-
-@cache
-def heads() -> Mapping[str, Head]:
-    """All heads by name: every `Head` that a module under `heads/` holds."""
-    from fovea_trainer.models import heads as package
-
-    modules = [
-        importlib.import_module(f"{package.__name__}.{module.name}")
-        for module in pkgutil.iter_modules(package.__path__)
-    ]
-    return {value.name: value for module in modules for value in vars(module).values() if isinstance(value, Head)}
 
 
 def build(description: NetworkDescription, loss: LossSettings, pretrained: bool = False) -> AnyNetwork:

@@ -6,18 +6,16 @@ Every file under `architectures/` registers the architectures of one family. A n
 
 from __future__ import annotations
 
-import importlib
 import logging
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from fovea_api.architectures import Architecture, Option, find, read_options
 from fovea_api.compatibility import wrong_sizes, wrong_weights
 from fovea_api.errors import refuse
 from fovea_api.trainingjob import Input, ModelChoice, Size
 from fovea_serving.pipeline import Preprocess
+from fovea_serving.registry import Registry
 
 from fovea_trainer.models.bodies import Body, pretraining
 from fovea_trainer.models.description import NetworkDescription, build
@@ -38,30 +36,22 @@ class Entry:
     body: Callable[[Options], Body]
 
 
-class Registry:
-    """Architectures by name."""
-
-    def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
-
-    def register(self, entry: Entry) -> Entry:
-        """Takes in an architecture. A name can be taken once."""
-        name = entry.architecture.name
-        if name in self._entries:
-            raise ValueError(f"architecture {name} is registered twice")
-        self._entries[name] = entry
-        return entry
-
-    def architectures(self) -> dict[str, Architecture]:
-        """What is registered, sorted by name."""
-        return {name: self._entries[name].architecture for name in sorted(self._entries)}
-
-    def __getitem__(self, name: str) -> Entry:
-        return self._entries[find(name, self.architectures()).name]
+_ENTRIES: Registry[Entry] = Registry("fovea_trainer.models.architectures", "an architecture")
 
 
-REGISTRY = Registry()
-register = REGISTRY.register
+def register(entry: Entry) -> Entry:
+    """Takes in an architecture. A name can be taken once."""
+    return _ENTRIES.register(entry.architecture.name)(entry)
+
+
+def architectures() -> dict[str, Architecture]:
+    """What is registered, sorted by name (imports torch)."""
+    return {name: entry.architecture for name, entry in sorted(_ENTRIES.entries().items())}
+
+
+def entry_of(name: str) -> Entry:
+    """An architecture with its head and body. Raises UnknownArchitecture, with the nearest name."""
+    return _ENTRIES.entries()[find(name, architectures()).name]
 
 
 def compose(
@@ -108,16 +98,6 @@ def compose(
     return Entry(architecture, head, body or (lambda _: Body(timm)))
 
 
-@cache
-def registry() -> Registry:
-    """The registry with all families loaded (imports torch)."""
-    from fovea_trainer.models import architectures
-
-    for module in pkgutil.iter_modules(architectures.__path__):
-        importlib.import_module(f"{architectures.__name__}.{module.name}")
-    return REGISTRY
-
-
 def build_network(
     model: ModelChoice,
     num_classes: int,
@@ -139,7 +119,7 @@ def build_network(
     Raises:
         UnknownArchitecture, InvalidOption, WeightsUnavailable: with the field and what would be right.
     """
-    entry = registry()[model.architecture]
+    entry = entry_of(model.architecture)
     options = Options(read_options(entry.architecture, model.options))
     refuse(wrong_weights(entry.architecture, model))
     notes: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """The tasks: a package each, with all of training, evaluation and report that depends on what is predicted."""
 
 from fovea_trainer.tasks.base import Labelled, LabelledSample, Sample, Targets, TaskDefinition
-from fovea_trainer.tasks.registry import TaskRegistry, definition, register
+from fovea_trainer.tasks.registry import definition, register
 
 __all__ = [
     "Labelled",
@@ -9,7 +9,6 @@ __all__ = [
     "Sample",
     "Targets",
     "TaskDefinition",
-    "TaskRegistry",
     "definition",
     "register",
 ]

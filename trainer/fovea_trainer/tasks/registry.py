@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from functools import cache
 from typing import TypeVar
 
 from fovea_api.common import Task
 from fovea_api.errors import NotSupported
+from fovea_serving.registry import Registry
 
 from fovea_trainer.tasks.base import TaskDefinition
 
 D = TypeVar("D", bound=TaskDefinition)
 
-
-class TaskRegistry:
-    """Definitions by task."""
-
-    def __init__(self) -> None:
-        self._definitions: dict[Task, TaskDefinition] = {}
-
-    def register(self, definition: type[D]) -> type[D]:
-        """Decorator of a definition, of which one is made. Raises ValueError: a task can be defined once."""
-        if definition.task in self._definitions:
-            raise ValueError(f"the task {definition.task} is defined twice")
-        self._definitions[definition.task] = definition()
-        return definition
-
-    def __getitem__(self, task: Task) -> TaskDefinition:
-        if task not in self._definitions:
-            known = ", ".join(sorted(self._definitions))
-            raise NotSupported(f"the trainer does not know the task {task}", "spec.task", f"use one of {known}")
-        return self._definitions[task]
+_DEFINITIONS: Registry[TaskDefinition] = Registry("fovea_trainer.tasks", "a task")
 
 
-REGISTRY = TaskRegistry()
-register = REGISTRY.register
+def register(definition: type[D]) -> type[D]:
+    """Decorator of a definition, of which one is made. A task can be defined once."""
+    _DEFINITIONS.register(definition.task)(definition())
+    return definition
 
 
 def definition(task: Task) -> TaskDefinition:
     """All that the trainer knows of a task. Raises NotSupported."""
-    return _loaded()[task]
-
-
-@cache
-def _loaded() -> TaskRegistry:
-    from fovea_trainer import tasks
-
-    for module in pkgutil.iter_modules(tasks.__path__):
-        if module.ispkg:
-            importlib.import_module(f"{tasks.__name__}.{module.name}")
-    return REGISTRY
+    definitions = _DEFINITIONS.entries()
+    if task not in definitions:
+        known = ", ".join(sorted(definitions))
+        raise NotSupported(f"the trainer does not know the task {task}", "spec.task", f"use one of {known}")
+    return definitions[task]

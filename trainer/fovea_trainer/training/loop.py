@@ -16,7 +16,7 @@ from fovea_api.trainingjob import Recipe, Size
 from fovea_trainer.augmentation import Augment
 from fovea_trainer.models.description import NetworkDescription
 from fovea_trainer.models.network import AnyNetwork
-from fovea_trainer.models.registry import registry
+from fovea_trainer.models.registry import entry_of
 from fovea_trainer.models.weights import load_state, read_state
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.base_weights import BaseWeights
@@ -91,7 +91,7 @@ class _Fit:
             raise InvalidInput(f"the train split has {len(train)} images", "spec.splits", "give it two at least")
         held_out = version.split("validation") if version.manifest.splits.get("validation") else []
         check_monitored(recipe, task, bool(held_out))
-        preprocess = preprocessing(registry()[recipe.model.architecture].architecture, recipe.input)
+        preprocess = preprocessing(entry_of(recipe.model.architecture).architecture, recipe.input)
         self.train = SplitDataset(train, definition(task), preprocess, Augment(recipe.input.augmentations))
         self.validation = SplitDataset(held_out, definition(task), preprocess, Augment(()))
         self.order = training_order(recipe, self.train, len(version.manifest.classes), context.workers)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self, TypeVar
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 from fovea_api.common import Task
@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from fovea_serving.pipeline.geometry import Geometry
 from fovea_serving.pipeline.tiles import Tile
+from fovea_serving.registry import Registry
 
 
 class DecodingSettings(Protocol):
@@ -135,24 +136,14 @@ class NamedPrediction:
         return self.prediction.draw(image, self.classes)
 
 
-P = TypeVar("P", bound=type[Prediction])
-_TYPES: dict[Task, type[Prediction]] = {}
-
-
-def register(task: Task) -> Callable[[P], P]:
-    """Decorator of the prediction of a task. A task has one."""
-
-    def decorate(kind: P) -> P:
-        if task in _TYPES:
-            raise ValueError(f"the prediction of {task} is registered twice")
-        _TYPES[task] = kind
-        return kind
-
-    return decorate
+_TYPES: Registry[type[Prediction]] = Registry("fovea_serving.pipeline.predictions", "a prediction")
+register = _TYPES.register
+"""Decorator of the prediction of a task. A task has one."""
 
 
 def prediction_type(task: Task) -> type[Prediction]:
     """What models of a task predict. Raises NotSupported."""
-    if task not in _TYPES:
-        raise NotSupported(f"nothing predicts for {task}", "spec.task", f"use one of {', '.join(sorted(_TYPES))}")
-    return _TYPES[task]
+    types = _TYPES.entries()
+    if task not in types:
+        raise NotSupported(f"nothing predicts for {task}", "spec.task", f"use one of {', '.join(sorted(types))}")
+    return types[task]

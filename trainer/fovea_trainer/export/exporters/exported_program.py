@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fovea_trainer.export.exporter import Exportable, Exporter, ExportError, register
 
 
+@register
 class ExportedProgram(Exporter):
     """Outputs as a tuple in the order of the task's names."""
 
@@ -56,6 +57,3 @@ class TorchProgram:
 def open_program(model: Path, options: BackendOptions) -> TorchProgram:
     """A program in torch. Raises InvalidModel."""
     return TorchProgram(model, options)
-
-
-register(ExportedProgram())

@@ -21,6 +21,7 @@ OPSET = 18
 log = logging.getLogger(__name__)
 
 
+@register
 class Onnx(Exporter):
     """Input `image` and the outputs that the task's predictions are made from.
 
@@ -71,6 +72,3 @@ def _check(path: Path) -> None:
         onnx.save(model, str(path))
         beside.unlink()
     onnx.checker.check_model(model, full_check=True)
-
-
-register(Onnx())

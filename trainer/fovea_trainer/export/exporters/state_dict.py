@@ -10,6 +10,7 @@ from fovea_trainer.export.exporter import Exportable, Exporter, register
 from fovea_trainer.export.weights import weights_of
 
 
+@register
 class StateDict(Exporter):
     """Parameters and buffers that `torch.load(weights_only=True)` reads."""
 
@@ -17,6 +18,3 @@ class StateDict(Exporter):
 
     def write(self, model: Exportable, path: Path) -> None:
         torch.save(weights_of(model.weights), path)
-
-
-register(StateDict())

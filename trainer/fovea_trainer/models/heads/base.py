@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fovea_api.architectures import Option, OptionValue
 from fovea_api.common import Task
 from fovea_serving.pipeline import Preprocess
+from fovea_serving.registry import Registry
 from pydantic import JsonValue
 
 from fovea_trainer.models.bodies import Body
@@ -74,3 +75,16 @@ class Head:
     licence: str = ""
     notes: tuple[str, ...] = ()
     preset: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+_HEADS: Registry[Head] = Registry("fovea_trainer.models.heads", "a head")
+
+
+def register(head: Head) -> Head:
+    """Takes in a head under its name, by which a description of a network names it. A name can be taken once."""
+    return _HEADS.register(head.name)(head)
+
+
+def heads() -> Mapping[str, Head]:
+    """All heads by name: those that the files beside this one register."""
+    return _HEADS.entries()

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from fovea_trainer.models.bodies import Body, pooled
-from fovea_trainer.models.heads.base import Head, Options
+from fovea_trainer.models.heads.base import Head, Options, register
 from fovea_trainer.models.losses import LossSettings, class_loss
 from fovea_trainer.models.network import Network
 from fovea_trainer.tasks.classification.targets import ClassTargets
@@ -78,4 +78,4 @@ def classifier(dropout: float) -> Head:
     )  # fmt: skip
 
 
-CLASSIFIER = classifier(dropout=0.0)
+register(classifier(dropout=0.0))

@@ -23,7 +23,7 @@ from torchvision.ops import roi_align
 from fovea_trainer.models.anchors import Anchors
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.boxes import decode
-from fovea_trainer.models.heads.base import Head, Options
+from fovea_trainer.models.heads.base import Head, Options, register
 from fovea_trainer.models.heads.detection import PRESET, anchor_options, anchors_for, fit_anchor_options
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import Network
@@ -221,3 +221,4 @@ FASTER_RCNN = Head(
            "Box regression is shared by all classes."),
     preset=PRESET,
 )  # fmt: skip
+register(FASTER_RCNN)

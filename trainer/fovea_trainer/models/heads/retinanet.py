@@ -20,7 +20,7 @@ from torchvision.ops import box_iou
 from fovea_trainer.models.anchors import MATCH_IOU, Anchors
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.boxes import decode
-from fovea_trainer.models.heads.base import Head, Options
+from fovea_trainer.models.heads.base import Head, Options, register
 from fovea_trainer.models.heads.detection import PRESET, anchor_options, anchors_for, fit_anchor_options
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import Network
@@ -122,3 +122,4 @@ RETINANET = Head(
            "NMS is not part of the exported graph."),
     preset=PRESET,
 )  # fmt: skip
+register(RETINANET)

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from fovea_trainer.models.bodies import Body
-from fovea_trainer.models.heads.base import Head, Options
+from fovea_trainer.models.heads.base import Head, Options, register
 from fovea_trainer.models.losses import LossSettings, class_loss
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.weights import create, load_state
@@ -90,3 +90,4 @@ UNET = Head(
     ),
     size=(512, 512), multiple=32, licence="MIT", preset=PRESET,
 )  # fmt: skip
+register(UNET)
