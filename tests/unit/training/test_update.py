@@ -78,6 +78,14 @@ def updater(folder: Path, precision: str = "FP32", **training: JsonValue) -> Upd
     return Updater(Small(), recipe, context, Precision(precision, "cpu"), State())
 
 
+class Narrow(Small):
+    """With a layer of a narrow ResNet whose gradient oneDNN writes beyond its end, in layout channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1, stride=2))
+
+
 def batches(size: int) -> list[tuple[Tensor, Labels]]:
     return [(IMAGES[start : start + size], Labels(LABELS[start : start + size])) for start in range(0, 8, size)]
 
@@ -96,6 +104,16 @@ def test_a_step_goes_down_the_gradient_of_the_mean_loss(tmp_path: Path) -> None:
     assert loss.value == pytest.approx(F.cross_entropy(Small()(IMAGES), LABELS).item(), rel=1e-6)
     for parameter, value in zip(mine.network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter, value)
+
+
+def test_a_narrow_network_keeps_a_layout_in_which_its_gradients_are_right(tmp_path: Path) -> None:
+    """In the other one, torch 2.14 ends the process on CPUs with AVX-512."""
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    recipe, context = Training.model_validate(PLAIN), SingleProcess(tmp_path, 1, lambda progress: None)
+    mine = Updater(Narrow(), recipe, context, Precision("FP32", "cpu"), State())
+    mine.step([(images.contiguous(memory_format=torch.channels_last), Labels(LABELS[:2]))], 0, 1)
+    assert not mine.network.get_parameter("body.0.weight").is_contiguous(memory_format=torch.channels_last)
+    assert updater(tmp_path).network.get_parameter("body.0.weight").is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("size", [4, 2, 1])

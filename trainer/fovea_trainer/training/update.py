@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from fovea_api.trainingjob import Training
 from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fovea_trainer.models.network import AnyNetwork, Network
@@ -26,6 +26,8 @@ from fovea_trainer.training.state import State, clone
 
 Batch = tuple[Tensor, Targets]
 """Images, normalized, float32 [N, 3, H, W], and their ground truth."""
+NARROW = 16
+"""Fewer input channels may make oneDNN's gradient of a strided 1x1 convolution wrong; 4 to 9 were seen to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,23 @@ def read_losses(losses: Sequence[StepLoss]) -> list[ReadLoss]:
     return read
 
 
+def memory_format(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """How images and weights lie in memory: the channels of a pixel together, which is up to a quarter faster.
+
+    On CPUs with AVX-512 oneDNN 3.12 (torch 2.14) writes beyond the gradient of a 1x1 convolution with a stride and few
+    input channels in that layout, which ends the process: of `Conv2d(8, 16, 1, stride=2)` on 56 x 56 pixels, as a
+    narrow ResNet has it. Such a network keeps each channel's pixels together.
+    """
+    broken = any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.in_channels < NARROW
+        for layer in network.modules()
+    )
+    return torch.contiguous_format if broken and device.type == "cpu" else torch.channels_last
+
+
 class Updater:
     """The network on its device with all that changes its weights.
 
@@ -86,7 +105,8 @@ class Updater:
     ) -> None:
         if batch_norm.uses_sync(training.sync_batch_norm, training.batch_size, context.workers):
             batch_norm.synchronize(network, context.device)
-        self.network = network.to(context.device).to(memory_format=torch.channels_last)
+        self._layout = memory_format(network, context.device)
+        self.network = network.to(context.device).to(memory_format=self._layout)
         self.precision = precision
         self._training, self._context = training, context
         self._optimizer = build_optimizer(self.network, training.optimizer)
@@ -157,7 +177,7 @@ class Updater:
         device, model = self._context.device, self._model
         with model.no_sync() if not last and isinstance(model, DistributedDataParallel) else nullcontext():
             with self.precision.autocast(), batch_norm.refusing_single_values():
-                raw = model(images)
+                raw = model(images.contiguous(memory_format=self._layout))
                 parts: Mapping[str, Tensor] = self.network.loss(raw, targets.to(device))
             stacked = torch.stack([part.float() for part in parts.values()])
             loss = stacked.sum()
