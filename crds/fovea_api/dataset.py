@@ -130,14 +130,17 @@ class Captures(Model):
     """Location of the labels."""
 
 
-MaskValues = Annotated[Mapping[ClassName, Annotated[Int, Field(ge=0, le=255)]], Field(max_length=255)]
+MOST_MASK_CLASSES = 255
+"""A pixel of a mask is a byte, of which one value means that it has no class."""
+MaskValues = Annotated[Mapping[ClassName, Annotated[Int, Field(ge=0, le=255)]], Field(max_length=MOST_MASK_CLASSES)]
 NameInSource = Annotated[str, Field(min_length=1, max_length=1024)]
 """A class's name as a source has it: free text, which can be longer than that of a class."""
 ClassMap = Annotated[Mapping[NameInSource, Annotated[str, Field(max_length=MAX_CLASS_NAME)]], Field(max_length=10_000)]
 
 
 MaskColors = Annotated[
-    Mapping[ClassName, Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$", max_length=7)]], Field(max_length=255)
+    Mapping[ClassName, Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$", max_length=7)]],
+    Field(max_length=MOST_MASK_CLASSES),
 ]
 PairPattern = Annotated[str, Field(max_length=512, pattern="^[^{}]*([{][a-z]+[}][^{}]*)+$")]
 _PLACEHOLDER = "[{][a-z]+[}]"
@@ -456,6 +459,13 @@ class DatasetSpec(Recipe):
             f"this task is not available in this version; use one of {', '.join(SUPPORTED_FORMATS)}",
             lambda obj: obj.task in SUPPORTED_FORMATS,
             ".task",
+        ),
+        Rule(
+            f"self.task != '{Task.SEMANTIC_SEGMENTATION}' || !has(self.classes) || "
+            f"size(self.classes) <= {MOST_MASK_CLASSES}",
+            f"masks hold {MOST_MASK_CLASSES} classes; merge some by classMap",
+            lambda obj: obj.task != Task.SEMANTIC_SEGMENTATION or len(obj.classes) <= MOST_MASK_CLASSES,
+            ".classes",
         ),
         *(_readable(task, formats) for task, formats in SUPPORTED_FORMATS.items()),
     )

@@ -91,3 +91,18 @@ def test_a_dataset_is_accepted_where_its_format_can_be_read(task: Task, format: 
     else:
         with pytest.raises(ValueError, match=r"can be read from|cannot be read yet"):
             Dataset.model_validate(manifest)
+
+
+@pytest.mark.parametrize("task", SUPPORTED_FORMATS)
+def test_masks_hold_255_classes(task: Task) -> None:
+    def manifest(classes: int) -> dict[str, Any]:
+        names = [f"class-{number}" for number in range(classes)]
+        source = LAB | {"format": SUPPORTED_FORMATS[task][-1].value}
+        return {"metadata": {"name": "cells"}, "spec": {"task": task.value, "sources": [source], "classes": names}}
+
+    assert len(Dataset.model_validate(manifest(255)).spec.classes) == 255
+    if task is Task.SEMANTIC_SEGMENTATION:
+        with pytest.raises(ValueError, match="masks hold 255 classes; merge some by classMap"):
+            Dataset.model_validate(manifest(256))
+    else:
+        assert len(Dataset.model_validate(manifest(256)).spec.classes) == 256

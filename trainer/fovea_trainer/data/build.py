@@ -18,7 +18,8 @@ from pathlib import Path
 import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fovea_api.dataset import Recipe, empty_sources, unsupported
+from fovea_api.common import Task
+from fovea_api.dataset import MOST_MASK_CLASSES, Recipe, empty_sources, unsupported
 from fovea_api.errors import CorruptData, InvalidInput, refuse
 from fovea_api.run import Progress, VersionInput
 from fovea_api.version import MANIFEST, DatasetSummary, DatasetVersion, Severity
@@ -189,6 +190,9 @@ def _draft(recipe: Recipe, reading: _Reading, parent: VersionInput | None) -> Dr
     _read(reading.sources, index, reading.pool, excluded, reading.meter)
     _refuse(recipe, index)
     classes = recipe.classes or _classes(reading.sources, index)
+    if recipe.task == Task.SEMANTIC_SEGMENTATION and len(classes) > MOST_MASK_CLASSES:
+        message = f"the sources have {len(classes)} classes; masks hold {MOST_MASK_CLASSES}"
+        raise InvalidInput(message, "spec.classes", "merge some by classMap")
     draft = draft_version(recipe, classes, reading.sources, index, reading.pool, kept, kept_rows)
     return draft
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
-from fovea_api.common import Task
 from fovea_api.dataset import Ratios, Recipe, Splits
 from fovea_api.errors import InvalidInput
 from fovea_api.run import digest_of
@@ -55,6 +54,32 @@ class Draft:
         return tuple(tally.summary() for tally in self.findings)
 
 
+@dataclass(frozen=True)
+class _Selection:
+    """Which images the version has, and in which splits.
+
+    Args:
+        ids: Of the different images, in the index.
+        items: The same images, sorted by digest.
+        pairs: int64 [M, 2] positions of near duplicates.
+        assignment: The splits.
+        leaving: Positions of images that the version does not have.
+    """
+
+    ids: Sequence[int]
+    items: Sequence[Item]
+    pairs: NDArray[np.int64]
+    assignment: Assignment
+    leaving: Set[int]
+
+    @property
+    def alike(self) -> list[tuple[str, str]]:
+        """Digests of the first near duplicates, those in different splits first."""
+        across = set(self.assignment.across)
+        ordered = sorted(((int(a), int(b)) for a, b in self.pairs), key=lambda pair: (pair not in across, pair))
+        return [(self.items[a].digest, self.items[b].digest) for a, b in ordered[: report.SHOWN_PAIRS]]
+
+
 def draft_version(
     recipe: Recipe,
     classes: tuple[str, ...],
@@ -65,66 +90,85 @@ def draft_version(
     kept_rows: list[dict[str, str]],
 ) -> Draft:
     """Chooses images and splits. Raises InvalidInput where a class is too rare, or the recipe does not fit."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    if len(numbers) > 255 and recipe.task == Task.SEMANTIC_SEGMENTATION:
-        raise InvalidInput(
-            f"there are {len(numbers)} classes; masks hold 255", "spec.classes", "merge some by classMap"
-        )
     index.leave_out_unlabelled_splits(sources)
-    ids, items = _unique(recipe, index, numbers)
+    selection = _select(recipe, classes, sources, index, pool, kept)
+    _store(selection, index, sources)
+    assignments = _assignments(selection.items, selection.assignment, kept_rows)
+    statistics, digest, provenance = _summarize(recipe, classes, sources, index, assignments)
+    _check(recipe, statistics, index)
+    return Draft(
+        classes,
+        digest,
+        assignments,
+        statistics,
+        _quality(selection, index),
+        index.tallies(recipe.quality.max_faulty_images),
+        provenance,
+        selection.assignment.deviation,
+        tuple(selection.alike),
+        len(selection.assignment.across),
+    )
+
+
+def _select(
+    recipe: Recipe,
+    classes: Sequence[str],
+    sources: Sequence[OpenSource],
+    index: Index,
+    pool: Workers,
+    kept: Kept,
+) -> _Selection:
+    """The different images, their near duplicates and their splits. Raises InvalidInput where a split stays empty."""
+    ids, items = _unique(recipe, index, {name: number for number, name in enumerate(classes)})
     pairs = np.empty((0, 2), np.int64)
     if recipe.quality.near_duplicates != "Ignore":
         pairs = near_duplicate_pairs(index, ids, sources, pool)
     if recipe.splits.method == "FromSource":
         items = _from_source(recipe.splits, sources, index, items, pairs, kept)
-    result = assign(items, pairs, recipe.splits, kept)
-    leaving = {first for first, _ in result.leaked}
+    assignment = assign(items, pairs, recipe.splits, kept)
+    leaving = {first for first, _ in assignment.leaked}
     if recipe.quality.near_duplicates == "Drop":
-        leaving |= _superfluous(result, pairs, kept, items)
-    refuse_empty_splits(items, result, leaving, recipe.splits, kept)
-    for first, second in dict(result.leaked).items():
-        here, there = (index.name_of(ids[position], sources) for position in (first, second))
+        leaving |= _superfluous(assignment, pairs, kept, items)
+    refuse_empty_splits(items, assignment, leaving, recipe.splits, kept)
+    return _Selection(ids, items, pairs, assignment, leaving)
+
+
+def _store(selection: _Selection, index: Index, sources: Sequence[OpenSource]) -> None:
+    """Writes the splits into the index, and what leaves train because it is in test, too."""
+    for first, second in dict(selection.assignment.leaked).items():
+        here, there = (index.name_of(selection.ids[position], sources) for position in (first, second))
         message = f"the train image is a near duplicate of the test image {there}; it leaves train"
         index.add_finding(Finding(FindingKind.SPLIT_LEAKAGE, here, message))
     index.db.executemany(
         "UPDATE items SET split = ?, grp = ? WHERE id = ?",
         (
             (split, item.group, number)
-            for position, (number, item, split) in enumerate(zip(ids, items, result.splits, strict=True))
-            if position not in leaving
+            for position, (number, item, split) in enumerate(
+                zip(selection.ids, selection.items, selection.assignment.splits, strict=True)
+            )
+            if position not in selection.leaving
         ),
     )
     index.db.commit()
-    assignments = _assignments(items, result, kept_rows)
-    statistics, digest, provenance = _summarize(recipe, classes, sources, index, assignments)
+
+
+def _check(recipe: Recipe, statistics: Statistics, index: Index) -> None:
+    """Raises InvalidInput where the images are too few of a class, or teach nothing; notes what is missing."""
     _refuse_rare(recipe, statistics)
     likely = (FindingKind.UNUSED_FILES, *LOST_LABEL, *LOST_IMAGE, FindingKind.NO_LABEL_FILE)
     causes = [finding for kind in likely for finding in index.findings((kind,))]
     refuse_unlearnable(recipe, statistics, index.subjects[FindingKind.UNKNOWN_CLASS], causes)
     for finding in (*class_findings(recipe, statistics), *split_findings(recipe, statistics)):
         index.add_finding(finding)
-    in_pairs = {int(position) for pair in pairs for position in pair}
-    quality = QualitySummary(
+
+
+def _quality(selection: _Selection, index: Index) -> QualitySummary:
+    return QualitySummary(
         corrupt=sum(index.counts[kind] for kind in LOST_IMAGE),
         invalid_labels=sum(index.counts[kind] for kind in LOST_LABEL),
         exact_duplicates=index.counts[FindingKind.EXACT_DUPLICATE],
-        near_duplicates=len(in_pairs),
-        split_leakage=len({first for first, _ in result.leaked}),
-    )
-    across = set(result.across)
-    ordered = sorted(((int(a), int(b)) for a, b in pairs), key=lambda pair: (pair not in across, pair))
-    alike = tuple((items[a].digest, items[b].digest) for a, b in ordered[: report.SHOWN_PAIRS])
-    return Draft(
-        classes,
-        digest,
-        assignments,
-        statistics,
-        quality,
-        index.tallies(recipe.quality.max_faulty_images),
-        provenance,
-        result.deviation,
-        alike,
-        len(result.across),
+        near_duplicates=len(np.unique(selection.pairs)),
+        split_leakage=len({first for first, _ in selection.assignment.leaked}),
     )
 
 
