@@ -136,6 +136,29 @@ def test_many_copies_of_one_picture_are_no_camera_that_stands_still() -> None:
     assert set(clusters(len(copied), np.array(sorted(pairs_of(copied)))).tolist()) == {0}
 
 
+def silhouettes(count: int) -> list[Image]:
+    """Things of one kind before a black ground, 28 pixels wide, as in Fashion-MNIST: alike, and yet each another."""
+    random, images = np.random.default_rng(0), []
+    corners = [((60, 95), (20, 21)), ((130, 165), (20, 21)), ((140, 215), (60, 120)), ((130, 170), (180, 215)),
+               ((55, 95), (180, 215)), ((10, 85), (60, 120))]  # fmt: skip
+    for _ in range(count):
+        image = np.zeros((224, 224), np.uint8)
+        outline = np.array([[random.integers(*x), random.integers(*y)] for x, y in corners], np.int32)
+        cv2.fillPoly(image, [outline], int(random.integers(90, 240)))
+        folds = cv2.resize(random.integers(0, 60, (7, 7), np.uint8), (224, 224), interpolation=cv2.INTER_CUBIC)
+        grey = cv2.resize(cv2.subtract(image, folds), (28, 28), interpolation=cv2.INTER_AREA)
+        images.append(np.repeat(grey[..., None], 3, -1))
+    return images
+
+
+def test_small_copies_among_things_that_look_alike_are_found() -> None:
+    """Things of one kind are no camera that stands still: all of the picture differs between two of them."""
+    originals = silhouettes(80)
+    smaller = [cv2.resize(image, (20, 20), interpolation=cv2.INTER_AREA) for image in originals]
+    found = pairs_of([*originals, *smaller])
+    assert len({(number, number + 80) for number in range(80)} & found) >= 76
+
+
 def test_what_saturates_in_a_copy_is_no_difference() -> None:
     image = np.random.default_rng(0).integers(60, 250, (240, 320, 3), np.uint8)
     image = cv2.GaussianBlur(image, (0, 0), 1.2)
@@ -235,6 +258,7 @@ def test_clusters_have_a_bounded_diameter() -> None:
     groups = clusters(100, chain)
     assert max(np.bincount(groups)) <= 5
     assert clusters(3, np.empty((0, 2), np.int64)).tolist() == [0, 1, 2]
+    assert clusters(9, np.array([[0, 4], [4, 8], [8, 6], [1, 3]])).tolist() == [0, 1, 2, 1, 0, 5, 0, 7, 0]
 
 
 def yolo(root: object, images: Sequence[Image]) -> dict[str, object]:

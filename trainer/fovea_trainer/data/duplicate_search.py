@@ -56,7 +56,9 @@ def near_duplicate_pairs(
     del thumbnails
     file.unlink()
     work = ((sources, chunk) for chunk in _chunks(index, ids, likely))
-    comparisons = [item for chunk in pool.map(_compare_chunk, work) for item in chunk]
+    comparisons = np.empty((len(likely), 3), np.float32)
+    for number, chunk in enumerate(pool.map(_compare_chunk, work)):
+        comparisons[number * CHUNK : (number + 1) * CHUNK] = chunk
     pairs = np.sort(likely.rows[copies(likely.rows, comparisons)], axis=1)
     return pairs[np.lexsort(pairs.T[::-1])]
 

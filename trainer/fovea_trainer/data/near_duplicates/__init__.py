@@ -42,10 +42,12 @@ BATCH = 256
 """Pairs that are compared at once."""
 BEST = 6
 """Likely copies of an image that are looked at closely."""
-UNLIKE, LEVELS = 0.2, 6.0
+UNLIKE, LEVELS = 0.4, 8.5
 """Share of a thumbnail's variance, and grey levels, that may be left of a likely copy's."""
 CROWD = 8
 """Pairs that make a crowd."""
+SCENE = 0.2
+"""Share of the picture that changes at most between two shots of a camera that stands still."""
 OTHER_NOISE = 0.7
 """Noise that a copy leaves at most, as a share of what the others in its crowd leave."""
 SILENT = 0.01
@@ -99,14 +101,15 @@ def _best(rows: NDArray[np.int64], left: NDArray[np.float64]) -> NDArray[np.bool
     return result & np.isfinite(left)
 
 
-def copies(likely: NDArray[np.int64], comparisons: Sequence[Comparison]) -> NDArray[np.bool_]:
-    """Which likely pairs [M, 2] are near duplicates, by what `compare` said of each.
+def copies(likely: NDArray[np.int64], comparisons: Sequence[Comparison] | NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which likely pairs [M, 2] are near duplicates, by the comparison of each, which may be rows [M, 3].
 
     Where the look-alikes of two images, and theirs, are a crowd that has one noise, a camera stands still. There it is
     not enough to be alike: a pair must have less noise between them than others of the crowd have, or two shots in
     which little happened would pass.
     """
-    difference, noise = (np.array([getattr(item, name) for item in comparisons]) for name in ("difference", "noise"))
+    difference, noise, changed = np.asarray(comparisons, np.float64).reshape(-1, 3).T
+    of_camera = np.isfinite(noise) & (changed <= SCENE)
     result = difference <= 1
     order = np.argsort(likely.ravel(), kind="stable")
     image, pair = likely.ravel()[order], order // 2
@@ -117,8 +120,9 @@ def copies(likely: NDArray[np.int64], comparisons: Sequence[Comparison]) -> NDAr
 
     for candidate in np.flatnonzero(result):
         others = pairs_of(np.unique(likely[pairs_of(likely[candidate])]))
-        crowd = others[(others != candidate) & np.isfinite(noise[others])]
-        if len(crowd) >= CROWD:
+        others = others[others != candidate]
+        crowd = others[of_camera[others]]
+        if len(crowd) >= max(CROWD, len(others) / 2):
             result[candidate] = _stands_out(noise[candidate], difference[candidate], noise[crowd], difference[crowd])
     return np.asarray(result, np.bool_)
 

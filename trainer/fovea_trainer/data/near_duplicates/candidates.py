@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fovea_trainer.data.near_duplicates.thumbnails import SIDE
 
-FREQUENCIES = 8
+FREQUENCIES = 12
 """Of each axis."""
 CROPS = (0.0, 0.05, 0.1)
 """Shares of width and height by which a copy may be cropped, as they are looked for; others lie between them."""
@@ -63,7 +63,7 @@ class Pairs:
 def candidates(thumbnails: NDArray[np.uint8]) -> Pairs:
     """Pairs worth comparing, each once with its best window, sorted by rows.
 
-    Time about N * sqrt(N), memory about 700 bytes an image beside the thumbnails, which may be a file (np.memmap).
+    Time about N * sqrt(N), memory about 1.2 KB an image beside the thumbnails, which may be a file (np.memmap).
 
     Args:
         thumbnails: uint8 [N, SIDE, SIDE].

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,19 +19,21 @@ def clusters(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
         count: Number of rows.
         pairs: [M, 2] rows that are near duplicates.
     """
-    near: dict[int, list[int]] = defaultdict(list)
-    for first, second in pairs.tolist():
-        near[first].append(second)
-        near[second].append(first)
-    result = np.arange(count, dtype=np.int64)
-    free = set(near)
-    for centre in sorted(near, key=lambda row: (-len(near[row]), row)):
-        if centre not in free:
+    both = np.concatenate([pairs, pairs[:, ::-1]])
+    both = both[np.argsort(both[:, 0], kind="stable")]
+    starts = np.searchsorted(both[:, 0], np.arange(count + 1))
+    degree = np.diff(starts)
+    result, free = np.arange(count, dtype=np.int64), degree > 0
+    for centre in np.lexsort((result, -degree))[: np.count_nonzero(free)]:
+        if not free[centre]:
             continue
-        members, edge = {centre}, {centre}
+        members = edge = np.array([centre])
         for _ in range(RADIUS):
-            edge = {row for reached in edge for row in near[reached] if row in free} - members
-            members |= edge
-        result[list(members)] = min(members)
-        free -= members
+            reached = np.concatenate([both[starts[row] : starts[row + 1], 1] for row in edge])
+            edge = np.setdiff1d(reached[free[reached]], members)
+            members = np.union1d(members, edge)
+            if not len(edge):
+                break
+        result[members] = members[0]
+        free[members] = False
     return result

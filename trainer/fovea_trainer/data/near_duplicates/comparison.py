@@ -12,7 +12,7 @@ counts, so that what moved does not.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -43,27 +43,26 @@ DARK, BRIGHT = 4, 251
 BLOCK = 8
 """Cells a side of the blocks in which noise is measured."""
 IDENTITY = np.array([1.0, 0.0, 1.0, 0.0])
+COARSER = 0.9
+"""Pixels a side below which, as a share of the other's, an image has less resolution."""
 CROPPED = 0.01
 """Change of scale, or shift in shares of the picture, from which on a picture is taken for a window of the other."""
 QUIET = 0.25
 """Quantile of the blocks' noise that counts: what moved, and edges, are in other blocks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(NamedTuple):
     """What is left between two images that were laid upon each other.
 
-    Args:
+    Attributes:
         difference: The largest local difference, as a share of what coding explains; infinite where it is much more.
         noise: Mean square of the fine difference in the quieter blocks, in grey levels of the second.
-        pose: How the second lies in the first; see `Pairs`.
-        same_size: Whether both have the same width and height.
+        changed: Share of the picture in which more than noise differs.
     """
 
     difference: float
     noise: float
-    pose: tuple[float, float, float, float]
-    same_size: bool
+    changed: float
 
 
 def compare(
@@ -71,21 +70,31 @@ def compare(
 ) -> Comparison:
     """Compares images uint8 [h, w, 3] in RGB, large ones `reduced`; orientation and pose as in `Pairs`."""
     second = np.ascontiguousarray(_oriented(second, orientation))
+    first, second = _as_coarse(first, second, pose), _as_coarse(second, first, _inverse(pose))
     least = min(*first.shape[:2], *second.shape[:2])
     side = max(COARSEST, min(FINEST, least // 16 * 16))
     coarse = side // 2 if side >= 3 * COARSEST else side
     ours, theirs = cells(first, coarse), cells(second, coarse)
     pose = _registered(ours, theirs, pose)
-    difference, noise = math.inf, math.inf
+    result = Comparison(math.inf, math.inf, 1.0)
     if contained(pose[None], np.array([least]))[0]:
-        difference, noise = _difference(first, second, pose, (coarse, side))
-    same_size = first.shape == second.shape
-    if same_size:  # what moves before a camera that stands still moves the pose, but not the rest of the picture
-        unmoved = _noise(_luma(theirs) - _luma(ours) * _brightness(theirs) / _brightness(ours))
-        if unmoved <= noise:
-            noise, pose = unmoved, IDENTITY
-    across, moved, down, sunk = pose.tolist()
-    return Comparison(difference, noise, (across, moved, down, sunk), same_size)
+        result = _difference(first, second, pose, (coarse, side))
+    if first.shape == second.shape:  # what moves before a camera that stands still moves the pose, but not the rest
+        rest = _luma(theirs) - _luma(ours) * _brightness(theirs) / _brightness(ours)
+        if (noise := _noise(rest)) <= result.noise:
+            result = Comparison(result.difference, noise, _changed(rest))
+    return result
+
+
+def _as_coarse(image: NDArray[np.uint8], other: NDArray[np.uint8], pose: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """A small image at the resolution of the other where that one has less; of larger ones cells are coarse enough.
+
+    What a smaller copy has lost is no difference.
+    """
+    height, width = (max(1, round(side / scale)) for side, scale in zip(other.shape, pose[[2, 0]], strict=False))
+    if min(height, width) >= FINEST or height > COARSER * image.shape[0] or width > COARSER * image.shape[1]:
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _registered(ours: Picture, theirs: Picture, pose: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -94,8 +103,8 @@ def _registered(ours: Picture, theirs: Picture, pose: NDArray[np.float64]) -> ND
 
 def _difference(
     first: NDArray[np.uint8], second: NDArray[np.uint8], pose: NDArray[np.float64], sides: tuple[int, int]
-) -> tuple[float, float]:
-    """The largest difference and the noise, at few cells and, where there is little at these, at many."""
+) -> Comparison:
+    """What is left at few cells and, where there is little at these, at many."""
     coarse, side = sides
     if np.abs(pose - IDENTITY).max() > CROPPED:
         # A crop starts and ends with a pixel: from its own pixels a cell is not interpolated.
@@ -105,11 +114,12 @@ def _difference(
     sound = [cells(_unsaturated(image), coarse) > 1 - 1e-6 for image in (first, second)]
     tone = _tone(ours, theirs, pose, *sound)
     if tone is None:
-        return math.inf, math.inf
-    difference, noise = _look(first, second, ours, theirs, pose, tone)
-    if side > coarse and difference <= EARLY:
-        difference, _ = _look(first, second, cells(first, side), cells(second, side), pose, tone)
-    return difference, noise
+        return Comparison(math.inf, math.inf, 1.0)
+    result = _look(first, second, ours, theirs, pose, tone)
+    if side > coarse and result.difference <= EARLY:
+        finer = _look(first, second, cells(first, side), cells(second, side), pose, tone)
+        result = result._replace(difference=finer.difference)
+    return result
 
 
 def _inverse(pose: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -187,8 +197,7 @@ def _look(
     theirs: Picture,
     pose: NDArray[np.float64],
     tone: tuple[float, float],
-) -> tuple[float, float]:
-    """The largest difference as a share of what is allowed, and the noise."""
+) -> Comparison:
     side, (gain, offset) = len(ours), tone
     limits = _limits(side, min(*first.shape[:2], *second.shape[:2]))
     # Saturation loses what was there: each picture is foretold from the other, pixel by pixel.
@@ -198,7 +207,7 @@ def _look(
     rest = (theirs - forth) * inside[..., None]
     there = _largest(rest, forth, max(gain, 1), limits)
     here = _largest((warped - back) * inside[..., None], back, max(1 / gain, 1), limits)
-    return min(there, here), _noise(_luma(rest))
+    return Comparison(min(there, here), _noise(_luma(rest)), _changed(_luma(rest)))
 
 
 def _relit(image: NDArray[np.uint8], gain: float, offset: float) -> NDArray[np.uint8]:
@@ -226,6 +235,11 @@ def _noise(rest: Picture) -> float:
     blocks = len(rest) // BLOCK
     squares = (fine * fine)[: blocks * BLOCK, : blocks * BLOCK].reshape(blocks, BLOCK, blocks, BLOCK)
     return float(np.quantile(squares.mean((1, 3)), QUIET))
+
+
+def _changed(rest: Picture) -> float:
+    blurred = cv2.blur(rest, (3, 3), borderType=cv2.BORDER_REPLICATE)
+    return round(float((np.abs(blurred) > 2 * STRICT[0]).mean()), 3)
 
 
 def _limits(side: int, pixels: int) -> tuple[float, float]:
