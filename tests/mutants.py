@@ -57,7 +57,7 @@ AREAS = {
         Area("fovea_trainer/tasks/detection", ("matching.py",), _tests("evaluation", "detection"), 0.8),
         *(
             Area("fovea_trainer/training", (f"{name}.py",), _tests("training", name), 0.8)
-            for name in ("schedule", "order", "optimizer")
+            for name in ("schedule", "order", "optimizer", "update")
         ),
         Area(
             "fovea_serving/pipeline",

@@ -129,5 +129,5 @@ def test_membranes_through_a_queue_that_takes_its_pods_away(demo: Demo, tmp_path
     measured = independent(demo, status["result"]["bundle"], tmp_path / "bundle", "segmentation", *folders)
     dice = status["result"]["metrics"]["test/dice/boundary"]
     print(f"membranes: test/dice/boundary {dice}, by the independent script {measured}")
-    assert dice >= 0.7
+    assert dice >= 0.74
     assert measured["dice/boundary"] == pytest.approx(dice, abs=0.01)

@@ -15,7 +15,7 @@ def boxes(count: int, seed: int = 0, longest: float = 120) -> torch.Tensor:
     return torch.cat([low, low + 5 + torch.rand(count, 2, generator=random) * longest], 1)
 
 
-@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), REGRESSION_WEIGHTS])
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), REGRESSION_WEIGHTS, (8.0, 4.0, 2.0, 6.0)])
 def test_decoding_is_that_of_torchvision(weights: tuple[float, ...]) -> None:
     anchors, deltas = boxes(50), torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
     expected = BoxCoder(weights).decode_single(deltas, anchors)
