@@ -639,6 +639,12 @@ class GateResult(Model):
     """Value of the candidate."""
     stable: Number | None = None
     """Value of the stable version."""
+    lower: Number | None = None
+    """Lower bound of the tested value."""
+    upper: Number | None = None
+    """Upper bound of the tested value."""
+    needed: Count | None = None
+    """Further samples until the gate is decided, if they continue as before. Absent: decided, or unknown."""
     requests: Count = 0
     """Number of requests counted."""
     outcome: Literal["Pass", "Fail", "Inconclusive", "Skipped"]
@@ -647,15 +653,54 @@ class GateResult(Model):
     """Explanation of the outcome."""
 
 
+class RolloutPhase(StrEnum):
+    """State of a rollout."""
+
+    PENDING = "Pending"
+    LOADING = "Loading"
+    SHADOW = "Shadow"
+    CANARY = "Canary"
+    PAUSED = "Paused"
+
+
 class CandidateVersion(DeployedVersion):
     """Version that is being loaded or tested."""
 
+    phase: RolloutPhase | None = None
+    """State of its rollout. Pending: waits until the version before it has drained."""
     weight: Annotated[Int, Field(ge=0, le=100)] = 0
     """Share of the traffic, in per cent."""
     step: Count = 0
     """Current step, from 1."""
+    started: Time | None = None
+    """Start of the rollout, moved by the duration of each pause; the deadline counts from it."""
+    step_started: Time | None = None
+    """Time since when all gateways have followed the current step."""
+    paused: Time | None = None
+    """Start of the pause."""
+    pause: Literal["Requested", "Failed", "Inconclusive"] | None = None
+    """Cause of the pause."""
+    retry: Annotated[str, Field(max_length=256)] = ""
+    """Value of the annotation fovea.dev/retry when the rollout started."""
+    counts: Metrics = {}
+    """Counts of the current step, on which its gates are tested."""
     analysis: Annotated[tuple[GateResult, ...], Field(max_length=16)] = ()
     """Results of the gates in the current step."""
+
+
+class RolledBackVersion(DeployedVersion):
+    """Version that failed its rollout. It is not tried again until fovea.dev/retry gets a new value."""
+
+    reason: Word
+    """Reason of the rollback."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """Explanation of the reason."""
+    step: Count = 0
+    """Step that it had reached."""
+    retry: Annotated[str, Field(max_length=256)] = ""
+    """Value of the annotation fovea.dev/retry at the rollback."""
+    analysis: Annotated[tuple[GateResult, ...], Field(max_length=16)] = ()
+    """Results of the gates that decided."""
 
 
 class ObjectiveResult(Model):
@@ -736,6 +781,10 @@ class ModelDeploymentStatus(Status):
     """Version that is being loaded or tested."""
     retiring: DeployedVersion | None = None
     """Previous version, which is draining."""
+    rolled_back: RolledBackVersion | None = None
+    """Version whose rollout failed last."""
+    rollout_command: Annotated[str, Field(max_length=320)] = ""
+    """Value of the annotation fovea.dev/rollout that was acted on."""
     objectives: Annotated[tuple[ObjectiveResult, ...], Field(max_length=8), ListMap(("metric",))] = ()
     """State of each objective."""
     metrics: Metrics = {}

@@ -11,9 +11,10 @@ inconclusive, missing or implausible counts among it: nothing passes or fails fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import TypeVar
 
 from fovea_api.modeldeployment import LATENCY_SHARE, Gate, GateMetric
 
@@ -86,6 +87,9 @@ class Compared:
     """Labelled, and none is right."""
 
 
+_Part = TypeVar("_Part", Requests, Compared)
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """What was counted in a step, warm-up left out."""
@@ -98,6 +102,38 @@ class Counts:
     """What stable answered over the same time."""
     compared: Compared = Compared()
     """What both answered."""
+
+    def plus(self, more: Counts) -> Counts:
+        """The sum of both, for one and the same step."""
+        parts = {part: _sum(getattr(self, part), getattr(more, part)) for part in _PARTS}
+        return replace(self, **parts)
+
+    def flat(self) -> dict[str, float]:
+        """The counts by name, such as `candidate/failed`; zeros are left out."""
+        named = {f"{part}/{name}": value for part in _PARTS for name, value in asdict(getattr(self, part)).items()}
+        return {name: value for name, value in named.items() if value}
+
+    @classmethod
+    def read(cls, weight: float, flat: Mapping[str, float]) -> Counts:
+        """The counts that `flat` has written."""
+        parts: dict[str, dict[str, float]] = {part: {} for part in _PARTS}
+        for name, value in flat.items():
+            part, _, field = name.partition("/")
+            parts[part][field] = value
+        return cls(weight, Requests(**parts["candidate"]), Requests(**parts["stable"]), Compared(**parts["compared"]))
+
+    @property
+    def readable(self) -> bool:
+        """Whether nothing is missing or contradicts itself."""
+        return _unreadable(self) is None
+
+
+_PARTS = ("candidate", "stable", "compared")
+
+
+def _sum(one: _Part, other: _Part) -> _Part:
+    mine, others = asdict(one), asdict(other)
+    return type(one)(**{name: value + others[name] for name, value in mine.items()})
 
 
 @dataclass(frozen=True, slots=True)

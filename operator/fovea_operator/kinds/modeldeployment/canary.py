@@ -1,0 +1,377 @@
+"""The state machine of a rollout: Pending, Loading, Shadow, Canary, then promoted or rolled back; or paused.
+
+It is a function of what status records, the spec and what is observed. Nothing else is remembered, so an operator that
+is replaced continues where the last status stands. The weights follow from the *recorded* status and never from a step
+that is not recorded yet: whatever dies in between, the traffic never jumps.
+
+Every state has an exit. Pending ends with the drain of the version before; Loading, Shadow and Canary by the deadline
+at the latest; Paused by a command, a retry or another version. The annotation `fovea.dev/rollout` holds one command:
+`pause/<version>`, `promote/<version>` or `abort/<version>`. It names the version, so it cannot act on a later one;
+abort and promote act once, and pause for as long as it stands there. `fovea.dev/retry` starts the rollout of a failed
+or paused version again, at each new value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from fovea_api.common import parse_duration
+from fovea_api.modeldeployment import (
+    CandidateVersion,
+    DeployedVersion,
+    GateResult,
+    ModelDeploymentStatus,
+    RolledBackVersion,
+    Rollout,
+    RolloutPhase,
+    StableVersion,
+)
+
+from fovea_operator.evidence.gates import Counts, Decision, Evidence, Rates, Verdict, judge
+from fovea_operator.kinds.modeldeployment.bundles import is_same
+
+COMMAND, RETRY = "fovea.dev/rollout", "fovea.dev/retry"
+"""Annotations of a ModelDeployment."""
+_MESSAGE, _TOKEN = 1024, 256
+"""Characters of a message and of an annotation's value that status holds."""
+_FRESH: Mapping[str, object] = {"step_started": None, "counts": {}, "analysis": ()}
+"""What a step begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What status records of a rollout."""
+
+    stable: StableVersion | None = None
+    """The version that serves."""
+    candidate: CandidateVersion | None = None
+    """The version that is loaded or tested."""
+    retiring: DeployedVersion | None = None
+    """The version that drains: one that was replaced, or one that was rolled back."""
+    rolled_back: RolledBackVersion | None = None
+    """The version whose rollout failed last."""
+    command: str = ""
+    """The command that was acted on last and still stands in the annotation."""
+
+    @classmethod
+    def of(cls, status: ModelDeploymentStatus) -> Versions:
+        """What a status records."""
+        return cls(status.stable, status.candidate, status.retiring, status.rolled_back, status.rollout_command)
+
+    @property
+    def weights(self) -> Mapping[str, int]:
+        """Per cent of the traffic by version; empty while there is no stable version."""
+        if self.stable is None:
+            return {}
+        weight = self.candidate.weight if self.candidate is not None else 0
+        shares = {self.stable.name or "": 100 - weight}
+        return shares | {self.candidate.name or "": weight} if self.candidate is not None and weight else shares
+
+    @property
+    def loaded(self) -> tuple[DeployedVersion, ...]:
+        """The versions that the runtime has to hold."""
+        return tuple(version for version in (self.stable, self.candidate, self.retiring) if version is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What is observed at one time."""
+
+    now: datetime
+    """The time."""
+    ready: bool = False
+    """Whether the candidate answers in its runtime."""
+    refused: str = ""
+    """Why the runtime cannot run the candidate, or no longer can; empty: nothing speaks against it."""
+    followed: bool = False
+    """Whether all gateways have the recorded weights."""
+    drained: bool = False
+    """Whether the retiring version has no more requests."""
+    increase: Counts | None = None
+    """What was counted since the last recorded step or look; None: nothing could be read."""
+    command: str = ""
+    """Value of the annotation `fovea.dev/rollout`."""
+    retry: str = ""
+    """Value of the annotation `fovea.dev/retry`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What became of a rollout, and why: the event that is reported."""
+
+    reason: str
+    message: str
+
+
+Advanced = tuple[Versions, Transition | None]
+
+
+def advance(
+    old: Versions, target: DeployedVersion | None, rollout: Rollout, observed: Observed, warm_up: timedelta
+) -> Advanced:
+    """The next state, and what is to be reported about it.
+
+    Args:
+        old: What status records.
+        target: The version that the spec asks for; None: unknown, so what is there stays.
+        rollout: `spec.rollout`.
+        observed: What is observed.
+        warm_up: Time at the start of a step whose requests are not counted.
+    """
+    observed = replace(observed, retry=observed.retry[:_TOKEN])
+    if old.retiring is not None and observed.drained:
+        old = replace(old, retiring=None)
+    if old.command != observed.command:
+        old = replace(old, command="")
+    if target is not None and not is_same(target, old.candidate):
+        return _retarget(old, target, observed)
+    if old.candidate is None:
+        return old, None
+    return _Rollout(old, old.candidate, rollout, observed, warm_up).next()
+
+
+def _retarget(old: Versions, target: DeployedVersion, observed: Observed) -> Advanced:
+    """Another version than the candidate is asked for."""
+    cleared = _withdrawn(old, observed.now)
+    if is_same(target, old.stable):
+        if old.candidate is None:
+            return old, None
+        return cleared, Transition("RolloutWithdrawn", f"the spec asks for version {target.name}, which serves")
+    failed = old.rolled_back if is_same(target, old.rolled_back) else None
+    if failed is not None and observed.retry in ("", failed.retry):
+        return cleared, None
+    given = _as_deployed(target)
+    fresh = {"since": observed.now, "phase": RolloutPhase.PENDING, "retry": observed.retry}
+    candidate = CandidateVersion(**given | fresh)
+    begun = Transition("RolloutStarted", f"the rollout of version {target.name} starts")
+    return replace(cleared, candidate=candidate, rolled_back=None if failed is not None else old.rolled_back), begun
+
+
+def _withdrawn(old: Versions, now: datetime) -> Versions:
+    """Without the candidate; one that has had requests finishes them."""
+    candidate = old.candidate
+    if candidate is None:
+        return old
+    return replace(old, candidate=None, retiring=_retiring(candidate, now) if candidate.step else old.retiring)
+
+
+def _retiring(version: DeployedVersion, now: datetime) -> DeployedVersion:
+    return DeployedVersion(**_as_deployed(version) | {"since": now})
+
+
+def _as_deployed(version: DeployedVersion) -> dict[str, Any]:
+    return {name: value for name, value in dict(version).items() if name in DeployedVersion.model_fields}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rollout:
+    """One step of the rollout of a candidate."""
+
+    old: Versions
+    candidate: CandidateVersion
+    rollout: Rollout
+    observed: Observed
+    warm_up: timedelta
+
+    def next(self) -> Advanced:
+        command = self.command()
+        acting = replace(self, old=replace(self.old, command=self.observed.command))
+        if command == "abort":
+            return acting.roll_back("Aborted", f"aborted by the annotation {COMMAND}")
+        if command == "promote" and self.observed.ready and self.old.retiring is None:
+            return acting.promote(f"promoted by the annotation {COMMAND}")
+        if self.observed.refused and self.old.stable is not None and self.candidate.phase is not RolloutPhase.PENDING:
+            return self.roll_back("CandidateFailed", self.observed.refused)
+        match self.candidate.phase:
+            case RolloutPhase.LOADING:
+                return self.loading(command)
+            case RolloutPhase.SHADOW | RolloutPhase.CANARY:
+                return self.tested(command)
+            case RolloutPhase.PAUSED:
+                return self.paused(command)
+            case _:
+                return self.pending()
+
+    def command(self) -> str:
+        """The command that is meant for this candidate and has not been carried out."""
+        verb, _, version = self.observed.command.partition("/")
+        acted = self.observed.command == self.old.command
+        return verb if version == self.candidate.name and not acted else ""
+
+    # --- States ------------------------------------------------------------------------------------------------------
+
+    def pending(self) -> Advanced:
+        if self.old.retiring is not None:
+            return self.keep()
+        return self.keep(phase=RolloutPhase.LOADING, started=self.observed.now)
+
+    def loading(self, command: str) -> Advanced:
+        if command == "pause":
+            return self.pause("Requested", f"paused by the annotation {COMMAND}")
+        if self.observed.ready:
+            if self.old.stable is None:
+                return self.promote("the first version serves without a test")
+            return self.enter(0)
+        return self.late() or self.keep()
+
+    def tested(self, command: str) -> Advanced:
+        """Shadow and canary: counts are added up, and the gates decide."""
+        if self.rollout.strategy == "Recreate" and self.observed.ready:
+            return self.promote("the strategy is Recreate")
+        noted = self.counted()
+        verdict = noted.verdict()
+        if verdict.decision is Decision.FAIL:
+            return noted.with_results(verdict).fail(verdict.message)
+        noted = noted.with_results(verdict)
+        if command == "pause":
+            return noted.pause("Requested", f"paused by the annotation {COMMAND}")
+        if noted.is_long_enough():
+            if verdict.decision is Decision.PASS:
+                return noted.enter(noted.candidate.step, verdict.message)
+            if self.rollout.on_inconclusive != "Extend":
+                return noted.inconclusive(f"the step is inconclusive: {verdict.message}")
+        return noted.late() or noted.keep()
+
+    def paused(self, command: str) -> Advanced:
+        if self.observed.retry not in ("", self.candidate.retry):
+            changes = {"phase": RolloutPhase.PENDING, "weight": 0, "step": 0, "started": None, "paused": None}
+            changes |= {"pause": None, "retry": self.observed.retry}
+            return self.reported("RolloutRestarted", "starts again from its first step", **_FRESH, **changes)
+        if self.candidate.pause != "Requested":
+            return self.keep()
+        noted = self.counted()
+        verdict = noted.verdict()
+        if verdict.decision is Decision.FAIL:
+            return noted.with_results(verdict).fail(verdict.message)
+        if command == "pause":
+            return noted.keep()
+        now, begun = self.observed.now, self.candidate.paused or self.observed.now
+        phase = RolloutPhase.CANARY if self.candidate.step else RolloutPhase.LOADING
+        started = (self.candidate.started or now) + max(now - begun, timedelta(0))
+        return noted.reported("RolloutResumed", "continues", phase=phase, started=started, paused=None, pause=None)
+
+    # --- Evidence ----------------------------------------------------------------------------------------------------
+
+    def counted(self) -> _Rollout:
+        """With what was counted since the last look, once the gateways follow and the warm-up is over."""
+        started, increase = self.candidate.step_started, self.observed.increase
+        if started is None:
+            changes: dict[str, object] = {"step_started": self.observed.now} if self.observed.followed else {}
+        elif increase is not None and increase.readable and self.observed.now - started >= self.warm_up:
+            changes = {"counts": self.counts().plus(increase).flat()}
+        else:
+            changes = {}
+        return replace(self, candidate=self.candidate.model_copy(update=changes))
+
+    def counts(self) -> Counts:
+        """The counts of this step. A shadow that gets a copy of each request is one of two that answer it."""
+        weight = self.candidate.weight / 100 if self.candidate.step else 0.5
+        return Counts.read(weight, self.candidate.counts)
+
+    def verdict(self) -> Verdict:
+        error = 1 - self.rollout.confidence
+        steps = len(self.rollout.steps) + ("Shadow" in self.rollout.strategy)
+        return judge(self.rollout.gates, self.counts(), Rates(error, error), max(steps, 1))
+
+    def with_results(self, verdict: Verdict) -> _Rollout:
+        analysis = tuple(map(_result, verdict.gates))
+        return replace(self, candidate=self.candidate.model_copy(update={"analysis": analysis}))
+
+    def is_long_enough(self) -> bool:
+        """Whether the step has lasted its interval and has its requests."""
+        started = self.candidate.step_started
+        elapsed = started is not None and self.observed.now - started >= parse_duration(self.rollout.interval)
+        return elapsed and self.counts().candidate.total >= self.rollout.min_requests
+
+    # --- Transitions -------------------------------------------------------------------------------------------------
+
+    def enter(self, step: int, evidence: str = "") -> Advanced:
+        """What follows the step; 0: the rollout has loaded its candidate."""
+        words = f": {evidence}" if evidence else ""
+        strategy = self.rollout.strategy
+        if strategy == "Recreate":
+            return self.promote("the strategy is Recreate")
+        if "Shadow" in strategy and self.candidate.phase is RolloutPhase.LOADING:
+            return self.reported("ShadowStarted", "gets copies of requests", **_FRESH, phase=RolloutPhase.SHADOW)
+        further = [weight for weight in self.rollout.steps if weight > self.candidate.weight]
+        if "Canary" not in strategy or not further:
+            return self.promote(f"all gates passed{words}")
+        where = {"phase": RolloutPhase.CANARY, "step": step + 1, "weight": further[0]}
+        return self.reported("StepStarted", f"gets {further[0]} % of the traffic{words}", **_FRESH, **where)
+
+    def promote(self, why: str) -> Advanced:
+        now, before = self.observed.now, self.old.stable
+        retiring = _retiring(before, now) if before is not None else self.old.retiring
+        stable = StableVersion(**_as_deployed(self.candidate) | {"since": now})
+        words = f"version {stable.name} serves: {why}"
+        return replace(self.old, stable=stable, candidate=None, retiring=retiring), Transition("Promoted", words)
+
+    def roll_back(self, reason: str, message: str) -> Advanced:
+        candidate = self.candidate
+        failed = RolledBackVersion(
+            **_as_deployed(candidate)
+            | {
+                "since": self.observed.now,
+                "reason": reason,
+                "message": message[:_MESSAGE],
+                "step": candidate.step,
+                "retry": self.observed.retry,
+                "analysis": candidate.analysis,
+            }
+        )
+        words = f"version {candidate.name} is rolled back: {message}"
+        return replace(_withdrawn(self.old, self.observed.now), rolled_back=failed), Transition("RolledBack", words)
+
+    def pause(self, cause: Literal["Requested", "Failed", "Inconclusive"], message: str) -> Advanced:
+        """A failed candidate gets no more requests; any other keeps its share."""
+        changes = {"phase": RolloutPhase.PAUSED, "paused": self.observed.now, "pause": cause}
+        if cause == "Failed":
+            changes |= {"weight": 0}
+        return self.reported("RolloutPaused", message, **changes)
+
+    def fail(self, message: str) -> Advanced:
+        if self.rollout.on_failure == "Pause":
+            return self.pause("Failed", message)
+        return self.roll_back("GateFailed", message)
+
+    def inconclusive(self, message: str) -> Advanced:
+        wanted = self.rollout.on_inconclusive
+        end = self.rollout.on_failure if wanted == "Extend" else wanted
+        if end == "Pause":
+            return self.pause("Inconclusive", message)
+        return self.roll_back("Inconclusive", message)
+
+    def late(self) -> Advanced | None:
+        """The end by the deadline; without a stable version there is nothing to go back to."""
+        started = self.candidate.started
+        if self.old.stable is None or started is None:
+            return None
+        if self.observed.now - started < parse_duration(self.rollout.deadline):
+            return None
+        words = "; ".join(result.message for result in self.candidate.analysis if result.outcome == "Inconclusive")
+        return self.inconclusive(
+            f"the deadline of {self.rollout.deadline} has passed; {words or 'nothing was measured'}"
+        )
+
+    def reported(self, reason: str, message: str, **changes: object) -> Advanced:
+        versions, _ = self.keep(**changes)
+        return versions, Transition(reason, f"version {self.candidate.name} {message}")
+
+    def keep(self, **changes: object) -> Advanced:
+        return replace(self.old, candidate=self.candidate.model_copy(update=changes)), None
+
+
+def _result(evidence: Evidence) -> GateResult:
+    return GateResult(
+        metric=evidence.metric,
+        candidate=evidence.estimate,
+        lower=evidence.lower,
+        upper=evidence.upper,
+        needed=evidence.needed,
+        requests=evidence.samples,
+        outcome=evidence.decision.value,
+        message=evidence.message[:_MESSAGE],
+    )
