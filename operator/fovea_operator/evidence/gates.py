@@ -202,6 +202,13 @@ def assess(gate: Gate, counts: Counts | None, rates: Rates) -> Evidence:
     return replace(found, message=_words(gate, found))
 
 
+def decide(gate: Gate, counts: Counts, rates: Rates) -> Decision:
+    """The decision of `assess` alone."""
+    if _unreadable(counts) is not None:
+        return Decision.INCONCLUSIVE
+    return _decision(*_logs(gate, _quantity(gate, counts)[0]), rates)
+
+
 def judge(gates: Sequence[Gate], counts: Counts | None, rates: Rates, steps: int = 1) -> Verdict:
     """What the counts of one of so many steps say about all gates."""
     found = tuple(_skipped(gates, [assess(gate, counts, rates.shared(len(gates) * steps)) for gate in gates]))
