@@ -1,0 +1,246 @@
+"""Whether what comes in has changed: detectors on histograms, with one budget of false alarms for all of them.
+
+Of each feature (brightness, confidence, a component of the embedding, the predicted class) a reference histogram is
+known, and the histogram of each window. An image counts by its rank in the reference, from 0 to 1, so the mean is 1/2
+for the reference itself; by its distance from the middle rank, which shows a changed spread; and of classes, by being
+of the class. Of each such score the null hypothesis is that its mean in the window lies within a tolerance of the
+reference's. Against that one bets, as betting.py describes, upwards and downwards.
+
+An e-detector accumulates the e-values so that a change may begin at any time: M_t = (M_{t-1} + 1) E_t. Under the null
+its mean is at most t, so the mean of any number of e-detectors is one, and an alarm at M >= L comes on average after L
+windows at the earliest, whatever the dependence between the detectors: no budget is split (Shin, Ramdas and Rinaldo,
+E-detectors: a nonparametric framework for sequential change detection, NEJSDS 2, 2024; Shiryaev-Roberts form).
+
+Windows differ from each other without anything being wrong: day and night, shifts, weather. A null of "exactly as the
+reference" raises hundreds of false alarms a year there. So the tolerance is the largest of the effect that a user cares
+about and three standard deviations between windows, estimated as in an analysis of variance (a moment estimate of the
+random effect: DerSimonian and Laird, Controlled Clinical Trials 7, 1986). A reference of n images has an error itself;
+`misfit` bounds the probability that it exceeds the tolerance (Hoeffding, JASA 58, 1963, in the form by Chernoff).
+
+Effects: Cliff's delta for ranks, with the limits of Romano et al. (2006); Cohen's h for classes (Cohen 1988).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from fovea_operator.evidence.betting import log_mean_exp
+
+REFERENCE_ITEMS = 2000
+"""Images of a reference below which its own error is reported."""
+STAKES = (0.1, 0.2, 0.4, 0.8)
+"""Fractions of the wealth that are staked on each image, for small changes and large ones."""
+BETWEEN = 3.0
+"""Standard deviations between windows that are no change."""
+DELTA = {"Small": 0.147, "Medium": 0.33, "Large": 0.474}
+"""Smallest absolute values of Cliff's delta of an effect (Romano et al. 2006)."""
+H = {"Small": 0.2, "Medium": 0.5, "Large": 0.8}
+"""The same of Cohen's h (Cohen 1988)."""
+
+_LASTING = 0.97
+"""Largest correlation of neighbouring windows that is taken into account."""
+_Z = 1.645
+"""Quantile of the normal distribution of a one-sided bound of 95 %."""
+
+Effect = Literal["Small", "Medium", "Large"]
+Counts = Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A property of images with the histogram of the reference."""
+
+    name: str
+    reference: tuple[float, ...]
+    """Images in each bin."""
+    categorical: bool = False
+    """Whether bins are classes, without an order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What an image in each bin counts, from 0 to 1."""
+
+    name: str
+    feature: str
+    values: tuple[float, ...]
+    mean: float
+    """Its mean in the reference."""
+    least: float
+    """Distance from the mean that is no effect yet."""
+
+    def of(self, counts: Counts) -> float:
+        """The mean in a window."""
+        return sum(n * value for n, value in zip(counts, self.values, strict=True)) / sum(counts)
+
+    def variance(self, counts: Counts) -> float:
+        """The variance in a window."""
+        mean = self.of(counts)
+        return sum(n * (value - mean) ** 2 for n, value in zip(counts, self.values, strict=True)) / sum(counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """Bets that a score has risen, or has fallen, by more than the tolerance."""
+
+    name: str
+    feature: str
+    factors: tuple[tuple[float, ...], ...]
+    """For each stake, the logarithm of what an image in each bin makes of a wealth of 1."""
+
+    def log_e(self, counts: Counts) -> float:
+        """Log e-value of one window."""
+        return log_mean_exp([sum(n * f for n, f in zip(counts, row, strict=True)) for row in self.factors])
+
+
+def scores(feature: Feature, effect: Effect) -> Iterator[Score]:
+    """What is watched of a feature."""
+    total = sum(feature.reference)
+    shares = [n / total for n in feature.reference]
+    if feature.categorical:
+        for index, share in enumerate(shares):
+            values = tuple(float(index == other) for other in range(len(shares)))
+            moved = math.sin(min(math.asin(math.sqrt(share)) + H[effect] / 2, math.pi / 2)) ** 2
+            yield Score(f"{feature.name}/{index}", feature.name, values, share, moved - share)
+        return
+    before, ranks = 0.0, []
+    for share in shares:
+        ranks.append(before + share / 2)
+        before += share
+    spread = [abs(2 * rank - 1) for rank in ranks]
+    mean = sum(share * value for share, value in zip(shares, spread, strict=True))
+    yield Score(f"{feature.name}/location", feature.name, tuple(ranks), 0.5, DELTA[effect] / 2)
+    yield Score(f"{feature.name}/spread", feature.name, tuple(spread), mean, DELTA[effect] / 2)
+
+
+def between(score: Score, windows: Sequence[Counts]) -> float:
+    """Standard deviation between windows of a score's true mean, as an upper bound of about 95 %.
+
+    It is their spread without the sampling error. What lasts from one window to the next makes it less certain: of
+    windows with a correlation r between neighbours, a variance is known as from N (1 - r^2) / (1 + r^2) of them
+    (Bayley and Hammersley, JRSS Supplement 8, 1946).
+    """
+    full = [counts for counts in windows if sum(counts) > 1]
+    if len(full) < 2:
+        return 0.0
+    means = [score.of(counts) for counts in full]
+    centre = sum(means) / len(means)
+    observed = sum((mean - centre) ** 2 for mean in means) / (len(means) - 1)
+    sampling = sum(score.variance(counts) / (sum(counts) - 1) for counts in full) / len(full)
+    variance = observed - sampling
+    if variance <= 0:
+        return 0.0
+    neighbours = sum((one - centre) * (other - centre) for one, other in pairwise(means)) / (len(means) - 1)
+    square = min(max(neighbours / variance, 0.0), _LASTING) ** 2
+    known_from = len(means) * (1 - square) / (1 + square)
+    return math.sqrt(variance) * (1 + _Z / math.sqrt(2 * known_from))
+
+
+def tolerance(score: Score, windows: Sequence[Counts]) -> float:
+    """Distance from the reference's mean that is no change."""
+    return max(score.least, BETWEEN * between(score, windows))
+
+
+def detectors(score: Score, allowed: float) -> Iterator[Detector]:
+    """The two detectors of a score; one that cannot exceed its tolerance needs none."""
+    for sign, values, mean in (
+        ("+", score.values, score.mean),
+        ("-", tuple(1 - value for value in score.values), 1 - score.mean),
+    ):
+        bound = mean + allowed
+        if bound < 1:
+            factors = tuple(tuple(math.log1p(f * (value / bound - 1)) for value in values) for f in STAKES)
+            yield Detector(score.name + sign, score.feature, factors)
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """All detectors of a deployment, and where they stand. Immutable: each window makes a new one."""
+
+    detectors: tuple[Detector, ...]
+    run_length: float
+    """Windows between two false alarms, on average and at least."""
+    log_m: Mapping[str, float]
+    """Logarithm of each e-detector; absent: 0 so far."""
+
+    def after(self, window: Mapping[str, Counts], least: float) -> Monitor:
+        """With one window. A feature with fewer than `least` images, or with none that can be read, stays as it was."""
+        known = dict(self.log_m)
+        for detector in self.detectors:
+            counts = window.get(detector.feature, ())
+            if _readable(counts, len(detector.factors[0])) and sum(counts) >= least:
+                before = known.get(detector.name, -math.inf)
+                known[detector.name] = _log_plus_one(before) + detector.log_e(counts)
+        return Monitor(self.detectors, self.run_length, known)
+
+    @property
+    def log_score(self) -> float:
+        """Logarithm of the mean of all e-detectors."""
+        return log_mean_exp([self.log_m.get(detector.name, -math.inf) for detector in self.detectors])
+
+    @property
+    def alarm(self) -> bool:
+        """Whether there is drift."""
+        return self.log_score >= math.log(self.run_length)
+
+    @property
+    def suspects(self) -> tuple[str, ...]:
+        """The detectors that would raise the alarm on their own, the strongest first."""
+        strong = [name for name, log_m in self.log_m.items() if log_m >= math.log(self.run_length)]
+        return tuple(sorted(strong, key=lambda name: -self.log_m[name]))
+
+
+def run_length(false_alarms_per_year: float, window_hours: float) -> float:
+    """Windows between two false alarms of a budget."""
+    return 8760 / window_hours / false_alarms_per_year
+
+
+def misfit(score: Score, items: float, allowed: float) -> float:
+    """Largest probability that a reference of so many images of the same source lies outside of the tolerance."""
+    up = _kl(min(score.mean + allowed, 1.0), score.mean)
+    down = _kl(max(score.mean - allowed, 0.0), score.mean)
+    return min(1.0, math.exp(-items * up) + math.exp(-items * down))
+
+
+def kept_budget(found: Sequence[tuple[Score, float]], items: float, budget: float, window_hours: float) -> float:
+    """False alarms a year, in the mean over references of so many images; where one misfits, each window may raise one.
+
+    Args:
+        found: The scores with their tolerances.
+        items: Images of the reference.
+        budget: False alarms a year with a reference that fits.
+        window_hours: Length of a window in hours.
+    """
+    wrong = min(1.0, sum(misfit(score, items, allowed) for score, allowed in found))
+    return budget + wrong * 8760 / window_hours
+
+
+def effect_size(feature: Feature, counts: Counts) -> float:
+    """How much a window differs. Ranks: Cliff's delta, from -1 to 1. Classes: the largest Cohen's h."""
+    if not feature.categorical:
+        location = next(scores(feature, "Small"))
+        return 2 * location.of(counts) - 1
+    total, reference = sum(counts), sum(feature.reference)
+    angles = (
+        2 * math.asin(math.sqrt(n / total)) - 2 * math.asin(math.sqrt(known / reference))
+        for n, known in zip(counts, feature.reference, strict=True)
+    )
+    return max(angles, key=abs)
+
+
+def _readable(counts: Counts, bins: int) -> bool:
+    return len(counts) == bins and all(math.isfinite(n) and n >= 0 for n in counts)
+
+
+def _log_plus_one(log_value: float) -> float:
+    return max(log_value, 0.0) + math.log1p(math.exp(-abs(log_value)))
+
+
+def _kl(one: float, other: float) -> float:
+    """Kullback-Leibler divergence of two coins."""
+    terms = ((one, other), (1 - one, 1 - other))
+    return sum(p * math.log(p / q) if q > 0 else math.inf for p, q in terms if p > 0)
