@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
 from fovea_trainer.augmentation.base import Context, Labelled, Transform, register
@@ -21,7 +22,7 @@ class HorizontalFlip(Transform):
         boxes = item.boxes.clone()
         boxes[:, [0, 2]] = item.image.shape[-1] - item.boxes[:, [2, 0]]
         mask = None if item.mask is None else item.mask.flip(1)
-        return replace(item.with_pixels(np.ascontiguousarray(item.pixels[:, ::-1])), boxes=boxes, mask=mask)
+        return replace(item.with_pixels(np.asarray(cv2.flip(item.pixels, 1), np.uint8)), boxes=boxes, mask=mask)
 
 
 @register
@@ -36,4 +37,4 @@ class VerticalFlip(Transform):
         boxes = item.boxes.clone()
         boxes[:, [1, 3]] = item.image.shape[-2] - item.boxes[:, [3, 1]]
         mask = None if item.mask is None else item.mask.flip(0)
-        return replace(item.with_pixels(np.ascontiguousarray(item.pixels[::-1])), boxes=boxes, mask=mask)
+        return replace(item.with_pixels(np.asarray(cv2.flip(item.pixels, 0), np.uint8)), boxes=boxes, mask=mask)
