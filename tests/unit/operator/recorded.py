@@ -1,17 +1,17 @@
 """Whole plans, recorded: what a planner wrote for a situation when somebody last looked at it and agreed.
 
 The records lie in `recorded/<name>.yaml`. A plan that differs fails its test. Where the new plan is right,
-`FOVEA_RECORD=1 pytest tests/unit/operator/test_recorded_*.py` writes it, and the review of the change shows what users will see
-differently. Left out are the manifests of children, which the tests of builders hold, and what a run's recipe spells out.
+`FOVEA_RECORD=1 pytest tests/unit/operator/test_recorded_*.py` writes it, and the review of the change shows what users
+will see differently. Left out are the manifests of children, which the tests of builders hold, and recipes.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from fovea_operator.conditions import Assessment
@@ -37,7 +37,8 @@ class Records:
         assert made == self._known().get(situation)
 
     def _known(self) -> dict[str, Any]:
-        return yaml.load(self._file.read_text(), yaml.CSafeLoader) if self._file.exists() else {}
+        known: dict[str, Any] = yaml.load(self._file.read_text(), yaml.CSafeLoader) if self._file.exists() else {}
+        return known
 
     def _record(self, situation: str, made: Any) -> None:
         known = self._known() | {situation: made}
@@ -55,9 +56,17 @@ def of_plan(plan: Plan) -> list[Any]:
 def _write(write: Write) -> dict[str, Any]:
     match write:
         case Create():
-            return {"create": _key(write.key), "controller": _key(write.controller), **_content(write.key, write.manifest)}
+            return {
+                "create": _key(write.key),
+                "controller": _key(write.controller),
+                **_content(write),
+            }
         case Apply():
-            return {"apply": _key(write.key), "controller": _key(write.controller), **_content(write.key, write.manifest)}
+            return {
+                "apply": _key(write.key),
+                "controller": _key(write.controller),
+                **_content(write),
+            }
         case Delete():
             return {"delete": _key(write.key), "uid": write.uid}
         case SetStatus():
@@ -69,7 +78,8 @@ def _write(write: Write) -> dict[str, Any]:
             return {"count": [write.metric, *write.labels]}
 
 
-def _content(key: Key, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _content(write: Create | Apply) -> dict[str, Any]:
+    key, manifest = write.key, cast(Mapping[str, Any], write.manifest)
     metadata = {name: part for name, part in manifest["metadata"].items() if name not in ("name", "namespace")}
     if key.kind == RUN:
         spec = {name: part for name, part in manifest["spec"].items() if name not in ("recipe", "execution")}
@@ -79,11 +89,18 @@ def _content(key: Key, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _status(status: Mapping[str, Any]) -> dict[str, Any]:
-    conditions = [" ".join(str(each.get(name)) for name in _CONDITION) for each in status.get("conditions", ())]
-    return {**status, "conditions": conditions}
+    return {**status, "conditions": list(_conditions(status.get("conditions", ())))}
 
 
-_CONDITION = ("type", "status", "reason", "observedGeneration", "lastTransitionTime", "message")
+def _conditions(conditions: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A line each; a message that is also that of the condition before is not repeated."""
+    before = ""
+    for each in conditions:
+        message = each.get("message", "")
+        when = f"generation {each.get('observedGeneration')}, {each['lastTransitionTime']}"
+        shown = f"{each['type']}={each['status']} {each['reason']} ({when})"
+        yield shown if message in ("", before) else f"{shown}: {message}"
+        before = message or before
 
 
 def of_step(step: Step) -> dict[str, Any]:
@@ -102,7 +119,8 @@ def of_step(step: Step) -> dict[str, Any]:
 
 def _assessment(assessment: Assessment) -> str:
     states = ["ready"] * assessment.ready + ["reconciling"] * (assessment.reconciling is not None)
-    return f"{'+'.join([*states, *['stalled'] * (assessment.stalled is not None)])} {assessment.reason}: {assessment.message}"
+    states += ["stalled"] * (assessment.stalled is not None)
+    return f"{'+'.join(states)} {assessment.reason}: {assessment.message}"
 
 
 def _key(key: Key | None) -> str | None:

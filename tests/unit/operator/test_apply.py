@@ -28,7 +28,8 @@ from fovea_operator.objects import (
 from fovea_operator.prerequisites import KubeRayMissing
 from fovea_operator.runs.build import namespace_setup
 from fovea_operator.settings import Settings
-from fovea_operator.writes import Apply, Create, Delete, Emit, Plan, Promote, SetStatus, Write
+from fovea_operator.writes import Apply, Count, Create, Delete, Emit, Plan, Promote, SetStatus, Write
+from prometheus_client import generate_latest
 
 from tests.unit.operator.fake_api import FakeApi
 
@@ -93,6 +94,13 @@ async def test_what_is_left_of_the_object_before_is_waited_for() -> None:
     with pytest.raises(Leftover) as raised:
         await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
     assert str(raised.value) == f"{JOB_KEY}: left of an object that was deleted (it goes by itself)"
+
+
+async def test_what_is_counted_is_counted_once_for_its_labels() -> None:
+    _, writer = world()
+    await carry_out(writer, Count("fovea_run_attempts_ended_total", ("Training", "Failed")))
+    pages = generate_latest(writer.metrics.registry).decode()
+    assert 'fovea_run_attempts_ended_total{outcome="Failed",type="Training"} 1.0' in pages
 
 
 async def test_what_came_and_went_is_tried_again() -> None:

@@ -40,6 +40,11 @@ LEFT = to_apply(MANIFEST, (".spec.replicas",))
 SITUATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     # the object as it is, the manifest, whether it is applied again
     "nothing differs, whatever others added": (live(), MANIFEST, False),
+    "it is of a list, whose items lack kind and version": (
+        {name: part for name, part in live().items() if name not in ("apiVersion", "kind")},
+        MANIFEST,
+        False,
+    ),
     "the manifest changed": (live(), changed(replicas=2), True),
     "the manifest lacks a field now": (live(), without(MANIFEST, "replicas"), True),
     "somebody changed a part": (live(image="b:1"), MANIFEST, True),

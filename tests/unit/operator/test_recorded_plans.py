@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +12,6 @@ from fovea_api.common import Reference
 from fovea_api.run import Run
 from fovea_api.trainingjob import TrainingJob
 from fovea_operator.kinds.trainingjob.plan import plan_training
-from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
 from fovea_operator.measurement import Measured
 from fovea_operator.objects import DATASET, HTTP_ROUTE, RAY_JOB, RAY_SERVICE, RUN, TRAINING_JOB, Key, mapping
 from fovea_operator.runs.snapshot import RunView
@@ -21,6 +20,7 @@ from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.workload import Child, ChildState
 from fovea_operator.writes import Create, Plan, SetStatus
 
+from tests.unit.operator import test_cleanup as of_cleanups
 from tests.unit.operator import test_dataset as of_datasets
 from tests.unit.operator import test_modeldeployment as of_deployments
 from tests.unit.operator import test_requests as of_requests
@@ -29,10 +29,11 @@ from tests.unit.operator.recorded import Records, of_plan
 
 NOW = of_jobs.NOW
 OTHER = f"sha256-{'9' * 64}"
+GOOD = Measured(120, {"200": 1100, "500": 100}, {0.05: 1100, 0.08: 1190, float("inf"): 1200})
 MISSING = Reference("Secret", "keys", "the store's credentials")
 
 
-# --- Dataset -----------------------------------------------------------------------------------------------------------
+# --- Dataset ---------------------------------------------------------------------------------------------------------
 
 
 def settled(view: RunView, **spec: Any) -> tuple[dict[str, Any], RunView]:
@@ -79,7 +80,7 @@ DATASETS: dict[str, Callable[[], Plan]] = {
 }
 
 
-# --- TrainingJob -------------------------------------------------------------------------------------------------------
+# --- TrainingJob -----------------------------------------------------------------------------------------------------
 
 
 def training(job: TrainingJob, *runs: RunView, **changes: Any) -> Plan:
@@ -121,12 +122,19 @@ def with_condition() -> Plan:
 def model_of(name: str, there: bool = True, **spec: Any) -> Plan:
     """The plan of a job that builds on the model of the job `base`."""
     base = {"metadata": of_jobs.METADATA | {"name": name}, "spec": of_jobs.job().spec.to_dict()}
-    other = TrainingJob.model_validate(base | {"status": {"result": of_jobs.BUNDLE | {"metrics": {}, "eligible": there}}})
-    return training(of_jobs.job(**spec), others={name: other})
+    other = TrainingJob.model_validate(
+        base | {"status": {"result": of_jobs.BUNDLE | {"metrics": {}, "eligible": there}}}
+    )
+    return training(of_jobs.job(**spec), jobs={name: other})
 
 
 OPEN = {"number": 1, "startTime": NOW - timedelta(minutes=9)}
-ENDED = OPEN | {"outcome": "Failed", "reason": "AppFailed", "message": "head died", "endTime": NOW - timedelta(minutes=1)}
+ENDED = OPEN | {
+    "outcome": "Failed",
+    "reason": "AppFailed",
+    "message": "head died",
+    "endTime": NOW - timedelta(minutes=1),
+}
 TEACHER = {"compression": {"distillation": {"teacherRef": {"name": "base"}}}}
 SUMMARY = {"bestEpoch": 3, "epochs": 9, "seconds": 90}
 JOBS: dict[str, Callable[[], Plan]] = {
@@ -151,8 +159,6 @@ JOBS: dict[str, Callable[[], Plan]] = {
     ),
     "the current model": lambda: again(model={"architecture": "resnet18", "pretrained": {"from": "Current"}}),
     "a teacher": lambda: model_of("base", **TEACHER),
-    "a teacher that is not eligible": lambda: model_of("base", there=False, **TEACHER),
-    "a teacher that is not there": lambda: model_of("other", **TEACHER),
     "an unreadable base": lambda: training(
         of_jobs.job(model={"architecture": "resnet18", "pretrained": {"trainingJobRef": {"name": "base"}}}),
         unreadable=frozenset({Key(TRAINING_JOB, "ns", "base")}),
@@ -177,7 +183,8 @@ JOBS: dict[str, Callable[[], Plan]] = {
     "the next attempt": lambda: begun({"phase": "Pending", "attempts": [ENDED]}),
     "retries are used up": lambda: begun({"phase": "Pending", "attempts": [ENDED]}, runPolicy={"retries": 0}),
     "it succeeded": lambda: begun(
-        {"phase": "Running", "attempts": [OPEN], "result": result(training=SUMMARY, report="s3://r")}, ChildState.RUNNING
+        {"phase": "Running", "attempts": [OPEN], "result": result(training=SUMMARY, report="s3://r")},
+        ChildState.RUNNING,
     ),
     "it succeeded and misses a criterion": lambda: begun(
         {"phase": "Running", "attempts": [OPEN], "result": result()},
@@ -200,7 +207,7 @@ JOBS: dict[str, Callable[[], Plan]] = {
 }
 
 
-# --- Runs that others ask a TrainingJob for ------------------------------------------------------------------------------
+# --- Runs that others ask a TrainingJob for --------------------------------------------------------------------------
 
 
 def asked(play: Callable[[of_requests.World, str], None]) -> Callable[[], Any]:
@@ -266,7 +273,7 @@ REQUESTS = {
 }
 
 
-# --- ModelDeployment ---------------------------------------------------------------------------------------------------
+# --- ModelDeployment -------------------------------------------------------------------------------------------------
 
 
 def deployed(play: Callable[[of_deployments.World], None], **spec: Any) -> Callable[[], Plan]:
@@ -358,13 +365,67 @@ DEPLOYMENTS: dict[str, Callable[[], Plan]] = {
 }
 
 
-# --- All ---------------------------------------------------------------------------------------------------------------
+# --- Cleanups --------------------------------------------------------------------------------------------------------
+
+WAITING = of_cleanups.WAITING
+AT_WORK = {"phase": "Running", "attempts": [of_cleanups.attempt(WAITING)]}
+
+
+def after_deletion(change: dict[str, Any] | None = None, *children: Child, **more: Any) -> Plan:
+    """The plan after the object was deleted, when its cleanup has come so far."""
+    view = replace(of_cleanups.missed(WAITING, **(change or {})), children=children)
+    return of_cleanups.after_deletion(view, **more)
+
+
+def of_versions(now: datetime = of_cleanups.LATER, used: frozenset[str] | None = frozenset(), **more: Any) -> Plan:
+    """The plan of a Dataset with more versions than it keeps, and the cleanup of these."""
+    build = of_cleanups.built(3, 3)
+    cleanup = of_cleanups.pruning(build, **of_cleanups.KEEP_TWO)
+    dataset = of_cleanups.dataset(of_cleanups.STATUS, **of_cleanups.KEEP_TWO)
+    return of_cleanups.of_dataset(dataset, build, now=now, cleanups=(cleanup,), used=used, **more)
+
+
+CLEANUPS: dict[str, Callable[[], Plan]] = {
+    "never seen to be asked for": lambda: of_cleanups.after_deletion(WAITING),
+    "seen missing a while ago": lambda: after_deletion(now=NOW + timedelta(seconds=20)),
+    "it starts": after_deletion,
+    "kept in the end": lambda: after_deletion(retained=True),
+    "kept in the end, but at work": lambda: after_deletion(AT_WORK, of_cleanups.child(WAITING), retained=True),
+    "in use": lambda: after_deletion(users=("Pod a", "Pod b")),
+    "in use by many": lambda: after_deletion(users=tuple(f"Pod {number}" for number in range(6))),
+    "a store of two namespaces": lambda: after_deletion(shared="b"),
+    "at work": lambda: after_deletion(AT_WORK, of_cleanups.child(WAITING)),
+    "done": lambda: after_deletion(AT_WORK | {"result": {"completedAt": NOW}}, of_cleanups.child(WAITING)),
+    "failed": lambda: after_deletion({"attempts": [of_cleanups.attempt(WAITING, "Failed") | {"number": 21}]}),
+    "a fault outside": lambda: after_deletion({"attempts": [of_cleanups.BLOCKED | {"endTime": of_cleanups.LATER}]}),
+    "of versions, just made": lambda: of_versions(now=NOW + timedelta(seconds=20)),
+    "of versions, it starts": of_versions,
+    "of versions, what is used is not known": lambda: of_versions(used=None),
+    "of versions, one is used": lambda: of_versions(used=frozenset({of_cleanups.version(1)})),
+    "of versions, a store of two namespaces": lambda: of_versions(shared="b"),
+    "the object changes how its cleanup runs": lambda: of_cleanups.of_dataset(
+        of_cleanups.dataset(deletionPolicy="Delete", compute={"image": "other"}), cleanups=(WAITING,)
+    ),
+    "the object is kept after all": lambda: of_cleanups.of_dataset(of_cleanups.dataset(), cleanups=(WAITING,)),
+    "data of the one before go while it is made again": lambda: of_cleanups.of_dataset(
+        of_cleanups.dataset(deletionPolicy="Delete"), cleanups=(of_cleanups.working_on(WAITING),)
+    ),
+}
+
+
+# --- All -------------------------------------------------------------------------------------------------------------
+
+
+def rendered(made: Callable[[], Plan]) -> Callable[[], Any]:
+    return lambda: of_plan(made())
+
 
 PLANS: dict[str, dict[str, Callable[[], Any]]] = {
-    "dataset": {name: lambda made=made: of_plan(made()) for name, made in DATASETS.items()},
-    "trainingjob": {name: lambda made=made: of_plan(made()) for name, made in JOBS.items()},
+    "dataset": {name: rendered(made) for name, made in DATASETS.items()},
+    "trainingjob": {name: rendered(made) for name, made in JOBS.items()},
     "requests": dict(REQUESTS),
-    "modeldeployment": {name: lambda made=made: of_plan(made()) for name, made in DEPLOYMENTS.items()},
+    "cleanups": {name: rendered(made) for name, made in CLEANUPS.items()},
+    "modeldeployment": {name: rendered(made) for name, made in DEPLOYMENTS.items()},
 }
 RECORDS = {kind: Records(kind, situations) for kind, situations in PLANS.items()}
 
