@@ -189,7 +189,8 @@ def _next(situation: Situation, attempts: tuple[Attempt, ...]) -> _Next:
         look = settings.resync_seconds if situation.blocker.wakes else settings.reference_poll_seconds
         return _Next("Pending", situation.blocker, attempts, requeue_after=look)
     if last is not None and last.end_time is not None:
-        pause = 0.0 if situation.is_forgiven(last) or _may_adopt(situation, last) else _pause(attempts, settings)
+        at_once = situation.is_forgiven(last) or situation.has_changed(last) or _may_adopt(situation, last)
+        pause = 0.0 if at_once else _pause(attempts, settings)
         until = last.end_time + timedelta(seconds=pause)
         if (left := (until - now).total_seconds()) > 0:
             return _Next("Pending", _waits(situation, last, until), attempts, requeue_after=left)
@@ -275,7 +276,7 @@ def _stop_hanging(situation: Situation, step: _Next) -> _Next:
 def _as_hung(attempt: Attempt) -> Attempt:
     if _HUNG in (attempt.message or ""):
         return attempt
-    message = f"{attempt.message}; {_HUNG}" if attempt.message else _HUNG
+    message = f"{attempt.message or 'it reported its result'}; {_HUNG}"
     return attempt.model_copy(update={"reason": attempt.reason or "DidNotExit", "message": message[-_MESSAGE_LIMIT:]})
 
 

@@ -320,6 +320,16 @@ def test_more_memory_lets_a_run_go_on_that_had_too_little() -> None:
     assert world.attempts()[-1] == (4, None, None), "what failed at the limit before counts no more"
 
 
+def test_a_corrected_spec_waits_for_no_pause() -> None:
+    world = started()
+    world.child(state=ChildState.FAILED, reason="OOMKilled")
+    world.step(1)
+    world.step()
+    assert world.step().start is None
+    world.pods = "more memory"
+    assert world.step().start == 2
+
+
 def test_a_lack_of_memory_that_the_run_itself_reports_is_not_repeated_at_the_same_limit() -> None:
     world = started(retries=9)
     for number in (1, 2):
