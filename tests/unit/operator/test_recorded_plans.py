@@ -337,7 +337,6 @@ def _lost(world: of_deployments.World) -> None:
 
 
 ROUTE = {"hostname": "cells.example.org", "gatewayRef": {"name": "public"}}
-SIGNED = {"trainingJobRef": {"name": "cells"}, "verify": {"name": "cosign"}}
 OBJECTIVES = {"errorRate": 0.01, "throughputPerSecond": 5, "latencyP95Milliseconds": 100}
 CANARY = {"strategy": "Canary"}
 DEPLOYMENTS: dict[str, Callable[[], Plan]] = {
@@ -360,7 +359,6 @@ DEPLOYMENTS: dict[str, Callable[[], Plan]] = {
     "no gateway answers": deployed(_no_gateway),
     "the version is down": deployed(_lost),
     "objectives": deployed(_measured, objectives=OBJECTIVES),
-    "a signature": deployed(lambda world: None, model=SIGNED),
     "what has no effect yet": deployed(lambda world: None, rollout=CANARY, monitoring={"feedback": {}}),
 }
 
