@@ -13,6 +13,8 @@ from fovea_api.errors import FoveaError, MissingExtra
 COMMANDS = {
     "init": ("fovea_cli.init", "trainer"),
     "train": ("fovea_cli.train", "trainer"),
+    "tune": ("fovea_cli.tune", "trainer"),
+    "sweep": ("fovea_cli.sweep", "trainer"),
     "dataset": ("fovea_cli.dataset", "trainer"),
     "predict": ("fovea_cli.predict", "serving"),
     "serve": ("fovea_cli.serve", "serving"),

@@ -22,6 +22,8 @@ from fovea_api.common import (
     Word,
 )
 
+MANIFEST = "sweep.yaml"
+"""Name of the manifest in the folder of a sweep's result."""
 MAX_FRONT = 64
 """Trials of a Pareto front that a status holds: 30 KB. The manifest in the store has all."""
 Count = Annotated[Int, Field(ge=0)]
@@ -151,6 +153,7 @@ class SweepManifest(Model):
 
 
 __all__ = [
+    "MANIFEST",
     "MAX_FRONT",
     "Front",
     "SweepManifest",

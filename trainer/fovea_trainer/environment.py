@@ -58,7 +58,7 @@ def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, RunEnviro
         name=name,
         attempt=int(environment.get("FOVEA_ATTEMPT", "1")),
         work_dir=Path(environment.get("FOVEA_WORK_DIR", "/fovea/work")),
-        ray=spec.type is RunType.TRAINING,
+        ray=spec.type in (RunType.TRAINING, RunType.TUNING_SWEEP),
         owner=_owner(environment, namespace),
         adopt=environment.get("FOVEA_ADOPT", ""),
         status=RunStatus(f"https://{f'[{host}]' if ':' in host else host}:{port}", namespace, name),

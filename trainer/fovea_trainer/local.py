@@ -5,6 +5,7 @@ What a cluster's pods do, by the same code; only the Run objects, which nobody k
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from fovea_api.run import (
     RunResult,
     RunSpec,
     RunType,
+    TrialsInput,
     VersionInput,
     digest_of,
     frozen_recipe,
@@ -32,8 +34,11 @@ from fovea_api.run import (
     run_identity,
     run_name,
 )
+from fovea_api.search_space import impossibilities
+from fovea_api.sweep import MANIFEST as SWEEP_MANIFEST
 from fovea_api.trainingjob import Recipe as TrainingRecipe
 from fovea_api.trainingjob import TrainingJob, TrainingJobSpec
+from fovea_api.tuningsweep import TuningSweep, TuningSweepSpec
 from fovea_store import BY_HAND, StorePath
 from numpy.typing import NDArray
 from pydantic import JsonValue, ValidationError
@@ -85,6 +90,29 @@ def train_manifest(
     refuse(incompatibilities(job.spec, dataset.spec))
     built = _run(_build_spec(manifest.local(dataset, sources or {}), store), store, False, reporter, adopt)
     return _run(_training_spec(job, dataset, built, store), store, ray, reporter, adopt)
+
+
+def tune_manifest(
+    path: Path,
+    store: str = DEFAULT_STORE,
+    *,
+    ray: bool = False,
+    name: str | None = None,
+    sources: Mapping[str, str] | None = None,
+    settings: Sequence[str] = (),
+    reporter: Reporter | None = None,
+    adopt: str = "",
+) -> RunResult:
+    """Builds the dataset version and makes the trials of a manifest's TuningSweep; see `train_manifest`.
+
+    Trials that the store has stay as they are; an interrupted sweep goes on with them.
+    """
+    manifest = Manifest.read(path, TuningSweep, settings, name)
+    sweep = manifest.find(TuningSweep, name)
+    dataset = manifest.find(Dataset, sweep.spec.template.spec.dataset_ref.name)
+    refuse(impossibilities(sweep.spec, dataset.spec))
+    built = _run(_build_spec(manifest.local(dataset, sources or {}), store), store, False, reporter, adopt)
+    return _run(_sweep_spec(sweep, dataset, built, store), store, ray, reporter, adopt)
 
 
 def preview_manifest(
@@ -271,18 +299,7 @@ def _version(built: RunResult) -> VersionInput:
 
 def _training_spec(job: TrainingJob, source: Dataset, built: RunResult, store: str) -> RunSpec:
     spec = job.spec
-    pinned, current = spec.dataset_ref.version, _version(built)
-    if pinned is not None and pinned != current.version:
-        raise InvalidInput(
-            f"the sources give version {current.version}, not {pinned}",
-            "spec.datasetRef.version",
-            "remove it, or bring back the sources as they were",
-        )
-    _refuse_references(spec)
-    problem = source.spec.problem.stated()
-    dataset = DatasetInput(
-        name=source.metadata.name, version=current.version, artifact=current.artifact, problem=problem
-    )
+    dataset = _dataset_input(spec, source, built)
     elastic = spec.compute.elastic
     execution = Execution(
         workers=spec.compute.workers,
@@ -295,6 +312,54 @@ def _training_spec(job: TrainingJob, source: Dataset, built: RunResult, store: s
     made = _spec(RunType.TRAINING, RunOwner(kind="TrainingJob", name=job.metadata.name), spec.recipe(),
                  RunInputs(dataset=dataset), execution, store)  # fmt: skip
     return made.model_copy(update={"success_criteria": spec.success_criteria})
+
+
+def _dataset_input(spec: TrainingJobSpec, source: Dataset, built: RunResult) -> DatasetInput:
+    """The version that was built, as what is trained on. Raises InvalidInput."""
+    pinned, current = spec.dataset_ref.version, _version(built)
+    if pinned is not None and pinned != current.version:
+        raise InvalidInput(
+            f"the sources give version {current.version}, not {pinned}",
+            "spec.datasetRef.version",
+            "remove it, or bring back the sources as they were",
+        )
+    _refuse_references(spec)
+    problem = source.spec.problem.stated()
+    return DatasetInput(name=source.metadata.name, version=current.version, artifact=current.artifact, problem=problem)
+
+
+def _sweep_spec(sweep: TuningSweep, source: Dataset, built: RunResult, store: str) -> RunSpec:
+    spec, template = sweep.spec, sweep.spec.template.spec
+    compute = spec.compute or template.compute
+    execution = Execution(
+        workers=compute.workers,
+        resources=compute.resources,
+        checkpoint_every_epochs=template.checkpoint.every_epochs,
+        checkpoints_kept=1,
+        parallel_trials=spec.trials.parallel,
+    )
+    inputs = RunInputs(dataset=_dataset_input(template, source, built), earlier_trials=_earlier_trials(spec, store))
+    owner = RunOwner(kind="TuningSweep", name=sweep.metadata.name)
+    return _spec(RunType.TUNING_SWEEP, owner, spec.recipe(), inputs, execution, store)
+
+
+def _earlier_trials(spec: TuningSweepSpec, store: str) -> TrialsInput | None:
+    """The result of the sweep that this one starts from: in this store, where it is named."""
+    from fovea_trainer.tuning.manifest import newest_sweep
+
+    given = spec.search.warm_start
+    if given is None:
+        return None
+    place = "spec.search.warmStart"
+    if given.uri is not None:
+        folder = StorePath.parse(given.uri)
+        if not (folder / SWEEP_MANIFEST).is_file():
+            raise InvalidInput("there is no sweep", f"{place}.uri", "give the folder with sweep.yaml")
+    else:
+        assert given.tuning_sweep_ref is not None
+        folder = newest_sweep(given.tuning_sweep_ref.name, store)
+    digest = hashlib.sha256((folder / SWEEP_MANIFEST).read_bytes()).hexdigest()
+    return TrialsInput(digest=f"sha256-{digest}", artifact=str(folder))
 
 
 def _refuse_references(spec: TrainingJobSpec) -> None:

@@ -19,19 +19,25 @@ from fovea_api.dataset import Dataset
 from fovea_api.errors import InvalidInput, InvalidManifest, problems
 from fovea_api.names import GROUP
 from fovea_api.trainingjob import TrainingJob
+from fovea_api.tuningsweep import TuningSweep
 from fovea_store.filesystems import split_uri
 from pydantic import JsonValue, ValidationError
 
 LOCAL_SOURCE = "local.fovea.dev/"
 """Annotation of a Dataset: with a source's name behind it, where that source lies in a local run (relative to the
 manifest). Kubernetes ignores it; so one manifest works on a cluster and by hand."""
-KINDS: Mapping[str, type[Dataset | TrainingJob]] = {"Dataset": Dataset, "TrainingJob": TrainingJob}
+LocalKind = Dataset | TrainingJob | TuningSweep
+KINDS: Mapping[str, type[LocalKind]] = {
+    "Dataset": Dataset,
+    "TrainingJob": TrainingJob,
+    "TuningSweep": TuningSweep,
+}
 """What a run by hand reads; other kinds may stand beside."""
 POWER_OF_TEN = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 """A number such as 1e-4, which YAML 1.1 takes for a text: it wants 1.0e-4."""
-OTHER_KINDS = ("TuningSweep", "ModelDeployment", "Run")
+OTHER_KINDS = ("ModelDeployment", "Run")
 
-Object = TypeVar("Object", Dataset, TrainingJob)
+Object = TypeVar("Object", Dataset, TrainingJob, TuningSweep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +45,13 @@ class Manifest:
     """A file of manifests."""
 
     path: Path
-    objects: tuple[Dataset | TrainingJob, ...]
+    objects: tuple[LocalKind, ...]
 
     @classmethod
     def read(
         cls,
         path: Path,
-        kind_set: type[Dataset | TrainingJob] | None = None,
+        kind_set: type[LocalKind] | None = None,
         settings: Sequence[str] = (),
         name: str | None = None,
     ) -> Manifest:
@@ -61,7 +67,7 @@ class Manifest:
             InvalidManifest: names all that is wrong with it.
             InvalidInput: a setting is no `FIELD=VALUE`, or leads through a field that has no fields.
         """
-        objects: list[Dataset | TrainingJob] = []
+        objects: list[LocalKind] = []
         wrong: list[str] = []
         for document in _documents(path):
             kind = document.get("kind")

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fovea_api import bundle, dataset, version
+from fovea_api import bundle, dataset, sweep, version
 from fovea_api.run import RunInputs, RunOwner, RunResult, RunSpec, RunType, read_recipe, run_identity
 from fovea_store import NotFound, StorePath
 
@@ -94,7 +94,10 @@ def _is_whole(result: RunResult) -> bool:
     """Whether what a run made is in the store, with the file that is written last."""
     if result.artifact is None:
         return False
-    return any((StorePath.parse(result.artifact) / commit).is_file() for commit in (version.MANIFEST, bundle.MANIFEST))
+    return any(
+        (StorePath.parse(result.artifact) / commit).is_file()
+        for commit in (version.MANIFEST, bundle.MANIFEST, sweep.MANIFEST)
+    )
 
 
 def write_result(spec: RunSpec, name: str, fingerprints: Fingerprints | None, result: RunResult) -> None:

@@ -57,6 +57,10 @@ def execute(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> R
     folder = folder_of(spec, environment.name)
     if spec.type is RunType.DATASET_BUILD:
         result = _build(spec, environment, reporter)
+    elif spec.type is RunType.TUNING_SWEEP:
+        from fovea_trainer.tuning.run import tune
+
+        result = tune(spec, environment, reporter)
     else:
         from fovea_trainer.training.run import train
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -92,6 +92,22 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     )
 
 
+def measure(trained: Trained, folder: Path, *, splits: bool) -> dict[str, float]:
+    """Exports a network as `finish` does and gives its metrics, without a bundle.
+
+    Args:
+        trained: The network.
+        folder: An empty folder for what is exported.
+        splits: Whether it is evaluated on the splits, too; else latency, size and complexity alone.
+    """
+    (folder / "evaluation").mkdir(parents=True)
+    _export(trained, folder)
+    if not splits:
+        return trained.metrics(folder / MODEL, {})
+    delivered = _evaluate(trained, folder, lambda stage, percent: None)
+    return delivered.trained.metrics(delivered.model, delivered.evaluations)
+
+
 def _export(trained: Trained, folder: Path) -> None:
     """Writes the weights and every format that was asked for; what a backend runs is held against the network."""
     save_weights(trained.network, folder / WEIGHTS, {KEY: trained.description})
@@ -103,7 +119,7 @@ def _export(trained: Trained, folder: Path) -> None:
             log.info("%s", check_parity(trained.exportable, folder / form.file, images))
 
 
-def _evaluate(trained: Trained, folder: Path, stage: _Stages) -> Delivered:
+def _evaluate(trained: Trained, folder: Path, stage: Callable[[str, int], None]) -> Delivered:
     """The exported model measured on the splits, and the 8-bit one in its place if it is asked for and as good."""
     model, splits = folder / MODEL, [split for split in trained.recipe.evaluation.splits if len(trained.samples(split))]
     trained = trained.with_threshold(model)

@@ -59,16 +59,18 @@ class Plan:
         checkpoint_seconds: Seconds after which there is one in any case.
         base_weights: Weights to start from instead of published ones.
         tracker: Keeps the curves; on the first worker only.
+        until: Epochs after which training pauses, with a checkpoint. None: at its end.
     """
 
     checkpoint_every: int = 1
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     base_weights: BaseWeights | None = None
     tracker: Tracker | None = None
+    until: int | None = None
 
 
 def fit(recipe: Recipe, version: Version, context: Context, plan: Plan = Plan()) -> State:
-    """Trains, or goes on where the newest checkpoint of the context ends, and gives the final state.
+    """Trains, or goes on where the newest checkpoint of the context ends, and gives the state at the end or the pause.
 
     The weights to export are `state.best_weights`: of the epoch with the best primary metric on the validation
     split (of the last one, where there is no such split), averaged where the recipe has `ema`.
@@ -99,6 +101,7 @@ class _Fit:
         self.validation_batches = ValidationBatches(self.validation, self.training.batch_size, context)
         self.normalize = Normalize(preprocess, context.device)
         self.monitored = monitored_metric(recipe, task)
+        self.last_epoch = min(self.training.epochs, plan.until or self.training.epochs)
 
         network = make_network(recipe, version)
         self.state = context.resume() or State()
@@ -117,7 +120,7 @@ class _Fit:
 
     def run(self) -> State:
         self._introduce()
-        while self.state.epoch < self.training.epochs and not self.state.stopped:
+        while self.state.epoch < self.last_epoch and not self.state.stopped:
             began = time.monotonic()
             loss = self._train_epoch()
             self._end_epoch(loss, began)
@@ -191,7 +194,7 @@ class _Fit:
             stop_early(state, self.training.early_stopping, metrics)
         if self.plan.tracker is not None:
             self.plan.tracker.log(metrics, state.epoch)
-        last = state.epoch == self.training.epochs or state.stopped
+        last = state.epoch == self.last_epoch or state.stopped
         save = last or state.epoch % self.plan.checkpoint_every == 0 or self._checkpoint_due()
         self._save(save)
         self._log_epoch(metrics, time.monotonic() - began, save)

@@ -44,14 +44,14 @@ def train(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> Run
     if environment.ray:
         return _train_on_ray(run, reporter)
     checkpoints = run.folder.local_path() if run.folder.is_local else environment.work_dir
-    with _asked_to_stop() as stop:
+    with asked_to_stop() as stop:
         context = SingleProcess(checkpoints / "checkpoints", spec.execution.checkpoints_kept, reporter.report, stop)
         state = fit(run.recipe, run.open(), context, run.plan(0))
     return finish(run, state, reporter.report)
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
+def asked_to_stop() -> Iterator[threading.Event]:
     """An event that the first SIGINT (Ctrl-C) or SIGTERM sets; the second one acts as it did before."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # Python leaves signals to the main thread

@@ -52,11 +52,17 @@ class TrainingRun:
             return version
         return replace(version, manifest=version.manifest.model_copy(update={"problem": given.problem}))
 
-    def plan(self, rank: int) -> Plan:
-        """How to carry out the work."""
+    def plan(self, rank: int, *, tracked: bool = True, until: int | None = None) -> Plan:
+        """How to carry out the work.
+
+        Args:
+            rank: Number of the worker, from 0.
+            tracked: Whether the first worker keeps the curves for TensorBoard and trackers.
+            until: Epochs after which training pauses. None: at its end.
+        """
         events = self.environment.work_dir / "tensorboard" / f"attempt-{self.environment.attempt}"
         tracker = None
-        if rank == 0:
+        if rank == 0 and tracked:
             name, job = self.environment.name, self.spec.owner.name
             tracker = Tracker(events, self.folder / "tensorboard" / events.name, name, job, self._flat())
         source = self.spec.inputs.base_weights or self.recipe.model.pretrained.uri
@@ -64,6 +70,7 @@ class TrainingRun:
             checkpoint_every=self.spec.execution.checkpoint_every_epochs,
             base_weights=None if source is None else fetch_base_weights(source, self.environment.work_dir / "base"),
             tracker=tracker,
+            until=until,
         )
 
     def _flat(self) -> Mapping[str, object]:

@@ -1,0 +1,253 @@
+"""Which trials go on: against what the papers' algorithms do by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from fovea_api.errors import InvalidInput
+from fovea_trainer.tuning.journal import Entry, Phase
+from fovea_trainer.tuning.scheduling import MedianStopping, Population, SuccessiveHalving, misses
+from fovea_trainer.tuning.study import BudgetTooSmall, NoTrialWithinLimits, TooManyTrialsFailed
+from fovea_trainer.tuning.trial import Outcome
+from studies import RATE, carry_out, entry, outcome, recipe, study
+
+STOPPING = {"scheduler": "ASHA", "graceEpochs": 1, "reductionFactor": 3}
+LATENCY = {"metric": "latency/p95Milliseconds", "goal": "Minimize", "limit": 60}
+ACCURACY = {"metric": "validation/accuracy", "goal": "Maximize"}
+
+
+def test_asha_promotes_as_the_paper_does() -> None:
+    """Algorithm 2 of Li et al. (2020) by hand, with a reduction factor of 3: of each three the best one goes on."""
+    halving = SuccessiveHalving(recipe(stopping=STOPPING))
+    bottom = [entry(1, 0.1), entry(2, 0.5)]
+    assert halving.decide(bottom, complete=False).go_on is None, "a third of two is none"
+    bottom.append(entry(3, 0.3))
+    go_on = halving.decide(bottom, complete=False).go_on
+    assert go_on is not None
+    assert (go_on.entry.number, go_on.until) == (2, 3)
+    running = [bottom[0], bottom[1].model_copy(update={"phase": Phase.RUNNING}), bottom[2]]
+    assert halving.decide(running, complete=False).go_on is None, "the one place is taken"
+    six = [*running, entry(4, 0.2), entry(5, 0.6), entry(6, 0.4)]
+    go_on = halving.decide(six, complete=False).go_on
+    assert go_on is not None
+    assert go_on.entry.number == 5
+    higher = [entry(number, 0.5, 0.5, 0.5 + number / 100) for number in (7, 8, 9)]
+    go_on = halving.decide([*six, *higher], complete=False).go_on
+    assert go_on is not None
+    assert (go_on.entry.number, go_on.until) == (9, 9), "the highest rung comes first"
+
+
+def rising(values: object, epoch: int) -> dict[str, float]:
+    """The higher the rate, the better; more epochs are better."""
+    rate = float(values[RATE["path"]])  # type: ignore[index]
+    return {"validation/accuracy": rate - 0.01 / epoch}
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_asha_trains_few_to_the_end_among_them_the_best(tmp_path: Path, at_once: int) -> None:
+    made = study(tmp_path, recipe(stopping=STOPPING, search={"algorithm": "Random"}, trials={"max": 27}), at_once)
+    carry_out(made, rising, 9, at_once)
+    best = max(made.entries, key=lambda each: each.values[RATE["path"]])
+    assert made.best() == best
+    assert best.phase is Phase.SUCCEEDED
+    lengths = Counter(each.epochs for each in made.entries)
+    assert lengths[9] in range(1, 7)
+    assert lengths[1] >= 15
+    assert made.summary().trials.stopped_early + made.summary().trials.succeeded == 27
+    assert not any((tmp_path / "trials" / each.name / "checkpoint").exists() for each in made.entries)
+
+
+def test_a_short_sweep_trains_one_trial_to_the_end_all_the_same(tmp_path: Path) -> None:
+    made = study(tmp_path, recipe(stopping=STOPPING, search={"algorithm": "Random"}, trials={"max": 2}))
+    carry_out(made, rising, 9)
+    assert sorted(each.epochs for each in made.entries) == [1, 9]
+
+
+def test_hyperband_starts_at_several_rungs(tmp_path: Path) -> None:
+    given = recipe(stopping=STOPPING | {"scheduler": "Hyperband"}, search={"algorithm": "Random"}, trials={"max": 26})
+    made = study(tmp_path, given)
+    log = carry_out(made, rising, 9)
+    first = dict(reversed(log))
+    assert Counter(first[each.name] for each in made.entries) == {1: 14, 3: 7, 9: 5}  # 9, 5 and 3 of each 17
+
+
+def test_the_median_ends_what_is_worse() -> None:
+    median = MedianStopping(recipe(stopping={"scheduler": "MedianStopping", "graceEpochs": 2}))
+    others = [entry(number, value, value, phase=Phase.SUCCEEDED) for number, value in enumerate((0.4, 0.5, 0.6), 1)]
+    bad, good = entry(4, 0.3, 0.45), entry(4, 0.3, 0.55)
+    decision = median.decide([*others, bad], complete=True)
+    assert [each.number for each, _ in decision.stop] == [4]
+    assert "0.45 after 2 epochs, the median of 3 others 0.5" in decision.stop[0][1]
+    decision = median.decide([*others, good], complete=True)
+    assert decision.go_on is not None
+    assert decision.go_on.until == 4
+    assert not median.decide([*others[:2], bad], complete=True).stop, "two others are too few"
+
+
+def test_a_limit_that_cannot_be_kept_ends_a_trial() -> None:
+    given = recipe(objectives=[ACCURACY, LATENCY, {"metric": "size/megabytes", "goal": "Minimize", "limit": 4}])
+
+    def measured(**artefact: float) -> Entry:
+        return Entry(number=1, artefact={name.replace("_", "/"): value for name, value in artefact.items()})
+
+    assert misses(given, measured(latency_p95Milliseconds=67)) == "latency/p95Milliseconds is 67, its limit 60"
+    assert misses(given, measured(latency_p95Milliseconds=65)) == "", "the next measurement may keep it"
+    assert misses(given, measured(size_megabytes=4.1)) == "size/megabytes is 4.1, its limit 4"
+    smaller = measured(size_megabytes=4.1).model_copy(update={"recipe": {"compression": {"quantization": {}}}})
+    assert misses(given, smaller) == "", "8-bit integers make it smaller"
+
+
+def test_with_several_objectives_the_front_goes_on() -> None:
+    objectives = [ACCURACY, {"metric": "size/megabytes", "goal": "Minimize"}]
+    halving = SuccessiveHalving(recipe(stopping=STOPPING, objectives=objectives))
+    places = [(0.9, 9.0), (0.8, 9.5), (0.7, 3.0), (0.6, 4.0), (0.5, 8.0), (0.4, 6.0)]
+    entries = [
+        entry(number, accuracy).model_copy(update={"artefact": {"size/megabytes": size}})
+        for number, (accuracy, size) in enumerate(places, 1)
+    ]
+    promoted = []
+    for _ in range(2):
+        go_on = halving.decide(entries, complete=False).go_on
+        assert go_on is not None
+        promoted.append(go_on.entry.number)
+        entries[go_on.entry.number - 1] = go_on.entry.model_copy(update={"phase": Phase.RUNNING})
+    assert promoted == [1, 3]
+
+
+def test_a_population_hands_the_best_weights_on() -> None:
+    search = {"algorithm": "PopulationBased"}
+    population = Population(recipe(search=search, stopping={"graceEpochs": 2, "reductionFactor": 3}, trials={"max": 6}))
+    entries = [
+        entry(number, 0.0, number / 10).model_copy(update={"keyed": {RATE["path"]: number / 1000}})
+        for number in range(1, 7)
+    ]
+    assert population.decide(entries[:5], complete=False).go_on is None, "the others are made first"
+    exploiting = {}
+    while (decision := population.decide(entries, complete=True)).go_on is not None:
+        go_on = decision.go_on
+        assert go_on.until == 4
+        if go_on.source:
+            assert go_on.keyed is not None
+            assert not any(each.phase is Phase.RUNNING and not each.source for each in entries), "the worst go first"
+            exploiting[go_on.entry.number] = go_on.source
+        update = {"phase": Phase.RUNNING, "until": 4, "source": go_on.source}
+        entries[go_on.entry.number - 1] = go_on.entry.model_copy(update=update)
+    assert set(exploiting) == {1, 2}
+    assert set(exploiting.values()) <= {5, 6}
+    assert decision.wait
+
+
+# --- Ends ----------------------------------------------------------------------------------------------------
+
+
+def test_failures_beyond_what_is_allowed_end_the_sweep(tmp_path: Path) -> None:
+    made = study(tmp_path, recipe(trials={"max": 8, "maxFailed": 2}))
+    for _ in range(3):
+        job = made.next()
+        assert job is not None
+        made.done(job, Outcome(error="out of memory", seconds=1.0))
+    with pytest.raises(TooManyTrialsFailed, match=r"3 of 3 .* most of them so: out of memory \(3 of them\)"):
+        made.next()
+    assert made.ended == "TooManyFailed"
+
+
+def test_some_failures_are_none_of_the_others(tmp_path: Path) -> None:
+    made = study(tmp_path, recipe(stopping={"scheduler": "None"}, trials={"max": 4, "maxFailed": 2}))
+    while (job := made.next()) is not None:
+        failed = job.number in (1, 3)
+        metrics = {"validation/accuracy": job.number / 10}
+        ended = Outcome([metrics] * 9, 9, metrics, True, seconds=1.0)
+        made.done(job, Outcome(error="no", seconds=1.0) if failed else ended)
+    made.finish()
+    best = made.best()
+    assert best is not None
+    assert (best.name, made.counts().failed, made.why_nothing()) == ("t-4", 2, None)
+
+
+def test_a_budget_that_is_spent_ends_the_sweep_with_what_it_has(tmp_path: Path) -> None:
+    given = recipe(stopping={"scheduler": "None"}, trials={"max": 50}, budget={"cpuHours": 0.01})
+    made = study(tmp_path, given)
+    job = made.next()
+    assert job is not None
+    assert job.seconds is not None
+    assert 30 < job.seconds <= 36, "a hundredth of an hour on one core"
+    metrics = {"validation/accuracy": 0.5}
+    made.done(job, Outcome([metrics] * 9, 9, metrics, True, seconds=1.0))
+    made._ticked -= 40  # the time that the second trial takes
+    job = made.next()
+    assert job is not None
+    made._ticked -= 40
+    made.done(job, Outcome([metrics] * 2, 9, cut=True, seconds=40.0))
+    assert made.next() is None
+    made.finish()
+    assert made.ended == "BudgetSpent"
+    assert made.entries[1].reason == "the budget was spent"
+    assert made.why_nothing() is None
+    again = study(tmp_path, given)
+    assert again.next() is None, "what was spent before a restart counts"
+
+
+def test_a_budget_too_small_for_one_trial_says_so(tmp_path: Path) -> None:
+    made = study(tmp_path, recipe(budget={"wallClock": "1m"}))
+    job = made.next()
+    assert job is not None
+    made._ticked -= 61
+    made.done(job, Outcome([{"validation/accuracy": 0.5}], 9, cut=True, seconds=61.0))
+    assert made.next() is None
+    made.finish()
+    assert isinstance(made.why_nothing(), BudgetTooSmall)
+
+
+def test_no_trial_within_the_limits_names_the_nearest(tmp_path: Path) -> None:
+    made = study(tmp_path, recipe(stopping={"scheduler": "None"}, objectives=[ACCURACY, LATENCY], trials={"max": 3}))
+    while (job := made.next()) is not None:
+        metrics = {"validation/accuracy": 0.9, "latency/p95Milliseconds": 70.0 + job.number}
+        made.done(job, Outcome([metrics] * 9, 9, metrics, True, seconds=1.0))
+    made.finish()
+    error = made.why_nothing()
+    assert isinstance(error, NoTrialWithinLimits)
+    assert "the nearest is t-1: accuracy 0.9" not in str(error)
+    assert "the nearest is t-1" in str(error)
+
+
+def test_a_space_in_which_nothing_can_be_trained_is_named(tmp_path: Path) -> None:
+    losses = {"path": "training.loss", "choice": ["GIoU", "SmoothL1"]}
+    with pytest.raises(InvalidInput, match="none can be trained"):
+        study(tmp_path, recipe(parameters=[losses])).next()
+
+
+# --- Restarts ------------------------------------------------------------------------------------------------
+
+
+def test_a_restart_at_any_moment_changes_nothing(tmp_path: Path) -> None:
+    """Each job is begun by a process that dies before its end, and once more by the next one."""
+    given = recipe(stopping=STOPPING, search={"algorithm": "TPE"}, trials={"max": 14})
+    steady = study(tmp_path / "steady", given)
+    expected = carry_out(steady, rising, 9)
+    log = []
+    while True:
+        doomed = study(tmp_path / "shaky", given)
+        before = doomed.next()
+        if before is None:
+            break
+        made = study(tmp_path / "shaky", given)
+        job = made.next()
+        assert job is not None
+        assert (job.number, job.until) == (before.number, before.until)
+        log.append((job.name, job.until))
+        made.done(job, outcome(made, job, rising, 9))
+    assert log == expected
+    assert [each.values for each in made.entries] == [each.values for each in steady.entries]
+
+
+def test_a_trial_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
+    given = recipe(trials={"max": 5})
+    numbers = []
+    for _ in range(4):
+        job = study(tmp_path, given).next()
+        assert job is not None
+        numbers.append(job.number)
+    assert numbers == [1, 1, 1, 2]
+    assert study(tmp_path, given).entries[0].phase is Phase.FAILED

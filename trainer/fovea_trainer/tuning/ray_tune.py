@@ -1,0 +1,135 @@
+"""Trials on Ray Tune: each part of a trial is one of Tune's, whose searcher asks the study what is next.
+
+So a trial that pauses or ends early has ended for Tune: its placement group goes, nothing hangs, and what is known stays
+in the journal, where Tune's own `restore` loses the searcher's state and failed trials (ray#30861, ray#30584). A trial
+calls the trainer function itself, without Ray Train, whose own workers and Tune's would wait for each other's CPUs
+(ray#54305). Actors are reused, so only a first trial waits for the libraries.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fovea_api.errors import FoveaError, NotSupported
+from ray import tune
+from ray.tune.search import Searcher
+
+from fovea_trainer.training.run import worker_resources
+from fovea_trainer.tuning.study import Study
+from fovea_trainer.tuning.trial import Job, Outcome
+
+MOST_JOBS = 1_000_000
+"""Parts of trials that Tune may be asked for: more than 10,000 trials have."""
+
+log = logging.getLogger(__name__)
+
+
+class _Trainable(tune.Trainable):
+    """Works on one part of a trial in its only step."""
+
+    def setup(self, config: Mapping[str, Any]) -> None:
+        self._job: Job = config["job"]
+
+    def step(self) -> dict[str, Any]:
+        import torch
+
+        from fovea_trainer.logs import log_to_stdout
+        from fovea_trainer.training.run import worker_threads
+        from fovea_trainer.tuning.run import attempt
+
+        log_to_stdout()
+        torch.set_num_threads(worker_threads(self._job.spec.execution))  # Ray sets one
+        try:
+            return {"outcome": attempt(self._job), "done": True}
+        except FoveaError as error:  # Ray would wrap it in a text
+            return {"fault": error, "done": True}
+
+    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
+        self._job = new_config["job"]
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        pass
+
+    def load_checkpoint(self, checkpoint: object) -> None:
+        pass
+
+
+class _Searcher(Searcher):
+    """Asks the study for jobs and reports their outcomes to it."""
+
+    def __init__(self, study: Study, heard: Callable[[], None]) -> None:
+        super().__init__(metric=None, mode=None)
+        self._study, self._heard = study, heard
+        self._jobs: dict[str, Job] = {}
+        self.fault: FoveaError | None = None
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.fault is not None:
+            return str(Searcher.FINISHED)
+        try:
+            job = self._study.next()
+        except FoveaError as error:
+            self.fault = error
+            return str(Searcher.FINISHED)
+        self._heard()
+        if job is None:
+            return None if self._jobs else str(Searcher.FINISHED)
+        self._jobs[trial_id] = job
+        return {"job": job}
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        pass
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        job = self._jobs.pop(trial_id, None)
+        if job is None:
+            return
+        outcome, fault = (result or {}).get("outcome"), (result or {}).get("fault")
+        if isinstance(fault, FoveaError):
+            self._study.abandoned(job)
+            self.fault = self.fault or fault
+        elif isinstance(outcome, Outcome):
+            self._study.done(job, outcome)
+        else:  # its process died: the study counts how often
+            self._study.lost(job)
+        self._heard()
+
+    def save(self, checkpoint_path: str) -> None:
+        pass  # the journal has everything
+
+    def restore(self, checkpoint_path: str) -> None:
+        pass
+
+
+def carry_out(study: Study, heard: Callable[[], None]) -> None:
+    """Carries out a study's jobs on the Ray that is connected to, as many at once as the sweep allows and Ray has room
+    for. Raises what a trial's surroundings are at fault of, and what the study raises."""
+    execution = study.spec.execution
+    if execution.workers > 1:
+        raise NotSupported(
+            "a trial on several workers is not available in this version",
+            "spec.compute.workers",
+            "give each trial one worker with more CPUs or GPUs, or raise trials.parallel",
+        )
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    searcher = _Searcher(study, heard)
+    resources = worker_resources(execution)
+    with tempfile.TemporaryDirectory(prefix="fovea-tune-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(_Trainable, tune.PlacementGroupFactory([resources])),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=MOST_JOBS,
+                max_concurrent_trials=execution.parallel_trials,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        )
+        tuner.fit()
+    if searcher.fault is not None:
+        raise searcher.fault

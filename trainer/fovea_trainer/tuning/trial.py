@@ -1,0 +1,177 @@
+"""One trial: a training of the very trainer, up to a milestone or to the end, and what it is worth."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fovea_api.common import Metrics
+from fovea_api.errors import Interrupted
+from fovea_api.run import Progress, RunSpec, RunType, run_identity
+from fovea_api.trainingjob import Recipe
+from fovea_store import NotFound, StorePath
+from pydantic import JsonValue
+
+from fovea_trainer.environment import RunEnvironment
+from fovea_trainer.training.context import SingleProcess
+from fovea_trainer.training.finish import measure
+from fovea_trainer.training.fitting import fitted
+from fovea_trainer.training.loop import fit
+from fovea_trainer.training.state import FILE, State
+from fovea_trainer.training.trained import restore
+from fovea_trainer.training.training_run import TrainingRun
+
+CHECKPOINT, LOCAL = "checkpoint", "checkpoints"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A part of a trial, to be worked on by one process.
+
+    Args:
+        name: Name of the trial.
+        number: Number of the trial.
+        spec: The training that it is, as a run spec.
+        environment: Where the sweep works.
+        folder: The trial's folder in the store.
+        until: Epochs after which it pauses. 0: at the end.
+        seconds: Time after which it pauses wherever it is: what the budget still allows. None: no limit.
+        measured: Whether what does not change with the epochs (latency, size, complexity) is known already.
+    """
+
+    name: str
+    number: int
+    spec: RunSpec
+    environment: RunEnvironment
+    folder: str
+    until: int
+    seconds: float | None = None
+    measured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a part of a trial.
+
+    Args:
+        curve: Metrics after each epoch from the first on.
+        total: Epochs of the whole training.
+        artefact: Metrics of the exported artefact.
+        ended: Whether the training is over and measured.
+        cut: Whether it paused because its time was over, before the milestone.
+        seconds: Time that it took.
+        error: Why it failed; empty: it did not.
+    """
+
+    curve: Sequence[Metrics] = ()
+    total: int = 0
+    artefact: Mapping[str, float] = field(default_factory=dict)
+    ended: bool = False
+    cut: bool = False
+    seconds: float = 0.0
+    error: str = ""
+
+
+def trial_spec(sweep: RunSpec, recipe: Recipe, frozen: Mapping[str, JsonValue]) -> RunSpec:
+    """A trial as a training of the sweep's owner."""
+    identity = run_identity(RunType.TRAINING, sweep.owner, recipe, sweep.inputs)
+    update = {"type": RunType.TRAINING, "identity": identity, "recipe": dict(frozen), "success_criteria": ()}
+    inputs = sweep.inputs.model_copy(update={"earlier_trials": None})
+    return sweep.model_copy(update={**update, "inputs": inputs})
+
+
+class TrialContext(SingleProcess):
+    """Training in this process; the checkpoint is in the trial's folder of the store, where any pod finds it."""
+
+    def __init__(self, job: Job, stop: threading.Event) -> None:
+        folder = StorePath.parse(job.folder) / CHECKPOINT
+        local = folder.local_path() if folder.is_local else job.environment.work_dir / LOCAL / job.name
+        super().__init__(local, 1, self._heard, stop)
+        self._remote = None if folder.is_local else folder
+        self._local = local
+        self._deadline = None if job.seconds is None else time.monotonic() + job.seconds
+        if self._remote is not None:
+            shutil.rmtree(local, ignore_errors=True)
+            for name in self._remote.folders():
+                if (self._remote / name / FILE).is_file():
+                    (self._remote / name).download_tree(local / name)
+
+    @property
+    def out_of_time(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def report(self, state: State, save: bool) -> None:
+        super().report(state, save)
+        if save and self._remote is not None:
+            (newest,) = [folder.name for folder in self._local.iterdir()]
+            (self._remote / newest).upload_tree(self._local / newest, last=FILE)
+            for name in self._remote.folders():
+                if name != newest:
+                    (self._remote / name).delete()
+
+    def stopping(self) -> bool:
+        return super().stopping() or self.out_of_time
+
+    def _heard(self, progress: Progress) -> None:
+        pass  # a sweep reports its trials, not their steps
+
+
+def work(job: Job, stop: threading.Event | None = None) -> Outcome:
+    """Trains a part of a trial. Raises what a training raises, and Interrupted when it was asked to stop."""
+    began = time.monotonic()
+    run = TrainingRun(job.spec, job.environment)
+    version = run.open()
+    total = fitted(run.recipe, version).training.epochs
+    until = min(job.until or total, total)
+    context = TrialContext(job, stop or threading.Event())
+    state = context.resume()
+    if state is None or state.epoch < until:
+        plan = run.plan(0, tracked=False, until=until)
+        try:
+            state = fit(run.recipe, version, context, plan)
+        except Interrupted:
+            if not context.out_of_time:
+                raise
+            state = context.resume()
+            assert state is not None
+            return Outcome(_curve(state), total, cut=True, seconds=time.monotonic() - began)
+    ended = state.epoch >= total or state.stopped
+    artefact = {} if job.measured and not ended else _measured(run, state, splits=ended)
+    return Outcome(_curve(state), total, artefact, ended, seconds=time.monotonic() - began)
+
+
+def _curve(state: State) -> tuple[dict[str, float], ...]:
+    finite = math.isfinite
+    return tuple({name: value for name, value in epoch.items() if finite(value)} for epoch in state.history)
+
+
+def _measured(run: TrainingRun, state: State, *, splits: bool) -> dict[str, float]:
+    """Metrics of the artefact that these weights make: size, latency and complexity, and with `splits` the quality on
+    the validation split."""
+    with tempfile.TemporaryDirectory(prefix="fovea-trial-") as folder:
+        return measure(restore(run, state), Path(folder), splits=splits)
+
+
+def forget_checkpoint(folder: StorePath) -> None:
+    """Deletes the checkpoint of a trial that has ended."""
+    (folder / CHECKPOINT).delete()
+
+
+def copy_checkpoint(source: StorePath, target: StorePath) -> None:
+    """Puts the checkpoint of one trial in the place of another's. Raises NotFound."""
+    names = [name for name in (source / CHECKPOINT).folders() if (source / CHECKPOINT / name / FILE).is_file()]
+    if not names:
+        raise NotFound("there is no checkpoint", str(source / CHECKPOINT))
+    with tempfile.TemporaryDirectory(prefix="fovea-population-") as folder:
+        (source / CHECKPOINT / max(names)).download_tree(Path(folder))
+        forget_checkpoint(target)
+        (target / CHECKPOINT / max(names)).upload_tree(Path(folder), last=FILE)
