@@ -26,6 +26,7 @@ from fovea_trainer.fingerprint import fingerprints
 from fovea_trainer.logs import kept_log, log_to_stdout
 from fovea_trainer.reporting import Reporter, StatusReporter, StatusUnavailable
 from fovea_trainer.results import LOG, find_result, folder_of, forget_other_inputs, owner_folder, write_result
+from fovea_trainer.tuning.errors import SweepFailed
 
 FAILED, MESSAGE_LIMIT = 1, 4000
 
@@ -124,9 +125,12 @@ def failure(error: BaseException, logs: str | None = None) -> RunResult:
     foreseen = isinstance(known, FoveaError)
     reason = known.reason if isinstance(known, FoveaError) else _word(type(known).__name__)
     message = str(known) if foreseen else f"{type(known).__name__}: {known}"
+    found = known if isinstance(known, SweepFailed) else SweepFailed("")
     return RunResult(
         completed_at=datetime.now(UTC),
         logs=logs,
+        report=found.report,
+        sweep=found.summary,
         error=RunError(
             reason=reason,
             message=message[-MESSAGE_LIMIT:] or reason,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from fovea_api.errors import InvalidInput
+from fovea_trainer.tuning.errors import BudgetTooSmall, NoTrialWithinLimits, TooManyTrialsFailed
 from fovea_trainer.tuning.journal import Entry, Phase
 from fovea_trainer.tuning.scheduling import MedianStopping, Population, SuccessiveHalving, misses
-from fovea_trainer.tuning.study import BudgetTooSmall, NoTrialWithinLimits, TooManyTrialsFailed
 from fovea_trainer.tuning.trial import Outcome
 from studies import RATE, carry_out, entry, outcome, recipe, study
 

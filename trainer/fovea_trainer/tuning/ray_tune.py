@@ -1,6 +1,6 @@
 """Trials on Ray Tune: each part of a trial is one of Tune's, whose searcher asks the study what is next.
 
-So a trial that pauses or ends early has ended for Tune: its placement group goes, nothing hangs, and what is known stays
+So a trial that pauses or ends early has ended for Tune: its placement group goes, nothing hangs; what is known stays
 in the journal, where Tune's own `restore` loses the searcher's state and failed trials (ray#30861, ray#30584). A trial
 calls the trainer function itself, without Ray Train, whose own workers and Tune's would wait for each other's CPUs
 (ray#54305). Actors are reused, so only a first trial waits for the libraries.

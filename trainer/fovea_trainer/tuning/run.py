@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from fovea_api.errors import FoveaError, Interrupted, Recoverable
+from fovea_api.errors import FoveaError, Interrupted, InvalidInput, Recoverable
 from fovea_api.run import RunResult, RunSpec, read_recipe, run_name
 from fovea_api.tuningsweep import SweepRecipe, study_identity
 from fovea_store import StorePath
@@ -19,6 +20,7 @@ from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.reporting import Reporter
 from fovea_trainer.results import owner_folder
 from fovea_trainer.training.run import asked_to_stop, worker_resources
+from fovea_trainer.tuning.errors import SweepFailed
 from fovea_trainer.tuning.journal import Journal
 from fovea_trainer.tuning.manifest import SWEEPS, earlier_trials, leave
 from fovea_trainer.tuning.study import Study
@@ -47,8 +49,6 @@ def tune(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunR
     assert spec.inputs.dataset is not None
     version = open_version(spec.inputs.dataset.artifact, environment.work_dir / "versions")
     if not version.manifest.splits.get("validation"):
-        from fovea_api.errors import InvalidInput
-
         raise InvalidInput(
             "there is no validation split, on which trials are compared",
             "spec.template.spec.datasetRef",
@@ -62,7 +62,7 @@ def tune(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunR
     )  # fmt: skip
     if study.entries:
         log.info("the journal has %d trials, with which the sweep goes on", len(study.entries))
-    error: FoveaError | None = None
+    error: SweepFailed | None = None
     try:
         if environment.ray:
             from fovea_trainer.tuning.ray_tune import carry_out
@@ -70,9 +70,7 @@ def tune(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunR
             carry_out(study, lambda: reporter.report(study.progress()))
         else:
             _carry_out(study, lambda: reporter.report(study.progress()))
-    except FoveaError as failed:
-        if study.ended is None:
-            raise
+    except SweepFailed as failed:
         error = failed
     study.finish()
     error = error or study.why_nothing()
@@ -80,7 +78,8 @@ def tune(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunR
     left = leave(study, owner_folder(spec.store, spec.owner) / SWEEPS)
     reporter.report(study.progress().model_copy(update={"stage": "Done", "percent": 100}))
     if error is not None:
-        error.add_note(f"report: {left.report}")
+        error.summary, error.report = study.summary(), left.report
+        log.info("report: %s", left.report)
         raise error
     shutil.rmtree(environment.work_dir / "checkpoints", ignore_errors=True)
     return RunResult(
@@ -115,8 +114,6 @@ def _carry_out(study: Study, heard: Callable[[], None]) -> None:
 def attempt(job: Job, stop: threading.Event | None = None) -> Outcome:
     """Works on a job; an error of the trial is its outcome. Raises what is no fault of the trial: Interrupted, and
     faults of the surroundings."""
-    import time
-
     began = time.monotonic()
     try:
         return work(job, stop)

@@ -19,6 +19,7 @@ from fovea_api.trainingjob import Evaluation, Export, Recipe
 from fovea_api.tuningsweep import Budget, SweepRecipe
 
 from fovea_trainer.environment import RunEnvironment
+from fovea_trainer.tuning.errors import BudgetTooSmall, NoTrialWithinLimits, SweepFailed, TooManyTrialsFailed
 from fovea_trainer.tuning.journal import Clock, Entry, Journal, Phase, counted
 from fovea_trainer.tuning.ranking import Losses, excess_of, knee, losses_of, order, pareto_front
 from fovea_trainer.tuning.scheduling import Continue, Scheduler, scheduler_of
@@ -35,18 +36,6 @@ CLOCK_SECONDS = 30.0
 Ended = Literal["AllTrials", "BudgetSpent", "SpaceExhausted", "TooManyFailed"]
 
 log = logging.getLogger(__name__)
-
-
-class TooManyTrialsFailed(FoveaError):
-    """More trials failed than `maxFailed` allows."""
-
-
-class BudgetTooSmall(FoveaError):
-    """The budget was spent before one trial had ended."""
-
-
-class NoTrialWithinLimits(FoveaError):
-    """Every trial misses a limit."""
 
 
 class Study:
@@ -391,7 +380,7 @@ class Study:
             usage=self._clock.usage,
         )
 
-    def why_nothing(self) -> FoveaError | None:
+    def why_nothing(self) -> SweepFailed | None:
         """The error of a sweep that has ended with nothing to show; None: it has something."""
         if self._measured():
             return None if self.best() is not None else self._why_none_within()
