@@ -22,6 +22,8 @@ def test_decoding_is_that_of_torchvision(weights: tuple[float, ...]) -> None:
     expected[:, 0::2] = expected[:, 0::2].clamp(0, 200)
     expected[:, 1::2] = expected[:, 1::2].clamp(0, 160)
     assert torch.allclose(decode(deltas, anchors, 160, 200, weights), expected, atol=1e-4)
+    of_two_images = decode(torch.stack([torch.zeros_like(deltas), deltas]), anchors, 160, 200, weights)
+    assert torch.allclose(of_two_images[1], expected, atol=1e-4)
 
 
 def test_decoding_undoes_encoding() -> None:
