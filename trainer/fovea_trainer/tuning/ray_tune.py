@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fovea_api.errors import FoveaError, NotSupported
+from fovea_api.errors import FoveaError
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -110,12 +110,6 @@ def carry_out(study: Study, heard: Callable[[], None]) -> None:
     """Carries out a study's jobs on the Ray that is connected to, as many at once as the sweep allows and Ray has room
     for. Raises what a trial's surroundings are at fault of, and what the study raises."""
     execution = study.spec.execution
-    if execution.workers > 1:
-        raise NotSupported(
-            "a trial on several workers is not available in this version",
-            "spec.compute.workers",
-            "give each trial one worker with more CPUs or GPUs, or raise trials.parallel",
-        )
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     searcher = _Searcher(study, heard)
     resources = worker_resources(execution)
