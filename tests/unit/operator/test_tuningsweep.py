@@ -10,7 +10,7 @@ import pytest
 from fovea_api.dataset import Dataset
 from fovea_api.run import Run
 from fovea_api.trainingjob import TrainingJobSpec
-from fovea_api.tuningsweep import TuningSweep
+from fovea_api.tuningsweep import SweepRecipe, Trials, TuningSweep, TuningSweepSpec
 from fovea_operator.kinds.tuningsweep.plan import plan_sweep
 from fovea_operator.kinds.tuningsweep.snapshot import SweepSnapshot
 from fovea_operator.objects import RAY_JOB, RUN, TUNING_SWEEP
@@ -347,3 +347,31 @@ def test_trials_of_an_earlier_sweep_are_an_input() -> None:
     (run,) = made(plan(given, earlier=sweep(status)), RUN)
     spec: Any = run.manifest["spec"]
     assert spec["inputs"]["earlierTrials"] == {"digest": OLD, "artifact": "s3://f/t/"}
+
+
+class MoreTrials(Trials):
+    """A later version, in which sweeps make more trials."""
+
+    max: int = 50
+
+
+class LaterRecipe(SweepRecipe):
+    trials: MoreTrials = MoreTrials()  # type: ignore[assignment]
+
+
+def test_an_upgrade_starts_no_run_and_an_edit_after_it_asks_for_the_new_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    status, view = ended()
+    recipe = TuningSweepSpec.recipe
+
+    def later(spec: TuningSweepSpec) -> SweepRecipe:
+        then = recipe(spec)
+        given = {name: getattr(then, name) for name in SweepRecipe.model_fields if name != "trials"}
+        return LaterRecipe.model_validate({**given, "trials": spec.trials.model_dump(exclude_unset=True)})
+
+    monkeypatch.setattr(TuningSweepSpec, "recipe", later)
+    assert not made(plan(sweep(status), view), RUN)
+    (create,) = made(plan(sweep(status, budget={"wallClock": "1h"}), view), RUN)
+    spec: Any = create.manifest["spec"]
+    assert spec["recipe"]["trials"]["max"] == 50
