@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 import ray
 from fovea_trainer.local import tune_manifest
 from fovea_trainer.tuning.journal import Phase
+from fovea_trainer.tuning.ray_tune import _Searcher
+from ray import cloudpickle
+from studies import recipe, study
 from test_by_hand import journal, sweep
 
 
@@ -31,3 +35,9 @@ def test_eight_trials_end_on_two_cpus_with_early_stopping(tmp_path: Path) -> Non
     assert sorted(entry.epochs for entry in journal(tmp_path / "store")) == [1] * 6 + [4] * 2
     assert all(entry.phase in (Phase.SUCCEEDED, Phase.STOPPED_EARLY) for entry in journal(tmp_path / "store"))
     assert result.sweep.best is not None
+
+
+def test_tune_can_pickle_a_searcher_that_reports_to_a_cluster(tmp_path: Path) -> None:
+    """The reporter of a pod has a lock and a connection; on a cluster no sweep would start."""
+    lock = threading.Lock()
+    cloudpickle.dumps(_Searcher(study(tmp_path, recipe()), lambda: lock.acquire() and None))

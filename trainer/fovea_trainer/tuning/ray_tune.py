@@ -68,6 +68,10 @@ class _Searcher(Searcher):
         self._jobs: dict[str, Job] = {}
         self.fault: FoveaError | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles a searcher for its own `restore`, and the reporter of a pod cannot be pickled."""
+        return {}
+
     def suggest(self, trial_id: str) -> Any:
         if self.fault is not None:
             return str(Searcher.FINISHED)
