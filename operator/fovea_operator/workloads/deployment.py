@@ -26,7 +26,7 @@ from fovea_operator.workloads.serving import (
     trouble,
 )
 
-GATEWAY_PORT, GATEWAY_METRICS_PORT = 8080, 9090
+GATEWAY_PORT, GATEWAY_GRPC_PORT, GATEWAY_METRICS_PORT = 8080, 8001, 9090
 TRITON_HTTP_PORT, TRITON_GRPC_PORT, TRITON_METRICS_PORT = 8000, 8001, 8002
 _MODEL = "model"
 """Name of the model in Triton's repository."""
@@ -62,10 +62,11 @@ def build_gateway(serving: Serving, versions: Sequence[DeployedVersion], setting
         main={
             "command": [
                 *("fovea", "gateway", "--port", str(GATEWAY_PORT), "--admin-port", str(GATEWAY_METRICS_PORT)),
-                *("--drain-delay", str(DRAIN_SECONDS)),
+                *("--grpc-port", str(GATEWAY_GRPC_PORT), "--drain-delay", str(DRAIN_SECONDS)),
             ],
             "ports": [
                 {"name": "http", "containerPort": GATEWAY_PORT},
+                {"name": "grpc", "containerPort": GATEWAY_GRPC_PORT},
                 {"name": "metrics", "containerPort": GATEWAY_METRICS_PORT},
             ],
             "startupProbe": _probe("/healthz", GATEWAY_METRICS_PORT, 1, 60),

@@ -413,6 +413,20 @@ def test_what_does_not_act_yet_is_said_and_served_all_the_same() -> None:
     assert world.events.count("NotSupported") == 1
 
 
+def test_the_service_has_both_protocols_at_the_ports_that_the_gateway_listens_on() -> None:
+    world = served()
+    ports = {
+        each["name"]: (each["port"], each["targetPort"]) for each in world.child(SERVICE, "cells")["spec"]["ports"]
+    }
+    assert ports == {"http": (80, 8080), "grpc": (8001, 8001)}
+    gateway: Any = world.child(DEPLOYMENT, "cells-gateway")
+    (container,) = gateway["spec"]["template"]["spec"]["containers"]
+    listened = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert {"http": 8080, "grpc": 8001}.items() <= listened.items()
+    command = container["command"]
+    assert command[command.index("--grpc-port") + 1] == "8001"
+
+
 def test_a_signed_bundle_is_a_version_of_its_own_and_one_that_is_refused_leaves_what_serves() -> None:
     world = served()
     uri = "s3://models/cells"

@@ -28,6 +28,7 @@ from fovea_operator.objects import (
 )
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.deployment import (
+    GATEWAY_GRPC_PORT,
     GATEWAY_PORT,
     TRITON_GRPC_PORT,
     TRITON_METRICS_PORT,
@@ -206,7 +207,15 @@ def _service(serving: Serving) -> JsonObject:
         serving.child(),
         spec={
             "selector": _labels(serving, GATEWAY),
-            "ports": [{"name": "http", "port": 80, "targetPort": GATEWAY_PORT, "appProtocol": "http"}],
+            "ports": [
+                {"name": "http", "port": 80, "targetPort": GATEWAY_PORT, "appProtocol": "http"},
+                {
+                    "name": "grpc",
+                    "port": GATEWAY_GRPC_PORT,
+                    "targetPort": GATEWAY_GRPC_PORT,
+                    "appProtocol": "kubernetes.io/h2c",
+                },
+            ],
         },
     )
 
