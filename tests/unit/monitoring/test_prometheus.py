@@ -1,19 +1,10 @@
-"""A real Prometheus with the generated configuration, beside gateways and an operator that have something to show.
-
-Of the configuration only the discovery is replaced, by files with the labels that Kubernetes' discovery would give:
-Debian's Prometheus is built without it.
-"""
+"""A real Prometheus beside gateways and an operator that have something to show."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
-import socket
-import subprocess
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,7 +12,6 @@ from typing import Any, cast
 import aiohttp
 import numpy as np
 import pytest
-import yaml
 from aiohttp import web
 from fovea_api.modeldeployment import ServiceObjectives
 from fovea_operator import scraping
@@ -43,26 +33,13 @@ from prometheus_client import generate_latest
 from monitoring.alerts import alerts
 from monitoring.dashboards import DASHBOARDS
 from monitoring.scraping import GATEWAYS, OPERATOR
-from tests.kube import ROOT
+from tests.prometheus import PodPort, Prometheus, free_port, running
 
-CONFIGURATION = ROOT / "monitoring" / "prometheus"
+HOSTS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+"""Of the gateways; the last does not answer."""
 OWNER = Key(MODEL_DEPLOYMENT, "ns", "cells")
 WINDOW = 8
 """Seconds over which the operator measures here."""
-
-
-@dataclass
-class Prometheus:
-    """A running Prometheus."""
-
-    address: str
-    session: aiohttp.ClientSession
-
-    async def query(self, expression: str) -> list[dict[str, Any]]:
-        async with self.session.get(f"{self.address}/api/v1/query", params={"query": expression}) as answer:
-            content = await answer.json()
-            assert content["status"] == "success", content
-            return list(content["data"]["result"])
 
 
 class Gateway:
@@ -172,89 +149,30 @@ async def page(host: str, port: int, read: Callable[[], bytes]) -> AsyncIterator
         await runner.cleanup()
 
 
-def configure(folder: Path, pods: Mapping[str, list[tuple[str, str, str]]]) -> Path:
-    """The generated configuration at one scrape a second, alerts without delay.
-
-    `pods`: for each job address, name of the container's port, and phase.
-    """
-    content = yaml.safe_load((CONFIGURATION / "prometheus.yaml").read_text())
-    content["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    for target, job in zip((OPERATOR, GATEWAYS), content["scrape_configs"], strict=True):
-        assert job["job_name"] == target.job
-        assert [each["role"] for each in job.pop("kubernetes_sd_configs")] == ["pod"]
-        found = [
-            {
-                "targets": [address],
-                "labels": {
-                    "__meta_kubernetes_namespace": "elsewhere",
-                    "__meta_kubernetes_pod_name": f"pod-{number}",
-                    "__meta_kubernetes_pod_container_port_name": port,
-                    "__meta_kubernetes_pod_phase": phase,
-                },
-            }
-            for number, (address, port, phase) in enumerate(pods[target.job])
-        ]
-        (folder / f"{target.job}.json").write_text(json.dumps(found))
-        job["file_sd_configs"] = [{"files": [str(folder / f"{target.job}.json")]}]
-    rules = yaml.safe_load((CONFIGURATION / "alerts.yaml").read_text())
-    for group in rules["groups"]:
-        for rule in group["rules"]:
-            rule.pop("for", None)
-    (folder / "alerts.yaml").write_text(yaml.safe_dump(rules))
-    file = folder / "prometheus.yaml"
-    file.write_text(yaml.safe_dump(content))
-    return file
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Port of all pages of metrics."""
+    free = free_port()
+    monkeypatch.setattr(scraping, "GATEWAY_METRICS_PORT", free)
+    return free
 
 
-@asynccontextmanager
-async def prometheus(configuration: Path) -> AsyncIterator[Prometheus]:
-    program = shutil.which("prometheus")
-    assert program, "prometheus is missing: run `make tools`"
-    port = free_port()
-    command = [program, f"--config.file={configuration}", f"--storage.tsdb.path={configuration.parent / 'data'}"]
-    log = configuration.parent / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        async with aiohttp.ClientSession() as session:
-            yield Prometheus(f"http://127.0.0.1:{port}", session)
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-async def until(check: Callable[[], Any], what: str) -> None:
-    for _ in range(240):
-        try:
-            if await check():
-                return
-        except aiohttp.ClientError:
-            pass
-        await asyncio.sleep(0.25)
-    pytest.fail(f"timeout: {what}")
+@pytest.fixture
+def asked(tmp_path: Path, port: int) -> Iterator[Prometheus]:
+    """A Prometheus of an operator and three gateways, and beside them of ports that are not meant."""
+    gateways = [PodPort(f"{host}:{port}", "metrics", pod=host) for host in HOSTS]
+    others = [PodPort("127.0.0.5:1", "http"), PodPort("127.0.0.6:1", "metrics", "Succeeded")]
+    ports = {OPERATOR.job: [PodPort(f"127.0.0.1:{port}", "http")], GATEWAYS.job: [*gateways, *others]}
+    with running(tmp_path, ports) as prometheus:
+        yield prometheus
 
 
 async def test_every_query_has_data_alerts_fire_and_the_operator_sees_the_same_as_in_the_pods(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: Prometheus, port: int
 ) -> None:
-    port, first, second = free_port(), Gateway(), Gateway()
-    hosts = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
-    monkeypatch.setattr(scraping, "GATEWAY_METRICS_PORT", port)
-    operator = operator_metrics()
+    """The second gateway starts anew in the middle; the third is not there."""
+    first, second, operator = Gateway(), Gateway(), operator_metrics()
     pods, database = Scraper(), Scraper()
-    configuration = configure(
-        tmp_path,
-        {
-            OPERATOR.job: [(f"127.0.0.1:{port}", "http", "Running")],
-            GATEWAYS.job: [
-                *((f"{host}:{port}", "metrics", "Running") for host in hosts),
-                ("127.0.0.5:1", "http", "Running"),
-                ("127.0.0.6:1", "metrics", "Succeeded"),
-            ],
-        },
-    )
     answered = 0
     stop = asyncio.Event()
 
@@ -269,51 +187,47 @@ async def test_every_query_has_data_alerts_fire_and_the_operator_sees_the_same_a
 
     async with (
         page("127.0.0.1", port, lambda: generate_latest(operator.registry)),
-        page(hosts[0], port, first.page),
-        page(hosts[1], port, second.page),
-        prometheus(configuration) as asked,
+        page(HOSTS[0], port, first.page),
+        page(HOSTS[1], port, second.page),
+        aiohttp.ClientSession() as session,
     ):
         loading = asyncio.create_task(load())
-        settings = Settings(metrics_window_seconds=WINDOW)
-        up = "up{job='fovea-gateways'} == 1"
-        await until(lambda: asked.query(up), "Prometheus scrapes")
+        while len(await asyncio.to_thread(asked.query, "up == 1")) < 3:
+            await asyncio.sleep(0.2)
         for scraper in (pods, database):
-            scraper.ask(OWNER, hosts)
+            scraper.ask(OWNER, HOSTS)
         for second_of_window in range(WINDOW + 2):
             if second_of_window == WINDOW // 2:
                 second.begin()
-            await pods.look(asked.session, settings)
+            await pods.look(session, Settings(metrics_window_seconds=WINDOW))
             await asyncio.sleep(1)
-        await database.look(asked.session, Settings(metrics_window_seconds=WINDOW, prometheus=asked.address))
-        agree(pods.ask(OWNER, hosts), database.ask(OWNER, hosts))
-        await nothing_is_unknown(asked)
-
-        assert {each["metric"]["pod"] for each in await asked.query("up{job='fovea-gateways'}")} == {
-            "pod-0",
-            "pod-1",
-            "pod-2",
-        }
-        empty = [
-            f"{page.name}: {panel.title}: {query.expr}"
-            for page in DASHBOARDS
-            for panel in page.panels
-            for query in panel.queries
-            if not has_values(await asked.query(substituted(query.expr)))
-        ]
-        empty += [alert.name for alert in alerts() if not has_values(await asked.query(alert.value))]
-        assert not empty
-
-        firing = {each["metric"]["alertname"] for each in await asked.query('ALERTS{alertstate="firing"}')}
-        assert firing == {
-            "FoveaObjectStalled",
-            "FoveaCriteriaNotMet",
-            "FoveaDatasetFindings",
-            "FoveaServingErrors",
-            "FoveaErrorObjectiveMissed",
-            "FoveaLatencyObjectiveMissed",
-        }
+        await database.look(session, Settings(metrics_window_seconds=WINDOW, prometheus=asked.address))
+        agree(pods.ask(OWNER, HOSTS), database.ask(OWNER, HOSTS))
+        await nothing_is_unknown(session, asked.address)
+        await asyncio.to_thread(look, asked, set(HOSTS))
         stop.set()
         await loading
+
+
+def look(asked: Prometheus, pods: set[str]) -> None:
+    """Whether Prometheus has what dashboards and alerts ask for, of these pods and no others."""
+    assert {each["metric"]["pod"] for each in asked.query("up{job='fovea-gateways'}")} == pods
+    empty = [
+        f"{page.name}: {panel.title}: {query.expr}"
+        for page in DASHBOARDS
+        for panel in page.panels
+        for query in panel.queries
+        if not asked.has_data(query.expr)
+    ]
+    assert not empty + [alert.name for alert in alerts() if not asked.has_data(alert.value)]
+    assert asked.firing() == {
+        "FoveaObjectStalled",
+        "FoveaCriteriaNotMet",
+        "FoveaDatasetFindings",
+        "FoveaServingErrors",
+        "FoveaErrorObjectiveMissed",
+        "FoveaLatencyObjectiveMissed",
+    }
 
 
 def agree(pods: Measured, database: Measured) -> None:
@@ -328,27 +242,12 @@ def agree(pods: Measured, database: Measured) -> None:
     assert pods.weights == database.weights
 
 
-async def nothing_is_unknown(asked: Prometheus) -> None:
+async def nothing_is_unknown(session: aiohttp.ClientSession, prometheus: str) -> None:
     """Of a deployment that nobody scrapes nothing is known, whoever is asked; nor from a Prometheus that is away."""
     other = Key(MODEL_DEPLOYMENT, "ns", "another")
-    for address in (asked.address, "http://127.0.0.1:1"):
+    for address in (prometheus, "http://127.0.0.1:1"):
         scraper = Scraper()
         scraper.ask(other, [])
-        await scraper.look(asked.session, Settings(prometheus=address))
+        await scraper.look(session, Settings(prometheus=address))
         found = scraper.ask(other, [])
         assert (found.per_second, found.error_rate, found.quantile(0.95)) == (None, None, None)
-
-
-def substituted(expression: str) -> str:
-    for variable in ("$namespace", "$deployment", "$name"):
-        expression = expression.replace(variable, ".*")
-    return expression.replace("$__rate_interval", "10s")
-
-
-def has_values(found: list[dict[str, Any]]) -> bool:
-    return any(each["value"][1] != "NaN" for each in found)
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        return int(taken.getsockname()[1])
