@@ -63,7 +63,7 @@ test-controlplane: venv tools  ## Against a real API server, which the devcluste
 	devcluster/devcluster up --control-plane
 	$(BIN)/python -m pytest tests/controlplane
 
-test-cluster: venv  ## On a real cluster: the demo, faults, the README's commands; half an hour, as root
+test-cluster: venv tools  ## On a real cluster: the demo, faults, the README's commands; half an hour, as root
 	$(BIN)/python -m pytest -s tests/cluster
 
 test-slow: venv  ## On the cluster of test-cluster: the other examples, a queue; a quarter of an hour

@@ -22,10 +22,16 @@ KIND, NAME = "modeldeployment", "blood-cells"
 IMAGE = min((ROOT / "examples/data/bccd/BCCD/JPEGImages").glob("*.jpg"))
 
 
+def address(demo: Demo) -> str:
+    """The Service's address, which reaches from the host of a devcluster."""
+    return str(demo.object("service", NAME)["spec"]["clusterIP"])
+
+
 def predict(demo: Demo) -> tuple[int, dict[str, Any]]:
-    """Status and answer of one request to the Service's address, which reaches from the host of a devcluster."""
-    address = demo.object("service", NAME)["spec"]["clusterIP"]
-    request = urllib.request.Request(f"http://{address}/v1/predict", IMAGE.read_bytes(), {"content-type": "image/jpeg"})
+    """Status and answer of one request."""
+    request = urllib.request.Request(
+        f"http://{address(demo)}/v1/predict", IMAGE.read_bytes(), {"content-type": "image/jpeg"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
             return response.status, json.loads(response.read())
@@ -104,6 +110,25 @@ def test_the_runtime_is_switched_under_load_without_a_failed_request(demo: Demo)
             demo.until(lambda runtime=runtime: demo.object(KIND, NAME)["status"]["stable"]["runtime"] == runtime, 300)
             demo.until(lambda: settled(demo), 120)
             assert len(predict(demo)[1]["predictions"][0]["objects"]) == len(before[0]["objects"])
+    assert set(statuses) == {200}, statuses
+
+
+def test_another_bundle_takes_over_under_load_without_a_failed_request(demo: Demo) -> None:
+    """The stable one's copy, by its URI, is another version; then the job's again."""
+    bundle = demo.object(KIND, NAME)["status"]["stable"]["bundle"]
+    source = demo.stored(bundle)
+    copy = f"{bundle.rstrip('/').rpartition('/')[0]}/copies/{source.name}"
+    for entry in source.files():
+        (demo.stored(copy) / entry.path).write_bytes((source / entry.path).read_bytes())
+    with load(demo) as statuses:
+        for expected, model in (
+            (copy, {"uri": copy, "trainingJobRef": None}),
+            (bundle, {"uri": None, "trainingJobRef": {"name": NAME}}),
+        ):
+            patch = json.dumps({"spec": {"model": model}})
+            demo.kubectl("-n", demo.namespace, "patch", KIND, NAME, "--type=merge", f"--patch={patch}")
+            demo.until(lambda it=expected: demo.object(KIND, NAME)["status"]["stable"]["bundle"] == it, 300)
+            demo.until(lambda: settled(demo), 120)
     assert set(statuses) == {200}, statuses
 
 
