@@ -126,7 +126,11 @@ def carry_out(study: Study, heard: Callable[[], None]) -> None:
                 max_concurrent_trials=execution.parallel_trials,
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=folder,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the folder is in this pod alone
+                verbose=0,
+            ),
         )
         tuner.fit()
     if searcher.fault is not None:
