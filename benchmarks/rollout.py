@@ -81,9 +81,9 @@ class Outcome:
     """Requests of the candidate in a step until it was decided, of those that were: median, 80 %, 95 %."""
 
 
-def betting(gate: Gate, count: int) -> Decide:
-    """The operator's gate, one of `count`."""
-    rates = Rates(1 - CONFIDENCE, 1 - CONFIDENCE).shared(count * len(STEPS))
+def betting(gate: Gate, tests: int) -> Decide:
+    """The operator's gate, one of so many tests of a rollout."""
+    rates = Rates(1 - CONFIDENCE, 1 - CONFIDENCE).shared(tests)
 
     @cache
     def decide(counts: tuple[int, ...], weight: float) -> int:
@@ -177,7 +177,7 @@ def decided(decide: Decide, counts: NDArray[np.int64], weight: float) -> NDArray
 def outcome(scenario: Scenario, method: str, rollouts: int, seed: int) -> Outcome:
     """What becomes of the rollouts of a scenario by one method."""
     data = simulate(scenario, rollouts, seed)
-    tests = [METHODS[method](gate, 2) for gate in (ERRORS, LATENCY)]
+    tests = [METHODS[method](gate, 2 * len(STEPS)) for gate in (ERRORS, LATENCY)]
     state = np.zeros(rollouts, np.int64)
     requests: list[NDArray[np.int64]] = []
     going = np.arange(rollouts)
@@ -217,6 +217,23 @@ def outcome(scenario: Scenario, method: str, rollouts: int, seed: int) -> Outcom
     )
 
 
+def repeated_looks(rollouts: int) -> dict[str, dict[str, float]]:
+    """One gate alone, with a candidate exactly at the bound: how often it is ever passed, and ever failed."""
+    random = np.random.default_rng(2)
+    errors = random.binomial(LOOK, 0.01, (MOST // LOOK, rollouts)).cumsum(0)
+    found = {}
+    for name, method in METHODS.items():
+        decide = method(ERRORS, 1)
+        ever = {PROMOTED: np.zeros(rollouts, bool), ROLLED_BACK: np.zeros(rollouts, bool)}
+        for look, events in enumerate(errors):
+            total = np.full_like(events, (look + 1) * LOOK)
+            decisions = decided(decide, np.stack((events, np.zeros_like(events), total)), 0.5)
+            for decision, reached in ever.items():
+                reached |= decisions == decision
+        found[name] = {"ever passed": float(ever[PROMOTED].mean()), "ever failed": float(ever[ROLLED_BACK].mean())}
+    return found
+
+
 def until_decided(gate: Gate, draw: Callable[[np.random.Generator, int], NDArray[np.int64]], runs: int) -> list[int]:
     """Samples until one gate alone is decided, looked at after each tenth: median, 80 %, 95 %."""
     random, every, most = np.random.default_rng(1), 10, 8000
@@ -252,6 +269,8 @@ def main() -> None:
                 f"{scenario.name:38} {method:22} {' '.join(shares)} {found.undecided:6.1%}  {found.requests}",
                 flush=True,
             )
+    repeated = repeated_looks(arguments.rollouts)
+    print("one gate, a candidate at its bound:", json.dumps(repeated))
     alone = {
         "errorRate max 0.01, true 0.001": until_decided(
             ERRORS, lambda random, n: np.array([random.binomial(n, 0.001), 0, n]), 300
@@ -264,7 +283,7 @@ def main() -> None:
         print(f"{name}: {needed} samples")
     print(f"{time.perf_counter() - began:.0f} s")
     if arguments.json is not None:
-        written = {"rollouts": [asdict(each) for each in results], "samples": alone}
+        written = {"rollouts": [asdict(each) for each in results], "repeated looks": repeated, "samples": alone}
         arguments.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 
