@@ -18,7 +18,7 @@ _ENDS: Mapping[str, str] = {
     "AllTrials": "all trials have ended",
     "SpaceExhausted": "all combinations were tried",
     "BudgetSpent": "the budget is spent",
-    "TooManyFailed": "more trials have failed than spec.trials.maxFailed",
+    "TooManyFailed": "too many trials have failed",
 }
 
 
@@ -83,45 +83,14 @@ def assess(spec: TuningSweepSpec, made: RunWrites, summary: SweepSummary | None)
         return stalled(assessment.reason, kept)
     if not assessment.ready:
         return assessment
-    if summary is None:
-        return stalled("ResultIncomplete", f"run {made.run} named no trials; {_OTHER_IMAGE}")
+    if summary is None or summary.best is None:
+        return stalled(
+            "ResultIncomplete", f"run {made.run} named no trial; the trainer image does not fit this operator"
+        )
     counts, how = summary.trials, _ENDS[summary.ended]
     ended = counts.succeeded + counts.stopped_early + counts.failed
-    if summary.best is None:
-        return _without_best(spec, summary, f"{how} after {ended} of {counts.total} trials")
     words = f"run {made.run}: {_words(objectives, summary.best)}; {how}: {ended} of {counts.total} trials"
-    if summary.ended == "TooManyFailed":
-        return stalled("TooManyFailed", f"{words}; the report has the errors of the trials")
     return ready("BudgetSpent" if summary.ended == "BudgetSpent" else "Succeeded", words)
-
-
-_OTHER_IMAGE = "the trainer image does not fit this operator"
-
-
-def _without_best(spec: TuningSweepSpec, summary: SweepSummary, how: str) -> Assessment:
-    """That no trial can be chosen, with the nearest one and the remedy."""
-    if not summary.trials.succeeded:
-        remedy = "the report has the errors of the trials"
-        if summary.ended == "BudgetSpent":
-            remedy = "raise spec.budget, or lower the epochs of the template; the trials go on from where they are"
-        return stalled("NoTrialSucceeded", f"no trial trained to the end: {how}; {remedy}")
-    limited = [each for each in spec.objectives if each.limit is not None]
-    limits = " and ".join(f"{each.metric} {_bound(each)}" for each in limited)
-    measured = [each for each in summary.pareto if all(objective.metric in each.metrics for objective in limited)]
-
-    def excess(trial: Trial) -> float:
-        return sum(
-            max(0.0, each.excess(trial.metrics[each.metric])) / (abs(each.limit or 0.0) or 1.0) for each in limited
-        )
-
-    nearest = min(measured, key=excess, default=None)
-    near = f"; nearest is {_words(limited, nearest)}" if nearest is not None else ""
-    remedy = "raise the limit, or let the parameters reach smaller models (model.architecture, input.size)"
-    return stalled("LimitsUnmet", f"no trial has {limits}: {how}{near}; {remedy}")
-
-
-def _bound(objective: SweepObjective) -> str:
-    return f"{'≥' if objective.goal == 'Maximize' else '≤'} {objective.limit:g}"
 
 
 def _words(objectives: Sequence[SweepObjective], trial: Trial) -> str:
