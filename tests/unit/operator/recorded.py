@@ -2,7 +2,8 @@
 
 The records lie in `recorded/<name>.yaml`. A plan that differs fails its test. Where the new plan is right,
 `FOVEA_RECORD=1 pytest tests/unit/operator/test_recorded_*.py` writes it, and the review of the change shows what users
-will see differently. Left out are the manifests of children, which the tests of builders hold, and recipes.
+will see differently. Left out are the manifests of children, which the tests of builders hold, recipes, and what is
+empty, so that a new optional field changes no record.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Records:
 
     def check(self, situation: str) -> None:
         """Fails where the situation leads to something else than what is recorded."""
-        made = json.loads(json.dumps(self._situations[situation](), default=str, sort_keys=True))
+        made = _filled(json.loads(json.dumps(self._situations[situation](), default=str, sort_keys=True)))
         if os.environ.get("FOVEA_RECORD"):
             self._record(situation, made)
         assert made == self._known().get(situation)
@@ -46,6 +47,16 @@ class Records:
         text = yaml.safe_dump(kept, sort_keys=False, width=150, allow_unicode=True, default_flow_style=None)
         self._file.parent.mkdir(exist_ok=True)
         self._file.write_text(text)
+
+
+def _filled(value: Any) -> Any:
+    """The value without fields that are empty; items of a list stay, whatever is left of them."""
+    if isinstance(value, list):
+        return [_filled(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    parts = {name: _filled(part) for name, part in value.items()}
+    return {name: part for name, part in parts.items() if part not in (None, "", [], {})}
 
 
 def of_plan(plan: Plan) -> list[Any]:
