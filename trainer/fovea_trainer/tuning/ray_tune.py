@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fovea_api.errors import FoveaError
+from fovea_api.errors import FoveaError, Interrupted
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -103,6 +103,11 @@ class _Searcher(Searcher):
             self._study.lost(job)
         self._heard()
 
+    def abandon(self) -> None:
+        """What was begun is not the fault of its trials."""
+        for job in self._jobs.values():
+            self._study.abandoned(job)
+
     def save(self, checkpoint_path: str) -> None:
         pass  # the journal has everything
 
@@ -132,6 +137,10 @@ def carry_out(study: Study, heard: Callable[[], None]) -> None:
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except Interrupted:
+            searcher.abandon()
+            raise
     if searcher.fault is not None:
         raise searcher.fault

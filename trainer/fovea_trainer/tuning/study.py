@@ -30,6 +30,8 @@ ATTEMPTS = 3
 """Times that work on a trial is begun without an end: what kills its process twice does so again."""
 DRAWS = 100
 """Proposals for one trial that cannot be trained, after which the space counts as impossible."""
+LEAST_SECONDS = 5.0
+"""A budget that allows less than this to each trial is spent: nothing is trained in it."""
 CLOCK_SECONDS = 30.0
 """Between two writes of the clock: what the death of the process takes from what was counted."""
 
@@ -191,7 +193,8 @@ class Study:
             update |= {"phase": Phase.FAILED, "reason": outcome.error}
             log.warning("%s failed: %s", entry.name, outcome.error)
         else:
-            phase = Phase.SUCCEEDED if outcome.ended else Phase.PAUSED
+            # One that was cut short by the budget is taken up again up to its milestone, if there is time after all.
+            phase = Phase.SUCCEEDED if outcome.ended else Phase.RUNNING if outcome.cut else Phase.PAUSED
             artefact = {**entry.artefact, **outcome.artefact}
             update |= {"phase": phase, "curve": tuple(outcome.curve), "total": outcome.total, "artefact": artefact}
             update["measured"] = outcome.ended
@@ -201,10 +204,8 @@ class Study:
         if entry.phase.has_ended:
             forget_checkpoint(self.journal.of(entry))
         if not outcome.error:
-            figures = ", ".join(f"{name} {value:.4g}" for name, value in self._objectives(entry).items())
-            log.info(
-                "%s %s after epoch %d: %s", entry.name, "is done" if outcome.ended else "pauses", entry.epochs, figures
-            )
+            what = "is done" if outcome.ended else "is out of time" if outcome.cut else "pauses"
+            log.info("%s %s after epoch %d: %s", entry.name, what, entry.epochs, _words(self._objectives(entry)))
 
     def lost(self, job: Job) -> None:
         """The process of a job died. It is begun again, as often as ATTEMPTS says."""
@@ -227,6 +228,8 @@ class Study:
         self._keep_clock()
 
     def _why(self, entry: Entry) -> str:
+        if self.ended == "TooManyFailed":
+            return "too many other trials failed"
         better = sum(other.epochs > entry.epochs for other in self.entries)
         return (
             f"others did better after {entry.epochs} epochs; {better} of {len(self.entries)} trials were trained longer"
@@ -265,7 +268,8 @@ class Study:
         self._kept = time.monotonic()
 
     def _budget_spent(self) -> bool:
-        return any(spent >= limit for spent, limit in self._limits())
+        left = self._seconds_left()
+        return any(spent >= limit for spent, limit in self._limits()) or (left is not None and left < LEAST_SECONDS)
 
     def _limits(self) -> list[tuple[float, float]]:
         """What is spent and what may be, of each limit."""
