@@ -4,6 +4,7 @@ python benchmarks/accuracy.py                                   the sets that ar
 python benchmarks/accuracy.py blood-cells membranes --json F    some of them; the figures as JSON, too
 python benchmarks/accuracy.py raccoon --folder raccoon=PATH     a set that lies elsewhere
 python benchmarks/accuracy.py --without-presets                 as trained before there were presets, for comparison
+python benchmarks/accuracy.py --set training.seed=1             with fields of the TrainingJob as they are given here
 
 An interrupted training goes on where it was, in the same --store. Minutes are those of the training alone.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -130,6 +131,8 @@ class Figure:
     cpu_minutes: float
     load: float
     """Of the machine, at the end."""
+    settings: Sequence[str] = ()
+    """What was said beside task, dataset and architecture."""
 
 
 def main() -> None:
@@ -138,6 +141,7 @@ def main() -> None:
     parser.add_argument("--folder", action="append", default=[], metavar="SET=PATH", help="where a set lies")
     parser.add_argument("--store", type=Path, default=Path("accuracy-store"))
     parser.add_argument("--without-presets", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings")
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
     folders = {name: each.folder for name, each in SETS.items()}
@@ -145,17 +149,31 @@ def main() -> None:
     at_hand = [name for name, folder in folders.items() if folder is not None and folder.is_dir()]
     figures = []
     for name in given.sets or at_hand:
-        figures.append(trained(name, folders[name], given.store, given.without_presets))
+        figures.append(trained(name, folders[name], given.store, given.without_presets, given.settings))
         print(figures[-1], flush=True)
         if given.json is not None:
             given.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
 
 
-def trained(name: str, folder: Path | None, store: Path, without_presets: bool) -> Figure:
+def trained(name: str, folder: Path | None, store: Path, without_presets: bool, settings: Sequence[str]) -> Figure:
     """The figure of a set."""
-    each = SETS[name]
     if folder is None:
         raise SystemExit(f"where is {name}? give --folder {name}=PATH")
+    manifest = write_manifest(name, folder, store, without_presets)
+    result = train_manifest(manifest, str(store), settings=settings)
+    summary = result.training
+    assert summary is not None
+    metric = f"test/{SETS[name].metric}"
+    return Figure(
+        name, metric, round(result.metrics[metric], 4), summary.epochs,
+        summary.input_size or "", round(summary.seconds / 60, 1), round(summary.cpu_hours * 60, 1),
+        round(os.getloadavg()[0], 1), tuple(settings),
+    )  # fmt: skip
+
+
+def write_manifest(name: str, folder: Path, store: Path, without_presets: bool) -> Path:
+    """The file with Dataset and TrainingJob of a set, which lies in the store."""
+    each = SETS[name]
     fields = dict(each.dataset)
     source = {"name": "set", "uri": f"pvc://sets/{name}", **fields.pop("source")}  # type: ignore[dict-item]
     job: dict[str, JsonValue] = {"datasetRef": {"name": name}, "model": {"architecture": each.architecture}}
@@ -169,14 +187,7 @@ def trained(name: str, folder: Path | None, store: Path, without_presets: bool) 
     store.mkdir(parents=True, exist_ok=True)
     manifest = store / f"{name}.yaml"
     manifest.write_text(yaml.safe_dump_all({"apiVersion": "fovea.dev/v1alpha1"} | each for each in objects))
-    result = train_manifest(manifest, str(store))
-    summary = result.training
-    assert summary is not None
-    return Figure(
-        name, f"test/{each.metric}", round(result.metrics[f"test/{each.metric}"], 4), summary.epochs,
-        summary.input_size or "", round(summary.seconds / 60, 1), round(summary.cpu_hours * 60, 1),
-        round(os.getloadavg()[0], 1),
-    )  # fmt: skip
+    return manifest
 
 
 if __name__ == "__main__":
