@@ -47,7 +47,11 @@ def test_the_lineage_tells_the_bundle_the_run_and_the_file_that_training_started
     lineage = second.manifest.lineage
     assert (lineage.base_weights, lineage.base_uri) == (first.digest, f"file://{bundle}")
     assert lineage.parent_run == first.manifest.lineage.run
-    assert first.manifest.lineage.run in (second.path / "report.html").read_text()
+    report = (second.path / "report.html").read_text()
+    assert first.manifest.lineage.run in report
+    row = next(part for part in report.split("<tr>") if "Accuracy" in part and "Validation of the parent run" not in part)
+    assert "Validation of the parent run" in report
+    assert f"{first.manifest.metrics.exported['validation/accuracy']:.3g}" in row.split("</td>")[2]
 
     file = bundle / WEIGHTS
     lineage = load_bundle(train(tmp_path / "file", pretrained={"uri": f"file://{file}"})).manifest.lineage
