@@ -52,6 +52,7 @@ def test_it_overfits_eight_images(name: str, tmp_path: Path) -> None:
     dataset = SplitDataset(version.split("train"), task, preprocessing(architecture, recipe.input), Augment(()))
     context = SingleProcess(tmp_path, 1, lambda progress: None)
     images, targets, _ = Collate(task)([dataset[index] for index in range(8)])
+    network.to(context.device)
     images, targets = Normalize(dataset.preprocess, context.device)(images), targets.to(context.device)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=STEPS)
@@ -66,6 +67,6 @@ def test_it_overfits_eight_images(name: str, tmp_path: Path) -> None:
     with torch.no_grad():  # the statistics of the norms follow slower than the weights
         for _ in range(20):
             network(images)
-    metrics = validate(network, ValidationBatches(dataset, 8, context), context, Precision("FP32", "cpu"))
+    metrics = validate(network, ValidationBatches(dataset, 8, context), context, Precision("FP32", context.device.type))
     for metric, least in ENOUGH[architecture.task].items():
         assert metrics[f"validation/{metric}"] >= least, metrics

@@ -173,7 +173,7 @@ def test_without_its_package_weights_and_biases_is_told_of_and_training_goes_on(
     monkeypatch.setenv("WANDB_PROJECT", "vision")
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert train(tmp_path).epoch == EPOCHS
-    assert "the image needs `pip install wandb`" in caplog.text
+    assert "(`pip install wandb`, in the image on a cluster)" in caplog.text
 
 
 def test_tensorboard_has_the_first_steps_and_then_every_tenth(tmp_path: Path) -> None:

@@ -185,9 +185,7 @@ class WandbRun:
             os.environ.setdefault("WANDB_SILENT", "true")
             self._run = wandb.init(id=name, name=name, group=experiment, config=dict(parameters), resume="allow")
         except ImportError as error:
-            log.warning(
-                "Weights & Biases takes nothing: %s; where WANDB_PROJECT is set, the image needs `pip install wandb`", error
-            )
+            log.warning("Weights & Biases takes nothing: %s (`pip install wandb`, in the image on a cluster)", error)
         except Exception as error:  # of whatever kind: a tracker is no reason to lose a training
             log.warning("Weights & Biases takes nothing: %s: %s", type(error).__name__, error)
 

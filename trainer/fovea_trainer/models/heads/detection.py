@@ -25,10 +25,10 @@ GOOD_RECALL = 0.98
 """Best possible recall below which a remedy is named."""
 PRESET: Mapping[str, JsonValue] = {
     "input": {
-        "sizing": {"longerSide": 320, "enlarge": 1.0, "smallest": 64, "objectPixels": 16.0, "largest": 640},
+        "sizing": {"longerSide": 416, "enlarge": 1.0, "smallest": 64, "objectPixels": 16.0, "largest": 640},
         "augmentations": [
             {"horizontalFlip": {"probability": 0.5}},
-            {"randomScale": {"min": 0.7, "max": 1.4, "probability": 1.0}},
+            {"randomScale": {"min": 0.8, "max": 1.25, "probability": 0.8}},
             {"colorJitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02, "probability": 0.8}},
         ],
     },
@@ -36,13 +36,14 @@ PRESET: Mapping[str, JsonValue] = {
         "epochs": 12,
         "minSteps": 400,
         "batchSize": 8,
-        "optimizer": {"name": "AdamW", "learningRate": 1e-3, "weightDecay": 0.01, "backboneRate": 0.3},
+        "optimizer": {"name": "AdamW", "learningRate": 1e-3, "weightDecay": 0.01, "backboneRate": 1.0},
         "schedule": {"name": "OneCycle", "warmupShare": 0.1},
         "ema": {"decay": 0.999},
         "gradientClipNorm": 5.0,
     },
 }
-"""What detectors are trained with where a recipe is silent."""
+"""What detectors are trained with where a recipe is silent. So short a training has no time for a slow backbone, or for
+objects of twice the size range: docs/performance.md has what was tried."""
 
 
 def anchor_options() -> tuple[Option, ...]:
