@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fovea_api.common import parse_quantity
 from fovea_api.errors import CorruptData, InvalidInput
 from fovea_api.run import RunSpec, RunType
 from fovea_store import StoreOwner
@@ -31,6 +32,7 @@ class RunEnvironment:
         status: The Run object to report into; None: there is none.
         owner: Whom the store must belong to. None: an operator of before, which does not say.
         adopt: Id of the owner whose store is taken over; see `claim_store`.
+        work_dir_bytes: What `work_dir` may hold; None: what its disk has free.
     """
 
     name: str
@@ -40,6 +42,11 @@ class RunEnvironment:
     status: RunStatus | None = None
     owner: StoreOwner | None = None
     adopt: str = ""
+    work_dir_bytes: int | None = None
+
+    def share(self, share: float) -> int | None:
+        """Bytes that are a share of what `work_dir` may hold; None: it may hold what its disk has free."""
+        return None if self.work_dir_bytes is None else int(self.work_dir_bytes * share)
 
 
 def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, RunEnvironment]:
@@ -61,6 +68,7 @@ def read_environment(environment: Mapping[str, str]) -> tuple[RunSpec, RunEnviro
         ray=spec.type in (RunType.TRAINING, RunType.TUNING_SWEEP),
         owner=_owner(environment, namespace),
         adopt=environment.get("FOVEA_ADOPT", ""),
+        work_dir_bytes=int(parse_quantity(size)) if (size := environment.get("FOVEA_WORK_DIR_SIZE")) else None,
         status=RunStatus(f"https://{f'[{host}]' if ':' in host else host}:{port}", namespace, name),
     )
     return spec, run_environment

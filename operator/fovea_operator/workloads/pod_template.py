@@ -92,7 +92,7 @@ def pod_template(
         container=container,
         image=work.image,
         labels=work.labels,
-        env=_env(work),
+        env=_env(work, settings),
         resources=resources,
         store_secret=work.store.secret,
         volumes=volumes,
@@ -161,7 +161,7 @@ def secret_volumes(secrets: Iterable[str]) -> tuple[list[JsonValue], list[JsonVa
     return volumes, mounts
 
 
-def _env(work: Work) -> dict[str, str]:
+def _env(work: Work, settings: Settings) -> dict[str, str]:
     return {
         **run_spec.environment(work),
         "FOVEA_RUN_NAME": work.run,
@@ -173,6 +173,7 @@ def _env(work: Work) -> dict[str, str]:
         "FOVEA_PVC_ROOT": PVC_ROOT,
         "FOVEA_SECRETS_ROOT": SECRETS_ROOT,
         "FOVEA_WORK_DIR": WORK_DIR,
+        "FOVEA_WORK_DIR_SIZE": settings.work_dir_size,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_COLOR_PREFIX": "0",
     }

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from dataset_support import BCCD, MEMBRANE, Build, detection
 from fovea_api.common import Task
-from fovea_api.errors import InvalidInput, NotSupported
+from fovea_api.errors import CorruptData, InvalidInput, NotSupported
 from fovea_api.version import MANIFEST
 from fovea_serving.pipeline import decode, decode_mask
 from fovea_store import NotFound, StorePath
-from fovea_trainer.data import report, shards
+from fovea_trainer.data import report, shard_cache, shards
 from fovea_trainer.data.build import BuildResult
 from fovea_trainer.data.formats.pascal_voc import parse_annotation
 from fovea_trainer.data.version import open_version
@@ -259,14 +259,16 @@ def test_the_reader_works_in_other_processes(build: Build, voc: Path, tmp_path: 
             assert [pool.submit(split.__getitem__, index).result().digest for index in range(6)] == wanted[:6]
 
 
-def test_a_changed_shard_is_refused(build: Build, voc: Path, tmp_path: Path) -> None:
+def test_a_changed_shard_is_refused(build: Build, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = build(detection(voc))
     (shard,) = Path(result.artifact).glob("shards/train-*.parquet")
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(InvalidInput, match="the shard's sha256 is"):
-        open_version(result.artifact, tmp_path / "cache")
+    monkeypatch.setattr(shard_cache, "PAUSE_SECONDS", 0.0)
+    train = open_version(result.artifact, tmp_path / "cache").split("train")
+    with pytest.raises(CorruptData, match="the shard's sha256 is"):
+        _ = train[0].image_bytes
 
 
 def test_many_shards_read_as_one(build: Build, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

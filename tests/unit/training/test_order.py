@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fovea_trainer.training.order import MAX_REPEATS, Draw, Order, WorkerBatches, mix, repeat_factors
+from fovea_trainer.training.order import MAX_REPEATS, WINDOW_SHARDS, Draw, Order, WorkerBatches, mix, repeat_factors
 
 
 def order(images: int = 23, batch: int = 4) -> Order:
@@ -93,3 +93,21 @@ def test_factors_are_ratios_of_the_numbers_of_images_of_the_classes(balance: str
     classes: list[list[int]] = [[0, 0], [0], [0], [0, 3], [1, 3], [3, 3], []]
     assert repeat_factors(classes, balance).tolist() == pytest.approx(expected)
     assert repeat_factors([[], []], balance).tolist() == [1, 1]
+
+
+def test_images_of_many_shards_are_mixed_in_windows_of_shards() -> None:
+    shards = (5, 4, 6, 3, 5, 4, 6, 7, 5, 3)
+    order = Order(np.ones(sum(shards)), 7, seed=1, shards=shards)
+    shard_of = np.repeat(np.arange(len(shards)), shards)
+    first, second = order.epoch(0), order.epoch(1)
+    assert not np.array_equal(first, second)
+    for epoch in (first, second):
+        flat = epoch.ravel()
+        assert set(flat.tolist()) == set(range(sum(shards)))
+        assert len(set(epoch[-1].tolist())) == 7, "the last step has no image twice"
+        uses = [np.flatnonzero(shard_of[flat[: sum(shards)]] == shard) for shard in range(len(shards))]
+        begun = [sum(use.min() <= place <= use.max() for use in uses) for place in range(sum(shards))]
+        assert max(begun) <= WINDOW_SHARDS
+        assert max(begun) > 1
+    few = Order(np.ones(20), 7, seed=1, shards=(5,) * WINDOW_SHARDS)
+    assert np.array_equal(few.epoch(0), Order(np.ones(20), 7, seed=1).epoch(0)), "few shards are one window"

@@ -1,18 +1,15 @@
 """Dataset versions on disk: the Parquet shards that a build writes, and the reader that training uses.
 
-The reader keeps an uncompressed Arrow copy of each shard in a local cache and maps it into memory: samples
-are read at random without decoding, processes on a machine share the pages, and nothing is held beyond them.
+The reader has the labels of all shards, and the images of those that are being read; see `shard_cache`.
 """
 
 from __future__ import annotations
 
 import bisect
-import hashlib
-import os
 import re
-import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import overload
@@ -22,10 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fovea_api.common import DIGEST
 from fovea_api.errors import CorruptData, InvalidInput
-from fovea_api.version import MANIFEST, DatasetVersion
+from fovea_api.version import MANIFEST, DatasetVersion, Shard
 from fovea_store import NotFound, StorePath
 from numpy.typing import NDArray
 from pydantic import ValidationError
+
+from fovea_trainer.data.shard_cache import ShardCache
 
 SCHEMA = pa.schema(
     [
@@ -79,19 +78,60 @@ class Sample:
     group: str = ""
 
 
-class Split(Sequence[Sample]):
-    """The samples of a split by position. Can be pickled and forked: each process maps the files itself."""
+class StoredSample(Sample):
+    """A sample of a shard; its files are read from there when they are asked for."""
 
-    def __init__(self, files: Sequence[Path], rows: Sequence[int]) -> None:
-        self._files = tuple(files)
-        self._ends = tuple(accumulate(rows))
-        self._tables: dict[int, pa.Table] = {}
+    __slots__ = ("_files",)
+    _files: Callable[[str], bytes | None]
+
+    def __init__(self, labels: pa.RecordBatch, row: int, files: Callable[[str], bytes | None]) -> None:
+        def get(name: str) -> pa.Scalar:
+            return labels.column(name)[row]
+
+        values = {name: get(name).as_py() for name in ("digest", "name", "source", "width", "height", "label", "group")}
+        boxes = np.array(get("boxes").values.flatten().to_numpy(), np.float32).reshape(-1, 4)
+        difficult = np.array(get("difficult").values.to_numpy(zero_copy_only=False), np.bool_)
+        values |= {"boxes": boxes, "labels": np.array(get("labels").values.to_numpy(), np.int32)}
+        for name, value in {**values, "difficult": difficult, "_files": files}.items():
+            object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[type[Sample], tuple[object, ...]]:
+        """Another process gets the sample with its files."""
+        return Sample, tuple(getattr(self, each.name) for each in fields(Sample))
+
+    @property
+    def image_bytes(self) -> bytes:
+        """The file as it was found."""
+        data = self._files("image")
+        assert data is not None
+        return data
+
+    @property
+    def mask_bytes(self) -> bytes | None:
+        """PNG of class indices; None where the task is another."""
+        return self._files("mask")
+
+
+class Split(Sequence[Sample]):
+    """The samples of a split by position. Can be pickled and forked: each process maps the files itself.
+
+    Args:
+        shards: Those of the split.
+        cache: Their local copies, with the labels of all of them.
+    """
+
+    def __init__(self, shards: Sequence[Shard], cache: ShardCache) -> None:
+        self.shards = tuple(shards)
+        self.cache = cache
+        self._ends = tuple(accumulate(shard.rows for shard in shards))
+        self._labels: dict[int, pa.Table] = {}
+        self._images: dict[int, pa.Table] = {}
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_files": self._files, "_ends": self._ends, "_tables": {}}
+        return {**self.__dict__, "_labels": {}, "_images": {}}
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -104,46 +144,45 @@ class Split(Sequence[Sample]):
         if not 0 <= position < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         shard = bisect.bisect_right(self._ends, position)
-        table = self._table(shard)
-        return _sample(table, position - (self._ends[shard] - table.num_rows))
+        row = position - (self._ends[shard] - self.shards[shard].rows)
+        return StoredSample(self._label_table(shard), row, partial(self._file, shard, row))
 
     def column(self, name: str) -> list[object]:
-        """One column of all samples, such as `label`, without touching the images."""
-        return [value for shard in range(len(self._files)) for value in self._table(shard).column(name).to_pylist()]
+        """One column of the labels of all samples, such as `label`; no image is touched."""
+        return [
+            value for shard in range(len(self.shards)) for value in self._label_table(shard).column(name).to_pylist()
+        ]
 
-    def _table(self, shard: int) -> pa.Table:
-        if shard not in self._tables:
-            self._tables[shard] = pa.ipc.open_file(pa.memory_map(str(self._files[shard]))).read_all()
-        return self._tables[shard]
+    def shards_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the shard that each sample is in."""
+        return np.searchsorted(self._ends, positions, "right").astype(np.int64)
+
+    def _label_table(self, shard: int) -> pa.Table:
+        if shard not in self._labels:
+            self._labels[shard] = _mapped(self.cache.labels(self.shards[shard]))
+        return self._labels[shard]
+
+    def _file(self, shard: int, row: int, column: str) -> bytes | None:
+        if shard not in self._images:
+            # A file that has left the cache takes its place on the disk until nobody has it mapped.
+            gone = [other for other in self._images if not self.cache.images(self.shards[other]).exists()]
+            for other in gone:
+                del self._images[other]
+            self._images[shard] = _mapped(self.cache.fetch(self.shards[shard]))
+        data: bytes | None = self._images[shard].column(column)[row].as_py()
+        return data
 
 
-def _sample(table: pa.Table, row: int) -> Sample:
-    def get(name: str) -> pa.Scalar:
-        return table.column(name)[row]
-
-    boxes = get("boxes").values
-    return Sample(
-        digest=get("digest").as_py(),
-        name=get("name").as_py(),
-        source=get("source").as_py(),
-        image_bytes=get("image").as_py(),
-        width=get("width").as_py(),
-        height=get("height").as_py(),
-        label=get("label").as_py(),
-        boxes=np.array(boxes.flatten().to_numpy(), np.float32).reshape(-1, 4),
-        labels=np.array(get("labels").values.to_numpy(), np.int32),
-        mask_bytes=get("mask").as_py(),
-        difficult=np.array(get("difficult").values.to_numpy(zero_copy_only=False), np.bool_),
-        group=get("group").as_py(),
-    )
+def _mapped(file: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
 
 
 @dataclass(frozen=True)
 class OpenVersion:
-    """A version whose shards are in the local cache."""
+    """A version whose labels are here, and whose images come when they are needed."""
 
     manifest: DatasetVersion
-    folder: Path
+    cache: ShardCache
 
     def split(self, name: str) -> Split:
         """The samples of `train`, `validation` or `test`; empty where the version has none."""
@@ -154,7 +193,7 @@ class OpenVersion:
                 self.manifest.digest,
                 f"it has {', '.join(self.manifest.splits)}",
             )
-        return Split([self.folder / _cached(shard.path) for shard in shards], [shard.rows for shard in shards])
+        return Split(shards, self.cache)
 
 
 def read_manifest(version: StorePath) -> DatasetVersion:
@@ -179,52 +218,26 @@ def version_folders(dataset: StorePath) -> list[str]:
     return [name for name in dataset.folders() if re.fullmatch(DIGEST, name)]
 
 
-def open_version(uri: str, cache_dir: Path | str, credentials: str | None = None) -> OpenVersion:
-    """Opens a version for reading; fetches and verifies the shards that the cache lacks.
+def open_version(
+    uri: str, cache_dir: Path | str, credentials: str | None = None, limit: int | None = None
+) -> OpenVersion:
+    """Opens a version for reading; see ShardCache for what is fetched when.
 
     Several processes may open the same version at once. Raises NotFound, CorruptData, StoreUnavailable.
+
+    Args:
+        uri: Where the version is stored.
+        cache_dir: Local folder; the version gets one of its own there, named by its digest.
+        credentials: See StorePath.
+        limit: Bytes that its images may take there at once; None: a share of what is free.
     """
     version = StorePath.parse(uri, credentials)
     manifest = read_manifest(version)
     folder = Path(cache_dir) / manifest.digest
     folder.mkdir(parents=True, exist_ok=True)
-    for shard in manifest.shards:
-        target = folder / _cached(shard.path)
-        if not target.exists():
-            _fetch(version / shard.path, target, shard.digest)
-    return OpenVersion(manifest, folder)
-
-
-def _cached(path: str) -> str:
-    return f"{Path(path).stem}.arrow"
-
-
-def _fetch(shard: StorePath, target: Path, digest: str) -> None:
-    unique = uuid.uuid4().hex
-    packed, mapped = (target.with_name(f".{target.name}.{unique}.{kind}") for kind in ("parquet", "arrow"))
-    try:
-        if shard.is_local:
-            source = shard.local_path()
-        else:
-            shard.download(packed)
-            source = packed
-        if not source.exists():
-            raise NotFound("a shard of the version is missing", shard.uri, "build the version anew")
-        with source.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-        if actual != digest:
-            raise CorruptData(f"the shard's sha256 is {actual}, not {digest}", shard.uri, "build the version anew")
-        with (
-            pq.ParquetFile(source) as parquet,
-            pa.OSFile(str(mapped), "wb") as sink,
-            pa.ipc.new_file(sink, SCHEMA) as writer,
-        ):
-            for group in range(parquet.num_row_groups):
-                writer.write_table(parquet.read_row_group(group))
-        os.replace(mapped, target)
-    finally:
-        packed.unlink(missing_ok=True)
-        mapped.unlink(missing_ok=True)
+    cache = ShardCache(version, folder, limit)
+    cache.fetch_labels(manifest.shards)
+    return OpenVersion(manifest, cache)
 
 
 def write_shard(rows: Iterator[dict[str, object]], file: Path) -> int:

@@ -19,7 +19,7 @@ from fovea_serving.backends import usable_cpus
 from fovea_trainer.training.state import FILE, State
 
 Listener = Callable[[Progress], None]
-MOST_PROCESSES = 8
+MOST_PROCESSES = 16
 """Processes that prepare images for one worker, at most."""
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fovea_trainer.augmentation import Augment, Context, Labelled
+from fovea_trainer.data.version import Split
 from fovea_trainer.models.registry import input_size
 from fovea_trainer.tasks import Sample, Targets, TaskDefinition
+from fovea_trainer.training.image_cache import ImageCache, Slots
 from fovea_trainer.training.order import Draw, Order, repeat_factors
 
 
@@ -46,15 +48,25 @@ class SplitDataset(Dataset[Example]):
         task: What the labels are.
         preprocess: Brings images to the input size; what normalizes them is `Normalize`, batch by batch.
         augment: Changes those that are drawn.
+        cache: Keeps images at the input size, or None; as many as it has room for.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], task: TaskDefinition, preprocess: Preprocess, augment: Augment
+        self,
+        samples: Sequence[Sample],
+        task: TaskDefinition,
+        preprocess: Preprocess,
+        augment: Augment,
+        cache: ImageCache | None = None,
     ) -> None:
         self.samples = samples
         self.task = task
         self.preprocess = preprocess
         self.augment = augment
+        self._kept: Slots | None = None
+        if cache is not None and len(samples):
+            sizes = [self._fitting(width, height) for width, height in _sizes(samples)]
+            self._kept = cache.reserve([(fit.height, fit.width) for fit in sizes])
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -73,17 +85,35 @@ class SplitDataset(Dataset[Example]):
     def _prepared(self, index: int, whole: bool) -> tuple[Labelled, Geometry]:
         """An image with its labels at the input size; `whole`: at the scale of that, without border or cut."""
         sample = self.samples[index]
-        pixels = decode(sample.image_bytes, sample.name)
-        preprocess = self.preprocess
-        if whole:
-            geometry = preprocess.geometry(pixels.shape[1], pixels.shape[0])
-            width, height = (
-                max(1, round(length * scale)) for length, scale in zip(geometry.original, geometry.scale, strict=True)
-            )
-            preprocess = replace(preprocess, width=width, height=height, resize=Resize.STRETCH)
-        fitted, geometry = preprocess.fit(pixels)
-        image = torch.from_numpy(np.ascontiguousarray(fitted)).permute(2, 0, 1)
+        preprocess = self._fitting(sample.width, sample.height) if whole else self.preprocess
+        kept = self._kept if whole == self.augment.crops else None
+        pixels = None if kept is None else kept.read(index)
+        if pixels is not None:
+            geometry = preprocess.geometry(sample.width, sample.height)
+        else:
+            decoded = decode(sample.image_bytes, sample.name)
+            pixels, geometry = preprocess.fit(decoded)
+            if kept is not None:
+                kept.write(index, pixels)
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
         return self.task.annotate(sample, image, preprocess, geometry), geometry
+
+    def _fitting(self, width: int, height: int) -> Preprocess:
+        """What is done to an image of this size: with random windows it is not yet cut or surrounded."""
+        if not self.augment.crops:
+            return self.preprocess
+        geometry = self.preprocess.geometry(width, height)
+        scaled = (max(1, round(side * scale)) for side, scale in zip(geometry.original, geometry.scale, strict=True))
+        across, down = scaled
+        return replace(self.preprocess, width=across, height=down, resize=Resize.STRETCH)
+
+
+def _sizes(samples: Sequence[Sample]) -> Iterator[tuple[int, int]]:
+    """Width and height of each image."""
+    if isinstance(samples, Split):
+        yield from zip(samples.column("width"), samples.column("height"), strict=True)
+    else:
+        yield from ((sample.width, sample.height) for sample in samples)
 
 
 Batch = tuple[Tensor, Targets, list[Geometry]]
@@ -147,4 +177,6 @@ def training_order(recipe: Recipe, train: SplitDataset, num_classes: int, worker
     if balance in ("Oversample", "Undersample"):
         counts = class_counts(train.samples, train.task, num_classes)
         factors = repeat_factors([np.flatnonzero(image).tolist() for image in counts], balance)
-    return Order(factors, training.batch_size, training.seed, training.gradient_accumulation_steps)
+    samples = train.samples
+    shards = tuple(shard.rows for shard in samples.shards) if isinstance(samples, Split) else ()
+    return Order(factors, training.batch_size, training.seed, training.gradient_accumulation_steps, shards)

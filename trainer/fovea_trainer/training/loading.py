@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from fovea_trainer.data.version import Split
 from fovea_trainer.training.context import Context
 from fovea_trainer.training.dataset import Batch, Collate, SplitDataset
 from fovea_trainer.training.order import Draw, Order, WorkerBatches
+from fovea_trainer.training.read_ahead import ReadAhead
+
+Items = list[int] | list[Draw]
+"""The images of a batch, as SplitDataset is indexed."""
 
 
-def _loader(dataset: SplitDataset, context: Context, **how: Any) -> DataLoader[Batch]:
-    """A loader of batches of a dataset; `how`: which, as torch's DataLoader takes it."""
-    made: DataLoader[Any] = DataLoader(
-        dataset,
-        collate_fn=Collate(dataset.task),
-        num_workers=context.loader_processes,
-        persistent_workers=context.loader_processes > 0,
-        pin_memory=context.device.type == "cuda",
-        worker_init_fn=_alone,
-        **how,
-    )
-    return made
+class _Batches:
+    """A loader whose processes live as long as this object.
+
+    Args:
+        dataset: The split.
+        context: The worker.
+    """
+
+    def __init__(self, dataset: SplitDataset, context: Context) -> None:
+        self.dataset = dataset
+        self._sampler = _Sampler(dataset)
+        processes = context.loader_processes
+        self._loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=self._sampler,
+            collate_fn=Collate(dataset.task),
+            num_workers=processes,
+            persistent_workers=processes > 0,
+            multiprocessing_context="fork" if processes else None,  # they share the image cache's file
+            pin_memory=context.device.type == "cuda",
+            worker_init_fn=_alone,
+        )
+
+    def _iterate(
+        self, batches: WorkerBatches | list[list[int]], positions: Sequence[NDArray[np.int64]]
+    ) -> Iterator[Batch]:
+        """The batches; `positions`: of the images of each."""
+        read_ahead = self._sampler.begin(batches, positions)
+        try:
+            for number, batch in enumerate(self._loader):
+                if read_ahead is not None:
+                    read_ahead.after(number)
+                yield batch
+        finally:
+            if read_ahead is not None:
+                read_ahead.close()
 
 
-def _alone(number: int) -> None:
-    """One thread for each process: OpenCV would start one for each core in each of them."""
-    cv2.setNumThreads(1)
-
-
-class TrainingBatches:
-    """A worker's batches of the train split, epoch by epoch; its processes live as long as this object.
+class TrainingBatches(_Batches):
+    """A worker's batches of the train split, epoch by epoch.
 
     Args:
         dataset: The train split.
@@ -42,17 +68,18 @@ class TrainingBatches:
     """
 
     def __init__(self, dataset: SplitDataset, order: Order, context: Context) -> None:
-        self._sampler = _Sampler(order, context.rank, context.workers)
-        self._loader = _loader(dataset, context, batch_sampler=self._sampler)
+        super().__init__(dataset, context)
+        self._order, self._rank, self._workers = order, context.rank, context.workers
 
     def epoch(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """The batches of an epoch from a step on, both counted from 0."""
-        self._sampler.position = epoch, first_step
-        return iter(self._loader)
+        images = self._order.epoch(epoch)[first_step:].reshape(-1, self._order.batch_size)
+        batches = WorkerBatches(self._order, epoch, first_step, self._rank, self._workers)
+        return self._iterate(batches, list(images[:, self._rank :: self._workers]))
 
 
-class ValidationBatches:
-    """A worker's share of a split in its order, epoch by epoch; its processes live as long as this object.
+class ValidationBatches(_Batches):
+    """A worker's share of a split in its order, epoch by epoch.
 
     Args:
         dataset: The split.
@@ -61,26 +88,46 @@ class ValidationBatches:
     """
 
     def __init__(self, dataset: SplitDataset, batch_size: int, context: Context) -> None:
-        self.dataset = dataset
+        super().__init__(dataset, context)
         self.indices = range(context.rank, len(dataset), context.workers)
-        self._loader = _loader(dataset, context, batch_size=batch_size, sampler=self.indices)
+        self._batch_size = batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._loader)
+        size = self._batch_size
+        batches = [list(self.indices[start : start + size]) for start in range(0, len(self.indices), size)]
+        return self._iterate(batches, [np.array(batch, np.int64) for batch in batches])
 
 
 class _Sampler:
-    """The batches of the epoch that is set; it is read in the process that sets it."""
+    """The batches of the pass that was begun; it runs in the process that trains, and waits there for shards."""
 
-    def __init__(self, order: Order, rank: int, workers: int) -> None:
-        self._order, self._rank, self._workers = order, rank, workers
-        self.position = (0, 0)
+    def __init__(self, dataset: SplitDataset) -> None:
+        self._samples = dataset.samples
+        self._batches: WorkerBatches | list[list[int]] = []
+        self._read_ahead: ReadAhead | None = None
 
-    def _batches(self) -> WorkerBatches:
-        return WorkerBatches(self._order, *self.position, self._rank, self._workers)
+    def begin(
+        self, batches: WorkerBatches | list[list[int]], positions: Sequence[NDArray[np.int64]]
+    ) -> ReadAhead | None:
+        """Sets the batches; gives what is to be told when they arrive, where the images come from shards."""
+        self._batches = batches
+        self._read_ahead = None
+        if isinstance(self._samples, Split):
+            self._read_ahead = ReadAhead(self._samples, positions)
+        return self._read_ahead
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        return iter(self._batches())
+    def __iter__(self) -> Iterator[Items]:
+        batches: Iterable[Items] = self._batches
+        read_ahead = self._read_ahead
+        for number, batch in enumerate(batches):
+            if read_ahead is not None:
+                read_ahead.before(number)
+            yield batch
 
     def __len__(self) -> int:
-        return len(self._batches())
+        return len(self._batches)
+
+
+def _alone(number: int) -> None:
+    """One thread for each process: OpenCV would start one for each core in each of them."""
+    cv2.setNumThreads(1)

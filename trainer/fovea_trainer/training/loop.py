@@ -24,6 +24,7 @@ from fovea_trainer.training.context import Context
 from fovea_trainer.training.dataset import Normalize, SplitDataset, preprocessing, training_order
 from fovea_trainer.training.distributed import first_workers, total
 from fovea_trainer.training.fitting import Images, fitted, scale_notes
+from fovea_trainer.training.image_cache import ImageCache
 from fovea_trainer.training.loading import TrainingBatches, ValidationBatches
 from fovea_trainer.training.network import Version, make_network
 from fovea_trainer.training.order import mix
@@ -60,6 +61,7 @@ class Plan:
         base_weights: Weights to start from instead of published ones.
         tracker: Keeps the curves; on the first worker only.
         until: Epochs after which training pauses, with a checkpoint. None: at its end.
+        image_cache: Keeps decoded images for the epochs after the first; None: they are decoded in each.
     """
 
     checkpoint_every: int = 1
@@ -67,6 +69,7 @@ class Plan:
     base_weights: BaseWeights | None = None
     tracker: Tracker | None = None
     until: int | None = None
+    image_cache: ImageCache | None = None
 
 
 def fit(recipe: Recipe, version: Version, context: Context, plan: Plan = Plan()) -> State:
@@ -94,8 +97,9 @@ class _Fit:
         held_out = version.split("validation") if version.manifest.splits.get("validation") else []
         check_monitored(recipe, task, bool(held_out))
         preprocess = preprocessing(entry_of(recipe.model.architecture).architecture, recipe.input)
-        self.train = SplitDataset(train, definition(task), preprocess, Augment(recipe.input.augmentations))
-        self.validation = SplitDataset(held_out, definition(task), preprocess, Augment(()))
+        augment, cache = Augment(recipe.input.augmentations), plan.image_cache
+        self.train = SplitDataset(train, definition(task), preprocess, augment, cache)
+        self.validation = SplitDataset(held_out, definition(task), preprocess, Augment(()), cache)
         self.order = training_order(recipe, self.train, len(version.manifest.classes), context.workers)
         self.batches = TrainingBatches(self.train, self.order, context)
         self.validation_batches = ValidationBatches(self.validation, self.training.batch_size, context)

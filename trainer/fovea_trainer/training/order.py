@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+WINDOW_SHARDS = 4
+"""Shards whose images are mixed with each other. A build puts images into shards by their digests, which is at random:
+a window of up to 16,384 images is as good a mixture as the whole, and no more shards have to be on the disk at once."""
 MAX_REPEATS = 10.0
 """An image of a rare class is shown at most this often in an epoch: beyond it, it would be learnt by heart."""
 
@@ -26,12 +29,15 @@ class Order:
         batch_size: Images in a batch, over all workers.
         seed: Seed of the shuffling.
         accumulated: Batches in a step, whose gradients are added up.
+        shards: Images in each shard of the split. More than WINDOW_SHARDS are trained on in windows of so many, whose
+            members change from epoch to epoch.
     """
 
     repeat_factors: NDArray[np.float64]
     batch_size: int
     seed: int
     accumulated: int = 1
+    shards: tuple[int, ...] = ()
 
     @property
     def images_per_step(self) -> int:
@@ -40,7 +46,7 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in an epoch; the last one is filled up with the first images of the epoch."""
+        """Steps in an epoch; the last one is filled up with images of the epoch."""
         return max(1, -(-round(float(self.repeat_factors.sum())) // self.images_per_step))
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
@@ -51,6 +57,12 @@ class Order:
         index = random.permutation(np.repeat(np.arange(len(self.repeat_factors)), counts))
         if len(index) == 0:
             index = np.arange(len(self.repeat_factors))
+        if len(self.shards) > WINDOW_SHARDS:
+            shard = np.searchsorted(np.cumsum(self.shards), index, "right")
+            window = random.permutation(len(self.shards))[shard] // WINDOW_SHARDS
+            index = index[np.argsort(window, kind="stable")]
+            size = self.images_per_step  # filled up from the step before the last, which is of the same window
+            index = np.concatenate([index, index[-size:][: -len(index) % size]])
         return np.resize(index, (self.steps_per_epoch, self.images_per_step)).astype(np.int64)
 
 

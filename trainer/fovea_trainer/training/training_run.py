@@ -14,9 +14,13 @@ from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.results import folder_of, owner_folder
 from fovea_trainer.training.base_weights import fetch_base_weights
 from fovea_trainer.training.fitting import fitted
+from fovea_trainer.training.image_cache import ImageCache
 from fovea_trainer.training.loop import Plan
 from fovea_trainer.training.preflight import check_version
 from fovea_trainer.training.tracking import Tracker
+
+SHARDS_SHARE, IMAGES_SHARE = 0.6, 0.2
+"""Shares of the work folder's size for shards and for decoded images; the rest is for weights, bundle and curves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ class TrainingRun:
         """
         given = self.spec.inputs.dataset
         assert given is not None
-        version = open_version(given.artifact, self.environment.work_dir / "versions")
+        limit = self.environment.share(SHARDS_SHARE)
+        version = open_version(given.artifact, self.environment.work_dir / "versions", limit=limit)
         check_version(version, fitted(self.recipe, version))
         if given.problem is None:
             return version
@@ -71,6 +76,7 @@ class TrainingRun:
             base_weights=None if source is None else fetch_base_weights(source, self.environment.work_dir / "base"),
             tracker=tracker,
             until=until,
+            image_cache=ImageCache(self.environment.work_dir, self.environment.share(IMAGES_SHARE)),
         )
 
     def _flat(self) -> Mapping[str, object]:
