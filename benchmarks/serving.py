@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -26,7 +27,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
@@ -183,19 +184,23 @@ def _is_ours(pid: int, parents: Mapping[int, int]) -> bool:
 
 
 @asynccontextmanager
-async def process(
-    command: Sequence[str | Path], log: Path, **environment: str
-) -> AsyncIterator[subprocess.Popen[bytes]]:
-    """A program of its own; it is ended with the block."""
+async def process(command: Sequence[str | Path], log: Path, **environment: str) -> AsyncIterator[None]:
+    """A program of its own; it is ended with the block, and what it has started with it."""
     with log.open("wb") as output:
         running = subprocess.Popen(
-            [str(word) for word in command], env={**os.environ, **environment}, stdout=output, stderr=output
+            [str(word) for word in command],
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         yield
     finally:
         running.terminate()
         await asyncio.to_thread(running.wait)
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
 
 
 async def until(ask: Callable[[], Awaitable[bool]], what: str, seconds: float = 240) -> None:
