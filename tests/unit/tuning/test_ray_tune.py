@@ -13,7 +13,7 @@ from fovea_trainer.tuning.journal import Phase
 from fovea_trainer.tuning.ray_tune import _Searcher
 from ray import cloudpickle
 from studies import recipe, study
-from test_by_hand import journal, sweep
+from test_tune_by_hand import journal, sweep
 
 
 @pytest.fixture
