@@ -195,11 +195,17 @@ class World:
         return [version.name for version in self.config.versions]
 
 
+FOLLOWED = Measured(weights={"10.0.0.1": {OLD: 100}})
+"""The gateway gives all requests to OLD."""
+
+
 def served() -> World:
     """A deployment that serves OLD."""
-    world = World(trainings=(training(OLD, 1),), running={OLD})
+    world = World(trainings=(training(OLD, 1),), running={OLD}, measured=FOLLOWED)
     world.settle()
     assert world.answering == [OLD]
+    assert world.says()[0] == "True"
+    world.measured = NOTHING
     return world
 
 
@@ -223,6 +229,11 @@ def test_from_nothing_to_a_version_that_serves() -> None:
     assert world.answering == []
 
     world.running = {OLD}
+    world.settle()
+    assert world.answering == [OLD]
+    assert world.says()[:2] == ("False", "Starting"), "a request that came now would be answered with 503"
+    assert world.step().requeue_after is not None
+    world.measured = FOLLOWED
     world.settle()
     assert world.says()[:2] == ("True", "Serving")
     assert world.says("Reconciling")[0] == "False"
@@ -381,7 +392,7 @@ def test_autoscaling_is_the_runtimes_own() -> None:
 
 def test_a_kind_that_the_cluster_lacks_costs_nothing_but_itself() -> None:
     world = World(deployment(expose={"hostname": "cells.example.com", "gatewayRef": {"name": "public"}}))
-    world.trainings, world.running = (training(OLD, 1),), {OLD}
+    world.trainings, world.running, world.measured = (training(OLD, 1),), {OLD}, FOLLOWED
     world.more = {"lacking": frozenset({HTTP_ROUTE})}
     world.settle()
     assert world.answering == [OLD], "inside of the cluster it serves"
@@ -403,7 +414,7 @@ def test_a_kind_that_the_cluster_lacks_costs_nothing_but_itself() -> None:
 
 def test_what_does_not_act_yet_is_said_and_served_all_the_same() -> None:
     world = World(deployment(rollout={"strategy": "Canary"}, monitoring={"captures": {"uri": "s3://fovea/captures/"}}))
-    world.trainings, world.running = (training(OLD, 1),), {OLD}
+    world.trainings, world.running, world.measured = (training(OLD, 1),), {OLD}, FOLLOWED
     world.settle()
     assert world.says()[:2] == ("True", "Serving")
     status, reason, message = world.says("FullySupported")

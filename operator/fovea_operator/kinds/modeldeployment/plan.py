@@ -12,6 +12,7 @@ from fovea_api.modeldeployment import (
     DeployedVersion,
     ModelDeploymentStatus,
     ObjectiveResult,
+    StableVersion,
     without_effect,
 )
 
@@ -112,9 +113,23 @@ class _Planner:
         settle = timedelta(seconds=self.serving.spec.inference.timeout_seconds + DRAIN_SECONDS)
         age = self.snapshot.now - since
         grace = timedelta(seconds=self.settings.switch_grace_seconds)
+        return age >= settle + (timedelta(0) if self.followed(self.old.stable) else grace)
+
+    def followed(self, version: DeployedVersion) -> bool:
+        """Whether every gateway says that it gives all requests to a version."""
         gateways = sum(map(is_ready, of_component(self.snapshot.pods, GATEWAY)))
-        followed = self.snapshot.measured.follows(self.old.stable.name or "", gateways)
-        return age >= settle + (timedelta(0) if followed else grace)
+        return self.snapshot.measured.follows(version.name or "", gateways)
+
+    def answers(self, stable: StableVersion) -> bool:
+        """Whether requests reach the stable version: its gateways say so, or have had the time to learn of it.
+
+        One that has been Ready had a version before this one, which answered until then.
+        """
+        known = condition_of(self.old, "Ready")
+        if known is not None and known.status == "True":
+            return True
+        age = self.snapshot.now - stable.since if stable.since is not None else timedelta.max
+        return self.followed(stable) or age >= timedelta(seconds=self.settings.switch_grace_seconds)
 
     def state(self, version: DeployedVersion) -> VersionState:
         """Where a version is in its runtime; one that is to have no replicas is where it should be."""
@@ -148,7 +163,9 @@ class _Planner:
 
     def requeue_after(self) -> float | None:
         """Draining and an unanswered promise of the measurements end by the clock; all else wakes us."""
-        return _SECOND if self.rollout.retiring is not None else None
+        stable = self.rollout.stable
+        waits = self.rollout.retiring is not None or (stable is not None and not self.answers(stable))
+        return _SECOND if waits else None
 
     def children(self, assessment: Assessment) -> Iterator[JsonObject]:
         """Gateway and its configuration first: it answers with the reason until a version does."""
@@ -181,6 +198,8 @@ class _Planner:
             return ready(
                 "ScaledToZero", "spec.scaling.replicas is 0; requests are answered with 503", meanwhile=transition
             )
+        if not self.answers(stable):
+            return progressing("Starting", f"the gateways have not taken up version {stable.name} yet")
         words = f"version {stable.name} answers at {url(self.serving, self.settings)}"
         if isinstance(self.target, Assessment):
             words += f"; {self.target.reason}: {self.target.message}"
