@@ -202,13 +202,16 @@ def blocker_of(missing: Sequence[Reference], store: StoreConfig, leftover: Key |
 
 
 def blocker_of_pods(view: RunView) -> Assessment | None:
-    """Why no attempt may start after one that has ended and whose pods have not: both would write in one folder."""
-    if not view.pods:
+    """Why no attempt may start after one that has ended and whose pods have not: both would write in one folder.
+
+    Other runs of the object count too: runs of a TuningSweep that differ only in the number of trials share a folder.
+    """
+    if not view.stray_pods:
         return None
     return progressing(
         "Stopping",
-        f"waiting for pod {view.pods[0]} of an earlier attempt to end; if its node will not come back, delete the "
-        "Node, or the pod with kubectl delete --force",
+        f"waiting for pod {view.stray_pods[0]} of an earlier attempt of run {view.name} to end; "
+        "if its node will not come back, delete the Node, or the pod with kubectl delete --force",
     )
 
 
@@ -244,9 +247,8 @@ def advance_runs(
     after: list[Write] = []
     stopping = False
     for other in context.runs:
-        live = any(not child.state.ended for child in other.children)
-        if other.name != name and (live or not is_finished(other.status)):
-            stopping = stopping or live
+        if other.name != name and (other.live or not is_finished(other.status)):
+            stopping = stopping or other.live
             step = supersede(other.status, other.children, name, context.now)
             first += [Delete(child.key, child.uid) for child in step.delete]
             after += step_writes(context.key, context.run_key(other.name), desired.type, other, step, context.now)
@@ -259,8 +261,8 @@ def advance_runs(
         after.append(Emit(context.key, "Normal", "RunCreated", note, name))
     if blocker is None and stopping:
         blocker = progressing("Stopping", "waiting for the run before to stop")
-    if blocker is None and view is not None:
-        blocker = blocker_of_pods(view)
+    if blocker is None:
+        blocker = next(filter(None, map(blocker_of_pods, context.runs)), None)
     step = advance(
         Situation(
             run=name,
@@ -319,9 +321,16 @@ def _counted(context: Context, view: RunView) -> list[Write]:
 
 
 def prune(context: Context, keep: Iterable[str]) -> tuple[Delete, ...]:
-    """Finished Runs beyond the history limit, oldest first; their children go with them."""
+    """Finished Runs beyond the history limit, oldest first; their children go with them.
+
+    One that still stops stays until then: without it nobody would know whose pods are left.
+    """
     kept = set(keep)
-    finished = [view for view in context.runs if view.name not in kept and is_finished(view.status)]
+    finished = [
+        view
+        for view in context.runs
+        if view.name not in kept and is_finished(view.status) and not (view.live or view.stray_pods)
+    ]
     return tuple(
         Delete(Key(RUN, context.key.namespace, view.name), view.run.metadata.uid)
         for view in finished[max(0, context.policy.history_limit - 1) :]

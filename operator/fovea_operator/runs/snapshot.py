@@ -44,13 +44,19 @@ class RunView:
         return self.run.metadata.creation_timestamp or datetime.fromtimestamp(0, UTC)
 
     @property
+    def live(self) -> bool:
+        """Whether a child has not ended."""
+        return any(not child.state.ended for child in self.children)
+
+    @property
+    def stray_pods(self) -> tuple[str, ...]:
+        """The pods whose child is gone or goes. Those of one that has ended may be a Ray cluster that is kept idle."""
+        return () if any(not child.deleting for child in self.children) else self.pods
+
+    @property
     def at_work(self) -> bool:
         """Whether a pod may be working on it, or is about to."""
-        return (
-            any(attempt.outcome is None for attempt in self.status.attempts)
-            or any(not child.state.ended for child in self.children)
-            or bool(self.pods)
-        )
+        return any(attempt.outcome is None for attempt in self.status.attempts) or self.live or bool(self.pods)
 
     @property
     def has_ended(self) -> bool:

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 from fovea_api.dataset import Dataset
-from fovea_api.run import Run
+from fovea_api.run import Run, RunStatus
 from fovea_api.trainingjob import TrainingJobSpec
 from fovea_api.tuningsweep import SweepRecipe, Trials, TuningSweep, TuningSweepSpec
 from fovea_operator.kinds.tuningsweep.plan import plan_sweep
 from fovea_operator.kinds.tuningsweep.snapshot import SweepSnapshot
-from fovea_operator.objects import RAY_JOB, RUN, TUNING_SWEEP
+from fovea_operator.objects import RAY_JOB, RUN, TUNING_SWEEP, Key
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
-from fovea_operator.writes import Create, Emit, Plan, Promote, SetStatus
+from fovea_operator.workloads.workload import Child, ChildState
+from fovea_operator.writes import Create, Delete, Emit, Plan, Promote, SetStatus
 
 NOW = datetime(2026, 11, 26, 8, 0, tzinfo=UTC)
 OLD, NEW = f"sha256-{'1' * 64}", f"sha256-{'2' * 64}"
@@ -212,6 +213,38 @@ def test_what_was_found_before_stays_when_the_next_run_fails_or_has_reported_not
     assert condition(failed)[:2] == ("False", "TrialsFailed")
     assert "found before that: trial t-11" in condition(failed)[2]
     assert failed["artifact"] == "s3://f/t/"
+
+
+def superseded(of: TuningSweep, *children: Child) -> RunView:
+    """The run of a sweep whose pods are there still, after another took its place."""
+    view = run_of(of)
+    status = RunStatus.model_validate(view.status.to_dict() | {"phase": "Suspended"})
+    return replace(
+        view, run=view.run.model_copy(update={"status": status}), children=children, pods=("search-1-head-x",)
+    )
+
+
+def child_of(view: RunView, **fields: Any) -> Child:
+    key = Key(RAY_JOB, "ns", f"{view.name}-1")
+    return Child(key, "c", view.name, created=NOW, state=ChildState.SUCCEEDED, **fields)
+
+
+def test_a_run_with_more_trials_waits_until_the_pods_of_the_one_before_have_ended_for_both_write_one_journal() -> None:
+    before = superseded(sweep())
+    longer = sweep({"run": before.name}, trials={"max": 40}, runPolicy={"historyLimit": 1})
+    going = child_of(before, deleting=True)
+    for pods_left in (before, replace(before, children=(going,))):
+        waiting = plan(longer, pods_left)
+        assert made(waiting, RUN)
+        assert not made(waiting, RAY_JOB)
+        assert condition(status_of(waiting))[1] == "Stopping"
+        assert "search-1-head-x" in condition(status_of(waiting))[2]
+        assert waiting.requeue_after is not None
+        assert not any(isinstance(each, Delete) and each.key.kind == RUN for each in waiting.writes), (
+            "its pods are known"
+        )
+    for done in (replace(before, pods=()), replace(before, children=(child_of(before),))):
+        assert made(plan(longer, done), RAY_JOB), "the Ray cluster of a finished run is kept idle"
 
 
 def test_the_winner_is_promoted_once() -> None:
