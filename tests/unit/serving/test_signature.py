@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fovea_api.errors import InvalidInput
 from fovea_serving.bundle import load_bundle
+from fovea_serving.fetch import fetch_bundle
 from fovea_serving.signature import SIGNATURE, UntrustedBundle, sign_bundle, verify_signature
 
 
@@ -58,6 +59,18 @@ def test_a_bundle_that_is_not_what_was_signed_is_refused(
     change(signed)
     with pytest.raises(UntrustedBundle):
         load_bundle(signed, keys[1])
+
+
+def test_what_is_changed_after_the_verification_is_not_used(
+    signed: Path, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model = (signed / "model.onnx").read_bytes()
+    fetched = fetch_bundle(f"file://{signed}", tmp_path / "private", public_key=keys[1])
+    (signed / "model.onnx").write_bytes(b"another")
+    assert fetched.model.read_bytes() == model
+    assert fetched.path.name == signed.name, "whose digest was held against the name"
+    with pytest.raises(UntrustedBundle):
+        fetch_bundle(f"file://{signed}", tmp_path / "later", public_key=keys[1])
 
 
 def test_another_key_is_refused(signed: Path, tmp_path: Path) -> None:
