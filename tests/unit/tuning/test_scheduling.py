@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from fovea_api.errors import InvalidInput
 from fovea_trainer.tuning.errors import BudgetTooSmall, NoTrialWithinLimits, TooManyTrialsFailed
 from fovea_trainer.tuning.journal import Entry, Phase
 from fovea_trainer.tuning.scheduling import MedianStopping, Population, SuccessiveHalving, misses
-from fovea_trainer.tuning.trial import Outcome
+from fovea_trainer.tuning.trial import Job, Outcome
 from studies import RATE, carry_out, entry, outcome, recipe, study
 
 STOPPING = {"scheduler": "ASHA", "graceEpochs": 1, "reductionFactor": 3}
@@ -86,6 +88,26 @@ def test_the_median_ends_what_is_worse() -> None:
     assert not median.decide([*others[:2], bad], complete=True).stop, "two others are too few"
 
 
+def test_a_value_that_is_no_number_is_the_worst_for_the_median() -> None:
+    stopping = {"scheduler": "MedianStopping", "graceEpochs": 2}
+    others = [entry(number, value, value) for number, value in enumerate((0.4, 0.5, 0.6, 0.7), 1)]
+    empty = entry(5).model_copy(update={"curve": ({}, {})})
+    once = entry(5, 0.65, 0.65).model_copy(update={"curve": ({}, {"validation/accuracy": 0.65})})
+    median = MedianStopping(recipe(stopping=stopping))
+    ((stopped, reason),) = median.decide([*_ended(others), empty], complete=True).stop
+    assert (stopped.number, "accuracy has no value after 2 epochs" in reason) == (5, True)
+    assert not median.decide([*_ended(others), once], complete=True).stop, "one epoch of two"
+    assert not median.decide([others[0], *_ended([*others[1:3], empty, once])], complete=True).stop
+    both = MedianStopping(recipe(stopping=stopping, objectives=[ACCURACY, LATENCY]))
+    timed = [each.model_copy(update={"artefact": {LATENCY["metric"]: 50.0}}) for each in (*others, empty)]
+    ((stopped, reason),) = both.decide([*_ended(timed[:4]), timed[4]], complete=True).stop
+    assert (stopped.number, reason) == (5, "in the worse half of 5 trials after 2 epochs")
+
+
+def _ended(entries: Sequence[Entry]) -> list[Entry]:
+    return [each.model_copy(update={"phase": Phase.SUCCEEDED}) for each in entries]
+
+
 def test_a_limit_that_cannot_be_kept_ends_a_trial() -> None:
     given = recipe(objectives=[ACCURACY, LATENCY, {"metric": "size/megabytes", "goal": "Minimize", "limit": 4}])
 
@@ -132,11 +154,65 @@ def test_a_population_hands_the_best_weights_on() -> None:
             assert go_on.keyed is not None
             assert not any(each.phase is Phase.RUNNING and not each.source for each in entries), "the worst go first"
             exploiting[go_on.entry.number] = go_on.source
-        update = {"phase": Phase.RUNNING, "until": 4, "source": go_on.source}
+        curve = entries[(go_on.source or go_on.entry.number) - 1].curve
+        reached = go_on.entry.curve[-1]
+        update = {"phase": Phase.RUNNING, "until": 4, "source": go_on.source, "curve": curve, "reached": reached}
         entries[go_on.entry.number - 1] = go_on.entry.model_copy(update=update)
     assert set(exploiting) == {1, 2}
     assert set(exploiting.values()) <= {5, 6}
     assert decision.wait
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_population_replaces_the_worst_of_each_generation_alone(tmp_path: Path, at_once: int) -> None:
+    """Trials that have taken another's curve, gone on or ended do not change who is the worst and who the best."""
+    given = recipe(
+        search={"algorithm": "PopulationBased"}, stopping={"graceEpochs": 2, "reductionFactor": 3}, trials={"max": 6}
+    )
+    made = study(tmp_path, given, at_once)
+    jobs: list[Job] = []
+    replaced = []
+    ended = 0
+    while True:
+        before = {each.number: each for each in made.entries}
+        kept = {each.number: weights(tmp_path, each) for each in made.entries if each.phase is Phase.PAUSED}
+        if len(jobs) < at_once and (job := made.next()) is not None:
+            jobs.append(job)
+            now, was = made.entries[job.number - 1], before.get(job.number)
+            if was is not None and now.keyed != was.keyed:
+                replaced.append(now.epochs)
+                assert before[now.source].phase is Phase.PAUSED
+                assert now.source != ended
+                assert weights(tmp_path, now) == kept[now.source] != kept[now.number]
+                assert kept[now.source][0] == f"{now.epochs:06}-{0:08}"
+            continue
+        if not jobs:
+            break
+        job = jobs.pop(0)
+        now = made.entries[job.number - 1]
+        more = [rising(now.values, epoch) for epoch in range(now.epochs + 1, min(job.until, 7) + 1)]
+        curve = [*now.curve, *more]
+        if job.until == 4 and not ended:  # early stopping
+            ended = job.number
+        write_weights(tmp_path, now, len(curve), job)
+        over = ended == job.number or len(curve) == 7
+        made.done(job, Outcome(curve, 7, {"validation/accuracy": 1.0} if over else {}, over))
+    assert Counter(replaced) == {2: 2, 4: 1, 6: 1}, "of three trials one: of 6, of 5, and of 5"
+    assert made.counts().succeeded == 6
+
+
+def weights(folder: Path, of: Entry) -> tuple[str, str]:
+    """The checkpoint of a trial: its position, and what it has learned."""
+    (kept,) = (folder / "trials" / of.name / "checkpoint").glob("*/state.pt")
+    return kept.parent.name, kept.read_text()
+
+
+def write_weights(folder: Path, of: Entry, epochs: int, job: Job) -> None:
+    kept = folder / "trials" / of.name / "checkpoint"
+    shutil.rmtree(kept, ignore_errors=True)
+    position = kept / f"{epochs:06}-{0:08}"
+    position.mkdir(parents=True)
+    (position / "state.pt").write_text(f"{job.name} up to {job.until}")
 
 
 # --- Ends ----------------------------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ class Entry(Model):
     """Metrics of the exported artefact: of the last pause, or at the end of all."""
     measured: Bool = False
     """Whether the trained artefact was measured on the validation split."""
+    reached: Metrics = {}
+    """What it was worth when it last went on from a pause: before it took another's weights, in a population."""
     source: Count = 0
     """Trial whose weights it goes on from, in a population; 0: its own."""
     reason: str = ""

@@ -15,9 +15,10 @@ from functools import cache
 from typing import Protocol
 
 import numpy as np
+from fovea_api.common import Metrics
 from fovea_api.presets import with_preset
 from fovea_api.search_space import Values
-from fovea_api.tuningsweep import SweepRecipe
+from fovea_api.tuningsweep import SweepObjective, SweepRecipe
 
 from fovea_trainer.tuning.journal import Entry, Phase
 from fovea_trainer.tuning.ranking import excess_of, losses_of, order
@@ -86,11 +87,17 @@ def scheduler_of(recipe: SweepRecipe) -> Scheduler:
 
 def ordered(recipe: SweepRecipe, entries: Sequence[Entry], epochs: int) -> list[Entry]:
     """Trials that have reached a number of epochs, the best after these first: limits, then objectives."""
+    return _best_first(
+        recipe, [(entry, metrics_at(recipe, entry, epochs)) for entry in entries if entry.epochs >= epochs]
+    )
+
+
+def _best_first(recipe: SweepRecipe, measured: Sequence[tuple[Entry, Metrics]]) -> list[Entry]:
+    """Trials by what was measured of each; those of which an objective was not are left out."""
     known = []
-    for entry in entries:
-        metrics = metrics_at(recipe, entry, epochs)
+    for entry, metrics in measured:
         losses = losses_of(recipe.objectives, metrics)
-        if entry.epochs >= epochs and losses is not None:
+        if losses is not None:
             known.append((entry, losses, excess_of(recipe.objectives, metrics)))
     if not known:
         return []
@@ -237,17 +244,23 @@ class MedianStopping:
         if len(others) < COMPARABLE:
             return ""
         if len(self.recipe.objectives) > 1:
-            place = [each.number for each in ordered(self.recipe, [*others, entry], epochs)].index(entry.number)
+            places = [each.number for each in ordered(self.recipe, [*others, entry], epochs)]
+            place = places.index(entry.number) if entry.number in places else len(places)
             worse = place > len(others) / 2
             return f"in the worse half of {len(others) + 1} trials after {epochs} epochs" if worse else ""
         objective = self.recipe.objectives[0]
-        curves = [[metrics[objective.metric] for metrics in each.curve[:epochs]] for each in (entry, *others)]
-        best = min(map(objective.loss, curves[0]))
-        median = float(np.median([objective.loss(float(np.mean(curve))) for curve in curves[1:]]))
+        losses = [_losses(objective, each.curve[:epochs]) for each in (entry, *others)]
+        best, median = min(losses[0]), float(np.median([np.mean(each) for each in losses[1:]]))
         if best <= median:
             return ""
-        value, middle = objective.loss(best), objective.loss(median)  # its own inverse
-        return f"{objective.metric} {value:.4g} after {epochs} epochs, the median of {len(others)} others {middle:.4g}"
+        value = f"{objective.loss(best):.4g}" if math.isfinite(best) else "has no value"  # a loss is its own inverse
+        middle = objective.loss(median)
+        return f"{objective.metric} {value} after {epochs} epochs, the median of {len(others)} others {middle:.4g}"
+
+
+def _losses(objective: SweepObjective, curve: Sequence[Metrics]) -> list[float]:
+    """The loss after each epoch; infinite, as the worst, where the objective was no finite number."""
+    return [objective.loss(epoch[objective.metric]) if objective.metric in epoch else math.inf for epoch in curve]
 
 
 # --- Population --------------------------------------------------------------------------------------------------
@@ -257,7 +270,8 @@ class MedianStopping:
 class Population:
     """Jaderberg et al., "Population based training of neural networks", 2017, with truncation selection: every
     `graceEpochs` all trials are compared; of `reductionFactor` trials the worst one goes on from the weights of one of
-    the best, with values near its. The generation after n epochs is a function of journal, seed and n."""
+    the best, with values near its. A generation is ranked by what each trial had reached by itself when all had paused,
+    however many have gone on since: it is a function of journal, seed and number of epochs."""
 
     recipe: SweepRecipe
 
@@ -273,16 +287,27 @@ class Population:
         if not due:  # all of the generation are at work
             return Decision(wait=True)
         until = epochs + self.recipe.stopping.grace_epochs
-        ranking = [entry.number for entry in ordered(self.recipe, entries, epochs)]
+        ranking = self._ranking(entries, epochs, until)
         share = len(ranking) // self.recipe.stopping.reduction_factor
-        worst = ranking[len(ranking) - share :]
+        worst = {entry.number for entry in ranking[len(ranking) - share :]}
+        best = [entry.number for entry in ranking[:share] if entry in due]  # others have moved on from these weights
         chosen = min(due, key=lambda entry: (entry.number not in worst, entry.number))  # before the best have moved on
-        if chosen.number not in worst:
+        if chosen.number not in worst or not best:
             return Decision(Continue(chosen, until))
         source = random.Random((self.recipe.search.seed * MIX + epochs) * MIX + chosen.number)
-        better = source.choice(ranking[:share])
-        values = next(entry.keyed for entry in entries if entry.number == better)
+        better = source.choice(best)
+        values = next(entry.keyed for entry in due if entry.number == better)
         return Decision(Continue(chosen, until, explore(self.recipe.parameters, values, source), better))
+
+    def _ranking(self, entries: Sequence[Entry], epochs: int, until: int) -> list[Entry]:
+        """The trials of the generation that pauses after `epochs` and goes on to `until`, the best first."""
+        measured = []
+        for entry in entries:
+            if entry.until == until:  # has gone on from here
+                measured.append((entry, entry.reached))
+            elif entry.phase is Phase.PAUSED and entry.epochs == epochs:
+                measured.append((entry, metrics_at(self.recipe, entry, epochs)))
+        return _best_first(self.recipe, measured)
 
 
 __all__ = ["Continue", "Decision", "Scheduler", "misses", "ordered", "scheduler_of"]

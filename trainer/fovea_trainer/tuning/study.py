@@ -23,7 +23,7 @@ from fovea_trainer.tuning.errors import BudgetTooSmall, NoTrialWithinLimits, Swe
 from fovea_trainer.tuning.journal import Clock, Entry, Journal, Phase, counted
 from fovea_trainer.tuning.ranking import Losses, excess_of, knee, losses_of, order, pareto_front
 from fovea_trainer.tuning.scheduling import Continue, Scheduler, scheduler_of
-from fovea_trainer.tuning.search import Known, by_path, grid_size, propose
+from fovea_trainer.tuning.search import Known, by_path, grid_size, metrics_at, propose
 from fovea_trainer.tuning.trial import Job, Outcome, copy_checkpoint, forget_checkpoint, trial_spec
 
 ATTEMPTS = 3
@@ -150,7 +150,8 @@ class Study:
         return recipe.model_copy(update={"evaluation": evaluation, "export": Export()})
 
     def _continue(self, order: Continue) -> Job:
-        entry = order.entry.model_copy(update={"until": order.until, "phase": Phase.RUNNING})
+        reached = metrics_at(self.recipe, order.entry, order.entry.epochs)
+        entry = order.entry.model_copy(update={"until": order.until, "phase": Phase.RUNNING, "reached": reached})
         if order.keyed is not None:
             source = next(each for each in self.entries if each.number == order.source)
             copy_checkpoint(self.journal.of(source), self.journal.of(entry))
