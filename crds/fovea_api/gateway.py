@@ -29,6 +29,8 @@ class ServedVersion(Model):
     """Where its bundle lies; the gateway verifies it."""
     precision: Literal["FP32", "INT8"] | None = None
     """Which exported form is served. Absent: the bundle's own choice."""
+    public_key: Annotated[str, Field(max_length=2048)] | None = None
+    """File in the gateway's pod with the key that must have signed the bundle. Absent: it need not be signed."""
     address: Annotated[str, Field(max_length=2048)]
     """Where the runtime answers: `http://host:port/path` of a Ray Serve application, `host:port` of Triton's gRPC."""
 

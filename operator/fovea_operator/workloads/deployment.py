@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from fovea_operator.objects import AUTOSCALER, DEPLOYMENT, SERVICE, JsonObject, View, items, mapping, number, text
 from fovea_operator.settings import Settings
-from fovea_operator.workloads.pod_template import SECRETS_ROOT, Content, container_security, secret_volumes
+from fovea_operator.workloads.pod_template import SECRETS_ROOT, Content, container_security
 from fovea_operator.workloads.serving import (
     DRAIN_SECONDS,
     GATEWAY,
@@ -41,7 +41,7 @@ _START_SECONDS = 600
 def build_gateway(serving: Serving, versions: Sequence[DeployedVersion], settings: Settings) -> JsonObject:
     """The gateway: it stays while runtimes and versions come and go."""
     secret = serving.spec.authentication.secret_ref
-    volumes, mounts = secret_volumes([secret.name] if secret is not None else [])
+    volumes, mounts = key_volumes(versions, *([secret.name] if secret is not None else []))
     resources = Resources(
         requests={"cpu": settings.gateway_cpu, "memory": settings.gateway_memory},
         limits={"memory": settings.gateway_memory_limit},

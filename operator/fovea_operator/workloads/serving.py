@@ -99,13 +99,13 @@ class Serving:
 
 
 def public_key(version: DeployedVersion) -> str | None:
-    """File in a runtime's pod with the key that must have signed the version's bundle; None: it need not be signed."""
+    """File in a pod with the key that must have signed the version's bundle; None: it need not be signed."""
     return f"{SECRETS_ROOT}/{version.verify}/{PUBLIC_KEY}" if version.verify is not None else None
 
 
-def key_volumes(versions: Sequence[DeployedVersion]) -> tuple[list[JsonValue], list[JsonValue]]:
-    """Volumes and mounts of the keys of versions."""
-    return secret_volumes(version.verify for version in versions if version.verify is not None)
+def key_volumes(versions: Sequence[DeployedVersion], *secrets: str) -> tuple[list[JsonValue], list[JsonValue]]:
+    """Volumes and mounts of the keys of versions, and of other Secrets."""
+    return secret_volumes([*secrets, *(version.verify for version in versions if version.verify is not None)])
 
 
 # --- Reading -----------------------------------------------------------------------------------------------------

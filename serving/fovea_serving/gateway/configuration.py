@@ -12,7 +12,7 @@ from fovea_api.bundle import MANIFEST, BundleManifest
 from fovea_api.errors import FoveaError, InvalidInput, problems
 from fovea_api.gateway import GatewayConfig, ServedVersion
 from fovea_api.modeldeployment import Authentication
-from fovea_store import StorePath
+from fovea_store import NotFound, StorePath
 from pydantic import ValidationError
 
 from fovea_serving.bundle import golden_of, parse_manifest, verify_digest
@@ -20,6 +20,7 @@ from fovea_serving.gateway.authentication import ApiKeys, Authenticator, Everybo
 from fovea_serving.gateway.gateway import Gateway
 from fovea_serving.gateway.kubernetes import ApiServer
 from fovea_serving.gateway.routing import Routing, Served, Version
+from fovea_serving.signature import SIGNATURE, unsigned, verify_signed_file
 from fovea_serving.upstreams import UpstreamUnavailable, open_upstream
 
 log = logging.getLogger(__name__)
@@ -116,9 +117,15 @@ class Follower:
         return Version(served.name, served.role, served.weight, model)
 
     def _read(self, served: ServedVersion) -> tuple[BundleManifest, str, list[float] | None]:
-        """The manifest, its digest, and the stated answer to the golden image, of a bundle in its store."""
+        """The manifest, its digest, and the stated answer to the golden image, of a bundle in its store.
+
+        Raises UntrustedBundle where it must be signed and is not.
+        """
         folder = StorePath.parse(served.bundle, self._surroundings.store_credentials)
-        manifest = parse_manifest((folder / MANIFEST).read_bytes(MAX_MANIFEST_BYTES), served.bundle)
+        content = (folder / MANIFEST).read_bytes(MAX_MANIFEST_BYTES)
+        if served.public_key is not None:  # the manifest has the digests of all other files
+            verify_signed_file(MANIFEST, content, _signature(folder), Path(served.public_key), served.bundle)
+        manifest = parse_manifest(content, served.bundle)
         digest = verify_digest(manifest, folder.name, served.bundle)
         golden = golden_of(manifest, served.precision, lambda name: (folder / name).read_bytes(MAX_MANIFEST_BYTES))
         return manifest, digest, golden
@@ -155,6 +162,14 @@ async def _sees(version: Version) -> None:
                     await asyncio.sleep(READY_INTERVAL_SECONDS)
     except TimeoutError:
         log.warning("%s does not answer yet: %s", version.name, reason)
+
+
+def _signature(bundle: StorePath) -> bytes:
+    """Content of a bundle's signature. Raises UntrustedBundle where it has none."""
+    try:
+        return (bundle / SIGNATURE).read_bytes(MAX_MANIFEST_BYTES)
+    except NotFound as error:
+        raise unsigned(str(bundle)) from error
 
 
 def _identity(served: ServedVersion, config: GatewayConfig) -> tuple[str, ServedVersion]:

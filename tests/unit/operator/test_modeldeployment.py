@@ -453,6 +453,30 @@ def test_a_signed_bundle_is_a_version_of_its_own_and_one_that_is_refused_leaves_
     assert application["args"]["publicKey"] == "/fovea/secrets/key/cosign.pub"
 
 
+@pytest.mark.parametrize("secret", ["keys", "key"], ids=["two Secrets", "one Secret for both"])
+def test_the_gateway_too_is_given_the_key_that_must_have_signed_a_bundle(secret: str) -> None:
+    world = World(
+        deployment(
+            model={"uri": "s3://models/cells", "verify": {"name": "key"}},
+            authentication={"type": "APIKey", "secretRef": {"name": secret}},
+        )
+    )
+    world.settle()
+    (name,) = world.loaded
+    world.running = {name}
+    world.settle()
+    (version,) = world.config.versions
+    assert version.public_key == "/fovea/secrets/key/cosign.pub"
+    gateway: Any = world.child(DEPLOYMENT, "cells-gateway")
+    pod = gateway["spec"]["template"]["spec"]
+    mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+    mounted = {each["secret"]["secretName"]: mounts[each["name"]] for each in pod["volumes"] if "secret" in each}
+    assert {each: mounted[each] for each in (secret, "key")} == {
+        each: f"/fovea/secrets/{each}" for each in (secret, "key")
+    }
+    assert served().config.versions[0].public_key is None
+
+
 def test_a_head_or_a_gateway_that_is_away_makes_it_not_ready_and_leaves_the_traffic_alone() -> None:
     world = served()
     world.gateways = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from fovea_api.bundle import (
 from fovea_api.common import Task
 from fovea_api.trainingjob import Resize, Size
 from fovea_serving.bundle import bundle_digest, file_digest
+from fovea_serving.signature import SIGNATURE, sign_bundle
 from onnx import TensorProto, helper, numpy_helper
 
 DIGEST = "sha256-" + "0" * 64
@@ -110,6 +112,33 @@ def bundle(tmp_path: Path) -> Path:
     manifest = manifest_of(folder)
     (folder / "bundle.yaml").write_text(yaml.safe_dump(manifest.to_dict(), sort_keys=False))
     return folder.rename(tmp_path / bundle_digest(manifest))
+
+
+def key_pair(folder: Path) -> tuple[Path, Path]:
+    private, public = folder / "key.pem", folder / "cosign.pub"
+    new = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(private)]
+    subprocess.run(new, check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", "-in", str(private), "-pubout", "-out", str(public)], check=True)
+    return private, public
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A private key and its public one, made as users make them."""
+    return key_pair(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="session")
+def other_keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Those of somebody else."""
+    return key_pair(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def signed(bundle: Path, keys: tuple[Path, Path]) -> Path:
+    """The bundle, signed."""
+    (bundle / SIGNATURE).write_bytes(sign_bundle(bundle, keys[0]))
+    return bundle
 
 
 def write_bundle(root: Path, write: Callable[[Path], None], task: Task) -> Path:

@@ -20,6 +20,7 @@ from fovea_serving.gateway.configuration import Follower, Surroundings, parsed, 
 from fovea_serving.gateway.gateway import Call, Gateway
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.predictor import Predictor
+from fovea_serving.signature import SIGNATURE, UntrustedBundle
 from fovea_serving.upstreams import Answer, PredictOptions, Upstream, UpstreamUnavailable
 from fovea_serving.upstreams.base import DEFAULTS
 from fovea_serving.upstreams.local import LocalUpstream
@@ -193,6 +194,33 @@ async def test_a_bundle_that_is_not_what_its_digest_promises_never_serves(
         await Follower(gateway, Surroundings()).apply(config_of(forged, ("a", "Stable", 100)))
     assert not gateway.routing.versions
     assert not opened
+
+
+async def test_a_gateway_that_must_see_a_signature_uses_no_manifest_that_was_changed_since(
+    signed: Path, keys: tuple[Path, Path], opened: list[Counted], image: bytes
+) -> None:
+    def config(name: str, bundle: Path) -> GatewayConfig:
+        given = config_of(bundle, (name, "Stable", 100))
+        (version,) = given.versions
+        return given.model_copy(update={"versions": (version.model_copy(update={"public_key": str(keys[1])}),)})
+
+    folder = signed.rename(signed.with_name("latest"))  # nothing but the signature binds what lies in it
+    gateway = Gateway()
+    follower = Follower(gateway, Surroundings())
+    await follower.apply(config("a", folder))
+    manifest, signature = folder / "bundle.yaml", folder / SIGNATURE
+    text = manifest.read_text()
+    manifest.write_text(text.replace("- red\n- green", "- green\n- red"))
+    with pytest.raises(UntrustedBundle, match=r"bundle\.yaml is not what was signed"):
+        await follower.apply(config("b", folder))
+    manifest.write_text(text)
+    signature.unlink()
+    with pytest.raises(UntrustedBundle, match="is not signed"):
+        await follower.apply(config("b", folder))
+    answered = await gateway.predict(Call("1"), [image], choice)
+    assert answered.version.name == "a", "the version before goes on"
+    assert [upstream.name for upstream in opened] == ["a"]
+    await gateway.close()
 
 
 async def test_without_versions_the_configuration_says_why(bundle: Path) -> None:

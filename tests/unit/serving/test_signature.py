@@ -11,27 +11,7 @@ import pytest
 from fovea_api.errors import InvalidInput
 from fovea_serving.bundle import load_bundle
 from fovea_serving.fetch import fetch_bundle
-from fovea_serving.signature import SIGNATURE, UntrustedBundle, sign_bundle, verify_signature
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A private key and its public one."""
-    return pair(tmp_path_factory.mktemp("keys"))
-
-
-def pair(folder: Path) -> tuple[Path, Path]:
-    private, public = folder / "key.pem", folder / "cosign.pub"
-    new = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(private)]
-    subprocess.run(new, check=True, capture_output=True)
-    subprocess.run(["openssl", "pkey", "-in", str(private), "-pubout", "-out", str(public)], check=True)
-    return private, public
-
-
-@pytest.fixture
-def signed(bundle: Path, keys: tuple[Path, Path]) -> Path:
-    (bundle / SIGNATURE).write_bytes(sign_bundle(bundle, keys[0]))
-    return bundle
+from fovea_serving.signature import SIGNATURE, UntrustedBundle, sign_bundle, verify_signature, verify_signed_file
 
 
 def test_a_signed_bundle_is_loaded_by_its_key_and_without(signed: Path, keys: tuple[Path, Path]) -> None:
@@ -73,12 +53,29 @@ def test_what_is_changed_after_the_verification_is_not_used(
         fetch_bundle(f"file://{signed}", tmp_path / "later", public_key=keys[1])
 
 
-def test_another_key_is_refused(signed: Path, tmp_path: Path) -> None:
+def test_another_key_is_refused(signed: Path, other_keys: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UntrustedBundle, match="does not hold"):
-        verify_signature(signed, pair(tmp_path)[1])
+        verify_signature(signed, other_keys[1])
     (tmp_path / "cosign.pub").write_text("no key")
     with pytest.raises(InvalidInput, match="not a public key"):
         verify_signature(signed, tmp_path / "cosign.pub")
+
+
+def test_a_file_is_verified_without_the_others(
+    bundle: Path, keys: tuple[Path, Path], other_keys: tuple[Path, Path]
+) -> None:
+    content, signature = (bundle / "bundle.yaml").read_bytes(), sign_bundle(bundle, keys[0])
+    verify_signed_file("bundle.yaml", content, signature, keys[1], "here")
+    for name, text, by, key in (
+        ("bundle.yaml", content.replace(b"red", b"read"), signature, keys[1]),
+        ("bundle.yaml", b"", signature, keys[1]),
+        ("added.yaml", content, signature, keys[1]),
+        ("bundle.yaml", content, b"{}", keys[1]),
+        ("bundle.yaml", content, sign_bundle(bundle, other_keys[0]), keys[1]),
+        ("bundle.yaml", content, signature, other_keys[1]),
+    ):
+        with pytest.raises(UntrustedBundle, match="here"):
+            verify_signed_file(name, text, by, key, "here")
 
 
 def test_the_librarys_own_command_verifies_what_we_sign(signed: Path, keys: tuple[Path, Path]) -> None:

@@ -45,7 +45,7 @@ from fovea_operator.workloads.rayservice import (
     address,
     build_ray_service,
 )
-from fovea_operator.workloads.serving import GATEWAY, HEAD, REPLICA, Serving
+from fovea_operator.workloads.serving import GATEWAY, HEAD, REPLICA, Serving, public_key
 
 CHILDREN = (
     SERVICE_ACCOUNT, ROLE, ROLE_BINDING, CONFIG_MAP, SERVICE, DEPLOYMENT, DISRUPTION_BUDGET, NETWORK_POLICY,
@@ -90,6 +90,7 @@ def _served(serving: Serving, version: DeployedVersion) -> ServedVersion:
         weight=100,
         bundle=version.bundle,
         precision=None if version.precision == "Auto" else version.precision,
+        public_key=public_key(version),
         address=where,
     )
 
