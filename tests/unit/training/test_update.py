@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,7 +76,7 @@ PLAIN: Mapping[str, JsonValue] = {
 def updater(folder: Path, precision: str = "FP32", **training: JsonValue) -> Updater:
     recipe = Training.model_validate({**PLAIN, **training})
     context = SingleProcess(folder, 1, lambda progress: None)
-    return Updater(Small(), recipe, context, Precision(precision, "cpu"), State())
+    return Updater(Small(), recipe, context, Precision(precision, "cpu"), State(), nn.Identity())
 
 
 class Normed(Small):
@@ -116,10 +117,27 @@ def test_a_narrow_network_keeps_a_layout_in_which_its_gradients_are_right(tmp_pa
     """In the other one, torch 2.14 ends the process on CPUs with AVX-512."""
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     recipe, context = Training.model_validate(PLAIN), SingleProcess(tmp_path, 1, lambda progress: None)
-    mine = Updater(Narrow(), recipe, context, Precision("FP32", "cpu"), State())
+    mine = Updater(Narrow(), recipe, context, Precision("FP32", "cpu"), State(), nn.Identity())
     mine.step([(images.contiguous(memory_format=torch.channels_last), Labels(LABELS[:2]))], 0, 1)
     assert not mine.network.get_parameter("body.0.weight").is_contiguous(memory_format=torch.channels_last)
     assert updater(tmp_path).network.get_parameter("body.0.weight").is_contiguous(memory_format=torch.channels_last)
+
+
+def test_accumulated_batches_are_normalized_one_after_the_other(tmp_path: Path) -> None:
+    """Or a GPU holds the float32 images of all of them at once."""
+    recipe = Training.model_validate({**PLAIN, "batchSize": 2, "gradientAccumulationSteps": 4})
+    context, normalized = SingleProcess(tmp_path, 1, lambda progress: None), list[weakref.ref[Tensor]]()
+
+    def normalize(images: Tensor) -> Tensor:
+        assert not any(other() is not None for other in normalized)
+        result = images.float() / 255
+        normalized.append(weakref.ref(result))
+        return result
+
+    mine = Updater(Small(), recipe, context, Precision("FP32", "cpu"), State(), normalize)
+    images = torch.arange(2 * 3 * 16 * 16, dtype=torch.uint8).view(2, 3, 16, 16)
+    mine.step([(images, Labels(LABELS[:2]))] * 4, 0, 1)
+    assert len(normalized) == 4
 
 
 @pytest.mark.parametrize("size", [4, 2, 1])
@@ -171,7 +189,7 @@ def test_the_average_is_timms_with_its_warm_up(tmp_path: Path) -> None:
     """Of parameters and of batch norm's statistics, which belong to the weights that they were measured with."""
     recipe = Training.model_validate({**PLAIN, "ema": {"decay": 0.8}})
     context = SingleProcess(tmp_path, 1, lambda progress: None)
-    mine, steps = Updater(Normed(), recipe, context, Precision("FP32", "cpu"), State()), 12
+    mine, steps = Updater(Normed(), recipe, context, Precision("FP32", "cpu"), State(), nn.Identity()), 12
     expected = {name: value.clone() for name, value in mine.network.state_dict().items()}
     for step in range(steps):
         mine.step(batches(8), step, 1)
@@ -205,7 +223,7 @@ def test_the_state_goes_on_as_if_it_had_not_been_saved(tmp_path: Path) -> None:
     whole.save(state)
     recipe = Training.model_validate({**PLAIN, **training})
     context = SingleProcess(tmp_path, 1, lambda progress: None)
-    resumed = Updater(Small(), recipe, context, Precision("FP32", "cpu"), state)
+    resumed = Updater(Small(), recipe, context, Precision("FP32", "cpu"), state, nn.Identity())
     for mine in (whole, resumed):
         mine.step(batches(8), 1, 1)
     for left, right in ((whole.network, resumed.network), (whole.averaged, resumed.averaged)):

@@ -103,7 +103,6 @@ class _Fit:
         self.order = training_order(recipe, self.train, len(version.manifest.classes), context.workers)
         self.batches = TrainingBatches(self.train, self.order, context)
         self.validation_batches = ValidationBatches(self.validation, self.training.batch_size, context)
-        self.normalize = Normalize(preprocess, context.device)
         self.monitored = monitored_metric(recipe, task)
         self.last_epoch = min(self.training.epochs, plan.until or self.training.epochs)
 
@@ -113,7 +112,8 @@ class _Fit:
         if plan.base_weights is not None and not self.state.network:
             _start_from(plan.base_weights, network, self.state)
         self.resumed = bool(self.state.network)
-        self.updater = Updater(network, self.training, context, self._precision(), self.state)
+        normalize = Normalize(preprocess, context.device)
+        self.updater = Updater(network, self.training, context, self._precision(), self.state, normalize)
         self.started, self.cpu_started = time.monotonic() - self.state.seconds, time.process_time()
         self.cpu_before = self.state.cpu_seconds
         self.reported, self.saved, self.speed = 0.0, time.monotonic(), 0.0
@@ -137,7 +137,7 @@ class _Fit:
         batches = self.batches.epoch(state.epoch, state.step)
         self.updater.network.train()
         began, images_done = time.monotonic(), 0
-        while parts := [(self.normalize(images), targets) for images, targets, _ in islice(batches, accumulated)]:
+        while parts := [(images, targets) for images, targets, _ in islice(batches, accumulated)]:
             step = state.epoch * steps + state.step
             torch.manual_seed(mix(self.training.seed, step, context.rank))  # dropout, sampled anchors
             self.unread.append(self.updater.step(parts, step, steps))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from fovea_trainer.training.schedule import learning_rate_factor, momentum_at
 from fovea_trainer.training.state import State, clone
 
 Batch = tuple[Tensor, Targets]
-"""Images, normalized, float32 [N, 3, H, W], and their ground truth."""
+"""Images uint8 [N, 3, H, W], and their ground truth."""
 NARROW = 16
 """Fewer input channels may make oneDNN's gradient of a strided 1x1 convolution wrong; 4 to 9 were seen to."""
 
@@ -98,17 +98,24 @@ class Updater:
         context: The workers.
         precision: Arithmetic of the forward pass.
         state: Where training goes on; a new one: from the network as it is.
+        normalize: Gives a batch's images, uint8, as float32 on the device; one batch at a time is there so.
     """
 
     def __init__(
-        self, network: AnyNetwork, training: Training, context: Context, precision: Precision, state: State
+        self,
+        network: AnyNetwork,
+        training: Training,
+        context: Context,
+        precision: Precision,
+        state: State,
+        normalize: Callable[[Tensor], Tensor],
     ) -> None:
         if batch_norm.uses_sync(training.sync_batch_norm, training.batch_size, context.workers):
             batch_norm.synchronize(network, context.device)
         self._layout = memory_format(network, context.device)
         self.network = network.to(context.device).to(memory_format=self._layout)
         self.precision = precision
-        self._training, self._context = training, context
+        self._training, self._context, self._normalize = training, context, normalize
         self._optimizer = build_optimizer(self.network, training.optimizer)
         self._scaler = precision.scaler()
         decay = 0.0 if training.ema is None else training.ema.decay
@@ -177,7 +184,7 @@ class Updater:
         device, model = self._context.device, self._model
         with model.no_sync() if not last and isinstance(model, DistributedDataParallel) else nullcontext():
             with self.precision.autocast(), batch_norm.refusing_single_values():
-                raw = model(images.contiguous(memory_format=self._layout))
+                raw = model(self._normalize(images).contiguous(memory_format=self._layout))
                 parts: Mapping[str, Tensor] = self.network.loss(raw, targets.to(device))
             stacked = torch.stack([part.float() for part in parts.values()])
             loss = stacked.sum()
