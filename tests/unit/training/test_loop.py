@@ -175,15 +175,26 @@ def test_the_curves_do_not_depend_on_how_often_losses_are_read(tmp_path: Path, m
     assert curves[0] == curves[1]
 
 
+def test_workers_agree_on_a_checkpoint_only_where_losses_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time, all of them wait for the first one."""
+    asked: list[bool] = []
+    monkeypatch.setattr(loop, "read_steps", lambda device: 2)
+    monkeypatch.setattr(loop, "first_workers", lambda value, context: asked.append(value) or value)
+    fit(recipe(), squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 2, Listener()))
+    assert len(asked) == 1 + 3, "the precision, and after step 2 of 3 in each epoch"
+
+
 def test_a_loss_that_is_no_number_is_never_part_of_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "read_steps", lambda device: 100)
+    monkeypatch.setattr(loop, "read_steps", lambda device: 2)
     monkeypatch.setattr(loop, "PROGRESS_SECONDS", 1000.0)
     job = recipe()
     tiny = {"mean": [0, 0, 0], "std": [1e-38] * 3}
     job = Recipe.model_validate(job.to_dict() | {"input": {"normalize": tiny, "size": {"width": 32, "height": 32}}})
-    for seconds in (0.0, 1000.0):  # a checkpoint after the first step; one after the epoch
+    for seconds in (0.0, 1000.0):  # a checkpoint after two steps; one after the epoch
         with pytest.raises(TrainingDiverged, match="in epoch 1, step 1"):
             fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, Listener()),
                 Plan(checkpoint_seconds=seconds))  # fmt: skip

@@ -109,5 +109,11 @@ def test_images_of_many_shards_are_mixed_in_windows_of_shards() -> None:
         begun = [sum(use.min() <= place <= use.max() for use in uses) for place in range(sum(shards))]
         assert max(begun) <= WINDOW_SHARDS
         assert max(begun) > 1
+    short = Order(np.full(sum(shards), 0.5), 4, seed=3, shards=shards)  # an epoch draws about half of the images
+    for epoch in range(20):
+        drawn = short.epoch(epoch).ravel()
+        uses = [np.flatnonzero(shard_of[drawn] == shard) for shard in range(len(shards))]
+        begun = [sum(len(use) and use.min() <= place <= use.max() for use in uses) for place in range(len(drawn))]
+        assert max(begun) <= WINDOW_SHARDS
     few = Order(np.ones(20), 7, seed=1, shards=(5,) * WINDOW_SHARDS)
     assert np.array_equal(few.epoch(0), Order(np.ones(20), 7, seed=1).epoch(0)), "few shards are one window"

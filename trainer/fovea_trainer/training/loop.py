@@ -41,7 +41,7 @@ READ_STEPS = 16
 PROGRESS_SECONDS = 1.0
 """Between two reports of progress within an epoch."""
 CHECKPOINT_SECONDS = 300.0
-"""Between two checkpoints at most, also within an epoch: what a training loses that is killed."""
+"""Between two checkpoints, also within an epoch, at steps whose losses are read: what a killed training loses."""
 NO_VALIDATION = "There is no validation split: the weights of the last epoch are kept, whatever the test split says."
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,8 @@ class _Fit:
             self.unread.append(self.updater.step(parts, step, steps))
             state.step += 1
             images_done += self.order.images_per_step
-            if len(self.unread) >= self.read_steps or self._progress_due():
+            reading = state.step % self.read_steps == 0  # on all workers alike
+            if reading or self._progress_due():
                 self._read_losses()
                 self.speed = images_done / (time.monotonic() - began)
                 if self._progress_due():
@@ -152,7 +153,7 @@ class _Fit:
                 self._read_losses()
                 self._save(True)
                 raise Interrupted(f"training was stopped in epoch {state.epoch + 1} and its state saved")
-            if state.step < steps and self._checkpoint_due():
+            if reading and state.step < steps and self._checkpoint_due():
                 self._read_losses()
                 state.loss_sum = total(state.loss_sum, context) / context.workers  # the first worker's is kept
                 state.loss_parts = {

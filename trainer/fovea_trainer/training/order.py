@@ -61,8 +61,9 @@ class Order:
             shard = np.searchsorted(np.cumsum(self.shards), index, "right")
             window = random.permutation(len(self.shards))[shard] // WINDOW_SHARDS
             index = index[np.argsort(window, kind="stable")]
-            size = self.images_per_step  # filled up from the step before the last, which is of the same window
-            index = np.concatenate([index, index[-size:][: -len(index) % size]])
+            size = self.images_per_step  # filled up from its end: those of other windows' shards may have left
+            missing = max(0, self.steps_per_epoch * size - len(index))
+            index = np.concatenate([index, np.resize(index[-max(size, missing) :], missing)])
         return np.resize(index, (self.steps_per_epoch, self.images_per_step)).astype(np.int64)
 
 
