@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+from fovea_api.errors import Interrupted
 from fovea_trainer.local import tune_manifest
 from fovea_trainer.tuning.journal import Phase
-from fovea_trainer.tuning.ray_tune import _Searcher
-from ray import cloudpickle
+from fovea_trainer.tuning.ray_tune import _Searcher, carry_out
+from fovea_trainer.tuning.study import Study
+from ray import cloudpickle, tune
 from studies import recipe, study
 from test_tune_by_hand import journal, sweep
 
@@ -41,3 +44,50 @@ def test_tune_can_pickle_a_searcher_that_reports_to_a_cluster(tmp_path: Path) ->
     """The reporter of a pod has a lock and a connection; on a cluster no sweep would start."""
     lock = threading.Lock()
     cloudpickle.dumps(_Searcher(study(tmp_path, recipe()), lambda: lock.acquire() and None))
+
+
+class _Tuner:
+    """Takes what Ray Tune is given, begins one trial and returns as Tune does after Ctrl-C."""
+
+    given: Any = None
+
+    def __init__(self, trainable: Any, *, tune_config: tune.TuneConfig, run_config: tune.RunConfig) -> None:
+        _Tuner.given = run_config
+        self._searcher: Any = tune_config.search_alg
+
+    def fit(self) -> None:
+        assert self._searcher.suggest("first")["job"].number == 1
+
+
+def test_after_ctrl_c_the_sweep_goes_on_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "Tuner", _Tuner)
+    for _ in range(4):
+        made = study(tmp_path, recipe())
+        with pytest.raises(Interrupted):
+            carry_out(made, lambda: None)
+    (entry,) = study(tmp_path, recipe()).entries
+    assert (entry.phase, entry.started) == (Phase.RUNNING, 0)
+
+
+def test_tune_keeps_no_checkpoints_and_counts_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder that Tune is given is in one pod alone; the workers of a cluster do not see it."""
+    monkeypatch.setattr(tune, "Tuner", _Tuner)
+    made = study(tmp_path, recipe())
+    with pytest.raises(Interrupted):
+        carry_out(made, lambda: None)
+    checkpoints = _Tuner.given.checkpoint_config
+    assert (checkpoints.checkpoint_at_end, checkpoints.checkpoint_frequency) == (False, 0)
+    made._ticked, made._kept = made._ticked - 40, made._kept - 40
+    (clock,) = _Tuner.given.callbacks
+    clock.on_step_end(1, [])
+    assert study(tmp_path, recipe())._clock.seconds >= 40
+    cloudpickle.dumps(clock)
+
+
+def test_a_pod_that_is_asked_to_stop_waits_for_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(self: Study) -> None:
+        raise Interrupted("the pod was asked to stop")
+
+    monkeypatch.setattr(Study, "next", asked)
+    with pytest.raises(Interrupted):
+        _Searcher(study(tmp_path, recipe()), lambda: None).suggest("first")

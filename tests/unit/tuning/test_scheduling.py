@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from fovea_api.errors import InvalidInput
+from fovea_api.run import Progress
+from fovea_api.sweep import TrialState
 from fovea_trainer.tuning.errors import BudgetTooSmall, NoTrialWithinLimits, TooManyTrialsFailed
 from fovea_trainer.tuning.journal import Entry, Phase
+from fovea_trainer.tuning.manifest import describe
 from fovea_trainer.tuning.scheduling import MedianStopping, Population, SuccessiveHalving, misses
-from fovea_trainer.tuning.trial import Job, Outcome
+from fovea_trainer.tuning.trial import Job, Outcome, TrialContext
 from studies import RATE, carry_out, entry, outcome, recipe, study
 
 STOPPING = {"scheduler": "ASHA", "graceEpochs": 1, "reductionFactor": 3}
@@ -247,8 +253,8 @@ def test_a_budget_that_is_spent_ends_the_sweep_with_what_it_has(tmp_path: Path) 
     made = study(tmp_path, given)
     job = made.next()
     assert job is not None
-    assert job.seconds is not None
-    assert 30 < job.seconds <= 36, "a hundredth of an hour on one core"
+    assert job.deadline is not None
+    assert 0 < job.deadline - time.time() <= 36, "a hundredth of an hour on one core, from now on"
     metrics = {"validation/accuracy": 0.5}
     made.done(job, Outcome([metrics] * 9, 9, metrics, True, seconds=1.0))
     made._ticked -= 40  # the time that the second trial takes
@@ -259,10 +265,39 @@ def test_a_budget_that_is_spent_ends_the_sweep_with_what_it_has(tmp_path: Path) 
     assert made.next() is None
     made.finish()
     assert made.ended == "BudgetSpent"
-    assert made.entries[1].reason == "the budget was spent"
     assert made.why_nothing() is None
+    counts = made.summary().trials
+    assert (counts.succeeded, counts.stopped_early, counts.running, counts.paused) == (1, 1, 0, 0)
+    trial = describe(made).trials[1]
+    assert (trial.state, trial.reason) == (TrialState.STOPPED_EARLY, "the budget was spent")
     again = study(tmp_path, given)
     assert again.next() is None, "what was spent before a restart counts"
+
+
+def test_a_larger_budget_goes_on_with_the_trials_that_there_are(tmp_path: Path) -> None:
+    made = study(tmp_path, recipe(budget={"wallClock": "1m"}, stopping=STOPPING))
+    cut, paused = made.next(), made.next()
+    assert cut is not None
+    assert paused is not None
+    for job, epochs in ((cut, 0), (paused, 1)):
+        write_weights(tmp_path, made.entries[job.number - 1], epochs, job)
+        made.done(job, Outcome([{"validation/accuracy": 0.5}] * epochs, 9, cut=not epochs, seconds=1.0))
+    made._ticked -= 61
+    assert made.next() is None
+    made.finish()
+    again = study(tmp_path, recipe(budget={"wallClock": "1h"}, stopping=STOPPING))
+    assert [each.phase for each in again.entries] == [Phase.RUNNING, Phase.PAUSED]
+    assert [weights(tmp_path, each)[0] for each in again.entries] == [f"{0:06}-{0:08}", f"{1:06}-{0:08}"]
+    following = again.next()
+    assert following is not None
+    assert (following.number, following.until) == (1, 1)
+
+
+def test_a_sweep_that_has_not_ended_is_not_finished(tmp_path: Path) -> None:
+    made = study(tmp_path, recipe())
+    assert made.next() is not None
+    with pytest.raises(RuntimeError, match="has not ended"):
+        made.finish()
 
 
 def test_a_budget_too_small_for_one_trial_says_so(tmp_path: Path) -> None:
@@ -316,6 +351,40 @@ def test_a_restart_at_any_moment_changes_nothing(tmp_path: Path) -> None:
         made.done(job, outcome(made, job, rising, 9))
     assert log == expected
     assert [each.values for each in made.entries] == [each.values for each in steady.entries]
+
+
+def test_a_trial_that_gets_further_each_time_is_not_given_up(tmp_path: Path) -> None:
+    for attempt in range(1, 8):
+        made = study(tmp_path, recipe())
+        job = made.next()
+        assert job is not None
+        assert job.number == 1
+        write_weights(tmp_path, made.entries[0], attempt, job)
+    assert [study(tmp_path, recipe()).next().number for _ in range(4)] == [1, 1, 1, 2]  # type: ignore[union-attr]
+
+
+def test_the_time_of_an_interrupted_trial_counts(tmp_path: Path) -> None:
+    made = study(tmp_path, recipe())
+    job = made.next()
+    assert job is not None
+    made._ticked -= 20
+    made.abandoned(job)
+    clock = study(tmp_path, recipe())._clock
+    assert clock.seconds >= 20
+    assert clock.usage.cpu_hours >= 20 / 3600
+
+
+def test_the_clock_goes_on_and_the_deadline_holds_while_a_trial_works(tmp_path: Path) -> None:
+    made = study(tmp_path, recipe(budget={"wallClock": "1h"}))
+    job = made.next()
+    assert job is not None
+    context = TrialContext(job, threading.Event(), made.tick)
+    made._ticked, made._kept = made._ticked - 40, made._kept - 40
+    context.report_progress(Progress())
+    assert study(tmp_path, recipe())._clock.seconds >= 40, "kept, though no trial has paused"
+    assert not context.stopping()
+    late = TrialContext(dataclasses.replace(job, deadline=time.time() - 1), threading.Event(), made.tick)
+    assert late.stopping(), "it has waited for a worker until the budget was spent"
 
 
 def test_a_trial_that_kills_its_process_is_given_up(tmp_path: Path) -> None:

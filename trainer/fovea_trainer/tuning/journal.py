@@ -54,7 +54,9 @@ class Entry(Model):
     until: Count = 0
     """Epochs after which it pauses; 0: at the end."""
     started: Count = 0
-    """How often work on it was begun without an end so far."""
+    """How often work on it was begun without an end or a further checkpoint so far."""
+    position: str = ""
+    """Its newest checkpoint when work on it was begun the last time; empty: none."""
     curve: tuple[Metrics, ...] = ()
     """Metrics after each epoch."""
     artefact: Metrics = {}

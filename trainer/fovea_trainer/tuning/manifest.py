@@ -61,7 +61,7 @@ def describe(study: Study) -> SweepManifest:
             metrics=dict(entry.artefact),
             epochs=entry.epochs,
             state=states.get(entry.phase, TrialState.STOPPED_EARLY),
-            reason=entry.reason,
+            reason=study.reason(entry),
             within_limits=study.within_limits(entry),
             recipe=entry.recipe,
             curve=entry.curve,

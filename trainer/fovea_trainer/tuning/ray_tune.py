@@ -77,6 +77,8 @@ class _Searcher(Searcher):
             return str(Searcher.FINISHED)
         try:
             job = self._study.next()
+        except Interrupted:  # the pod is asked to stop: nothing waits for the trials at work
+            raise
         except FoveaError as error:
             self.fault = error
             return str(Searcher.FINISHED)
@@ -104,9 +106,9 @@ class _Searcher(Searcher):
         self._heard()
 
     def abandon(self) -> None:
-        """What was begun is not the fault of its trials."""
-        for job in self._jobs.values():
-            self._study.abandoned(job)
+        """What was begun and has not ended is not the fault of its trials."""
+        while self._jobs:
+            self._study.abandoned(self._jobs.popitem()[1])
 
     def save(self, checkpoint_path: str) -> None:
         pass  # the journal has everything
@@ -115,9 +117,23 @@ class _Searcher(Searcher):
         pass
 
 
+class _Clock(tune.Callback):
+    """Counts the time while trials work: Tune calls it several times a second."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as of the searcher."""
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._study.tick()
+
+
 def carry_out(study: Study, heard: Callable[[], None]) -> None:
     """Carries out a study's jobs on the Ray that is connected to, as many at once as the sweep allows and Ray has room
-    for. Raises what a trial's surroundings are at fault of, and what the study raises."""
+    for. Raises what a trial's surroundings are at fault of, what the study raises, and Interrupted."""
     execution = study.spec.execution
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     searcher = _Searcher(study, heard)
@@ -133,14 +149,16 @@ def carry_out(study: Study, heard: Callable[[], None]) -> None:
             ),
             run_config=tune.RunConfig(
                 storage_path=folder,
+                callbacks=[_Clock(study)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the folder is in this pod alone
                 verbose=0,
             ),
         )
         try:
             tuner.fit()
-        except Interrupted:
+        finally:
             searcher.abandon()
-            raise
     if searcher.fault is not None:
         raise searcher.fault
+    if study.ended is None:  # Tune returns as usual after Ctrl-C
+        raise Interrupted("the sweep was stopped", None, "the same command goes on")

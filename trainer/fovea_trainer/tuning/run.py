@@ -101,22 +101,22 @@ def _carry_out(study: Study, heard: Callable[[], None]) -> None:
         while not stop.is_set() and (job := study.next()) is not None:
             heard()
             try:
-                study.done(job, attempt(job, stop))
-            except (Interrupted, KeyboardInterrupt):
+                outcome = attempt(job, stop, study.tick)
+            except BaseException:  # no fault of the trial's
                 study.abandoned(job)
-                study.tick()
                 raise
+            study.done(job, outcome)
             heard()
     if stop.is_set() and study.ended is None:
         raise Interrupted("the sweep was stopped", None, "the same command goes on")
 
 
-def attempt(job: Job, stop: threading.Event | None = None) -> Outcome:
-    """Works on a job; an error of the trial is its outcome. Raises what is no fault of the trial: Interrupted, and
-    faults of the surroundings."""
+def attempt(job: Job, stop: threading.Event | None = None, heard: Callable[[], None] = lambda: None) -> Outcome:
+    """Works on a job, and calls `heard` every few seconds; an error of the trial is its outcome. Raises what is no
+    fault of the trial: Interrupted, and faults of the surroundings."""
     began = time.monotonic()
     try:
-        return work(job, stop)
+        return work(job, stop, heard)
     except Interrupted:
         raise
     except Exception as error:

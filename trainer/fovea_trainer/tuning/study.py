@@ -24,10 +24,10 @@ from fovea_trainer.tuning.journal import Clock, Entry, Journal, Phase, counted
 from fovea_trainer.tuning.ranking import Losses, excess_of, knee, losses_of, order, pareto_front
 from fovea_trainer.tuning.scheduling import Continue, Scheduler, scheduler_of
 from fovea_trainer.tuning.search import Known, by_path, grid_size, metrics_at, propose
-from fovea_trainer.tuning.trial import Job, Outcome, copy_checkpoint, forget_checkpoint, trial_spec
+from fovea_trainer.tuning.trial import Job, Outcome, copy_checkpoint, forget_checkpoint, newest_checkpoint, trial_spec
 
 ATTEMPTS = 3
-"""Times that work on a trial is begun without an end: what kills its process twice does so again."""
+"""Times that work on a trial is begun without an end or a further checkpoint: what kills its process does so again."""
 DRAWS = 100
 """Proposals for one trial that cannot be trained, after which the space counts as impossible."""
 LEAST_SECONDS = 5.0
@@ -36,6 +36,12 @@ CLOCK_SECONDS = 30.0
 """Between two writes of the clock: what the death of the process takes from what was counted."""
 
 Ended = Literal["AllTrials", "BudgetSpent", "SpaceExhausted", "TooManyFailed"]
+
+UNFINISHED: Mapping[Ended, str] = {
+    "BudgetSpent": "the budget was spent",
+    "TooManyFailed": "too many other trials failed",
+}
+"""Ends after which the sweep may go on, with what the trials that have not ended are stopped by."""
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +98,7 @@ class Study:
             return None
         interrupted = (e for e in self.entries if e.phase is Phase.RUNNING and e.number not in self._active)
         for entry in interrupted:
-            if entry.started >= ATTEMPTS:
+            if entry.started >= ATTEMPTS and newest_checkpoint(self.journal.of(entry)) <= entry.position:
                 words = f"its process died {entry.started} times without a word: mostly for lack of memory"
                 self._put(entry.model_copy(update={"phase": Phase.FAILED, "reason": words}))
                 return self.next()
@@ -163,7 +169,9 @@ class Study:
         return self._start(entry)
 
     def _start(self, entry: Entry) -> Job:
-        entry = entry.model_copy(update={"started": entry.started + 1})
+        position = newest_checkpoint(self.journal.of(entry))
+        started = 1 if position > entry.position else entry.started + 1
+        entry = entry.model_copy(update={"started": started, "position": position})
         self._put(entry)
         self._active.add(entry.number)
         upto = f" up to epoch {entry.until}" if entry.until else ""
@@ -176,7 +184,7 @@ class Study:
             environment=self.environment,
             folder=str(self.journal.of(entry)),
             until=entry.until,
-            seconds=self._seconds_left(),
+            deadline=None if (left := self._seconds_left()) is None else time.time() + left,
             measured=bool(entry.artefact),
         )
 
@@ -218,19 +226,26 @@ class Study:
         """What the process of a job left is taken up again: its own fault it was not."""
         entry = self.entries[job.number - 1]
         self._put(entry.model_copy(update={"started": max(0, entry.started - 1)}))
+        self.tick()
+        self._keep_clock()
         self._active.discard(job.number)
 
     def finish(self) -> None:
-        """Ends what is paused: nothing goes on any more."""
-        spent = self.ended == "BudgetSpent"
-        for entry in self.entries:
-            if entry.phase is Phase.PAUSED or (entry.phase is Phase.RUNNING and spent):
-                self._stop(entry, "the budget was spent" if spent else self._why(entry))
+        """Ends what is paused, where nothing goes on any more. A sweep that the budget or failures have ended may go on
+        with more of them: its trials stay as they are."""
+        if self.ended is None:
+            raise RuntimeError("the sweep has not ended")
+        if self.ended not in UNFINISHED:
+            for entry in self.entries:
+                if entry.phase is Phase.PAUSED:
+                    self._stop(entry, self._why(entry))
         self._keep_clock()
 
+    def reason(self, entry: Entry) -> str:
+        """Why a trial ended, or why the sweep did before it."""
+        return entry.reason if entry.phase.has_ended or self.ended is None else UNFINISHED.get(self.ended, "")
+
     def _why(self, entry: Entry) -> str:
-        if self.ended == "TooManyFailed":
-            return "too many other trials failed"
         better = sum(other.epochs > entry.epochs for other in self.entries)
         return (
             f"others did better after {entry.epochs} epochs; {better} of {len(self.entries)} trials were trained longer"
@@ -252,7 +267,8 @@ class Study:
     # --- Budget ---
 
     def tick(self) -> None:
-        """Counts the time since the last call: of the sweep, and of the trials at work."""
+        """Counts the time since the last call, of the sweep and of the trials at work, and keeps it now and then: to be
+        called while trials work, too."""
         now = time.monotonic()
         passed, self._ticked = now - self._ticked, now
         cpus, gpus = self._reserved
@@ -373,9 +389,11 @@ class Study:
         """The sweep in figures, when it has ended."""
         assert self.ended is not None
         front, best, middle = self.front(), self.best(), self.knee()
+        counts = self.counts()
+        stopped = counts.stopped_early + counts.running + counts.paused
         return SweepSummary(
             ended=self.ended,
-            trials=self.counts(),
+            trials=counts.model_copy(update={"stopped_early": stopped, "running": 0, "paused": 0}),
             best=None if best is None else self.trial(best),
             knee=None if middle is None else self.trial(middle),
             pareto=tuple(map(self.trial, front[:MAX_FRONT])) if len(self.recipe.objectives) > 1 else (),

@@ -8,13 +8,13 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fovea_api.common import Metrics
 from fovea_api.errors import Interrupted
-from fovea_api.run import Progress, RunSpec, RunType, run_identity
+from fovea_api.run import RunSpec, RunType, run_identity
 from fovea_api.trainingjob import Recipe
 from fovea_store import NotFound, StorePath
 from pydantic import JsonValue
@@ -44,7 +44,8 @@ class Job:
         environment: Where the sweep works.
         folder: The trial's folder in the store.
         until: Epochs after which it pauses. 0: at the end.
-        seconds: Time after which it pauses wherever it is: what the budget still allows. None: no limit.
+        deadline: When it pauses wherever it is, in seconds since 1970: what the budget still allows, waiting for a
+            worker included. None: no limit.
         measured: Whether what does not change with the epochs (latency, size, complexity) is known already.
     """
 
@@ -54,7 +55,7 @@ class Job:
     environment: RunEnvironment
     folder: str
     until: int
-    seconds: float | None = None
+    deadline: float | None = None
     measured: bool = False
 
 
@@ -92,13 +93,13 @@ def trial_spec(sweep: RunSpec, recipe: Recipe, frozen: Mapping[str, JsonValue]) 
 class TrialContext(SingleProcess):
     """Training in this process; the checkpoint is in the trial's folder of the store, where any pod finds it."""
 
-    def __init__(self, job: Job, stop: threading.Event) -> None:
+    def __init__(self, job: Job, stop: threading.Event, heard: Callable[[], None]) -> None:
         folder = StorePath.parse(job.folder) / CHECKPOINT
         local = folder.local_path() if folder.is_local else job.environment.work_dir / LOCAL / job.name
-        super().__init__(local, 1, self._heard, stop)
+        super().__init__(local, 1, lambda progress: heard(), stop)  # a sweep reports its trials, not their steps
         self._remote = None if folder.is_local else folder
         self._local = local
-        self._deadline = None if job.seconds is None else time.monotonic() + job.seconds
+        self._deadline = job.deadline
         if self._remote is not None:
             shutil.rmtree(local, ignore_errors=True)
             for name in self._remote.folders():
@@ -107,7 +108,7 @@ class TrialContext(SingleProcess):
 
     @property
     def out_of_time(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        return self._deadline is not None and time.time() >= self._deadline
 
     def report(self, state: State, save: bool) -> None:
         super().report(state, save)
@@ -121,18 +122,16 @@ class TrialContext(SingleProcess):
     def stopping(self) -> bool:
         return super().stopping() or self.out_of_time
 
-    def _heard(self, progress: Progress) -> None:
-        pass  # a sweep reports its trials, not their steps
 
-
-def work(job: Job, stop: threading.Event | None = None) -> Outcome:
-    """Trains a part of a trial. Raises what a training raises, and Interrupted when it was asked to stop."""
+def work(job: Job, stop: threading.Event | None = None, heard: Callable[[], None] = lambda: None) -> Outcome:
+    """Trains a part of a trial, and calls `heard` every few seconds. Raises what a training raises, and Interrupted
+    when it was asked to stop."""
     began = time.monotonic()
     run = TrainingRun(job.spec, job.environment)
     version = run.open()
     total = fitted(run.recipe, version).training.epochs
     until = min(job.until or total, total)
-    context = TrialContext(job, stop or threading.Event())
+    context = TrialContext(job, stop or threading.Event(), heard)
     state = context.resume()
     if state is None or state.epoch < until:
         plan = run.plan(0, tracked=False, until=until)
@@ -166,12 +165,18 @@ def forget_checkpoint(folder: StorePath) -> None:
     (folder / CHECKPOINT).delete()
 
 
+def newest_checkpoint(folder: StorePath) -> str:
+    """Name of a trial's newest checkpoint, which grows with epoch and step; empty: there is none."""
+    checkpoints = folder / CHECKPOINT
+    return max((name for name in checkpoints.folders() if (checkpoints / name / FILE).is_file()), default="")
+
+
 def copy_checkpoint(source: StorePath, target: StorePath) -> None:
     """Puts the checkpoint of one trial in the place of another's. Raises NotFound."""
-    names = [name for name in (source / CHECKPOINT).folders() if (source / CHECKPOINT / name / FILE).is_file()]
-    if not names:
+    newest = newest_checkpoint(source)
+    if not newest:
         raise NotFound("there is no checkpoint", str(source / CHECKPOINT))
     with tempfile.TemporaryDirectory(prefix="fovea-population-") as folder:
-        (source / CHECKPOINT / max(names)).download_tree(Path(folder))
+        (source / CHECKPOINT / newest).download_tree(Path(folder))
         forget_checkpoint(target)
-        (target / CHECKPOINT / max(names)).upload_tree(Path(folder), last=FILE)
+        (target / CHECKPOINT / newest).upload_tree(Path(folder), last=FILE)
