@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from fovea_api.common import Task
 from fovea_api.errors import CorruptData
 from fovea_api.version import MANIFEST, DatasetVersion, Shard
 from fovea_serving.pipeline import Preprocess
+from fovea_store import StorePath
 from fovea_store.errors import StoreFull, StoreUnavailable
 from fovea_trainer.augmentation import Augment
 from fovea_trainer.data import shard_cache
@@ -20,6 +26,7 @@ from fovea_trainer.data.version import Split, open_version, write_shard
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.context import SingleProcess
 from fovea_trainer.training.dataset import SplitDataset
+from fovea_trainer.training.image_cache import DISK_SHARE
 from fovea_trainer.training.loading import TrainingBatches, ValidationBatches
 from fovea_trainer.training.order import Order
 from synthetic import SIZE, png
@@ -153,16 +160,106 @@ def test_a_shard_that_fails_is_asked_for_again_and_then_named(
         next(batches(split(stored, tmp_path / "other"), tmp_path).epoch(0, 0))
 
 
+def test_the_store_is_asked_again_for_sizes_and_labels(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_cache, "PAUSE_SECONDS", 0.0)
+    for name in ("size", "is_file"):
+        real, failed = getattr(StorePath, name), set[str]()
+
+        def failing(path: StorePath, real: Callable[[StorePath], int] = real, failed: set[str] = failed) -> int:
+            if path.uri not in failed:
+                failed.add(path.uri)
+                raise StoreUnavailable("the store does not answer", path.uri)
+            return real(path)
+
+        monkeypatch.setattr(StorePath, name, failing)
+    assert split(stored, tmp_path)[0].image_bytes == row(0)["image"]
+
+
+def test_a_shard_that_another_process_is_about_to_map_stays(stored: Path, tmp_path: Path) -> None:
+    train = split(stored, tmp_path, 2.1)
+    first, second = (train.cache.images(shard) for shard in train.shards[:2])
+    train.cache.fetch(train.shards[0])
+    with ThreadPoolExecutor(1) as pool:
+        with shard_cache._locked(shard_cache._lock(first)):
+            other = pool.submit(train.cache.fetch, train.shards[1])
+            assert not wait([other], 0.3).done
+            assert first.exists()
+        assert other.result() == second
+    assert not first.exists()
+
+
+def test_room_for_a_shard_on_its_way_is_not_given_twice(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, arriving, go = shard_cache._fetch_images, list[Path](), Event()
+
+    def slow(packed: StorePath, target: Path, digest: str) -> None:
+        arriving.append(target)
+        go.wait(10)
+        fetch(packed, target, digest)
+
+    monkeypatch.setattr(shard_cache, "_fetch_images", slow)
+    train = split(stored, tmp_path, 3)  # one takes its size twice while it arrives
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(train.cache.fetch, shard) for shard in train.shards[:2]]
+        wait(both, 0.3)
+        assert len(arriving) == 1
+        go.set()
+    assert len(arriving) == 2
+    assert [future.result().name for future in both] == [train.cache.images(shard).name for shard in train.shards[:2]]
+
+
+def test_what_a_killed_process_left_is_removed(stored: Path, tmp_path: Path) -> None:
+    train = split(stored, tmp_path, 3)
+    lock = shard_cache._lock(train.cache.images(train.shards[5]))
+    lock.touch()
+    os.truncate(lock, 10**9)
+    left = [lock.with_suffix(end) for end in (".part", ".parquet")]
+    for file in left:
+        file.write_bytes(b"half")
+    assert train[0].image_bytes == row(0)["image"]
+    assert not any(file.exists() for file in left)
+    assert lock.stat().st_size == 0
+
+
+def test_a_full_disk_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / ".images.arrow.part").symlink_to("/dev/full")
+    with pytest.raises(StoreFull, match=r"images.arrow: no space is left"):
+        shard_cache._write(tmp_path / "images.arrow", iter([pa.table({"image": [b"0" * 10**6]})]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_that_has_left_is_mapped_no_more(stored: Path, tmp_path: Path) -> None:
+    train, other = split(stored, tmp_path, 2.1), split(stored, tmp_path, 2.1)
+    assert train[0].image_bytes == row(0)["image"]
+    other.cache.fetch(train.shards[1])
+    other.cache.fetch(train.shards[0])  # another file of the same name
+    assert train[0].image_bytes == row(0)["image"]
+    assert train[2 * ROWS].image_bytes == row(2 * ROWS)["image"]
+    assert list(train._images) == [2]
+    train.forget()
+    assert train._images == {}
+
+
+def test_shards_and_decoded_images_leave_a_part_of_the_disk() -> None:
+    assert shard_cache.FREE_SHARE + DISK_SHARE <= 0.85
+
+
 def test_a_place_that_is_too_small_is_refused_with_a_remedy(stored: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreFull, match=r"the local copies may take .*work_dir_size"):
         list(batches(split(stored, tmp_path / "cache", 3), tmp_path).epoch(0, 0))
 
 
-def test_a_label_file_that_is_no_parquet_is_refused(stored: Path, tmp_path: Path) -> None:
+def test_a_label_file_that_is_no_parquet_is_refused(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copied = tmp_path / "copy/shards"
     copied.mkdir(parents=True)
     (tmp_path / "copy" / MANIFEST).write_bytes((stored / MANIFEST).read_bytes())
     for file in (stored / "shards").iterdir():
         (copied / file.name).write_bytes(file.read_bytes()[: -100 if file.name.endswith("3.parquet") else None])
+    monkeypatch.setattr(shard_cache, "PAUSE_SECONDS", 0.0)
     with pytest.raises(CorruptData, match=r"train-00003.parquet: the shard cannot be read"):
         split(tmp_path / "copy", tmp_path / "cache")

@@ -24,7 +24,7 @@ from fovea_store import NotFound, StorePath
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from fovea_trainer.data.shard_cache import ShardCache
+from fovea_trainer.data.shard_cache import MappedImages, ShardCache, mapped
 
 SCHEMA = pa.schema(
     [
@@ -125,7 +125,7 @@ class Split(Sequence[Sample]):
         self.cache = cache
         self._ends = tuple(accumulate(shard.rows for shard in shards))
         self._labels: dict[int, pa.Table] = {}
-        self._images: dict[int, pa.Table] = {}
+        self._images: dict[int, MappedImages] = {}
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -157,24 +157,21 @@ class Split(Sequence[Sample]):
         """The number of the shard that each sample is in."""
         return np.searchsorted(self._ends, positions, "right").astype(np.int64)
 
+    def forget(self) -> None:
+        """Maps no images any more, so that shards that leave the cache take no place on the disk."""
+        self._images = {}
+
     def _label_table(self, shard: int) -> pa.Table:
         if shard not in self._labels:
-            self._labels[shard] = _mapped(self.cache.labels(self.shards[shard]))
+            self._labels[shard] = mapped(self.cache.labels(self.shards[shard]))
         return self._labels[shard]
 
     def _file(self, shard: int, row: int, column: str) -> bytes | None:
         if shard not in self._images:
-            # A file that has left the cache takes its place on the disk until nobody has it mapped.
-            gone = [other for other in self._images if not self.cache.images(self.shards[other]).exists()]
-            for other in gone:
-                del self._images[other]
-            self._images[shard] = _mapped(self.cache.fetch(self.shards[shard]))
-        data: bytes | None = self._images[shard].column(column)[row].as_py()
+            self._images = {number: images for number, images in self._images.items() if images.cached}
+            self._images[shard] = self.cache.read(self.shards[shard])
+        data: bytes | None = self._images[shard].table.column(column)[row].as_py()
         return data
-
-
-def _mapped(file: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,10 @@ class Normalize:
 
 def class_counts(samples: Sequence[Sample], task: TaskDefinition, num_classes: int) -> NDArray[np.int64]:
     """Annotations of each class in each image, [N, C]."""
-    return np.stack([task.class_counts(sample, num_classes) for sample in samples])
+    counts = np.stack([task.class_counts(sample, num_classes) for sample in samples])
+    if isinstance(samples, Split):
+        samples.forget()  # masks were read
+    return counts
 
 
 def class_weights(counts: NDArray[np.int64]) -> tuple[float, ...]:

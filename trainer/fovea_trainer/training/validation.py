@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fovea_trainer.data.version import Split
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.training.context import Context
 from fovea_trainer.training.dataset import Normalize
@@ -33,6 +34,8 @@ def validate(
             for prediction, index in zip(network.postprocess(arrays, geometries), indices, strict=False):
                 metrics.update(index, dataset.samples[index], prediction)
     network.train(training)
+    if isinstance(dataset.samples, Split):
+        dataset.samples.forget()
     (metrics, losses), *others = gather((metrics, losses), context)
     for theirs, of_batches in others:
         metrics.merge(theirs)
