@@ -119,7 +119,7 @@ def test_a_training_that_is_stopped_saves_its_state_and_goes_on_from_it(tmp_path
 
 
 def test_on_ray_an_error_that_is_final_is_met_twice_at_most(tmp_path: Path) -> None:
-    overflow: dict[str, JsonValue] = {"mean": [0, 0, 0], "std": [1e-38] * 3}
+    overflow: dict[str, JsonValue] = {"mean": [0, 0, 0], "std": [1e-42] * 3}
     path = manifest(tmp_path, {"train": 32}, input={"size": {"width": 32, "height": 32}, "normalize": overflow})
     script = f"""
 from pathlib import Path

@@ -156,7 +156,7 @@ def test_early_stopping_ends_training_and_the_best_epoch_is_kept(tmp_path: Path)
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(tmp_path: Path) -> None:
     job = recipe()
-    tiny = {"mean": [0, 0, 0], "std": [1e-38] * 3}  # the network's sums overflow
+    tiny = {"mean": [0, 0, 0], "std": [1e-42] * 3}  # as a float32 its inverse is infinite
     job = Recipe.model_validate(job.to_dict() | {"input": {"normalize": tiny, "size": {"width": 32, "height": 32}}})
     with pytest.raises(TrainingDiverged, match="lower optimizer"):
         fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, Listener()))
@@ -192,7 +192,7 @@ def test_a_loss_that_is_no_number_is_never_part_of_a_checkpoint(
     monkeypatch.setattr(loop, "read_steps", lambda device: 2)
     monkeypatch.setattr(loop, "PROGRESS_SECONDS", 1000.0)
     job = recipe()
-    tiny = {"mean": [0, 0, 0], "std": [1e-38] * 3}
+    tiny = {"mean": [0, 0, 0], "std": [1e-42] * 3}
     job = Recipe.model_validate(job.to_dict() | {"input": {"normalize": tiny, "size": {"width": 32, "height": 32}}})
     for seconds in (0.0, 1000.0):  # a checkpoint after two steps; one after the epoch
         with pytest.raises(TrainingDiverged, match="in epoch 1, step 1"):

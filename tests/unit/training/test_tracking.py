@@ -33,7 +33,7 @@ RECIPE = Recipe.model_validate(
         "training": {"epochs": EPOCHS, "batchSize": 8, "precision": "FP32"},
     }
 )
-OVERFLOWING = RECIPE.to_dict() | {"input": {"normalize": {"mean": [0, 0, 0], "std": [1e-38] * 3}}}
+OVERFLOWING = RECIPE.to_dict() | {"input": {"normalize": {"mean": [0, 0, 0], "std": [1e-42] * 3}}}
 
 
 @pytest.fixture(autouse=True)
