@@ -479,7 +479,7 @@ class Attempt(Model):
     disrupted_at: Time | None = None
     """Time when the cluster last disrupted one of its pods."""
     outcome: Outcome | None = None
-    """Outcome. Absent: the attempt is open."""
+    """How the attempt ended. Absent: it is open."""
     reason: Annotated[str, Field(max_length=256)] | None = None
     """Reason of the outcome, as one CamelCase word."""
     message: Message | None = None

@@ -282,11 +282,11 @@ class TestExplained:
     @pytest.mark.parametrize(
         ("path", "text"),
         [
-            ("trainingjob.spec.training.batchSize", "over all workers. Absent: the architecture's preset."),
+            ("trainingjob.spec.training.batchSize", "across all workers. Default: the preset"),
             ("dataset.spec.splits.groupBy.pattern", "named group"),
             ("tuningsweep.spec.parameters.logUniform.min", "Smallest value."),
-            ("modeldeployment.spec.rollout.gates.ifUnmeasured", "cannot be measured"),
-            ("run.status.attempts.outcome", "How it ended."),
+            ("modeldeployment.spec.rollout.gates.ifUnmeasured", "too little is measured"),
+            ("run.status.attempts.outcome", "How the attempt ended."),
         ],
     )
     def test_kubectl_explain(self, path: str, text: str, control_plane: ControlPlane) -> None:
