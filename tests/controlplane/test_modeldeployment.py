@@ -128,6 +128,7 @@ async def test_from_apply_to_a_switch_of_bundles(world: World) -> None:
         # What is not asked for any more goes.
         await world.apply(deployment(SECOND, scaling={"replicas": 0}))
         await world.until(lambda: not applications(world))
+        await world.until(lambda: "ScaledToZero" in str(status(world)["conditions"]))  # the status is written last
     world.writes.clear()
     async with world.operator(**SETTINGS):
         await asyncio.sleep(2)
