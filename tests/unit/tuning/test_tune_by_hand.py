@@ -63,6 +63,7 @@ def journal(store: Path) -> list[Entry]:
     return Journal(StorePath.parse(str(studies[0]))).read() if studies else []
 
 
+@pytest.mark.timeout(1500)  # the same where CI builds images beside the tests
 def test_a_sweep_survives_kill_9_and_leaves_a_report_and_a_patch(tmp_path: Path) -> None:
     path, store = sweep(tmp_path), tmp_path / "store"
     process = tune(path, store)
@@ -79,7 +80,7 @@ def test_a_sweep_survives_kill_9_and_leaves_a_report_and_a_patch(tmp_path: Path)
     assert doomed.phase is Phase.RUNNING
 
     process = tune(path, store, "--output", "json")
-    stdout, stderr = process.communicate(timeout=500)
+    stdout, stderr = process.communicate(timeout=1200)
     assert process.returncode == 0, stderr
     result = json.loads(stdout)
     counts = result["sweep"]["trials"]
@@ -118,7 +119,7 @@ def test_when_every_trial_fails_the_reason_is_named(tmp_path: Path) -> None:
     document[1]["spec"]["stopping"] = {"scheduler": "None"}
     path.write_text(yaml.safe_dump_all(document))
     process = tune(path, tmp_path / "store")
-    _, stderr = process.communicate(timeout=500)
+    _, stderr = process.communicate(timeout=1200)
     assert process.returncode == 1, stderr
     assert "2 of 2 trials failed, most of them so: " in stderr
     assert "the loss is" in stderr
