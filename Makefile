@@ -66,8 +66,9 @@ test-controlplane: venv tools  ## Against a real API server, which the devcluste
 test-cluster: venv tools  ## On a real cluster: the demo, faults, the README's commands; half an hour, as root
 	$(BIN)/python -m pytest -s tests/cluster
 
-test-slow: venv  ## On the cluster of test-cluster: the other examples, a queue; a quarter of an hour
+test-slow: venv  ## Sweeps with real trainings; on the cluster of test-cluster a sweep, the other examples, a queue; half an hour
 	dpkg --status dataset-fashion-mnist >/dev/null || apt-get install --yes --quiet dataset-fashion-mnist
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/unit
 	$(BIN)/python -m pytest -s -m slow tests/cluster
 
 test-page: venv  ## The page of fovea serve in a real browser, which this installs (Debian's Chromium)

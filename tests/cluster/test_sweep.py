@@ -15,7 +15,7 @@ from tests.cluster.conftest import Demo
 from tests.cluster.test_faults import kill
 from tests.kube import ROOT, documents
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 NAME, BEST, LIMIT = "blood-cells-sweep", "blood-cells-best", "latency/p95Milliseconds"
 
 

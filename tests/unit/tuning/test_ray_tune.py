@@ -27,6 +27,7 @@ def two_cpus() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_cpus")
+@pytest.mark.slow
 @pytest.mark.timeout(1500)  # workers of Ray yield to what CI builds beside the tests
 def test_eight_trials_end_on_two_cpus_with_early_stopping(tmp_path: Path) -> None:
     """Tune with Ray Train's workers hangs here (ray#54305)."""

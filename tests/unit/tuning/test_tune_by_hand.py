@@ -63,6 +63,7 @@ def journal(store: Path) -> list[Entry]:
     return Journal(StorePath.parse(str(studies[0]))).read() if studies else []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)  # the same where CI builds images beside the tests
 def test_a_sweep_survives_kill_9_and_leaves_a_report_and_a_patch(tmp_path: Path) -> None:
     path, store = sweep(tmp_path), tmp_path / "store"
