@@ -109,6 +109,7 @@ def test_a_sweep_survives_kill_9_and_leaves_a_report_and_a_patch(tmp_path: Path)
     assert not list(store.rglob("state.pt")), "checkpoints of trials that have ended are kept by nobody"
 
 
+@pytest.mark.slow
 def test_when_every_trial_fails_the_reason_is_named(tmp_path: Path) -> None:
     """A rate at which the loss is no number."""
     rate = {"path": RATE["path"], "choice": [9.5, 9.9]}
@@ -127,6 +128,7 @@ def test_when_every_trial_fails_the_reason_is_named(tmp_path: Path) -> None:
     assert "spec.trials.maxFailed" in stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["spec.parameters[0]"])
 def test_an_impossible_space_is_refused_before_any_work(tmp_path: Path, at: str) -> None:
     path = sweep(tmp_path, parameters=[{"path": "model.architecture", "choice": ["resnet19"]}])
