@@ -311,7 +311,7 @@ def _under_way(situation: Situation, attempts: tuple[Attempt, ...], child: Child
         )
     recorded = last.reason == _DEADLINE  # first why it is deleted, then its deletion
     if last.reason in (_SUSPENDED, _DEADLINE) and not child.deleting:  # somebody may have thought better of it in time
-        last = last.model_copy(update={"reason": None, "end_time": None})
+        last = last.model_copy(update={"reason": None})
     if child.disruption is not None and child.disruption.at != last.disrupted_at:
         last = last.model_copy(update={"disrupted_at": child.disruption.at, "message": child.disruption.message})
     error = _error_of(situation.status, last) if _reported_since(situation.status, last, child) else None

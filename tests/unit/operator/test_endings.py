@@ -101,7 +101,9 @@ def test_a_child_that_hangs_after_its_end_is_stopped_and_that_is_said(result: di
     assert not world.children
     assert world.status.phase == phase
     assert world.notes.count("AttemptStopped") == 1
-    assert "did not end" in (world.status.attempts[0].message or "")
+    (attempt,) = world.status.attempts
+    assert "did not end" in (attempt.message or "")
+    assert attempt.reason == ("DidNotExit" if phase == "Succeeded" else "BadImage")
     again = world.step(60)
     assert (again.status, again.notes) == (world.status.model_copy(update={"result": None}), ())
 
@@ -406,3 +408,16 @@ def test_an_attempt_that_was_left_open_on_resume_is_closed_and_counted_once() ->
     assert (second.outcome, second.start_time) == (None, START + timedelta(hours=2))
     assert world.step(100).status.phase == "Running", "60 and 110 minutes, not 60 and 110 and 170"
     assert world.step(11).assessment.message == "spec.runPolicy.activeDeadline has passed"
+
+
+def test_an_attempt_that_was_left_open_ended_when_the_next_one_began() -> None:
+    world = started()
+    world.children.clear()
+    world.step(5, record=False)  # it is seen to have failed
+    world.now += timedelta(minutes=5)
+    world.children[2] = Child(Key(RAY_JOB, "ns", f"{RUN}-2"), "uid-2", RUN, world.now, ChildState.RUNNING)
+    world.step(30)
+    first, second = world.status.attempts
+    assert (first.reason, first.end_time) == ("ChildVanished", START + timedelta(minutes=10))
+    assert first.worked_seconds == 600
+    assert second.outcome is None

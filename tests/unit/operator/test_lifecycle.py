@@ -155,6 +155,10 @@ SITUATIONS: dict[str, tuple[Situation, dict[str, Any]]] = {
         given(blocked(1), retries=0),
         {"phase": "Pending", "reason": "AccessDenied", "requeue": 6.0, "conditions": (False, True, False)},
     ),
+    "also where no status says what it was": (
+        given(status(attempt(outcome="Blocked", endTime=NOW))),
+        {"start": None, "reason": "Blocked"},
+    ),
     "and goes on": (given(blocked(1, seconds=10), retries=0), {"start": 2, "outcomes": ["Blocked", None]}),
     "each look doubles the pause": (given(blocked(4), retries=0), {"start": None, "requeue": 76.0}),
     "to a quarter of an hour at most": (given(blocked(30), retries=0), {"start": None, "requeue": 896.0}),
@@ -234,6 +238,10 @@ SITUATIONS: dict[str, tuple[Situation, dict[str, Any]]] = {
         given(OPEN, replace(FAILED, disruption=taken("pod p: node drained")), retries=0),
         {"outcomes": ["Preempted"], "messages": ["the cluster took its pods away: pod p: node drained"]},
     ),
+    "the loss of a pod is recorded while the others run": (
+        given(OPEN, child(disruption=taken("pod p: node drained", seconds=30))),
+        {"phase": "Running", "messages": ["pod p: node drained"], "disrupted": [NOW - timedelta(seconds=30)]},
+    ),
     "preemption is remembered after the pods were deleted": (
         given(
             status(attempt(message="pod p: node drained", disruptedAt=NOW - timedelta(seconds=60))), FAILED, retries=0
@@ -274,13 +282,17 @@ SITUATIONS: dict[str, tuple[Situation, dict[str, Any]]] = {
         given(status(attempt(), **error("InvalidInput", at=START - timedelta(hours=2)), **{"attempt": 1}), child()),
         {"phase": "Failed", "reason": "InvalidInput"},
     ),
+    "its child has to end first, for so long as it may take to end": (
+        given(status(attempt(), **error("StoreUnreachable", retryable=True)), child()),
+        {"phase": "Running", "reason": "Stopping", "outcomes": [None], "deleted": 0, "requeue": 120.0},
+    ),
     "an end without a result is a failure": (
         given(OPEN, child(state=ChildState.SUCCEEDED)),
         {"outcomes": ["Failed"]},
     ),
     "suspending is recorded first": (
         given(OPEN, child(), suspend=True),
-        {"phase": "Running", "reason": "Suspending", "deleted": 0, "outcomes": [None]},
+        {"phase": "Running", "reason": "Suspending", "deleted": 0, "outcomes": [None], "requeue": 3.0},
     ),
     "then the child is stopped": (
         given(status(attempt(reason="Suspended")), child(), suspend=True),
@@ -296,7 +308,7 @@ SITUATIONS: dict[str, tuple[Situation, dict[str, Any]]] = {
     ),
     "suspended": (
         given(OPEN, suspend=True),
-        {"phase": "Suspended", "outcomes": ["Suspended"], "conditions": (False, False, False)},
+        {"phase": "Suspended", "reason": "Suspended", "outcomes": ["Suspended"], "conditions": (False, False, False)},
     ),
     "resumed": (
         given(status(attempt(outcome="Suspended", reason="Suspended"), phase="Suspended")),
@@ -413,6 +425,7 @@ def test_situation(name: str) -> None:
         "messages": [each.message for each in made.status.attempts],
         "worked": [each.worked_seconds for each in made.status.attempts],
         "reasons": [each.reason for each in made.status.attempts],
+        "disrupted": [each.disrupted_at for each in made.status.attempts],
         "adopt": made.status.attempts[-1].adopt if made.status.attempts else None,
         "deleted": len(made.delete),
         "requeue": made.requeue_after,
