@@ -144,6 +144,13 @@ def test_the_installations_queue_is_that_of_runs_that_name_none() -> None:
         assert trained["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 2
 
 
+def test_a_pod_of_a_job_works_once_and_its_end_can_be_read_for_a_while() -> None:
+    spec = job(ttlAfterFinished="1s")["spec"]
+    assert (spec["backoffLimit"], spec["template"]["spec"]["restartPolicy"]) == (0, "Never")
+    assert spec["ttlSecondsAfterFinished"] == 600
+    assert job(ttlAfterFinished="1h")["spec"]["ttlSecondsAfterFinished"] == 3600
+
+
 def test_the_ray_cluster_works_once_and_goes() -> None:
     spec = ray_job({"ttlAfterFinished": "10m"}, workers=2)["spec"]
     assert (spec["backoffLimit"], spec["shutdownAfterJobFinishes"], spec["ttlSecondsAfterFinished"]) == (0, True, 600)

@@ -34,7 +34,7 @@ from fovea_operator.objects import (
 from fovea_operator.observe import Observer
 from fovea_operator.polling import Poller
 from fovea_operator.settings import Settings
-from fovea_operator.workloads.workload import Child
+from fovea_operator.workloads.workload import Child, ChildState
 
 START = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
 NOW = START + timedelta(hours=1)
@@ -154,6 +154,20 @@ async def test_what_is_known_of_an_attempt_whose_child_has_ended(name: str) -> N
         assert snapshot.runs[0].status.result.error is None
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["it was just made", "somebody deleted it"])
+async def test_a_child_that_the_watch_has_not_shown_is_looked_for(there: bool) -> None:
+    world = World()
+    world.seen(TRAINING_JOB, thing(TRAINING_JOB, "job", spec=SPEC))
+    world.seen(RUN, training(attempts=[OPEN]))
+    if there:
+        status = {"jobStatus": "RUNNING"}
+        child = thing(RAY_JOB, OPEN["child"], OWNER, labels={"fovea.dev/run": NAME}, status=status, controller=NAME)
+        world.server.put(RAY_JOB, child)
+    snapshot = await observe_training(world.observer, Key(TRAINING_JOB, "ns", "job"), NOW)
+    assert snapshot is not None
+    assert [child.state for child in snapshot.runs[0].children] == ([ChildState.RUNNING] if there else [])
+
+
 # --- Pods that outlive their attempt -------------------------------------------------------------------------------
 
 STOPPED = {"deletionTimestamp": "2026-11-24T20:30:00Z"}
@@ -183,6 +197,19 @@ async def test_pods_that_have_not_ended(name: str) -> None:
     assert snapshot is not None
     assert snapshot.runs[0].pods == (("p",) if counts else ())
     assert snapshot.runs[0].at_work is counts
+
+
+async def test_another_pod_of_its_name_is_not_the_one_that_was_stopped() -> None:
+    world = World()
+    labels = {"fovea.dev/run": NAME, "fovea.dev/attempt": "1"}
+    pod = thing(POD, "p", OWNER, labels=labels, metadata=STOPPED, status={"phase": "Running"})
+    world.seen(TRAINING_JOB, thing(TRAINING_JOB, "job", spec=SPEC))
+    world.seen(RUN, training(attempts=[ENDED]))
+    world.cache.put(POD, pod)
+    world.server.put(POD, thing(POD, "p", metadata={"uid": "another"}, status={"phase": "Running"}))
+    snapshot = await observe_training(world.observer, Key(TRAINING_JOB, "ns", "job"), NOW)
+    assert snapshot is not None
+    assert snapshot.runs[0].pods == ()
 
 
 # --- What a child waits for ---------------------------------------------------------------------------------------
