@@ -76,7 +76,7 @@ class Retryable(FoveaError):
 class Recoverable(FoveaError):
     """A fault of the infrastructure: credentials, disk space, an unavailable store. The work itself is in order.
 
-    It waits, and goes on from its last checkpoint when the cause is gone; no retry is used up.
+    It waits, and goes on from its last checkpoint when the cause is resolved; no retry is used up.
     """
 
     exit_code = 75

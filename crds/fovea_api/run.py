@@ -448,7 +448,7 @@ class RunResult(Model):
         return attempt.start_time is not None and self.completed_at >= attempt.start_time
 
 
-class Outcome(StrEnum):
+class AttemptOutcome(StrEnum):
     """Outcome of an attempt."""
 
     SUCCEEDED = "Succeeded"
@@ -478,7 +478,7 @@ class Attempt(Model):
     """Owner whose store the attempt may take over: the namespace annotation fovea.dev/adopt at its start."""
     disrupted_at: Time | None = None
     """Time when the cluster last disrupted one of its pods."""
-    outcome: Outcome | None = None
+    outcome: AttemptOutcome | None = None
     """How the attempt ended. Absent: it is open."""
     reason: Annotated[str, Field(max_length=256)] | None = None
     """Reason of the outcome, as one CamelCase word."""

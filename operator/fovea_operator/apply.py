@@ -56,12 +56,12 @@ class Writer:
     identity: str
     """Name of this replica, for events."""
 
-    async def carry_out(self, plan: Plan) -> None:
+    async def write(self, plan: Plan) -> None:
         """Writes in the order of the plan. Raises FoveaError at the first that fails; events may be lost."""
         for write in plan.writes:
-            await self._write(write)
+            await self._write_one(write)
 
-    async def _write(self, write: Write) -> None:
+    async def _write_one(self, write: Write) -> None:
         match write:
             case Create(controller=None):
                 await self._share(write)

@@ -46,7 +46,7 @@ class Engine:
                 await self._report_unreadable(key, plan)
                 if plan is None:
                     return None
-                await self.writer.carry_out(plan)
+                await self.writer.write(plan)
             except Leftover as error:
                 await self._report(key, waiting_for_leftover(error.location))
                 return self.settings.deletion_poll_seconds
@@ -89,7 +89,7 @@ class Engine:
         created = {write.key for write in plan.writes if isinstance(write, Create)} if plan is not None else set()
         for key, error in self.observer.unreadable.pop(owner, {}).items():
             if (value := self.observer.cache.get(key)) is not None:
-                await self.writer.carry_out(self._status_plan(key, value, stalled(error.reason, str(error)), now))
+                await self.writer.write(self._status_plan(key, value, stalled(error.reason, str(error)), now))
             if key in created:
                 raise error
 
@@ -101,11 +101,11 @@ class Engine:
         now = datetime.now(UTC).replace(microsecond=0)
         value = self.observer.cache.get(key)
         if value is not None:
-            await self.writer.carry_out(self._status_plan(key, value, assessment, now))
+            await self.writer.write(self._status_plan(key, value, assessment, now))
             return
         for run in list(self.observer.cache.owned(key, RUN)):
             if text(run, "spec", "type") == RunType.CLEANUP:
-                await self.writer.carry_out(self._status_plan(key_of(RUN, run), run, assessment, now))
+                await self.writer.write(self._status_plan(key_of(RUN, run), run, assessment, now))
 
     def _status_plan(self, key: Key, value: View, assessment: Assessment, now: datetime) -> Plan:
         raw = dict(mapping(value, "status"))

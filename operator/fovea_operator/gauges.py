@@ -44,7 +44,7 @@ class ObjectGauge:
 
 @dataclass(frozen=True, slots=True)
 class StatusNumbers:
-    """Reads the numbers at a place in the status: a number has no further label, of a mapping each key is one."""
+    """Reads the numbers at a path in the status: a number has no further label, of a mapping each key is one."""
 
     path: tuple[str, ...]
     scale: float = 1
@@ -118,6 +118,6 @@ class ObjectGauges(Collector):
 
     def _add(self, family: GaugeMetricFamily, gauge: ObjectGauge, kind: Kind, before: tuple[str, ...]) -> None:
         for value in self.listed(kind):
-            place = (text(value, "metadata", "namespace"), text(value, "metadata", "name"))
+            identity = (text(value, "metadata", "namespace"), text(value, "metadata", "name"))
             for labels, number in gauge.read(value):
-                family.add_metric((*before, *place, *labels), number)
+                family.add_metric((*before, *identity, *labels), number)

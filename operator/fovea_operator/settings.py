@@ -171,10 +171,10 @@ class Settings:
         return cls(**values)
 
 
-def _parse(text: str, type_: type, place: str) -> Any:
+def _parse(text: str, type_: type, variable: str) -> Any:
     try:
         if type_ is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         return type_(text)
     except (ValueError, KeyError):
-        raise InvalidInput(f"{text!r} is not a value of type {type_.__name__}", place) from None
+        raise InvalidInput(f"{text!r} is not a value of type {type_.__name__}", variable) from None

@@ -55,8 +55,8 @@ class Demo(Kube):
         """A condition of the object as it was applied last; empty before there is one."""
         found = self.object(kind, name) or {"metadata": {"generation": None}}
         conditions = (found.get("status") or {}).get("conditions", ())
-        current = (it for it in conditions if it["observedGeneration"] == found["metadata"]["generation"])
-        return next((it for it in current if it["type"] == type), {})
+        current = (each for each in conditions if each["observedGeneration"] == found["metadata"]["generation"])
+        return next((each for each in current if each["type"] == type), {})
 
     def ready(self, kind: str, name: str) -> tuple[str, str]:
         """Status and reason of the object's condition Ready."""
@@ -90,7 +90,7 @@ class Demo(Kube):
     def events(self, name: str) -> list[tuple[str, str]]:
         """Reason and words of the events about an object, oldest first."""
         found = self.get(self.namespace, "events", f"--field-selector=involvedObject.name={name}")["items"]
-        return [(it["reason"], it["message"]) for it in sorted(found, key=lambda it: it["eventTime"] or "")]
+        return [(each["reason"], each["message"]) for each in sorted(found, key=lambda each: each["eventTime"] or "")]
 
     def run(self, name: str) -> Any:
         """The current Run of a TrainingJob; None before there is one."""
@@ -103,9 +103,9 @@ class Demo(Kube):
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
 
     def resumed(self, run: str) -> list[list[int]]:
-        """For each attempt, the epochs after which training was taken up again, as the log tells."""
+        """For each attempt, the epochs after which training was taken up again, as the log reports."""
         attempts = self.log(run).split("--- attempt ")[1:]
-        return [[int(it) for it in re.findall(r"training goes on after epoch (\d+)", part)] for part in attempts]
+        return [[int(epoch) for epoch in re.findall(r"training goes on after epoch (\d+)", part)] for part in attempts]
 
     def epoch(self, name: str) -> float:
         """How far a TrainingJob's current run is."""

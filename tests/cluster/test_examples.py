@@ -69,10 +69,10 @@ def test_fashion_mnist_suspended_and_resumed_on_two_workers(demo: Demo, tmp_path
 
     status = demo.wait_ready("trainingjob", name, 1200)["status"]
     assert status["run"] == run
-    assert [it["outcome"] for it in demo.run(name)["status"]["attempts"]] == ["Suspended", "Succeeded"]
+    assert [attempt["outcome"] for attempt in demo.run(name)["status"]["attempts"]] == ["Suspended", "Succeeded"]
     assert demo.resumed(run) == [[], [1]], "the second attempt went on from the checkpoint of epoch 1"
     accuracy = status["result"]["metrics"]["test/accuracy"]
-    files = [FASHION_MNIST / f"t10k-{it}-ubyte.gz" for it in ("images-idx3", "labels-idx1")]
+    files = [FASHION_MNIST / f"t10k-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
     measured = independent(demo, status["result"]["bundle"], tmp_path / "bundle", "classification", *files)
     print(f"fashion-mnist: test/accuracy {accuracy}, by the independent script {measured}")
     assert accuracy >= 0.90
@@ -122,7 +122,8 @@ def test_membranes_through_a_queue_that_takes_its_pods_away(demo: Demo, tmp_path
     demo.until(lambda: demo.ready("trainingjob", name) == ("False", "WaitingForQuota"), 180)
     _apply_kueue(demo, _cluster_queue(8))
     status = demo.wait_ready("trainingjob", name, 2400)["status"]
-    assert [it["outcome"] for it in demo.run(name)["status"]["attempts"]] == ["Succeeded"], "a queue takes no attempt"
+    attempts = demo.run(name)["status"]["attempts"]
+    assert [attempt["outcome"] for attempt in attempts] == ["Succeeded"], "a queue takes no attempt"
     assert demo.resumed(status["run"]) == [[10]], "taken away by the queue, it went on from the checkpoint of epoch 10"
     (tmp_path / "names").write_text("\n".join(names))
     folders = [MEMBRANES / "images", MEMBRANES / "labels", tmp_path / "names"]

@@ -25,15 +25,15 @@ def manifest() -> dict[str, Any]:
 
 def names(demo: Demo, namespace: str, selector: str) -> list[str]:
     """The pods there are."""
-    return [it["metadata"]["name"] for it in demo.get(namespace, "pods", "-l", selector)["items"]]
+    return [pod["metadata"]["name"] for pod in demo.get(namespace, "pods", "-l", selector)["items"]]
 
 
 def kill(demo: Demo, namespace: str, selector: str) -> str:
     """Takes a pod away at once, as a dying node does; gives its name."""
     (pod,) = [
-        it["metadata"]["name"]
-        for it in demo.get(namespace, "pods", "-l", selector)["items"]
-        if "deletionTimestamp" not in it["metadata"]
+        pod["metadata"]["name"]
+        for pod in demo.get(namespace, "pods", "-l", selector)["items"]
+        if "deletionTimestamp" not in pod["metadata"]
     ]
     demo.kubectl("-n", namespace, "delete", "pod", pod, "--grace-period=0", "--force")
     return str(pod)
@@ -58,7 +58,7 @@ def test_operator_worker_and_head_die_in_mid_epoch(demo: Demo) -> None:
     operator = kill(demo, SYSTEM, "app.kubernetes.io/name=fovea")
     worker = kill(demo, demo.namespace, f"{pods}=worker")
     in_the_middle_of(demo, 2)
-    assert [it["number"] for it in attempts(demo)] == [1], "Ray replaces a worker within the attempt"
+    assert [attempt["number"] for attempt in attempts(demo)] == [1], "Ray replaces a worker within the attempt"
     assert operator not in names(demo, SYSTEM, "app.kubernetes.io/name=fovea")
     assert worker not in names(demo, demo.namespace, f"{pods}=worker")
 

@@ -24,7 +24,7 @@ def helm(demo: Demo, *arguments: str) -> str:
 def state(demo: Demo) -> dict[str, str]:
     """Every object of Fovea's in the namespace with the version of its last change."""
     found = demo.get(demo.namespace, "datasets,trainingjobs,runs")["items"]
-    return {f"{it['kind']}/{it['metadata']['name']}": it["metadata"]["resourceVersion"] for it in found}
+    return {f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["resourceVersion"] for each in found}
 
 
 def test_upgrade_uninstall_and_install_again(demo: Demo) -> None:

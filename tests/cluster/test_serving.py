@@ -92,7 +92,7 @@ def test_the_newest_eligible_bundle_answers(demo: Demo) -> None:
     status, answer = predict(demo)
     assert status == 200
     assert answer["model"]["run"] == run == demo.object(KIND, NAME)["status"]["stable"]["run"]
-    assert {it["class"] for it in answer["predictions"][0]["objects"]} <= {"RBC", "WBC", "Platelets"}
+    assert {each["class"] for each in answer["predictions"][0]["objects"]} <= {"RBC", "WBC", "Platelets"}
     assert demo.summary["serving"]["objects"]
     shown = demo.kubectl("-n", demo.namespace, "get", KIND, NAME).splitlines()
     assert shown[0].split()[:5] == ["NAME", "READY", "URL", "STABLE", "REPLICAS"]
@@ -127,7 +127,7 @@ def test_another_bundle_takes_over_under_load_without_a_failed_request(demo: Dem
         ):
             patch = json.dumps({"spec": {"model": model}})
             demo.kubectl("-n", demo.namespace, "patch", KIND, NAME, "--type=merge", f"--patch={patch}")
-            demo.until(lambda it=expected: demo.object(KIND, NAME)["status"]["stable"]["bundle"] == it, 300)
+            demo.until(lambda bundle=expected: demo.object(KIND, NAME)["status"]["stable"]["bundle"] == bundle, 300)
             demo.until(lambda: settled(demo), 120)
     assert set(statuses) == {200}, statuses
 

@@ -14,7 +14,7 @@ from fovea_operator.runs.snapshot import RecipeSnapshot
 
 
 def inputs_of(
-    snapshot: RecipeSnapshot, spec: TrainingJobSpec, own: BundleInput | None, place: str = "spec"
+    snapshot: RecipeSnapshot, spec: TrainingJobSpec, own: BundleInput | None, path: str = "spec"
 ) -> RunInputs | Assessment:
     """The inputs of a new run, or why there can be none now.
 
@@ -22,22 +22,22 @@ def inputs_of(
         snapshot: The objects that the spec refers to.
         spec: The recipe, with the dataset.
         own: The newest bundle of the object itself; None: it has none.
-        place: Where the spec stands in the object.
+        path: Of the spec, in the object.
     """
-    dataset = _dataset(snapshot, spec.dataset_ref, place)
+    dataset = _dataset(snapshot, spec.dataset_ref, path)
     if isinstance(dataset, Assessment):
         return dataset
     pretrained, distillation = spec.model.pretrained, spec.compression.distillation
     base: BundleInput | Assessment | None = None
     if pretrained.training_job_ref is not None:
-        base = _bundle(snapshot, pretrained.training_job_ref.name, f"{place}.model.pretrained.trainingJobRef")
+        base = _bundle(snapshot, pretrained.training_job_ref.name, f"{path}.model.pretrained.trainingJobRef")
     elif pretrained.from_ is not None:
         base = own or stalled(
-            "NoCurrentModel", f"{place}.model.pretrained.from is Current, but there is no model yet; use weights"
+            "NoCurrentModel", f"{path}.model.pretrained.from is Current, but there is no model yet; use weights"
         )
     teacher: BundleInput | Assessment | None = None
     if distillation is not None:
-        teacher = _bundle(snapshot, distillation.teacher_ref.name, f"{place}.compression.distillation.teacherRef")
+        teacher = _bundle(snapshot, distillation.teacher_ref.name, f"{path}.compression.distillation.teacherRef")
     if isinstance(base, Assessment):
         return base
     if isinstance(teacher, Assessment):
@@ -60,12 +60,12 @@ def unreadable(snapshot: RecipeSnapshot, kind: Kind, name: str) -> Assessment | 
     return progressing(f"{kind}Unreadable", words)
 
 
-def _dataset(snapshot: RecipeSnapshot, reference: DatasetRef, place: str) -> DatasetInput | Assessment:
+def _dataset(snapshot: RecipeSnapshot, reference: DatasetRef, path: str) -> DatasetInput | Assessment:
     if snapshot.dataset is None:
         if (waits := unreadable(snapshot, DATASET, reference.name)) is not None:
             return waits
         near = difflib.get_close_matches(reference.name, snapshot.datasets, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else f"; apply it, or correct {place}.datasetRef.name"
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; apply it, or correct {path}.datasetRef.name"
         return progressing("DatasetNotFound", f"there is no Dataset {reference.name!r} in this namespace{hint}")
     status = snapshot.dataset.status
     problem = snapshot.dataset.spec.problem.stated()

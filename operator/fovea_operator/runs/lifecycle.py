@@ -13,7 +13,7 @@ from typing import Literal
 
 from fovea_api import names
 from fovea_api.common import RunPolicy, format_duration, parse_duration
-from fovea_api.run import MAX_ATTEMPTS, Attempt, Outcome, RetryRequest, RunError, RunStatus
+from fovea_api.run import MAX_ATTEMPTS, Attempt, AttemptOutcome, RetryRequest, RunError, RunStatus
 
 from fovea_operator.conditions import Assessment, condition_of, conditions, progressing, ready, stalled, suspended
 from fovea_operator.settings import Settings
@@ -138,7 +138,7 @@ def supersede(status: RunStatus, children: Sequence[Child], by: str, now: dateti
     """The step of a run that is superseded: its children go, its attempts and its end stay on record."""
     queued, why = status.phase == "Queued", f"run {by} took its place"
     closed = tuple(
-        attempt if attempt.outcome else _close(attempt, Outcome.SUSPENDED, "Superseded", why, now, queued)
+        attempt if attempt.outcome else _close(attempt, AttemptOutcome.SUSPENDED, "Superseded", why, now, queued)
         for attempt in _adopt(status, children)
     )
     delete = tuple(child for child in children if not child.deleting)
@@ -159,7 +159,9 @@ def _next(situation: Situation, attempts: tuple[Attempt, ...]) -> _Next:
     if status.result is not None and status.result.error is None:
         ended = status.result.completed_at
         closed = tuple(
-            attempt if attempt.outcome else _close(attempt, Outcome.SUCCEEDED, None, None, ended, situation.queued)
+            attempt
+            if attempt.outcome
+            else _close(attempt, AttemptOutcome.SUCCEEDED, None, None, ended, situation.queued)
             for attempt in attempts
         )
         return _Next("Succeeded", ready("RunSucceeded", f"run {run} succeeded"), closed)
@@ -206,12 +208,12 @@ def _next(situation: Situation, attempts: tuple[Attempt, ...]) -> _Next:
 
 def _may_adopt(situation: Situation, last: Attempt) -> bool:
     """Whether the next attempt may take over a store that the last one might not: there is nothing left to wait for."""
-    return last.outcome is Outcome.BLOCKED and situation.adopt not in ("", last.adopt)
+    return last.outcome is AttemptOutcome.BLOCKED and situation.adopt not in ("", last.adopt)
 
 
 def _waits(situation: Situation, last: Attempt, until: datetime) -> Assessment:
     """What a run waits for between two attempts."""
-    if last.outcome is not Outcome.BLOCKED:
+    if last.outcome is not AttemptOutcome.BLOCKED:
         message = f"attempt {last.number} ended ({last.reason}: {last.message}); the next follows"
         return progressing("Retrying", message)
     again = f"it goes on from the last checkpoint at {until:%H:%M:%S} UTC"
@@ -227,19 +229,19 @@ def _final_failure(
     """Why no further attempt is made; None: one is. What failed before the spec's pods were changed counts no more."""
     policy, settings = situation.policy, situation.settings
     reason, message = last.reason or "Failed", last.message or "no reason is known"
-    if reason == _DEADLINE and last.outcome is Outcome.FAILED and _overdue(attempts, policy, situation.now):
+    if reason == _DEADLINE and last.outcome is AttemptOutcome.FAILED and _overdue(attempts, policy, situation.now):
         longer = "raise spec.runPolicy.activeDeadline to go on from the last checkpoint"
         return stalled(_DEADLINE, f"{message}; {longer}")
     if situation.has_changed(last) or situation.is_forgiven(last):
         return None
     since = [each for each in attempts if not situation.has_changed(each) and not situation.is_forgiven(each)]
-    if last.outcome is Outcome.PREEMPTED and len(_in_vain(since)) >= settings.preemptions_in_vain:
+    if last.outcome is AttemptOutcome.PREEMPTED and len(_in_vain(since)) >= settings.preemptions_in_vain:
         count = f"{settings.preemptions_in_vain} attempts in a row ended before their first checkpoint"
         elsewhere = (
             "to go on let them run elsewhere (spec.compute) or with a higher priority, or annotate fovea.dev/retry"
         )
         return stalled(reason, f"{count}: {message}; {elsewhere}")
-    if last.outcome is not Outcome.FAILED:
+    if last.outcome is not AttemptOutcome.FAILED:
         return None
     if error is not None and not error.retryable:
         return stalled(reason, message)
@@ -350,33 +352,34 @@ def _ended(
     """The open attempt with its outcome, or None when it goes on."""
     policy, now, queued, last = situation.policy, situation.now, situation.queued, attempts[-1]
 
-    def closed(outcome: Outcome, reason: str, message: str) -> Attempt:
+    def closed(outcome: AttemptOutcome, reason: str, message: str) -> Attempt:
         return _close(last, outcome, reason, message, now, queued)
 
     final = error is not None and not error.retryable
     if child is not None and not child.state.ended and not final:
         if situation.has_changed(last) and child.state in (ChildState.QUEUED, ChildState.STARTING):
             what = "spec changed before its work began; another attempt takes its place"
-            return closed(Outcome.SUSPENDED, _SPEC_CHANGED, what)
+            return closed(AttemptOutcome.SUSPENDED, _SPEC_CHANGED, what)
         hung = (now - (last.end_time or now)).total_seconds() >= situation.settings.exit_grace_seconds
         if error is not None and hung and _reported_since(situation.status, last, child):
             return closed(_outcome_of(error), error.reason, f"{error.message}; {_HUNG}")
         return None
     if error is not None and (final or child is not None):
         if child is not None and error.reason in _CONSEQUENCES and child.reason in _OUT_OF_MEMORY:
-            return closed(Outcome.FAILED, child.reason, child.message)
+            return closed(AttemptOutcome.FAILED, child.reason, child.message)
         return closed(_outcome_of(error), error.reason, error.message)
     if child is None and (policy.suspend or last.reason == _SUSPENDED):
-        return closed(Outcome.SUSPENDED, "Suspended", "spec.runPolicy.suspend is true")
+        return closed(AttemptOutcome.SUSPENDED, "Suspended", "spec.runPolicy.suspend is true")
     if child is None and (last.reason == _DEADLINE or _overdue(attempts, policy, now, queued)):
-        return closed(Outcome.FAILED, _DEADLINE, "the run has taken longer than spec.runPolicy.activeDeadline allowed")
+        why = "the run has taken longer than spec.runPolicy.activeDeadline allowed"
+        return closed(AttemptOutcome.FAILED, _DEADLINE, why)
     if (how := _preemption(last, child, now, situation.settings)) is not None:
-        return closed(Outcome.PREEMPTED, _PREEMPTED, f"the cluster took its pods away: {how}")
+        return closed(AttemptOutcome.PREEMPTED, _PREEMPTED, f"the cluster took its pods away: {how}")
     if child is None:
-        return closed(Outcome.FAILED, "ChildVanished", f"{last.child} was deleted, not by Fovea")
+        return closed(AttemptOutcome.FAILED, "ChildVanished", f"{last.child} was deleted, not by Fovea")
     if child.state is ChildState.SUCCEEDED:
-        return closed(Outcome.FAILED, "ResultMissing", f"{last.child} ended without a result")
-    return closed(Outcome.FAILED, child.reason or "Failed", child.message or f"{last.child} failed")
+        return closed(AttemptOutcome.FAILED, "ResultMissing", f"{last.child} ended without a result")
+    return closed(AttemptOutcome.FAILED, child.reason or "Failed", child.message or f"{last.child} failed")
 
 
 def _reported_since(status: RunStatus, last: Attempt, child: Child) -> bool:
@@ -418,12 +421,12 @@ def _counted(attempt: Attempt, child: Child, was_queued: bool, now: datetime) ->
     return attempt
 
 
-def _outcome_of(error: RunError) -> Outcome:
-    return Outcome.BLOCKED if error.recoverable else Outcome.FAILED
+def _outcome_of(error: RunError) -> AttemptOutcome:
+    return AttemptOutcome.BLOCKED if error.recoverable else AttemptOutcome.FAILED
 
 
 def _close(
-    attempt: Attempt, outcome: Outcome, reason: str | None, message: str | None, now: datetime, queued: bool
+    attempt: Attempt, outcome: AttemptOutcome, reason: str | None, message: str | None, now: datetime, queued: bool
 ) -> Attempt:
     text = message[-_MESSAGE_LIMIT:] if message is not None else None
     end = attempt.end_time or now
@@ -449,7 +452,7 @@ def _adopt(status: RunStatus, children: Sequence[Child]) -> tuple[Attempt, ...]:
 
 def _failures(attempts: Sequence[Attempt]) -> list[Attempt]:
     """The attempts that use up retries; one that the deadline ended does not."""
-    return [attempt for attempt in attempts if attempt.outcome is Outcome.FAILED and attempt.reason != _DEADLINE]
+    return [attempt for attempt in attempts if attempt.outcome is AttemptOutcome.FAILED and attempt.reason != _DEADLINE]
 
 
 def _pause(attempts: Sequence[Attempt], settings: Settings) -> float:
@@ -459,10 +462,10 @@ def _pause(attempts: Sequence[Attempt], settings: Settings) -> float:
     fault in a row.
     """
     last, alike, most = attempts[-1], _failures(attempts), settings.retry_max_seconds
-    if last.outcome is Outcome.PREEMPTED:
+    if last.outcome is AttemptOutcome.PREEMPTED:
         alike = _in_vain(attempts) or [last]
-    if last.outcome is Outcome.BLOCKED:
-        alike = list(takewhile(lambda each: each.outcome is Outcome.BLOCKED, reversed(attempts)))
+    if last.outcome is AttemptOutcome.BLOCKED:
+        alike = list(takewhile(lambda each: each.outcome is AttemptOutcome.BLOCKED, reversed(attempts)))
         most = settings.blocked_retry_max_seconds
     if last not in alike:
         return 0.0
@@ -473,7 +476,7 @@ def _in_vain(attempts: Sequence[Attempt]) -> list[Attempt]:
     """The last attempts, as far as the cluster took each away before it can have saved a checkpoint."""
 
     def in_vain(attempt: Attempt) -> bool:
-        return attempt.outcome is Outcome.PREEMPTED and (attempt.worked_seconds or 0) < _FIRST_CHECKPOINT
+        return attempt.outcome is AttemptOutcome.PREEMPTED and (attempt.worked_seconds or 0) < _FIRST_CHECKPOINT
 
     return list(takewhile(in_vain, reversed(attempts)))
 
@@ -561,7 +564,7 @@ def _notes(before: Attempt | None, attempt: Attempt) -> Iterator[Note]:
         after = f" after {format_duration(attempt.end_time - attempt.start_time)}"
     why = f": {attempt.reason}: {attempt.message}" if attempt.message else ""
     type: Literal["Normal", "Warning"] = "Normal"
-    if attempt.outcome in (Outcome.FAILED, Outcome.BLOCKED):
+    if attempt.outcome in (AttemptOutcome.FAILED, AttemptOutcome.BLOCKED):
         type = "Warning"
     text = f"attempt {number} {attempt.outcome.value.lower()}{after}{why}"
     yield Note(type, f"Attempt{attempt.outcome.value}", text, number)

@@ -50,7 +50,7 @@ class RunView:
 
     @property
     def stray_pods(self) -> tuple[str, ...]:
-        """The pods whose child is gone or goes. Those of one that has ended may be a Ray cluster that is kept idle."""
+        """The pods whose child is deleted or being deleted. An ended one may keep its Ray cluster idle."""
         return () if any(not child.deleting for child in self.children) else self.pods
 
     @property

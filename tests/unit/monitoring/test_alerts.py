@@ -183,7 +183,7 @@ def test_prometheus_takes_the_rules() -> None:
 @pytest.mark.parametrize("alert", list(alerts()), ids=lambda alert: alert.name)
 def test_each_alert_has_a_section_in_the_runbooks(alert: Alert) -> None:
     sections = (ROOT / "docs" / "runbooks.md").read_text().split("\n## ")
-    section = next((it for it in sections if it.startswith(f"{alert.name}\n")), "")
+    section = next((each for each in sections if each.startswith(f"{alert.name}\n")), "")
     assert len(section.split()) > 20, f"docs/runbooks.md has no section {alert.name} that says what to do"
 
 

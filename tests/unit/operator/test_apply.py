@@ -54,13 +54,13 @@ def thing(name: str, **metadata: Any) -> JsonObject:
     }
 
 
-async def carry_out(writer: Writer, *writes: Write) -> None:
-    await writer.carry_out(Plan(writes))
+async def write(writer: Writer, *writes: Write) -> None:
+    await writer.write(Plan(writes))
 
 
 async def test_a_child_belongs_to_its_controller_and_is_known_at_once() -> None:
     server, writer = world()
-    await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
+    await write(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
     made = server.objects[JOB_KEY]
     reference = {
         "apiVersion": RUN.api_version, "kind": "Run", "name": "r-1", "uid": "run",
@@ -74,7 +74,7 @@ async def test_a_child_belongs_to_its_controller_and_is_known_at_once() -> None:
 async def test_what_was_made_and_forgotten_is_taken_as_made() -> None:
     own = thing("r-1-1", ownerReferences=[{"uid": "other"}, {"uid": "run"}])
     server, writer = world((JOB, own))
-    await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
+    await write(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
     assert writer.cache.get(JOB_KEY) is not None
     assert server.objects[JOB_KEY] is own
 
@@ -84,7 +84,7 @@ async def test_a_foreign_object_is_neither_taken_nor_written(labels: dict[str, s
     foreign = thing("r-1-1", labels=labels, ownerReferences=[{"uid": "other", "controller": True}])
     server, writer = world((JOB, foreign))
     with pytest.raises(NotOurs, match=r"^Job ns/r-1-1 exists and does not belong to Any r-1 \(delete or rename it\)$"):
-        await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
+        await write(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
     assert writer.cache.get(JOB_KEY) is None
     assert server.objects[JOB_KEY] is foreign
 
@@ -92,13 +92,13 @@ async def test_a_foreign_object_is_neither_taken_nor_written(labels: dict[str, s
 async def test_what_is_left_of_the_object_before_is_waited_for() -> None:
     _, writer = world((JOB, thing("r-1-1", ownerReferences=[{"uid": "before", "controller": True}])))
     with pytest.raises(Leftover) as raised:
-        await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
+        await write(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
     assert str(raised.value) == f"{JOB_KEY}: left of an object that was deleted (it goes by itself)"
 
 
 async def test_what_is_counted_is_counted_once_for_its_labels() -> None:
     _, writer = world()
-    await carry_out(writer, Count("fovea_run_attempts_ended_total", ("Training", "Failed")))
+    await write(writer, Count("fovea_run_attempts_ended_total", ("Training", "Failed")))
     pages = generate_latest(writer.metrics.registry).decode()
     assert 'fovea_run_attempts_ended_total{outcome="Failed",type="Training"} 1.0' in pages
 
@@ -107,13 +107,13 @@ async def test_what_came_and_went_is_tried_again() -> None:
     server, writer = world()
     server.fails[JOB] = Conflict("exists")
     with pytest.raises(Conflict, match="came and went"):
-        await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
+        await write(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
 
 
 async def test_nothing_is_made_for_a_controller_that_is_not_there() -> None:
     server, writer = world()
     with pytest.raises(NotFound, match="Run ns/r-9"):
-        await carry_out(writer, Create(JOB_KEY, MANIFEST, Key(RUN, "ns", "r-9")))
+        await write(writer, Create(JOB_KEY, MANIFEST, Key(RUN, "ns", "r-9")))
     assert server.asked == []
 
 
@@ -122,9 +122,9 @@ async def test_a_cluster_without_ray_jobs_is_named_and_a_missing_job_is_not() ->
     server.fails = {RAY_JOB: NotFound("no matches"), JOB: NotFound("namespace is deleted")}
     words = r"^the cluster knows no RayJobs \(install the KubeRay operator 1.6 or newer\)$"
     with pytest.raises(KubeRayMissing, match=words):
-        await carry_out(writer, Create(Key(RAY_JOB, "ns", "r-1-1"), MANIFEST, RUN_KEY))
+        await write(writer, Create(Key(RAY_JOB, "ns", "r-1-1"), MANIFEST, RUN_KEY))
     with pytest.raises(NotFound, match="namespace is deleted"):
-        await carry_out(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
+        await write(writer, Create(JOB_KEY, MANIFEST, RUN_KEY))
 
 
 # --- What belongs to the namespace --------------------------------------------------------------------------------
@@ -137,15 +137,15 @@ def binding(**changed: Any) -> JsonObject:
 
 async def test_service_account_and_binding_are_made_once() -> None:
     server, writer = world()
-    await carry_out(writer, *namespace_setup("ns", Settings()))
-    await carry_out(writer, *namespace_setup("ns", Settings()))
+    await write(writer, *namespace_setup("ns", Settings()))
+    await write(writer, *namespace_setup("ns", Settings()))
     written = [(verb, key.kind) for verb, key in server.asked if verb != "get"]
     assert written == [("apply", SERVICE_ACCOUNT), ("apply", ROLE_BINDING)]  # the chart grants no POST of these
 
 
 async def test_a_binding_made_by_others_that_grants_the_same_will_do() -> None:
     server, writer = world((ROLE_BINDING, binding()))
-    await carry_out(writer, *namespace_setup("ns", Settings()))
+    await write(writer, *namespace_setup("ns", Settings()))
     assert ("apply", Key(ROLE_BINDING, "ns", "fovea-run")) not in server.asked
 
 
@@ -164,7 +164,7 @@ async def test_a_binding_that_grants_something_else_is_refused_and_left(changed:
     foreign = binding(**changed)
     server, writer = world((ROLE_BINDING, foreign))
     with pytest.raises(NotOurs, match=f"RoleBinding ns/fovea-run exists with {words} .*delete it"):
-        await carry_out(writer, *namespace_setup("ns", Settings()), Create(JOB_KEY, MANIFEST, RUN_KEY))
+        await write(writer, *namespace_setup("ns", Settings()), Create(JOB_KEY, MANIFEST, RUN_KEY))
     assert server.objects[Key(ROLE_BINDING, "ns", "fovea-run")] is foreign
     assert JOB_KEY not in server.objects
 
@@ -182,10 +182,10 @@ async def test_a_binding_that_somebody_makes_at_the_same_time_is_looked_at(same:
 
     server.apply = somebody_is_first  # type: ignore[method-assign]
     if same:
-        await carry_out(writer, *namespace_setup("ns", Settings()))
+        await write(writer, *namespace_setup("ns", Settings()))
     else:
         with pytest.raises(NotOurs):
-            await carry_out(writer, *namespace_setup("ns", Settings()))
+            await write(writer, *namespace_setup("ns", Settings()))
 
 
 async def test_a_foreign_binding_is_refused_with_all_that_differs_and_a_remedy() -> None:
@@ -195,7 +195,7 @@ async def test_a_foreign_binding_is_refused_with_all_that_differs_and_a_remedy()
         r"\(delete it; Fovea then makes it anew\)$"
     )
     with pytest.raises(NotOurs, match=words):
-        await carry_out(writer, *namespace_setup("ns", Settings()))
+        await write(writer, *namespace_setup("ns", Settings()))
 
 
 # --- What is kept up to date --------------------------------------------------------------------------------------
@@ -207,12 +207,12 @@ def kept(**spec: Any) -> Apply:
 
 async def test_what_is_kept_is_applied_when_it_differs_and_only_then() -> None:
     server, writer = world()
-    await carry_out(writer, kept(), kept())
+    await write(writer, kept(), kept())
     assert [verb for verb, _ in server.asked] == ["get", "apply"]
     made: Any = server.objects[JOB_KEY]
     assert (made["spec"]["color"], made["metadata"]["ownerReferences"][0]["uid"]) == ("red", "run")
     assert writer.cache.get(JOB_KEY) is not None
-    await carry_out(writer, kept(color="blue"))
+    await write(writer, kept(color="blue"))
     assert [verb for verb, _ in server.asked] == ["get", "apply", "apply"]
     assert server.objects[JOB_KEY]["spec"] == {"replicas": 1, "color": "blue"}
 
@@ -222,10 +222,10 @@ async def test_a_field_that_others_have_set_is_left_to_them() -> None:
     conflict = Conflict("conflict with autoscaler")
     conflict.fields = (".spec.replicas",)
     server.fails[JOB] = conflict
-    await carry_out(writer, kept())
+    await write(writer, kept())
     assert [verb for verb, _ in server.asked] == ["get", "apply", "apply"]
     assert server.objects[JOB_KEY]["spec"] == {"color": "red"}
-    await carry_out(writer, kept())
+    await write(writer, kept())
     assert len(server.asked) == 3
 
 
@@ -233,7 +233,7 @@ async def test_a_conflict_about_no_field_is_tried_again_later() -> None:
     server, writer = world()
     server.fails[JOB] = Conflict("changed meanwhile")
     with pytest.raises(Conflict, match="changed meanwhile"):
-        await carry_out(writer, kept())
+        await write(writer, kept())
     assert JOB_KEY not in server.objects
 
 
@@ -241,7 +241,7 @@ async def test_a_foreign_object_is_not_kept_up_to_date() -> None:
     foreign = thing("r-1-1", labels={}, ownerReferences=[{"uid": "other"}])
     server, writer = world((JOB, foreign))
     with pytest.raises(NotOurs, match="Job ns/r-1-1 exists"):
-        await carry_out(writer, kept())
+        await write(writer, kept())
     assert server.objects[JOB_KEY] is foreign
 
 
@@ -250,7 +250,7 @@ async def test_a_foreign_object_is_not_kept_up_to_date() -> None:
 
 async def test_a_deletion_is_of_one_uid_and_noted_until_the_watch_says_so() -> None:
     server, writer = world()
-    await carry_out(writer, Delete(RUN_KEY, "run"))
+    await write(writer, Delete(RUN_KEY, "run"))
     assert server.asked == [("delete run", RUN_KEY)]
     known = writer.cache.get(RUN_KEY)
     assert known is not None
@@ -259,11 +259,11 @@ async def test_a_deletion_is_of_one_uid_and_noted_until_the_watch_says_so() -> N
 
 async def test_a_status_is_known_at_once_and_the_first_failure_ends_the_plan() -> None:
     server, writer = world()
-    await carry_out(writer, SetStatus(RUN_KEY, {"phase": "Running"}))
+    await write(writer, SetStatus(RUN_KEY, {"phase": "Running"}))
     assert writer.cache.get(RUN_KEY)["status"] == {"phase": "Running"}  # type: ignore[index]
     server.fails[RUN] = Refused("no", "Forbidden")
     with pytest.raises(Refused):
-        await carry_out(writer, SetStatus(RUN_KEY, {}), Create(JOB_KEY, MANIFEST, RUN_KEY))
+        await write(writer, SetStatus(RUN_KEY, {}), Create(JOB_KEY, MANIFEST, RUN_KEY))
     assert JOB_KEY not in server.objects
 
 
@@ -281,7 +281,7 @@ async def test_a_status_keeps_what_a_newer_version_has_put_there_and_nothing_els
     status = before if key == RUN_KEY else {"phase": "Pending", "usage": {}, "progress": {"percent": 5}}
     status = {name: part for name, part in status.items() if key != RUN_KEY or name != "usage"}
     writer.cache.put(key.kind, thing(key.name, uid="u", resourceVersion="9") | {"status": status | kept})
-    await carry_out(writer, SetStatus(key, {"phase": "Running"}))
+    await write(writer, SetStatus(key, {"phase": "Running"}))
     assert server.objects[key]["status"] == {"phase": "Running"} | kept
 
 
@@ -291,7 +291,7 @@ def emit(once: str = "r-1", note: str = "note", reason: str = "RunCreated") -> E
 
 async def test_an_event_is_reported_once_under_a_name_made_of_what_it_reports() -> None:
     server, writer = world()
-    await carry_out(writer, emit(), emit(), emit("r-2"), emit(reason="Other"))
+    await write(writer, emit(), emit(), emit("r-2"), emit(reason="Other"))
     events = [value for key, value in server.objects.items() if key.kind.name == "Event"]
     assert len(events) == 3
     first: Any = dict(events[0])
@@ -315,15 +315,15 @@ async def test_an_event_is_reported_once_under_a_name_made_of_what_it_reports() 
 
 async def test_an_event_about_an_object_made_again_is_another() -> None:
     server, writer = world()
-    await carry_out(writer, emit())
+    await write(writer, emit())
     writer.cache.put(RUN, thing("r-1", uid="made again", resourceVersion="200"))
-    await carry_out(writer, emit())
+    await write(writer, emit())
     assert len([key for key in server.objects if key.kind.name == "Event"]) == 2
 
 
 async def test_an_event_is_cut_in_whole_characters() -> None:
     server, writer = world()
-    await carry_out(writer, emit(note="ü" * 1000, reason="R" * 200))
+    await write(writer, emit(note="ü" * 1000, reason="R" * 200))
     (event,) = [value for key, value in server.objects.items() if key.kind.name == "Event"]
     assert (event["note"], event["reason"]) == ("ü" * 512, "R" * 128)
 
@@ -332,7 +332,7 @@ async def test_an_event_is_cut_in_whole_characters() -> None:
 async def test_a_lost_event_keeps_nothing_else_from_being_written(error: Exception) -> None:
     server, writer = world()
     server.fails = dict.fromkeys([Kind("Event", "events.k8s.io/v1", "events")], error)
-    await carry_out(writer, emit(), SetStatus(RUN_KEY, {"phase": "Running"}))
+    await write(writer, emit(), SetStatus(RUN_KEY, {"phase": "Running"}))
     assert ("status", RUN_KEY) in server.asked
 
 
@@ -348,7 +348,7 @@ def promote(**spec: Any) -> Promote:
 
 async def test_a_promoted_job_belongs_to_nobody() -> None:
     server, writer = world()
-    await carry_out(writer, promote(training={"epochs": 30}), promote(training={"epochs": 40}))
+    await write(writer, promote(training={"epochs": 30}), promote(training={"epochs": 40}))
     made: Any = server.objects[BEST]
     assert made["spec"] == {"training": {"epochs": 40}}
     assert "ownerReferences" not in made["metadata"]
@@ -363,7 +363,7 @@ async def test_a_job_of_that_name_that_somebody_else_made_is_left(labels: dict[s
     }
     server, writer = world((TRAINING_JOB, foreign))
     with pytest.raises(NotOurs, match=r"was not promoted from search .*label it fovea\.dev/promoted-from=search"):
-        await carry_out(writer, promote())
+        await write(writer, promote())
     assert server.objects[BEST] is foreign
 
 
@@ -372,6 +372,6 @@ async def test_what_others_have_set_in_a_promoted_job_is_left_to_them() -> None:
     conflict = Conflict("conflict with kubectl")
     conflict.fields = (".spec.training.epochs",)
     server.fails[TRAINING_JOB] = conflict
-    await carry_out(writer, promote(training={"epochs": 30, "batchSize": 8}))
+    await write(writer, promote(training={"epochs": 30, "batchSize": 8}))
     made: Any = server.objects[BEST]
     assert made["spec"] == {"training": {"batchSize": 8}}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fovea_api.common import RunPolicy
-from fovea_api.run import MAX_ATTEMPTS, Outcome, RetryRequest, RunResult, RunStatus
+from fovea_api.run import MAX_ATTEMPTS, AttemptOutcome, RetryRequest, RunResult, RunStatus
 from fovea_operator.conditions import Assessment, progressing
 from fovea_operator.objects import RAY_JOB, Key
 from fovea_operator.runs.lifecycle import Situation, Step, advance, supersede
@@ -495,7 +495,7 @@ def test_a_superseded_run_says_so_in_its_attempt_and_its_conditions() -> None:
     made = supersede(OPEN, (child(),), "r-new", NOW)
     (ended,) = made.status.attempts
     assert (ended.outcome, ended.reason, ended.message) == (
-        Outcome.SUSPENDED,
+        AttemptOutcome.SUSPENDED,
         "Superseded",
         "run r-new took its place",
     )

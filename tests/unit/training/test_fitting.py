@@ -88,7 +88,7 @@ def test_what_is_fitted_is_fitted_for_good() -> None:
     version = squares(Task.SEMANTIC_SEGMENTATION)
     found = fitted(recipe(version), version)
     assert found.input.size == Size(width=128, height=128)  # the images have 32 x 32
-    (window,) = [it.random_crop for it in found.input.augmentations if it.random_crop is not None]
+    (window,) = [each.random_crop for each in found.input.augmentations if each.random_crop is not None]
     assert (window.width, window.height) == (128, 128)
     assert fitted(found, version) == found
     assert Recipe.model_validate(found.to_dict()) == found, "the report's recipe says all"

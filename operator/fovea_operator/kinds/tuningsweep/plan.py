@@ -156,17 +156,17 @@ def _earlier_trials(snapshot: SweepSnapshot) -> TrialsInput | Assessment | None:
     warm = snapshot.sweep.spec.search.warm_start
     if warm is None or warm.tuning_sweep_ref is None:
         return None
-    name, place = warm.tuning_sweep_ref.name, "spec.search.warmStart.tuningSweepRef"
+    name, path = warm.tuning_sweep_ref.name, "spec.search.warmStart.tuningSweepRef"
     if name == snapshot.sweep.metadata.name:
-        return stalled("InvalidReference", f"{place}: a sweep cannot start from itself; name another one")
+        return stalled("InvalidReference", f"{path}: a sweep cannot start from itself; name another one")
     if snapshot.earlier is None:
         if (waits := unreadable(snapshot, TUNING_SWEEP, name)) is not None:
             return waits
-        what = f"{place}: there is no TuningSweep {name!r} in this namespace; apply it"
+        what = f"{path}: there is no TuningSweep {name!r} in this namespace; apply it"
         return progressing("TuningSweepNotFound", what)
     status = snapshot.earlier.status
     if status is None or status.artifact is None or status.digest is None:
-        return progressing("TuningSweepNotReady", f"{place}: no run of TuningSweep {name!r} has ended yet")
+        return progressing("TuningSweepNotReady", f"{path}: no run of TuningSweep {name!r} has ended yet")
     return TrialsInput(digest=status.digest, artifact=status.artifact)
 
 
