@@ -47,6 +47,11 @@ class TrialCounts(Model):
     total: Count = 0
     """Total number of trials."""
 
+    @property
+    def ended(self) -> int:
+        """Number of trials that have ended, however."""
+        return self.succeeded + self.stopped_early + self.failed
+
 
 class Trial(Model):
     """A trial of a sweep."""

@@ -88,7 +88,7 @@ def train_manifest(
     job = manifest.find(TrainingJob, name)
     dataset = manifest.find(Dataset, job.spec.dataset_ref.name)
     refuse(incompatibilities(job.spec, dataset.spec))
-    built = _run(_build_spec(manifest.local(dataset, sources or {}), store), store, False, reporter, adopt)
+    built = _built(manifest, dataset, store, sources, reporter, adopt)
     return _run(_training_spec(job, dataset, built, store), store, ray, reporter, adopt)
 
 
@@ -111,7 +111,7 @@ def tune_manifest(
     sweep = manifest.find(TuningSweep, name)
     dataset = manifest.find(Dataset, sweep.spec.template.spec.dataset_ref.name)
     refuse(impossibilities(sweep.spec, dataset.spec))
-    built = _run(_build_spec(manifest.local(dataset, sources or {}), store), store, False, reporter, adopt)
+    built = _built(manifest, dataset, store, sources, reporter, adopt)
     return _run(_sweep_spec(sweep, dataset, built, store), store, ray, reporter, adopt)
 
 
@@ -134,7 +134,7 @@ def preview_manifest(
     job = manifest.find(TrainingJob, name)
     dataset = manifest.find(Dataset, job.spec.dataset_ref.name)
     refuse(incompatibilities(job.spec, dataset.spec))
-    built = _run(_build_spec(manifest.local(dataset, sources or {}), store), store, False, None, adopt)
+    built = _built(manifest, dataset, store, sources, None, adopt)
     assert built.artifact is not None
     with tempfile.TemporaryDirectory(prefix="fovea-preview-") as work:
         recipe = read_recipe(RunType.TRAINING, frozen_recipe(job.spec.recipe()), TrainingRecipe)
@@ -161,8 +161,7 @@ def build_manifest(
 ) -> RunResult:
     """Builds the version of a manifest's Dataset; see `train_manifest`."""
     manifest = Manifest.read(path, Dataset, settings, name)
-    dataset = manifest.local(manifest.find(Dataset, name), sources or {})
-    return _run(_build_spec(dataset, store), store, False, reporter, adopt)
+    return _built(manifest, manifest.find(Dataset, name), store, sources, reporter, adopt)
 
 
 def check_folder(
@@ -222,6 +221,18 @@ def check_manifest(path: Path, workers: int = 1) -> tuple[Recipe, CheckResult]:
     recipe = manifest.local(manifest.find(Dataset, None), {}).spec.recipe()
     with tempfile.TemporaryDirectory(prefix="fovea-check-") as work:
         return recipe, check_dataset(recipe, work_dir=work, workers=workers)
+
+
+def _built(
+    manifest: Manifest,
+    dataset: Dataset,
+    store: str,
+    sources: Mapping[str, str] | None,
+    reporter: Reporter | None,
+    adopt: str,
+) -> RunResult:
+    """The version of a manifest's Dataset, built or adopted."""
+    return _run(_build_spec(manifest.local(dataset, sources or {}), store), store, False, reporter, adopt)
 
 
 def _run(spec: RunSpec, store: str, ray: bool, reporter: Reporter | None, adopt: str) -> RunResult:

@@ -299,6 +299,27 @@ def test_epochs_that_do_not_fit_the_recipe_are_refused_with_the_field() -> None:
     assert "warmupEpochs" in condition(status, "Stalled")[2]
 
 
+def test_a_report_of_before_takes_back_nothing() -> None:
+    """What an earlier attempt has written last may arrive after the first report of the next one."""
+    given = sweep(budget={"wallClock": "1h"})
+
+    def reported(succeeded: int, best: dict[str, Any], front: int, percent: int) -> RunView:
+        counts = {"running": 1, "succeeded": succeeded, "total": 4}
+        trials = {"trials": counts, "best": best, "frontSize": front, "budgetPercent": percent}
+        return run_of(given, progress={"stage": "Tuning", "sweep": trials})
+
+    better, before = reported(3, BEST, 2, 7), reported(2, SLOW, 1, 4)
+    status = status_of(plan(given, better))
+    assert (status["endedTrials"], status["spent"]) == ("3/4", "7 %")
+    again = plan(sweep(status, budget={"wallClock": "1h"}), before)
+    statuses = [each.status for each in again.writes if isinstance(each, SetStatus) and each.key.kind == TUNING_SWEEP]
+    shown = {**status, **(statuses[0] if statuses else {})}
+    for name in ("endedTrials", "trials", "best", "headline", "frontSize", "spent"):
+        assert shown[name] == status[name], name
+    other = status | {"run": "r-123456"}
+    assert status_of(plan(sweep(other, budget={"wallClock": "1h"}), before))["endedTrials"] == "2/4"
+
+
 def test_the_knee_is_promoted_where_it_is_asked_for() -> None:
     given = sweep(promote={"name": "best", "trial": "Knee"})
     knee = BEST | {"trial": "t-4"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,10 @@ import pytest
 import ray
 from fovea_api.errors import Interrupted
 from fovea_trainer.local import tune_manifest
+from fovea_trainer.tuning.errors import TakenOver
 from fovea_trainer.tuning.journal import Phase
-from fovea_trainer.tuning.ray_tune import _Searcher, carry_out
-from fovea_trainer.tuning.study import Study
+from fovea_trainer.tuning.ray_tune import _Searcher, _Watch, carry_out
+from fovea_trainer.tuning.trial import Outcome
 from ray import cloudpickle, tune
 from studies import recipe, study
 from test_tune_by_hand import journal, sweep
@@ -74,22 +77,50 @@ def test_after_ctrl_c_the_sweep_goes_on_another_time(tmp_path: Path, monkeypatch
 def test_tune_keeps_no_checkpoints_and_counts_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder that Tune is given is in one pod alone; the workers of a cluster do not see it."""
     monkeypatch.setattr(tune, "Tuner", _Tuner)
-    made = study(tmp_path, recipe())
+    made, heard = study(tmp_path, recipe()), []
     with pytest.raises(Interrupted):
-        carry_out(made, lambda: None)
+        carry_out(made, lambda: heard.append(made.progress()))
+    heard.clear()
     checkpoints = _Tuner.given.checkpoint_config
     assert (checkpoints.checkpoint_at_end, checkpoints.checkpoint_frequency) == (False, 0)
     made._ticked, made._kept = made._ticked - 40, made._kept - 40
-    (clock,) = _Tuner.given.callbacks
-    clock.on_step_end(1, [])
+    (watch,) = _Tuner.given.callbacks
+    watch.on_step_end(1, [])
+    assert heard, "the time that a long trial takes is reported meanwhile"
     assert study(tmp_path, recipe())._clock.seconds >= 40
-    cloudpickle.dumps(clock)
+    cloudpickle.dumps(watch)
 
 
-def test_a_pod_that_is_asked_to_stop_waits_for_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked(self: Study) -> None:
-        raise Interrupted("the pod was asked to stop")
+def test_a_pod_that_is_asked_to_stop_waits_for_no_trial_and_breaks_off_no_write(tmp_path: Path) -> None:
+    """What a signal interrupted would be half a write, and Tune makes a text of an error in a trial's callback."""
+    made = study(tmp_path, recipe())
+    searcher, stop = _Searcher(made, lambda: None), threading.Event()
+    watch = _Watch(made, searcher, stop, lambda: None)
+    watch.on_step_end(1, [])
+    stop.set()
+    with pytest.raises(Interrupted, match="asked to stop"):
+        watch.on_step_end(2, [])
 
-    monkeypatch.setattr(Study, "next", asked)
-    with pytest.raises(Interrupted):
-        _Searcher(study(tmp_path, recipe()), lambda: None).suggest("first")
+
+def test_sigterm_ends_the_trials_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked(_Tuner):
+        def fit(self) -> None:
+            super().fit()
+            os.kill(os.getpid(), signal.SIGTERM)
+            (watch,) = _Tuner.given.callbacks
+            watch.on_step_end(1, [])
+
+    monkeypatch.setattr(tune, "Tuner", Asked)
+    with pytest.raises(Interrupted, match="asked to stop"):
+        carry_out(study(tmp_path, recipe()), lambda: None)
+
+
+def test_trials_at_work_end_when_another_process_has_taken_over(tmp_path: Path) -> None:
+    made = study(tmp_path, recipe())
+    searcher = _Searcher(made, lambda: None)
+    watch = _Watch(made, searcher, threading.Event(), lambda: None)
+    assert searcher.suggest("first")["job"].number == 1
+    study(tmp_path, recipe())
+    searcher.on_trial_complete("first", {"outcome": Outcome()})
+    with pytest.raises(TakenOver):
+        watch.on_step_end(1, [])

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from fovea_api.errors import InvalidInput
 from fovea_store import StorePath
+from fovea_trainer.local import tune_manifest
 from fovea_trainer.tuning.journal import Entry, Journal, Phase
 from fovea_trainer.tuning.manifest import newest_sweep, read_sweep
 from fovea_trainer.tuning.patch import find_sweep, recipe_patch
@@ -111,14 +113,11 @@ def test_a_sweep_survives_kill_9_and_leaves_a_report_and_a_patch(tmp_path: Path)
 
 @pytest.mark.slow
 def test_when_every_trial_fails_the_reason_is_named(tmp_path: Path) -> None:
-    """A rate at which the loss is no number."""
-    rate = {"path": RATE["path"], "choice": [9.5, 9.9]}
-    path = sweep(tmp_path, parameters=[rate], trials={"max": 6, "maxFailed": 1}, objectives=OBJECTIVES[:1])
+    """Pixels whose standard deviation is so small that its inverse, as a float32, is infinite."""
+    path = sweep(tmp_path, trials={"max": 6, "maxFailed": 1}, objectives=OBJECTIVES[:1])
     document = list(yaml.safe_load_all(path.read_text()))
-    document[1]["spec"]["template"]["spec"]["training"]["optimizer"] = {"name": "SGD", "momentum": 0.99}
-    document[1]["spec"]["template"]["spec"]["training"]["gradientClipNorm"] = 0
-    document[1]["spec"]["template"]["spec"]["training"]["epochs"] = 40
-    document[1]["spec"]["stopping"] = {"scheduler": "None"}
+    template = document[1]["spec"]["template"]["spec"]
+    template["input"] = {**template.get("input", {}), "normalize": {"mean": [0, 0, 0], "std": [1e-42] * 3}}
     path.write_text(yaml.safe_dump_all(document))
     process = tune(path, tmp_path / "store")
     _, stderr = process.communicate(timeout=1200)
@@ -128,13 +127,8 @@ def test_when_every_trial_fails_the_reason_is_named(tmp_path: Path) -> None:
     assert "spec.trials.maxFailed" in stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("at", ["spec.parameters[0]"])
-def test_an_impossible_space_is_refused_before_any_work(tmp_path: Path, at: str) -> None:
+def test_an_impossible_space_is_refused_before_any_work(tmp_path: Path) -> None:
     path = sweep(tmp_path, parameters=[{"path": "model.architecture", "choice": ["resnet19"]}])
-    process = tune(path, tmp_path / "store")
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert at in stderr
-    assert "did you mean resnet18" in stderr
+    with pytest.raises(InvalidInput, match=r"spec.parameters\[0\]: .*did you mean resnet18"):
+        tune_manifest(path, str(tmp_path / "store"))
     assert not (tmp_path / "store").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fovea_api.errors import FoveaError
+from fovea_api.errors import FoveaError, Interrupted
 from fovea_api.sweep import SweepSummary
 
 
@@ -26,3 +26,7 @@ class BudgetTooSmall(SweepFailed):
 
 class NoTrialWithinLimits(SweepFailed):
     """Every trial misses a limit."""
+
+
+class TakenOver(Interrupted):
+    """Another process goes on with the sweep: a later attempt, or the same command given twice."""

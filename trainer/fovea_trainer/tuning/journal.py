@@ -5,17 +5,22 @@ proposals and decisions are functions of it, so that the death of any process lo
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import Annotated
 
 from fovea_api.common import Bool, Metrics, Model, Number, OpaqueObject, Usage
+from fovea_api.errors import CorruptData
 from fovea_api.sweep import Count, ParameterValues
 from fovea_store import NotFound, StorePath
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-TRIALS, CLOCK = "trials", "clock.json"
+from fovea_trainer.tuning.errors import TakenOver
+
+TRIALS, TRIAL, CLOCK, WRITER = "trials", "trial.json", "clock.json", "writer"
+RESTORE = "restore it from a backup, or delete the folder of the study to start anew"
 THREADS = 16
 """Files that are read at once."""
 
@@ -95,22 +100,38 @@ class Clock(Model):
 
 
 class Journal:
-    """The journal of a study in its folder. One process writes it."""
+    """The journal of a study in its folder.
+
+    One process writes it: the last that took it over. An earlier one may live on for a while, in a pod that is asked to
+    end or is lost; what it still writes is refused, so it cannot replace what was read since.
+    """
 
     def __init__(self, folder: StorePath) -> None:
         self.folder = folder
+        self._writer = uuid.uuid4().hex
+
+    def take_over(self) -> list[Entry]:
+        """Makes this the process that writes; gives all trials, in the order in which they were made.
+
+        Raises CorruptData.
+        """
+        (self.folder / WRITER).write_text(self._writer)
+        return self.read()
 
     def read(self) -> list[Entry]:
-        """All trials, in the order in which they were made."""
+        """All trials, in the order in which they were made. Raises CorruptData."""
         trials = self.folder / TRIALS
-        names = [name for name in trials.folders() if (trials / name / "trial.json").is_file()]
+        files = [file for name in trials.folders() if (file := trials / name / TRIAL).is_file()]
         with ThreadPoolExecutor(THREADS) as pool:
-            texts = pool.map(lambda name: (trials / name / "trial.json").read_text(), names)
-            return sorted((Entry.model_validate_json(text) for text in texts), key=lambda entry: entry.number)
+            entries = sorted(pool.map(_read, files), key=lambda entry: entry.number)
+        for number, entry in enumerate(entries, 1):
+            if entry.number != number:
+                raise CorruptData(f"trial t-{number} is missing", str(trials / f"t-{number}" / TRIAL), RESTORE)
+        return entries
 
     def write(self, entry: Entry) -> None:
-        """Keeps what is known of a trial, in the place of what was."""
-        (self.of(entry) / "trial.json").write_text(json.dumps(entry.to_dict()))
+        """Keeps what is known of a trial, in the place of what was. Raises TakenOver."""
+        self._write(self.of(entry) / TRIAL, entry)
 
     def of(self, entry: Entry) -> StorePath:
         """The folder of a trial."""
@@ -124,8 +145,22 @@ class Journal:
             return Clock()
 
     def set_clock(self, clock: Clock) -> None:
-        """Keeps what the study has taken."""
-        (self.folder / CLOCK).write_text(json.dumps(clock.to_dict()))
+        """Keeps what the study has taken. Raises TakenOver."""
+        self._write(self.folder / CLOCK, clock)
+
+    def _write(self, file: StorePath, content: Model) -> None:
+        if (self.folder / WRITER).read_text() != self._writer:
+            raise TakenOver(
+                "another process has taken the sweep over and goes on with it", str(self.folder), "let only one run"
+            )
+        file.write_text(json.dumps(content.to_dict()))
+
+
+def _read(file: StorePath) -> Entry:
+    try:
+        return Entry.model_validate_json(file.read_text())
+    except ValidationError as error:
+        raise CorruptData(f"the trial cannot be read: {error}", str(file), RESTORE) from error
 
 
 def counted(entries: Sequence[Entry], phase: Phase) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from fovea_api.errors import FoveaError, Interrupted
 from ray import tune
 from ray.tune.search import Searcher
 
-from fovea_trainer.training.run import worker_resources
+from fovea_trainer.training.run import asked_to_stop, worker_resources
 from fovea_trainer.tuning.study import Study
 from fovea_trainer.tuning.trial import Job, Outcome
 
@@ -67,6 +68,7 @@ class _Searcher(Searcher):
         self._study, self._heard = study, heard
         self._jobs: dict[str, Job] = {}
         self.fault: FoveaError | None = None
+        """What ends the sweep: nothing further begins."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles a searcher for its own `restore`, and the reporter of a pod cannot be pickled."""
@@ -77,14 +79,12 @@ class _Searcher(Searcher):
             return str(Searcher.FINISHED)
         try:
             job = self._study.next()
-        except Interrupted:  # the pod is asked to stop: nothing waits for the trials at work
-            raise
         except FoveaError as error:
             self.fault = error
             return str(Searcher.FINISHED)
-        self._heard()
         if job is None:
             return None if self._jobs else str(Searcher.FINISHED)
+        self._heard()
         self._jobs[trial_id] = job
         return {"job": job}
 
@@ -96,14 +96,18 @@ class _Searcher(Searcher):
         if job is None:
             return
         outcome, fault = (result or {}).get("outcome"), (result or {}).get("fault")
-        if isinstance(fault, FoveaError):
-            self._study.abandoned(job)
-            self.fault = self.fault or fault
-        elif isinstance(outcome, Outcome):
-            self._study.done(job, outcome)
-        else:  # its process died: the study counts how often
-            self._study.lost(job)
-        self._heard()
+        try:
+            if isinstance(fault, FoveaError):
+                self._study.abandoned(job)
+                self.fault = self.fault or fault
+            elif isinstance(outcome, Outcome):
+                self._study.done(job, outcome)
+            else:  # its process died: the study counts how often
+                self._study.lost(job)
+        except FoveaError as error:  # Tune would wrap it in a text
+            self.fault = self.fault or error
+        else:
+            self._heard()
 
     def abandon(self) -> None:
         """What was begun and has not ended is not the fault of its trials."""
@@ -117,18 +121,24 @@ class _Searcher(Searcher):
         pass
 
 
-class _Clock(tune.Callback):
-    """Counts the time while trials work: Tune calls it several times a second."""
+class _Watch(tune.Callback):
+    """Counts the time while trials work, and ends them at once where nothing waits for them: Tune calls it several
+    times a second, and lets its errors through."""
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
+    def __init__(self, study: Study, searcher: _Searcher, stop: threading.Event, heard: Callable[[], None]) -> None:
+        self._study, self._searcher, self._stop, self._heard = study, searcher, stop, heard
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing, as of the searcher."""
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._study.tick()
+        if self._stop.is_set():
+            raise Interrupted("the sweep was asked to stop", None, "the next attempt goes on")
+        if isinstance(self._searcher.fault, Interrupted):
+            raise self._searcher.fault
+        if self._study.tick():
+            self._heard()
 
 
 def carry_out(study: Study, heard: Callable[[], None]) -> None:
@@ -138,7 +148,7 @@ def carry_out(study: Study, heard: Callable[[], None]) -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     searcher = _Searcher(study, heard)
     resources = worker_resources(execution)
-    with tempfile.TemporaryDirectory(prefix="fovea-tune-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fovea-tune-") as folder, asked_to_stop() as stop:
         tuner = tune.Tuner(
             tune.with_resources(_Trainable, tune.PlacementGroupFactory([resources])),
             tune_config=tune.TuneConfig(
@@ -149,7 +159,7 @@ def carry_out(study: Study, heard: Callable[[], None]) -> None:
             ),
             run_config=tune.RunConfig(
                 storage_path=folder,
-                callbacks=[_Clock(study)],
+                callbacks=[_Watch(study, searcher, stop, heard)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the folder is in this pod alone
                 verbose=0,
             ),

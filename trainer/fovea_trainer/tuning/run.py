@@ -44,6 +44,7 @@ def tune(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunR
         TooManyTrialsFailed, BudgetTooSmall, NoTrialWithinLimits: there is nothing to choose; what was found stays in
             the journal, and manifest and report are written all the same.
         Interrupted: it was asked to stop; the next attempt goes on.
+        TakenOver: another process goes on with it already.
     """
     recipe = read_recipe(spec.type, spec.recipe, SweepRecipe)
     assert spec.inputs.dataset is not None
@@ -62,19 +63,23 @@ def tune(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunR
     )  # fmt: skip
     if study.entries:
         log.info("the journal has %d trials, with which the sweep goes on", len(study.entries))
+
+    def heard() -> None:
+        reporter.report(study.progress())
+
     error: SweepFailed | None = None
     try:
         if environment.ray:
             from fovea_trainer.tuning.ray_tune import carry_out
 
-            carry_out(study, lambda: reporter.report(study.progress()))
+            carry_out(study, heard)
         else:
-            _carry_out(study, lambda: reporter.report(study.progress()))
+            _carry_out(study, heard)
     except SweepFailed as failed:
         error = failed
     study.finish()
     error = error or study.why_nothing()
-    reporter.report(study.progress())
+    heard()
     left = leave(study, owner_folder(spec.store, spec.owner) / SWEEPS)
     reporter.report(study.progress().model_copy(update={"stage": "Done", "percent": 100}))
     if error is not None:
@@ -94,6 +99,11 @@ def tune(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunR
 
 def _carry_out(study: Study, heard: Callable[[], None]) -> None:
     """One job after the other, in this process."""
+
+    def tick() -> None:
+        if study.tick():
+            heard()
+
     if study.spec.execution.parallel_trials > 1:
         log.info("one trial is trained after the other in this process; --ray trains several at a time")
     with asked_to_stop() as stop:
@@ -101,7 +111,7 @@ def _carry_out(study: Study, heard: Callable[[], None]) -> None:
         while not stop.is_set() and (job := study.next()) is not None:
             heard()
             try:
-                outcome = attempt(job, stop, study.tick)
+                outcome = attempt(job, stop, tick)
             except BaseException:  # no fault of the trial's
                 study.abandoned(job)
                 raise

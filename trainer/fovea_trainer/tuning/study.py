@@ -68,12 +68,13 @@ class Study:
         reserved: tuple[float, float] = (1.0, 0.0),
     ) -> None:
         self.spec, self.recipe, self.environment, self.journal = spec, recipe, environment, journal
-        self.entries = journal.read()
+        self.entries = journal.take_over()
         self.ended: Ended | None = None
         self._template: Recipe = recipe.template_recipe()
         self._scheduler: Scheduler = scheduler_of(recipe)
         self._earlier, self._reserved = earlier, reserved
         self._clock, self._ticked, self._kept = journal.clock(), time.monotonic(), time.monotonic()
+        self._reported = self._clock
         self._active: set[int] = set()
         self._most = self._trials_in_all()
 
@@ -209,6 +210,7 @@ class Study:
             update["measured"] = outcome.ended
         entry = entry.model_copy(update=update)
         self._put(entry)
+        self._keep_clock()
         self._active.discard(job.number)
         if entry.phase.has_ended:
             forget_checkpoint(self.journal.of(entry))
@@ -266,9 +268,9 @@ class Study:
 
     # --- Budget ---
 
-    def tick(self) -> None:
+    def tick(self) -> bool:
         """Counts the time since the last call, of the sweep and of the trials at work, and keeps it now and then: to be
-        called while trials work, too."""
+        called while trials work, too. Gives whether it was kept, and so is worth a report."""
         now = time.monotonic()
         passed, self._ticked = now - self._ticked, now
         cpus, gpus = self._reserved
@@ -277,12 +279,14 @@ class Study:
             seconds=self._clock.seconds + passed,
             usage=Usage(cpu_hours=usage.cpu_hours + hours * cpus, gpu_hours=usage.gpu_hours + hours * gpus),
         )
-        if now - self._kept >= CLOCK_SECONDS:
-            self._keep_clock()
+        if now - self._kept < CLOCK_SECONDS:
+            return False
+        self._keep_clock()
+        return True
 
     def _keep_clock(self) -> None:
         self.journal.set_clock(self._clock)
-        self._kept = time.monotonic()
+        self._kept, self._reported = time.monotonic(), self._clock
 
     def _budget_spent(self) -> bool:
         left = self._seconds_left()
@@ -365,12 +369,11 @@ class Study:
         )
 
     def progress(self) -> RunProgress:
-        """How far the sweep is."""
-        best, spent = self.best(), [spent / limit for spent, limit in self._limits()]
+        """How far the sweep is. Time is what the journal has, so that no restart takes back what was reported."""
+        best, spent = self.best(), [spent / limit for spent, limit in limits(self.recipe.budget, self._reported)]
         counts = self.counts()
-        ended = counts.succeeded + counts.stopped_early + counts.failed
-        done = max([ended / max(1, self._most), *spent]) if self.ended is None else 1.0
-        seconds = self._clock.seconds
+        done = max([counts.ended / max(1, self._most), *spent]) if self.ended is None else 1.0
+        seconds = self._reported.seconds
         left = format_duration(timedelta(seconds=seconds / done * (1 - done))) if 0 < done < 1 else None
         return RunProgress(
             stage="Tuning" if self.ended is None else "Reporting",
@@ -381,7 +384,7 @@ class Study:
                 best=None if best is None else self.trial(best),
                 front_size=len(self.front()),
                 budget_percent=min(100, int(100 * max(spent))) if spent else None,
-                usage=self._clock.usage,
+                usage=self._reported.usage,
             ),
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from fovea_api.sweep import SweepSummary, Trial, TrialCounts
-from fovea_api.tuningsweep import SweepObjective, TuningSweepSpec
+from fovea_api.tuningsweep import SweepObjective, TuningSweepSpec, TuningSweepStatus
 
 from fovea_operator.conditions import Assessment, ready, stalled
 from fovea_operator.objects import Key
@@ -45,22 +45,25 @@ def summary_of(view: RunView | None) -> SweepSummary | None:
     return result.sweep if result is not None else None
 
 
-def found_by(spec: TuningSweepSpec, view: RunView | None) -> Found:
-    """What a run has found so far; empty before it has reported anything, so that what was found before stays."""
+def found_by(spec: TuningSweepSpec, old: TuningSweepStatus, view: RunView | None) -> Found:
+    """What a run has found so far; empty before it has reported anything, or where fewer of its trials had ended at the
+    time of the report (of an attempt before, say) than at one that is known, so that what was found before stays."""
     progress = view.status.progress.sweep if view is not None and view.status.progress is not None else None
     result, summary = view.status.result if view is not None else None, summary_of(view)
     reported = summary or progress
     if reported is None:
         return {}
     counts, usage = reported.trials, reported.usage
+    known = old.trials.ended if view is not None and old.run == view.name and old.trials is not None else 0
+    if summary is None and counts.ended < known:
+        return {}
     found: Found = {"trials": counts, "best": reported.best, "front_size": reported.front_size}
     percent = progress.budget_percent if progress is not None else None
     hours = f"{usage.gpu_hours:.3g} GPU h" if usage.gpu_hours else f"{usage.cpu_hours:.3g} CPU h"
     found["budget_percent"] = percent
     found["spent"] = f"{percent} %" if percent is not None else hours
     found["headline"] = _headline(spec.objectives[0], reported.best)
-    ended = counts.succeeded + counts.stopped_early + counts.failed
-    found["ended_trials"] = f"{ended}/{counts.total}"
+    found["ended_trials"] = f"{counts.ended}/{counts.total}"
     if summary is not None and result is not None:
         found["knee"], found["pareto"] = summary.knee, summary.pareto
         if result.artifact is not None and result.digest is not None:
@@ -88,8 +91,7 @@ def assess(spec: TuningSweepSpec, made: RunWrites, summary: SweepSummary | None)
             "ResultIncomplete", f"run {made.run} named no trial; the trainer image does not fit this operator"
         )
     counts, how = summary.trials, _ENDS[summary.ended]
-    ended = counts.succeeded + counts.stopped_early + counts.failed
-    words = f"run {made.run}: {_words(objectives, summary.best)}; {how}: {ended} of {counts.total} trials"
+    words = f"run {made.run}: {_words(objectives, summary.best)}; {how}: {counts.ended} of {counts.total} trials"
     return ready("BudgetSpent" if summary.ended == "BudgetSpent" else "Succeeded", words)
 
 

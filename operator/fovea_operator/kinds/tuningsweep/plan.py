@@ -79,7 +79,7 @@ def _plan(context: Context, snapshot: SweepSnapshot) -> Plan:
     status = old.model_copy(
         update={
             "phase": made.step.status.phase,
-            **found_by(spec, made.view),
+            **found_by(spec, old, made.view),
             "promoted": outcome.promotion,
             **owner_fields(context, old, made, spec.recipe(), assessment, pruned),
         }
