@@ -13,6 +13,7 @@ import argparse
 import gzip
 import importlib.util
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -308,16 +309,36 @@ def measure(half: int, sets: Sequence[str], series: Sequence[str]) -> Iterator[d
         }
 
 
+def scale(count: int) -> dict[str, str | float]:
+    """What the search takes among so many images; the peak of memory is that of the whole process, images too."""
+    images = clothes(count)
+    before, start = _peak_megabytes(), time.perf_counter()
+    pairs = search(images)
+    return {
+        "images": f"{len(images)} clothes",
+        "pairs": len(pairs),
+        "seconds": round(time.perf_counter() - start, 1),
+        "megabytes before": before,
+        "megabytes at most": _peak_megabytes(),
+    }
+
+
+def _peak_megabytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--half", choices=["held-out", "tuning"], default="held-out")
     parser.add_argument("--sets", nargs="*", choices=[*SETS], default=[*SETS])
     parser.add_argument("--series", nargs="*", choices=[*SERIES], default=[*SERIES])
+    parser.add_argument("--scale", type=int, metavar="COUNT", help="only time and memory, among so many images")
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     rows = []
-    for row in measure(int(options.half == "held-out"), options.sets, options.series):
+    half = int(options.half == "held-out")
+    for row in measure(half, options.sets, options.series) if options.scale is None else [scale(options.scale)]:
         print(*row.values(), sep="\t", flush=True)
         rows.append(row)
     if options.json is not None:

@@ -62,7 +62,7 @@ AREAS = {
         Area(
             "fovea_serving/pipeline",
             ("predictions/*.py", "geometry.py"),
-            _tests("serving", "postprocess", "predictions", "preprocess"),
+            _tests("serving", "postprocess", "predictions", "preprocess", "tiles", "wire", "golden", "predictor"),
             0.8,
         ),
     ),

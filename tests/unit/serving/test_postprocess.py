@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 import torchvision
 from fovea_api.common import Task
@@ -93,7 +94,16 @@ def test_classification_gives_probabilities() -> None:
     assert prediction.label == 0
     assert prediction.score == pytest.approx(1 / (1 + np.exp(-1)))
     assert [index for index, _ in prediction.top(2)] == [0, 1]
-    assert softmax(logits).sum() == pytest.approx(1)
+
+
+def test_probabilities_are_those_of_each_image_alone() -> None:
+    logits = np.array([[1000.0, 999.0, -1000.0], [0.0, 1.0, 2.0]], np.float32)
+    assert softmax(logits) == pytest.approx(scipy.special.softmax(logits, axis=-1))
+
+
+def test_of_equal_scores_the_first_class_comes_first() -> None:
+    probabilities = np.array([0.1, 0.3, 0.3, *[0.3 / 40] * 40], np.float32)
+    assert [index for index, _ in Classification(probabilities).top(4)] == [1, 2, 0, 3]
 
 
 @pytest.mark.parametrize("resize", Resize)
