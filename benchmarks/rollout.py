@@ -103,7 +103,7 @@ def counted(gate: Gate, counts: tuple[int, ...], weight: float) -> Counts:
     stable_total = round(total * (1 - weight) / weight)
     if gate.metric == "errorRate":
         return Counts(weight, Requests(total, failed=events), Requests(stable_total))
-    return Counts(weight, Requests(total, slow=events), Requests(stable_total, slow=of_stable))
+    return Counts(weight, Requests(total, slower=events), Requests(stable_total, slower=of_stable))
 
 
 _LOG_FACTORIALS = np.concatenate(([0.0], np.log(np.arange(1, 20_000)).cumsum()))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fovea_api.common import Model, ObjectName, Percent, Uri
-from fovea_api.modeldeployment import Authentication, Inference, ServiceObjectives
+from fovea_api.modeldeployment import Authentication, Inference, Milliseconds, Runtime, ServiceObjectives
 
 CONFIG_KEY = "gateway.json"
 """Key of the ConfigMap."""
@@ -25,6 +25,10 @@ class ServedVersion(Model):
     """Stable and Candidate answer requests; a Shadow gets copies, and its answers reach nobody."""
     weight: Percent = 0
     """Its share of the requests, in per cent; the weights of all versions sum to 100."""
+    latency_limits_milliseconds: Annotated[tuple[Milliseconds, ...], Field(max_length=2)] = ()
+    """Limits of the rollout's latency gates: requests that take longer than each are counted."""
+    runtime: Runtime
+    """What runs it."""
     bundle: Uri
     """Where its bundle lies; the gateway verifies it."""
     precision: Literal["FP32", "INT8"] | None = None
@@ -42,10 +46,12 @@ class GatewayConfig(Model):
     """Namespace of the ModelDeployment."""
     deployment: ObjectName
     """Its name."""
-    runtime: Literal["RayServe", "Triton"]
-    """What runs the versions."""
     versions: Annotated[tuple[ServedVersion, ...], Field(max_length=8)] = ()
-    """Empty: no version is ready, and every request is answered with 503 and the reason."""
+    """The stable one first. Empty: no version is ready, and every request is answered with 503 and the reason."""
+    mirror_percent: Percent = 0
+    """Share of the candidate's requests that the stable version is asked too, to compare the answers."""
+    revision: Annotated[str, Field(max_length=64)] = ""
+    """Names versions, weights and limits together; the gateway reports the revision that it follows."""
     reason: Annotated[str, Field(max_length=1024)] = ""
     """Why no version is ready, for those who ask meanwhile."""
     inference: Inference = Inference()
@@ -54,3 +60,8 @@ class GatewayConfig(Model):
     """Who may ask."""
     objectives: ServiceObjectives | None = None
     """What is promised; the latency gets a bucket edge of its own."""
+
+
+def limit_label(milliseconds: float) -> str:
+    """The label of a latency limit in the metrics."""
+    return f"{milliseconds:g}"

@@ -676,6 +676,12 @@ class CandidateVersion(DeployedVersion):
     """Start of the rollout, moved by the duration of each pause; the deadline counts from it."""
     step_started: Time | None = None
     """Time since when all gateways have followed the current step."""
+    counted_until: Time | None = None
+    """Time until which the requests of the current step are counted."""
+    stable_latency_milliseconds: Milliseconds | None = None
+    """95th percentile of the latency of the stable version when the current step began, in milliseconds."""
+    gates: Annotated[str, Field(max_length=16)] = ""
+    """Digest of spec.rollout as it was when the current step began; when it changes, counting begins anew."""
     paused: Time | None = None
     """Start of the pause."""
     pause: Literal["Requested", "Failed", "Inconclusive"] | None = None
@@ -844,15 +850,12 @@ def references(spec: ModelDeploymentSpec) -> Iterator[Reference]:
 
 def without_effect(spec: ModelDeploymentSpec) -> tuple[str, ...]:
     """What is asked for and does not act in this version, in words; the model is served all the same."""
-    words = []
-    if spec.rollout.strategy != "Recreate":
-        words.append(f"spec.rollout.strategy {spec.rollout.strategy}: a new bundle replaces the old one (Recreate)")
     parts = {
         "captures": spec.monitoring.captures is not None,
         "drift": spec.monitoring.drift is not None,
         "feedback": spec.monitoring.feedback is not None and spec.monitoring.feedback.enabled,
     }
-    words += [f"spec.monitoring.{name}" for name, asked in parts.items() if asked]
+    words = [f"spec.monitoring.{name}" for name, asked in parts.items() if asked]
     if spec.retraining is not None:
         words.append("spec.retraining: nothing asks for a training")
     if spec.runtime == "Triton" and spec.scaling.min_replicas == 0:

@@ -6,20 +6,46 @@ What is not known is None, never good or bad.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
+from fovea_api.profile import LABELLED, LABELLED_PAIRS
 from prometheus_client.parser import text_string_to_metric_families
 
 REQUESTS, SECONDS = "fovea_serving_requests_total", "fovea_serving_request_seconds_bucket"
-WEIGHT = "fovea_serving_version_weight"
-"""Series of a gateway: requests by status code, their latency, and the weight that each version has there."""
+REVISION = "fovea_serving_configuration"
+"""Series of a gateway: requests by status code, their latency, and the configuration that it follows."""
+TESTED, FAILED = "fovea_serving_rollout_requests_total", "fovea_serving_rollout_failures_total"
+SLOW, COMPARED = "fovea_serving_rollout_slow_total", "fovea_serving_rollout_compared_total"
+"""Series by which a candidate is tested: requests, those that failed, those over a limit, and compared answers."""
+LABELS: Mapping[str, str] = {
+    REQUESTS: "code",
+    SECONDS: "le",
+    REVISION: "revision",
+    TESTED: "",
+    FAILED: "",
+    SLOW: "milliseconds",
+    COMPARED: "answers",
+    LABELLED: "outcome",
+    LABELLED_PAIRS: "outcome",
+}
+"""The series that are read, each with the label that matters beside run and role."""
+STABLE, SHADOW = "stable", "shadow"
+"""Values of the label `role`."""
 MIN_REQUESTS = 20
 """Requests in a window below which a share or a quantile says nothing."""
 
-Series = tuple[str, str, str]
-"""Name, run, and the label that matters: `code`, `le` or `role`."""
+
+class Series(NamedTuple):
+    """One series of a gateway."""
+
+    name: str
+    run: str = ""
+    role: str = ""
+    label: str = ""
+    """Value of the label that matters, see LABELS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +53,7 @@ class Sample:
     """What one gateway pod reported at one time."""
 
     at: float
-    """Seconds of a steady clock."""
+    """Unix time, in seconds."""
     values: Mapping[Series, float]
 
 
@@ -41,10 +67,14 @@ class Measured:
     """Requests in the window, by status code."""
     buckets: Mapping[float, float] = field(default_factory=dict)
     """Requests in the window that took at most so many seconds."""
-    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Per cent of the traffic that each version has, by the address of the gateway pod that says so."""
+    of_stable: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
+    """The same of each run, while it was the stable version."""
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    """The revision of the configuration that a gateway pod follows, by the pod's address."""
     silent: int = 0
     """Gateway pods that did not answer."""
+    samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict, compare=False)
+    """All of the window, by the pod's address, oldest first; always another, so it is no news by itself."""
 
     @property
     def total(self) -> float:
@@ -73,16 +103,11 @@ class Measured:
 
     def quantile(self, share: float) -> float | None:
         """Seconds within which this share of requests was answered, as PromQL's histogram_quantile has it."""
-        edges = sorted(self.buckets.items())
-        total = edges[-1][1] if edges else 0.0
-        if total < MIN_REQUESTS:
-            return None
-        low, before = 0.0, 0.0
-        for edge, count in edges:
-            if count >= share * total and count > before:
-                return low if math.isinf(edge) else low + (edge - low) * (share * total - before) / (count - before)
-            low, before = edge, count
-        return None
+        return quantile(self.buckets, share)
+
+    def stable_quantile(self, run: str, share: float) -> float | None:
+        """The same of one run, while it was the stable version."""
+        return quantile(self.of_stable.get(run, {}), share)
 
     def within(self, seconds: float) -> float | None:
         """Share of requests that took at most so long; exact where a bucket ends there."""
@@ -92,24 +117,53 @@ class Measured:
             return None
         return max((count for edge, count in edges if edge <= seconds * (1 + 1e-9)), default=0.0) / total
 
-    def follows(self, name: str, pods: int) -> bool:
-        """Whether so many gateway pods give all requests to one version."""
-        agreed = [weights for weights in self.weights.values() if weights.get(name) == 100]
-        return pods > 0 and not self.silent and len(agreed) == len(self.weights) >= pods
+    def follows(self, revision: str, pods: int) -> bool:
+        """Whether so many gateway pods follow this revision of the configuration, and none another."""
+        return (
+            pods > 0 and not self.silent and set(self.revisions.values()) == {revision} and len(self.revisions) >= pods
+        )
+
+    @property
+    def last(self) -> float | None:
+        """Unix time of the last sample; None: there is none."""
+        return max((samples[-1].at for samples in self.samples.values() if samples), default=None)
+
+    def increase_since(self, at: float) -> Mapping[Series, float]:
+        """How much each counter grew after a time, in all pods together. A pod that was first seen later is counted
+        from then on; one whose counters began anew is counted from zero."""
+        grown: dict[Series, float] = {}
+        for samples in self.samples.values():
+            before = [index for index, sample in enumerate(samples) if sample.at <= at]
+            for series, count in increases(samples[before[-1] if before else 0 :]).items():
+                grown[series] = grown.get(series, 0.0) + count
+        return grown
 
 
 NOTHING = Measured()
 
 
+def quantile(buckets: Mapping[float, float], share: float) -> float | None:
+    """Seconds within which this share of requests was answered, as by PromQL's histogram_quantile; None: too few."""
+    edges = sorted(buckets.items())
+    total = edges[-1][1] if edges else 0.0
+    if total < MIN_REQUESTS:
+        return None
+    low, before = 0.0, 0.0
+    for edge, count in edges:
+        if count >= share * total and count > before:
+            return low if math.isinf(edge) else low + (edge - low) * (share * total - before) / (count - before)
+        low, before = edge, count
+    return None
+
+
 def read_sample(text: str, at: float) -> Sample:
     """The series that count, out of a page of metrics. Raises ValueError where it is none."""
     values: dict[Series, float] = {}
-    labels = {REQUESTS: "code", SECONDS: "le", WEIGHT: "role"}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name in labels:
-                key = (sample.name, sample.labels.get("run", ""), sample.labels.get(labels[sample.name], ""))
-                values[key] = values.get(key, 0.0) + sample.value
+            if sample.name in LABELS:
+                found = (sample.labels.get(name, "") for name in ("run", "role", LABELS[sample.name]))
+                values[Series(sample.name, *found)] = sample.value
     return Sample(at, values)
 
 
@@ -127,20 +181,26 @@ def summarize(pods: Mapping[str, Sequence[Sample]], silent: int) -> Measured:
     """What the samples of all pods, by address, come to. `silent`: pods that did not answer the last time."""
     requests: dict[str, float] = {}
     buckets: dict[float, float] = {}
+    of_stable: dict[str, dict[float, float]] = {}
     for samples in pods.values():
-        for (name, _, label), count in increases(samples).items():
+        for (name, run, role, label), count in increases(samples).items():
+            if role == SHADOW:
+                continue  # its copies are nobody's requests
             if name == REQUESTS:
                 requests[label] = requests.get(label, 0.0) + count
             elif name == SECONDS:
-                buckets[float(label)] = buckets.get(float(label), 0.0) + count
+                for each in (buckets, of_stable.setdefault(run, {})) if role == STABLE else (buckets,):
+                    each[float(label)] = each.get(float(label), 0.0) + count
     return Measured(
         seconds=max((samples[-1].at - samples[0].at for samples in pods.values() if samples), default=0.0),
         requests=requests,
         buckets=buckets,
-        weights={pod: _weights(samples[-1:]) for pod, samples in pods.items()},
+        of_stable=of_stable,
+        revisions={pod: _revision(samples[-1]) for pod, samples in pods.items() if samples},
         silent=silent,
+        samples={pod: tuple(samples) for pod, samples in pods.items()},
     )
 
 
-def _weights(samples: Iterable[Sample]) -> Mapping[str, float]:
-    return {run: value for each in samples for (name, run, _), value in each.values.items() if name == WEIGHT}
+def _revision(sample: Sample) -> str:
+    return next((series.label for series, value in sample.values.items() if series.name == REVISION and value), "")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 
@@ -66,7 +67,7 @@ class Scraper:
             pages = await asyncio.gather(*(_scrape(session, limit, target) for target in targets))
             found = {target: sample for target, sample in zip(targets, pages, strict=True) if sample is not None}
             kept = self._samples.get(key, {})
-            since = asyncio.get_running_loop().time() - settings.metrics_window_seconds
+            since = time.time() - settings.metrics_window_seconds
             self._samples[key] = {
                 target: [*(each for each in kept.get(target, ()) if each.at >= since), sample]
                 for target, sample in found.items()
@@ -84,28 +85,27 @@ async def _scrape(session: aiohttp.ClientSession, limit: asyncio.Semaphore, targ
     try:
         async with limit, session.get(f"http://{host}:{GATEWAY_METRICS_PORT}/metrics") as answer:
             answer.raise_for_status()
-            return read_sample(await answer.text(), asyncio.get_running_loop().time())
+            return read_sample(await answer.text(), time.time())
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         logger.debug("no metrics from %s: %s", target, error)
         return None
 
 
 async def _query(session: aiohttp.ClientSession, settings: Settings, key: Key, seen: Measured) -> Measured:
-    """The same from Prometheus; what the pods say of their weights stays. Where it does not answer nothing is known."""
+    """Rates from Prometheus, where it answers; what tests a candidate stays as the pods say it."""
     window = int(settings.metrics_window_seconds)
-    selector = f'{{namespace="{key.namespace}",deployment="{key.name}"}}[{window}s]'
+    selector = f'{{namespace="{key.namespace}",deployment="{key.name}",role!="shadow"}}[{window}s]'
     try:
         requests = await _sums(session, settings.prometheus, "code", f"{REQUESTS}{selector}")
         buckets = await _sums(session, settings.prometheus, "le", f"{SECONDS}{selector}")
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("Prometheus at %s gives no answer: %s", settings.prometheus, error)
         requests = buckets = {}
-    return Measured(
+    return replace(
+        seen,
         seconds=float(window) if requests else 0.0,
         requests=requests,
         buckets={float(edge): count for edge, count in buckets.items()},
-        weights=seen.weights,
-        silent=seen.silent,
     )
 
 

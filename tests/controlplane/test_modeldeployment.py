@@ -143,7 +143,7 @@ def outcome(world: World) -> Any:
         found["stable"]["bundle"],
         applications(world),
         config(world)["versions"],
-        [sorted(world.events(reason)) for reason in ("VersionLoading", "VersionServing", "VersionRemoved")],
+        [sorted(world.events(reason)) for reason in ("RolloutStarted", "Promoted", "VersionRemoved")],
     )
 
 

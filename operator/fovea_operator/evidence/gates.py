@@ -61,10 +61,12 @@ class Requests:
     failed: float = 0.0
     """Those that the service failed."""
     slow: float = 0.0
-    """Those over the limit of the latency gate. With a ratio to stable: stable's over its 95th percentile as it was
-    when the step began, the candidate's over that times the ratio."""
+    """Those over the `max` of the latency gate."""
+    slower: float = 0.0
+    """Stable's over its 95th percentile as it was when the step began; the candidate's over that times the latency
+    gate's ratio."""
     labelled: float = 0.0
-    """Those whose right answer is known."""
+    """Those whose right answer became known; a label may come long after its request."""
     right: float = 0.0
     """Those of them that were answered rightly."""
 
@@ -245,12 +247,11 @@ def _quantity(gate: Gate, counts: Counts) -> tuple[Quantity, float]:
             return paired, paired.count
         one, other = Share(candidate.right, candidate.labelled), Share(stable.right, stable.labelled)
         return Difference(one, other, counts.weight), candidate.labelled
-    events = (
-        (candidate.failed, stable.failed) if gate.metric is GateMetric.ERROR_RATE else (candidate.slow, stable.slow)
-    )
+    errors = gate.metric is GateMetric.ERROR_RATE
     if gate.max_ratio_to_stable is not None:
+        events = (candidate.failed, stable.failed) if errors else (candidate.slower, stable.slower)
         return Ratio(*events, counts.weight), candidate.total
-    return Share(events[0], candidate.total), candidate.total
+    return Share(candidate.failed if errors else candidate.slow, candidate.total), candidate.total
 
 
 def _logs(gate: Gate, quantity: Quantity) -> tuple[float, float]:
@@ -279,10 +280,10 @@ def _unreadable(counts: Counts | None) -> str | None:
     candidate, stable, compared = counts.candidate, counts.stable, counts.compared
     parts = [(each.failed, each.total) for each in (candidate, stable)]
     parts += [(each.slow, each.total) for each in (candidate, stable)]
-    parts += [(each.labelled, each.total) for each in (candidate, stable)]
+    parts += [(each.slower, each.total) for each in (candidate, stable)]
+    parts += [(each.labelled, math.inf) for each in (candidate, stable)]  # labels come later than their requests
     parts += [(each.right, each.labelled) for each in (candidate, stable)]
-    labels = compared.both + compared.candidate + compared.stable + compared.neither
-    parts += [(compared.different, compared.total), (labels, compared.total)]
+    parts += [(compared.different, compared.total)]
     parts += [(value, math.inf) for value in (compared.both, compared.candidate, compared.stable, compared.neither)]
     if not all(0 <= part <= whole and not math.isnan(whole) for part, whole in parts):
         return "what was measured contradicts itself: a count is missing, negative or more than all"

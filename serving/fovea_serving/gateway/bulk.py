@@ -10,8 +10,9 @@ from fovea_api.errors import FoveaError
 from pydantic import JsonValue
 
 from fovea_serving.gateway.answers import prediction_json
-from fovea_serving.gateway.gateway import Choice, Gateway
+from fovea_serving.gateway.gateway import Gateway
 from fovea_serving.gateway.problems import problem_json
+from fovea_serving.gateway.trial import Choice
 from fovea_serving.upstreams import Overloaded
 
 

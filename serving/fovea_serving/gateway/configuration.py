@@ -60,7 +60,7 @@ class Follower:
         self._gateway = gateway
         self._surroundings = surroundings
         self._authentication: tuple[Authentication, str, str] | None = None
-        self._open: dict[tuple[str, ServedVersion], Served] = {}
+        self._open: dict[ServedVersion, Served] = {}
 
     async def follow(self, configs: AsyncIterator[GatewayConfig]) -> None:
         """Applies each configuration; while one cannot be applied, the one before goes on."""
@@ -101,20 +101,21 @@ class Follower:
         self._gateway.inference = config.inference
         self._gateway.name = config.deployment
         self._gateway.metrics.describe(config.namespace, config.deployment, config.objectives)
-        self._gateway.route(Routing(versions, config.reason or "the deployment has no ready version"))
+        reason = config.reason or "the deployment has no ready version"
+        self._gateway.route(Routing(versions, reason, config.mirror_percent / 100, config.revision))
         self._gateway.configured = True
         self._open = {
-            _identity(served, config): version.model for served, version in zip(config.versions, versions, strict=True)
+            _identity(served): version.model for served, version in zip(config.versions, versions, strict=True)
         }
         log.info("routing: %s", ", ".join(f"{v.name} {v.role} {v.weight:g} %" for v in versions) or config.reason)
 
     async def _version(self, served: ServedVersion, config: GatewayConfig, opened: list[Served]) -> Version:
-        model = self._open.get(_identity(served, config))
+        model = self._open.get(_identity(served))
         if model is None:
             manifest, digest, golden = await asyncio.to_thread(self._read, served)
             model = Served.of(manifest, digest, open_upstream(served, manifest, config), golden)
             opened.append(model)
-        return Version(served.name, served.role, served.weight, model)
+        return Version(served.name, served.role, served.weight, model, served.latency_limits_milliseconds)
 
     def _read(self, served: ServedVersion) -> tuple[BundleManifest, str, list[float] | None]:
         """The manifest, its digest, and the stated answer to the golden image, of a bundle in its store.
@@ -172,9 +173,9 @@ def _signature(bundle: StorePath) -> bytes:
         raise unsigned(str(bundle)) from error
 
 
-def _identity(served: ServedVersion, config: GatewayConfig) -> tuple[str, ServedVersion]:
-    """What an open connection depends on: all but role and weight."""
-    return config.runtime, served.model_copy(update={"role": "Stable", "weight": 0})
+def _identity(served: ServedVersion) -> ServedVersion:
+    """What an open connection depends on: all but role, weight and limits."""
+    return served.model_copy(update={"role": "Stable", "weight": 0, "latency_limits_milliseconds": ()})
 
 
 def parse_config(text: str | bytes, place: str) -> GatewayConfig:

@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fovea_api.bundle import BundleManifest
 from fovea_api.errors import FoveaError
 from fovea_api.modeldeployment import Inference
 
@@ -23,6 +22,7 @@ from fovea_serving.gateway.metrics import Metrics
 from fovea_serving.gateway.problems import ClientDisconnected, DeadlineExceeded, status_of
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.gateway.settings import Settings
+from fovea_serving.gateway.trial import Asked, Choice, Trial, is_evidence
 from fovea_serving.pipeline.header import ImageHeader, check_header
 from fovea_serving.pipeline.tiles import MAX_TILES, tile_count
 from fovea_serving.upstreams import Answer, InvalidOptions, PredictOptions, UpstreamUnavailable
@@ -31,11 +31,6 @@ log = logging.getLogger(__name__)
 
 CLIENT_CLOSED = 499
 """The customary code for a request whose client did not wait; it appears in metrics only."""
-MAX_COPIES = 32
-"""Copies of requests that shadows work on at most; further ones are left out, because no request waits for a shadow."""
-
-Choice = Callable[[BundleManifest, PredictOptions], PredictOptions]
-"""What a request chose, from the manifest of the model that answers and the deployment's defaults."""
 
 
 @dataclass(slots=True)
@@ -50,6 +45,8 @@ class Call:
     version: Version | None = None
     begun: float | None = None
     """When it was there as a whole, by `time.perf_counter`."""
+    tested: bool = False
+    """Whether it fell to one of two versions that are compared."""
 
     @property
     def seconds(self) -> float | None:
@@ -82,17 +79,20 @@ class Gateway:
         self.configured = False
         """Whether a configuration has been applied."""
         self.draining = False
-        self.admission = Admission(
-            settings.max_wait_seconds, self.inference.batching.max_size + usable_cpus(), settings.max_at_work
-        )
+        self._settings = settings
+        self.admission = self._admission()
+        self.admission_of_candidate = self._admission()
+        """Its own: a candidate that hangs turns no other requests away."""
         self.metrics = Metrics()
         self._background: set[asyncio.Task[None]] = set()
-        self._copies = 0
+        self._trial = Trial(self._in_time, self.metrics, self._in_background)
 
     def route(self, routing: Routing) -> None:
         """Sends requests by this routing from now on. Versions that left it answer what they have begun, then close."""
         kept = {id(version.model) for version in routing.versions}
         former, self.routing = self.routing, routing
+        if former.candidate is None:
+            self.admission_of_candidate = self._admission()
         self.metrics.routing(routing)
         for version in former.versions:
             if id(version.model) not in kept:
@@ -117,9 +117,11 @@ class Gateway:
             raise
         finally:
             self.metrics.request(call.version, code, reason, call.seconds)
+            if call.tested and call.version is not None and call.seconds is not None and is_evidence(code):
+                self.metrics.tested(call.version, code, call.seconds)
 
     async def predict(self, call: Call, images: Sequence[bytes], choice: Choice) -> Answered:
-        """The answers of the version that the call's id falls to; the shadows get copies.
+        """The answers of the version that the call's id falls to; another version may be asked in the background.
 
         Raises what `check_header` and `Upstream.predict` raise, and DeadlineExceeded.
         """
@@ -127,18 +129,20 @@ class Gateway:
         places = [f"image {index + 1}" for index in range(len(images))] if len(images) > 1 else ["image"]
         limit = self.inference.max_image_megapixels
         headers = [check_header(image, limit, place) for image, place in zip(images, places, strict=True)]
-        with self.admission.admit(self._work(call, headers, choice)):
-            try:
-                async with asyncio.timeout(self.inference.timeout_seconds):
-                    answered = await self._ask(call, images, choice)
-            except TimeoutError:
-                words = f"no answer within {self.inference.timeout_seconds:g} s"
-                raise DeadlineExceeded(words, None, "send smaller images or ask again") from None
+        try:
+            answered = await self._admitted(call, images, headers, choice)
+        except FoveaError as error:
+            self._tried(call, images, choice, status_of(error).value, None)
+            raise
         self.metrics.images(answered.version, images, headers)
         self.metrics.answers(answered.version, answered.answers)
-        for shadow in self.routing.shadows:
-            self._copy(shadow, images, choice)
+        self._tried(call, images, choice, 200, answered.answers)
         return answered
+
+    @property
+    def at_work(self) -> int:
+        """Images that were taken in and are not answered yet."""
+        return self.admission.at_work + self.admission_of_candidate.at_work
 
     async def ready(self) -> None:
         """Returns when a version answers, and rightly. Raises UpstreamUnavailable, with the reason."""
@@ -166,10 +170,20 @@ class Gateway:
         self.route(Routing((), "the gateway is shutting down"))
         await asyncio.gather(*self._background)
 
+    async def _admitted(
+        self, call: Call, images: Sequence[bytes], headers: Sequence[ImageHeader], choice: Choice
+    ) -> Answered:
+        version = self.routing.choose(call.request_id)
+        admission = self.admission_of_candidate if version.role == "Candidate" else self.admission
+        with admission.admit(self._work(version, headers, choice)):
+            async with self._deadline():
+                return await self._ask(call, images, choice)
+
     async def _ask(self, call: Call, images: Sequence[bytes], choice: Choice) -> Answered:
         while True:
             routing = self.routing
             version = call.version = routing.choose(call.request_id)
+            call.tested = routing.candidate is not None
             options = self._options(version, choice)
             try:
                 return Answered(version, await version.model.upstream.predict(images, options))
@@ -178,9 +192,9 @@ class Gateway:
                     raise
                 # The version was replaced meanwhile: another one answers.
 
-    def _work(self, call: Call, headers: Sequence[ImageHeader], choice: Choice) -> int:
+    def _work(self, version: Version, headers: Sequence[ImageHeader], choice: Choice) -> int:
         """How many times the network runs for a request. Raises InvalidOptions where tiles are too many."""
-        tile = self._options(self.routing.choose(call.request_id), choice).tile
+        tile = self._options(version, choice).tile
         if tile is None:
             return len(headers)
         count = sum(tile_count(header.width, header.height, tile) for header in headers)
@@ -193,22 +207,41 @@ class Gateway:
         defaults = PredictOptions(inference.confidence_threshold, max_detections=inference.max_detections)
         return choice(version.model.manifest, defaults)
 
-    def _copy(self, shadow: Version, images: Sequence[bytes], choice: Choice) -> None:
-        async def ask() -> None:
-            try:
-                with self.call("copy") as call:
-                    call.version, call.begun = shadow, time.perf_counter()
-                    async with asyncio.timeout(self.inference.timeout_seconds):
-                        answers = await shadow.model.upstream.predict(images, self._options(shadow, choice))
-                    self.metrics.answers(shadow, answers)
-            except (FoveaError, TimeoutError) as error:
-                log.debug("shadow %s failed: %s", shadow.name, error)
-            finally:
-                self._copies -= 1
+    def _tried(
+        self, call: Call, images: Sequence[bytes], choice: Choice, code: int, answers: Sequence[Answer] | None
+    ) -> None:
+        """What a request, answered so, is followed by while a candidate is tried."""
+        if (version := call.version) is not None and self.routing.on_trial is not None:
+            asked = Asked(
+                request_id=call.request_id,
+                images=images,
+                choice=choice,
+                version=version,
+                code=code,
+                seconds=call.seconds or 0.0,
+                answers=answers,
+            )
+            self._trial.after(self.routing, asked)
 
-        if self._copies < MAX_COPIES:
-            self._copies += 1
-            self._in_background(ask())
+    async def _in_time(self, version: Version, images: Sequence[bytes], choice: Choice) -> Sequence[Answer]:
+        """The answers of a version to a copy of a request."""
+        async with self._deadline():
+            return await version.model.upstream.predict(images, self._options(version, choice))
+
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        """Gives up what takes longer than `inference.timeoutSeconds`. Raises DeadlineExceeded then."""
+        try:
+            async with asyncio.timeout(self.inference.timeout_seconds):
+                yield
+        except TimeoutError:
+            words = f"no answer within {self.inference.timeout_seconds:g} s"
+            raise DeadlineExceeded(words, None, "send smaller images or ask again") from None
+
+    def _admission(self) -> Admission:
+        settings = self._settings
+        always = self.inference.batching.max_size + usable_cpus()
+        return Admission(settings.max_wait_seconds, always, settings.max_at_work)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+from fovea_api.gateway import limit_label
 from fovea_api.modeldeployment import ServiceObjectives
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -25,6 +26,8 @@ CODES = ("200", "429", "500", "502", "503", "504")
 """Answers that are counted from zero: a rate would miss the first of a series that appears with it."""
 
 LABELS = ("namespace", "deployment", "run", "role")
+SAME, DIFFERENT = "same", "different"
+"""What a comparison of two answers comes to."""
 SECONDS = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SHARES = tuple(step / 20 for step in range(1, 21))
@@ -123,6 +126,43 @@ class Metrics:
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
+        self._tested = Counter(
+            "fovea_serving_rollout_requests",
+            "Requests by which a candidate is tested: its own, and stable's meanwhile; of a shadow the copies, and "
+            "stable's that were copied. Without those that were wrong or shed.",
+            LABELS,
+            registry=registry,
+        )
+        self._tested_failed = Counter(
+            "fovea_serving_rollout_failures", "Those of them that the service failed.", LABELS, registry=registry
+        )
+        self._tested_slow = Counter(
+            "fovea_serving_rollout_slow",
+            "Those of them that took longer than a limit of the latency gates.",
+            (*LABELS, "milliseconds"),
+            registry=registry,
+        )
+        self._compared = Counter(
+            "fovea_serving_rollout_compared",
+            "Requests that candidate and stable answered both, by whether they agree.",
+            (*LABELS, "answers"),
+            registry=registry,
+        )
+        self._copies_shed = Counter(
+            "fovea_serving_copies_shed",
+            "Copies for a version that were left out because too many were under way.",
+            LABELS,
+            registry=registry,
+        )
+        self._revision = Gauge(
+            "fovea_serving_configuration",
+            "1 for the revision of the configuration that is followed.",
+            (*LABELS[:2], "revision"),
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._revision_followed: tuple[str, ...] | None = None
+        self._limits: set[tuple[str, ...]] = set()
         self._routed: set[tuple[str, ...]] = set()
         self._former: list[str] = []
         """Runs that no longer answer, the oldest first."""
@@ -150,6 +190,24 @@ class Metrics:
             self._errors.labels(*labels, reason).inc()
         if seconds is not None:
             self._latency.labels(*labels).observe(seconds)
+
+    def tested(self, version: Version, code: int, seconds: float) -> None:
+        """A request by which a candidate is tested, as it was answered."""
+        labels = self._labels(version)
+        self._tested.labels(*labels).inc()
+        if code >= 500:
+            self._tested_failed.labels(*labels).inc()
+        for limit in version.limits:
+            if 1000 * seconds > limit:
+                self._tested_slow.labels(*labels, limit_label(limit)).inc()
+
+    def compared(self, candidate: Version, agreed: bool) -> None:
+        """A request that candidate and stable answered both."""
+        self._compared.labels(*self._labels(candidate), SAME if agreed else DIFFERENT).inc()
+
+    def copy_shed(self, version: Version) -> None:
+        """A copy that was left out."""
+        self._copies_shed.labels(*self._labels(version)).inc()
 
     def images(self, version: Version, images: Sequence[bytes], headers: Sequence[ImageHeader]) -> None:
         """What came in."""
@@ -189,11 +247,39 @@ class Metrics:
             self._latency.labels(*labels)
             for code in CODES:
                 self._requests.labels(*labels, code)
+            if routing.on_trial is not None:
+                self._count_from_zero(version, labels)
+        self._follow(routing.revision)
+        self._drop_limits({(*self._labels(v), limit_label(limit)) for v in routing.versions for limit in v.limits})
         self._routed = {self._labels(version) for version in routing.versions}
         runs = {version.name for version in routing.versions}
         self._former = [run for run in self._former if run not in runs] + sorted(before - runs)
         while len(self._former) > FORMER_VERSIONS:
             self._forget(self._former.pop(0))
+
+    def _follow(self, revision: str) -> None:
+        if self._revision_followed is not None:
+            self._revision.labels(*self._revision_followed).set(0)
+        if MULTIPROCESS not in os.environ:
+            self._revision.clear()
+        self._revision_followed = (*self._place, revision)
+        self._revision.labels(*self._revision_followed).set(1)
+
+    def _drop_limits(self, counted: set[tuple[str, ...]]) -> None:
+        """Drops the series of limits by which nothing is counted any more."""
+        if MULTIPROCESS not in os.environ:
+            for labels in self._limits - counted:
+                self._tested_slow.remove(*labels)
+        self._limits = counted
+
+    def _count_from_zero(self, version: Version, labels: tuple[str, ...]) -> None:
+        for counter in (self._tested, self._tested_failed, self._copies_shed):
+            counter.labels(*labels)
+        for limit in version.limits:
+            self._tested_slow.labels(*labels, limit_label(limit))
+        if version.role != "Stable":
+            for answers in (SAME, DIFFERENT):
+                self._compared.labels(*labels, answers)
 
     def ready(self, version: Version, ready: bool) -> None:
         """How the last look at a version came out."""
@@ -216,6 +302,7 @@ class Metrics:
     def _by_version(self) -> Iterator[Counter | Gauge | Histogram]:
         yield from (self._requests, self._errors, self._latency, self._batch_size, self._confidence, self._classes)
         yield from (self._megapixels, self._aspect, self._kilobytes, self._formats, self._weight, self._ready)
+        yield from (self._tested, self._tested_failed, self._tested_slow, self._compared, self._copies_shed)
 
     def _labels(self, version: Version | None) -> tuple[str, ...]:
         return (*self._place, version.name, version.role.lower()) if version else (*self._place, "", "")

@@ -48,12 +48,14 @@ class Version:
         role: Stable and Candidate answer; a Shadow gets copies, and its answers reach nobody.
         weight: Its share of the requests, relative to the others'.
         model: The model.
+        limits: Milliseconds; while a candidate is tested, requests that take longer than each are counted.
     """
 
     name: str
     role: Role
     weight: float
     model: Served
+    limits: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +65,19 @@ class Routing:
     Args:
         versions: In the order of the configuration.
         reason: Why there is none, for those who ask meanwhile.
+        mirrored: Share of the candidate's requests that the stable version is asked too, from 0 to 1.
+        revision: Name of the configuration that it comes from.
     """
 
     versions: Sequence[Version] = ()
     reason: str = "no version of the model is loaded yet"
+    mirrored: float = 0.0
+    revision: str = ""
 
     def choose(self, request_id: str) -> Version:
         """The version that answers: always the same one for the same id, and each by its weight.
+
+        The stable one comes first, so an id that fell to the candidate does so at each larger weight too.
 
         Raises UpstreamUnavailable when there is none.
         """
@@ -96,9 +104,28 @@ class Routing:
         return max(self.answering, key=lambda version: version.weight)
 
     @property
-    def shadows(self) -> list[Version]:
-        """Versions that get copies."""
-        return [version for version in self.versions if version.role == "Shadow"]
+    def stable(self) -> Version | None:
+        """The version that a candidate is compared with."""
+        return next((version for version in self.versions if version.role == "Stable"), None)
+
+    @property
+    def candidate(self) -> Version | None:
+        """The version that answers a part of the requests."""
+        return next((version for version in self.versions if version.role == "Candidate"), None)
+
+    @property
+    def shadow(self) -> Version | None:
+        """The version that gets copies."""
+        return next((version for version in self.versions if version.role == "Shadow"), None)
+
+    @property
+    def on_trial(self) -> Version | None:
+        """The version that is tested, if there is one."""
+        return self.candidate or self.shadow
+
+    def mirrors(self, request_id: str) -> bool:
+        """Whether the stable version is asked too what the candidate was asked; the same for the same id."""
+        return _share(f"mirror/{request_id}") < self.mirrored
 
 
 def _share(request_id: str) -> float:

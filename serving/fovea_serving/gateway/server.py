@@ -95,7 +95,7 @@ def _admin(gateway: Gateway) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        gateway.metrics.load(gateway.admission.at_work, gateway.admission.expected_wait)
+        gateway.metrics.load(gateway.at_work, gateway.admission.expected_wait)
         return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return app

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fovea_serving.backends.cpus import usable_cpus
 from fovea_serving.batching import BatchedOutputs, Tensor
 from fovea_serving.pipeline import Geometry, Postprocess, Prediction, Preprocess, decode, prediction_type
 from fovea_serving.pipeline.tiles import Tile, tiles_of
-from fovea_serving.upstreams.base import DEFAULTS, Answer, PredictOptions, UpstreamUnavailable
+from fovea_serving.upstreams.base import DEFAULTS, Answer, PredictOptions, UpstreamFailed, UpstreamUnavailable
 
 TILES_AT_ONCE = 16
 """Tiles of an image whose inputs are in memory at the same time."""
@@ -84,7 +87,8 @@ class PipelineUpstream:
         confidence = options.threshold(self._postprocess.confidence_threshold)
 
         def answer() -> Answer:
-            (prediction,) = self._postprocess(ran.outputs, [geometry], confidence=confidence)
+            with _readable(ran.outputs):
+                (prediction,) = self._postprocess(ran.outputs, [geometry], confidence=confidence)
             return self._answer(prediction, geometry.original, ran.batch_size, options)
 
         return await self._in_thread(answer)
@@ -97,13 +101,17 @@ class PipelineUpstream:
         at_once = asyncio.Semaphore(TILES_AT_ONCE)
         sizes: list[int] = []
 
+        def read(ran: BatchedOutputs, geometry: Geometry) -> Prediction:
+            with _readable(ran.outputs):
+                (prediction,) = self._postprocess(ran.outputs, [geometry])
+            return prediction
+
         async def predict(tile: Tile) -> tuple[Prediction, Tile]:
             async with at_once:
                 part = pixels[tile.top : tile.bottom, tile.left : tile.right]
                 ran, geometry = await self._run(lambda: self._preprocess(part))
                 sizes.append(ran.batch_size or 0)
-                (prediction,) = await self._in_thread(lambda: self._postprocess(ran.outputs, [geometry]))
-                return prediction, tile
+                return await self._in_thread(lambda: read(ran, geometry)), tile
 
         parts = await _all([predict(tile) for tile in tiles])
         kind = prediction_type(self._postprocess.task)
@@ -132,6 +140,19 @@ class PipelineUpstream:
 
     def _in_thread(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+@contextmanager
+def _readable(outputs: Mapping[str, NDArray[np.float32]]) -> Iterator[None]:
+    """While outputs become a prediction. Raises UpstreamFailed where they cannot: an object with a score or a corner
+    that is no number would be left out, as if the image showed none."""
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            raise UpstreamFailed(f"the network's output {name!r} has values that are no numbers")
+    try:
+        yield
+    except (ArithmeticError, LookupError, ValueError) as error:
+        raise UpstreamFailed(f"the network's outputs cannot be read: {type(error).__name__}: {error}") from error
 
 
 async def _all(parts: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:

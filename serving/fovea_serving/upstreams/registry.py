@@ -14,7 +14,7 @@ _OPENERS: Registry[Callable[[ServedVersion, BundleManifest, GatewayConfig], Upst
     "fovea_serving.upstreams", "an upstream"
 )
 register = _OPENERS.register
-"""Decorator of what opens a version in a runtime (`GatewayConfig.runtime`). A runtime can be taken once."""
+"""Decorator of what opens a version in a runtime (`ServedVersion.runtime`). A runtime can be taken once."""
 
 
 def open_upstream(version: ServedVersion, manifest: BundleManifest, config: GatewayConfig) -> Upstream:
@@ -25,4 +25,4 @@ def open_upstream(version: ServedVersion, manifest: BundleManifest, config: Gate
         manifest: That of the version's bundle, verified by the gateway.
         config: The deployment's.
     """
-    return _OPENERS.entries()[config.runtime](version, manifest, config)
+    return _OPENERS.entries()[version.runtime](version, manifest, config)

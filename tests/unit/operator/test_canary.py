@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 START = datetime(2026, 11, 26, tzinfo=UTC)
-WARM_UP = timedelta(seconds=30)
 ROLLOUT = Rollout(gates=(Gate(metric="errorRate", max=0.01),), interval="10m", deadline="6h")
 
 
@@ -28,6 +27,10 @@ NEW = version("new")
 
 def requests(total: float, failed: float = 0, weight: float = 0.05) -> Counts:
     return Counts(weight, Requests(total, failed), Requests(total * 10, 0))
+
+
+def weights(versions: Versions) -> dict[str, int]:
+    return {each.name or "": weight for each, weight in versions.shares}
 
 
 def stored(versions: Versions) -> Versions:
@@ -63,7 +66,7 @@ class Simulation:
         return transition
 
     def advanced(self, seen: Observed) -> Advanced:
-        return advance(self.versions, self.target, self.rollout, seen, WARM_UP)
+        return advance(self.versions, self.target, self.rollout, seen)
 
     def looks(self, count: int, **observed: Any) -> Simulation:
         for _ in range(count):
@@ -145,7 +148,7 @@ class TestGoodCandidate:
 
     def test_a_shadow_gets_no_traffic(self) -> None:
         run = Simulation(ROLLOUT.model_copy(update={"strategy": "Shadow"})).until(RolloutPhase.SHADOW).looks(5)
-        assert (run.weight, run.versions.weights) == (0, {"old": 100})
+        assert (run.weight, weights(run.versions)) == (0, {"old": 100})
 
 
 class TestBadCandidate:
@@ -153,7 +156,7 @@ class TestBadCandidate:
         run = Simulation().until(RolloutPhase.CANARY).looks(2)
         run.look(increase=requests(100, failed=50))
         assert run.events[-1] == "RolledBack"
-        assert run.versions.weights == {"old": 100}
+        assert weights(run.versions) == {"old": 100}
 
     def test_the_former_state_is_back_exactly(self) -> None:
         run = Simulation().until(RolloutPhase.CANARY).looks(15)
@@ -190,7 +193,41 @@ class TestBadCandidate:
         run = Simulation(ROLLOUT.model_copy(update={"on_failure": "Pause"})).until(RolloutPhase.CANARY).looks(2)
         run.look(increase=requests(100, failed=50))
         assert (run.phase, run.weight) == (RolloutPhase.PAUSED, 0)
-        assert [each.name for each in run.versions.loaded] == ["old", "new"]
+        assert [each.name for each in run.versions.loaded] == ["new", "old"]
+
+
+class TestCounting:
+    RATIO = ROLLOUT.model_copy(
+        update={"gates": (Gate(metric="latencyP95Milliseconds", max_ratio_to_stable=1.2), *ROLLOUT.gates)}
+    )
+
+    def test_a_step_begins_when_it_is_known_how_fast_stable_is(self) -> None:
+        run = Simulation(self.RATIO).until(RolloutPhase.CANARY)
+        run.looks(3)
+        assert run.versions.candidate is not None
+        assert run.versions.candidate.step_started is None
+        run.look(stable_latency=120.0)
+        assert run.versions.candidate.stable_latency_milliseconds == 120
+        assert run.versions.candidate.step_started is None, "the gateways do not count by it yet"
+        run.look(stable_latency=300.0)
+        assert run.versions.candidate.step_started == run.now
+        assert run.versions.candidate.stable_latency_milliseconds == 120, "it stays as it was when the step began"
+
+    def test_the_time_until_which_was_counted_is_recorded_with_the_counts(self) -> None:
+        run = Simulation().until(RolloutPhase.CANARY).looks(2, counted_until=START)
+        assert run.versions.candidate is not None
+        assert (run.versions.candidate.counted_until, run.versions.candidate.counts["candidate/total"]) == (START, 400)
+        later = START + timedelta(hours=1)
+        run.look(counted_until=later, increase=requests(-1))
+        assert run.versions.candidate.counted_until == START, "what cannot be read is read again"
+
+    def test_other_gates_begin_the_step_anew(self) -> None:
+        """Gates that are changed in the light of what was counted would pass more often than they may."""
+        run = Simulation().until(RolloutPhase.CANARY).looks(5, increase=requests(100, failed=1))
+        assert run.versions.candidate is not None
+        run.rollout = ROLLOUT.model_copy(update={"gates": (Gate(metric="errorRate", max=0.5),)})
+        run.look()
+        assert (run.weight, run.versions.candidate.counts) == (5, {})
 
 
 class TestNothingMeasured:
@@ -250,7 +287,7 @@ class TestCommands:
                     run.look(command="abort/new")
                     assert run.events[-1] == "RolledBack"
                     assert run.versions.stable == OLD
-                    assert run.versions.weights == {"old": 100}
+                    assert weights(run.versions) == {"old": 100}
 
     def test_promote_skips_the_gates_but_not_the_loading(self) -> None:
         run = Simulation().until(RolloutPhase.LOADING, ready=False)
@@ -362,7 +399,7 @@ class TestAnotherVersion:
         run = Simulation().until(RolloutPhase.CANARY).looks(2)
         before = run.versions
         seen = Observed(run.now, ready=True, followed=True)
-        assert advance(before, None, ROLLOUT, seen, WARM_UP)[0].weights == before.weights
+        assert advance(before, None, ROLLOUT, seen)[0].shares == before.shares
 
     def test_a_shorter_list_of_steps_goes_on_from_the_weight_it_has(self) -> None:
         run = Simulation().until(RolloutPhase.CANARY).looks(12)
@@ -410,8 +447,8 @@ def walked(spec: Rollout, looks: Sequence[dict[str, Any]], stable: StableVersion
         after = run.versions
         reason = event.reason if event is not None else ""
         if after.stable is not None:
-            assert sum(after.weights.values()) == 100
-            assert all(0 <= weight <= 100 for weight in after.weights.values())
+            assert sum(weight for _, weight in after.shares) == 100
+            assert all(0 <= weight <= 100 for _, weight in after.shares)
         assert run.weight in {0, *spec.steps}
         if reason != "Promoted":
             assert after.stable == before.stable, "the stable version changes by a promotion alone"
@@ -464,7 +501,7 @@ def test_the_traffic_does_not_depend_on_when_the_operator_dies(
     """A step that was worked out and never recorded has no effect: the weights are those of the recorded status."""
     recorded = walked(spec, looks[:cut]).versions
     seen = Observed(START + timedelta(days=9), ready=True, followed=True, drained=True, increase=requests(3000))
-    lost, event = advance(recorded, NEW, spec, seen, WARM_UP)
-    again, event_again = advance(stored(recorded), NEW, spec, seen, WARM_UP)
+    lost, event = advance(recorded, NEW, spec, seen)
+    again, event_again = advance(stored(recorded), NEW, spec, seen)
     assert (stored(again), event_again) == (stored(lost), event)
-    assert stored(recorded).weights == recorded.weights
+    assert stored(recorded).shares == recorded.shares

@@ -31,8 +31,10 @@ UNPAIRED = Gate(metric="accuracy", min_difference_to_stable=-0.1, paired_with_st
 DISAGREEMENT = Gate(metric="disagreement", max=0.1)
 
 
-def answered(total: float, failed: float = 0, slow: float = 0, labelled: float = 0, right: float = 0) -> Requests:
-    return Requests(total, failed, slow, labelled, right)
+def answered(
+    total: float, failed: float = 0, slow: float = 0, labelled: float = 0, right: float = 0, slower: float = 0
+) -> Requests:
+    return Requests(total, failed, slow, slower, labelled, right)
 
 
 def counts(candidate: Requests, stable: Requests | None = None, weight: float = 0.25, /, **compared: float) -> Counts:
@@ -51,9 +53,9 @@ DECIDED = (
     (LATENCY, counts(answered(1000, slow=20)), GOOD, 0.02),
     (LATENCY, counts(answered(1000, slow=50)), OPEN, 0.05),
     (LATENCY, counts(answered(1000, slow=100)), BAD, 0.1),
-    (LATENCY_TO_STABLE, counts(answered(1000, slow=20), answered(3000, slow=150)), GOOD, 0.4),
-    (LATENCY_TO_STABLE, counts(answered(1000, slow=50), answered(3000, slow=150)), OPEN, 1.0),
-    (LATENCY_TO_STABLE, counts(answered(1000, slow=110), answered(3000, slow=150)), BAD, 2.2),
+    (LATENCY_TO_STABLE, counts(answered(1000, slower=20), answered(3000, slower=150)), GOOD, 0.4),
+    (LATENCY_TO_STABLE, counts(answered(1000, slower=50), answered(3000, slower=150)), OPEN, 1.0),
+    (LATENCY_TO_STABLE, counts(answered(1000, slower=110), answered(3000, slower=150)), BAD, 2.2),
     (ACCURACY, counts(answered(1000, labelled=200, right=180)), GOOD, 0.9),
     (ACCURACY, counts(answered(1000, labelled=200, right=164)), OPEN, 0.82),
     (ACCURACY, counts(answered(1000, labelled=200, right=120)), BAD, 0.6),
@@ -107,6 +109,7 @@ def unreadable() -> list[Counts | None]:
         {"total": 1000, "failed": 1001},
         {"total": math.inf},
         {"total": 1000, "slow": 2000},
+        {"total": 1000, "slower": 2000},
         {"total": 1000, "labelled": 5, "right": 6},
     ]
     found: list[Counts | None] = [counts(answered(**each)) for each in broken]
@@ -143,11 +146,11 @@ class TestSamplesStillNeeded:
         assert assess(ERRORS, counts(answered(300 + found.needed - 2)), RATES).decision is OPEN
 
     def test_of_a_ratio_they_are_requests_and_not_events(self) -> None:
-        found = assess(LATENCY_TO_STABLE, counts(answered(100, slow=2), answered(300, slow=15)), RATES)
+        found = assess(LATENCY_TO_STABLE, counts(answered(100, slower=2), answered(300, slower=15)), RATES)
         assert found.samples == 100
         assert found.needed is not None
         more = 1 + found.needed / 100
-        later = counts(answered(100 * more, slow=2 * more), answered(300 * more, slow=15 * more))
+        later = counts(answered(100 * more, slower=2 * more), answered(300 * more, slower=15 * more))
         assert assess(LATENCY_TO_STABLE, later, RATES).decision is GOOD
 
     def test_no_number_decides_what_lies_on_the_bound(self) -> None:

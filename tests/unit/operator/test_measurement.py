@@ -8,8 +8,20 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from fovea_api.profile import LABELLED, LABELLED_PAIRS
 from fovea_operator import scraping
-from fovea_operator.measurement import REQUESTS, SECONDS, WEIGHT, Measured, Sample, increases, read_sample, summarize
+from fovea_operator.measurement import (
+    LABELS,
+    REQUESTS,
+    SECONDS,
+    TESTED,
+    Measured,
+    Sample,
+    Series,
+    increases,
+    read_sample,
+    summarize,
+)
 from fovea_operator.objects import MODEL_DEPLOYMENT, Key
 from fovea_operator.scraping import Scraper
 from fovea_operator.settings import Settings
@@ -17,7 +29,7 @@ from fovea_serving.gateway.metrics import Metrics
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 KEY = Key(MODEL_DEPLOYMENT, "ns", "cells")
-SERIES = (REQUESTS, "r-1", "200")
+SERIES = Series(REQUESTS, "r-1", "stable", "200")
 
 
 def samples(*values: float) -> list[Sample]:
@@ -55,11 +67,11 @@ def test_wrong_requests_and_those_that_were_shed_are_no_failures() -> None:
 
 
 def test_all_pods_must_have_followed_and_answered() -> None:
-    new, old = {"r-2": 100.0}, {"r-1": 100.0}
-    assert Measured(weights={"a": new, "b": new}).follows("r-2", 2)
-    assert not Measured(weights={"a": new, "b": old}).follows("r-2", 2)
-    assert not Measured(weights={"a": new}).follows("r-2", 2)
-    assert not Measured(weights={"a": new, "b": new}, silent=1).follows("r-2", 2)
+    assert Measured(revisions={"a": "new", "b": "new"}).follows("new", 2)
+    assert not Measured(revisions={"a": "new", "b": "old"}).follows("new", 2)
+    assert not Measured(revisions={"a": "new"}).follows("new", 2)
+    assert not Measured(revisions={"a": "new", "b": "new"}, silent=1).follows("new", 2)
+    assert not Measured().follows("", 0)
 
 
 def test_the_gateways_own_series_are_read() -> None:
@@ -68,10 +80,45 @@ def test_the_gateways_own_series_are_read() -> None:
     metrics.request(None, 200, "", 0.07)
     metrics.request(None, 503, "UpstreamUnavailable", 0.2)
     read = read_sample(generate_latest(metrics.registry).decode(), 0.0)
-    names = {name for name, _, _ in read.values}
-    assert {REQUESTS, SECONDS} <= names
-    assert read.values[REQUESTS, "", "503"] == 1
-    assert WEIGHT in generate_latest(metrics.registry).decode()
+    assert read.values[Series(REQUESTS, label="503")] == 1
+    assert {series.name for series in read.values} >= {REQUESTS, SECONDS}
+    read_here = {
+        name.removesuffix("_total").removesuffix("_bucket") for name in set(LABELS) - {LABELLED, LABELLED_PAIRS}
+    }
+    assert read_here <= {family.name for family in metrics.registry.collect()}
+
+
+def test_what_a_candidate_is_tested_by_is_counted_since_a_time_and_from_zero_where_a_gateway_began_anew() -> None:
+    tested = Series(TESTED, "r-2", "candidate")
+
+    def pod(*counts: tuple[float, float]) -> list[Sample]:
+        return [Sample(at, {tested: count}) for at, count in counts]
+
+    measured = summarize({"a": pod((10, 5), (20, 8), (30, 20)), "b": pod((9, 50), (19, 60), (29, 3))}, 0)
+    assert measured.last == 30
+    assert measured.increase_since(20)[tested] == 12 + 3
+    assert measured.increase_since(10)[tested] == 15 + 10 + 3
+    assert not any(measured.increase_since(30).values()), "nothing is counted twice"
+    seen_later = summarize({"a": pod((30, 500), (40, 510))}, 0)
+    assert seen_later.increase_since(20)[tested] == 10, "what an operator before this one may have counted is left out"
+    assert Measured().last is None
+
+
+def test_copies_for_a_shadow_are_nobodys_requests() -> None:
+    shadow = Series(REQUESTS, "r-2", "shadow", "503")
+    assert summarize({"a": [Sample(0, {}), Sample(10, {SERIES: 4, shadow: 9})]}, 0).requests == {"200": 4}
+
+
+def test_how_fast_stable_is_leaves_out_what_the_candidate_takes() -> None:
+    def buckets(run: str, role: str, *counts: float) -> dict[Series, float]:
+        edges = ("0.1", "0.2", "+Inf")
+        return {Series(SECONDS, run, role, edge): count for edge, count in zip(edges, counts, strict=True)}
+
+    last = buckets("r-1", "stable", 100, 100, 100) | buckets("r-2", "candidate", 0, 0, 900)
+    measured = summarize({"a": [Sample(0, {}), Sample(10, last)]}, 0)
+    assert measured.stable_quantile("r-1", 0.5) == pytest.approx(0.05)
+    assert measured.quantile(0.5) == 0.2
+    assert measured.stable_quantile("r-2", 0.5) is None
 
 
 async def test_what_pods_say_and_what_prometheus_says_agree(monkeypatch: pytest.MonkeyPatch) -> None:

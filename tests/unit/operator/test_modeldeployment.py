@@ -6,16 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import pytest
-from fovea_api.gateway import CONFIG_KEY, GatewayConfig
+from fovea_api.gateway import CONFIG_KEY, GatewayConfig, limit_label
 from fovea_api.modeldeployment import ModelDeployment
 from fovea_api.run import Run
 from fovea_api.trainingjob import TrainingJob
 from fovea_operator.kinds.modeldeployment.plan import plan_deployment
 from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
-from fovea_operator.measurement import NOTHING, Measured
+from fovea_operator.measurement import FAILED, NOTHING, SLOW, TESTED, Measured, Sample, Series, summarize
 from fovea_operator.objects import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -38,6 +39,10 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = Key(MODEL_DEPLOYMENT, "ns", "cells")
 OLD, NEW = "r-000001", "r-000002"
 SETTINGS = Settings()
+CURRENT = "current"
+"""The revision that the gateways were given last."""
+FOLLOWED = Measured(revisions={"10.0.0.1": CURRENT})
+"""The gateway goes by what it was given."""
 
 
 def deployment(**spec: Any) -> JsonObject:
@@ -142,10 +147,15 @@ class World:
             children=dict(self.children),
             pods=tuple(self._pods()),
             store=StoreConfig("s3://fovea/ns", "fovea-store"),
-            measured=self.measured,
+            measured=self._measured(),
             now=self.now,
             **self.more,
         )
+
+    def _measured(self) -> Measured:
+        given = self.configs[-1].revision if self.configs else ""
+        seen = {pod: given if revision == CURRENT else revision for pod, revision in self.measured.revisions.items()}
+        return replace(self.measured, revisions=seen)
 
     def _pods(self) -> list[JsonObject]:
         def pod(component: str, name: str) -> JsonObject:
@@ -195,10 +205,6 @@ class World:
         return [version.name for version in self.config.versions]
 
 
-FOLLOWED = Measured(weights={"10.0.0.1": {OLD: 100}})
-"""The gateway gives all requests to OLD."""
-
-
 def served() -> World:
     """A deployment that serves OLD."""
     world = World(trainings=(training(OLD, 1),), running={OLD}, measured=FOLLOWED)
@@ -245,7 +251,7 @@ def test_from_nothing_to_a_version_that_serves() -> None:
     assert world.status["url"] == "http://cells.ns.svc.cluster.local"
     assert world.status["phase"] == "Ready"
     assert world.status["replicas"] == 1
-    assert world.events == ["VersionLoading", "VersionServing"]
+    assert world.events == ["RolloutStarted", "Promoted"]
 
 
 def test_nothing_is_written_when_nothing_changes() -> None:
@@ -267,26 +273,32 @@ def test_a_new_bundle_is_loaded_beside_the_old_one_then_gets_everything_then_the
 
     world.running |= {NEW}
     world.step()
-    assert world.answering == [NEW]
     assert world.status["retiring"]["run"] == OLD
+    assert world.answering == [OLD], "the traffic follows what is recorded, and nothing that is not"
+    world.step()
+    assert world.answering == [NEW]
     assert world.loaded[OLD] == one, "the switch touches nothing in the runtime"
     assert list(world.loaded) == [OLD, NEW]
     world.settle(seconds=1)
     assert list(world.loaded) == [OLD, NEW], "requests may still be with it"
-    world.measured = Measured(weights={"10.0.0.1": {NEW: 100}})
+    world.measured = FOLLOWED
     world.settle(seconds=1)
     assert list(world.loaded) == [OLD, NEW], "a request may take inference.timeoutSeconds"
     world.settle(seconds=2)
     assert list(world.loaded) == [NEW]
     assert "retiring" not in world.status
-    assert world.events[-3:] == ["VersionLoading", "VersionServing", "VersionRemoved"]
-    assert [[each.name for each in config.versions] for config in world.configs] == [[], [OLD], [NEW]]
+    assert world.events[-3:] == ["RolloutStarted", "Promoted", "VersionRemoved"]
+    assert [names for names, _ in groupby([each.name for each in one.versions] for one in world.configs)] == [
+        [],
+        [OLD],
+        [NEW],
+    ]
 
 
 def test_the_old_version_stays_for_a_gateway_that_has_not_switched_yet_or_cannot_be_asked() -> None:
     world = served()
     world.trainings, world.running = (training(NEW, 2), *world.trainings), {OLD, NEW}
-    world.measured = Measured(weights={"10.0.0.1": {NEW: 100}, "10.0.0.2": {OLD: 100}})
+    world.measured = Measured(revisions={"10.0.0.1": CURRENT, "10.0.0.2": "before"})
     world.settle(steps=20, seconds=1)
     assert list(world.loaded) == [OLD, NEW]
     world.settle(steps=30, seconds=1)
@@ -305,10 +317,12 @@ def test_a_bundle_that_the_runtime_refuses_never_serves_and_the_old_one_does() -
     assert world.answering == [OLD]
     assert world.says()[:2] == ("True", "Serving")
     status, reason, message = world.says("Stalled")
-    assert (status, reason) == ("True", "BundleRefused")
+    assert (status, reason) == ("True", "RolledBack")
     assert "SHA-256" in message
+    assert "fovea.dev/retry" in message
     assert world.status["phase"] == "Degraded"
-    assert world.events.count("BundleRefused") == 1
+    assert world.events.count("RolledBack") == 1
+    assert list(world.loaded) == [OLD]
 
 
 @pytest.mark.parametrize("recall", [0.5, 0.79])
@@ -351,10 +365,10 @@ def test_the_runtime_is_switched_behind_the_gateway() -> None:
     world.settle()
     assert world.child(DEPLOYMENT, f"cells-{OLD}")
     assert world.answering == [OLD]
-    assert world.config.runtime == "RayServe"
+    assert world.config.versions[0].runtime == "RayServe"
     world.running = {OLD}
     world.settle()
-    assert world.config.runtime == "Triton"
+    assert world.config.versions[0].runtime == "Triton"
     assert world.config.versions[0].address == f"cells-{OLD}.ns.svc:8001"
     assert world.loaded, "both are up for the switch"
     world.settle(steps=60, seconds=1)
@@ -413,13 +427,12 @@ def test_a_kind_that_the_cluster_lacks_costs_nothing_but_itself() -> None:
 
 
 def test_what_does_not_act_yet_is_said_and_served_all_the_same() -> None:
-    world = World(deployment(rollout={"strategy": "Canary"}, monitoring={"captures": {"uri": "s3://fovea/captures/"}}))
+    world = World(deployment(monitoring={"captures": {"uri": "s3://fovea/captures/"}}))
     world.trainings, world.running, world.measured = (training(OLD, 1),), {OLD}, FOLLOWED
     world.settle()
     assert world.says()[:2] == ("True", "Serving")
     status, reason, message = world.says("FullySupported")
     assert (status, reason) == ("False", "NotSupported")
-    assert "spec.rollout.strategy Canary" in message
     assert "spec.monitoring.captures" in message
     assert world.events.count("NotSupported") == 1
 
@@ -443,7 +456,7 @@ def test_a_signed_bundle_is_a_version_of_its_own_and_one_that_is_refused_leaves_
     uri = "s3://models/cells"
     for name, model in (("plain", {"uri": uri}), ("signed", {"uri": uri, "verify": {"name": "key"}})):
         world.value = {**world.value, "spec": {**mapping(world.value, "spec"), "model": model}}
-        world.step()
+        world.settle(2)
         candidate = mapping(world.status, "candidate")
         assert candidate.get("verify") == ("key" if name == "signed" else None)
     assert text(candidate, "name").startswith("b-")
@@ -515,6 +528,229 @@ def test_names_of_children_fit_every_kind() -> None:
     long = "a" * 63
     world = World({**deployment(), "metadata": {**mapping(deployment(), "metadata"), "name": long}})
     world.trainings = (training(OLD, 1),)
-    world.step()
+    world.settle()
     assert all(len(key.name) <= 47 for key in world.children)
     assert len({key.name for key in world.children}) >= 4, "a cut name is not another's"
+
+
+# --- Rollouts --------------------------------------------------------------------------------------------------------
+
+RATIO = {"metric": "latencyP95Milliseconds", "maxRatioToStable": 1.2}
+
+
+class Gateways:
+    """Counters of two gateway pods, read every ten seconds."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.values: list[dict[Series, float]] = [{}, {}]
+        self.samples: list[list[Sample]] = [[], []]
+
+    def count(self, name: str, run: str, role: str, number: float, label: str = "", pod: int = 0) -> None:
+        series = Series(name, run, role, label)
+        self.values[pod][series] = self.values[pod].get(series, 0.0) + number
+
+    def answer(self, candidate: int, failed: int = 0, slow: int = 0) -> None:
+        """So many requests to the candidate, and stable's beside them by its weight."""
+        shares = {version.role: version for version in self.world.config.versions}
+        if "Candidate" not in shares:
+            return
+        tested, stable = shares["Candidate"], shares["Stable"]
+        self.count(TESTED, tested.name, "candidate", candidate, pod=1)
+        self.count(FAILED, tested.name, "candidate", failed)
+        self.count(TESTED, stable.name, "stable", candidate * stable.weight / tested.weight)
+        for limit in tested.latency_limits_milliseconds:
+            self.count(SLOW, tested.name, "candidate", slow, limit_label(limit))
+        for limit in stable.latency_limits_milliseconds:
+            self.count(
+                SLOW, stable.name, "stable", 0.05 * candidate * stable.weight / tested.weight, limit_label(limit)
+            )
+
+    def look(self, seconds: float = 10) -> None:
+        self.world.now += timedelta(seconds=seconds)
+        for pod, values in enumerate(self.values):
+            self.samples[pod].append(Sample(self.world.now.timestamp(), dict(values)))
+        pods = {f"10.0.0.{pod}": samples[-12:] for pod, samples in enumerate(self.samples)}
+        self.world.measured = replace(
+            summarize(pods, 0), revisions=dict.fromkeys(pods, CURRENT), of_stable={OLD: {0.1: 95.0, 0.2: 100.0}}
+        )
+        self.world.step()
+        self.world.step()
+
+
+def rollout(**spec: Any) -> tuple[World, Gateways]:
+    """OLD serves, NEW is loaded and gets its first requests."""
+    world = World(deployment(rollout=spec), (training(OLD, 1),), {OLD}, measured=FOLLOWED, gateways=2)
+    world.measured = Measured(revisions=dict.fromkeys(("10.0.0.0", "10.0.0.1"), CURRENT))
+    world.settle()
+    assert world.answering == [OLD]
+    world.trainings, world.running = (training(NEW, 2), *world.trainings), {OLD, NEW}
+    gateways = Gateways(world)
+    for _ in range(3):
+        gateways.look()
+    assert world.status["candidate"]["phase"] == "Canary"
+    return world, gateways
+
+
+def weights(world: World) -> dict[str, float]:
+    return {version.name: version.weight for version in world.config.versions}
+
+
+def test_a_good_candidate_gets_more_and_more_and_then_all() -> None:
+    world, gateways = rollout(interval="1m", gates=[{"metric": "errorRate", "max": 0.01}, RATIO])
+    seen = [weights(world)]
+    for _ in range(60):
+        gateways.answer(candidate=300, slow=6)
+        gateways.look()
+        if weights(world) != seen[-1]:
+            seen.append(weights(world))
+    assert seen == [{OLD: 95, NEW: 5}, {OLD: 75, NEW: 25}, {OLD: 50, NEW: 50}, {NEW: 100}]
+    assert world.events[2:] == ["RolloutStarted", *["StepStarted"] * 3, "Promoted", "VersionRemoved"]
+    assert world.says()[:2] == ("True", "Serving")
+    assert list(world.loaded) == [NEW]
+
+
+def test_while_a_candidate_is_tried_it_is_ready_and_reconciling_with_the_evidence_in_status() -> None:
+    world, gateways = rollout(interval="1m", gates=[{"metric": "errorRate", "max": 0.01}, RATIO])
+    for _ in range(3):
+        gateways.answer(candidate=300, slow=6)
+        gateways.look()
+    assert world.says()[:2] == ("True", "Serving")
+    status, reason, message = world.says("Reconciling")
+    assert (status, reason) == ("True", "Canary")
+    assert "gets 5 % of the requests, step 1 of 3" in message
+    candidate = world.status["candidate"]
+    assert candidate["counts"]["candidate/total"] > 0
+    assert candidate["stableLatencyMilliseconds"] == 100
+    assert {each["metric"] for each in candidate["analysis"]} == {"errorRate", "latencyP95Milliseconds"}
+    tested = next(version for version in world.config.versions if version.role == "Candidate")
+    assert tested.latency_limits_milliseconds == (120,)
+    assert world.step().requeue_after is not None
+
+
+@pytest.mark.parametrize("what", ["failed", "slow"])
+def test_a_bad_candidate_is_gone_at_the_next_look_and_the_former_state_is_back(what: str) -> None:
+    world, gateways = rollout(interval="1m", gates=[{"metric": "errorRate", "max": 0.01}, RATIO])
+    before = world.loaded[OLD]
+    for _ in range(4):
+        gateways.answer(candidate=100)
+        gateways.look()
+    gateways.answer(candidate=300, **{what: 150})
+    gateways.look()
+    assert weights(world) == {OLD: 100}
+    assert world.events[-1] == "RolledBack"
+    assert world.status["rolledBack"]["reason"] == "GateFailed"
+    assert world.says()[:2] == ("True", "Serving")
+    assert world.says("Stalled")[:2] == ("True", "RolledBack")
+    for _ in range(6):
+        gateways.look()
+    assert world.loaded == {OLD: before}
+    assert "candidate" not in world.status
+
+
+def test_what_was_counted_twice_or_before_the_warm_up_or_by_an_operator_before_is_not_counted() -> None:
+    world, gateways = rollout(interval="10m", gates=[{"metric": "errorRate", "max": 0.01}])
+    gateways.answer(candidate=40, failed=40)
+    for _ in range(3):
+        gateways.look()
+    assert not world.status["candidate"].get("counts"), "the warm-up of 30 s"
+    gateways.look()
+    gateways.answer(candidate=100, failed=0)
+    for _ in range(5):
+        gateways.look()
+        world.settle()
+    assert world.status["candidate"]["counts"] == {"candidate/total": 100, "stable/total": 1900}
+    gateways.samples = [[], []]  # a new operator
+    gateways.look()
+    gateways.answer(candidate=10)
+    gateways.values[1] = {Series(TESTED, NEW, "candidate"): 7}  # a gateway began anew
+    gateways.look()
+    assert world.status["candidate"]["counts"]["candidate/total"] == 107
+
+
+def test_nothing_measured_waits_until_the_deadline() -> None:
+    world, gateways = rollout(interval="1m", deadline="1h", gates=[{"metric": "errorRate", "max": 0.01}])
+    for _ in range(20):
+        gateways.look(seconds=120)
+    assert weights(world) == {OLD: 95, NEW: 5}
+    for _ in range(15):
+        gateways.look(seconds=120)
+    assert weights(world) == {OLD: 100}
+    assert world.status["rolledBack"]["reason"] == "Inconclusive"
+
+
+def annotate(world: World, **annotations: str) -> None:
+    values = {f"fovea.dev/{name}": value for name, value in annotations.items()}
+    world.value = {**world.value, "metadata": {**mapping(world.value, "metadata"), "annotations": values}}
+
+
+def test_a_person_pauses_promotes_aborts_and_retries() -> None:
+    world, gateways = rollout(interval="1m", gates=[{"metric": "errorRate", "max": 0.01}])
+    annotate(world, rollout=f"pause/{NEW}")
+    for _ in range(50):
+        gateways.answer(candidate=300)
+        gateways.look()
+    assert (weights(world), world.status["phase"]) == ({OLD: 95, NEW: 5}, "Paused")
+    assert [world.says(type)[0] for type in ("Ready", "Reconciling", "Stalled")] == ["True", "False", "False"]
+    annotate(world, rollout=f"abort/{NEW}")
+    gateways.look()
+    assert (weights(world), world.status["rolledBack"]["reason"]) == ({OLD: 100}, "Aborted")
+    annotate(world, retry="again")
+    for _ in range(10):
+        gateways.look()
+    assert weights(world) == {OLD: 95, NEW: 5}
+    annotate(world, rollout=f"promote/{NEW}", retry="again")
+    gateways.look()
+    assert weights(world) == {NEW: 100}
+
+
+def test_a_shadow_gets_copies_and_no_request() -> None:
+    world = World(deployment(rollout={"strategy": "Shadow"}), (training(OLD, 1),), {OLD}, measured=FOLLOWED)
+    world.settle()
+    world.trainings, world.running = (training(NEW, 2), *world.trainings), {OLD, NEW}
+    world.settle(8)
+    assert [(each.name, each.role, each.weight) for each in world.config.versions] == [
+        (OLD, "Stable", 100),
+        (NEW, "Shadow", 0),
+    ]
+    assert world.says("Reconciling")[:2] == ("True", "Shadow")
+
+
+def test_without_replicas_nothing_is_tested_and_the_rollout_begins_anew_later() -> None:
+    world, gateways = rollout(interval="1m", gates=[{"metric": "errorRate", "max": 0.01}])
+    spec = mapping(world.value, "spec")
+    world.value = {**world.value, "spec": {**spec, "scaling": {"replicas": 0}}}
+    world.settle()
+    assert "candidate" not in world.status
+    assert world.answering == []
+    assert "rolledBack" not in world.status
+    world.value = {**world.value, "spec": spec}
+    for _ in range(10):
+        gateways.look()
+    assert weights(world) == {OLD: 95, NEW: 5}
+
+
+def test_the_two_runtimes_of_one_bundle_are_told_apart() -> None:
+    world = World(deployment(rollout={"interval": "1m"}), (training(OLD, 1),), {OLD}, measured=FOLLOWED)
+    world.settle()
+    world.value = {**world.value, "spec": {**mapping(world.value, "spec"), "runtime": "Triton"}}
+    world.settle(8)
+    served = [(each.name, each.runtime, each.role, each.weight) for each in world.config.versions]
+    assert served == [(OLD, "RayServe", "Stable", 95), (OLD, "Triton", "Candidate", 5)]
+
+
+def test_the_traffic_is_that_of_the_recorded_status_whatever_was_decided_since() -> None:
+    """The operator dies after any of its writes: what the gateways are given never depends on what was not recorded."""
+    world, gateways = rollout(interval="1m", gates=[{"metric": "errorRate", "max": 0.01}])
+    for _ in range(30):
+        gateways.answer(candidate=300)
+        gateways.look()
+        recorded = world.status
+        shares = {recorded["stable"]["name"]: 100 - recorded.get("candidate", {}).get("weight", 0)}
+        if (weight := recorded.get("candidate", {}).get("weight", 0)) > 0:
+            shares[recorded["candidate"]["name"]] = weight
+        plan = plan_deployment(world._snapshot(), SETTINGS)
+        config = next(write for write in plan.writes if isinstance(write, Apply) and write.key.kind == CONFIG_MAP)
+        given = GatewayConfig.model_validate_json(text(config.manifest, "data", CONFIG_KEY))
+        assert {version.name: version.weight for version in given.versions} == shares
+        assert sum(shares.values()) == 100

@@ -65,10 +65,11 @@ def image() -> bytes:
 
 def config_of(bundle: Path, *versions: tuple[str, str, float], **fields: object) -> GatewayConfig:
     served = [
-        {"name": name, "role": role, "weight": weight, "bundle": f"file://{bundle}", "address": f"http://{name}"}
+        {"name": name, "role": role, "weight": weight, "runtime": "RayServe"}
+        | {"bundle": f"file://{bundle}", "address": f"http://{name}"}
         for name, role, weight in versions
     ]
-    content = {"namespace": "team", "deployment": "colours", "runtime": "RayServe", "versions": served}
+    content = {"namespace": "team", "deployment": "colours", "versions": served}
     return GatewayConfig.model_validate(content | {"authentication": {"type": "None"}} | fields)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -148,6 +148,9 @@ def test_a_further_task_is_one_more_class(monkeypatch: pytest.MonkeyPatch) -> No
         def fingerprint(self) -> NDArray[np.float64]:
             return np.array([self.value], np.float64)
 
+        def agreement(self, other: Self, index: NDArray[np.int64]) -> float:
+            return float(self.value == other.value)
+
         def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
             return {"number": self.value}
 
@@ -182,3 +185,46 @@ def test_one_object_is_reported_as_one_class() -> None:
     assert found.above(0.5).labels.tolist() == [0, 0, 1]
     assert found.above(0.5, overlapping=True).labels.tolist() == [0, 1, 0, 1]
     assert found.above(0.65).boxes.tolist() == found.above(0.0).above(0.65).boxes.tolist()
+
+
+class TestAgreement:
+    INDEX = np.arange(3)
+
+    def detection(self, *objects: tuple[int, float, float]) -> Detection:
+        """Objects of a class, 10 wide and high, at a place."""
+        boxes = np.array([(x, y, x + 10, y + 10) for _, x, y in objects], np.float32).reshape(-1, 4)
+        return Detection(boxes, np.array([each[0] for each in objects], np.int64), np.ones(len(objects), np.float32))
+
+    @pytest.mark.parametrize(
+        ("one", "other", "expected"),
+        [
+            ((), (), 1.0),
+            (((0, 0, 0),), (), 0.0),
+            (((0, 0, 0),), ((0, 3, 0),), 1.0),  # IoU 70 / 130
+            (((0, 0, 0),), ((0, 4, 0),), 0.0),  # IoU 60 / 140
+            (((0, 0, 0),), ((1, 0, 0),), 0.0),
+            (((0, 0, 0), (0, 50, 0)), ((0, 0, 0),), 2 / 3),
+            (((0, 0, 0),), ((0, 0, 0), (0, 1, 0)), 2 / 3),
+        ],
+    )
+    def test_of_detections_is_the_f1_score_of_matched_objects(
+        self, one: tuple[Any, ...], other: tuple[Any, ...], expected: float
+    ) -> None:
+        first, second = self.detection(*one), self.detection(*other)
+        assert first.agreement(second, self.INDEX) == pytest.approx(expected)
+        assert second.agreement(first, self.INDEX) == pytest.approx(expected)
+
+    def test_goes_by_the_names_of_classes_in_another_order(self) -> None:
+        swapped = np.array([1, 0, -1])
+        assert self.detection((0, 0, 0)).agreement(self.detection((1, 0, 0)), swapped) == 1
+        assert self.detection((2, 0, 0)).agreement(self.detection((2, 0, 0)), swapped) == 0
+        first, second = Classification(np.array([0.9, 0.1, 0.0])), Classification(np.array([0.2, 0.8, 0.0]))
+        assert (first.agreement(second, swapped), first.agreement(second, self.INDEX)) == (1, 0)
+
+    def test_of_segmentations_is_the_mean_intersection_over_union(self) -> None:
+        one = SemanticSegmentation(np.array([[0, 0, 1, 1]], np.uint8))
+        other = SemanticSegmentation(np.array([[0, 1, 1, 1]], np.uint8))
+        assert one.agreement(other, self.INDEX) == pytest.approx((1 / 2 + 2 / 3) / 2)
+        assert one.agreement(one, self.INDEX) == 1
+        assert one.agreement(one, np.array([1, 0, 2])) == 0
+        assert one.agreement(SemanticSegmentation(np.array([[255, 255, 1, 1]], np.uint8)), self.INDEX) == 1

@@ -40,8 +40,8 @@ def test_what_a_status_means(status: int, content_type: str, text: str, kind: ty
 
 async def test_a_proxy_that_is_not_there_is_unavailable(detector: Path) -> None:
     address = "http://127.0.0.1:9/one"  # the port `discard`, which nobody serves
-    version = ServedVersion(name="one", role="Stable", bundle="s3://any/where", address=address)
-    config = GatewayConfig(namespace="n", deployment="d", runtime="RayServe")
+    version = ServedVersion(name="one", role="Stable", runtime="RayServe", bundle="s3://any/where", address=address)
+    config = GatewayConfig(namespace="n", deployment="d")
     upstream = open_upstream(version, load_bundle(detector).manifest, config)
     with pytest.raises(UpstreamUnavailable, match="cannot be reached"):
         await upstream.ready()

@@ -128,10 +128,10 @@ class Server:
             self.process = None
 
     def upstream(self, timeout: float = 10) -> Upstream:
-        version = ServedVersion(name="v", role="Stable", bundle="s3://any/where", address=f"127.0.0.1:{self.grpc}")
-        config = GatewayConfig(
-            namespace="n", deployment="d", runtime="Triton", inference=Inference(timeout_seconds=timeout)
+        version = ServedVersion(
+            name="v", role="Stable", runtime="Triton", bundle="s3://any/where", address=f"127.0.0.1:{self.grpc}"
         )
+        config = GatewayConfig(namespace="n", deployment="d", inference=Inference(timeout_seconds=timeout))
         return open_upstream(version, load_bundle(self.bundle).manifest, config)
 
 
@@ -186,10 +186,10 @@ async def test_a_server_that_died_answers_again_by_itself(server: Server, upstre
 
 async def test_a_server_that_says_nothing_is_given_up(server: Server) -> None:
     with _silent_port() as port:
-        version = ServedVersion(name="v", role="Stable", bundle="s3://any/where", address=f"127.0.0.1:{port}")
-        config = GatewayConfig(
-            namespace="n", deployment="d", runtime="Triton", inference=Inference(timeout_seconds=0.2)
+        version = ServedVersion(
+            name="v", role="Stable", runtime="Triton", bundle="s3://any/where", address=f"127.0.0.1:{port}"
         )
+        config = GatewayConfig(namespace="n", deployment="d", inference=Inference(timeout_seconds=0.2))
         upstream = open_upstream(version, load_bundle(server.bundle).manifest, config)
         with pytest.raises(UpstreamUnavailable, match="in time"):
             await upstream.predict([WHITE])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from fovea_api import names
 from fovea_api.gateway import CONFIG_KEY, GatewayConfig, ServedVersion
 from fovea_api.modeldeployment import DeployedVersion
 from pydantic import JsonValue
 
+from fovea_operator.kinds.modeldeployment.canary import Versions
+from fovea_operator.kinds.modeldeployment.counting import latency_limits
 from fovea_operator.objects import (
     AUTOSCALER,
     CONFIG_MAP,
@@ -52,6 +56,7 @@ CHILDREN = (
     RAY_SERVICE, AUTOSCALER, INGRESS, HTTP_ROUTE,
 )  # fmt: skip
 """Kinds of the children."""
+Role = Literal["Stable", "Candidate", "Shadow"]
 _KUBERAY = {"app.kubernetes.io/name": "kuberay-operator"}
 """Labels of KubeRay's pods, which ask Ray's dashboard and the proxies of Ray Serve."""
 
@@ -66,33 +71,57 @@ def url(serving: Serving, settings: Settings) -> str:
     return f"{'https' if expose.tls_secret_ref is not None else 'http'}://{expose.hostname}"
 
 
-def gateway_config(serving: Serving, stable: DeployedVersion | None, reason: str) -> GatewayConfig:
-    """What the gateway goes by. `reason`: why no version answers, where none does."""
+def gateway_config(serving: Serving, versions: Versions, reason: str) -> GatewayConfig:
+    """What the gateway goes by.
+
+    Args:
+        serving: The deployment.
+        versions: Those that status records, and with which weights.
+        reason: Why no version answers, where none does.
+    """
     spec = serving.spec
-    versions = () if stable is None else (_served(serving, stable),)
+    served = tuple(_all_served(serving, versions))
+    percent = spec.rollout.mirror.percent if spec.rollout.mirror is not None and len(served) > 1 else 0.0
     return GatewayConfig(
         namespace=serving.namespace,
         deployment=serving.name,
-        runtime=stable.runtime if stable is not None else spec.runtime,
-        versions=versions,
-        reason="" if versions else reason[:1024],
+        versions=served,
+        mirror_percent=percent,
+        revision=_digest([percent, *(each.to_dict() for each in served)]),
+        reason="" if served else reason[:1024],
         inference=spec.inference,
         authentication=spec.authentication,
         objectives=spec.objectives,
     )
 
 
-def _served(serving: Serving, version: DeployedVersion) -> ServedVersion:
+def _all_served(serving: Serving, versions: Versions) -> Iterator[ServedVersion]:
+    for version, weight in versions.shares:
+        role: Role = "Stable" if version is versions.stable else "Candidate"
+        yield _served(serving, versions, version, role, weight)
+    if versions.shares and versions.shadow is not None:
+        yield _served(serving, versions, versions.shadow, "Shadow", 0)
+
+
+def _served(serving: Serving, versions: Versions, version: DeployedVersion, role: Role, weight: int) -> ServedVersion:
+    tested = versions.candidate if len(versions.shares) > 1 or versions.shadow is not None else None
+    limits = latency_limits(serving.spec.rollout, tested, stable=role == "Stable") if tested is not None else ()
     where = address(serving, version) if version.runtime == "RayServe" else triton_address(serving, version)
     return ServedVersion(
         name=version.name or "",
-        role="Stable",
-        weight=100,
+        role=role,
+        weight=weight,
+        latency_limits_milliseconds=tuple(sorted({limit for limit in limits if limit is not None})),
+        runtime=version.runtime,
         bundle=version.bundle,
         precision=None if version.precision == "Auto" else version.precision,
         public_key=public_key(version),
         address=where,
     )
+
+
+def _digest(value: JsonValue) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def gateway_children(

@@ -13,6 +13,8 @@ or paused version again, at each new value.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -22,6 +24,7 @@ from fovea_api.common import parse_duration
 from fovea_api.modeldeployment import (
     CandidateVersion,
     DeployedVersion,
+    GateMetric,
     GateResult,
     ModelDeploymentStatus,
     RolledBackVersion,
@@ -30,14 +33,22 @@ from fovea_api.modeldeployment import (
     StableVersion,
 )
 
-from fovea_operator.evidence.gates import Counts, Decision, Evidence, Rates, Verdict, judge
+from fovea_operator.evidence.gates import Counts, Decision, Evidence, Rates, Requests, Verdict, judge
 from fovea_operator.kinds.modeldeployment.bundles import is_same
 
 COMMAND, RETRY = "fovea.dev/rollout", "fovea.dev/retry"
 """Annotations of a ModelDeployment."""
 _MESSAGE, _TOKEN = 1024, 256
 """Characters of a message and of an annotation's value that status holds."""
-_FRESH: Mapping[str, object] = {"step_started": None, "counts": {}, "analysis": ()}
+WARM_UP_SHARE = 0.05
+"""Part of a step's interval, from its start, whose requests are not counted: 30 s of 10 min."""
+_FRESH: Mapping[str, object] = {
+    "step_started": None,
+    "counted_until": None,
+    "stable_latency_milliseconds": None,
+    "counts": {},
+    "analysis": (),
+}
 """What a step begins with."""
 
 
@@ -62,18 +73,32 @@ class Versions:
         return cls(status.stable, status.candidate, status.retiring, status.rolled_back, status.rollout_command)
 
     @property
-    def weights(self) -> Mapping[str, int]:
-        """Per cent of the traffic by version; empty while there is no stable version."""
+    def shares(self) -> tuple[tuple[DeployedVersion, int], ...]:
+        """The versions that answer, the stable one first, with their per cent; none while there is no stable one."""
         if self.stable is None:
-            return {}
-        weight = self.candidate.weight if self.candidate is not None else 0
-        shares = {self.stable.name or "": 100 - weight}
-        return shares | {self.candidate.name or "": weight} if self.candidate is not None and weight else shares
+            return ()
+        if self.candidate is None or not self.candidate.weight:
+            return ((self.stable, 100),)
+        return (self.stable, 100 - self.candidate.weight), (self.candidate, self.candidate.weight)
+
+    @property
+    def shadow(self) -> CandidateVersion | None:
+        """The candidate, while it gets copies of requests."""
+        found = self.candidate
+        return found if found is not None and found.phase is RolloutPhase.SHADOW else None
 
     @property
     def loaded(self) -> tuple[DeployedVersion, ...]:
-        """The versions that the runtime has to hold."""
-        return tuple(version for version in (self.stable, self.candidate, self.retiring) if version is not None)
+        """The versions that the runtime has to hold, each once, in an order that no switch changes: a switch changes
+        nothing there. A candidate that waits for another version to drain is not among them."""
+        candidate = self.candidate
+        if candidate is not None and candidate.phase is RolloutPhase.PENDING and self.retiring is not None:
+            candidate = None
+        known: dict[tuple[str, str], DeployedVersion] = {}
+        for version in (self.stable, candidate, self.retiring):
+            if version is not None:
+                known.setdefault((version.name or "", version.runtime), version)
+        return tuple(known[key] for key in sorted(known))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +116,11 @@ class Observed:
     drained: bool = False
     """Whether the retiring version has no more requests."""
     increase: Counts | None = None
-    """What was counted since the last recorded step or look; None: nothing could be read."""
+    """What was counted since `counted_until` of the candidate; None: nothing could be read."""
+    counted_until: datetime | None = None
+    """Time of the last look that `increase` covers."""
+    stable_latency: float | None = None
+    """95th percentile of stable's latency, in milliseconds; None: too few requests."""
     command: str = ""
     """Value of the annotation `fovea.dev/rollout`."""
     retry: str = ""
@@ -109,9 +138,7 @@ class Transition:
 Advanced = tuple[Versions, Transition | None]
 
 
-def advance(
-    old: Versions, target: DeployedVersion | None, rollout: Rollout, observed: Observed, warm_up: timedelta
-) -> Advanced:
+def advance(old: Versions, target: DeployedVersion | None, rollout: Rollout, observed: Observed) -> Advanced:
     """The next state, and what is to be reported about it.
 
     Args:
@@ -119,7 +146,6 @@ def advance(
         target: The version that the spec asks for; None: unknown, so what is there stays.
         rollout: `spec.rollout`.
         observed: What is observed.
-        warm_up: Time at the start of a step whose requests are not counted.
     """
     observed = replace(observed, retry=observed.retry[:_TOKEN])
     if old.retiring is not None and observed.drained:
@@ -130,7 +156,7 @@ def advance(
         return _retarget(old, target, observed)
     if old.candidate is None:
         return old, None
-    return _Rollout(old, old.candidate, rollout, observed, warm_up).next()
+    return _Rollout(old, old.candidate, rollout, observed).next()
 
 
 def _retarget(old: Versions, target: DeployedVersion, observed: Observed) -> Advanced:
@@ -174,7 +200,6 @@ class _Rollout:
     candidate: CandidateVersion
     rollout: Rollout
     observed: Observed
-    warm_up: timedelta
 
     def next(self) -> Advanced:
         command = self.command()
@@ -221,7 +246,7 @@ class _Rollout:
         """Shadow and canary: counts are added up, and the gates decide."""
         if self.rollout.strategy == "Recreate" and self.observed.ready:
             return self.promote("the strategy is Recreate")
-        noted = self.counted()
+        noted = self.as_specified().counted()
         verdict = noted.verdict()
         if verdict.decision is Decision.FAIL:
             return noted.with_results(verdict).fail(verdict.message)
@@ -255,16 +280,32 @@ class _Rollout:
 
     # --- Evidence ----------------------------------------------------------------------------------------------------
 
+    def as_specified(self) -> _Rollout:
+        """The step begins anew where `spec.rollout` is another: gates that are changed in the light of what was
+        counted would decide more often than they may."""
+        if self.candidate.gates == (digest := _digest(self.rollout)):
+            return self
+        return replace(self, candidate=self.candidate.model_copy(update={**_FRESH, "gates": digest}))
+
     def counted(self) -> _Rollout:
         """With what was counted since the last look, once the gateways follow and the warm-up is over."""
-        started, increase = self.candidate.step_started, self.observed.increase
+        started, increase, changes = self.candidate.step_started, self.observed.increase, dict[str, object]()
         if started is None:
-            changes: dict[str, object] = {"step_started": self.observed.now} if self.observed.followed else {}
-        elif increase is not None and increase.readable and self.observed.now - started >= self.warm_up:
-            changes = {"counts": self.counts().plus(increase).flat()}
-        else:
-            changes = {}
+            changes = self.begun()
+        elif increase is not None and increase.readable and self.is_warm(started):
+            until = self.observed.counted_until
+            changes = {"counts": self.counts().plus(increase).flat(), "counted_until": until}
         return replace(self, candidate=self.candidate.model_copy(update=changes))
+
+    def is_warm(self, started: datetime) -> bool:
+        """Whether the warm-up of the step is over."""
+        return self.observed.now - started >= WARM_UP_SHARE * parse_duration(self.rollout.interval)
+
+    def begun(self) -> dict[str, object]:
+        """What notes that the step has begun: first how fast stable is, where a gate asks, then all gateways follow."""
+        if is_compared_in_latency(self.rollout) and self.candidate.stable_latency_milliseconds is None:
+            return {"stable_latency_milliseconds": self.observed.stable_latency}
+        return {"step_started": self.observed.now} if self.observed.followed else {}
 
     def counts(self) -> Counts:
         """The counts of this step. A shadow that gets a copy of each request is one of two that answer it."""
@@ -277,7 +318,8 @@ class _Rollout:
         return judge(self.rollout.gates, self.counts(), Rates(error, error), max(steps, 1))
 
     def with_results(self, verdict: Verdict) -> _Rollout:
-        analysis = tuple(map(_result, verdict.gates))
+        stable = self.counts().stable
+        analysis = tuple(_result(evidence, stable) for evidence in verdict.gates)
         return replace(self, candidate=self.candidate.model_copy(update={"analysis": analysis}))
 
     def is_long_enough(self) -> bool:
@@ -294,13 +336,14 @@ class _Rollout:
         strategy = self.rollout.strategy
         if strategy == "Recreate":
             return self.promote("the strategy is Recreate")
+        fresh = {**_FRESH, "gates": _digest(self.rollout)}
         if "Shadow" in strategy and self.candidate.phase is RolloutPhase.LOADING:
-            return self.reported("ShadowStarted", "gets copies of requests", **_FRESH, phase=RolloutPhase.SHADOW)
+            return self.reported("ShadowStarted", "gets copies of requests", **fresh, phase=RolloutPhase.SHADOW)
         further = [weight for weight in self.rollout.steps if weight > self.candidate.weight]
         if "Canary" not in strategy or not further:
             return self.promote(f"all gates passed{words}")
         where = {"phase": RolloutPhase.CANARY, "step": step + 1, "weight": further[0]}
-        return self.reported("StepStarted", f"gets {further[0]} % of the traffic{words}", **_FRESH, **where)
+        return self.reported("StepStarted", f"gets {further[0]} % of the traffic{words}", **fresh, **where)
 
     def promote(self, why: str) -> Advanced:
         now, before = self.observed.now, self.old.stable
@@ -364,10 +407,20 @@ class _Rollout:
         return replace(self.old, candidate=self.candidate.model_copy(update=changes)), None
 
 
-def _result(evidence: Evidence) -> GateResult:
+def is_compared_in_latency(rollout: Rollout) -> bool:
+    """Whether a gate compares the latency with that of stable."""
+    return any(gate.metric is GateMetric.LATENCY_P95 and gate.max_ratio_to_stable is not None for gate in rollout.gates)
+
+
+def _digest(rollout: Rollout) -> str:
+    return hashlib.sha256(json.dumps(rollout.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _result(evidence: Evidence, stable: Requests) -> GateResult:
     return GateResult(
         metric=evidence.metric,
         candidate=evidence.estimate,
+        stable=_of_stable(evidence.metric, stable),
         lower=evidence.lower,
         upper=evidence.upper,
         needed=evidence.needed,
@@ -375,3 +428,12 @@ def _result(evidence: Evidence) -> GateResult:
         outcome=evidence.decision.value,
         message=evidence.message[:_MESSAGE],
     )
+
+
+def _of_stable(metric: GateMetric, stable: Requests) -> float | None:
+    """The share of stable's that failed or were right, where that was counted."""
+    if metric is GateMetric.ERROR_RATE and stable.total:
+        return stable.failed / stable.total
+    if metric is GateMetric.ACCURACY and stable.labelled:
+        return stable.right / stable.labelled
+    return None

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
+from typing import Literal
 
 from fovea_api.common import Condition
+from fovea_api.gateway import GatewayConfig
 from fovea_api.modeldeployment import (
+    CandidateVersion,
     DeployedVersion,
     ModelDeploymentStatus,
     ObjectiveResult,
+    RolloutPhase,
     StableVersion,
     without_effect,
 )
@@ -25,6 +29,7 @@ from fovea_operator.conditions import (
     progressing,
     ready,
     stalled,
+    suspended,
 )
 from fovea_operator.kinds.modeldeployment import objectives
 from fovea_operator.kinds.modeldeployment.build import (
@@ -36,7 +41,8 @@ from fovea_operator.kinds.modeldeployment.build import (
     url,
 )
 from fovea_operator.kinds.modeldeployment.bundles import is_same, resolve
-from fovea_operator.kinds.modeldeployment.rollout import Rollout, advance
+from fovea_operator.kinds.modeldeployment.canary import COMMAND, RETRY, Observed, Transition, Versions, advance
+from fovea_operator.kinds.modeldeployment.counting import counted, stable_latency
 from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
 from fovea_operator.objects import DEPLOYMENT, MODEL_DEPLOYMENT, RAY_SERVICE, JsonObject, Key, text, uid_of
 from fovea_operator.prerequisites import missing
@@ -60,6 +66,9 @@ from fovea_operator.writes import Apply, Delete, Emit, Plan, Write
 SUPPORTED = "FullySupported"
 """Condition: whether all that the spec asks for acts in this version."""
 _SECOND = 1.0
+_WARNINGS = frozenset({"RolledBack", "RolloutPaused"})
+_RETRY = f"another bundle is tried by itself, this one again by a new value of the annotation {RETRY}"
+_REMEDY = f"the annotation {COMMAND} promotes or aborts it, a new value of {RETRY} starts it again"
 _KINDS = {kind.name: kind for kind in CHILDREN}
 
 
@@ -100,25 +109,67 @@ class _Planner:
         return scaling.replicas == 0 and scaling.max_replicas is None
 
     @cached_property
-    def rollout(self) -> Rollout:
+    def recorded(self) -> Versions:
+        """The versions and weights of the recorded status. All children follow from it: whatever dies between a
+        decision and its record, neither the traffic nor a runtime has seen anything of it."""
+        return Versions.of(self.old)
+
+    @cached_property
+    def advanced(self) -> tuple[Versions, Transition | None]:
         target = self.target if isinstance(self.target, DeployedVersion) else None
-        return advance(self.old, target, lambda version: self.state(version).ready, self.drained, self.snapshot.now)
+        rollout = self.serving.spec.rollout
+        if self.at_zero and self.recorded.stable is not None and rollout.strategy != "Recreate":
+            target = self.recorded.stable  # without requests nothing can be tested
+        return advance(self.recorded, target, rollout, self.observed)
+
+    @property
+    def rollout(self) -> Versions:
+        """The versions as they will be recorded."""
+        return self.advanced[0]
+
+    @cached_property
+    def observed(self) -> Observed:
+        """What the rollout's next state depends on."""
+        candidate, measured = self.recorded.candidate, self.snapshot.measured
+        annotations = self.snapshot.deployment.metadata.annotations
+        state = self.state(candidate) if candidate is not None else VersionState()
+        found = counted(self.recorded, self.serving.spec.rollout, measured)
+        return Observed(
+            now=self.snapshot.now,
+            ready=state.ready,
+            refused=(state.message or state.reason) if state.refused else "",
+            followed=self.followed,
+            drained=self.drained,
+            increase=found[0] if found is not None else None,
+            counted_until=found[1] if found is not None else None,
+            command=annotations.get(COMMAND, ""),
+            retry=annotations.get(RETRY, ""),
+            stable_latency=stable_latency(self.recorded, measured),
+        )
 
     @cached_property
     def drained(self) -> bool:
         """Whether no request is with the retiring version any more: every gateway has left it for so long."""
-        since = self.old.stable.since if self.old.stable is not None else None
-        if self.old.retiring is None or since is None or self.old.stable is None:
+        retiring = self.recorded.retiring
+        if retiring is None or retiring.since is None or is_same(retiring, self.recorded.stable):
             return True
         settle = timedelta(seconds=self.serving.spec.inference.timeout_seconds + DRAIN_SECONDS)
-        age = self.snapshot.now - since
-        grace = timedelta(seconds=self.settings.switch_grace_seconds)
-        return age >= settle + (timedelta(0) if self.followed(self.old.stable) else grace)
+        grace = timedelta(0) if self.followed else timedelta(seconds=self.settings.switch_grace_seconds)
+        return self.snapshot.now - retiring.since >= settle + grace
 
-    def followed(self, version: DeployedVersion) -> bool:
-        """Whether every gateway says that it gives all requests to a version."""
+    @cached_property
+    def config(self) -> GatewayConfig:
+        """What the gateways go by; without the reason why none answers."""
+        return self.config_with("")
+
+    def config_with(self, reason: str) -> GatewayConfig:
+        return gateway_config(self.serving, Versions() if self.at_zero else self.recorded, reason)
+
+    @cached_property
+    def followed(self) -> bool:
+        """Whether every gateway says that it goes by the recorded versions and weights."""
         gateways = sum(map(is_ready, of_component(self.snapshot.pods, GATEWAY)))
-        return self.snapshot.measured.follows(version.name or "", gateways)
+        return self.snapshot.measured.follows(self.config.revision, gateways)
 
     def answers(self, stable: StableVersion) -> bool:
         """Whether requests reach the stable version: its gateways say so, or have had the time to learn of it.
@@ -129,7 +180,8 @@ class _Planner:
         if known is not None and known.status == "True":
             return True
         age = self.snapshot.now - stable.since if stable.since is not None else timedelta.max
-        return self.followed(stable) or age >= timedelta(seconds=self.settings.switch_grace_seconds)
+        followed = self.followed and self.recorded.stable is not None
+        return followed or age >= timedelta(seconds=self.settings.switch_grace_seconds)
 
     def state(self, version: DeployedVersion) -> VersionState:
         """Where a version is in its runtime; one that is to have no replicas is where it should be."""
@@ -162,16 +214,16 @@ class _Planner:
         )
 
     def requeue_after(self) -> float | None:
-        """Draining and an unanswered promise of the measurements end by the clock; all else wakes us."""
-        stable = self.rollout.stable
-        waits = self.rollout.retiring is not None or (stable is not None and not self.answers(stable))
-        return _SECOND if waits else None
+        """Draining, an unanswered promise of the measurements and a rollout go on by the clock; all else wakes us."""
+        stable, candidate = self.rollout.stable, self.rollout.candidate
+        if self.rollout.retiring is not None or (stable is not None and not self.answers(stable)):
+            return _SECOND
+        return self.settings.metrics_seconds if stable is not None and candidate is not None else None
 
     def children(self, assessment: Assessment) -> Iterator[JsonObject]:
         """Gateway and its configuration first: it answers with the reason until a version does."""
-        stable = self.rollout.stable if not self.at_zero else None
-        config = gateway_config(self.serving, stable, f"{assessment.reason}: {assessment.message}")
-        versions = self.rollout.versions
+        config = self.config_with(f"{assessment.reason}: {assessment.message}")
+        versions = self.recorded.loaded
         yield from gateway_children(self.serving, versions, config, self.settings)
         if self.at_zero:  # Ray keeps no cluster for nothing; a Deployment costs nothing without pods
             versions = tuple(version for version in versions if version.runtime == "Triton")
@@ -207,7 +259,7 @@ class _Planner:
 
     def missing_kind(self) -> Assessment | None:
         """That the cluster lacks a kind that the spec needs."""
-        needed = [RAY_SERVICE] if any(version.runtime == "RayServe" for version in self.rollout.versions) else []
+        needed = [RAY_SERVICE] if any(version.runtime == "RayServe" for version in self.rollout.loaded) else []
         around = route(self.serving)
         needed += [_key(around).kind] if around is not None else []
         for kind in needed:
@@ -216,17 +268,47 @@ class _Planner:
         return None
 
     def transition(self) -> Assessment | None:
-        """The state of a version that is being loaded, drained or scaled; None: there is none."""
+        """The state of a version that is being loaded, tested, drained or scaled; None: there is none."""
         candidate, retiring = self.rollout.candidate, self.rollout.retiring
         if candidate is not None:
-            state = self.state(candidate)
-            if state.refused:
-                return stalled(state.reason, state.message)
-            return progressing(state.reason or "Loading", state.message or f"version {candidate.name} is being loaded")
+            return self.trial(candidate)
+        if (failed := self.failed()) is not None:
+            return failed
         if retiring is not None:
             return progressing("Draining", f"version {retiring.name} finishes its requests")
         state = self.state(self.rollout.stable) if self.rollout.stable is not None else VersionState(ready=True)
         return progressing(state.reason or "Scaling", state.message) if state.answers and not state.ready else None
+
+    def trial(self, candidate: CandidateVersion) -> Assessment:
+        """The state of a candidate. One that is paused by a gate waits for a person; one that is paused by a person,
+        for nobody."""
+        rollout = self.serving.spec.rollout
+        if candidate.phase is RolloutPhase.SHADOW:
+            words = f"version {candidate.name} gets copies of requests{_evidence(candidate)}"
+            return progressing("Shadow", words)
+        if candidate.phase is RolloutPhase.CANARY:
+            step = f"step {candidate.step} of {len(rollout.steps)}"
+            words = f"version {candidate.name} gets {candidate.weight} % of the requests, {step}{_evidence(candidate)}"
+            return progressing("Canary", words)
+        if candidate.phase is RolloutPhase.PAUSED:
+            words = f"the rollout of version {candidate.name} is paused at {candidate.weight} %"
+            if candidate.pause == "Requested":
+                return suspended("RolloutPaused", f"{words} by the annotation {COMMAND}")
+            return stalled("RolloutPaused", f"{words}{_evidence(candidate)}; {_REMEDY}")
+        state = self.state(candidate)
+        if state.refused:
+            return stalled(state.reason, state.message)
+        return progressing(state.reason or "Loading", state.message or f"version {candidate.name} is being loaded")
+
+    def failed(self) -> Assessment | None:
+        """That the version which the spec asks for was rolled back; None: it was not."""
+        failed = self.rollout.rolled_back
+        if failed is None or not isinstance(self.target, DeployedVersion) or not is_same(self.target, failed):
+            return None
+        if is_same(self.target, self.rollout.stable):
+            return None
+        words = f"version {failed.name} was rolled back ({failed.reason}): {failed.message}; {_RETRY}"
+        return stalled("RolledBack", words)
 
     def outage(self, stable: DeployedVersion) -> Assessment | None:
         """Why the stable version does not answer; None: it does."""
@@ -245,7 +327,7 @@ class _Planner:
         """All of the status."""
         deployment, rollout = self.snapshot.deployment, self.rollout
         results = objectives.results(deployment.spec.objectives, self.snapshot.measured)
-        states = [self.state(version) for version in rollout.versions]
+        states = [self.state(version) for version in rollout.loaded]
         stable = rollout.stable
         if stable is not None:
             stable = stable.model_copy(update={"replicas": self.state(stable).replicas})
@@ -260,6 +342,8 @@ class _Planner:
             stable=stable,
             candidate=rollout.candidate,
             retiring=rollout.retiring,
+            rolled_back=rollout.rolled_back,
+            rollout_command=rollout.command,
             objectives=results,
             metrics=objectives.metrics(self.snapshot.measured),
         )
@@ -292,6 +376,9 @@ class _Planner:
             if assessment.stalled is not None:
                 return "Failed"
             return "Progressing" if self.rollout.candidate is not None else "Pending"
+        candidate = self.rollout.candidate
+        if assessment.ready and candidate is not None and candidate.phase is RolloutPhase.PAUSED:
+            return "Paused"
         if not assessment.ready or assessment.stalled is not None:
             return "Degraded"
         return "Progressing" if assessment.reconciling is not None else "Ready"
@@ -301,19 +388,9 @@ class _Planner:
     def events(self, assessment: Assessment) -> Iterator[Write]:
         """What has become of the versions, and what a person must know."""
         key, old, now = self.key, self.old, self.rollout
-        if now.candidate is not None and not is_same(now.candidate, old.candidate):
-            once = f"{now.candidate.name}/{now.candidate.bundle}/{old.stable.since if old.stable else ''}"
-            yield Emit(key, "Normal", "VersionLoading", f"version {now.candidate.name} is being loaded", once)
-        if now.stable is not None and not is_same(now.stable, old.stable):
-            before = f", after version {now.retiring.name}" if now.retiring is not None else ""
-            since = old.candidate.since if old.candidate is not None else now.stable.since
-            yield Emit(
-                key,
-                "Normal",
-                "VersionServing",
-                f"version {now.stable.name} serves{before}",
-                f"{now.stable.name}@{since}",
-            )
+        if (transition := self.advanced[1]) is not None:
+            type_: Literal["Normal", "Warning"] = "Warning" if transition.reason in _WARNINGS else "Normal"
+            yield Emit(key, type_, transition.reason, transition.message, f"{transition.reason}@{_state(old)}")
         if old.retiring is not None and now.retiring is None:
             words = f"version {old.retiring.name} has finished its requests and was removed"
             yield Emit(key, "Normal", "VersionRemoved", words, f"{old.retiring.name}@{old.retiring.since}")
@@ -323,12 +400,27 @@ class _Planner:
 
     def stalled_event(self, assessment: Assessment) -> Iterator[Write]:
         """That nothing more happens until somebody changes something."""
-        if (finding := assessment.stalled) is not None:
+        if (finding := assessment.stalled) is not None and finding.reason not in _WARNINGS:  # that was a transition
             yield from self.warning(finding.reason, finding.message, condition_of(self.old, "Stalled"))
 
     def warning(self, reason: str, message: str, known: Condition | None) -> Iterator[Write]:
         if known is None or (known.reason, known.message) != (reason, message):
             yield Emit(self.key, "Warning", reason, message, message)
+
+
+def _evidence(candidate: CandidateVersion) -> str:
+    """What the gates say, in words."""
+    words = "; ".join(f"{result.metric}: {result.outcome}" for result in candidate.analysis)
+    return f"; {words}" if words else ""
+
+
+def _state(status: ModelDeploymentStatus) -> str:
+    """What a transition comes from: the same one from the same recorded state is reported once."""
+    parts = (status.stable, status.candidate, status.retiring, status.rolled_back)
+    since = [part.since.isoformat() if part is not None and part.since is not None else "" for part in parts]
+    candidate = status.candidate
+    where = (candidate.name, candidate.phase, candidate.step) if candidate is not None else ()
+    return "/".join(map(str, (*since, *where)))
 
 
 def _key(manifest: JsonObject) -> Key:

@@ -99,6 +99,15 @@ class Prediction(ABC):
         """Numbers from 0 to 1 by which two predictions for one image are compared, of objects the best first."""
 
     @abstractmethod
+    def agreement(self, other: Self, index: NDArray[np.int64]) -> float:
+        """How much of two predictions for one image is the same, from 0 to 1; symmetric.
+
+        Args:
+            other: Another model's.
+            index: For each of the other model's classes its index here; -1: it is not there.
+        """
+
+    @abstractmethod
     def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
         """The JSON form, with the classes by name.
 

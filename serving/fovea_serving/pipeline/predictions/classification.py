@@ -72,6 +72,10 @@ class Classification(Prediction):
         """The probabilities, in the order of the classes."""
         return self.probabilities.astype(np.float64)
 
+    def agreement(self, other: Classification, index: NDArray[np.int64]) -> float:
+        """1 if the most probable class is the same."""
+        return float(index[other.label] == self.label)
+
     def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
         """`classes`: the most probable ones with their probability as `score`, best first."""
         return {

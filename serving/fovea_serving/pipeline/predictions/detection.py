@@ -20,7 +20,8 @@ CANDIDATES_PER_CLASS = 1000
 """Boxes of a class that enter non-maximum suppression, best first: bounds its time on a noisy image."""
 ONE_OBJECT_IOU = 0.6
 """Boxes of two classes that overlap by more are of one object: a bicycle and its rider overlap by less."""
-
+SAME_OBJECT_IOU = 0.5
+"""Boxes of two models for one image show one object from this overlap on; the usual threshold of average precision."""
 EDGE = 2.0
 """Pixels from a tile's edge within which a box counts as cut."""
 COVERED = 0.5
@@ -111,6 +112,21 @@ class Detection(Prediction):
     def fingerprint(self) -> NDArray[np.float64]:
         """The scores."""
         return self.scores.astype(np.float64)
+
+    def agreement(self, other: Detection, index: NDArray[np.int64]) -> float:
+        """F1 score of the one's objects against the other's: of one class, with an IoU of at least SAME_OBJECT_IOU,
+        each matched once, the largest overlap first. Of two without objects it is 1."""
+        if not len(self) and not len(other):
+            return 1.0
+        common = _common(self.boxes, other.boxes)
+        iou = common / np.maximum(_areas(self.boxes)[:, None] + _areas(other.boxes)[None] - common, 1e-9)
+        iou[self.labels[:, None] != index[other.labels][None]] = 0
+        matches = 0
+        while iou.size and iou.max() >= SAME_OBJECT_IOU:
+            one, another = np.unravel_index(iou.argmax(), iou.shape)
+            iou[one, :], iou[:, another] = 0, 0
+            matches += 1
+        return 2 * matches / (len(self) + len(other))
 
     def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
         """`objects`: each with `class`, `score` and `box`, [left, top, right, bottom] in original pixels."""

@@ -78,6 +78,19 @@ class SemanticSegmentation(Prediction):
             depth[area][deeper] = own[deeper]
         return cls(mask)
 
+    def agreement(self, other: SemanticSegmentation, index: NDArray[np.int64]) -> float:
+        """Mean over the classes that occur in either of the intersection over union (Jaccard index)."""
+        unknown = len(index) + IGNORE
+        table = np.full(IGNORE + 1, unknown, np.int64)
+        table[: len(index)] = np.where(index < 0, unknown, index)
+        mine, others = self.mask.astype(np.int64), table[other.mask]
+        cut = (self.mask == IGNORE) | (other.mask == IGNORE)
+        mine, others = mine[~cut], others[~cut]
+        classes = np.union1d(mine, others)
+        masks = [(mine == each, others == each) for each in classes]
+        shares = [(one & another).sum() / (one | another).sum() for one, another in masks]
+        return float(np.mean(shares)) if len(classes) else 1.0
+
     def to_dict(self, classes: Sequence[str], *, masks: bool = False) -> dict[str, JsonValue]:
         """`width`, `height` and `classes`: those that occur, with their `pixels` and on request their `mask`."""
         height, width = self.mask.shape

@@ -1,0 +1,151 @@
+"""How a candidate is tried beside the requests: copies for a shadow, and comparisons with the stable version.
+
+All of it happens in the background after the request was answered, and is bounded: what is too much is left out and
+counted, so no request waits or fails for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fovea_api.bundle import BundleManifest
+from fovea_api.errors import FoveaError
+
+from fovea_serving.gateway.metrics import Metrics
+from fovea_serving.gateway.problems import status_of
+from fovea_serving.gateway.routing import Routing, Version
+from fovea_serving.upstreams import Answer, PredictOptions
+
+log = logging.getLogger(__name__)
+
+MAX_COPIES = 32
+"""Copies of requests that are under way at most."""
+AGREEMENT = 0.5
+"""Two answers are the same from this agreement of each image on, see `Prediction.agreement`."""
+
+Choice = Callable[[BundleManifest, PredictOptions], PredictOptions]
+"""What a request chose, from the manifest of the model that answers and the deployment's defaults."""
+Ask = Callable[[Version, Sequence[bytes], Choice], Awaitable[Sequence[Answer]]]
+"""Asks a version, in time. Raises what `Upstream.predict` raises, and DeadlineExceeded."""
+
+
+def is_evidence(code: int) -> bool:
+    """Whether an answer says something of the version: a request that was wrong or shed does not. One whose client left
+    (499) does: it took as long as it took."""
+    return code < 400 or code >= 499
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request, and what became of it.
+
+    Args:
+        request_id: Its id.
+        images: Its image files.
+        choice: What it chose.
+        version: The version that it fell to.
+        code: Status of the answer.
+        seconds: Time until the answer.
+        answers: None: it failed.
+    """
+
+    request_id: str
+    images: Sequence[bytes]
+    choice: Choice
+    version: Version
+    code: int
+    seconds: float
+    answers: Sequence[Answer] | None = None
+
+
+class Trial:
+    """Asks a second version, in the background.
+
+    Args:
+        ask: Asks a version.
+        metrics: What counts.
+        start: Runs something in the background.
+    """
+
+    def __init__(self, ask: Ask, metrics: Metrics, start: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        self._ask = ask
+        self._metrics = metrics
+        self._start = start
+        self._under_way = 0
+
+    def after(self, routing: Routing, asked: Asked) -> None:
+        """What a request is followed by: of the stable version's each goes to the shadow too, whatever became of it; of
+        those that the candidate answered a share goes to the stable version too."""
+        stable, shadow = routing.stable, routing.shadow
+        role, answers = asked.version.role, asked.answers
+        if role == "Stable" and shadow is not None and is_evidence(asked.code):
+            self._copy(shadow, self._shadow(shadow, asked))
+        mirrored = role == "Candidate" and routing.mirrors(asked.request_id)
+        if mirrored and stable is not None and answers is not None:
+            self._copy(stable, self._mirror(stable, asked, answers))
+
+    def _copy(self, version: Version, work: Coroutine[Any, Any, None]) -> None:
+        if self._under_way >= MAX_COPIES:
+            work.close()
+            self._metrics.copy_shed(version)
+            return
+
+        async def counted() -> None:
+            try:
+                await work
+            finally:
+                self._under_way -= 1
+
+        self._under_way += 1
+        self._start(counted())
+
+    async def _shadow(self, shadow: Version, asked: Asked) -> None:
+        """Both are counted by this request or none is, so that both have had the same ones."""
+        begun, answers, code, reason = time.perf_counter(), None, 500, "Unexpected"
+        try:
+            answers = await self._ask(shadow, asked.images, asked.choice)
+            code, reason = 200, ""
+        except FoveaError as error:
+            code, reason = status_of(error).value, error.reason
+            log.debug("shadow %s failed: %s", shadow.name, error)
+        finally:
+            seconds = time.perf_counter() - begun
+            self._metrics.request(shadow, code, reason, seconds)
+            if is_evidence(code):
+                self._metrics.tested(asked.version, asked.code, asked.seconds)
+                self._metrics.tested(shadow, code, seconds)
+        if answers is not None:
+            self._metrics.answers(shadow, answers)
+            if asked.answers is not None:
+                await self._compare(shadow, answers, asked.version, asked.answers)
+
+    async def _mirror(self, stable: Version, asked: Asked, answers: Sequence[Answer]) -> None:
+        try:
+            others = await self._ask(stable, asked.images, asked.choice)
+        except FoveaError as error:
+            log.debug("%s gave no answer to compare with: %s", stable.name, error)
+        else:
+            await self._compare(asked.version, answers, stable, others)
+
+    async def _compare(
+        self, candidate: Version, answers: Sequence[Answer], stable: Version, others: Sequence[Answer]
+    ) -> None:
+        index = class_index(stable.model.manifest.classes, candidate.model.manifest.classes)
+        pairs = list(zip(answers, others, strict=True))
+
+        def agree() -> bool:
+            return all(one.prediction.agreement(other.prediction, index) >= AGREEMENT for one, other in pairs)
+
+        self._metrics.compared(candidate, await asyncio.to_thread(agree))
+
+
+def class_index(names: Sequence[str], known: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """For each class its index in another list; -1 where it is not there."""
+    positions = {name: index for index, name in enumerate(known)}
+    return np.array([positions.get(name, -1) for name in names], np.int64)

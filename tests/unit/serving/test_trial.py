@@ -1,0 +1,236 @@
+"""A candidate beside the stable version: what is counted of both, what is asked twice, and that it costs nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import pytest_asyncio
+from fovea_api.bundle import BundleManifest
+from fovea_serving.bundle import Bundle, load_bundle
+from fovea_serving.gateway import trial
+from fovea_serving.gateway.gateway import Call, Gateway
+from fovea_serving.gateway.routing import Role, Routing, Served, Version
+from fovea_serving.gateway.settings import Settings
+from fovea_serving.pipeline import Classification
+from fovea_serving.predictor import Predictor
+from fovea_serving.upstreams import Answer, InvalidOptions, Overloaded, PredictOptions, UpstreamFailed
+from fovea_serving.upstreams.base import DEFAULTS
+from fovea_serving.upstreams.local import LocalUpstream
+
+from tests.unit.serving.test_gateway import read_samples
+
+Spoil = Callable[[list[Answer]], list[Answer]]
+
+
+class Model(LocalUpstream):
+    """A real model whose answers a test may hold up, replace or forbid."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__(predictor)
+        self.asked = 0
+        self.error: Exception | None = None
+        self.spoil: Spoil = lambda answers: answers
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def predict(self, images: Sequence[bytes], options: PredictOptions = DEFAULTS) -> list[Answer]:
+        self.asked += 1
+        await self.go_on.wait()
+        if self.error is not None:
+            raise self.error
+        return self.spoil(await super().predict(images, options))
+
+
+class World:
+    """A gateway with the models `stable` and `new`."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        predictor = Predictor.from_bundle(bundle, threads=1)
+        self.bundle = bundle
+        self.models = {name: Model(predictor) for name in ("stable", "new")}
+        self.gateway = Gateway(settings=Settings(max_wait_seconds=60))
+        self.gateway.metrics.describe("team", "colours", None)
+        self.image = cv2.imencode(".png", np.full((20, 30, 3), (250, 20, 20), np.uint8))[1].tobytes()
+
+    def route(self, weight: float, role: Role = "Candidate", mirrored: float = 0.0) -> None:
+        def version(name: str, role: Role, weight: float) -> Version:
+            served = Served.of(self.bundle.manifest, self.bundle.digest, self.models[name])
+            return Version(name, role, weight, served, (0.001, 1e6))
+
+        versions = [version("stable", "Stable", 100 - weight), version("new", role, weight)]
+        self.gateway.route(Routing(versions, mirrored=mirrored, revision="r-7"))
+
+    async def ask(self, count: int, choice: trial.Choice | None = None) -> list[str]:
+        """The versions that answered; empty for each error."""
+
+        def defaults(manifest: BundleManifest, given: PredictOptions) -> PredictOptions:
+            return given
+
+        async def one(number: int) -> str:
+            try:
+                with self.gateway.call(f"request-{number}") as call:
+                    return (await self.gateway.predict(call, [self.image], choice or defaults)).version.name
+            except Exception:
+                return ""
+
+        found = [await one(number) for number in range(count)]
+        await self.settle()
+        return found
+
+    async def settle(self) -> None:
+        while self.gateway._background:
+            await asyncio.gather(*self.gateway._background)
+
+    def counted(self, name: str, run: str, role: str, **labels: str) -> float:
+        where = {"namespace": "team", "deployment": "colours", "run": run, "role": role} | labels
+        return read_samples(self.gateway.metrics)[(f"fovea_serving_rollout_{name}_total", *sorted(where.items()))]
+
+
+@pytest_asyncio.fixture
+async def world(bundle: Path) -> AsyncIterator[World]:
+    world = World(load_bundle(bundle))
+    yield world
+    for model in world.models.values():
+        model.go_on.set()
+    await world.gateway.close()
+
+
+async def test_what_both_answer_is_counted_with_failures_and_what_is_over_a_limit(world: World) -> None:
+    world.route(25)
+    assert world.counted("requests", "new", "candidate") == world.counted("failures", "stable", "stable") == 0
+    answered = await world.ask(80)
+    of_new = answered.count("new")
+    assert 8 < of_new < 35
+    assert world.counted("requests", "new", "candidate") == of_new
+    assert world.counted("requests", "stable", "stable") == 80 - of_new
+    assert world.counted("slow", "new", "candidate", milliseconds="0.001") == of_new
+    assert world.counted("slow", "new", "candidate", milliseconds="1e+06") == 0
+    world.models["new"].error = UpstreamFailed("it broke")
+    assert (await world.ask(80)).count("") == of_new, "the same ids fall to it"
+    assert world.counted("failures", "new", "candidate") == of_new
+    assert world.counted("failures", "stable", "stable") == 0
+
+
+@pytest.mark.parametrize("error", [Overloaded("full"), InvalidOptions("no such class")])
+async def test_what_was_wrong_or_shed_tests_nobody(world: World, error: Exception) -> None:
+    world.route(50)
+    world.models["new"].error = error
+    failed = (await world.ask(20)).count("")
+    assert failed > 3
+    assert world.counted("requests", "new", "candidate") == world.counted("failures", "new", "candidate") == 0
+
+
+async def test_without_a_candidate_nothing_is_counted(world: World) -> None:
+    world.route(0)
+    world.gateway.route(Routing(world.gateway.routing.versions[:1]))
+    await world.ask(3)
+    samples = read_samples(world.gateway.metrics)
+    found = {key[0]: value for key, value in samples.items() if key[0].startswith("fovea_serving_rollout")}
+    assert not any(value for name, value in found.items() if name.endswith("_total"))
+
+
+async def test_an_id_that_fell_to_the_candidate_does_so_at_a_larger_weight(world: World) -> None:
+    before: set[int] = set()
+    for weight in (5, 25, 50):
+        world.route(weight)
+        fell = {number for number in range(400) if world.gateway.routing.choose(f"request-{number}").name == "new"}
+        assert before < fell
+        before = fell
+
+
+def turned(answers: list[Answer]) -> list[Answer]:
+    """Another class for each image."""
+    return [
+        replace(answer, prediction=Classification(np.roll(answer.prediction.probabilities, 1)))  # type: ignore[attr-defined]
+        for answer in answers
+    ]
+
+
+async def test_a_share_of_the_candidates_requests_is_asked_of_stable_too_and_compared(world: World) -> None:
+    world.route(50, mirrored=0.4)
+    answered = await world.ask(100)
+    of_new = answered.count("new")
+    same = world.counted("compared", "new", "candidate", answers="same")
+    assert 0.15 * of_new < same < 0.7 * of_new
+    assert world.models["stable"].asked == answered.count("stable") + same
+    assert world.counted("requests", "stable", "stable") == answered.count("stable"), "copies are nobody's requests"
+    world.models["new"].spoil = turned
+    await world.ask(100)
+    assert world.counted("compared", "new", "candidate", answers="different") == same, "the same ids are mirrored"
+    world.models["stable"].error = UpstreamFailed("away")
+    assert "new" in await world.ask(20)
+    assert world.counted("compared", "new", "candidate", answers="same") == same
+
+
+async def test_a_shadow_is_tested_by_the_requests_that_were_copied(world: World) -> None:
+    world.route(0, "Shadow")
+    assert set(await world.ask(10)) == {"stable"}
+    for run, role in (("stable", "stable"), ("new", "shadow")):
+        assert world.counted("requests", run, role) == 10
+    assert world.counted("compared", "new", "shadow", answers="same") == 10
+    world.models["new"].error = UpstreamFailed("it broke")
+    assert set(await world.ask(10)) == {"stable"}, "nobody hears of it"
+    assert world.counted("failures", "new", "shadow") == 10
+    world.models["new"].error, world.models["stable"].error = None, UpstreamFailed("it broke")
+    assert set(await world.ask(10)) == {""}
+    assert (world.counted("requests", "new", "shadow"), world.counted("failures", "stable", "stable")) == (30, 10)
+
+
+async def test_a_shadow_that_hangs_slows_and_fails_no_request_and_what_is_too_much_is_left_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "MAX_COPIES", 4)
+    world.route(0, "Shadow")
+    world.models["new"].go_on.clear()
+    asking = asyncio.create_task(world.ask(10))
+    while world.models["stable"].asked < 10:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    shed = {"namespace": "team", "deployment": "colours", "run": "new", "role": "shadow"}
+    samples = read_samples(world.gateway.metrics)
+    assert samples[("fovea_serving_copies_shed_total", *sorted(shed.items()))] == 6
+    world.models["new"].go_on.set()
+    assert set(await asking) == {"stable"}
+    for run, role in (("stable", "stable"), ("new", "shadow")):
+        assert world.counted("requests", run, role) == 4, "both have had the same"
+
+
+async def test_a_candidate_that_hangs_turns_no_request_to_stable_away(world: World) -> None:
+    world.gateway._settings = Settings(max_wait_seconds=0.001, max_at_work=8)
+    world.route(50)
+    world.gateway.admission = world.gateway._admission()
+    world.gateway.admission_of_candidate = world.gateway._admission()
+    world.models["new"].go_on.clear()
+
+    async def one(number: int) -> Any:
+        call = Call(f"request-{number}")
+        try:
+            return (await world.gateway.predict(call, [world.image], lambda manifest, given: given)).version.name
+        except Exception as error:
+            return type(error).__name__
+
+    fell = [world.gateway.routing.choose(f"request-{number}").name for number in range(60)]
+    hanging = [asyncio.create_task(one(number)) for number, name in enumerate(fell) if name == "new"]
+    await asyncio.sleep(0.05)
+    assert {await one(number) for number, name in enumerate(fell) if name == "stable"} == {"stable"}
+    world.models["new"].go_on.set()
+    assert set(await asyncio.gather(*hanging)) == {"new", "Overloaded"}
+
+
+async def test_the_gateway_says_which_configuration_it_follows(world: World) -> None:
+    world.route(10)
+    labels = {"namespace": "team", "deployment": "colours"}
+    samples = read_samples(world.gateway.metrics)
+    assert samples[("fovea_serving_configuration", *sorted((labels | {"revision": "r-7"}).items()))] == 1
+    world.gateway.route(Routing((), revision="r-8"))
+    found = [
+        dict(rest)["revision"] for name, *rest in read_samples(world.gateway.metrics) if name.endswith("configuration")
+    ]
+    assert found == ["r-8"]
