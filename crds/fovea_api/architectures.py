@@ -16,6 +16,7 @@ from typing import Annotated, Literal, cast
 
 from pydantic import Field, JsonValue
 
+from fovea_api.backbones import Backbone, backbone, backbones
 from fovea_api.common import Model, Task
 from fovea_api.defaults import ledger
 from fovea_api.errors import InvalidInput
@@ -31,6 +32,12 @@ FIRST_CHOICE: Mapping[Task, str] = {
 """The architecture to start a task with: small, and its pretrained weights come with the installation."""
 
 
+TIMM = "timm/"
+"""Prefix of the classifiers on any model of timm."""
+TIMM_FAMILY = f"{TIMM}*"
+"""Name under which the catalogue has what these have in common."""
+
+
 class UnknownArchitecture(InvalidInput):
     """No architecture of that name; the message has the nearest ones."""
 
@@ -44,8 +51,8 @@ class Option(Model):
 
     name: str
     """Name in `spec.model.options`."""
-    type: Literal["Integer", "Number", "Boolean", "String", "Numbers"]
-    """Type of the value; Numbers is a list."""
+    type: Literal["Integer", "Number", "Boolean", "String", "Numbers", "Backbone"]
+    """Type of the value; Numbers is a list, Backbone the name of a timm model that takes inputs of any size."""
     default: OptionValue
     """Value when absent."""
     min: float | None = None
@@ -65,6 +72,12 @@ class Option(Model):
             case "Boolean", bool():
                 return value
             case "String", str() if value in self.choices:
+                return value
+            case "Backbone", str():
+                if backbone(value, place).fixed:
+                    raise InvalidOption(
+                        f"{value} takes inputs of one size only", place, "use a convolutional or hierarchical model"
+                    )
                 return value
             case "Integer", int() if not isinstance(value, bool) and self._bounds(value):
                 return value
@@ -86,7 +99,12 @@ class Option(Model):
             f" to {self.max:g}" if self.max is not None else ""
         )
         count = f"{', '.join(map(str, self.lengths[:-1]))} or {self.lengths[-1]} " if self.lengths else ""
-        words = {"Integer": "a whole number", "Number": "a number", "Numbers": f"a list of {count}numbers"}
+        words = {
+            "Integer": "a whole number",
+            "Number": "a number",
+            "Numbers": f"a list of {count}numbers",
+            "Backbone": "the name of a timm model",
+        }
         return words.get(self.type, "true or false") + bounds
 
     def _bounds(self, value: float) -> bool:
@@ -108,6 +126,8 @@ class Architecture(Model):
     """Default input height in pixels."""
     multiple: int = 1
     """Width and height of the input must be multiples of this, in pixels."""
+    fixed_size: bool = False
+    """Whether it takes inputs of its default size only."""
     mean: tuple[float, float, float]
     """Normalization of its published weights: means of R, G, B."""
     std: tuple[float, float, float]
@@ -123,7 +143,9 @@ class Architecture(Model):
     options: tuple[Option, ...] = ()
     """Its settings."""
     licence: str
-    """Licence of code and published weights."""
+    """Licence of the code."""
+    weights_licence: str
+    """Licence of the published weights."""
     notes: Annotated[tuple[str, ...], Field(max_length=16)] = ()
     """Peculiarities of training or export."""
     preset: Mapping[str, JsonValue] = {}
@@ -131,21 +153,69 @@ class Architecture(Model):
 
 
 @cache
-def catalogue() -> Mapping[str, Architecture]:
-    """All architectures by name."""
+def _entered() -> Mapping[str, Architecture]:
     text = resources.files("fovea_api").joinpath("architectures.json").read_text("utf-8")
     return MappingProxyType({item["name"]: Architecture.model_validate(item) for item in json.loads(text)})
 
 
+@cache
+def catalogue() -> Mapping[str, Architecture]:
+    """All architectures by name, but for the family `timm/<name>`."""
+    return MappingProxyType({name: item for name, item in _entered().items() if name != TIMM_FAMILY})
+
+
 def find(name: str, known: Mapping[str, Architecture] | None = None) -> Architecture:
-    """The architecture of this name. Raises UnknownArchitecture with the nearest names."""
+    """The architecture of this name. Raises UnknownArchitecture or UnknownBackbone with the nearest names."""
     known = catalogue() if known is None else known
+    if name.startswith(TIMM):
+        return _timm_classifier(known.get(TIMM_FAMILY) or _entered()[TIMM_FAMILY], name)
     if name in known:
         return known[name]
+    if name in backbones():
+        remedy = f"did you mean {TIMM}{name}?"
+        raise UnknownArchitecture(f"there is no architecture {name!r}", "spec.model.architecture", remedy)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)
     raise UnknownArchitecture(
         f"there is no architecture {name!r}", "spec.model.architecture", f"did you mean {' or '.join(near)}?"
     )
+
+
+def _timm_classifier(family: Architecture, name: str) -> Architecture:
+    model = backbone(name.removeprefix(TIMM), "spec.model.architecture")
+    update = {
+        "name": name,
+        "width": model.width,
+        "height": model.height,
+        "fixed_size": model.fixed,
+        "description": f"{name.removeprefix(TIMM)} of timm with a linear classifier.",
+        "preset": _unsized(family.preset) if model.fixed else family.preset,
+    }
+    return _on_backbone(family, model).model_copy(update=update)
+
+
+def configured(architecture: Architecture, given: Mapping[str, JsonValue]) -> Architecture:
+    """The architecture as these options make it: normalization and weights are those of the chosen backbone.
+
+    Raises InvalidOption or UnknownBackbone.
+    """
+    options = read_options(architecture, given)
+    for option in architecture.options:
+        if option.type == "Backbone" and options[option.name] != option.default:
+            place = f"spec.model.options.{option.name}"
+            return _on_backbone(architecture, backbone(str(options[option.name]), place))
+    return architecture
+
+
+def _on_backbone(architecture: Architecture, model: Backbone) -> Architecture:
+    weights: tuple[Weights, ...] = ("None", "ImageNet") if model.published else ("None",)
+    update = {
+        "mean": model.mean,
+        "std": model.std,
+        "weights": weights,
+        "packaged": ("ImageNet",) if model.packaged else (),
+        "weights_licence": model.licence,
+    }
+    return architecture.model_copy(update=update)
 
 
 def read_options(architecture: Architecture, given: Mapping[str, JsonValue]) -> dict[str, OptionValue]:
@@ -178,22 +248,36 @@ def supplied(architecture: Architecture) -> dict[str, JsonValue]:
 
 def declared_settings(known: Mapping[str, Architecture] | None = None) -> dict[str, JsonValue]:
     """What each architecture supplies today, and its preset as a whole, as the ledger of defaults writes it."""
-    known = catalogue() if known is None else known
+    known = {**_entered(), **catalogue()} if known is None else known
     settings: dict[str, JsonValue] = {
         f"Architecture.{name}.{path}": value
         for name, architecture in known.items()
         for path, value in supplied(architecture).items()
+        if name != TIMM_FAMILY or not path.startswith("input.")  # a model of timm keeps what it was entered with
     }
     return settings | {f"Preset.{name}": dict(architecture.preset) for name, architecture in known.items()}
 
 
 def presets(name: str) -> Sequence[Mapping[str, JsonValue]]:
     """The presets that an architecture has had, today's first; none, where there is no such architecture."""
-    architecture = catalogue().get(name)
-    if architecture is None:
+    try:
+        architecture = find(name)
+    except InvalidInput:
         return ()
-    former = cast(Sequence[Mapping[str, JsonValue]], ledger().get(f"Preset.{name}", ()))
+    former = cast(Sequence[Mapping[str, JsonValue]], ledger().get(f"Preset.{_entry(name)}", ()))
+    if architecture.fixed_size:
+        former = [_unsized(preset) for preset in former]
     return (architecture.preset, *reversed(former))
+
+
+def _entry(name: str) -> str:
+    """The name under which the ledger and the catalogue have an architecture."""
+    return TIMM_FAMILY if name.startswith(TIMM) else name
+
+
+def _unsized(preset: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    """A preset for an architecture that takes inputs of one size."""
+    return without(preset, "input.sizing")
 
 
 def spelled_out(recipe: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
@@ -226,11 +310,19 @@ def _changed(recipe: Mapping[str, JsonValue], today: bool) -> Mapping[str, JsonV
 
 def _supplies(recipe: Mapping[str, JsonValue]) -> Iterator[tuple[str, JsonValue, JsonValue]]:
     """The fields that the recipe's architecture supplies: path, today's value, the one that it was introduced with."""
-    model = recipe.get("model")
-    architecture = catalogue().get(str(model.get("architecture"))) if isinstance(model, Mapping) else None
-    if architecture is not None:
-        for path, now in supplied(architecture).items():
-            yield path, now, ledger().get(f"Architecture.{architecture.name}.{path}", (now,))[0]
+    name = str(at(recipe, "model.architecture"))
+    try:
+        architecture = find(name)
+    except InvalidInput:
+        return
+    backbone_chosen = any(
+        option.type == "Backbone" and at(recipe, f"model.options.{option.name}") not in (None, option.default)
+        for option in architecture.options
+    )
+    for path, now in supplied(architecture).items():
+        if path == "input.normalize" and backbone_chosen:
+            continue  # it is the backbone's, which keeps what it was entered with
+        yield path, now, ledger().get(f"Architecture.{_entry(name)}.{path}", (now,))[0]
 
 
 def _is_silent(recipe: Mapping[str, JsonValue], path: str) -> bool:

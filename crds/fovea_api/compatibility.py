@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 
-from fovea_api.architectures import Architecture, InvalidOption, catalogue, find, read_options
+from fovea_api.architectures import Architecture, InvalidOption, catalogue, configured, find, read_options
+from fovea_api.backbones import PERMISSIVE
 from fovea_api.common import Task
 from fovea_api.dataset import DatasetSpec
 from fovea_api.errors import InvalidInput
@@ -38,8 +39,7 @@ class UnsuitableLoss(InvalidInput):
 def incompatibilities(spec: TrainingJobSpec, dataset: DatasetSpec | None = None) -> tuple[InvalidInput, ...]:
     """All that can never work, each with its field and the nearest valid values; `dataset` where it is known."""
     try:
-        architecture = find(spec.model.architecture)
-        read_options(architecture, spec.model.options)
+        architecture = configured(find(spec.model.architecture), spec.model.options)
     except InvalidInput as error:
         return (error,)
     if dataset is not None and (mismatch := tuple(wrong_task(architecture, dataset.task))):
@@ -93,6 +93,13 @@ def wrong_weights(architecture: Architecture, model: ModelChoice) -> Iterator[In
                 place,
                 f"set weights: None, or leave {words} at the default",
             )
+        licence = architecture.weights_licence
+        if licence not in PERMISSIVE and model.accept_licence != licence:
+            yield InvalidOption(
+                f"the published weights of {architecture.name} have the licence {licence}, which may restrict use",
+                "spec.model.acceptLicence",
+                f"set it to {licence}, or choose other weights",
+            )
 
 
 def wrong_loss(architecture: Architecture, loss: Loss) -> Iterator[InvalidInput]:
@@ -145,6 +152,15 @@ def wrong_sizes(architecture: Architecture, given: Input) -> Iterator[InvalidInp
         for index, item in enumerate(given.augmentations)
     ]
     step = architecture.multiple
+    if architecture.fixed_size:
+        own = f"{architecture.width} x {architecture.height}"
+        wrong = [(place, f"{size.width} x {size.height}") for place, size in sizes if size is not None]
+        if given.size is None and given.sizing is not None:
+            wrong.append(("spec.input.sizing", "a size by the dataset"))
+        for place, words in wrong:
+            if words != own:
+                yield InvalidOption(f"{architecture.name} takes inputs of {own} only, not {words}", place, f"use {own}")
+        return
     for place, size in sizes:
         if size is not None and (size.width % step or size.height % step):
             near = " x ".join(str(max(step, round(pixels / step) * step)) for pixels in (size.width, size.height))

@@ -81,14 +81,16 @@ Options = Annotated[Mapping[str, AnyValue], Field(max_length=64)]
 class ModelChoice(Model):
     """Network architecture and initial weights."""
 
-    architecture: Annotated[str, Field(max_length=128, pattern="^[a-z0-9]([-._a-z0-9]*[a-z0-9])?$")]
-    """Name of a registered architecture; `fovea models` lists them."""
+    architecture: Annotated[str, Field(max_length=128, pattern="^(timm/)?[a-z0-9]([-._a-z0-9]*[a-z0-9])?$")]
+    """Name of a registered architecture, or timm/ and the name of a model of timm; `fovea models` lists them."""
     options: Options = {}
     """Options of the architecture (layers, width, anchors, …), validated against its registry entry."""
     pretrained: Pretrained = Pretrained(weights="ImageNet")
     """Source of the initial weights."""
     freeze: Literal["None", "Backbone", "BackboneExceptNorm"] = "None"
     """Part of the network to freeze."""
+    accept_licence: Word | None = None
+    """Licence of the published weights that is accepted, where it restricts their use, such as CC-BY-NC-4.0."""
 
 
 # --- Input ----------------------------------------------------------------------------------------------

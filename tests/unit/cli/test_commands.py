@@ -145,7 +145,7 @@ def test_report_is_copied(fovea: Fovea, trained: Trained, tmp_path: Path) -> Non
 def test_models_lists_every_architecture(fovea: Fovea) -> None:
     text = fovea("models").stdout.splitlines()
     data = json.loads(fovea("models", "--output", "json").stdout)
-    assert text[0].split() == ["NAME", "TASK", "INPUT", "WEIGHTS", "OPTIONS"]
+    assert text[0].split() == ["NAME", "TASK", "INPUT", "WEIGHTS", "THEIR", "LICENCE", "OPTIONS"]
     assert [line.split()[0] for line in text[1:]] == [model["name"] for model in data]
     (line,) = (line for line in text if line.startswith("resnet18 "))
     assert "224 x 224   None, ImageNet   " in line

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fovea_api.architectures import InvalidOption, UnknownArchitecture, catalogue, find, read_options
+from fovea_api.architectures import InvalidOption, UnknownArchitecture, catalogue, configured, find, read_options
 from fovea_api.common import Task
 from fovea_api.compatibility import UnsuitableLoss, ignored_by_loss
 from fovea_api.errors import InvalidInput
@@ -24,19 +24,25 @@ from fovea_trainer.tasks.classification.targets import ClassTargets
 from fovea_trainer.tasks.detection.targets import BoxTargets
 from fovea_trainer.tasks.semantic_segmentation.targets import MaskTargets
 
-ALL = sorted(catalogue())
+SMALL = {"resnet18": {"width": 0.25}, "resnet50": {"width": 0.25}, "retinanet": {"backbone": "test_efficientnet"},
+         "unet": {"backbone": "test_byobnet"}}  # fmt: skip
+"""Options of those that are only tested for their shapes."""
+FAMILY = "timm/test_vit"
+"""A model of timm that is small, and takes images of one size."""
+ALL = [*sorted(catalogue()), FAMILY]
 
 
 def network(name: str, **choice: object) -> AnyNetwork:
     architecture = find(name)
+    architecture = configured(architecture, choice.get("options", {}))
     weights = Pretrained(weights="ImageNet" if "ImageNet" in architecture.packaged else "None")
     loss = LossSettings(choose_loss(architecture, Loss.DEFAULT, False))
     torch.manual_seed(0)
     return build_network(ModelChoice.model_validate({"architecture": name, "pretrained": weights, **choice}), 3, loss)
 
 
-def batch(task: Task) -> tuple[torch.Tensor, Targets]:
-    images = torch.randn(4, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+def batch(task: Task, width: int = 128, height: int = 96) -> tuple[torch.Tensor, Targets]:
+    images = torch.randn(4, 3, height, width, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[10.0, 10, 50, 60], [40, 30, 90, 80]])
     none = torch.zeros(0, 4)
     targets = {
@@ -52,6 +58,7 @@ def batch(task: Task) -> tuple[torch.Tensor, Targets]:
 
 def test_the_catalogue_is_what_the_registry_has() -> None:
     assert generator.PATH.read_text("utf-8") == generator.render(), "run: python -m fovea_trainer.models.catalogue"
+    assert generator.BACKBONES.read_text("utf-8") == generator.render_backbones(), "run the same"
 
 
 def test_names_are_known_without_torch() -> None:
@@ -61,8 +68,9 @@ def test_names_are_known_without_torch() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_it_trains_and_exports_with_any_batch_size(name: str, tmp_path: Path) -> None:
-    net = network(name)
-    images, targets = batch(net.task)
+    net, known = network(name, options=SMALL.get(name, {})), find(name)
+    width, height = (known.width, known.height) if known.fixed_size else (128, 96)
+    images, targets = batch(net.task, width, height)
     optimizer = torch.optim.SGD(net.parameters(), 1e-3)
     for _ in range(3):  # also warms the batch norms, without which equality would prove nothing
         losses = net.loss(net(images), targets)
@@ -71,7 +79,7 @@ def test_it_trains_and_exports_with_any_batch_size(name: str, tmp_path: Path) ->
         sum(losses.values()).backward()
         optimizer.step()
     assert all(parameter.grad is not None for parameter in net.parameters())
-    model, file = Exportable.of(net, (128, 96), True), tmp_path / "model.onnx"
+    model, file = Exportable.of(net, (width, height), True), tmp_path / "model.onnx"
     exporter("ONNX").write(model, file)
     assert check_parity(model, file, images).images == 4
     assert check_parity(model, file, images[:3]).images == 3

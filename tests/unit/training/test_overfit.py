@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fovea_api.architectures import catalogue
+from fovea_api.architectures import catalogue, configured
 from fovea_api.common import Task
 from fovea_api.trainingjob import Recipe
 from fovea_trainer.augmentation import Augment
@@ -21,6 +21,7 @@ from fovea_trainer.training.validation import validate
 from synthetic import squares
 
 STEPS = 60
+SIZE = {"width": 64, "height": 64}
 ENOUGH = {
     Task.CLASSIFICATION: {"accuracy": 1.0},
     Task.DETECTION: {"mAP50": 0.99, "mAP": 0.5},  # boxes of 16 to 28 pixels: one more or less costs overlap
@@ -31,21 +32,26 @@ OPTIONS = {
     "resnet50": {"width": 0.125, "stem": "Small"},
     "retinanet-efficientnet-lite0": {"fpnChannels": 32},
     "fasterrcnn": {"fpnChannels": 32, "proposals": 16},
+    "retinanet": {"fpnChannels": 32, "backbone": "test_resnet"},
+    "unet": {"backbone": "test_efficientnet"},
 }
+NAMES = [*sorted(catalogue()), "timm/test_vit"]
 
 
-@pytest.mark.parametrize("name", sorted(catalogue()))
+@pytest.mark.parametrize("name", NAMES)
 def test_it_overfits_eight_images(name: str, tmp_path: Path) -> None:
-    architecture = entry_of(name).architecture
+    options = OPTIONS.get(name, {})
+    architecture = configured(entry_of(name).architecture, options)
+    size = {"width": architecture.width, "height": architecture.height} if architecture.fixed_size else SIZE
     version = squares(architecture.task, train=8, validation=0)
     recipe = Recipe.model_validate(
         {
             "model": {
                 "architecture": name,
-                "options": OPTIONS.get(name, {}),
+                "options": options,
                 "pretrained": {"weights": "ImageNet" if architecture.packaged else "None"},
             },
-            "input": {"size": {"width": 64, "height": 64}},
+            "input": {"size": size},
         }
     )
     network, task = make_network(recipe, version), definition(architecture.task)

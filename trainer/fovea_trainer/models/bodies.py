@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 from fovea_api.errors import InvalidInput
 from torch import Tensor, nn
 
-from fovea_trainer.models.weights import PACKAGED, create
+from fovea_trainer.models.weights import create
 
 RESNET_CHANNELS = (64, 128, 256, 512)
 
@@ -29,30 +27,6 @@ class Body:
     timm: str
     width: float = 1.0
     small_stem: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pretraining:
-    """What a body's published weights were trained with."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    width: int
-    height: int
-    licence: str
-    packaged: bool
-
-
-def pretraining(name: str) -> Pretraining:
-    """What timm says about the published weights of a model. Raises InvalidInput: there is no such model."""
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
-    if config is None:
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        remedy = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
-        raise InvalidInput(f"timm has no model {name!r}", "spec.model.architecture", remedy)
-    mean, std, (_, height, width) = config.mean, config.std, config.input_size
-    licence = {"apache-2.0": "Apache-2.0", "mit": "MIT"}.get(str(config.license), str(config.license))
-    return Pretraining((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), width, height, licence, name in PACKAGED)
 
 
 def pooled(body: Body, pretrained: bool) -> tuple[nn.Module, int]:
@@ -84,7 +58,7 @@ class FeatureMaps(nn.Module):
             raise InvalidInput(
                 f"{body.timm} has feature maps of strides {', '.join(map(str, reductions))}, "
                 f"not of {', '.join(map(str, strides))}",
-                "spec.model.architecture",
+                "spec.model.options.backbone",
                 "use a convolutional or hierarchical body",
             )
         levels = tuple(reductions.index(stride) for stride in strides)

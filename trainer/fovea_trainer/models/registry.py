@@ -10,14 +10,23 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fovea_api.architectures import Architecture, Option, find, read_options
+from fovea_api.architectures import (
+    TIMM,
+    TIMM_FAMILY,
+    Architecture,
+    Option,
+    configured,
+    find,
+    read_options,
+)
+from fovea_api.backbones import backbone
 from fovea_api.compatibility import wrong_sizes, wrong_weights
 from fovea_api.errors import refuse
 from fovea_api.trainingjob import Input, ModelChoice, Size
 from fovea_serving.pipeline import Preprocess
 from fovea_serving.registry import Registry
 
-from fovea_trainer.models.bodies import Body, pretraining
+from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.description import NetworkDescription, build
 from fovea_trainer.models.heads.base import Head, Options
 from fovea_trainer.models.losses import LossSettings
@@ -50,8 +59,17 @@ def architectures() -> dict[str, Architecture]:
 
 
 def entry_of(name: str) -> Entry:
-    """An architecture with its head and body. Raises UnknownArchitecture, with the nearest name."""
-    return _ENTRIES.entries()[find(name, architectures()).name]
+    """An architecture with its head and body. Raises UnknownArchitecture or UnknownBackbone, with the nearest names."""
+    architecture = find(name, architectures())
+    if not name.startswith(TIMM):
+        return _ENTRIES.entries()[architecture.name]
+    head = _ENTRIES.entries()[TIMM_FAMILY].head
+    return Entry(architecture, head, lambda _: Body(name.removeprefix(TIMM)))
+
+
+def architecture_of(model: ModelChoice) -> Architecture:
+    """The architecture of a recipe with what its options change. Raises InvalidInput."""
+    return configured(entry_of(model.architecture).architecture, model.options)
 
 
 def compose(
@@ -63,6 +81,7 @@ def compose(
     body: Callable[[Options], Body] | None = None,
     options: Sequence[Option] = (),
     fixed_by_weights: tuple[str, ...] = (),
+    any_backbone: bool = False,
 ) -> Entry:
     """A head on a timm model: normalization, input size, weights and licence are the body's, the rest the head's.
 
@@ -74,8 +93,15 @@ def compose(
         body: The body for the options, where these change it.
         options: The body's options.
         fixed_by_weights: Those that must be left at their defaults where training starts with published weights.
+        any_backbone: Whether an option gives another timm model as the body.
+
+    Raises:
+        UnknownBackbone: timm has no such model.
     """
-    origin = pretraining(timm)
+    origin = backbone(timm, "spec.model.architecture")
+    if any_backbone:
+        options = (*options, backbone_option(timm))
+        body = _chosen_backbone
     width, height = head.size or (origin.width, origin.height)
     architecture = Architecture(
         name=name,
@@ -89,13 +115,26 @@ def compose(
         weights=("None", "ImageNet"),
         packaged=("ImageNet",) if origin.packaged else (),
         losses=head.losses,
-        licence=f"{head.licence}; backbone weights {origin.licence}" if head.licence else origin.licence,
+        licence=head.licence,
+        weights_licence=origin.licence,
         options=(*options, *head.options),
         fixed_by_weights=fixed_by_weights,
         notes=head.notes,
         preset=head.preset,
     )
     return Entry(architecture, head, body or (lambda _: Body(timm)))
+
+
+def backbone_option(timm: str) -> Option:
+    """The option of architectures that stand on any timm model with feature maps."""
+    return Option(
+        name="backbone", type="Backbone", default=timm,
+        description="Name of the timm model whose feature maps it uses; normalization and weights are that model's.",
+    )  # fmt: skip
+
+
+def _chosen_backbone(options: Options) -> Body:
+    return Body(options.text("backbone"))
 
 
 def build_network(
@@ -121,7 +160,7 @@ def build_network(
     """
     entry = entry_of(model.architecture)
     options = Options(read_options(entry.architecture, model.options))
-    refuse(wrong_weights(entry.architecture, model))
+    refuse(wrong_weights(configured(entry.architecture, model.options), model))
     notes: tuple[str, ...] = ()
     if entry.head.fit is not None and preprocess is not None and samples:
         fitted, notes = entry.head.fit(options, samples, preprocess)

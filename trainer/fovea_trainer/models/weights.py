@@ -43,7 +43,7 @@ def create(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
         WeightsUnavailable: the hub does not have them, does not give them, or is forbidden by HF_HUB_OFFLINE.
         HubUnavailable: the hub cannot be reached, or fails.
     """
-    packaged = name in PACKAGED
+    packaged = is_packaged(name)
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained and not packaged, **arguments)
     except (OSError, RuntimeError) as error:
@@ -58,6 +58,11 @@ def create(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
     if pretrained and packaged:
         load_state(model, lite0_state(), "the packaged weights")
     return model
+
+
+def is_packaged(name: str) -> bool:
+    """Whether the published weights of a timm model need no network; the name may have the tag of these weights."""
+    return name.partition(".")[0] in PACKAGED
 
 
 def _is_final(error: BaseException) -> bool:

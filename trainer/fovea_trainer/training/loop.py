@@ -16,7 +16,7 @@ from fovea_api.trainingjob import Recipe, Size
 from fovea_trainer.augmentation import Augment
 from fovea_trainer.models.description import NetworkDescription
 from fovea_trainer.models.network import AnyNetwork
-from fovea_trainer.models.registry import entry_of
+from fovea_trainer.models.registry import architecture_of
 from fovea_trainer.models.weights import load_state, read_state
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.base_weights import BaseWeights
@@ -96,7 +96,7 @@ class _Fit:
             raise InvalidInput(f"the train split has {len(train)} images", "spec.splits", "give it two at least")
         held_out = version.split("validation") if version.manifest.splits.get("validation") else []
         check_monitored(recipe, task, bool(held_out))
-        preprocess = preprocessing(entry_of(recipe.model.architecture).architecture, recipe.input)
+        preprocess = preprocessing(architecture_of(recipe.model), recipe.input)
         augment, cache = Augment(recipe.input.augmentations), plan.image_cache
         self.train = SplitDataset(train, definition(task), preprocess, augment, cache)
         self.validation = SplitDataset(held_out, definition(task), preprocess, Augment(()), cache)

@@ -13,7 +13,7 @@ from fovea_api.version import DatasetVersion
 
 from fovea_trainer.models.losses import LossSettings, choose_loss
 from fovea_trainer.models.network import AnyNetwork
-from fovea_trainer.models.registry import build_network, entry_of
+from fovea_trainer.models.registry import architecture_of, build_network
 from fovea_trainer.tasks import Sample, definition
 from fovea_trainer.training.dataset import class_counts, class_weights, preprocessing
 
@@ -28,7 +28,7 @@ class Version(Protocol):
 
 def make_network(recipe: Recipe, version: Version) -> AnyNetwork:
     """The network of a recipe for the classes of a dataset version, before training."""
-    architecture = entry_of(recipe.model.architecture).architecture
+    architecture = architecture_of(recipe.model)
     manifest = version.manifest
     refuse(wrong_task(architecture, manifest.task))
     refuse(ignored_by_loss(architecture, recipe))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fovea_api.trainingjob import Recipe, Size
 
 from fovea_trainer.data.version import OpenVersion
-from fovea_trainer.models.registry import entry_of
+from fovea_trainer.models.registry import architecture_of
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.dataset import preprocessing
 from fovea_trainer.training.fitting import Images, scale_notes
@@ -13,7 +13,7 @@ from fovea_trainer.training.fitting import Images, scale_notes
 
 def check_version(version: OpenVersion, recipe: Recipe) -> tuple[str, ...]:
     """What the report of a training should say about its data; raises InvalidInput where there is nothing to learn."""
-    preprocess = preprocessing(entry_of(recipe.model.architecture).architecture, recipe.input)
+    preprocess = preprocessing(architecture_of(recipe.model), recipe.input)
     manifest, train = version.manifest, version.split("train")
     size = Size(width=preprocess.width, height=preprocess.height)
     return (

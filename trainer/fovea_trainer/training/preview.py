@@ -10,7 +10,7 @@ from fovea_api.trainingjob import Recipe
 
 from fovea_trainer.augmentation import Augment, Labelled
 from fovea_trainer.data.version import OpenVersion
-from fovea_trainer.models.registry import entry_of
+from fovea_trainer.models.registry import architecture_of
 from fovea_trainer.report import base
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.dataset import SplitDataset, preprocessing
@@ -31,7 +31,7 @@ def augmented_images(recipe: Recipe, version: OpenVersion, count: int = IMAGES) 
     """
     recipe = fitted(recipe, version)
     samples, manifest = version.split("train"), version.manifest
-    preprocess = preprocessing(entry_of(recipe.model.architecture).architecture, recipe.input)
+    preprocess = preprocessing(architecture_of(recipe.model), recipe.input)
     dataset = SplitDataset(samples, definition(manifest.task), preprocess, Augment(recipe.input.augmentations))
     seed = recipe.training.seed
     order = Order(np.ones(len(samples)), min(count, len(samples)), seed).epoch(0)[0]

@@ -20,7 +20,7 @@ from fovea_trainer.export import Exportable
 from fovea_trainer.models.complexity import complexity
 from fovea_trainer.models.description import NetworkDescription, assemble
 from fovea_trainer.models.network import AnyNetwork
-from fovea_trainer.models.registry import entry_of
+from fovea_trainer.models.registry import architecture_of
 from fovea_trainer.training.dataset import preprocessing
 from fovea_trainer.training.fitting import fitted
 from fovea_trainer.training.state import State
@@ -102,5 +102,5 @@ def restore(run: TrainingRun, state: State) -> Trained:
     version = run.open()
     recipe = fitted(run.recipe, version)
     network = assemble(NetworkDescription.from_json(state.description), state.best_weights, "the last checkpoint")
-    preprocess = preprocessing(entry_of(recipe.model.architecture).architecture, recipe.input)
+    preprocess = preprocessing(architecture_of(recipe.model), recipe.input)
     return Trained(network, state.description, preprocess, network.postprocess, version, recipe)

@@ -9,6 +9,7 @@ register(
         "fasterrcnn",
         FASTER_RCNN,
         LITE0,
-        "Faster R-CNN (Ren et al. 2015) on an EfficientNet-Lite0 feature pyramid.",
+        "Faster R-CNN (Ren et al. 2015) on the feature pyramid of any timm model.",
+        any_backbone=True,
     )
 )

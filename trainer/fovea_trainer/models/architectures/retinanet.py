@@ -12,3 +12,13 @@ register(
         "RetinaNet (Lin et al. 2017) on an EfficientNet-Lite0 feature pyramid.",
     )
 )
+
+register(
+    compose(
+        "retinanet",
+        RETINANET,
+        LITE0,
+        "RetinaNet (Lin et al. 2017) on the feature pyramid of any timm model.",
+        any_backbone=True,
+    )
+)

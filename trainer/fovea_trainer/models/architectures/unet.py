@@ -12,3 +12,13 @@ register(
         "U-Net (Ronneberger et al. 2015) with an EfficientNet-Lite0 encoder.",
     )
 )
+
+register(
+    compose(
+        "unet",
+        UNET,
+        LITE0,
+        "U-Net (Ronneberger et al. 2015) with any timm model as its encoder.",
+        any_backbone=True,
+    )
+)

@@ -72,7 +72,7 @@ class Head:
     options: tuple[Option, ...] = ()
     size: tuple[int, int] | None = None
     multiple: int = 1
-    licence: str = ""
+    licence: str = "Apache-2.0"
     notes: tuple[str, ...] = ()
     preset: Mapping[str, JsonValue] = field(default_factory=dict)
 
