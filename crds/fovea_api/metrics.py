@@ -42,6 +42,17 @@ OF_THE_MODEL = (
 )
 """The metrics that belong to no split; complexity is that of one image."""
 
+COMPARED: Mapping[Task, str] = {
+    Task.CLASSIFICATION: "accuracy",
+    Task.DETECTION: "mAP50",
+    Task.SEMANTIC_SEGMENTATION: "dice",
+}
+"""The metric by which a retrained model is compared with the served one: one whose error the bootstrap gives."""
+CHAMPION = "champion"
+DIFFERENCE, DIFFERENCE_ERROR = f"{CHAMPION}/difference", f"{CHAMPION}/differenceError"
+"""Of a retraining: by how much its model is better on the test split than the served one, whose own value is
+`champion/<metric>`, and the standard error of that, both on the same images."""
+
 
 def headline(metrics: Mapping[str, float]) -> str | None:
     """A model's quality: its task's metric on the test split, else on validation, such as `test/mAP 0.612`."""

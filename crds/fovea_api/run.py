@@ -72,6 +72,15 @@ class RunOwner(Model):
     """Name of the object."""
 
 
+class BundleInput(Model):
+    """Model bundle of an earlier run, as initial weights, teacher or champion."""
+
+    digest: Digest
+    """Digest of the bundle."""
+    artifact: Location
+    """Location of the bundle."""
+
+
 class RunRequest(Model):
     """Request of one object for a run of another; recorded in the status of the requesting object."""
 
@@ -81,6 +90,9 @@ class RunRequest(Model):
     """Object that is asked for a run."""
     recipe: OpaqueObject = {}
     """Partial recipe merged over that of the target."""
+    champion: BundleInput | None = None
+    """Bundle that the requesting object serves. The run starts from it if the recipe says `pretrained.from: Current`,
+    and its model is compared with it."""
     requested_at: Time
     """Time of the request."""
 
@@ -146,15 +158,6 @@ class VersionInput(Model):
     """Location of the version."""
 
 
-class BundleInput(Model):
-    """Model bundle of an earlier run, as initial weights or teacher."""
-
-    digest: Digest
-    """Digest of the bundle."""
-    artifact: Location
-    """Location of the bundle."""
-
-
 class TrialsInput(Model):
     """Result of an earlier sweep to start from."""
 
@@ -175,6 +178,8 @@ class RunInputs(Model):
     """Bundle that training starts from."""
     teacher: BundleInput | None = None
     """Bundle of the teacher for distillation."""
+    champion: BundleInput | None = None
+    """Served bundle that the result of a retraining is compared with, on the same test images."""
     earlier_trials: TrialsInput | None = None
     """Trials of an earlier sweep to start from."""
 
@@ -189,6 +194,8 @@ class RunInputs(Model):
             inputs["baseWeights"] = self.base_weights.digest
         if self.teacher is not None:
             inputs["teacher"] = self.teacher.digest
+        if self.champion is not None:
+            inputs["champion"] = self.champion.digest
         if self.earlier_trials is not None:
             inputs["earlierTrials"] = self.earlier_trials.digest
         return inputs

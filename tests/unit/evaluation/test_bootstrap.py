@@ -5,24 +5,38 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fovea_serving.pipeline import Detection
-from fovea_trainer.evaluation.bootstrap import intervals
+from fovea_trainer.evaluation.bootstrap import difference_error, draws, intervals
 from fovea_trainer.tasks.detection.average_precision import mean_average_precision
 from fovea_trainer.tasks.detection.evaluation import threshold_curves, worst_mistakes
-from fovea_trainer.tasks.detection.intervals import _Table, at_50_intervals, mean_at_50
+from fovea_trainer.tasks.detection.intervals import _Table, at_50_draws, mean_at_50
 from fovea_trainer.tasks.detection.matching import GroundTruth, match_all
 
 
 def test_the_interval_of_a_share_is_that_of_the_binomial() -> None:
     """80 of 100 right: the normal approximation is 0.8 +- 1.96 * sqrt(0.8 * 0.2 / 100)."""
     right = np.arange(100) < 80
-    bounds = intervals(100, lambda weights: {"accuracy": float(weights @ right / weights.sum())})
+    drawn = draws(100, lambda weights: {"accuracy": float(weights @ right / weights.sum())})
+    bounds = intervals(drawn)
     assert bounds["accuracy"] == pytest.approx((0.7216, 0.8784), abs=0.011)
-    assert bounds == intervals(100, lambda weights: {"accuracy": float(weights @ right / weights.sum())}), "seeded"
+    assert bounds == intervals(draws(100, lambda weights: {"accuracy": float(weights @ right / weights.sum())}))
+
+
+def test_the_error_of_a_difference_on_the_same_images_is_that_of_paired_shares() -> None:
+    """10 images that one model alone has right, 4 that the other has: sqrt((14 - 6^2 / 200) / 200^2) by theory."""
+    one, other = np.arange(200) < 150, (np.arange(200) >= 10) & (np.arange(200) < 154)
+    drawn = [
+        draws(200, lambda weights, right=right: {"accuracy": float(weights @ right / weights.sum())})["accuracy"]
+        for right in (one, other)
+    ]
+    error = difference_error(*drawn)
+    assert error == pytest.approx(((14 - 36 / 200) / 200**2) ** 0.5, rel=0.06)
+    assert difference_error(drawn[0], drawn[1][:-1]) is None
+    assert difference_error(drawn[0], np.full_like(drawn[1], np.nan)) is None
 
 
 def test_nothing_is_said_of_what_was_not_always_measured() -> None:
-    assert intervals(1, lambda weights: {"f1": 1.0}) == {}
-    assert intervals(4, lambda weights: {"f1": float("nan") if weights[0] else 1.0}) == {}
+    assert draws(1, lambda weights: {"f1": 1.0}) == {}
+    assert intervals(draws(4, lambda weights: {"f1": float("nan") if weights[0] else 1.0})) == {}
 
 
 def scene(images: int) -> tuple[list[GroundTruth], list[Detection]]:
@@ -50,7 +64,7 @@ def test_map50_of_the_bootstrap_is_cocos() -> None:
     tables = [_Table(truths, found, matches, label) for label in range(2)]
     _, at_50 = mean_average_precision(truths, found)
     assert mean_at_50(tables, np.ones(20, np.int64)) == pytest.approx(at_50, abs=2e-3)
-    low, high = at_50_intervals(truths, found, matches, 2)["mAP50"]
+    low, high = intervals(at_50_draws(truths, found, matches, 2))["mAP50"]
     assert low < at_50 < high
 
 

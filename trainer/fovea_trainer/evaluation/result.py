@@ -12,6 +12,8 @@ from fovea_api.common import Task
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from fovea_trainer.evaluation.bootstrap import Draws, Interval, intervals
+
 NAME_LENGTH = 128
 """Longest name of a metric that a Run's status takes."""
 METRICS_PER_SPLIT = 1000
@@ -118,14 +120,19 @@ class EvaluationResult:
     error_analysis: tuple[str, ...]
     errors: Mapping[str, int]
     threshold: float | None = None
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Of metrics of the whole split by their short names: the bounds between which 95 % of the bootstrap's lie."""
+    draws: Mapping[str, Draws] = field(default_factory=dict)
+    """Of metrics of the whole split by their short names: their values in the bootstrap's resamples."""
     mistakes: tuple[Mistake, ...] = ()
     """The worst ones of a detector, those with the highest score and the largest objects first."""
 
     def metric(self, name: str, class_name: str | None = None) -> float | None:
         """A metric of this split by its short name, such as mAP50, or of one class."""
         return self.metrics.get(f"{self.split}/{name}" + (f"/{class_name}" if class_name is not None else ""))
+
+    @property
+    def intervals(self) -> Mapping[str, Interval]:
+        """Of metrics of the whole split by their short names: the bounds between which 95 % of the draws lie."""
+        return intervals(self.draws)
 
     @property
     def worst(self) -> tuple[ImageScore, ...]:

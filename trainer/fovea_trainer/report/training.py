@@ -38,6 +38,7 @@ class TrainingReport:
         predictor: The exported model; predicts the images that are shown.
         samples: The evaluated splits' images, and those of `train`.
         parent: Metrics of the bundle that training started from; empty where there is none.
+        champion: Metrics of the model that is served, on the same images; empty where it was not compared with one.
         complexity: How large the network is.
         augmented: A picture of the first training images, augmented.
         notes: Sentences about what was decided on the way, such as a fallback from INT8.
@@ -56,6 +57,7 @@ class TrainingReport:
     notes: Sequence[str] = field(default=())
     before: Mapping[str, float] = field(default_factory=dict)
     parent: Mapping[str, float] = field(default_factory=dict)
+    champion: Mapping[str, float] = field(default_factory=dict)
     complexity: Complexity | None = None
     augmented: base.Image | None = None
 
@@ -76,7 +78,11 @@ def render_training_report(report: TrainingReport) -> str:
         *outcome.criteria(report.criteria),
         outcome.metrics(
             report.metrics,
-            {"before compression": report.before, "of the parent run": report.parent},
+            {
+                "before compression": report.before,
+                "of the parent run": report.parent,
+                "of the served model": report.champion,
+            },
             report.evaluations,
             report.complexity,
             report.notes,

@@ -24,6 +24,7 @@ from fovea_trainer.export import check_parity, exporter, save_weights, write_met
 from fovea_trainer.models.complexity import complexity
 from fovea_trainer.models.description import KEY, NetworkDescription
 from fovea_trainer.report.training import TrainingReport, write_report
+from fovea_trainer.training.comparison import SPLIT, Comparison, compare
 from fovea_trainer.training.context import Listener
 from fovea_trainer.training.loop import NO_VALIDATION
 from fovea_trainer.training.manifest import describe_bundle, describe_lineage
@@ -73,8 +74,9 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     for model in {folder / MODEL, delivered.model}:
         known = delivered.trained
         write_metadata(model, known.version.manifest.classes, known.preprocess, known.postprocess)
+    comparison = _compare(run, delivered)
     stage("Reporting", TRAINING_PERCENT + 7)
-    bundle = _describe(run, state, delivered, summary, folder)
+    bundle = _describe(run, state, delivered, summary, folder, comparison)
     stage("Storing", TRAINING_PERCENT + 9)
     (folder / MANIFEST).write_text(yaml.safe_dump(bundle.to_dict(), sort_keys=False))
     digest = bundle_digest(bundle)
@@ -87,7 +89,7 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
         artifact=str(target),
         digest=digest,
         report=str(target / REPORT),
-        metrics=bundle.metrics.exported,
+        metrics={**bundle.metrics.exported, **(comparison.metrics if comparison is not None else {})},
         training=summary,
     )
 
@@ -135,8 +137,26 @@ def _evaluate(trained: Trained, folder: Path, stage: Callable[[str, int], None])
     return delivered
 
 
+def _compare(run: TrainingRun, delivered: Delivered) -> Comparison | None:
+    """The delivered model beside the one that is served. None: nobody serves one."""
+    champion, trained = run.spec.inputs.champion, delivered.trained
+    if champion is None:
+        return None
+    challenger = delivered.evaluations.get(SPLIT)
+    if challenger is None and trained.samples(SPLIT):
+        challenger = trained.evaluate(delivered.model, SPLIT)
+    comparison = compare(champion, challenger, trained.version, run.environment.work_dir / "champion")
+    log.info(comparison.note)
+    return comparison
+
+
 def _describe(
-    run: TrainingRun, state: State, delivered: Delivered, summary: TrainingSummary, folder: Path
+    run: TrainingRun,
+    state: State,
+    delivered: Delivered,
+    summary: TrainingSummary,
+    folder: Path,
+    comparison: Comparison | None,
 ) -> BundleManifest:
     """Writes the report; gives the manifest."""
     trained = delivered.trained
@@ -160,8 +180,9 @@ def _describe(
             criteria=criteria,
             predictor=trained.predictor(delivered.model),
             samples={split: trained.version.split(split) for split in {"train", *delivered.evaluations}},
-            notes=[*_notes(delivered), *_about_parent(parent, lineage)],
-            parent={} if parent is None else parent.metrics.exported,
+            notes=[*_notes(delivered), *([comparison.note] if comparison else _about_parent(parent, lineage))],
+            champion=comparison.champion if comparison is not None else {},
+            parent={} if parent is None or comparison is not None else parent.metrics.exported,
             complexity=complexity(trained.network, *trained.size),
             augmented=augmented_images(trained.recipe, trained.version),
         ),

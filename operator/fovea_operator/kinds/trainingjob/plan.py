@@ -131,10 +131,12 @@ def _run_spec(
         return refusal(problems)
     if (blocker := blocker_of((), snapshot.store)) is not None:
         return blocker
+    champion = requested.request.champion if requested is not None else None
     own = BundleInput(digest=old.result.digest, artifact=old.result.bundle) if old.result is not None else None
-    inputs = inputs_of(snapshot, as_asked, own)
+    inputs = inputs_of(snapshot, as_asked, champion or own)
     if isinstance(inputs, Assessment):
         return inputs
+    inputs = inputs.model_copy(update={"champion": champion})
     owner = RunOwner(kind="TrainingJob", name=job.metadata.name)
     nonce = context.restart + (f"@{requested.nonce}" if requested is not None else "")
     return RunSpec(

@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from fovea_trainer.evaluation.bootstrap import intervals
+from fovea_trainer.evaluation.bootstrap import draws
 from fovea_trainer.evaluation.error_analysis import calibration_error, confused_classes, weak_classes
 from fovea_trainer.evaluation.result import (
     Confusion,
@@ -86,7 +86,7 @@ def evaluate_classification(pairs: Pairs, request: EvaluationRequest) -> Evaluat
             *calibration_error(gap),
         ),
         errors={},
-        intervals=intervals(len(samples), partial(_weighted, target, best, count)),
+        draws=draws(len(samples), partial(_weighted, target, best, count)),
     )
 
 

@@ -9,7 +9,7 @@ from fovea_api.common import Task
 from fovea_serving.pipeline import Detection, Prediction
 from numpy.typing import NDArray
 
-from fovea_trainer.evaluation.bootstrap import Interval, Weights, intervals
+from fovea_trainer.evaluation.bootstrap import Draws, Weights, draws
 from fovea_trainer.evaluation.error_analysis import commonest_error, confused_classes, weak_classes, weak_sizes
 from fovea_trainer.evaluation.result import (
     Confusion,
@@ -23,7 +23,7 @@ from fovea_trainer.evaluation.result import (
 from fovea_trainer.tasks.base import EvaluationRequest, Pairs
 from fovea_trainer.tasks.detection.average_precision import AveragePrecision, average_precision, mean_average_precision
 from fovea_trainer.tasks.detection.errors import ERRORS, count_errors
-from fovea_trainer.tasks.detection.intervals import at_50_intervals
+from fovea_trainer.tasks.detection.intervals import at_50_draws
 from fovea_trainer.tasks.detection.matching import GroundTruth, Matches, ground_truth_of, match, match_all
 
 BACKGROUND = "background"
@@ -97,15 +97,15 @@ def evaluate_detection(pairs: Pairs, request: EvaluationRequest) -> EvaluationRe
         ),
         errors=errors,
         threshold=threshold,
-        intervals={
-            **at_50_intervals(ground_truths, detections, matches, len(classes)),
-            **_threshold_intervals(ground_truths, confident_matches),
+        draws={
+            **at_50_draws(ground_truths, detections, matches, len(classes)),
+            **_threshold_draws(ground_truths, confident_matches),
         },
         mistakes=worst_mistakes(names, ground_truths, confident, confident_matches, classes),
     )
 
 
-def _threshold_intervals(ground_truths: Sequence[GroundTruth], matches: Sequence[Matches]) -> dict[str, Interval]:
+def _threshold_draws(ground_truths: Sequence[GroundTruth], matches: Sequence[Matches]) -> dict[str, Draws]:
     counts = np.array([(image.n_true_positives, image.n_predictions) for image in matches], float).reshape(-1, 2)
     objects = np.array([len(image) for image in ground_truths], float)
 
@@ -117,7 +117,7 @@ def _threshold_intervals(ground_truths: Sequence[GroundTruth], matches: Sequence
             "f1": float(2 * correct / (predicted + labelled)) if predicted + labelled else 0.0,
         }
 
-    return intervals(len(matches), metrics)
+    return draws(len(matches), metrics)
 
 
 def threshold_curves(ground_truths: Sequence[GroundTruth], reported: Sequence[Detection]) -> tuple[Curve, ...]:

@@ -8,28 +8,28 @@ import numpy as np
 from fovea_serving.pipeline import Detection
 from numpy.typing import NDArray
 
-from fovea_trainer.evaluation.bootstrap import Interval, Weights, intervals
+from fovea_trainer.evaluation.bootstrap import Draws, Weights, draws
 from fovea_trainer.tasks.detection.matching import GroundTruth, Matches
 
 RESAMPLES = 200
 """Of mAP50; a resample goes through all detections."""
 MOST_DETECTIONS = 300_000
-"""Detections up to which the interval is calculated: some ten seconds."""
+"""Detections up to which it is calculated: some ten seconds."""
 RECALLS = np.linspace(0, 1, 101)
 """Where COCO reads the precision-recall curve."""
 
 
-def at_50_intervals(
+def at_50_draws(
     ground_truths: Sequence[GroundTruth], detections: Sequence[Detection], matches: Sequence[Matches], classes: int
-) -> dict[str, Interval]:
-    """The interval of mAP50; empty where there are too many detections."""
+) -> dict[str, Draws]:
+    """mAP50 in each resample; empty where there are too many detections."""
     if sum(map(len, detections)) > MOST_DETECTIONS:
         return {}
     tables = [_Table(ground_truths, detections, matches, label) for label in range(classes)]
     tables = [table for table in tables if table.objects.any()]
     if not tables:
         return {}
-    return intervals(len(detections), lambda weights: {"mAP50": mean_at_50(tables, weights)}, RESAMPLES)
+    return draws(len(detections), lambda weights: {"mAP50": mean_at_50(tables, weights)}, RESAMPLES)
 
 
 class _Table:

@@ -11,7 +11,7 @@ from fovea_api.errors import CorruptData
 from fovea_serving.pipeline import IGNORE, Prediction, SemanticSegmentation, decode_mask
 from numpy.typing import NDArray
 
-from fovea_trainer.evaluation.bootstrap import Interval, intervals
+from fovea_trainer.evaluation.bootstrap import Draws, draws
 from fovea_trainer.evaluation.error_analysis import confused_classes, weak_classes
 from fovea_trainer.evaluation.result import (
     Confusion,
@@ -72,14 +72,14 @@ def evaluate_segmentation(pairs: Pairs, request: EvaluationRequest) -> Evaluatio
             *confused_classes(confusion, "pixels", {NOT_SEEN: "outside of what the model sees"}),
         ),
         errors={},
-        intervals=_intervals(matrices) if len(matrices) == len(scores) else {},
+        draws=_draws(matrices) if len(matrices) == len(scores) else {},
     )
 
 
-def _intervals(images: Sequence[NDArray[np.int64]]) -> dict[str, Interval]:
+def _draws(images: Sequence[NDArray[np.int64]]) -> dict[str, Draws]:
     """Of the means over the classes, from the confusion of each image."""
     every = np.stack(images)
-    return intervals(len(images), lambda weights: _summary(np.tensordot(weights, every, 1)))
+    return draws(len(images), lambda weights: _summary(np.tensordot(weights, every, 1)))
 
 
 class ConfusionMetrics(EpochMetrics):
