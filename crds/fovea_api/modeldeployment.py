@@ -14,6 +14,7 @@ from fovea_api.common import (
     Cron,
     Definition,
     Detail,
+    Digest,
     Duration,
     Fraction,
     Int,
@@ -39,6 +40,7 @@ from fovea_api.common import (
     parse_duration,
 )
 from fovea_api.partial import PartialOf
+from fovea_api.run import Cause, RunRequests
 from fovea_api.trainingjob import Recipe
 
 PUBLIC_KEY = "cosign.pub"
@@ -471,14 +473,15 @@ class ScheduleTrigger(Model):
     time_zone: TimeZone = "UTC"
     """Time zone of the expression, such as Europe/Berlin."""
     missed: Literal["RunOnce", "Skip"] = "RunOnce"
-    """What happens if the operator was down at a scheduled time."""
+    """What happens if no retraining could start at a scheduled time: the operator was down, the cooldown was not over,
+    or another one was under way. RunOnce: one starts as soon as it can. Skip: the next time counts."""
 
 
 class DriftTrigger(Model):
     """Retraining after drift, once enough new labels exist."""
 
     min_new_labels: Annotated[Int, Field(ge=1, le=10_000_000)] = 100
-    """Minimum number of new labelled images."""
+    """Minimum number of labelled images that the newest dataset version has beyond the one that was trained on last."""
 
 
 class Triggers(Model):
@@ -489,7 +492,7 @@ class Triggers(Model):
     drift: DriftTrigger | None = None
     """Drift, once enough new labels exist."""
     accuracy_below: Fraction | None = None
-    """Live accuracy (from feedback) below this value, 0 to 1."""
+    """Live accuracy (from feedback) that is below this value with a confidence of 95 %, 0 to 1."""
     new_dataset_version: Bool = False
     """A new version of the Dataset."""
 
@@ -506,15 +509,32 @@ RecipePatch = Annotated[Mapping[str, JsonValue], PartialOf(Recipe)]
 """Part of a TrainingJob's recipe: everything optional, no defaults."""
 
 
+class Comparison(Model):
+    """Comparison of a retrained model with the served one on the test split of the newest dataset version, by accuracy,
+    mAP50 or Dice. A model that is not better is kept and not rolled out."""
+
+    min_improvement: Annotated[Number, Field(ge=-1, lt=1)] = 0
+    """Improvement that must be exceeded; a negative value permits a regression."""
+    confidence: Annotated[Number, Field(ge=0.5, le=0.9999)] = 0.99
+    """Confidence with which it must be exceeded: the probability that a model which does not exceed it is rolled out is
+    at most 1 - confidence."""
+
+
 class Retraining(Model):
-    """Automatic retraining. Its runs belong to the served TrainingJob."""
+    """Automatic retraining. Its runs belong to the served TrainingJob. The annotation fovea.dev/retrain=<any new value>
+    asks for one at once."""
 
     triggers: Triggers
     """Triggers of a retraining."""
     cooldown: Duration = "24h"
-    """Minimum time between retrainings."""
+    """Minimum time between retrainings; the annotation does not wait for it."""
+    gpu_hours_per_month: Annotated[Number, Field(gt=0)] | None = None
+    """GPU hours of the retrainings of the last 30 days from which on no further one starts. Absent: no limit."""
     recipe: RecipePatch | None = None
-    """Partial recipe merged over that of the TrainingJob. Absent: no changes."""
+    """Partial recipe merged over that of the TrainingJob. Unless it names another architecture or other weights,
+    training starts from the served model. Absent: no changes."""
+    comparison: Comparison = Comparison()
+    """Comparison with the served model."""
     promotion: Literal["Automatic", "Manual"] = "Automatic"
     """Manual: a retrained model is rolled out only after the annotation fovea.dev/approve=<run> is set."""
 
@@ -744,21 +764,63 @@ class DriftStatus(Model):
     """Result of each detector."""
 
 
+class RetrainingOutcome(StrEnum):
+    """Outcome of a retraining."""
+
+    REFUSED = "Refused"
+    """The TrainingJob cannot run it."""
+    FAILED = "Failed"
+    NOT_ELIGIBLE = "NotEligible"
+    """The model misses success criteria."""
+    NOT_COMPARED = "NotCompared"
+    """The model could not be compared with the served one."""
+    NOT_BETTER = "NotBetter"
+    AWAITING_APPROVAL = "AwaitingApproval"
+    ROLLING_OUT = "RollingOut"
+    PROMOTED = "Promoted"
+    ROLLED_BACK = "RolledBack"
+    SUPERSEDED = "Superseded"
+    """A later version serves, or spec.retraining was removed."""
+
+
 class RetrainingEvent(Model):
     """One retraining and its outcome."""
 
-    run: RunName
-    """Name of the run."""
+    cause: Cause
+    """Unique cause; each leads to one run."""
+    run: RunName | None = None
+    """Name of the run. Absent: there is none yet."""
     trigger: Word
     """Trigger of the retraining."""
     time: Time
     """Time of the trigger."""
-    outcome: Word | None = None
+    dataset_version: Digest | None = None
+    """Newest version of the dataset at that time."""
+    served: RunName
+    """Run of the model that was served at that time, the champion."""
+    outcome: RetrainingOutcome | None = None
     """Outcome. Absent: in progress."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """Explanation of trigger and outcome."""
+    improvement: Number | None = None
+    """Improvement over the served model on the same test images."""
+    improvement_above: Number | None = None
+    """Value that the improvement exceeds, with the confidence of spec.retraining.comparison."""
+    gpu_hours: Annotated[Number, Field(ge=0)] = 0
+    """GPU hours of the run."""
 
 
 class RetrainingStatus(Model):
     """State of automatic retraining."""
+
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """What is under way, or what a trigger waits for."""
+    annotation: Annotated[str, Field(max_length=256)] = ""
+    """Value of the annotation fovea.dev/retrain that was acted on last."""
+    dataset_version: Digest | None = None
+    """Newest dataset version that a retraining was asked for."""
+    images: Count | None = None
+    """Number of its images."""
 
     last_trigger: Word | None = None
     """Trigger of the last retraining."""
@@ -799,6 +861,8 @@ class ModelDeploymentStatus(Status):
     """State of drift detection."""
     retraining: RetrainingStatus | None = None
     """State of automatic retraining."""
+    run_requests: RunRequests = ()
+    """Runs that the served TrainingJob is asked for."""
 
 
 class ModelDeployment(Resource):

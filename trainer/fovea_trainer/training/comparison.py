@@ -92,5 +92,7 @@ def _fetch(source: BundleInput, folder: Path) -> Bundle:
     StorePath.parse(source.artifact).download_tree(folder)
     bundle = load_bundle(folder)
     if bundle.digest != source.digest:
-        raise CorruptBundle(f"the manifest's digest is {bundle.digest}, not {source.digest}", source.artifact, COPY_AGAIN)
+        raise CorruptBundle(
+            f"the manifest's digest is {bundle.digest}, not {source.digest}", source.artifact, COPY_AGAIN
+        )
     return bundle
