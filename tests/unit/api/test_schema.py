@@ -259,7 +259,15 @@ class TestKinds:
             if "x-kubernetes-preserve-unknown-fields" in node
         }
         pods = ("affinity", "volumes[]", "volumeMounts[]", "env[]")
-        fields = ("options[]", "choice[]", "values[]", "parameters[]", "spec.recipe", "spec.request.recipe")
+        fields = (
+            "options[]",
+            "choice[]",
+            "values[]",
+            "parameters[]",
+            "spec.recipe",
+            "spec.request.recipe",
+            "runRequests[].recipe",
+        )
         assert {path for path in found if not path.endswith((*pods, *fields))} == set()
 
     def test_stored_defaults_are_those_of_the_fields(self, kind: type[Resource]) -> None:
