@@ -41,6 +41,11 @@ def _tests(folder: str, *names: str) -> tuple[str, ...]:
     return tuple(f"tests/unit/{folder}/test_{name}.py" for name in names)
 
 
+PLANNERS = (
+    *("dataset", "trainingjob", "tuningsweep", "modeldeployment", "canary", "requests", "cleanup", "usage", "endings"),
+    *("recorded_plans", "recorded_runs", "engine", "kstatus"),
+)
+"""Tests of what planners decide. Not among them are those with Hypothesis, which runs in one process alone."""
 AREAS = {
     "operator": (
         Area("fovea_operator", ("queue.py",), _tests("operator", "queue"), 0.85),
@@ -49,7 +54,7 @@ AREAS = {
         Area("fovea_operator", ("runs/lifecycle.py",), _tests("operator", "lifecycle", "endings", "kueue"), 0.85),
         Area("fovea_operator", ("ownership.py",), _tests("operator", "ownership", "apply"), 0.85),
         Area("fovea_operator", ("cleanups/plan.py",), _tests("operator", "cleanup"), 0.85),
-        Area("fovea_operator", ("kinds/*/plan*.py", "runs/plan.py"), ("tests/unit/operator",), 0.85),
+        Area("fovea_operator", ("kinds/*/plan*.py", "runs/plan.py"), _tests("operator", *PLANNERS), 0.85),
     ),
     "training": (
         Area("fovea_trainer/models", ("losses.py",), _tests("models", "losses"), 0.8),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -260,55 +261,58 @@ def at_work_or_done(**status: Any) -> RunView:
     return replace(missed(WAITING, phase="Running", attempts=[attempt(WAITING)], **status), children=(child(WAITING),))
 
 
-AFTER_DELETION: dict[str, tuple[Plan, dict[str, Any]]] = {
+AFTER_DELETION: dict[str, tuple[Callable[[], Plan], dict[str, Any]]] = {
     "a pod of an earlier attempt lives": (
-        after_deletion(replace(missed(WAITING, attempts=[attempt(WAITING, "Failed")]), pods=("p",))),
+        lambda: after_deletion(replace(missed(WAITING, attempts=[attempt(WAITING, "Failed")]), pods=("p",))),
         {"started": False, "reason": "Stopping"},
     ),
     "it was seen missing just now": (
-        after_deletion(settled(WAITING)),
+        lambda: after_deletion(settled(WAITING)),
         {"started": False, "deleted": [], "reason": "Deleted", "requeue": 60.0},
     ),
     "it was seen missing a while ago": (
-        after_deletion(missed(WAITING), now=NOW + timedelta(seconds=20)),
+        lambda: after_deletion(missed(WAITING), now=NOW + timedelta(seconds=20)),
         {"started": False, "deleted": [], "requeue": 40.0},
     ),
-    "nothing refers to it": (after_deletion(missed(WAITING)), {"started": True, "deleted": []}),
+    "nothing refers to it": (lambda: after_deletion(missed(WAITING)), {"started": True, "deleted": []}),
     "a backup brought the Run back without its object": (
-        after_deletion(WAITING, now=NOW + timedelta(days=1)),
+        lambda: after_deletion(WAITING, now=NOW + timedelta(days=1)),
         {"started": False, "deleted": [], "reason": "Unconfirmed", "requeue": None},
     ),
     "its policy was Retain in the end": (
-        after_deletion(missed(WAITING), retained=True),
+        lambda: after_deletion(missed(WAITING), retained=True),
         {"started": False, "deleted": [WAITING.name]},
     ),
     "its policy was Retain in the end, but data of the one before go already": (
-        after_deletion(at_work_or_done(), retained=True),
+        lambda: after_deletion(at_work_or_done(), retained=True),
         {"started": False, "deleted": [], "reason": "Running"},
     ),
     "something does": (
-        after_deletion(missed(WAITING), users=tuple(f"Pod p{number}" for number in range(7))),
+        lambda: after_deletion(missed(WAITING), users=tuple(f"Pod p{number}" for number in range(7))),
         {"started": False, "reason": "InUse", "requeue": 15.0},
     ),
     "another namespace has the same store": (
-        after_deletion(missed(WAITING), shared="b"),
+        lambda: after_deletion(missed(WAITING), shared="b"),
         {"started": False, "deleted": [], "reason": "StoreShared", "requeue": 15.0},
     ),
     "the store's claim is missing": (
-        after_deletion(missed(WAITING), missing=(Reference("PersistentVolumeClaim", "store", "the store"),)),
+        lambda: after_deletion(missed(WAITING), missing=(Reference("PersistentVolumeClaim", "store", "the store"),)),
         {"started": False, "reason": "PersistentVolumeClaimNotFound"},
     ),
-    "its pod is at work": (after_deletion(at_work_or_done()), {"started": False, "deleted": [], "reason": "Running"}),
+    "its pod is at work": (
+        lambda: after_deletion(at_work_or_done()),
+        {"started": False, "deleted": [], "reason": "Running"},
+    ),
     "an attempt failed": (
-        after_deletion(missed(WAITING, attempts=[attempt(WAITING, "Failed")])),
+        lambda: after_deletion(missed(WAITING, attempts=[attempt(WAITING, "Failed")])),
         {"started": True},
     ),
     "it succeeded": (
-        after_deletion(at_work_or_done(result={"completedAt": NOW})),
+        lambda: after_deletion(at_work_or_done(result={"completedAt": NOW})),
         {"started": False, "deleted": [WAITING.name]},
     ),
     "it failed for good": (
-        after_deletion(at_work_or_done(result=FAILED["result"])),
+        lambda: after_deletion(at_work_or_done(result=FAILED["result"])),
         {"started": False, "deleted": [], "reason": "AccessDenied", "requeue": SETTINGS.exit_grace_seconds},
     ),
 }
@@ -316,7 +320,8 @@ AFTER_DELETION: dict[str, tuple[Plan, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", AFTER_DELETION)
 def test_after_an_object_was_deleted(name: str) -> None:
-    plan, expected = AFTER_DELETION[name]
+    planned, expected = AFTER_DELETION[name]
+    plan = planned()
     status = status_of(plan, WAITING.name)
     found = {
         "started": bool(made(plan, JOB)),
@@ -327,6 +332,24 @@ def test_after_an_object_was_deleted(name: str) -> None:
     assert {key: found[key] for key in expected} == expected
 
 
+def test_a_run_that_a_backup_brought_back_says_so_once() -> None:
+    status = status_of(after_deletion(WAITING), WAITING.name)
+    assert {status["observedGeneration"], *(each["observedGeneration"] for each in status["conditions"])} == {1}
+    reported = {"progress": {"epoch": 1}, "result": {"completedAt": NOW}}
+    assert after_deletion(with_status(WAITING, **status, **reported)).writes == ()
+
+
+def test_an_object_waits_for_what_its_pods_mount_and_for_what_is_left_of_the_one_before() -> None:
+    for more, reason in (
+        ({"missing": (Reference("Secret", "keys", "the store's credentials"),)}, "SecretNotFound"),
+        ({"leftover": Key(JOB, "ns", "r-before-1")}, "Stopping"),
+    ):
+        plan = of_dataset(dataset(), **more)
+        assert made(plan, RUN, "DatasetBuild")
+        assert not made(plan, JOB)
+        assert ready(status_of(plan, "cells"))[0] == reason
+
+
 def test_an_object_that_comes_back_makes_its_cleanup_wait_anew() -> None:
     for view in (WAITING, with_status(WAITING, **status_of(after_deletion(WAITING), WAITING.name)), missed(WAITING)):
         back = with_status(view, **status_of(of_dataset(dataset(**POLICY), cleanups=(view,)), view.name))
@@ -335,8 +358,12 @@ def test_an_object_that_comes_back_makes_its_cleanup_wait_anew() -> None:
 
 
 def test_users_are_listed_and_the_list_stays_short() -> None:
-    plan, _ = AFTER_DELETION["something does"]
-    assert ready(status_of(plan, WAITING.name))[1].endswith("Pod p0, Pod p1, Pod p2, Pod p3, Pod p4 and 2 more")
+    def words(users: int) -> str:
+        plan = after_deletion(missed(WAITING), users=tuple(f"Pod p{number}" for number in range(users)))
+        return ready(status_of(plan, WAITING.name))[1].partition("deleted: ")[2]
+
+    assert words(7) == "Pod p0, Pod p1, Pod p2, Pod p3, Pod p4 and 2 more"
+    assert words(5) == "Pod p0, Pod p1, Pod p2, Pod p3, Pod p4"
 
 
 def test_the_last_failure_names_the_remedy() -> None:
@@ -368,6 +395,16 @@ def test_a_cleanup_stopped_by_an_infrastructure_fault_says_whom_to_annotate() ->
     waits = status_of(after_deletion(missed(WAITING, attempts=[BLOCKED | {"endTime": LATER}])), WAITING.name)
     assert ready(waits)[0] == "AccessDenied"
     assert f"kubectl annotate run {WAITING.name} fovea.dev/retry=now" in ready(waits)[1]
+
+
+def test_while_the_object_lives_it_is_the_one_to_annotate() -> None:
+    cleanup = replace(with_status(WAITING, phase="Failed"), children=(child(WAITING, ChildState.RUNNING),))
+    failed = with_status(
+        cleanup, phase="Failed", attempts=[attempt(WAITING, "Failed") | {"number": n} for n in range(1, 22)]
+    )
+    plan = of_dataset(dataset(**POLICY), cleanups=(failed,))
+    message = ready(status_of(plan, failed.name))[1]
+    assert message.endswith("to try again give the annotation fovea.dev/retry of dataset cells a new value)")
 
 
 # --- retainVersions ------------------------------------------------------------------------------------------------
