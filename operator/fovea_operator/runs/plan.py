@@ -388,8 +388,9 @@ def owner_fields(
 
 def end_events(context: Context, run: str, assessment: Assessment, old: RunOwnerStatus) -> tuple[Write, ...]:
     """The event that says how a run came out, once."""
-    before = condition_of(old, "Ready")
-    reported = old.run == run and before is not None and before.reason == assessment.reason
+    before, under_way = condition_of(old, "Ready"), condition_of(old, "Reconciling")
+    ended = old.run == run and (under_way is None or under_way.status != "True")
+    reported = ended and before is not None and before.reason == assessment.reason
     if reported or assessment.reconciling or not (assessment.ready or assessment.stalled):
         return ()
     type: Literal["Normal", "Warning"] = "Normal" if assessment.ready else "Warning"

@@ -130,6 +130,13 @@ def test_what_builds_again(name: str) -> None:
     assert not found.writes or status_of(found)["version"] == VERSION
 
 
+def test_that_a_run_was_created_is_reported_once_while_it_waits() -> None:
+    secret = (Reference("Secret", "keys", "the store's credentials"),)
+    assert events(plan(dataset(), missing=secret)) == ["RunCreated"]
+    view = build()
+    assert events(plan(dataset({"run": view.name}), view, missing=secret)) == []
+
+
 def test_nothing_changed_plans_nothing() -> None:
     status, view = settled(succeeded())
     assert plan(dataset(status), view) == Plan()

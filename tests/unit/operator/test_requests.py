@@ -18,7 +18,7 @@ from fovea_operator.runs.requests import Requested
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
-from fovea_operator.writes import Create, Delete, SetStatus
+from fovea_operator.writes import Create, Delete, Emit, SetStatus
 
 NOW = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
 OLD, NEW = f"sha256-{'1' * 64}", f"sha256-{'2' * 64}"
@@ -38,6 +38,7 @@ class World:
     requests: list[Requested] = field(default_factory=list)
     runs: dict[str, RunView] = field(default_factory=dict)
     status: dict[str, Any] | None = None
+    events: list[str] = field(default_factory=list)
     lost_status: bool = False
     """Whether the operator dies before it writes the job's status."""
 
@@ -68,6 +69,8 @@ class World:
                     self.runs[write.key.name] = RunView(run, ())
                 case SetStatus() if write.key.kind == RUN:
                     self.set_status(write.key.name, RunStatus.model_validate(dict(write.status)))
+                case Emit():
+                    self.events.append(write.reason)
                 case Delete() if write.key.kind == RUN:
                     del self.runs[write.key.name]
                 case SetStatus() if write.key.kind == TRAINING_JOB and not self.lost_status:
@@ -142,6 +145,27 @@ def test_a_request_is_answered_by_a_run_of_the_job_with_the_patched_recipe() -> 
     assert world.condition("Reconciling")[0] == "False"
     assert [world.step() for _ in range(3)] == [second] * 3
     assert len(world.runs) == 2
+
+
+def test_the_run_of_the_model_that_is_served_stays_until_there_is_a_newer_one() -> None:
+    world, first = trained(spec={"runPolicy": {"historyLimit": 1}})
+    world.asks("drift-1", {"training": {"epochs": 3}})
+    second = world.step()
+    assert set(world.runs) == {first, second}
+    world.ends(second)
+    assert set(world.runs) == {second}
+
+
+def test_how_a_run_came_out_is_reported_once_and_not_while_a_requested_one_works() -> None:
+    world, _ = trained()
+    assert world.events.count("Succeeded") == 1
+    world.asks("drift-1", {"training": {"epochs": 3}})
+    second = world.step()
+    world.step()
+    assert world.events.count("Succeeded") == 1
+    world.ends(second)
+    world.step()
+    assert world.events.count("Succeeded") == 2
 
 
 def test_an_edit_beside_the_recipe_leaves_the_requested_run_alone_and_an_edit_of_it_does_not() -> None:

@@ -9,14 +9,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from fovea_api.run import Run, RunOwnerStatus, RunStatus, RunType, RunUsage, Usage
+from fovea_api.run import Run, RunOwnerStatus, RunStatus, RunType, RunUsage, Usage, UsageOfRuns
 from fovea_operator.cache import Cache
 from fovea_operator.kinds import builtin
-from fovea_operator.objects import POD, RAY_JOB, Key
+from fovea_operator.objects import POD, RAY_JOB, TRAINING_JOB, Key
+from fovea_operator.runs.plan import own_status
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.runs.usage import counted, usage_counts, usage_of, with_usage
 from fovea_operator.workloads.demand import PodTime, pod_time
 from fovea_operator.workloads.workload import Child, ChildState
+from fovea_operator.writes import SetStatus
 
 START = datetime(2026, 11, 26, 8, 0, tzinfo=UTC)
 
@@ -175,6 +177,14 @@ def test_runs_that_the_history_limit_deletes_stay_in_the_sum_and_count_once() ->
     assert usage_of(runs, names[2:], cut_off, at(0)) == made
     assert usage_of(runs[:2], (), cut_off, at(0)) == made
     assert usage_of([], (), RunOwnerStatus(), at(0)) is None
+
+
+def test_that_pods_run_on_is_no_news_about_their_object_and_their_end_is() -> None:
+    key = Key(TRAINING_JOB, "ns", "job")
+    old, new = (RunOwnerStatus(usage=UsageOfRuns(cpu_hours=hours)) for hours in (1, 2))
+    assert own_status(key, old, new, [view(pod(0))]) == ()
+    assert own_status(key, old, new, [view(pod(0, until=60))]) == (SetStatus(key, new.to_dict()),)
+    assert own_status(key, None, new, [view(pod(0))]) == (SetStatus(key, new.to_dict()),)
 
 
 def test_what_a_pod_reserves_and_how_long() -> None:
