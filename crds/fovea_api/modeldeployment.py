@@ -758,6 +758,8 @@ class DriftStatus(Model):
 
     state: Literal["None", "Suspected", "Detected", "Unknown"]
     """One-word summary."""
+    since: Time | None = None
+    """Time since when it has been so."""
     score: Number | None = None
     """Largest effect size of all detectors."""
     detectors: Annotated[tuple[DetectorResult, ...], Field(max_length=8)] = ()
@@ -920,8 +922,6 @@ def without_effect(spec: ModelDeploymentSpec) -> tuple[str, ...]:
         "feedback": spec.monitoring.feedback is not None and spec.monitoring.feedback.enabled,
     }
     words = [f"spec.monitoring.{name}" for name, asked in parts.items() if asked]
-    if spec.retraining is not None:
-        words.append("spec.retraining: nothing asks for a training")
     if spec.runtime == "Triton" and spec.scaling.min_replicas == 0:
         words.append("spec.scaling.minReplicas 0: a HorizontalPodAutoscaler keeps one replica of Triton")
     return tuple(words)

@@ -240,4 +240,4 @@ async def test_the_north_star_is_served_with_words_about_what_does_not_act_yet(w
         )
         words = next(each for each in found if each["type"] == "FullySupported")
         assert words["status"] == "False"
-        assert "spec.retraining" in words["message"]
+        assert "spec.monitoring" in words["message"]

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fovea_api.criteria import eligible, evaluate_criteria
-from fovea_api.modeldeployment import DeployedVersion, ModelDeploymentSpec
+from fovea_api.modeldeployment import DeployedVersion, ModelDeploymentSpec, ModelDeploymentStatus
 from fovea_api.run import RunType
 
 from fovea_operator.conditions import Assessment, condition_of, progressing
+from fovea_operator.kinds.modeldeployment.retraining import may_serve, may_serve_result
 from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
 from fovea_operator.objects import TRAINING_JOB, TUNING_SWEEP, Kind
 from fovea_operator.workloads.rayservice import uses_gpu
@@ -104,9 +105,15 @@ def _eligible(snapshot: DeploymentSnapshot) -> Iterator[_Bundle]:
     assert job is not None
     result = job.status.result if job.status is not None else None
     known = {run.metadata.name for run in snapshot.trainings}
-    if result is not None and result.run not in known and result.eligible:
+    status = snapshot.deployment.status or ModelDeploymentStatus()
+    if result is not None and result.run not in known and result.eligible and may_serve_result(result.run, status):
         yield _Bundle(result.bundle, result.run)
+    retraining, name = snapshot.deployment.spec.retraining, snapshot.deployment.metadata.name
+    comparison = retraining.comparison if retraining is not None else None
+    manual = retraining is not None and retraining.promotion == "Manual"
     for run in snapshot.trainings:
+        if not may_serve(run, name, status, comparison, manual):
+            continue
         made = run.status.result if run.status is not None else None
         if run.spec.type is not RunType.TRAINING or made is None or made.error is not None or not made.artifact:
             continue

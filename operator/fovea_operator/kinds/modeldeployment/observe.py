@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from fovea_api.common import Reference
+from fovea_api.dataset import Dataset
 from fovea_api.modeldeployment import ModelDeployment, ModelDeploymentSpec, references
 from fovea_api.trainingjob import TrainingJob
 from fovea_api.tuningsweep import TuningSweep
@@ -12,6 +13,7 @@ from fovea_api.tuningsweep import TuningSweep
 from fovea_operator.kinds.modeldeployment.build import CHILDREN
 from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
 from fovea_operator.objects import (
+    DATASET,
     POD,
     SECRET,
     TRAINING_JOB,
@@ -49,11 +51,14 @@ async def observe_deployment(observer: Observer, key: Key, now: datetime) -> Dep
     secrets = [reference for reference in references(spec) if reference.kind == SECRET.name]
     needed: list[Reference] = [*secret_of(store), *secrets, *claims_of([(spec.model.uri or "", "spec.model.uri")])]
     pods = tuple(observer.cache.owned(key, POD))
+    data = Key(DATASET, key.namespace, job.spec.dataset_ref.name) if job is not None else None
     return DeploymentSnapshot(
         deployment=deployment,
         job=job,
         sweep=sweep,
         trainings=tuple(view.run for view in newest),
+        dataset=observer.readable(Dataset, data) if data is not None else None,
+        dataset_sizes=_sizes(observer, data) if data is not None else {},
         unreadable=frozenset(
             other for other in referred if found[other.kind] is None and observer.cache.get(other) is not None
         ),
@@ -76,6 +81,13 @@ def _followed(observer: Observer, key: Key, spec: ModelDeploymentSpec) -> tuple[
     sweep = observer.readable(TuningSweep, Key(TUNING_SWEEP, key.namespace, model.tuning_sweep_ref.name))
     promoted = sweep.spec.promote if sweep is not None else None
     return sweep, promoted.name if promoted is not None else ""
+
+
+def _sizes(observer: Observer, dataset: Key) -> dict[str, int]:
+    """Images of the versions of a Dataset, as its builds report them."""
+    results = (view.status.result for view in known_runs(observer, dataset))
+    made = [result.dataset for result in results if result is not None and result.dataset is not None]
+    return {summary.version: summary.images for summary in made}
 
 
 def _children(observer: Observer, key: Key, uid: str) -> dict[Key, JsonObject]:

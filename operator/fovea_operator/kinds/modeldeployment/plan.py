@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from fovea_api.common import Condition
 from fovea_api.gateway import GatewayConfig
@@ -15,6 +15,7 @@ from fovea_api.modeldeployment import (
     DeployedVersion,
     ModelDeploymentStatus,
     ObjectiveResult,
+    RetrainingStatus,
     RolloutPhase,
     StableVersion,
     without_effect,
@@ -31,7 +32,7 @@ from fovea_operator.conditions import (
     stalled,
     suspended,
 )
-from fovea_operator.kinds.modeldeployment import objectives
+from fovea_operator.kinds.modeldeployment import objectives, retraining
 from fovea_operator.kinds.modeldeployment.build import (
     CHILDREN,
     gateway_children,
@@ -43,10 +44,13 @@ from fovea_operator.kinds.modeldeployment.build import (
 from fovea_operator.kinds.modeldeployment.bundles import is_same, resolve
 from fovea_operator.kinds.modeldeployment.canary import COMMAND, RETRY, Observed, Transition, Versions, advance
 from fovea_operator.kinds.modeldeployment.counting import counted, stable_latency
+from fovea_operator.kinds.modeldeployment.retraining import Advanced, withdrawn
+from fovea_operator.kinds.modeldeployment.retraining_inputs import observed_of
 from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
 from fovea_operator.objects import DEPLOYMENT, MODEL_DEPLOYMENT, RAY_SERVICE, JsonObject, Key, text, uid_of
 from fovea_operator.prerequisites import missing
 from fovea_operator.runs.plan import blocker_of, own_status
+from fovea_operator.schedule import InvalidSchedule
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.deployment import triton_state
 from fovea_operator.workloads.rayservice import NAME_LENGTH as RAY_NAME_LENGTH
@@ -148,6 +152,17 @@ class _Planner:
         )
 
     @cached_property
+    def retraining(self) -> Advanced | InvalidSchedule:
+        """Where retrainings stand, or why the schedule of theirs means nothing."""
+        spec, old = self.serving.spec.retraining, self.old.retraining or RetrainingStatus()
+        if spec is None:
+            return Advanced(withdrawn(old), (), (), None)
+        try:
+            return retraining.advance(old, self.old.run_requests, spec, observed_of(self.snapshot))
+        except InvalidSchedule as error:
+            return error
+
+    @cached_property
     def drained(self) -> bool:
         """Whether no request is with the retiring version any more: every gateway has left it for so long."""
         retiring = self.recorded.retiring
@@ -218,7 +233,18 @@ class _Planner:
         stable, candidate = self.rollout.stable, self.rollout.candidate
         if self.rollout.retiring is not None or (stable is not None and not self.answers(stable)):
             return _SECOND
-        return self.settings.metrics_seconds if stable is not None and candidate is not None else None
+        waits = [self.settings.metrics_seconds] if stable is not None and candidate is not None else []
+        return min((*waits, *self.looks_at_retraining()), default=None)
+
+    def looks_at_retraining(self) -> Iterator[float]:
+        """Seconds until a schedule or a cooldown, and between looks at the Dataset: its versions wake the job alone."""
+        spec = self.serving.spec.retraining
+        if spec is None or not isinstance(self.retraining, Advanced):
+            return
+        if (wait := self.retraining.look_after) is not None:
+            yield wait.total_seconds() + _SECOND
+        if spec.triggers.new_dataset_version or spec.triggers.drift is not None:
+            yield self.settings.reference_poll_seconds
 
     def children(self, assessment: Assessment) -> Iterator[JsonObject]:
         """Gateway and its configuration first: it answers with the reason until a version does."""
@@ -255,7 +281,9 @@ class _Planner:
         words = f"version {stable.name} answers at {url(self.serving, self.settings)}"
         if isinstance(self.target, Assessment):
             words += f"; {self.target.reason}: {self.target.message}"
-        return ready("Serving", words, meanwhile=transition or blocker)
+        error = self.retraining if isinstance(self.retraining, InvalidSchedule) else None
+        wrong = stalled(error.reason, str(error)) if error is not None else None
+        return ready("Serving", words, meanwhile=transition or blocker or wrong)
 
     def missing_kind(self) -> Assessment | None:
         """That the cluster lacks a kind that the spec needs."""
@@ -346,7 +374,16 @@ class _Planner:
             rollout_command=rollout.command,
             objectives=results,
             metrics=objectives.metrics(self.snapshot.measured),
+            **self.retraining_fields(),
         )
+
+    def retraining_fields(self) -> dict[str, Any]:
+        """What the status says of retrainings; a schedule that means nothing leaves it as it was."""
+        if not isinstance(self.retraining, Advanced):
+            return {"retraining": self.old.retraining, "run_requests": self.old.run_requests}
+        status = self.retraining.status
+        known = self.serving.spec.retraining is not None or bool(status.history)
+        return {"retraining": status if known else None, "run_requests": self.retraining.requests}
 
     def common_conditions(self, assessment: Assessment) -> tuple[Condition, ...]:
         """The conditions that every kind has."""
@@ -396,6 +433,9 @@ class _Planner:
             yield Emit(key, "Normal", "VersionRemoved", words, f"{old.retiring.name}@{old.retiring.since}")
         if words := self.ignored_fields():
             yield from self.warning("NotSupported", words, condition_of(old, SUPPORTED))
+        if isinstance(self.retraining, Advanced):
+            for each in self.retraining.transitions:
+                yield Emit(key, each.type, each.reason, each.message, each.once)
         yield from self.stalled_event(assessment)
 
     def stalled_event(self, assessment: Assessment) -> Iterator[Write]:

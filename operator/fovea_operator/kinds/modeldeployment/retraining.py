@@ -214,18 +214,25 @@ def may_serve(run: Run, name: str, status: ModelDeploymentStatus, comparison: Co
         return True
     if origin.name != name:
         return False
-    event = event_of(status, run.metadata.name)
+    history = status.retraining.history if status.retraining is not None else ()
+    event = next((event for event in history if event.cause == origin.cause), None)
     if event is None:
         metrics = run.status.result.metrics if run.status is not None and run.status.result is not None else {}
         return not manual and judge(metrics, comparison or Comparison()).better
+    return _is_released(event, status)
+
+
+def may_serve_result(run: str, status: ModelDeploymentStatus) -> bool:
+    """The same of a run whose Run was deleted with the history, as far as status records it."""
+    history = status.retraining.history if status.retraining is not None else ()
+    event = next((event for event in history if event.run == run), None)
+    return event is None or _is_released(event, status)
+
+
+def _is_released(event: RetrainingEvent, status: ModelDeploymentStatus) -> bool:
+    """A version that was rolled back last is known as that by the rollout, which may try it again on request."""
     failed = status.rolled_back is not None and status.rolled_back.run == event.run
     return event.outcome in RELEASED and (failed or event.outcome != Outcome.ROLLED_BACK)
-
-
-def event_of(status: ModelDeploymentStatus, run: str) -> RetrainingEvent | None:
-    """The retraining that made a run, if status records it."""
-    history = status.retraining.history if status.retraining is not None else ()
-    return next((event for event in history if event.run == run), None)
 
 
 # --- Champion and challenger -----------------------------------------------------------------------------------------

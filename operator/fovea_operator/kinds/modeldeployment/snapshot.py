@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from fovea_api.common import Reference
+from fovea_api.dataset import Dataset
 from fovea_api.modeldeployment import ModelDeployment
 from fovea_api.run import Run
 from fovea_api.trainingjob import TrainingJob
@@ -28,6 +29,10 @@ class DeploymentSnapshot:
     """The TuningSweep that is referred to."""
     trainings: tuple[Run, ...] = ()
     """The job's trainings, newest first."""
+    dataset: Dataset | None = None
+    """The Dataset that the job trains on."""
+    dataset_sizes: Mapping[str, int] = field(default_factory=dict)
+    """Images of each of its versions that a build has on record."""
     unreadable: frozenset[Key] = frozenset()
     """What is referred to, exists, and cannot be read by this version of the API."""
     names: tuple[str, ...] = ()
