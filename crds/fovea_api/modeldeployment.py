@@ -751,6 +751,12 @@ class DetectorResult(Model):
     """Effect size of the change."""
     drifted: Bool
     """Whether the change counts as drift."""
+    feature: Word | None = None
+    """Feature with the largest effect."""
+
+
+Sums = Annotated[tuple[Number, ...], Field(max_length=8)]
+Histogram = Annotated[tuple[Number, ...], Field(max_length=256)]
 
 
 class DriftStatus(Model):
@@ -764,6 +770,28 @@ class DriftStatus(Model):
     """Largest effect size of all detectors."""
     detectors: Annotated[tuple[DetectorResult, ...], Field(max_length=8)] = ()
     """Result of each detector."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """Explanation of the state."""
+    version: ObjectName | None = None
+    """Version of the model whose requests are monitored."""
+    started: Time | None = None
+    """Start of the week in which windows are compared with each other, or in which the reference is collected."""
+    window_start: Time | None = None
+    """Start of the present window."""
+    windows: Count = 0
+    """Number of windows so far."""
+    kept_budget: Number | None = None
+    """False alarms per year that can be kept with this reference. Absent: it is large enough."""
+    wealth: Metrics = {}
+    """Logarithm of the evidence of each test."""
+    spreads: Annotated[Mapping[Word, Sums], Field(max_length=1024)] = {}
+    """Differences between the windows of the first week, as sums."""
+    reference: Annotated[Mapping[Word, Histogram], Field(max_length=64)] = {}
+    """Images of the first week in production by feature and bin, for reference FirstWeek."""
+    reference_images: Count = 0
+    """Number of images of that reference."""
+    reference_is_whole: Bool = False
+    """Whether the first week is over."""
 
 
 class RetrainingOutcome(StrEnum):
@@ -888,6 +916,7 @@ class ModelDeployment(Resource):
             Column("Candidate", ".status.candidate.name", wide=True),
             Column("Weight", ".status.candidate.weight", "integer", "Per cent for the candidate", wide=True),
             Column("Drift", ".status.drift.state", wide=True),
+            Column("Retraining", ".status.retraining.history[0].outcome", wide=True),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
     )
@@ -918,7 +947,6 @@ def without_effect(spec: ModelDeploymentSpec) -> tuple[str, ...]:
     """What is asked for and does not act in this version, in words; the model is served all the same."""
     parts = {
         "captures": spec.monitoring.captures is not None,
-        "drift": spec.monitoring.drift is not None,
         "feedback": spec.monitoring.feedback is not None and spec.monitoring.feedback.enabled,
     }
     words = [f"spec.monitoring.{name}" for name, asked in parts.items() if asked]

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
-from fovea_api.profile import LABELLED, LABELLED_PAIRS
+from fovea_api.profile import (
+    CLASSES,
+    FEATURES,
+    LABELLED,
+    LABELLED_PAIRS,
+    REFERENCE,
+    REFERENCE_CLASSES,
+    REFERENCE_ITEMS,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 REQUESTS, SECONDS = "fovea_serving_requests_total", "fovea_serving_request_seconds_bucket"
@@ -20,7 +28,13 @@ REVISION = "fovea_serving_configuration"
 TESTED, FAILED = "fovea_serving_rollout_requests_total", "fovea_serving_rollout_failures_total"
 SLOW, COMPARED = "fovea_serving_rollout_slow_total", "fovea_serving_rollout_compared_total"
 """Series by which a candidate is tested: requests, those that failed, those over a limit, and compared answers."""
+DRIFT: Mapping[str, str] = {CLASSES: "class"} | {f"{feature.metric}_bucket": "le" for feature in FEATURES.values()}
+"""Series of a gateway that count what images and answers are like, each with the label that matters."""
 LABELS: Mapping[str, str] = {
+    **DRIFT,
+    REFERENCE: "feature,le",
+    REFERENCE_CLASSES: "class",
+    REFERENCE_ITEMS: "",
     REQUESTS: "code",
     SECONDS: "le",
     REVISION: "revision",
@@ -31,7 +45,7 @@ LABELS: Mapping[str, str] = {
     LABELLED: "outcome",
     LABELLED_PAIRS: "outcome",
 }
-"""The series that are read, each with the label that matters beside run and role."""
+"""The series that are read, each with the labels that matter beside run and role, separated by commas."""
 STABLE, SHADOW = "stable", "shadow"
 """Values of the label `role`."""
 MIN_REQUESTS = 20
@@ -45,7 +59,7 @@ class Series(NamedTuple):
     run: str = ""
     role: str = ""
     label: str = ""
-    """Value of the label that matters, see LABELS."""
+    """Values of the labels that matter, see LABELS, separated by commas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,8 @@ class Measured:
     """The revision of the configuration that a gateway pod follows, by the pod's address."""
     silent: int = 0
     """Gateway pods that did not answer."""
+    images: Mapping[Series, float] = field(default_factory=dict, compare=False)
+    """What was counted of DRIFT since the start of the window that was asked for."""
     samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict, compare=False)
     """All of the window, by the pod's address, oldest first; always another, so it is no news by itself."""
 
@@ -162,8 +178,9 @@ def read_sample(text: str, at: float) -> Sample:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name in LABELS:
-                found = (sample.labels.get(name, "") for name in ("run", "role", LABELS[sample.name]))
-                values[Series(sample.name, *found)] = sample.value
+                run, role = (sample.labels.get(name, "") for name in ("run", "role"))
+                label = ",".join(sample.labels.get(name, "") for name in LABELS[sample.name].split(","))
+                values[Series(sample.name, run, role, label)] = sample.value
     return Sample(at, values)
 
 

@@ -11,10 +11,22 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import aiohttp
 
-from fovea_operator.measurement import NOTHING, REQUESTS, SECONDS, Measured, Sample, read_sample, summarize
+from fovea_operator.measurement import (
+    DRIFT,
+    NOTHING,
+    REQUESTS,
+    SECONDS,
+    Measured,
+    Sample,
+    Series,
+    increases,
+    read_sample,
+    summarize,
+)
 from fovea_operator.objects import Key, View, text
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.deployment import GATEWAY_METRICS_PORT
@@ -34,6 +46,21 @@ def gateways_of(pods: Iterable[View]) -> tuple[str, ...]:
 
 
 @dataclass(slots=True)
+class _Window:
+    """Images that were counted since its start, in all pods together. What a pod had counted before it was first seen
+    is of no known time, and left out."""
+
+    since: datetime
+    counts: dict[Series, float] = field(default_factory=dict)
+
+    def add(self, before: Sequence[Sample], sample: Sample) -> None:
+        """With the newest sample of a pod, and the one before it, if there is one."""
+        for series, count in increases([*before, sample]).items():
+            if count and series.name in DRIFT:
+                self.counts[series] = self.counts.get(series, 0.0) + count
+
+
+@dataclass(slots=True)
 class Scraper:
     """Knows what gateways measure, for all who ask."""
 
@@ -42,15 +69,27 @@ class Scraper:
     """Addresses of the gateway pods of each deployment."""
     _samples: dict[Key, dict[str, list[Sample]]] = field(default_factory=dict)
     _measured: dict[Key, Measured] = field(default_factory=dict)
+    _windows: dict[Key, _Window] = field(default_factory=dict)
 
-    def ask(self, key: Key, targets: Sequence[str]) -> Measured:
-        """What the gateways of a deployment come to, as of the last look."""
+    def ask(self, key: Key, targets: Sequence[str], since: datetime | None = None) -> Measured:
+        """What the gateways of a deployment come to, as of the last look.
+
+        Args:
+            key: The deployment.
+            targets: Addresses of its gateway pods.
+            since: Start of the window in which images are counted; another one begins another count. None: none are.
+        """
         self._targets[key] = tuple(targets)
-        return self._measured.get(key, NOTHING)
+        if since is None:
+            self._windows.pop(key, None)
+        elif key not in self._windows or self._windows[key].since != since:
+            self._windows[key] = _Window(since)
+        measured = self._measured.get(key, NOTHING)
+        return replace(measured, images=dict(self._windows[key].counts)) if since is not None else measured
 
     def forget(self, key: Key) -> None:
         """The deployment is deleted."""
-        for known in (self._targets, self._samples, self._measured):
+        for known in (self._targets, self._samples, self._measured, self._windows):
             known.pop(key, None)
 
     async def run(self, settings: Settings) -> None:
@@ -72,6 +111,9 @@ class Scraper:
                 target: [*(each for each in kept.get(target, ()) if each.at >= since), sample]
                 for target, sample in found.items()
             }
+            if (window := self._windows.get(key)) is not None:
+                for target, sample in found.items():
+                    window.add(kept.get(target, [])[-1:], sample)
             measured = summarize(self._samples[key], len(targets) - len(found))
             if settings.prometheus:
                 measured = await _query(session, settings, key, measured)

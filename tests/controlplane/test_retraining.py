@@ -145,11 +145,11 @@ async def test_killed_at_any_write_a_cause_leads_to_one_run_and_one_promotion(wo
         await asyncio.to_thread(trained, world, second, 0.3)
         await serves(world, bundle(second))
     known, stable = {first, second}, second
-    for number in range(9):
+    for count, number in enumerate((0, 1, 2, 4), 2):
         await killed_at(world, number, asked(world, f"fovea.dev/retrain={number}"))
         async with world.operator(**SETTINGS):
             run = await until_run(world, known)
-            better = number % 2 == 0
+            better = count % 2 == 0
             await world.until(lambda run=run: history(world)[0].get("run") == run)
 
         async def reported(run: str = run, better: bool = better) -> None:
@@ -162,8 +162,8 @@ async def test_killed_at_any_write_a_cause_leads_to_one_run_and_one_promotion(wo
             wanted = "Promoted" if better else "NotBetter"
             await world.until(lambda wanted=wanted: outcomes(world)[0] == ("Annotation", wanted))
         assert {each["metadata"]["name"] for each in trainings(world)} <= known, f"killed at write {number}"
-        assert len(history(world)) == number + 2
-        assert len({each["cause"] for each in history(world)}) == number + 2
+        assert len(history(world)) == count
+        assert len({each["cause"] for each in history(world)}) == count
         assert status(world)["stable"]["run"] == stable
     assert "Ready" in holds(world)
     assert world.get(MODEL_DEPLOYMENT, "cells") is not None

@@ -25,7 +25,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 from fovea_operator.evidence.betting import log_mean_exp
@@ -117,27 +116,67 @@ def scores(feature: Feature, effect: Effect) -> Iterator[Score]:
     yield Score(f"{feature.name}/spread", feature.name, tuple(spread), mean, DELTA[effect] / 2)
 
 
-def between(score: Score, windows: Sequence[Counts]) -> float:
-    """Standard deviation between windows of a score's true mean, as an upper bound of about 95 %.
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How much a score differs between windows, as sums over them, so that it needs no window but the next one.
 
-    It is their spread without the sampling error. What lasts from one window to the next makes it less certain: of
-    windows with a correlation r between neighbours, a variance is known as from N (1 - r^2) / (1 + r^2) of them
-    (Bayley and Hammersley, JRSS Supplement 8, 1946).
+    All are of the mean of the score in a window, less its mean in the reference.
     """
-    full = [counts for counts in windows if sum(counts) > 1]
-    if len(full) < 2:
-        return 0.0
-    means = [score.of(counts) for counts in full]
-    centre = sum(means) / len(means)
-    observed = sum((mean - centre) ** 2 for mean in means) / (len(means) - 1)
-    sampling = sum(score.variance(counts) / (sum(counts) - 1) for counts in full) / len(full)
-    variance = observed - sampling
-    if variance <= 0:
-        return 0.0
-    neighbours = sum((one - centre) * (other - centre) for one, other in pairwise(means)) / (len(means) - 1)
-    square = min(max(neighbours / variance, 0.0), _LASTING) ** 2
-    known_from = len(means) * (1 - square) / (1 + square)
-    return math.sqrt(variance) * (1 + _Z / math.sqrt(2 * known_from))
+
+    windows: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+    products: float = 0.0
+    """Of neighbours."""
+    sampling: float = 0.0
+    """Variances by sampling."""
+    first: float = 0.0
+    last: float = 0.0
+
+    def after(self, score: Score, counts: Counts) -> Spread:
+        """With one window more; one of less than two images says nothing."""
+        images = sum(counts)
+        if images <= 1:
+            return self
+        value = score.of(counts) - score.mean
+        return Spread(
+            self.windows + 1,
+            self.total + value,
+            self.squares + value**2,
+            self.products + (self.last * value if self.windows else 0.0),
+            self.sampling + score.variance(counts) / (images - 1),
+            self.first if self.windows else value,
+            value,
+        )
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation between windows of the score's true mean, as an upper bound of about 95 %.
+
+        It is their spread without the sampling error. What lasts from one window to the next makes it less certain: of
+        windows with a correlation r between neighbours, a variance is known as from N (1 - r^2) / (1 + r^2) of them
+        (Bayley and Hammersley, JRSS Supplement 8, 1946).
+        """
+        count = self.windows
+        if count < 2:
+            return 0.0
+        centre = self.total / count
+        observed = (self.squares - count * centre**2) / (count - 1)
+        variance = observed - self.sampling / count
+        if variance <= 0:
+            return 0.0
+        neighbours = self.products - centre * (2 * self.total - self.first - self.last) + (count - 1) * centre**2
+        square = min(max(neighbours / (count - 1) / variance, 0.0), _LASTING) ** 2
+        known_from = count * (1 - square) / (1 + square)
+        return math.sqrt(variance) * (1 + _Z / math.sqrt(2 * known_from))
+
+
+def between(score: Score, windows: Sequence[Counts]) -> float:
+    """Standard deviation between windows of a score's true mean, see Spread."""
+    spread = Spread()
+    for counts in windows:
+        spread = spread.after(score, counts)
+    return spread.deviation
 
 
 def tolerance(score: Score, windows: Sequence[Counts]) -> float:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
-from fovea_api.profile import LABELLED, LABELLED_PAIRS
+from fovea_api.profile import LABELLED, LABELLED_PAIRS, REFERENCE, REFERENCE_CLASSES, REFERENCE_ITEMS
 from fovea_operator import scraping
 from fovea_operator.measurement import (
+    DRIFT,
     LABELS,
     REQUESTS,
     SECONDS,
@@ -82,9 +85,8 @@ def test_the_gateways_own_series_are_read() -> None:
     read = read_sample(generate_latest(metrics.registry).decode(), 0.0)
     assert read.values[Series(REQUESTS, label="503")] == 1
     assert {series.name for series in read.values} >= {REQUESTS, SECONDS}
-    read_here = {
-        name.removesuffix("_total").removesuffix("_bucket") for name in set(LABELS) - {LABELLED, LABELLED_PAIRS}
-    }
+    by_profile = {LABELLED, LABELLED_PAIRS, REFERENCE, REFERENCE_CLASSES, REFERENCE_ITEMS, *DRIFT}
+    read_here = {name.removesuffix("_total").removesuffix("_bucket") for name in set(LABELS) - by_profile}
     assert read_here <= {family.name for family in metrics.registry.collect()}
 
 
@@ -175,3 +177,28 @@ def test_a_pod_that_comes_or_goes_takes_nothing_from_the_others() -> None:
     together = summarize({"a": samples(0, 10, 20), "b": samples(0, 5)}, silent=1)
     assert together.requests == {"200": 25}
     assert (together.seconds, together.silent) == (20, 1)
+
+
+async def test_images_are_counted_from_the_start_of_the_window_that_is_asked_for() -> None:
+    """A pod that is new, or has begun to count anew, adds what is known to be of the window, and nothing twice."""
+    series = Series("fovea_serving_image_brightness_bucket", "r-1", "stable", "0.5")
+    start, later = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    key, scraper = Key(MODEL_DEPLOYMENT, "ns", "cells"), Scraper()
+    pages = {"a": [5.0, 9.0, 2.0, 3.0], "b": [None, 100.0, 101.0, 101.0]}
+
+    async def look(number: int) -> None:
+        async def scrape(session: object, limit: object, target: str) -> Sample | None:
+            value = pages[target][number]
+            return Sample(time.time(), {series: value}) if value is not None else None
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(scraping, "_scrape", scrape)
+            await scraper.look(None, Settings())  # type: ignore[arg-type]
+
+    counted = []
+    for number, since in enumerate((start, start, start, later)):
+        scraper.ask(key, ("a", "b"), since)
+        await look(number)
+        counted.append(scraper.ask(key, ("a", "b"), since).images.get(series, 0.0))
+    assert counted == [0.0, 4.0, 4.0 + 2.0 + 1.0, 1.0]
+    assert not scraper.ask(key, ("a", "b")).images

@@ -68,7 +68,7 @@ async def observe_deployment(observer: Observer, key: Key, now: datetime) -> Dep
         lacking=frozenset(observer.cache.lacking),
         missing=await observer.missing(key, needed),
         store=store,
-        measured=observer.scraper.ask(key, gateways_of(pods)),
+        measured=observer.scraper.ask(key, gateways_of(pods), _window_start(deployment)),
         now=now,
     )
 
@@ -81,6 +81,13 @@ def _followed(observer: Observer, key: Key, spec: ModelDeploymentSpec) -> tuple[
     sweep = observer.readable(TuningSweep, Key(TUNING_SWEEP, key.namespace, model.tuning_sweep_ref.name))
     promoted = sweep.spec.promote if sweep is not None else None
     return sweep, promoted.name if promoted is not None else ""
+
+
+def _window_start(deployment: ModelDeployment) -> datetime | None:
+    """Start of the window in which drift is looked for."""
+    if deployment.spec.monitoring.drift is None or deployment.status is None or deployment.status.drift is None:
+        return None
+    return deployment.status.drift.window_start
 
 
 def _sizes(observer: Observer, dataset: Key) -> dict[str, int]:

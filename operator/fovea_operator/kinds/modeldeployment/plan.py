@@ -13,6 +13,7 @@ from fovea_api.gateway import GatewayConfig
 from fovea_api.modeldeployment import (
     CandidateVersion,
     DeployedVersion,
+    DriftStatus,
     ModelDeploymentStatus,
     ObjectiveResult,
     RetrainingStatus,
@@ -32,7 +33,7 @@ from fovea_operator.conditions import (
     stalled,
     suspended,
 )
-from fovea_operator.kinds.modeldeployment import objectives, retraining
+from fovea_operator.kinds.modeldeployment import drift, objectives, retraining
 from fovea_operator.kinds.modeldeployment.build import (
     CHILDREN,
     gateway_children,
@@ -152,6 +153,15 @@ class _Planner:
         )
 
     @cached_property
+    def drift(self) -> DriftStatus | None:
+        """Whether the requests of the version that serves have changed."""
+        spec, stable = self.serving.spec.monitoring.drift, self.recorded.stable
+        if spec is None or stable is None:
+            return None
+        observed = drift.observed_of(self.snapshot.measured, stable.name or "", self.snapshot.now)
+        return drift.advance(self.old.drift, spec, observed)
+
+    @cached_property
     def retraining(self) -> Advanced | InvalidSchedule:
         """Where retrainings stand, or why the schedule of theirs means nothing."""
         spec, old = self.serving.spec.retraining, self.old.retraining or RetrainingStatus()
@@ -234,6 +244,8 @@ class _Planner:
         if self.rollout.retiring is not None or (stable is not None and not self.answers(stable)):
             return _SECOND
         waits = [self.settings.metrics_seconds] if stable is not None and candidate is not None else []
+        if (spec := self.serving.spec.monitoring.drift) is not None:
+            waits += filter(None, [drift.look_after(self.drift, spec, self.snapshot.now)])
         return min((*waits, *self.looks_at_retraining()), default=None)
 
     def looks_at_retraining(self) -> Iterator[float]:
@@ -374,6 +386,7 @@ class _Planner:
             rollout_command=rollout.command,
             objectives=results,
             metrics=objectives.metrics(self.snapshot.measured),
+            drift=self.drift,
             **self.retraining_fields(),
         )
 
@@ -397,6 +410,10 @@ class _Planner:
             status, finding = objectives.assess(results)
             known = condition_of(self.old, objectives.CONDITION)
             yield condition_at(known, objectives.CONDITION, status, finding, generation, now)
+        if self.drift is not None:
+            status, finding = drift.assess(self.drift)
+            known = condition_of(self.old, drift.CONDITION)
+            yield condition_at(known, drift.CONDITION, status, finding, generation, now)
         words = self.ignored_fields()
         finding = Finding("NotSupported" if words else "Supported", words)
         known = condition_of(self.old, SUPPORTED)
@@ -433,6 +450,10 @@ class _Planner:
             yield Emit(key, "Normal", "VersionRemoved", words, f"{old.retiring.name}@{old.retiring.since}")
         if words := self.ignored_fields():
             yield from self.warning("NotSupported", words, condition_of(old, SUPPORTED))
+        if self.drift is not None and self.drift.state == "Detected":
+            before = self.old.drift.state if self.old.drift is not None else ""
+            if before != "Detected":
+                yield Emit(key, "Warning", "DriftDetected", self.drift.message, f"{self.drift.since}")
         if isinstance(self.retraining, Advanced):
             for each in self.retraining.transitions:
                 yield Emit(key, each.type, each.reason, each.message, each.once)
