@@ -8,6 +8,8 @@ from fovea_operator.objects import View, flag, items, mapping, text, time
 from fovea_operator.workloads.workload import ChildState, State
 
 DEACTIVATED = "WorkloadDeactivated"
+_REMEDY = "to queue it again set spec.runPolicy.suspend to true, and then to false"
+"""Kueue 0.17 takes no notice of `spec.active` of a Workload that it has deactivated itself, as for a rejected check."""
 
 
 def admission(workload: View) -> State:
@@ -16,8 +18,7 @@ def admission(workload: View) -> State:
     evicted, reserved = _condition(workload, "Evicted"), _condition(workload, "QuotaReserved")
     if "active" in mapping(workload, "spec") and not flag(workload, "spec", "active"):
         why = text(evicted, "message") or "somebody set its spec.active to false"
-        remedy = f"to queue it again set spec.active of Workload {name} to true, or suspend and resume"
-        return State(ChildState.QUEUED, DEACTIVATED, f"Kueue has deactivated it: {why}; {remedy}")
+        return State(ChildState.QUEUED, DEACTIVATED, f"Workload {name} is deactivated: {why}; {_REMEDY}")
     if text(reserved, "status") != "True":
         return State(ChildState.QUEUED, "WaitingForQuota", text(reserved, "message"))
     for check in items(workload, "status", "admissionChecks"):

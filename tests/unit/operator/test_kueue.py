@@ -28,7 +28,7 @@ def workload(
     return {"metadata": {"name": "rayjob-r-1"}, "spec": spec, "status": status}
 
 
-REMEDY = "to queue it again set spec.active of Workload rayjob-r-1 to true, or suspend and resume"
+REMEDY = "to queue it again set spec.runPolicy.suspend to true, and then to false"
 RESERVED = {"QuotaReserved": ("True", "quota reserved")}
 
 
@@ -56,12 +56,12 @@ RESERVED = {"QuotaReserved": ("True", "quota reserved")}
         (
             workload({"Evicted": ("True", "rejected by check budget"), **RESERVED}, active=False),
             "WorkloadDeactivated",
-            f"Kueue has deactivated it: rejected by check budget; {REMEDY}",
+            f"Workload rayjob-r-1 is deactivated: rejected by check budget; {REMEDY}",
         ),
         (
             workload({}, active=False),
             "WorkloadDeactivated",
-            f"Kueue has deactivated it: somebody set its spec.active to false; {REMEDY}",
+            f"Workload rayjob-r-1 is deactivated: somebody set its spec.active to false; {REMEDY}",
         ),
     ],
 )
