@@ -105,6 +105,6 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         yield each
         workers = getattr(each, "worker_failures", {}).values()
         context = None if each.__suppress_context__ else each.__context__
-        wrapped = (getattr(each, name, None) for name in ("_base_exc", "health_check_failure"))
+        wrapped = (getattr(each, name, None) for name in ("_base_exc", "health_check_failure", "controller_failure"))
         inner = [each.__cause__, context, *wrapped, *workers]
         seen += [part for part in inner if isinstance(part, BaseException) and part not in seen]

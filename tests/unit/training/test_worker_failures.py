@@ -9,6 +9,7 @@ import torch
 from fovea_api.errors import FoveaError
 from fovea_trainer.training.worker_failures import WorkerFailures, ends_attempt
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train import ControllerError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 MONITOR: Exception = OutOfMemoryError(  # type: ignore[no-untyped-call]
@@ -48,6 +49,7 @@ def failures(*events: Any) -> list[str]:
     [
         (MONITOR, "a worker needed more memory than it may use: Task was killed due to", WORKER),
         (WorkerHealthCheckFailedError("A worker died", MONITOR), "a worker needed more memory than it may use", WORKER),
+        (ControllerError(MONITOR), "a worker needed more memory than it may use: Task was killed", WORKER),
         (MemoryError(), "a worker needed more memory than it may use: MemoryError", WORKER),
         (GPU, "the memory of the GPU is too small: CUDA out of memory. Tried to allocate 2.00 GiB.", BATCH),
     ],
