@@ -205,6 +205,14 @@ SERVING = Group(
             description="More is asked than its replicas can answer in time (429).",
         ),
         Alert(
+            name="FoveaDriftDetected",
+            value="max by (namespace, name) (fovea_modeldeployment_drift_detected)",
+            condition="> 0",
+            lasting="1m",
+            summary=f"What ModelDeployment {_OBJECT} is asked has changed",
+            description="Images or answers of the last windows differ from the reference by more than windows do.",
+        ),
+        Alert(
             name="FoveaGatewayUnmonitored",
             value='max by (namespace, name) (fovea_object_ready{kind="ModelDeployment"})',
             condition="== 1 unless on (namespace, name) "

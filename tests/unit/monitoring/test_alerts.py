@@ -59,6 +59,7 @@ def latency(fast: int, slow: int) -> dict[str, str]:
 
 
 DEPLOYMENT = 'fovea_object_ready{kind="ModelDeployment", namespace="ns", name="cells"}'
+DRIFT = 'fovea_modeldeployment_drift_detected{namespace="ns", name="cells"}'
 ATTEMPTS = 'fovea_run_attempts_ended_total{type="Training", outcome="%s"}'
 EPOCH = 'fovea_run_epoch{namespace="ns", name="cells"}'
 STALLED = 'fovea_object_stalled{kind="Dataset", namespace="ns", name="cells", reason="StoreNotConfigured"}'
@@ -140,6 +141,8 @@ CASES = (
     Case("FoveaLatencyObjectiveMissed", latency(96, 4), 30, None),
     Case("FoveaRequestsShed", requests(90, 10, "429"), 15, OWNER),
     Case("FoveaRequestsShed", requests(90, 10), 15, None),
+    Case("FoveaDriftDetected", {DRIFT: "0 1+0x10"}, 5, OBJECT),
+    Case("FoveaDriftDetected", {DRIFT: "0+0x10"}, 5, None),
     Case("FoveaGatewayUnmonitored", {DEPLOYMENT: "1+0x20"}, 15, OBJECT),
     Case(
         "FoveaGatewayUnmonitored",

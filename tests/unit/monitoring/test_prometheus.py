@@ -91,7 +91,11 @@ OBJECTS: Mapping[str, JsonObject] = {
         "usage": {"cpuHours": 2.5, "gpuHours": 0},
         "conditions": [{"type": "Stalled", "status": "True", "reason": "InvalidOption"}],
     },
-    "ModelDeployment": {"replicas": 1, "conditions": [{"type": "Ready", "status": "True"}]},
+    "ModelDeployment": {
+        "replicas": 1,
+        "drift": {"state": "None", "detectors": [{"name": "Embeddings", "score": 0.1, "drifted": False}]},
+        "conditions": [{"type": "Ready", "status": "True"}],
+    },
     "Run": {
         "phase": "Running",
         "progress": {

@@ -50,6 +50,14 @@ def registry_of(kind: Kind, status: dict[str, Any], spec: dict[str, Any] | None 
             {"metric": "errorRate"},
             1,
         ),
+        (MODEL_DEPLOYMENT, {"drift": {"state": "Detected"}}, "fovea_modeldeployment_drift_detected", {}, 1),
+        (
+            MODEL_DEPLOYMENT,
+            {"drift": {"state": "None", "detectors": [{"name": "Embeddings", "score": 0.2, "drifted": False}]}},
+            "fovea_modeldeployment_drift_effect",
+            {"detector": "Embeddings"},
+            0.2,
+        ),
     ],
 )
 def test_a_status_as_gauges(

@@ -12,6 +12,18 @@ def _objectives(value: View) -> Values:
             yield (text(objective, "metric"),), met
 
 
+def _drift(value: View) -> Values:
+    """Absent while it is unknown."""
+    if (state := text(value, "status", "drift", "state")) in ("None", "Suspected", "Detected"):
+        yield (), float(state == "Detected")
+
+
+def _effects(value: View) -> Values:
+    for result in items(value, "status", "drift", "detectors"):
+        if (score := number_of(result.get("score"))) is not None:
+            yield (text(result, "name"),), score
+
+
 GAUGES = (
     ObjectGauge("fovea_modeldeployment_replicas", "Ready replicas.", (), StatusNumbers(("replicas",))),
     ObjectGauge(
@@ -19,5 +31,17 @@ GAUGES = (
         "Whether a promise is kept; absent while too little is measured.",
         ("metric",),
         _objectives,
+    ),
+    ObjectGauge(
+        "fovea_modeldeployment_drift_detected",
+        "Whether drift was detected; absent while that is unknown.",
+        (),
+        _drift,
+    ),
+    ObjectGauge(
+        "fovea_modeldeployment_drift_effect",
+        "Largest effect size in the last window: Cliff's delta, or Cohen's h of classes.",
+        ("detector",),
+        _effects,
     ),
 )
