@@ -14,11 +14,11 @@ import pytest
 from dataset_support import BCCD, MEMBRANE, read_all
 from fovea_api.common import Task
 from fovea_api.dataset import Format, Source
+from fovea_serving.pipeline.run_lengths import decode_runs
 from fovea_store import StorePath
 from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.read import OpenSource, check, class_mask, plain_png
 from fovea_trainer.data.records import SourceImage
-from fovea_trainer.data.regions import decode_runs
 from fovea_trainer.data.sources import open_source
 
 

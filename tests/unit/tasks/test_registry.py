@@ -89,6 +89,9 @@ class Counting(TaskDefinition):
     def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
         raise NotImplementedError
 
+    def right_answer(self, sample: StoredSample, num_classes: int) -> Prediction:
+        raise NotImplementedError
+
     def draw_labels(self, sample: StoredSample, classes: Sequence[str]) -> Image:
         raise NotImplementedError
 

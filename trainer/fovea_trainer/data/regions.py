@@ -6,35 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from fovea_api.errors import InvalidInput
 from numpy.typing import NDArray
 
 from fovea_trainer.data.records import IGNORE, Region
 
 MAX_OUTLINE = 2_000_000
 """Pixels of all outlines of a region; drawing takes time and memory by them."""
-
-
-def decode_runs(text: str) -> list[int]:
-    """COCO's compressed run lengths: 5 bits a character, relative to the run before the last (maskApi.c).
-
-    Raises InvalidInput for a run that is longer than any image.
-    """
-    runs: list[int] = []
-    position = 0
-    while position < len(text):
-        value, shift, more = 0, 0, True
-        while more and position < len(text):
-            bits = ord(text[position]) - 48
-            value |= (bits & 0x1F) << shift
-            more = bool(bits & 0x20)
-            position, shift = position + 1, shift + 5
-            if shift > 60:
-                raise InvalidInput("`segmentation.counts` is no list of run lengths")
-            if not more and bits & 0x10:
-                value |= -1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-    return runs
 
 
 def rectangle(x1: float, y1: float, x2: float, y2: float) -> tuple[float, ...]:

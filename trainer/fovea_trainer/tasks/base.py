@@ -125,6 +125,10 @@ class TaskDefinition(ABC):
     def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
         """The quality of the predictions of a split."""
 
+    @abstractmethod
+    def right_answer(self, sample: StoredSample, num_classes: int) -> Prediction:
+        """The labels of a sample in the form of a prediction."""
+
     # --- Report ---
 
     def sections(self, evaluation: EvaluationResult) -> list[Section]:

@@ -13,6 +13,7 @@ import yaml
 from fovea_api.bundle import MANIFEST, BundleManifest, BundleMetrics, Lineage
 from fovea_api.criteria import evaluate_criteria
 from fovea_api.errors import FoveaError, NotSupported
+from fovea_api.profile import PROFILE
 from fovea_api.run import Progress, RunResult, TrainingSummary
 from fovea_api.trainingjob import Recipe, unsupported
 from fovea_serving.bundle import MODEL, MODELS, REPORT, WEIGHTS, bundle_digest, parse_manifest
@@ -30,6 +31,7 @@ from fovea_trainer.training.loop import NO_VALIDATION
 from fovea_trainer.training.manifest import describe_bundle, describe_lineage
 from fovea_trainer.training.preflight import check_version
 from fovea_trainer.training.preview import augmented_images
+from fovea_trainer.training.profile import reference_profile
 from fovea_trainer.training.progress import TRAINING_PERCENT, best_of, latest_metrics
 from fovea_trainer.training.quantize import Delivered, quantize
 from fovea_trainer.training.selection import monitored_metric
@@ -188,6 +190,8 @@ def _describe(
         ),
     )
     _state_golden_answers(trained, folder)
+    profile = reference_profile(trained, delivered.model)
+    (folder / PROFILE).write_text(profile.model_dump_json(by_alias=True, exclude_none=True))
     both = BundleMetrics(before_compression=delivered.before, exported=metrics)
     return describe_bundle(trained, lineage, folder, both, delivered.quantized)
 

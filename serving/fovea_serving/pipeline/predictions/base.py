@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
 from fovea_api.common import Task
-from fovea_api.errors import NotSupported
+from fovea_api.errors import InvalidInput, NotSupported
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
@@ -62,6 +62,19 @@ class Prediction(ABC):
         Raises NotSupported where parts of an image do not say what the whole is.
         """
         raise NotSupported("tiles of an image have no meaning for this task", "tile", "ask without it")
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, content: Mapping[str, JsonValue], classes: Sequence[str], size: tuple[int, int]) -> Self:
+        """What `to_dict` with masks has written, or a label in that form, as far as it says everything.
+
+        Args:
+            content: The JSON form.
+            classes: Names of the classes in the order of their index.
+            size: Width and height of the image in pixels.
+
+        Raises InvalidInput, which names the field.
+        """
 
     @classmethod
     def stack(cls, predictions: Sequence[Self]) -> Mapping[str, NDArray[np.generic]]:
@@ -123,6 +136,24 @@ class Prediction(ABC):
     @abstractmethod
     def draw(self, image: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[np.uint8]:
         """A copy of the RGB image `[height, width, 3]` with the prediction drawn on it."""
+
+
+def labelled(value: JsonValue, field: str, classes: Sequence[str]) -> Iterator[tuple[int, Mapping[str, JsonValue]]]:
+    """The parts of a list, each with the index of its class. Raises InvalidInput."""
+    if not isinstance(value, list):
+        raise InvalidInput(f"`{field}` is no list", field, "give a list of objects with a `class`")
+    for part in value:
+        name = part.get("class") if isinstance(part, Mapping) else None
+        if not isinstance(part, Mapping) or name not in classes:
+            raise InvalidInput(f"the class {name!r} is not known", field, f"use one of {', '.join(classes[:20])}")
+        yield classes.index(str(name)), part
+
+
+def number(value: JsonValue, field: str) -> float:
+    """A finite number. Raises InvalidInput."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
+        raise InvalidInput(f"{value!r} is no number", field)
+    return float(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from fovea_api.common import Task
+from fovea_api.errors import InvalidInput
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from fovea_serving.pipeline.drawing import color_of, write_label
 from fovea_serving.pipeline.geometry import Geometry
-from fovea_serving.pipeline.predictions.base import DecodingSettings, Prediction, register
+from fovea_serving.pipeline.predictions.base import DecodingSettings, Prediction, labelled, number, register
 
 IN_WORDS = 3
 """Classes that a description names at most."""
@@ -35,6 +36,19 @@ class Classification(Prediction):
     ) -> list[Classification]:
         """From `logits` `[N, C]`."""
         return [cls(row, settings.top_k) for row in softmax(outputs["logits"])]
+
+    @classmethod
+    def from_dict(
+        cls, content: Mapping[str, JsonValue], classes: Sequence[str], size: tuple[int, int]
+    ) -> Classification:
+        """From `classes`, each with `class` and perhaps `score`; one without is certain. The rest has probability 0."""
+        found = list(labelled(content.get("classes"), "classes", classes))
+        if not found:
+            raise InvalidInput("no class is given", "classes", "name the class of the image")
+        probabilities = np.zeros(len(classes), np.float32)
+        for label, part in found:
+            probabilities[label] = number(part.get("score", 1.0), "score")
+        return cls(probabilities, len(found))
 
     @property
     def label(self) -> int:

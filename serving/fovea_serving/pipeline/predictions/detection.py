@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from fovea_api.common import Task
+from fovea_api.errors import InvalidInput
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from fovea_serving.pipeline.drawing import color_of, line_width, write_label
 from fovea_serving.pipeline.geometry import Geometry
-from fovea_serving.pipeline.predictions.base import DecodingSettings, Prediction, register
+from fovea_serving.pipeline.predictions.base import DecodingSettings, Prediction, labelled, number, register
 from fovea_serving.pipeline.tiles import Tile
 
 CANDIDATES_PER_CLASS = 1000
@@ -72,6 +73,15 @@ class Detection(Prediction):
         index = np.concatenate(kept) if kept else np.zeros(0, np.intp)
         index = index[np.argsort(-scores[index], kind="stable")[: settings.max_detections]]
         return cls(boxes[index], labels[index], scores[index])
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, JsonValue], classes: Sequence[str], size: tuple[int, int]) -> Detection:
+        """From `objects`, each with `class`, `box` and perhaps `score`; those without one have 1."""
+        found = list(labelled(content.get("objects"), "objects", classes))
+        boxes = np.array([_box(part.get("box")) for _, part in found], np.float32).reshape(-1, 4)
+        scores = np.array([number(part.get("score", 1.0), "score") for _, part in found], np.float32)
+        order = np.argsort(-scores, kind="stable")
+        return cls(boxes[order], np.array([label for label, _ in found], np.int64)[order], scores[order])
 
     def above(self, score: float, *, overlapping: bool = False) -> Detection:
         """Those of at least this score; of boxes that lie on one object, whatever their classes, only the best.
@@ -168,6 +178,15 @@ def nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_threshold: 
     ranks = np.arange(len(order), 0, -1, dtype=np.float32)  # OpenCV drops scores of 0 before it compares boxes
     kept = cv2.dnn.NMSBoxes(rectangles, ranks, 0.0, iou_threshold)  # type: ignore[arg-type]
     return order[np.asarray(kept, np.intp)]
+
+
+def _box(value: JsonValue) -> tuple[float, ...]:
+    if not isinstance(value, list) or len(value) != 4:
+        raise InvalidInput("a box is [left, top, right, bottom] in pixels", "box")
+    left, top, right, bottom = (number(edge, "box") for edge in value)
+    if right <= left or bottom <= top:
+        raise InvalidInput(f"the box {value} has no area", "box", "write [left, top, right, bottom] in pixels")
+    return left, top, right, bottom
 
 
 def _touches(boxes: NDArray[np.float32], tile: Tile) -> NDArray[np.bool_]:

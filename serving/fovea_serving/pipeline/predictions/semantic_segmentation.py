@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from faster_coco_eval import mask as coco_mask
 from fovea_api.common import Task
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from fovea_serving.pipeline.drawing import tint
 from fovea_serving.pipeline.geometry import Geometry
-from fovea_serving.pipeline.predictions.base import DecodingSettings, Prediction, register
+from fovea_serving.pipeline.predictions.base import DecodingSettings, Prediction, labelled, register
 from fovea_serving.pipeline.preprocess import IGNORE
+from fovea_serving.pipeline.run_lengths import mask_of, run_lengths
 from fovea_serving.pipeline.tiles import Tile
 
 
@@ -37,6 +37,17 @@ class SemanticSegmentation(Prediction):
         """From `logits` `[N, C, H, W]`."""
         pairs = zip(outputs["logits"], geometries, strict=True)
         return [cls(_decode(logits, geometry)) for logits, geometry in pairs]
+
+    @classmethod
+    def from_dict(
+        cls, content: Mapping[str, JsonValue], classes: Sequence[str], size: tuple[int, int]
+    ) -> SemanticSegmentation:
+        """From `classes`, each with `class` and `mask`; pixels of none are IGNORE."""
+        width, height = size
+        mask = np.full((height, width), IGNORE, np.uint8)
+        for label, part in labelled(content.get("classes"), "classes", classes):
+            mask[mask_of(part.get("mask"), size)] = label
+        return cls(mask)
 
     @classmethod
     def stack(cls, predictions: Sequence[SemanticSegmentation]) -> dict[str, NDArray[np.generic]]:
@@ -122,12 +133,6 @@ class SemanticSegmentation(Prediction):
         """Index and number of pixels of each class that occurs."""
         counts = np.bincount(self.mask.ravel(), minlength=IGNORE + 1)
         return [(int(label), int(counts[label])) for label in np.flatnonzero(counts[:IGNORE])]
-
-
-def run_lengths(mask: NDArray[np.bool_]) -> dict[str, JsonValue]:
-    """A mask `[height, width]` as COCO's compressed run-length encoding, which pycocotools reads."""
-    encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(length) for length in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
 def _decode(logits: NDArray[np.float32], geometry: Geometry) -> NDArray[np.uint8]:

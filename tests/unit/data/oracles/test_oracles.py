@@ -12,11 +12,12 @@ from faster_coco_eval import COCO as ReferenceCOCO
 from faster_coco_eval.core import mask
 from fovea_api.common import Task
 from fovea_api.dataset import Format
+from fovea_serving.pipeline.run_lengths import decode_runs
 from fovea_store import StorePath
 from fovea_trainer.data.formats import Tree
 from fovea_trainer.data.read import class_mask
 from fovea_trainer.data.records import Region
-from fovea_trainer.data.regions import decode_runs, draw
+from fovea_trainer.data.regions import draw
 from oracle_sets import CLASSES, SETS, SIDE
 from torchvision.datasets import ImageFolder, VOCDetection
 

@@ -18,13 +18,13 @@ from pathlib import PurePosixPath
 
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
+from fovea_serving.pipeline.run_lengths import decode_runs
 from pydantic import JsonValue
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.json_stream import stream_arrays
 from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Labels, NamedClass, Region, SourceImage
-from fovea_trainer.data.regions import decode_runs
 from fovea_trainer.data.text import encoding_of
 
 MAX_POINTS = 1_000_000

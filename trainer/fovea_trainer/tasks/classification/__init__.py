@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 from fovea_api.common import Task
+from fovea_serving.pipeline import Classification as ClassPrediction
 from fovea_serving.pipeline import Geometry, Prediction, Preprocess
 from numpy.typing import NDArray
 from torch import Tensor
@@ -52,6 +53,9 @@ class Classification(TaskDefinition):
 
     def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
         return evaluate_classification(pairs, request)
+
+    def right_answer(self, sample: StoredSample, num_classes: int) -> Prediction:
+        return ClassPrediction(np.eye(num_classes, dtype=np.float32)[sample.label], 1)
 
     def sections(self, evaluation: EvaluationResult) -> list[Section]:
         return calibration(evaluation)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from fovea_api.common import Task
+from fovea_serving.pipeline import Detection as BoxPrediction
 from fovea_serving.pipeline import Geometry, Prediction, Preprocess
 from numpy.typing import NDArray
 from torch import Tensor
@@ -63,6 +64,10 @@ class Detection(TaskDefinition):
 
     def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
         return evaluate_detection(pairs, request)
+
+    def right_answer(self, sample: StoredSample, num_classes: int) -> Prediction:
+        objects = ground_truth_of(sample)
+        return BoxPrediction(objects.boxes, objects.labels, np.ones(len(objects.labels), np.float32))
 
     def sections(self, evaluation: EvaluationResult) -> list[Section]:
         return [*threshold_section(evaluation), *precision_recall(evaluation), *error_section(evaluation)]

@@ -9,6 +9,7 @@ import torch
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from fovea_serving.pipeline import IGNORE, Geometry, Prediction, Preprocess, decode_mask
+from fovea_serving.pipeline import SemanticSegmentation as MaskPrediction
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -52,6 +53,9 @@ class SemanticSegmentation(TaskDefinition):
 
     def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
         return evaluate_segmentation(pairs, request)
+
+    def right_answer(self, sample: StoredSample, num_classes: int) -> Prediction:
+        return MaskPrediction(_mask(sample))
 
     def draw_labels(self, sample: StoredSample, classes: Sequence[str]) -> Image:
         return draw_labels(sample)

@@ -1,0 +1,136 @@
+"""The folder of captures: a folder for each day, in it each request under its id.
+
+    2026-11-26/4f1c….json           what was answered
+    2026-11-26/4f1c…-0.jpg          the image, where it is kept
+    2026-11-26/4f1c….label.json     what is right, once it is known
+
+Whoever knows an id finds its request by asking each day: they are as many as the retention has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from fovea_api.errors import CorruptData
+from fovea_store import NotFound, StorePath
+from pydantic import ValidationError
+
+from fovea_serving.captures.records import Answered, Capture, Label
+
+RECORD, LABEL = ".json", ".label.json"
+MOST_RECORD_BYTES = 64 << 20
+"""Largest record that is read: masks of large images are long."""
+AT_ONCE = 8
+"""Days that are asked at the same time."""
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureStore:
+    """Captures of one deployment.
+
+    Args:
+        root: Their folder.
+        retention: How long they are kept.
+    """
+
+    root: StorePath
+    retention: timedelta
+
+    def write(self, capture: Capture, images: Sequence[bytes]) -> None:
+        """Keeps a request; `images`: the files of those that are kept. The record comes last: it is the commit."""
+        folder = self.root / day_of(capture.time)
+        kept = [image.file for image in capture.images if image.file is not None]
+        for name, content in zip(kept, images, strict=True):
+            (folder / name).write_bytes(content)
+        (folder / f"{capture.id}{RECORD}").write_text(capture.model_dump_json(by_alias=True, exclude_none=True))
+
+    def label(self, day: str, request_id: str, label: Label) -> None:
+        """Keeps a label, in place of an earlier one."""
+        place = self.root / day / f"{request_id}{LABEL}"
+        place.write_text(label.model_dump_json(by_alias=True, exclude_none=True))
+
+    def find(self, request_id: str) -> Answered | None:
+        """The request of an id, the newest where there are several; None: none is kept under it."""
+        days = sorted(self.days(), reverse=True)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            found = pool.map(lambda day: self._read(day, request_id), days)
+            return next((each for each in found if each is not None), None)
+
+    def days(self) -> list[str]:
+        """The days that have captures."""
+        return [name for name in self.root.folders() if _DAY.fullmatch(name)]
+
+    def all(self, *, with_images: bool = True) -> Iterator[Answered]:
+        """All captures, the oldest day first. `with_images`: those whose images are kept alone."""
+        for day in sorted(self.days()):
+            names = {entry.path for entry in (self.root / day).files(recursive=False)}
+            for name in sorted(names):
+                if not name.endswith(RECORD) or name.endswith(LABEL):
+                    continue
+                found = self._read(day, name.removesuffix(RECORD))
+                if found is not None and (found.capture.has_images or not with_images):
+                    yield found
+
+    def counts(self) -> dict[str, int]:
+        """Captures with images, by whether they have a label: `some` or `none`; no record is opened."""
+        counts = {"some": 0, "none": 0}
+        for day in self.days():
+            names = {entry.path for entry in (self.root / day).files(recursive=False)}
+            pictured = {name.rpartition("-")[0] for name in names if not name.endswith(RECORD)}
+            labelled = {name.removesuffix(LABEL) for name in names if name.endswith(LABEL)}
+            counts["some"] += len(pictured & labelled)
+            counts["none"] += len(pictured - labelled)
+        return counts
+
+    def read_image(self, found: Answered, index: int) -> bytes:
+        """The file of an image of a capture. Raises NotFound where it is not kept."""
+        name = found.capture.images[index].file
+        if name is None:
+            raise NotFound("the image of this request is not kept", found.capture.id)
+        return (self.root / found.day / name).read_bytes()
+
+    def delete(self, request_id: str) -> bool:
+        """Deletes all that is kept of a request, as for a person who withdrew; whether there was anything."""
+        found = self.find(request_id)
+        if found is None:
+            return False
+        folder = self.root / found.day
+        for image in found.capture.images:
+            if image.file is not None:
+                (folder / image.file).delete()
+        for suffix in (LABEL, RECORD):
+            (folder / f"{request_id}{suffix}").delete()
+        return True
+
+    def expire(self, now: datetime) -> int:
+        """Deletes the days that are older than the retention; their number."""
+        last = day_of(now - self.retention)
+        old = [day for day in self.days() if day < last]
+        for day in old:
+            (self.root / day).delete()
+        return len(old)
+
+    def _read(self, day: str, request_id: str) -> Answered | None:
+        folder = self.root / day
+        place = folder / f"{request_id}{RECORD}"
+        try:
+            capture = Capture.model_validate_json(place.read_bytes(MOST_RECORD_BYTES))
+        except NotFound:
+            return None
+        except ValidationError as error:
+            raise CorruptData(f"no capture: {error.error_count()} errors", place.uri, "delete it") from error
+        try:
+            written = (folder / f"{request_id}{LABEL}").read_bytes(MOST_RECORD_BYTES)
+        except NotFound:
+            return Answered(day, capture)
+        return Answered(day, capture, Label.model_validate_json(written))
+
+
+def day_of(time: datetime) -> str:
+    """The folder of a time, in UTC."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d")

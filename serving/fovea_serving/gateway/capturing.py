@@ -1,0 +1,253 @@
+"""Keeping requests: which ones, how many, and off the path of the requests themselves.
+
+What is kept is decided at once and written by threads of its own, through a queue that is never waited for: what does
+not fit, or what the store does not take, is lost and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from fovea_api.common import parse_duration
+from fovea_api.errors import FoveaError
+from fovea_api.modeldeployment import CapturePolicy
+from fovea_store import StorePath
+
+from fovea_serving.captures import Answered, Capture, CaptureStore, ImageAnswer
+from fovea_serving.captures.records import Reason
+from fovea_serving.captures.store import day_of
+from fovea_serving.gateway.drift_metrics import DriftMetrics
+from fovea_serving.gateway.routing import Version
+from fovea_serving.pipeline.header import ImageHeader
+from fovea_serving.upstreams import Answer
+
+WRITERS = 2
+"""Threads that write: one that waits for a slow store does not hold all up."""
+MOST_WAITING = 128
+"""Captures that wait to be written at most; bounds the memory for their images."""
+MOST_RECENT = 1000
+"""Records that are remembered after they were written: most feedback comes at once."""
+ANSWERS_PER_SECOND = 20.0
+"""Answers that a process keeps for feedback at most; of more, those that come first in a second."""
+BURST = 1 / 6
+"""Share of the hourly limit that may be kept at once."""
+SAMPLE_SHARE = 0.5
+"""Share of the hourly limit that edge cases leave to the uniform sample."""
+CARE_SECONDS = 3600.0
+"""How often what is too old is deleted."""
+COUNT_SECONDS = 60.0
+"""How often the labels in the store are counted."""
+SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WebP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "HEIF": "heic"}
+
+log = logging.getLogger(__name__)
+
+
+class Allowance:
+    """So many an hour, evenly, with a burst. Starts full.
+
+    Args:
+        per_hour: How many.
+        burst: How many at once at most.
+    """
+
+    def __init__(self, per_hour: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_hour / 3600
+        self._most = max(burst, 1.0)
+        self._clock = clock
+        self._left = self._most
+        self._at = clock()
+
+    def take(self) -> bool:
+        """Whether one more is allowed; it is counted then."""
+        now = self._clock()
+        self._left = min(self._most, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Capturer:
+    """Keeps requests of a deployment.
+
+    Args:
+        policy: What is kept.
+        credentials: Folder of the credentials of the store, see StorePath.
+        feedback: Whether all answers are kept, as far as ANSWERS_PER_SECOND goes.
+        gateways: Processes that share the hourly limit.
+        metrics: What counts.
+    """
+
+    def __init__(
+        self,
+        policy: CapturePolicy,
+        credentials: str | None,
+        *,
+        feedback: bool,
+        gateways: int,
+        metrics: DriftMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.policy = policy
+        self.store = CaptureStore(
+            StorePath.parse(policy.uri, credentials),
+            timedelta(seconds=parse_duration(policy.retention).total_seconds()),
+        )
+        self._feedback = feedback
+        self._metrics = metrics
+        limit = policy.max_per_hour / gateways
+        sampled = limit * SAMPLE_SHARE if policy.sample_rate else 0.0
+        self._samples = Allowance(sampled, sampled * BURST, clock)
+        self._edges = Allowance(limit - sampled, (limit - sampled) * BURST, clock)
+        self._answers = Allowance(3600 * ANSWERS_PER_SECOND, ANSWERS_PER_SECOND, clock)
+        self._recent: OrderedDict[str, Answered] = OrderedDict()
+        self._queue: queue.Queue[tuple[Capture, list[bytes]] | None] = queue.Queue(MOST_WAITING)
+        self._closing = threading.Event()
+        self._threads = [threading.Thread(target=self._write, daemon=True) for _ in range(WRITERS)]
+        self._threads.append(threading.Thread(target=self._care, daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def answered(
+        self,
+        request_id: str,
+        client: str,
+        version: Version,
+        images: Sequence[bytes],
+        headers: Sequence[ImageHeader],
+        answers: Sequence[Answer],
+    ) -> None:
+        """A request that was answered; kept where the policy says so."""
+        reason = self._reason(answers)
+        if reason is not None or (self._feedback and self._answers.take()):
+            self.keep(reason or "answer", request_id, client, version, images, headers, answers)
+
+    def edge_case(
+        self,
+        reason: Reason,
+        request_id: str,
+        client: str,
+        version: Version,
+        images: Sequence[bytes],
+        headers: Sequence[ImageHeader],
+        answers: Sequence[Answer],
+    ) -> None:
+        """A request that turned out to be one worth a label after it was answered."""
+        known = self._recent.get(request_id)
+        if known is not None and known.capture.has_images:
+            return
+        if self._edges.take():
+            self.keep(reason, request_id, client, version, images, headers, answers)
+        else:
+            self._metrics.capture_lost("limit")
+
+    def keep(
+        self,
+        reason: Reason,
+        request_id: str,
+        client: str,
+        version: Version,
+        images: Sequence[bytes],
+        headers: Sequence[ImageHeader],
+        answers: Sequence[Answer],
+    ) -> None:
+        """Writes it in the background; never waits."""
+        pictured = reason != "answer"
+        capture = Capture(
+            id=request_id,
+            time=datetime.now(UTC),
+            run=version.name,
+            role=version.role,
+            task=version.model.manifest.task,
+            reason=reason,
+            client=client,
+            images=tuple(
+                ImageAnswer(
+                    file=f"{request_id}-{index}.{SUFFIXES.get(header.format, 'img')}" if pictured else None,
+                    width=answer.width,
+                    height=answer.height,
+                    confidence=answer.prediction.confidence,
+                    prediction=answer.prediction.to_dict(version.model.manifest.classes, masks=True),
+                )
+                for index, (header, answer) in enumerate(zip(headers, answers, strict=True))
+            ),
+        )
+        try:
+            self._queue.put_nowait((capture, list(images) if pictured else []))
+        except queue.Full:
+            self._metrics.capture_lost("queue")
+            return
+        self._recent[request_id] = Answered(day_of(capture.time), capture)
+        if len(self._recent) > MOST_RECENT:
+            self._recent.popitem(last=False)
+
+    def find(self, request_id: str) -> Answered | None:
+        """What is kept of a request, with its label as the store has it now. Raises what stores raise."""
+        return self.store.find(request_id) or self._recent.get(request_id)
+
+    def close(self) -> None:
+        """Writes what waits, for a while, and ends."""
+        self._closing.set()
+        for _ in range(WRITERS):
+            try:
+                self._queue.put(None, timeout=1)
+            except queue.Full:
+                return
+        for thread in self._threads[:WRITERS]:
+            thread.join(timeout=5)
+
+    def _reason(self, answers: Sequence[Answer]) -> Reason | None:
+        if self.policy.sample_rate and random.random() < self.policy.sample_rate:
+            if self._samples.take():
+                return "sample"
+            self._metrics.capture_lost("limit")
+            return None
+        best = [answer.prediction.confidence for answer in answers]
+        if any(score is not None and score < self.policy.low_confidence_below for score in best):
+            if self._edges.take():
+                return "lowConfidence"
+            self._metrics.capture_lost("limit")
+        return None
+
+    def _write(self) -> None:
+        while (waiting := self._queue.get()) is not None:
+            capture, images = waiting
+            try:
+                self.store.write(capture, images)
+                self._metrics.captured(capture.reason)
+            except FoveaError as error:
+                self._metrics.capture_lost("store")
+                log.warning("a capture is lost: %s", error)
+            except Exception:  # a thread that ends would end all captures
+                self._metrics.capture_lost("store")
+                log.exception("a capture is lost")
+
+    def _care(self) -> None:
+        next_care = 0.0
+        while True:
+            try:
+                if time.monotonic() >= next_care:
+                    next_care = time.monotonic() + CARE_SECONDS
+                    if deleted := self.store.expire(datetime.now(UTC)):
+                        log.info("captures of %d days were too old", deleted)
+                self._metrics.stored(self.store.counts())
+            except FoveaError as error:
+                log.warning("the captures cannot be looked through: %s", error)
+            except Exception:
+                log.exception("the captures cannot be looked through")
+            if self._closing.wait(COUNT_SECONDS):
+                return
+
+
+def client_digest(deployment: str, *identity: str) -> str:
+    """Who asks, such that nobody can read it in the captures."""
+    return hashlib.blake2b("\n".join((deployment, *identity)).encode(), digest_size=8).hexdigest()
