@@ -9,8 +9,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fovea_api.common import Model, ObjectName, Percent, Uri
-from fovea_api.modeldeployment import Authentication, Inference, Milliseconds, Runtime, ServiceObjectives
+from fovea_api.common import Bool, Int, Model, ObjectName, Percent, Uri
+from fovea_api.modeldeployment import (
+    Authentication,
+    CapturePolicy,
+    Inference,
+    Milliseconds,
+    Runtime,
+    ServiceObjectives,
+)
 
 CONFIG_KEY = "gateway.json"
 """Key of the ConfigMap."""
@@ -60,6 +67,12 @@ class GatewayConfig(Model):
     """Who may ask."""
     objectives: ServiceObjectives | None = None
     """What is promised; the latency gets a bucket edge of its own."""
+    captures: CapturePolicy | None = None
+    """Which requests are kept. Absent: none."""
+    feedback: Bool = False
+    """Whether labels are taken by request id; all answers are kept for it, beside the captures."""
+    gateways: Annotated[Int, Field(ge=1)] = 1
+    """Gateways that share the limits of the captures."""
 
 
 def limit_label(milliseconds: float) -> str:

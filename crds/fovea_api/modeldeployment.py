@@ -464,6 +464,16 @@ class Monitoring(Model):
     feedback: Feedback | None = None
     """Ground truth posted later. Absent: not accepted."""
 
+    rules: ClassVar = (
+        Rule(
+            "!has(self.feedback) || !self.feedback.enabled || has(self.captures)",
+            "feedback needs captures: any gateway finds an answer in their folder by its request id; sampleRate 0 with "
+            "lowConfidenceBelow 0 keeps no image",
+            lambda obj: obj.feedback is None or not obj.feedback.enabled or obj.captures is not None,
+            ".captures",
+        ),
+    )
+
 
 class ScheduleTrigger(Model):
     """Retraining on a schedule."""
@@ -945,11 +955,7 @@ def references(spec: ModelDeploymentSpec) -> Iterator[Reference]:
 
 def without_effect(spec: ModelDeploymentSpec) -> tuple[str, ...]:
     """What is asked for and does not act in this version, in words; the model is served all the same."""
-    parts = {
-        "captures": spec.monitoring.captures is not None,
-        "feedback": spec.monitoring.feedback is not None and spec.monitoring.feedback.enabled,
-    }
-    words = [f"spec.monitoring.{name}" for name, asked in parts.items() if asked]
+    words = []
     if spec.runtime == "Triton" and spec.scaling.min_replicas == 0:
         words.append("spec.scaling.minReplicas 0: a HorizontalPodAutoscaler keeps one replica of Triton")
     return tuple(words)

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 from fovea_api.bundle import MANIFEST, BundleFile, BundleManifest
 from fovea_api.errors import CorruptData, InvalidInput, problems
+from fovea_api.profile import PROFILE, ReferenceProfile
 from fovea_api.run import digest_of
 from pydantic import ValidationError
 
@@ -65,6 +66,10 @@ class Bundle:
         """The numbers of the stated answer to the golden image, in this precision; None: the bundle states none."""
         return golden_of(self.manifest, precision, lambda name: (self.path / name).read_bytes())
 
+    def profile(self) -> ReferenceProfile | None:
+        """What the images were like that the model was measured on; None: the bundle does not say."""
+        return profile_of(self.manifest, lambda name: (self.path / name).read_bytes())
+
 
 def golden_of(manifest: BundleManifest, precision: str | None, read: Callable[[str], bytes]) -> list[float] | None:
     """The numbers of the answer to the golden image that a bundle states; None: it states none for this precision.
@@ -77,13 +82,37 @@ def golden_of(manifest: BundleManifest, precision: str | None, read: Callable[[s
     Raises:
         CorruptBundle: the file is not what its digest promises.
     """
+    content = _file_of(manifest, ANSWERS, read)
+    if content is None:
+        return None
+    answers: Mapping[str, list[float]] = json.loads(content)
+    return answers.get(precision or manifest.precision or "FP32")
+
+
+def profile_of(manifest: BundleManifest, read: Callable[[str], bytes]) -> ReferenceProfile | None:
+    """The reference profile of a bundle; None: it has none. Raises CorruptBundle.
+
+    Args:
+        manifest: That of the bundle.
+        read: Gives a file of the bundle by its name.
+    """
+    content = _file_of(manifest, PROFILE, read)
+    if content is None:
+        return None
+    try:
+        return ReferenceProfile.model_validate_json(content)
+    except ValidationError as error:
+        raise CorruptBundle(f"no reference profile: {error.error_count()} errors", PROFILE, COPY_AGAIN) from error
+
+
+def _file_of(manifest: BundleManifest, name: str, read: Callable[[str], bytes]) -> bytes | None:
+    """A file that the manifest names, verified; None where it names no such file."""
     for entry in manifest.files:
-        if entry.path == ANSWERS:
-            content = read(ANSWERS)
+        if entry.path == name:
+            content = read(name)
             if hashlib.sha256(content).hexdigest() != entry.sha256:
-                raise CorruptBundle(f"the content's SHA-256 is not {entry.sha256}", ANSWERS, COPY_AGAIN)
-            answers: Mapping[str, list[float]] = json.loads(content)
-            return answers.get(precision or manifest.precision or "FP32")
+                raise CorruptBundle(f"the content's SHA-256 is not {entry.sha256}", name, COPY_AGAIN)
+            return content
     return None
 
 

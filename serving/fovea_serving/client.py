@@ -132,6 +132,38 @@ class Client:
         """The image as JPEG with the prediction drawn on it. Raises RequestFailed, ServiceUnavailable."""
         return self._post(_query(confidence, classes) | {"render": "1"}, _bytes(image), "application/octet-stream")
 
+    def feedback(
+        self,
+        request_id: str,
+        *,
+        name: str | None = None,
+        objects: Sequence[DetectedObject] | None = None,
+        masks: Mapping[str, Mask] | None = None,
+        wrong: bool | None = None,
+    ) -> bool:
+        """Says what is right for a request of one image; whether its answer was. Raises RequestFailed.
+
+        Args:
+            request_id: As the prediction has it.
+            name: The class of the image.
+            objects: All its objects.
+            masks: The pixels of each class.
+            wrong: Whether the answer was wrong, where no more is known.
+        """
+        label: dict[str, object] = {"requestId": request_id}
+        if name is not None:
+            label["class"] = name
+        if objects is not None:
+            label["objects"] = [{"class": each.name, "box": list(each.box)} for each in objects]
+        if masks is not None:
+            encoded = {each: {"size": list(mask.size), "counts": mask.counts} for each, mask in masks.items()}
+            label["classes"] = [{"class": each, "mask": mask} for each, mask in encoded.items()]
+        if wrong is not None:
+            label["wrong"] = wrong
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self._url}/v1/feedback", json.dumps(label).encode(), headers, method="POST")
+        return bool(json.loads(self._send(request))["right"])
+
     def model(self) -> Mapping[str, Any]:
         """The model's run, task, classes and threshold. Raises RequestFailed, ServiceUnavailable."""
         model: Mapping[str, Any] = json.loads(self._send(urllib.request.Request(f"{self._url}/v1/model")))

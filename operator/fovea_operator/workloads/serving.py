@@ -78,6 +78,9 @@ class Serving:
     def pod(self, component: str, versions: Sequence[DeployedVersion], settings: Settings, own: Content) -> JsonObject:
         """The template of a pod that reads the bundles of versions. `own`: what is particular to it."""
         claims = {claim: False for version in versions if (claim := claim_of(version.bundle)) is not None}
+        captures = self.spec.monitoring.captures
+        if component == GATEWAY and captures is not None and (claim := claim_of(captures.uri)) is not None:
+            claims[claim] = True
         volumes, mounts = claim_volumes(claims)
         work: JsonObject = {"name": "fovea-work", "emptyDir": {"sizeLimit": settings.work_dir_size}}
         whole = replace(

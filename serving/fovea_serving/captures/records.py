@@ -58,6 +58,26 @@ class Capture(Model):
         return all(image.file is not None for image in self.images)
 
 
+class VersionAnswer(Model):
+    """What one version said of a request."""
+
+    run: Word
+    """Version of the model."""
+    role: Literal["Stable", "Candidate", "Shadow"]
+    """Its role then."""
+    images: tuple[ImageAnswer, ...]
+    """The images in the order of the request."""
+
+
+class AnsweredPair(Model):
+    """What candidate and stable said of one request: `<day>/<request id>.pair.json`."""
+
+    candidate: VersionAnswer
+    """The version that was tried."""
+    stable: VersionAnswer
+    """The version that it was compared with."""
+
+
 class Label(Model):
     """What is right for a request: `<day>/<request id>.label.json`."""
 
@@ -86,16 +106,14 @@ class Answered:
     label: Label | None = None
 
 
-def is_right_answer(capture: Capture, label: Label) -> bool:
+def is_right_answer(task: Task, answers: Sequence[ImageAnswer], label: Label) -> bool:
     """Whether all images of a request were answered rightly. Raises InvalidInput where the label does not fit."""
     if label.wrong is not None:
         return not label.wrong
-    if len(label.images) != len(capture.images):
-        words = f"{len(label.images)} labels for a request of {len(capture.images)} images"
+    if len(label.images) != len(answers):
+        words = f"{len(label.images)} labels for a request of {len(answers)} images"
         raise InvalidInput(words, "images", "give one for each image, in the order of the request")
-    return all(
-        _is_right(capture.task, image, content) for image, content in zip(capture.images, label.images, strict=True)
-    )
+    return all(_is_right(task, image, content) for image, content in zip(answers, label.images, strict=True))
 
 
 def prediction_of(task: Task, image: ImageAnswer, content: Mapping[str, JsonValue]) -> tuple[Prediction, list[str]]:

@@ -2,6 +2,7 @@
 
     2026-11-26/4f1c….json           what was answered
     2026-11-26/4f1c…-0.jpg          the image, where it is kept
+    2026-11-26/4f1c….pair.json      what candidate and stable said, where both were asked
     2026-11-26/4f1c….label.json     what is right, once it is known
 
 Whoever knows an id finds its request by asking each day: they are as many as the retention has.
@@ -19,9 +20,9 @@ from fovea_api.errors import CorruptData
 from fovea_store import NotFound, StorePath
 from pydantic import ValidationError
 
-from fovea_serving.captures.records import Answered, Capture, Label
+from fovea_serving.captures.records import Answered, AnsweredPair, Capture, Label
 
-RECORD, LABEL = ".json", ".label.json"
+RECORD, LABEL, PAIR = ".json", ".label.json", ".pair.json"
 MOST_RECORD_BYTES = 64 << 20
 """Largest record that is read: masks of large images are long."""
 AT_ONCE = 8
@@ -54,6 +55,19 @@ class CaptureStore:
         place = self.root / day / f"{request_id}{LABEL}"
         place.write_text(label.model_dump_json(by_alias=True, exclude_none=True))
 
+    def pair(self, day: str, request_id: str, pair: AnsweredPair) -> None:
+        """Keeps what two versions said of a request."""
+        place = self.root / day / f"{request_id}{PAIR}"
+        place.write_text(pair.model_dump_json(by_alias=True, exclude_none=True))
+
+    def find_pair(self, found: Answered) -> AnsweredPair | None:
+        """What two versions said of a request; None: only one was asked."""
+        try:
+            content = (self.root / found.day / f"{found.capture.id}{PAIR}").read_bytes(MOST_RECORD_BYTES)
+        except NotFound:
+            return None
+        return AnsweredPair.model_validate_json(content)
+
     def find(self, request_id: str) -> Answered | None:
         """The request of an id, the newest where there are several; None: none is kept under it."""
         days = sorted(self.days(), reverse=True)
@@ -70,7 +84,7 @@ class CaptureStore:
         for day in sorted(self.days()):
             names = {entry.path for entry in (self.root / day).files(recursive=False)}
             for name in sorted(names):
-                if not name.endswith(RECORD) or name.endswith(LABEL):
+                if not name.endswith(RECORD) or name.endswith((LABEL, PAIR)):
                     continue
                 found = self._read(day, name.removesuffix(RECORD))
                 if found is not None and (found.capture.has_images or not with_images):
@@ -103,7 +117,7 @@ class CaptureStore:
         for image in found.capture.images:
             if image.file is not None:
                 (folder / image.file).delete()
-        for suffix in (LABEL, RECORD):
+        for suffix in (LABEL, PAIR, RECORD):
             (folder / f"{request_id}{suffix}").delete()
         return True
 

@@ -13,12 +13,13 @@ from pydantic import JsonValue
 
 from fovea_serving.gateway.answers import answer_json, json_response, model_json, picture_response
 from fovea_serving.gateway.bulk import predict_lines
+from fovea_serving.gateway.feedback import MAX_BYTES, take_feedback
 from fovea_serving.gateway.gateway import Gateway
 from fovea_serving.gateway.open_inference_http import add_open_inference
-from fovea_serving.gateway.openapi import PREDICT, PREDICT_BATCH, describe_schemas
+from fovea_serving.gateway.openapi import FEEDBACK, PREDICT, PREDICT_BATCH, describe_schemas
 from fovea_serving.gateway.pages import add_pages
 from fovea_serving.gateway.problems import SlowRequest, problem
-from fovea_serving.gateway.requests import options_of, read_images, request_id_of, while_connected
+from fovea_serving.gateway.requests import client_of, options_of, read_body, read_images, request_id_of, while_connected
 from fovea_serving.gateway.settings import Settings
 from fovea_serving.upstreams import UpstreamUnavailable
 
@@ -39,7 +40,7 @@ def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
     @app.post("/v1/predict", openapi_extra=PREDICT)
     async def predict(request: Request) -> Response:
         """Predicts one image (the body) or several (files of a multipart form)."""
-        with gateway.call(request_id_of(request)) as call:
+        with gateway.call(request_id_of(request), client_of(request, gateway.name)) as call:
             images = await images_of(request)
             choice = partial(options_of, request.query_params)
             answered = await while_connected(request, gateway.predict(call, images, choice))
@@ -54,6 +55,13 @@ def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
         images = await images_of(request, settings.max_batch_images)
         lines = predict_lines(gateway, request_id, images, partial(options_of, request.query_params))
         return StreamingResponse(lines, headers={"X-Request-Id": request_id}, media_type="application/x-ndjson")
+
+    @app.post("/v1/feedback", openapi_extra=FEEDBACK)
+    async def feedback(request: Request) -> Response:
+        """Says what is right for a request that was answered, by its id."""
+        await gateway.authenticator.check(request.headers)
+        body = await read_body(request, MAX_BYTES)
+        return json_response(await take_feedback(gateway.monitor, body))
 
     @app.get("/v1/model")
     async def model(request: Request) -> dict[str, JsonValue]:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from fovea_api.common import parse_duration
 from fovea_api.errors import FoveaError
@@ -22,11 +22,12 @@ from fovea_api.modeldeployment import CapturePolicy
 from fovea_store import StorePath
 
 from fovea_serving.captures import Answered, Capture, CaptureStore, ImageAnswer
-from fovea_serving.captures.records import Reason
+from fovea_serving.captures.records import AnsweredPair, Reason, VersionAnswer
 from fovea_serving.captures.store import day_of
 from fovea_serving.gateway.drift_metrics import DriftMetrics
 from fovea_serving.gateway.routing import Version
-from fovea_serving.pipeline.header import ImageHeader
+from fovea_serving.gateway.trial import Pair
+from fovea_serving.pipeline.header import ImageHeader, read_header
 from fovea_serving.upstreams import Answer
 
 WRITERS = 2
@@ -100,7 +101,7 @@ class Capturer:
         self.policy = policy
         self.store = CaptureStore(
             StorePath.parse(policy.uri, credentials),
-            timedelta(seconds=parse_duration(policy.retention).total_seconds()),
+            parse_duration(policy.retention),
         )
         self._feedback = feedback
         self._metrics = metrics
@@ -110,12 +111,17 @@ class Capturer:
         self._edges = Allowance(limit - sampled, (limit - sampled) * BURST, clock)
         self._answers = Allowance(3600 * ANSWERS_PER_SECOND, ANSWERS_PER_SECOND, clock)
         self._recent: OrderedDict[str, Answered] = OrderedDict()
-        self._queue: queue.Queue[tuple[Capture, list[bytes]] | None] = queue.Queue(MOST_WAITING)
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._write, daemon=True) for _ in range(WRITERS)]
         self._threads.append(threading.Thread(target=self._care, daemon=True))
         for thread in self._threads:
             thread.start()
+
+    @property
+    def takes_feedback(self) -> bool:
+        """Whether labels are taken by request id."""
+        return self._feedback
 
     def answered(
         self,
@@ -170,25 +176,35 @@ class Capturer:
             task=version.model.manifest.task,
             reason=reason,
             client=client,
-            images=tuple(
-                ImageAnswer(
-                    file=f"{request_id}-{index}.{SUFFIXES.get(header.format, 'img')}" if pictured else None,
-                    width=answer.width,
-                    height=answer.height,
-                    confidence=answer.prediction.confidence,
-                    prediction=answer.prediction.to_dict(version.model.manifest.classes, masks=True),
-                )
-                for index, (header, answer) in enumerate(zip(headers, answers, strict=True))
+            images=_image_answers(
+                version,
+                answers,
+                [f"{request_id}-{index}.{SUFFIXES.get(each.format, 'img')}" for index, each in enumerate(headers)]
+                if pictured
+                else None,
             ),
         )
-        try:
-            self._queue.put_nowait((capture, list(images) if pictured else []))
-        except queue.Full:
-            self._metrics.capture_lost("queue")
+        content = list(images) if pictured else []
+        if not self._in_background(lambda: self._keep(capture, content)):
             return
         self._recent[request_id] = Answered(day_of(capture.time), capture)
         if len(self._recent) > MOST_RECENT:
             self._recent.popitem(last=False)
+
+    def compared(self, pair: Pair) -> None:
+        """A request that two versions answered: the pair is kept for its label, its images where they disagree."""
+        asked, own = pair.asked, pair.asked.answers
+        if not pair.same and own is not None:
+            headers = [read_header(image) for image in asked.images]
+            self.edge_case("disagreement", asked.request_id, asked.client, asked.version, asked.images, headers, own)
+        known = self._recent.get(asked.request_id)
+        if self._feedback and known is not None:
+            sides = [
+                VersionAnswer(run=version.name, role=version.role, images=_image_answers(version, answers))
+                for version, answers in ((pair.candidate, pair.answers), (pair.stable, pair.others))
+            ]
+            kept = AnsweredPair(candidate=sides[0], stable=sides[1])
+            self._in_background(lambda: self.store.pair(known.day, asked.request_id, kept))
 
     def find(self, request_id: str) -> Answered | None:
         """What is kept of a request, with its label as the store has it now. Raises what stores raise."""
@@ -218,12 +234,23 @@ class Capturer:
             self._metrics.capture_lost("limit")
         return None
 
+    def _in_background(self, work: Callable[[], None]) -> bool:
+        """Whether the work will be done."""
+        try:
+            self._queue.put_nowait(work)
+        except queue.Full:
+            self._metrics.capture_lost("queue")
+            return False
+        return True
+
+    def _keep(self, capture: Capture, images: Sequence[bytes]) -> None:
+        self.store.write(capture, images)
+        self._metrics.captured(capture.reason)
+
     def _write(self) -> None:
-        while (waiting := self._queue.get()) is not None:
-            capture, images = waiting
+        while (work := self._queue.get()) is not None:
             try:
-                self.store.write(capture, images)
-                self._metrics.captured(capture.reason)
+                work()
             except FoveaError as error:
                 self._metrics.capture_lost("store")
                 log.warning("a capture is lost: %s", error)
@@ -246,6 +273,22 @@ class Capturer:
                 log.exception("the captures cannot be looked through")
             if self._closing.wait(COUNT_SECONDS):
                 return
+
+
+def _image_answers(
+    version: Version, answers: Sequence[Answer], files: Sequence[str] | None = None
+) -> tuple[ImageAnswer, ...]:
+    names: Sequence[str | None] = files if files is not None else [None] * len(answers)
+    return tuple(
+        ImageAnswer(
+            file=file,
+            width=answer.width,
+            height=answer.height,
+            confidence=answer.prediction.confidence,
+            prediction=answer.prediction.to_dict(version.model.manifest.classes, masks=True),
+        )
+        for file, answer in zip(names, answers, strict=True)
+    )
 
 
 def client_digest(deployment: str, *identity: str) -> str:

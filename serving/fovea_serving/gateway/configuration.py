@@ -11,12 +11,14 @@ from pathlib import Path
 from fovea_api.bundle import MANIFEST, BundleManifest
 from fovea_api.errors import FoveaError, InvalidInput, problems
 from fovea_api.gateway import GatewayConfig, ServedVersion
-from fovea_api.modeldeployment import Authentication
+from fovea_api.modeldeployment import Authentication, CapturePolicy
+from fovea_api.profile import ReferenceProfile
 from fovea_store import NotFound, StorePath
 from pydantic import ValidationError
 
-from fovea_serving.bundle import golden_of, parse_manifest, verify_digest
+from fovea_serving.bundle import golden_of, parse_manifest, profile_of, verify_digest
 from fovea_serving.gateway.authentication import ApiKeys, Authenticator, Everybody, ServiceAccountTokens
+from fovea_serving.gateway.capturing import Capturer
 from fovea_serving.gateway.gateway import Gateway
 from fovea_serving.gateway.kubernetes import ApiServer
 from fovea_serving.gateway.routing import Routing, Served, Version
@@ -60,6 +62,7 @@ class Follower:
         self._gateway = gateway
         self._surroundings = surroundings
         self._authentication: tuple[Authentication, str, str] | None = None
+        self._captures: tuple[CapturePolicy | None, bool, int] = (None, False, 1)
         self._open: dict[ServedVersion, Served] = {}
 
     async def follow(self, configs: AsyncIterator[GatewayConfig]) -> None:
@@ -101,6 +104,10 @@ class Follower:
         self._gateway.inference = config.inference
         self._gateway.name = config.deployment
         self._gateway.metrics.describe(config.namespace, config.deployment, config.objectives)
+        former, monitor = self._gateway.monitor.capturer, self._gateway.monitor
+        monitor.capturer = self._capturer(config)
+        if former is not None and former is not monitor.capturer:
+            await asyncio.to_thread(former.close)
         reason = config.reason or "the deployment has no ready version"
         self._gateway.route(Routing(versions, reason, config.mirror_percent / 100, config.revision))
         self._gateway.configured = True
@@ -112,13 +119,13 @@ class Follower:
     async def _version(self, served: ServedVersion, config: GatewayConfig, opened: list[Served]) -> Version:
         model = self._open.get(_identity(served))
         if model is None:
-            manifest, digest, golden = await asyncio.to_thread(self._read, served)
-            model = Served.of(manifest, digest, open_upstream(served, manifest, config), golden)
+            manifest, digest, golden, profile = await asyncio.to_thread(self._read, served)
+            model = Served.of(manifest, digest, open_upstream(served, manifest, config), golden, profile)
             opened.append(model)
         return Version(served.name, served.role, served.weight, model, served.latency_limits_milliseconds)
 
-    def _read(self, served: ServedVersion) -> tuple[BundleManifest, str, list[float] | None]:
-        """The manifest, its digest, and the stated answer to the golden image, of a bundle in its store.
+    def _read(self, served: ServedVersion) -> tuple[BundleManifest, str, list[float] | None, ReferenceProfile | None]:
+        """The manifest, its digest, the stated answer to the golden image and the profile, of a bundle in its store.
 
         Raises UntrustedBundle where it must be signed and is not.
         """
@@ -128,8 +135,27 @@ class Follower:
             verify_signed_file(MANIFEST, content, _signature(folder), Path(served.public_key), served.bundle)
         manifest = parse_manifest(content, served.bundle)
         digest = verify_digest(manifest, folder.name, served.bundle)
-        golden = golden_of(manifest, served.precision, lambda name: (folder / name).read_bytes(MAX_MANIFEST_BYTES))
-        return manifest, digest, golden
+
+        def read(name: str) -> bytes:
+            return (folder / name).read_bytes(MAX_MANIFEST_BYTES)
+
+        return manifest, digest, golden_of(manifest, served.precision, read), profile_of(manifest, read)
+
+    def _capturer(self, config: GatewayConfig) -> Capturer | None:
+        """What keeps requests as the configuration asks for; the one there is, where nothing changed."""
+        required = (config.captures, config.feedback, config.gateways)
+        if required == self._captures:
+            return self._gateway.monitor.capturer
+        self._captures = required
+        if config.captures is None:
+            return None
+        return Capturer(
+            config.captures,
+            self._surroundings.store_credentials,
+            feedback=config.feedback,
+            gateways=config.gateways,
+            metrics=self._gateway.metrics.drift,
+        )
 
     def _authenticator(self, config: GatewayConfig) -> Authenticator:
         """What the configuration asks for; the one there is, with all that it remembers, where nothing changed."""

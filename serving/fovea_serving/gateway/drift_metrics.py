@@ -75,7 +75,7 @@ class DriftMetrics:
             if name in FEATURES:
                 edges = (*FEATURES[name].edges, float("inf"))
                 for edge, count in zip(edges, accumulate(counts), strict=True):
-                    self._reference.labels(*labels, name, floatToGoString(edge)).set(count)
+                    self._reference.labels(*labels, name, floatToGoString(edge)).set(count)  # type: ignore[no-untyped-call]
         for name, share in profile.classes.items():
             self._reference_classes.labels(*labels, name).set(share)
         self._reference_items.labels(*labels).set(profile.items)
@@ -105,7 +105,8 @@ class DriftMetrics:
 
     def by_version(self) -> Iterator[Counter | Gauge | Histogram]:
         """The metrics that have the label `run`."""
-        yield from (*self._histograms.values(), self._classes, self._labelled, self._pairs, self._reference)
+        yield from self._histograms.values()
+        yield from (self._classes, self._labelled, self._pairs, self._reference)
         yield from (self._reference_classes, self._reference_items, self._reference_accuracy)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fovea_api.errors import FoveaError, InvalidInput, Recoverable
+from fovea_api.common import Task
+from fovea_api.errors import InvalidInput, Recoverable
+from fovea_api.profile import PairOutcome
 from pydantic import JsonValue
 
 from fovea_serving.captures import Answered, Label, is_right_answer
+from fovea_serving.captures.records import AnsweredPair
 from fovea_serving.gateway.capturing import Capturer
 from fovea_serving.gateway.monitoring import Monitor
 from fovea_serving.gateway.problems import FeedbackDisabled, UnknownRequest
@@ -38,12 +42,16 @@ async def take_feedback(monitor: Monitor, body: bytes) -> dict[str, JsonValue]:
     if not isinstance(request_id, str) or not request_id:
         raise InvalidInput("`requestId` is missing", "requestId", "give that of the answer")
     try:
-        found, right = await asyncio.to_thread(_keep, capturer, request_id, label)
+        kept = await asyncio.to_thread(_keep, capturer, request_id, label)
     except Recoverable as error:
         raise UpstreamUnavailable(f"the store of the captures does not answer: {error}") from error
-    if counted := found.label is None:
-        monitor.metrics.labelled(found.capture.run, found.capture.role.lower(), "right" if right else "wrong")
-    return {"requestId": request_id, "run": found.capture.run, "right": right, "counted": counted}
+    capture = kept.found.capture
+    if counted := kept.found.label is None:
+        monitor.metrics.labelled(capture.run, capture.role.lower(), "right" if kept.right else "wrong")
+        if kept.pair is not None and kept.outcome is not None:
+            candidate = kept.pair.candidate
+            monitor.metrics.labelled_pair(candidate.run, candidate.role.lower(), kept.pair.stable.run, kept.outcome)
+    return {"requestId": request_id, "run": capture.run, "right": kept.right, "counted": counted}
 
 
 def label_of(content: Mapping[str, JsonValue]) -> Label:
@@ -53,7 +61,7 @@ def label_of(content: Mapping[str, JsonValue]) -> Label:
         if not isinstance(content["wrong"], bool):
             raise InvalidInput("`wrong` is neither true nor false", "wrong")
         return Label(time=now, source="feedback", wrong=content["wrong"])
-    images = content.get("images", [content])
+    images: JsonValue = content.get("images", [dict(content)])
     if not isinstance(images, list) or not images:
         raise InvalidInput("`images` is no list", "images", "give one label for each image of the request")
     return Label(time=now, source="feedback", images=tuple(_one(image) for image in images))
@@ -68,7 +76,15 @@ def _one(content: JsonValue) -> Mapping[str, JsonValue]:
     return {field: content[field] for field in ("objects", "classes") if field in content}
 
 
-def _keep(capturer: Capturer, request_id: str, label: Label) -> tuple[Answered, bool]:
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    found: Answered
+    right: bool
+    pair: AnsweredPair | None
+    outcome: PairOutcome | None
+
+
+def _keep(capturer: Capturer, request_id: str, label: Label) -> _Kept:
     found = capturer.find(request_id)
     if found is None:
         raise UnknownRequest(
@@ -76,9 +92,20 @@ def _keep(capturer: Capturer, request_id: str, label: Label) -> tuple[Answered, 
             "requestId",
             "give the id of an answer that is younger than the retention; of very many requests some are not kept",
         )
-    right = is_right_answer(found.capture, label)
+    task = found.capture.task
+    right = is_right_answer(task, found.capture.images, label)
+    # "wrong" is said of the answer that the client got, and of no other
+    pair = capturer.store.find_pair(found) if label.wrong is None else None
+    outcome = None if pair is None else _outcome(task, pair, label)
     capturer.store.label(found.day, request_id, label)
-    return found, right
+    return _Kept(found, right, pair, outcome)
+
+
+def _outcome(task: Task, pair: AnsweredPair, label: Label) -> PairOutcome:
+    candidate, stable = (is_right_answer(task, each.images, label) for each in (pair.candidate, pair.stable))
+    if candidate and stable:
+        return "both"
+    return "candidate" if candidate else "stable" if stable else "neither"
 
 
 def _object(body: bytes) -> Mapping[str, JsonValue]:
@@ -89,6 +116,3 @@ def _object(body: bytes) -> Mapping[str, JsonValue]:
     if not isinstance(content, dict):
         raise InvalidInput("the body is no JSON object", "body")
     return content
-
-
-__all__ = ["MAX_BYTES", "FoveaError", "label_of", "take_feedback"]

@@ -19,6 +19,7 @@ from fovea_serving.gateway.admission import Admission
 from fovea_serving.gateway.authentication import Authenticator, Everybody
 from fovea_serving.gateway.health import CHECK_SECONDS
 from fovea_serving.gateway.metrics import Metrics
+from fovea_serving.gateway.monitoring import Monitor, Observed
 from fovea_serving.gateway.problems import ClientDisconnected, DeadlineExceeded, status_of
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.gateway.settings import Settings
@@ -42,6 +43,8 @@ class Call:
     """
 
     request_id: str
+    client: str = ""
+    """Digest of who asks."""
     version: Version | None = None
     begun: float | None = None
     """When it was there as a whole, by `time.perf_counter`."""
@@ -84,8 +87,9 @@ class Gateway:
         self.admission_of_candidate = self._admission()
         """Its own: a candidate that hangs turns no other requests away."""
         self.metrics = Metrics()
+        self.monitor = Monitor(self.metrics.drift)
         self._background: set[asyncio.Task[None]] = set()
-        self._trial = Trial(self._in_time, self.metrics, self._in_background)
+        self._trial = Trial(self._in_time, self.metrics, self._in_background, self.monitor.compared)
 
     def route(self, routing: Routing) -> None:
         """Sends requests by this routing from now on. Versions that left it answer what they have begun, then close."""
@@ -94,14 +98,15 @@ class Gateway:
         if former.candidate is None:
             self.admission_of_candidate = self._admission()
         self.metrics.routing(routing)
+        self.monitor.route(routing.versions)
         for version in former.versions:
             if id(version.model) not in kept:
                 self._in_background(version.model.upstream.close())
 
     @contextmanager
-    def call(self, request_id: str) -> Iterator[Call]:
+    def call(self, request_id: str, client: str = "") -> Iterator[Call]:
         """While a request is answered; counts it at the end, whatever its end is."""
-        call = Call(request_id)
+        call = Call(request_id, client)
         code, reason = 500, "Unexpected"
         try:
             yield call
@@ -136,6 +141,17 @@ class Gateway:
             raise
         self.metrics.images(answered.version, images, headers)
         self.metrics.answers(answered.version, answered.answers)
+        self.monitor.answered(
+            Observed(
+                call.request_id,
+                call.client,
+                answered.version,
+                images,
+                headers,
+                answered.answers,
+                self._is_plain(answered.version, choice),
+            )
+        )
         self._tried(call, images, choice, 200, answered.answers)
         return answered
 
@@ -169,6 +185,7 @@ class Gateway:
         """Answers what has been begun, and lets go of all versions."""
         self.route(Routing((), "the gateway is shutting down"))
         await asyncio.gather(*self._background)
+        await asyncio.to_thread(self.monitor.close)
 
     async def _admitted(
         self, call: Call, images: Sequence[bytes], headers: Sequence[ImageHeader], choice: Choice
@@ -202,6 +219,12 @@ class Gateway:
             raise InvalidOptions(f"{count} tiles in one request", "tile", f"choose larger ones: at most {MAX_TILES}")
         return count
 
+    def _is_plain(self, version: Version, choice: Choice) -> bool:
+        """Whether the answer is what the model says by its own threshold, as its reference profile has it."""
+        options = self._options(version, choice)
+        own = version.model.manifest.postprocessing.confidence_threshold
+        return options.confidence in (None, own) and options.classes is None and options.tile is None
+
     def _options(self, version: Version, choice: Choice) -> PredictOptions:
         inference = self.inference
         defaults = PredictOptions(inference.confidence_threshold, max_detections=inference.max_detections)
@@ -220,6 +243,7 @@ class Gateway:
                 code=code,
                 seconds=call.seconds or 0.0,
                 answers=answers,
+                client=call.client,
             )
             self._trial.after(self.routing, asked)
 

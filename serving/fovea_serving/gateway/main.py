@@ -58,7 +58,7 @@ def _serve_bundle(bundle: Path, inference: Inference, settings: Settings, thread
 
     async def start(gateway: Gateway) -> None:
         upstream = LocalUpstream(predictor, inference.batching, threads)
-        model = Served.of(verified.manifest, verified.digest, upstream, verified.golden())
+        model = Served.of(verified.manifest, verified.digest, upstream, verified.golden(), verified.profile())
         gateway.route(Routing([Version(run, "Stable", 100, model)]))
 
     uvloop.run(serve(lambda: Gateway(inference, settings), start, settings))

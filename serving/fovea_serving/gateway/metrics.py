@@ -11,29 +11,25 @@ from collections.abc import Iterator, Sequence
 
 from fovea_api.gateway import limit_label
 from fovea_api.modeldeployment import ServiceObjectives
+from fovea_api.profile import MAX_CLASSES, OTHER_CLASSES
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from fovea_serving.gateway.drift_metrics import LABELS, DriftMetrics
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.pipeline.header import ImageHeader
 from fovea_serving.upstreams import Answer
 
-MAX_CLASSES = 100
-OTHER_CLASSES = "(other)"
 FORMER_VERSIONS = 4
 """Versions that no longer answer and whose series are kept: Prometheus still has to read their last requests."""
 CODES = ("200", "429", "500", "502", "503", "504")
 """Answers that are counted from zero: a rate would miss the first of a series that appears with it."""
 
-LABELS = ("namespace", "deployment", "run", "role")
 SAME, DIFFERENT = "same", "different"
 """What a comparison of two answers comes to."""
 SECONDS = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-SHARES = tuple(step / 20 for step in range(1, 21))
-MEGAPIXELS = (0.01, 0.05, 0.1, 0.3, 0.5, 1, 2, 5, 10, 20, 50, 100)
 KILOBYTES = (1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000)
-RATIOS = (0.25, 0.5, 0.67, 0.75, 0.9, 1.1, 1.34, 1.5, 2, 4)
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder that several processes count in; prometheus-client looks at it when it is imported."""
 
@@ -52,6 +48,7 @@ class Metrics:
         self._edge: float | None = None
         """Edge of a latency bucket at the objective, in seconds."""
         registry = self.registry
+        self.drift = DriftMetrics(registry)
         self._requests = Counter(
             "fovea_serving_requests", "Requests, by the status of the answer.", (*LABELS, "code"), registry=registry
         )
@@ -66,24 +63,11 @@ class Metrics:
             buckets=BATCH_SIZES,
             registry=registry,
         )
-        self._confidence = Histogram(
-            "fovea_serving_confidence",
-            "Best score of each image: of its most certain object or class.",
-            LABELS,
-            buckets=SHARES,
-            registry=registry,
-        )
         self._classes = Counter(
             "fovea_serving_predictions",
             "Objects by their class, or images by their most probable class.",
             (*LABELS, "class"),
             registry=registry,
-        )
-        self._megapixels = Histogram(
-            "fovea_serving_image_megapixels", "Size of each image.", LABELS, buckets=MEGAPIXELS, registry=registry
-        )
-        self._aspect = Histogram(
-            "fovea_serving_image_aspect_ratio", "Width by height.", LABELS, buckets=RATIOS, registry=registry
         )
         self._kilobytes = Histogram(
             "fovea_serving_image_kilobytes", "Size of each file.", LABELS, buckets=KILOBYTES, registry=registry
@@ -169,7 +153,7 @@ class Metrics:
 
     def describe(self, namespace: str, deployment: str, objectives: ServiceObjectives | None) -> None:
         """Whose gateway this is, and what it promises; the latency gets a bucket edge."""
-        self._place = (namespace, deployment)
+        self._place = self.drift.place = (namespace, deployment)
         if MULTIPROCESS not in os.environ:
             self._promised.clear()
         for metric, value in (objectives.to_dict() if objectives is not None else {}).items():
@@ -213,8 +197,6 @@ class Metrics:
         """What came in."""
         labels = self._labels(version)
         for image, header in zip(images, headers, strict=True):
-            self._megapixels.labels(*labels).observe(header.megapixels)
-            self._aspect.labels(*labels).observe(header.width / header.height)
             self._kilobytes.labels(*labels).observe(len(image) / 1000)
             self._formats.labels(*labels, header.format).inc()
 
@@ -224,8 +206,6 @@ class Metrics:
         for answer in answers:
             if answer.batch_size is not None:
                 self._batch_size.labels(*labels).observe(answer.batch_size)
-            if (confidence := answer.prediction.confidence) is not None:
-                self._confidence.labels(*labels).observe(confidence)
             for label, count in answer.prediction.counts().items():
                 name = classes[label] if label < MAX_CLASSES else OTHER_CLASSES
                 self._classes.labels(*labels, name).inc(count)
@@ -300,9 +280,10 @@ class Metrics:
                 metric.remove_by_labels({"run": run})
 
     def _by_version(self) -> Iterator[Counter | Gauge | Histogram]:
-        yield from (self._requests, self._errors, self._latency, self._batch_size, self._confidence, self._classes)
-        yield from (self._megapixels, self._aspect, self._kilobytes, self._formats, self._weight, self._ready)
+        yield from (self._requests, self._errors, self._latency, self._batch_size, self._classes)
+        yield from (self._kilobytes, self._formats, self._weight, self._ready)
         yield from (self._tested, self._tested_failed, self._tested_slow, self._compared, self._copies_shed)
+        yield from self.drift.by_version()
 
     def _labels(self, version: Version | None) -> tuple[str, ...]:
         return (*self._place, version.name, version.role.lower()) if version else (*self._place, "", "")

@@ -7,16 +7,14 @@ measured of at most MEASURED_PER_SECOND images of a process, by one thread: a sa
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from fovea_api.profile import ReferenceProfile
-
 from fovea_serving.gateway.capturing import Allowance, Capturer
 from fovea_serving.gateway.drift_metrics import DriftMetrics
 from fovea_serving.gateway.routing import Version
+from fovea_serving.gateway.trial import Pair
 from fovea_serving.pipeline import decode
 from fovea_serving.pipeline.header import ImageHeader
 from fovea_serving.pipeline.profile import answer_features, class_shares, size_features
@@ -32,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Observed:
     """A request with its answers.
 
     Args:
@@ -74,12 +72,12 @@ class Monitor:
         self._embeddings = {}
         for version in versions:
             profile = version.model.profile
-            known = profile is not None and profile.embedding is not None
-            self._embeddings[version.name] = Embedding(profile.embedding) if known else None  # type: ignore[union-attr, arg-type]
             if profile is not None:
+                basis = profile.embedding
+                self._embeddings[version.name] = Embedding(basis) if basis is not None else None
                 self.metrics.reference(version.name, version.role.lower(), profile)
 
-    def answered(self, request: Answered) -> None:
+    def answered(self, request: Observed) -> None:
         """Counts and keeps a request; never waits and never raises."""
         version, manifest = request.version, request.version.model.manifest
         if request.plain:
@@ -103,13 +101,18 @@ class Monitor:
             self._busy = True
             self._thread.submit(self._measure, request)
 
+    def compared(self, pair: Pair) -> None:
+        """A request that two versions answered; kept for its label, and with its images where they disagree."""
+        if self.capturer is not None:
+            self.capturer.compared(pair)
+
     def close(self) -> None:
         """Ends what runs in the background."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         if self.capturer is not None:
             self.capturer.close()
 
-    def _measure(self, request: Answered) -> None:
+    def _measure(self, request: Observed) -> None:
         """Of the first image alone: those of one request are much alike."""
         version = request.version
         try:
@@ -130,11 +133,3 @@ class Monitor:
             log.exception("the properties of an image cannot be measured")
         finally:
             self._busy = False
-
-
-def profile_of(content: bytes) -> ReferenceProfile:
-    """The profile that a bundle's file is. Raises ValueError."""
-    return ReferenceProfile.model_validate_json(content)
-
-
-__all__ = ["MEASURED_PER_SECOND", "Answered", "Monitor", "profile_of", "time"]

@@ -68,12 +68,65 @@ PREDICT_BATCH = {
         **_REFUSALS,
     },
 }
+_ANSWER_REFUSALS = {code: _REFUSALS[code] for code in ("400", "401", "403", "413", "503")}
+FEEDBACK = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Feedback"}}},
+    },
+    "responses": {
+        "200": {
+            "description": "Whether the answer was right, and whether it was counted: each request is counted once, a "
+            "later label takes the place of the earlier one.",
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/FeedbackResult"}}},
+        },
+        "404": {"description": "No answer is kept under this id.", "content": _PROBLEM},
+        "409": {"description": "The deployment takes no feedback.", "content": _PROBLEM},
+        **_ANSWER_REFUSALS,
+    },
+}
 _BOX = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
 _MASK = {
     "type": "object",
     "properties": {"size": {"type": "array", "items": {"type": "integer"}}, "counts": {"type": "string"}},
 }
+_LABEL: dict[str, Any] = {
+    "class": {"type": "string", "description": "The class of the image."},
+    "objects": {
+        "type": "array",
+        "description": "All objects of the image.",
+        "items": {"type": "object", "properties": {"class": {"type": "string"}, "box": _BOX}},
+    },
+    "classes": {
+        "type": "array",
+        "description": "The pixels of each class.",
+        "items": {"type": "object", "properties": {"class": {"type": "string"}, "mask": _MASK}},
+    },
+}
 SCHEMAS: dict[str, Any] = {
+    "Feedback": {
+        "type": "object",
+        "required": ["requestId"],
+        "properties": {
+            "requestId": {"type": "string"},
+            "wrong": {"type": "boolean", "description": "Whether the answer was wrong, where no more is known."},
+            **_LABEL,
+            "images": {
+                "type": "array",
+                "description": "For a request of several images: a label for each.",
+                "items": {"type": "object", "properties": _LABEL},
+            },
+        },
+    },
+    "FeedbackResult": {
+        "type": "object",
+        "properties": {
+            "requestId": {"type": "string"},
+            "run": {"type": "string"},
+            "right": {"type": "boolean"},
+            "counted": {"type": "boolean"},
+        },
+    },
     "Problem": {
         "type": "object",
         "description": "RFC 9457.",

@@ -27,6 +27,14 @@ class UnknownModel(InvalidInput):
     """The service has one model, and it is not called so."""
 
 
+class UnknownRequest(InvalidInput):
+    """No answer is kept under this id."""
+
+
+class FeedbackDisabled(InvalidInput):
+    """The deployment takes no feedback."""
+
+
 class SlowRequest(FoveaError):
     """The body did not come in time."""
 
@@ -42,6 +50,8 @@ class ClientDisconnected(FoveaError):
 STATUSES: tuple[tuple[type[FoveaError], HTTPStatus], ...] = (
     (RequestTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnknownModel, HTTPStatus.NOT_FOUND),
+    (UnknownRequest, HTTPStatus.NOT_FOUND),
+    (FeedbackDisabled, HTTPStatus.CONFLICT),
     (ImageTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnsupportedImage, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (InvalidImage, HTTPStatus.UNPROCESSABLE_ENTITY),

@@ -14,6 +14,7 @@ from starlette.datastructures import FormData, QueryParams, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from fovea_serving.gateway.capturing import client_digest
 from fovea_serving.gateway.problems import ClientDisconnected, RequestTooLarge
 from fovea_serving.pipeline import prediction_type
 from fovea_serving.pipeline.tiles import MIN_TILE
@@ -33,6 +34,13 @@ def request_id_of(request: Request) -> str:
 def clean_request_id(given: str) -> str:
     """The id as it was given, where it can stand in logs and headers; else a new one."""
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def client_of(request: Request, deployment: str) -> str:
+    """A digest of who asks: of its key or token, else of its address."""
+    headers = request.headers
+    shown = headers.get("x-api-key") or headers.get("authorization")
+    return client_digest(deployment, shown or (request.client.host if request.client is not None else ""))
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from fovea_api.bundle import BundleManifest
+from fovea_api.profile import ReferenceProfile
 
 from fovea_serving.gateway.health import Health
 from fovea_serving.upstreams import Upstream, UpstreamUnavailable
@@ -24,19 +25,26 @@ class Served:
         digest: Of its bundle.
         upstream: What runs it.
         health: Whether it sees.
+        profile: What its images were like; None: its bundle does not say.
     """
 
     manifest: BundleManifest
     digest: str
     upstream: Upstream
     health: Health
+    profile: ReferenceProfile | None = None
 
     @classmethod
     def of(
-        cls, manifest: BundleManifest, digest: str, upstream: Upstream, golden: Sequence[float] | None = None
+        cls,
+        manifest: BundleManifest,
+        digest: str,
+        upstream: Upstream,
+        golden: Sequence[float] | None = None,
+        profile: ReferenceProfile | None = None,
     ) -> Self:
         """A model that was just opened; `golden`: the answer to the golden image that the bundle states."""
-        return cls(manifest, digest, upstream, Health(upstream, golden))
+        return cls(manifest, digest, upstream, Health(upstream, golden), profile)
 
 
 @dataclass(frozen=True, slots=True)

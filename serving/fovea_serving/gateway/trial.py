@@ -53,6 +53,7 @@ class Asked:
         code: Status of the answer.
         seconds: Time until the answer.
         answers: None: it failed.
+        client: Digest of who asked.
     """
 
     request_id: str
@@ -62,6 +63,28 @@ class Asked:
     code: int
     seconds: float
     answers: Sequence[Answer] | None = None
+    client: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A request that candidate and stable answered.
+
+    Args:
+        asked: The request, and what its client got.
+        candidate: The version that is tried.
+        answers: Its answers.
+        stable: The version that it is compared with.
+        others: Its answers.
+        same: Whether they agree.
+    """
+
+    asked: Asked
+    candidate: Version
+    answers: Sequence[Answer]
+    stable: Version
+    others: Sequence[Answer]
+    same: bool
 
 
 class Trial:
@@ -71,12 +94,20 @@ class Trial:
         ask: Asks a version.
         metrics: What counts.
         start: Runs something in the background.
+        compared: Gets each pair of answers.
     """
 
-    def __init__(self, ask: Ask, metrics: Metrics, start: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    def __init__(
+        self,
+        ask: Ask,
+        metrics: Metrics,
+        start: Callable[[Coroutine[Any, Any, None]], None],
+        compared: Callable[[Pair], None],
+    ) -> None:
         self._ask = ask
         self._metrics = metrics
         self._start = start
+        self._compared = compared
         self._under_way = 0
 
     def after(self, routing: Routing, asked: Asked) -> None:
@@ -123,7 +154,7 @@ class Trial:
         if answers is not None:
             self._metrics.answers(shadow, answers)
             if asked.answers is not None:
-                await self._compare(shadow, answers, asked.version, asked.answers)
+                await self._compare(asked, shadow, answers, asked.version, asked.answers)
 
     async def _mirror(self, stable: Version, asked: Asked, answers: Sequence[Answer]) -> None:
         try:
@@ -131,10 +162,10 @@ class Trial:
         except FoveaError as error:
             log.debug("%s gave no answer to compare with: %s", stable.name, error)
         else:
-            await self._compare(asked.version, answers, stable, others)
+            await self._compare(asked, asked.version, answers, stable, others)
 
     async def _compare(
-        self, candidate: Version, answers: Sequence[Answer], stable: Version, others: Sequence[Answer]
+        self, asked: Asked, candidate: Version, answers: Sequence[Answer], stable: Version, others: Sequence[Answer]
     ) -> None:
         index = class_index(stable.model.manifest.classes, candidate.model.manifest.classes)
         pairs = list(zip(answers, others, strict=True))
@@ -142,7 +173,9 @@ class Trial:
         def agree() -> bool:
             return all(one.prediction.agreement(other.prediction, index) >= AGREEMENT for one, other in pairs)
 
-        self._metrics.compared(candidate, await asyncio.to_thread(agree))
+        same = await asyncio.to_thread(agree)
+        self._metrics.compared(candidate, same)
+        self._compared(Pair(asked, candidate, answers, stable, others, same))
 
 
 def class_index(names: Sequence[str], known: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:

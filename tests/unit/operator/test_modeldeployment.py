@@ -427,13 +427,13 @@ def test_a_kind_that_the_cluster_lacks_costs_nothing_but_itself() -> None:
 
 
 def test_what_does_not_act_yet_is_said_and_served_all_the_same() -> None:
-    world = World(deployment(monitoring={"captures": {"uri": "s3://fovea/captures/"}}))
+    world = World(deployment(runtime="Triton", scaling={"minReplicas": 0, "maxReplicas": 2}))
     world.trainings, world.running, world.measured = (training(OLD, 1),), {OLD}, FOLLOWED
     world.settle()
     assert world.says()[:2] == ("True", "Serving")
     status, reason, message = world.says("FullySupported")
     assert (status, reason) == ("False", "NotSupported")
-    assert "spec.monitoring.captures" in message
+    assert "spec.scaling.minReplicas 0" in message
     assert world.events.count("NotSupported") == 1
 
 

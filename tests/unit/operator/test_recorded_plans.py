@@ -359,7 +359,9 @@ DEPLOYMENTS: dict[str, Callable[[], Plan]] = {
     "no gateway answers": deployed(_no_gateway),
     "the version is down": deployed(_lost),
     "objectives": deployed(_measured, objectives=OBJECTIVES),
-    "what has no effect yet": deployed(lambda world: None, rollout=CANARY, monitoring={"feedback": {}}),
+    "what has no effect yet": deployed(
+        lambda world: None, runtime="Triton", scaling={"minReplicas": 0, "maxReplicas": 2}
+    ),
 }
 
 

@@ -149,9 +149,6 @@ def test_a_further_task_is_one_more_class(monkeypatch: pytest.MonkeyPatch) -> No
         def from_dict(cls, content: Mapping[str, JsonValue], classes: Sequence[str], size: tuple[int, int]) -> Self:
             raise NotImplementedError
 
-        def agreement(self, other: Self, index: NDArray[np.int64]) -> float:
-            return float(self.value == other.value)
-
         def fingerprint(self) -> NDArray[np.float64]:
             return np.array([self.value], np.float64)
 

@@ -42,6 +42,11 @@ def test_a_quantized_model_has_the_batch_that_was_asked_for(tmp_path: Path, dyna
     assert "Validation before compression" in report
     assert f"{metrics.before_compression['size/megabytes']:.4g}" in report
     assert metrics.exported["validation/accuracy"] == result.metrics["validation/accuracy"]
+    profile = bundle.profile()
+    assert profile is not None
+    assert (profile.items, profile.splits) == (12, ("validation",)), "train images are no reference"
+    assert profile.accuracy == metrics.exported["validation/accuracy"], "of the model that is served"
+    assert sum(profile.classes.values()) == sum(profile.features["brightness"]) == 12
 
 
 @pytest.mark.parametrize(

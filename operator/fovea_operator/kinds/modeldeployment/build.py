@@ -71,13 +71,14 @@ def url(serving: Serving, settings: Settings) -> str:
     return f"{'https' if expose.tls_secret_ref is not None else 'http'}://{expose.hostname}"
 
 
-def gateway_config(serving: Serving, versions: Versions, reason: str) -> GatewayConfig:
+def gateway_config(serving: Serving, versions: Versions, reason: str, gateways: int = 1) -> GatewayConfig:
     """What the gateway goes by.
 
     Args:
         serving: The deployment.
         versions: Those that status records, and with which weights.
         reason: Why no version answers, where none does.
+        gateways: How many share the limits of the captures.
     """
     spec = serving.spec
     served = tuple(_all_served(serving, versions))
@@ -92,6 +93,9 @@ def gateway_config(serving: Serving, versions: Versions, reason: str) -> Gateway
         inference=spec.inference,
         authentication=spec.authentication,
         objectives=spec.objectives,
+        captures=spec.monitoring.captures,
+        feedback=spec.monitoring.feedback is not None and spec.monitoring.feedback.enabled,
+        gateways=gateways,
     )
 
 

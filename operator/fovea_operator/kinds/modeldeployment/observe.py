@@ -49,7 +49,7 @@ async def observe_deployment(observer: Observer, key: Key, now: datetime) -> Dep
     ]
     found = {TRAINING_JOB: job, TUNING_SWEEP: sweep}
     secrets = [reference for reference in references(spec) if reference.kind == SECRET.name]
-    needed: list[Reference] = [*secret_of(store), *secrets, *claims_of([(spec.model.uri or "", "spec.model.uri")])]
+    needed: list[Reference] = [*secret_of(store), *secrets, *claims_of(_uris(spec))]
     pods = tuple(observer.cache.owned(key, POD))
     data = Key(DATASET, key.namespace, job.spec.dataset_ref.name) if job is not None else None
     return DeploymentSnapshot(
@@ -71,6 +71,15 @@ async def observe_deployment(observer: Observer, key: Key, now: datetime) -> Dep
         measured=observer.scraper.ask(key, gateways_of(pods), _window_start(deployment)),
         now=now,
     )
+
+
+def _uris(spec: ModelDeploymentSpec) -> list[tuple[str, str]]:
+    """Places in claims that the pods read or write, each with its field."""
+    captures = spec.monitoring.captures
+    return [
+        (spec.model.uri or "", "spec.model.uri"),
+        (captures.uri if captures is not None else "", "spec.monitoring.captures.uri"),
+    ]
 
 
 def _followed(observer: Observer, key: Key, spec: ModelDeploymentSpec) -> tuple[TuningSweep | None, str]:

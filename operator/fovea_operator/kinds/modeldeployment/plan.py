@@ -188,7 +188,8 @@ class _Planner:
         return self.config_with("")
 
     def config_with(self, reason: str) -> GatewayConfig:
-        return gateway_config(self.serving, Versions() if self.at_zero else self.recorded, reason)
+        versions = Versions() if self.at_zero else self.recorded
+        return gateway_config(self.serving, versions, reason, self.settings.gateway_replicas)
 
     @cached_property
     def followed(self) -> bool:

@@ -1,0 +1,337 @@
+"""Captures, feedback and the features of drift: through the gateway, with a real model and a real S3 server."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+from fovea_api.common import Task
+from fovea_api.modeldeployment import CapturePolicy
+from fovea_api.profile import (
+    CLASSES,
+    FEATURES,
+    LABELLED,
+    LABELLED_PAIRS,
+    PROFILE,
+    REFERENCE,
+    REFERENCE_ITEMS,
+    ReferenceProfile,
+    bin_counts,
+)
+from fovea_serving.bundle import load_bundle
+from fovea_serving.captures import CaptureStore
+from fovea_serving.gateway.app import create_app
+from fovea_serving.gateway.capturing import Allowance, Capturer
+from fovea_serving.gateway.gateway import Gateway
+from fovea_serving.gateway.routing import Routing, Served, Version
+from fovea_serving.gateway.settings import Settings
+from fovea_serving.pipeline import Classification
+from fovea_serving.pipeline.profile import ProfileBuilder, size_features
+from fovea_serving.pipeline.properties import Embedding, measured, thumbnail
+from fovea_serving.predictor import Predictor
+from fovea_serving.upstreams.local import LocalUpstream
+from fovea_store import StorePath
+from fovea_store.filesystems import filesystem
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+SERVER = shutil.which("versitygw")
+RED, BLUE, GREY = (230, 20, 20), (0, 0, 255), (128, 128, 128)
+
+
+def png(colour: tuple[int, int, int], size: tuple[int, int] = (50, 40)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of a real S3 server."""
+    if SERVER is None:
+        pytest.skip("versitygw is not on the PATH (github.com/versity/versitygw)")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "s3/fovea").mkdir(parents=True)
+    command = [SERVER, "--port", f"127.0.0.1:{port}", "--access", "user", "--secret", "secret-key"]
+    process = subprocess.Popen([*command, "posix", str(tmp_path / "s3")], stdout=subprocess.DEVNULL)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "user",
+        "AWS_SECRET_ACCESS_KEY": "secret-key",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    filesystem.cache_clear()
+    end = time.monotonic() + 20
+    while socket.socket().connect_ex(("127.0.0.1", port)):
+        assert time.monotonic() < end, "versitygw did not start"
+        time.sleep(0.1)
+    yield "s3://fovea/captures"
+    process.kill()
+    process.wait()
+    filesystem.cache_clear()
+
+
+def opened(bundle: Path, profile: ReferenceProfile | None = None) -> Gateway:
+    verified = load_bundle(bundle)
+    gateway = Gateway(settings=Settings(max_wait_seconds=60))
+    upstream = LocalUpstream(Predictor.from_bundle(verified, threads=1))
+    model = Served.of(verified.manifest, verified.digest, upstream, profile=profile)
+    gateway.route(Routing([Version("r-1", "Stable", 100, model)]))
+    return gateway
+
+
+def keeping(gateway: Gateway, uri: str, **policy: Any) -> CaptureStore:
+    """Makes the gateway keep requests there."""
+    gateway.monitor.capturer = Capturer(
+        CapturePolicy(uri=uri, **policy), None, feedback=True, gateways=1, metrics=gateway.metrics.drift
+    )
+    return gateway.monitor.capturer.store
+
+
+@pytest_asyncio.fixture
+async def gateway(bundle: Path) -> AsyncIterator[Gateway]:
+    gateway = opened(bundle)
+    yield gateway
+    await gateway.close()
+
+
+def client_of(gateway: Gateway) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(create_app(gateway, Settings())), base_url="http://gateway")
+
+
+async def eventually(check: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not await asyncio.to_thread(check):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.05)
+
+
+def series(gateway: Gateway, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
+    """The samples of a name that have these labels, each with all of its labels."""
+    families = text_string_to_metric_families(gateway.metrics.text().decode())
+    found = [each for family in families for each in family.samples if each.name == name]
+    return [(each.labels, each.value) for each in found if labels.items() <= each.labels.items()]
+
+
+def value(gateway: Gateway, name: str, **labels: str) -> float:
+    """The sum of these samples."""
+    return sum(each for _, each in series(gateway, name, **labels))
+
+
+async def test_feedback_reaches_a_gateway_that_did_not_answer(bundle: Path, s3: str) -> None:
+    """Two gateways share a store on a real S3 server; each request is counted once, whatever is said of it again."""
+    first, second = opened(bundle), opened(bundle)
+    store = keeping(first, s3, sampleRate=0, lowConfidenceBelow=0)
+    keeping(second, s3, sampleRate=0, lowConfidenceBelow=0)
+    async with client_of(first) as asked, client_of(second) as told:
+        await asked.post("/v1/predict", content=png(BLUE), headers={"X-Request-Id": "a-1"})
+        await asked.post("/v1/predict", content=png(RED), headers={"X-Request-Id": "a-2"})
+        await eventually(lambda: store.find("a-1") and store.find("a-2"))
+        right = await told.post("/v1/feedback", json={"requestId": "a-1", "class": "blue"})
+        assert right.json() == {"requestId": "a-1", "run": "r-1", "right": True, "counted": True}
+        unknown = await told.post("/v1/feedback", json={"requestId": "a-2", "class": "violet"})
+        assert unknown.json()["right"] is False, "a class that the model does not know"
+        again = await told.post("/v1/feedback", json={"requestId": "a-2", "wrong": False})
+        assert (again.json()["right"], again.json()["counted"]) == (True, False)
+    found = store.find("a-2")
+    assert found is not None
+    assert found.label is not None
+    assert found.label.wrong is False, "the later label stands"
+    assert not found.capture.has_images, "no image was to be kept"
+    for outcome in ("right", "wrong"):
+        assert value(second, LABELLED, run="r-1", role="stable", outcome=outcome) == 1
+    await asyncio.gather(first.close(), second.close())
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b"{", 400, "no JSON"),
+        (b"[]", 400, "no JSON object"),
+        (b'{"class": "blue"}', 400, "`requestId` is missing"),
+        (b'{"requestId": "no-such", "class": "blue"}', 404, "no answer is kept"),
+        (b'{"requestId": "a-1"}', 400, "a label has none of"),
+        (b'{"requestId": "a-1", "wrong": "yes"}', 400, "neither true nor false"),
+        (b'{"requestId": "a-1", "images": [{"class": "blue"}, {"class": "red"}]}', 400, "2 labels for a request of 1"),
+        (b'{"requestId": "a-1", "objects": [{"class": "x", "box": [1, 2, 3]}]}', 400, "`classes` is no list"),
+    ],
+)
+async def test_bad_feedback_is_refused_with_the_reason(
+    gateway: Gateway, tmp_path: Path, body: bytes, status: int, words: str
+) -> None:
+    keeping(gateway, f"file://{tmp_path}/captures")
+    async with client_of(gateway) as client:
+        await client.post("/v1/predict", content=png(BLUE), headers={"X-Request-Id": "a-1"})
+        answer = await client.post("/v1/feedback", content=body)
+        assert (answer.status_code, words in answer.json()["detail"]) == (status, True), answer.text
+        good = await client.post("/v1/feedback", json={"requestId": "a-1", "class": "blue"})
+        assert (good.status_code, good.json()["counted"]) == (200, True), "a bad label leaves nothing behind"
+
+
+async def test_a_label_of_a_mirrored_request_counts_for_the_pair(bundle: Path, tmp_path: Path) -> None:
+    gateway = opened(bundle)
+    model = gateway.routing.versions[0].model
+    versions = [Version("r-1", "Stable", 0, model), Version("r-2", "Candidate", 100, model)]
+    gateway.route(Routing(versions, "", 1.0, "1"))
+    store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=0, lowConfidenceBelow=0)
+    async with client_of(gateway) as client:
+        for name in ("a-1", "a-2", "a-3"):
+            await client.post("/v1/predict", content=png(BLUE), headers={"X-Request-Id": name})
+            await eventually(lambda: (found := store.find(name)) and store.find_pair(found))  # noqa: B023
+        await client.post("/v1/feedback", json={"requestId": "a-1", "class": "blue"})
+        await client.post("/v1/feedback", json={"requestId": "a-2", "class": "red"})
+        await client.post("/v1/feedback", json={"requestId": "a-3", "wrong": True})
+    pairs = {labels["outcome"]: count for labels, count in series(gateway, LABELLED_PAIRS, run="r-2", stable="r-1")}
+    assert pairs == {"both": 1, "neither": 1}, "that the client's answer is wrong says nothing of the other's"
+    assert value(gateway, LABELLED, run="r-2", role="candidate") == 3
+    await gateway.close()
+
+
+async def test_feedback_that_is_not_asked_for_is_refused(gateway: Gateway) -> None:
+    async with client_of(gateway) as client:
+        answer = await client.post("/v1/feedback", json={"requestId": "a-1", "class": "blue"})
+        assert (answer.status_code, "spec.monitoring.feedback" in answer.json()["detail"]) == (409, True)
+
+
+async def test_uncertain_images_are_kept_with_their_prediction(gateway: Gateway, tmp_path: Path) -> None:
+    store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=0, lowConfidenceBelow=0.5)
+    async with client_of(gateway) as client:
+        await client.post("/v1/predict", content=png(GREY), headers={"X-Request-Id": "grey"})
+        await client.post("/v1/predict", content=png(BLUE), headers={"X-Request-Id": "blue"})
+    await eventually(lambda: store.find("grey") and store.find("blue"))
+    (kept,) = store.all()
+    assert (kept.capture.id, kept.capture.reason, kept.capture.run) == ("grey", "lowConfidence", "r-1")
+    assert store.read_image(kept, 0) == png(GREY)
+    assert store.counts() == {"some": 0, "none": 1}
+    assert store.delete("grey"), "a person may be withdrawn"
+    assert not list(store.all())
+    assert not list((tmp_path / "captures").rglob("grey*"))
+
+
+async def test_a_store_that_takes_nothing_costs_no_request_and_is_counted(gateway: Gateway, tmp_path: Path) -> None:
+    (tmp_path / "full").write_text("a file where a folder should be")
+    keeping(gateway, f"file://{tmp_path}/full", sampleRate=1, maxPerHour=1_000_000)
+    async with client_of(gateway) as client:
+        for _ in range(5):
+            assert (await client.post("/v1/predict", content=png(BLUE))).status_code == 200
+    await eventually(lambda: value(gateway, "fovea_serving_captures_lost_total", reason="store") == 5)
+
+
+async def test_a_store_that_hangs_is_not_waited_for(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The double stands for a store whose connection is silent."""
+    store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=1, maxPerHour=1_000_000)
+    monkeypatch.setattr(type(store), "write", lambda *_: time.sleep(3))
+    async with client_of(gateway) as client:
+        for _ in range(140):
+            assert (await client.post("/v1/predict", content=png(BLUE))).status_code == 200
+    assert value(gateway, "fovea_serving_captures_lost_total", reason="queue") >= 5
+    monkeypatch.undo()
+
+
+def test_the_hourly_limit_is_spread_and_never_exceeded() -> None:
+    now = [0.0]
+    allowance = Allowance(60, 10, lambda: now[0])
+    taken = 0
+    for second in range(3600):
+        now[0] = float(second)
+        taken += allowance.take()
+        assert second > 5 or taken <= 10
+    assert 60 <= taken <= 70, "sixty, and the burst at the start"
+
+
+def test_days_beyond_the_retention_are_deleted(tmp_path: Path) -> None:
+    for day in ("2026-10-01", "2026-11-01", "2026-11-26", "notes"):
+        (tmp_path / day).mkdir()
+        (tmp_path / day / "a.json").write_text("{}")
+    store = CaptureStore(StorePath.parse(str(tmp_path)), timedelta(days=30))
+    assert store.expire(datetime(2026, 11, 26, 12, tzinfo=UTC)) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2026-11-01", "2026-11-26", "notes"]
+
+
+# Features
+
+
+def noisy(sigma: float, side: int = 256) -> np.ndarray:
+    random = np.random.default_rng(0)
+    ramp = np.linspace(80, 160, side)[None, :, None] + random.normal(0, sigma, (side, side, 1))
+    return np.repeat(np.clip(ramp, 0, 255), 3, 2).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("sigma", [2.0, 5.0, 12.0])
+def test_noise_is_estimated_in_levels(sigma: float) -> None:
+    assert measured(noisy(sigma), None)["noise"] == pytest.approx(sigma, rel=0.1)
+
+
+def test_properties_of_plain_pictures_are_those_of_the_definition() -> None:
+    half = np.zeros((40, 60, 3), np.uint8)
+    half[:, 30:] = 255
+    found = measured(half, None)
+    assert (found["brightness"], found["contrast"], found["saturation"]) == (pytest.approx(0.5), pytest.approx(0.5), 0)
+    assert measured(np.full((40, 60, 3), (0, 0, 255), np.uint8), None)["saturation"] == pytest.approx(1)
+    assert measured(noisy(5), None)["sharpness"] > measured(noisy(1), None)["sharpness"] > 0
+    assert set(measured(np.zeros((1, 1, 3), np.uint8), None)) < set(FEATURES)
+
+
+def profiled(count: int = 40) -> tuple[ReferenceProfile, list[np.ndarray]]:
+    random = np.random.default_rng(1)
+    images = [random.integers(0, 256, (1, 1, 3), np.uint8).repeat(20, 0).repeat(30, 1) for _ in range(count)]
+    embedding = Embedding.fit([thumbnail(image) for image in images])
+    builder = ProfileBuilder(Task.CLASSIFICATION, ("red", "green", "blue"), embedding)
+    for image in images:
+        prediction = Classification(np.array([0.7, 0.2, 0.1], np.float32))
+        builder.add({**measured(image, embedding), **size_features(30, 20)}, prediction, True)
+    return builder.finish(["test"], []), images
+
+
+def test_a_profile_counts_each_image_once_in_each_feature() -> None:
+    profile, images = profiled()
+    assert profile.items == len(images)
+    assert all(sum(counts) == len(images) for counts in profile.features.values())
+    assert profile.classes == {"red": len(images)}
+    assert (profile.accuracy, "objects" in profile.features) == (1.0, False)
+    near = [sum(profile.features[name][6:12]) for name in ("embedding1", "embedding2")]
+    assert min(near) > 0.7 * len(images), "within 1.5 deviations of what it was fitted to"
+
+
+async def test_the_gateway_counts_in_the_bins_of_the_reference(bundle: Path) -> None:
+    profile, _ = profiled()
+    gateway = opened(bundle, profile)
+    async with client_of(gateway) as client:
+        for colour in (RED, BLUE, BLUE):
+            await client.post("/v1/predict", content=png(colour))
+        await client.post("/v1/predict?classes=red", content=png(BLUE))
+    assert value(gateway, CLASSES, run="r-1", **{"class": "blue"}) == 2, "a request with a choice is left out"
+    assert value(gateway, REFERENCE_ITEMS, run="r-1", role="stable") == 40
+    for name, counts in profile.features.items():
+        reference = {float(labels["le"]): each for labels, each in series(gateway, REFERENCE, feature=name)}
+        assert bin_counts(FEATURES[name], reference) == counts
+    live = {float(labels["le"]): each for labels, each in series(gateway, "fovea_serving_confidence_bucket")}
+    counted = bin_counts(FEATURES["confidence"], live)
+    assert counted is not None
+    assert sum(counted) == 3
+    await eventually(lambda: value(gateway, "fovea_serving_image_brightness_count", run="r-1") >= 1)
+    await gateway.close()
+
+
+def test_a_bundle_gives_its_profile_back_and_one_without_has_none(bundle: Path) -> None:
+    assert load_bundle(bundle).profile() is None
+    assert PROFILE == "profile.json"
+    assert json.loads(profiled()[0].model_dump_json(by_alias=True))["schemaVersion"] == 1
