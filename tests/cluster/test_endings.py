@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import Demo
+from tests.cluster.conftest import Demo, short_job
 
 pytestmark = pytest.mark.timeout(600)
 PROGRAM = r"""#!/usr/bin/env python3
@@ -105,3 +105,23 @@ def test_a_build_that_hangs_after_its_result_is_ended_and_that_is_said(demo: Dem
     assert attempt["outcome"] == "Succeeded"
     assert "did not end" in attempt["message"]
     assert demo.ready("dataset", hanging)[0] == "True"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_training_on_ray_that_ran_out_of_memory_goes_on_when_the_limit_is_raised(demo: Demo) -> None:
+    name = "memory"
+    job = short_job(1, 0.0)
+    job["metadata"]["name"] = name
+    job["spec"]["compute"]["resources"] = {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"memory": "768Mi"}}
+    demo.apply(job, namespace=demo.namespace)
+    demo.until(lambda: demo.condition("trainingjob", name, "Stalled").get("status") == "True", 1200)
+    assert demo.ready("trainingjob", name)[1] in ("OOMKilled", "OutOfMemory"), demo.message("trainingjob", name)
+    message = demo.message("trainingjob", name)
+    assert "2 attempts ran out of memory at the same limit" in message
+    assert "raise spec.compute.resources.limits.memory" in message
+    job["spec"]["compute"]["resources"]["limits"] = {"memory": "3Gi"}
+    demo.apply(job, namespace=demo.namespace)
+    demo.wait_ready("trainingjob", name, 900)
+    outcomes = [attempt["outcome"] for attempt in demo.run(name)["status"]["attempts"]]
+    assert outcomes == ["Failed", "Failed", "Succeeded"], "not four times at one limit"

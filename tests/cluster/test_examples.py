@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fovea_trainer.data.version import open_version
 
+from tests.cluster import kueue
 from tests.cluster.conftest import Demo
 from tests.kube import ROOT, devcluster, documents
 
@@ -84,25 +85,7 @@ def queue(demo: Demo) -> None:
     """A Kueue LocalQueue whose ClusterQueue has no quota yet."""
     devcluster("up", "--with-kueue")
     flavor = {"kind": "ResourceFlavor", "metadata": {"name": "nodes"}}
-    local = {
-        "kind": "LocalQueue",
-        "metadata": {"name": QUEUE, "namespace": demo.namespace},
-        "spec": {"clusterQueue": QUEUE},
-    }
-    _apply_kueue(demo, flavor, _cluster_queue(0), local)
-
-
-def _cluster_queue(cpu: int, stop_policy: str = "None") -> dict[str, Any]:
-    quotas = [{"name": "cpu", "nominalQuota": cpu}, {"name": "memory", "nominalQuota": "64Gi"}]
-    group = {"coveredResources": ["cpu", "memory"], "flavors": [{"name": "nodes", "resources": quotas}]}
-    spec = {"namespaceSelector": {}, "resourceGroups": [group], "stopPolicy": stop_policy}
-    return {"kind": "ClusterQueue", "metadata": {"name": QUEUE}, "spec": spec}
-
-
-def _apply_kueue(demo: Demo, *manifests: dict[str, Any]) -> None:
-    version = "kueue.x-k8s.io/v1beta2"
-    text = "\n---\n".join(json.dumps({"apiVersion": version, **manifest}) for manifest in manifests)
-    demo.kubectl("apply", "--server-side", "-f", "-", input=text)
+    kueue.apply(demo, flavor, kueue.cluster_queue(QUEUE, 0), kueue.local_queue(QUEUE, demo.namespace))
 
 
 @pytest.mark.usefixtures("environment", "queue")
@@ -116,11 +99,11 @@ def test_membranes_through_a_queue_that_takes_its_pods_away(demo: Demo, tmp_path
     assert "Queued" in shown
     demo.until(lambda: "insufficient quota for cpu" in demo.message("trainingjob", name), 60)
 
-    _apply_kueue(demo, _cluster_queue(8))
+    kueue.apply(demo, kueue.cluster_queue(QUEUE, 8))
     demo.until(lambda: demo.epoch(name) >= 11, 1200)
-    _apply_kueue(demo, _cluster_queue(8, "HoldAndDrain"))
+    kueue.apply(demo, kueue.cluster_queue(QUEUE, 8, "HoldAndDrain"))
     demo.until(lambda: demo.ready("trainingjob", name) == ("False", "WaitingForQuota"), 180)
-    _apply_kueue(demo, _cluster_queue(8))
+    kueue.apply(demo, kueue.cluster_queue(QUEUE, 8))
     status = demo.wait_ready("trainingjob", name, 2400)["status"]
     attempts = demo.run(name)["status"]["attempts"]
     assert [attempt["outcome"] for attempt in attempts] == ["Succeeded"], "a queue takes no attempt"
