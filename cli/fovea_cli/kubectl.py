@@ -27,20 +27,28 @@ def get_object(kind: str, name: str, namespace: str | None, remedy: str) -> Json
         InvalidInput: there is no kubectl, no such kind or object, or it may not be read.
         Retryable: the API server cannot be reached.
     """
+    value: JsonValue = json.loads(_kubectl(namespace, ["get", f"{kind}/{name}", "--output=json"], remedy))
+    return value
+
+
+def annotate(kind: str, name: str, namespace: str | None, annotation: str, value: str | None, remedy: str) -> None:
+    """Sets an annotation of an object, or removes it (None). Raises as `get_object` does."""
+    change = f"{annotation}-" if value is None else f"{annotation}={value}"
+    _kubectl(namespace, ["annotate", f"{kind}/{name}", change, "--overwrite"], remedy)
+
+
+def _kubectl(namespace: str | None, arguments: list[str], remedy: str) -> str:
     scope = [] if namespace is None else ["--namespace", namespace]
     try:
-        answer = subprocess.run(
-            ["kubectl", *scope, "get", f"{kind}/{name}", "--output=json"], capture_output=True, text=True, check=True
-        )
+        return subprocess.run(["kubectl", *scope, *arguments], capture_output=True, text=True, check=True).stdout
     except FileNotFoundError as error:
-        raise InvalidInput("kubectl is not installed", None, f"install it; it is asked for {kind}/{name}") from error
+        words = f"install it; it is asked to {' '.join(arguments[:2])}"
+        raise InvalidInput("kubectl is not installed", None, words) from error
     except subprocess.CalledProcessError as error:
         said = ["kubectl failed", *str(error.stderr).strip().splitlines()][-1]
         if _FINAL.search(said):
             raise InvalidInput(said, None, remedy) from error
         raise Retryable(said) from error
-    value: JsonValue = json.loads(answer.stdout)
-    return value
 
 
 def bundle_of(job: str, namespace: str | None) -> str:

@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": ("fovea_cli.compare", "serving"),
     "export": ("fovea_cli.export", "trainer"),
     "report": ("fovea_cli.report", "serving"),
+    "rollout": ("fovea_cli.rollout", None),
     "logs": ("fovea_cli.logs", "trainer"),
     "list": ("fovea_cli.list", "trainer"),
     "store": ("fovea_cli.store", "trainer"),

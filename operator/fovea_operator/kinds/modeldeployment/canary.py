@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from fovea_api import names
 from fovea_api.common import parse_duration
 from fovea_api.modeldeployment import (
     CandidateVersion,
@@ -36,8 +37,7 @@ from fovea_api.modeldeployment import (
 from fovea_operator.evidence.gates import Counts, Decision, Evidence, Rates, Requests, Verdict, judge
 from fovea_operator.kinds.modeldeployment.bundles import is_same
 
-COMMAND, RETRY = "fovea.dev/rollout", "fovea.dev/retry"
-"""Annotations of a ModelDeployment."""
+COMMAND, RETRY = names.ANNOTATION_ROLLOUT, names.ANNOTATION_RETRY
 _MESSAGE, _TOKEN = 1024, 256
 """Characters of a message and of an annotation's value that status holds."""
 WARM_UP_SHARE = 0.05
