@@ -42,16 +42,21 @@ class Group:
 _DEPLOYMENT = "{{ $labels.namespace }}/{{ $labels.deployment }}"
 _OBJECT = "{{ $labels.namespace }}/{{ $labels.name }}"
 _BY_DEPLOYMENT = "sum by (namespace, deployment)"
-_REQUESTS = f"{_BY_DEPLOYMENT} (rate(fovea_serving_requests_total[5m]))"
+_ASKED = 'role!="shadow"'
+"""A shadow's copies are nobody's requests."""
+_REQUESTS = f"{_BY_DEPLOYMENT} (rate(fovea_serving_requests_total{{{_ASKED}}}[5m]))"
 _LATENCY = (
-    "histogram_quantile(0.95, sum by (namespace, deployment, le) (rate(fovea_serving_request_seconds_bucket[5m])))"
+    "histogram_quantile(0.95, sum by (namespace, deployment, le) "
+    f"(rate(fovea_serving_request_seconds_bucket{{{_ASKED}}}[5m])))"
 )
-_ENOUGH = f"and on (namespace, deployment) {_BY_DEPLOYMENT} (increase(fovea_serving_requests_total[5m])) >= 20"
+_ENOUGH = (
+    f"and on (namespace, deployment) {_BY_DEPLOYMENT} (increase(fovea_serving_requests_total{{{_ASKED}}}[5m])) >= 20"
+)
 """Below 20 requests a share or a quantile says nothing, as for the condition ObjectivesMet."""
 
 
 def _share(codes: str) -> str:
-    return f'{_BY_DEPLOYMENT} (rate(fovea_serving_requests_total{{code=~"{codes}"}}[5m])) / {_REQUESTS}'
+    return f'{_BY_DEPLOYMENT} (rate(fovea_serving_requests_total{{code=~"{codes}",{_ASKED}}}[5m])) / {_REQUESTS}'
 
 
 def _promise(metric: str) -> str:
@@ -111,7 +116,7 @@ TRAINING = Group(
     (
         Alert(
             name="FoveaObjectStalled",
-            value="max by (kind, namespace, name, reason) (fovea_object_stalled)",
+            value='max by (kind, namespace, name, reason) (fovea_object_stalled{reason!~"RolledBack|RolloutPaused"})',
             condition="> 0",
             lasting="15m",
             summary=f"{{{{ $labels.kind }}}} {_OBJECT} cannot go on: {{{{ $labels.reason }}}}",
@@ -211,6 +216,22 @@ SERVING = Group(
             lasting="1m",
             summary=f"What ModelDeployment {_OBJECT} is asked has changed",
             description="Images or answers of the last windows differ from the reference by more than windows do.",
+        ),
+        Alert(
+            name="FoveaRolloutFailed",
+            value="max by (namespace, name) (fovea_modeldeployment_rollout)",
+            condition="and on (namespace, name) "
+            'fovea_modeldeployment_rollout{state=~"RolledBack|PausedFailed|PausedInconclusive"} == 1',
+            summary=f"The newest version of ModelDeployment {_OBJECT} did not pass its rollout",
+            description="What served before goes on. status.rolledBack, or status.candidate, has the evidence.",
+        ),
+        Alert(
+            name="FoveaCopiesShed",
+            value=f"{_BY_DEPLOYMENT} (rate(fovea_serving_copies_shed_total[10m]))",
+            condition="> 0",
+            lasting="10m",
+            summary=f"{_DEPLOYMENT} leaves copies of requests out",
+            description="A shadow, or a comparison with stable, is too slow for them; the rollout takes longer.",
         ),
         Alert(
             name="FoveaGatewayUnmonitored",

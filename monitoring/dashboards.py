@@ -331,6 +331,21 @@ SERVING = Dashboard(
             ),
         ),
         Panel(
+            title="Candidate: requests tested",
+            description="By which a candidate is tested, with stable's beside them.",
+            queries=(
+                Query(_by("run, role", "fovea_serving_rollout_requests_total"), "{{run}} {{role}}"),
+                Query(_by("run, role", "fovea_serving_rollout_failures_total"), "{{run}} {{role}} failed"),
+            ),
+            unit="reqps",
+        ),
+        Panel(
+            title="Candidate: compared answers",
+            description="Requests that candidate and stable answered both.",
+            queries=(Query(_by("run, answers", "fovea_serving_rollout_compared_total"), "{{run}} {{answers}}"),),
+            unit="reqps",
+        ),
+        Panel(
             title="Golden image",
             description="1: a version gives the known answer, at every gateway.",
             queries=(

@@ -42,7 +42,7 @@ def _kubectl(namespace: str | None, arguments: list[str], remedy: str) -> str:
     try:
         return subprocess.run(["kubectl", *scope, *arguments], capture_output=True, text=True, check=True).stdout
     except FileNotFoundError as error:
-        words = f"install it; it is asked to {' '.join(arguments[:2])}"
+        words = f"install it; it is asked for {arguments[1]}"
         raise InvalidInput("kubectl is not installed", None, words) from error
     except subprocess.CalledProcessError as error:
         said = ["kubectl failed", *str(error.stderr).strip().splitlines()][-1]

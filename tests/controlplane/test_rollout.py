@@ -97,14 +97,15 @@ async def gateway(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 async def dying(world: World, is_over: Callable[[], bool]) -> None:
-    """One operator after the other, each of which is cut off from the API server after its first write."""
-    for _ in range(100):
+    """One operator after the other, cut off from the API server after its first, second or third write: of an event
+    and the status after it, which the next one writes again, each is the last in turn."""
+    for number in range(100):
         world.writes.clear()
-        world.fail_after = 1
+        world.fail_after = 1 + number % 3
         async with world.operator(**SETTINGS):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5):
-                    while not world.writes:
+                async with asyncio.timeout(4):
+                    while len(world.writes) < world.fail_after:
                         await asyncio.sleep(0.02)
                     await asyncio.sleep(0.05)
         await asyncio.to_thread(load_what_is_asked_for, world)

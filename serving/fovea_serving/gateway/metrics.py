@@ -227,8 +227,7 @@ class Metrics:
             self._latency.labels(*labels)
             for code in CODES:
                 self._requests.labels(*labels, code)
-            if routing.on_trial is not None:
-                self._count_from_zero(version, labels)
+            self._count_from_zero(version, labels)
         self._follow(routing.revision)
         self._drop_limits({(*self._labels(v), limit_label(limit)) for v in routing.versions for limit in v.limits})
         self._routed = {self._labels(version) for version in routing.versions}
@@ -257,9 +256,8 @@ class Metrics:
             counter.labels(*labels)
         for limit in version.limits:
             self._tested_slow.labels(*labels, limit_label(limit))
-        if version.role != "Stable":
-            for answers in (SAME, DIFFERENT):
-                self._compared.labels(*labels, answers)
+        for answers in (SAME, DIFFERENT):
+            self._compared.labels(*labels, answers)
 
     def ready(self, version: Version, ready: bool) -> None:
         """How the last look at a version came out."""

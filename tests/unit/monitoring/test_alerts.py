@@ -62,6 +62,7 @@ DEPLOYMENT = 'fovea_object_ready{kind="ModelDeployment", namespace="ns", name="c
 DRIFT = 'fovea_modeldeployment_drift_detected{namespace="ns", name="cells"}'
 ATTEMPTS = 'fovea_run_attempts_ended_total{type="Training", outcome="%s"}'
 EPOCH = 'fovea_run_epoch{namespace="ns", name="cells"}'
+ROLLOUT = 'fovea_modeldeployment_rollout{namespace="ns", name="cells", state="%s"}'
 STALLED = 'fovea_object_stalled{kind="Dataset", namespace="ns", name="cells", reason="StoreNotConfigured"}'
 GOLDEN = "fovea_serving_version_%s" + SERVED % ', instance="a"'
 API = 'fovea_api_requests_total{verb="get", kind="Run", code="%s"}'
@@ -103,6 +104,7 @@ CASES = (
         OBJECT | {"kind": "Dataset", "reason": "StoreNotConfigured"},
     ),
     Case("FoveaObjectStalled", {STALLED: "1+0x10"}, 20, None),
+    Case("FoveaObjectStalled", {STALLED.replace("StoreNotConfigured", "RolledBack"): "1+0x60"}, 20, None),
     Case(
         "FoveaAttemptsFail",
         {ATTEMPTS % "Failed": "0 0 6+0x60", ATTEMPTS % "Succeeded": "0 0 1+0x60"},
@@ -143,6 +145,12 @@ CASES = (
     Case("FoveaRequestsShed", requests(90, 10), 15, None),
     Case("FoveaDriftDetected", {DRIFT: "0 1+0x10"}, 5, OBJECT),
     Case("FoveaDriftDetected", {DRIFT: "0+0x10"}, 5, None),
+    Case("FoveaRolloutFailed", {ROLLOUT % "RolledBack": "1+0x10"}, 2, OBJECT),
+    Case("FoveaRolloutFailed", {ROLLOUT % "PausedInconclusive": "1+0x10"}, 2, OBJECT),
+    Case("FoveaRolloutFailed", {ROLLOUT % "PausedRequested": "1+0x10"}, 2, None),
+    Case("FoveaRolloutFailed", {ROLLOUT % "None": "1+0x10"}, 2, None),
+    Case("FoveaCopiesShed", {"fovea_serving_copies_shed_total" + SERVED % "": "0+5x60"}, 30, OWNER),
+    Case("FoveaCopiesShed", {"fovea_serving_copies_shed_total" + SERVED % "": "0+0x60"}, 30, None),
     Case("FoveaGatewayUnmonitored", {DEPLOYMENT: "1+0x20"}, 15, OBJECT),
     Case(
         "FoveaGatewayUnmonitored",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from fovea_operator.gauges import ObjectGauge, StatusNumbers, Values, number_of
-from fovea_operator.objects import View, items, text
+from fovea_operator.metrics import MetricDefinition
+from fovea_operator.objects import View, items, mapping, text
+
+ROLLOUTS_ENDED = MetricDefinition("fovea_rollouts_ended_total", "Rollouts that ended.", ("outcome", "reason"))
+"""Promoted, or RolledBack with the reason."""
 
 
 def _objectives(value: View) -> Values:
@@ -22,6 +26,19 @@ def _effects(value: View) -> Values:
     for result in items(value, "status", "drift", "detectors"):
         if (score := number_of(result.get("score"))) is not None:
             yield (text(result, "name"),), score
+
+
+def _rollout(value: View) -> Values:
+    """Where a candidate is, or that the version which the spec asks for was rolled back."""
+    candidate = mapping(value, "status", "candidate")
+    phase = text(candidate, "phase")
+    if phase:
+        yield (f"Paused{text(candidate, 'pause')}" if phase == "Paused" else phase,), 1
+        return
+    stalled = (each for each in items(value, "status", "conditions") if text(each, "type") == "Stalled")
+    failed = any(text(each, "status") == "True" and text(each, "reason") == "RolledBack" for each in stalled)
+    if mapping(value, "status"):
+        yield ("RolledBack" if failed else "None",), 1
 
 
 GAUGES = (
@@ -43,5 +60,17 @@ GAUGES = (
         "Largest effect size in the last window: Cliff's delta, or Cohen's h of classes.",
         ("detector",),
         _effects,
+    ),
+    ObjectGauge(
+        "fovea_modeldeployment_rollout",
+        "1 for the state of the newest version's rollout: its phase, Paused with the cause, RolledBack, or None.",
+        ("state",),
+        _rollout,
+    ),
+    ObjectGauge(
+        "fovea_modeldeployment_candidate_weight",
+        "The candidate's share of the requests, in per cent.",
+        (),
+        StatusNumbers(("candidate", "weight")),
     ),
 )

@@ -45,6 +45,7 @@ from fovea_operator.kinds.modeldeployment.build import (
 from fovea_operator.kinds.modeldeployment.bundles import is_same, resolve
 from fovea_operator.kinds.modeldeployment.canary import COMMAND, RETRY, Observed, Transition, Versions, advance
 from fovea_operator.kinds.modeldeployment.counting import counted, stable_latency
+from fovea_operator.kinds.modeldeployment.gauges import ROLLOUTS_ENDED
 from fovea_operator.kinds.modeldeployment.retraining import Advanced, withdrawn
 from fovea_operator.kinds.modeldeployment.retraining_inputs import observed_of
 from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
@@ -66,7 +67,7 @@ from fovea_operator.workloads.serving import (
     of_component,
     trouble,
 )
-from fovea_operator.writes import Apply, Delete, Emit, Plan, Write
+from fovea_operator.writes import Apply, Count, Delete, Emit, Plan, Write
 
 SUPPORTED = "FullySupported"
 """Condition: whether all that the spec asks for acts in this version."""
@@ -228,13 +229,14 @@ class _Planner:
         children = tuple(self.children(assessment))
         planned = {_key(child) for child in children}
         obsolete = [Delete(key, uid_of(value)) for key, value in self.snapshot.children.items() if key not in planned]
-        status = self.status(assessment)
+        written = own_status(self.key, self.snapshot.deployment.status, self.status(assessment))
         return Plan(
             (
                 *(Apply(_key(child), child, self.key) for child in children),
                 *obsolete,
                 *self.events(assessment),
-                *own_status(self.key, self.snapshot.deployment.status, status),
+                *written,
+                *self.counts(),
             ),
             self.requeue_after(),
         )
@@ -459,6 +461,16 @@ class _Planner:
             for each in self.retraining.transitions:
                 yield Emit(key, each.type, each.reason, each.message, each.once)
         yield from self.stalled_event(assessment)
+
+    def counts(self) -> Iterator[Write]:
+        """The rollout that ended, for the operator's own metrics; a first version is none."""
+        transition, failed = self.advanced[1], self.rollout.rolled_back
+        if transition is None or self.recorded.stable is None:
+            return
+        if transition.reason == "Promoted":
+            yield Count(ROLLOUTS_ENDED.name, ("Promoted", ""))
+        elif transition.reason == "RolledBack" and failed is not None:
+            yield Count(ROLLOUTS_ENDED.name, ("RolledBack", failed.reason))
 
     def stalled_event(self, assessment: Assessment) -> Iterator[Write]:
         """That nothing more happens until somebody changes something."""
