@@ -349,7 +349,12 @@ class Loss(StrEnum):
     FOCAL = "Focal"
     DICE = "Dice"
     DICE_CROSS_ENTROPY = "DiceCrossEntropy"
+    TVERSKY = "Tversky"
+    LOVASZ = "Lovasz"
+    IOU = "IoU"
     GIOU = "GIoU"
+    DIOU = "DIoU"
+    CIOU = "CIoU"
     SMOOTH_L1 = "SmoothL1"
 
 

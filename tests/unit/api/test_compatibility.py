@@ -54,7 +54,7 @@ SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
     ),
     "an unsuited loss": (
         problems(spec(RETINANET, training={"loss": "Dice"})),
-        "UnsuitableLoss", "spec.training.loss", "use Default or one of Focal, SmoothL1, GIoU",
+        "UnsuitableLoss", "spec.training.loss", "use Default or one of Focal, SmoothL1, GIoU, DIoU, CIoU",
     ),
     "class weights of a detector": (
         problems(spec(RETINANET, input={"balance": "ClassWeights"})),

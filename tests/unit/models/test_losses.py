@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 import torchvision
 from fovea_api.compatibility import UnsuitableLoss
 from fovea_api.trainingjob import Loss
-from fovea_trainer.models.losses import LossSettings, choose_loss, class_loss
+from fovea_trainer.models.losses import BOX_LOSSES, LossSettings, choose_loss, class_loss
 from fovea_trainer.models.registry import entry_of
 from fovea_trainer.training.dataset import class_weights
 from torch.nn import functional as F
@@ -133,5 +134,54 @@ def test_the_loss_is_the_one_asked_for_or_the_architectures_own() -> None:
     assert choose_loss(classifier, Loss.DEFAULT, True) is Loss.FOCAL
     assert choose_loss(classifier, Loss.CROSS_ENTROPY, True) is Loss.CROSS_ENTROPY
     assert choose_loss(detector, Loss.GIOU, False) is Loss.GIOU
-    with pytest.raises(UnsuitableLoss, match="use Default or one of Focal, SmoothL1, GIoU"):
+    with pytest.raises(UnsuitableLoss, match="use Default or one of Focal, SmoothL1, GIoU, DIoU, CIoU"):
         choose_loss(detector, Loss.DICE, False)
+
+
+def test_lovasz_is_that_of_segmentation_models_pytorch(pixels: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, target = pixels
+    reference = smp.losses.LovaszLoss("multiclass", ignore_index=255)(logits, target)
+    assert class_loss(logits, target, settings(Loss.LOVASZ), 255) == pytest.approx(float(reference), abs=1e-6)
+
+
+def test_lovasz_of_certain_answers_is_one_less_the_intersection_over_union() -> None:
+    target, answer = torch.tensor([[0, 0, 0, 1, 1, 255]]), torch.tensor([[0, 0, 1, 1, 0, 0]])
+    logits = 100.0 * F.one_hot(answer, 2).movedim(-1, 1)
+    assert class_loss(logits, target, settings(Loss.LOVASZ), 255) == pytest.approx(1 - (2 / 4 + 1 / 3) / 2, abs=1e-6)
+
+
+def test_tversky_weighs_missed_pixels_more_than_false_ones(pixels: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, target = pixels
+    counted = (target != 255).float()
+    index = []
+    for label in range(3):
+        p, g = logits.softmax(1)[:, label] * counted, (target == label).float()
+        hit, missed, false = (p * g).sum(), ((1 - p) * g).sum(), (p * (1 - g)).sum()
+        index.append((hit + 0.5) / (hit + 0.7 * missed + 0.3 * false + 0.5))
+    loss = class_loss(logits, target, settings(Loss.TVERSKY), 255)
+    assert loss == pytest.approx(float(1 - sum(index) / 3), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", [Loss.LOVASZ, Loss.TVERSKY])
+def test_losses_of_regions_have_gradients_and_bear_a_batch_in_which_nothing_counts(name: Loss) -> None:
+    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
+    class_loss(logits, torch.tensor([[[0, 1], [2, 2]]]), settings(name), 255).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() > 0
+    assert torch.isfinite(class_loss(logits, torch.full((1, 2, 2), 255), settings(name), 255))
+
+
+def test_losses_of_boxes_are_their_formulas() -> None:
+    """Boxes of 4 x 4, the second 2 to the right: IoU 1/3, hull 6 x 4 with the diagonal sqrt(52), centres 2 apart."""
+    one, other = torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([[2.0, 0, 6, 4]])
+    for name, expected in {
+        Loss.IOU: 2 / 3, Loss.GIOU: 2 / 3, Loss.DIOU: 2 / 3 + 4 / 52, Loss.CIOU: 2 / 3 + 4 / 52,
+    }.items():  # fmt: skip
+        assert float(BOX_LOSSES[name](one, other)) == pytest.approx(expected, abs=1e-4)
+    tall = torch.tensor([[2.0, 0, 6, 8]])  # IoU 8/40, hull 6 x 8, diagonal 100, centres sqrt(8) apart
+    v = 4 / math.pi**2 * (math.atan(0.5) - math.atan(1)) ** 2
+    expected = 0.8 + 8 / 100 + v * v / (0.8 + v)
+    assert float(BOX_LOSSES[Loss.CIOU](one, tall)) == pytest.approx(expected, abs=1e-4)
+    apart = torch.tensor([[8.0, 0, 12, 4]])  # hull 12 x 4
+    assert float(BOX_LOSSES[Loss.GIOU](one, apart)) == pytest.approx(1 + 16 / 48, abs=1e-4)
+    assert float(BOX_LOSSES[Loss.IOU](one, apart)) == 1

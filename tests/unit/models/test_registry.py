@@ -25,6 +25,7 @@ from fovea_trainer.tasks.detection.targets import BoxTargets
 from fovea_trainer.tasks.semantic_segmentation.targets import MaskTargets
 
 SMALL = {"resnet18": {"width": 0.25}, "resnet50": {"width": 0.25}, "retinanet": {"backbone": "test_efficientnet"},
+         "yolo": {"backbone": "test_convnext", "neckChannels": 32},
          "unet": {"backbone": "test_byobnet"}}  # fmt: skip
 """Options of those that are only tested for their shapes."""
 FAMILY = "timm/test_vit"
@@ -115,7 +116,7 @@ def test_wrong_names_options_weights_losses_and_sizes_say_what_would_be_right() 
     assert read_options(find("fasterrcnn"), {"anchorSizes": []})["anchorSizes"] == ()  # as frozen recipes have it
     with pytest.raises(InvalidInput, match="has no COCO weights"):
         build_network(ModelChoice(architecture="resnet18", pretrained=Pretrained(weights="COCO")), 3, LossSettings())
-    with pytest.raises(UnsuitableLoss, match="use Default or one of Focal, SmoothL1, GIoU"):
+    with pytest.raises(UnsuitableLoss, match="use Default or one of Focal, SmoothL1, GIoU, DIoU, CIoU"):
         choose_loss(find("retinanet-efficientnet-lite0"), Loss.DICE, False)
     with pytest.raises(InvalidInput, match="multiples of 32, not 100 x 64"):
         input_size(find("unet-efficientnet-lite0"), Input.model_validate({"size": {"width": 100, "height": 64}}))
@@ -127,7 +128,7 @@ def test_a_name_can_be_registered_once() -> None:
         register(entry)
 
 
-@pytest.mark.parametrize("loss", [Loss.SMOOTH_L1, Loss.GIOU])
+@pytest.mark.parametrize("loss", [Loss.SMOOTH_L1, Loss.GIOU, Loss.DIOU, Loss.CIOU])
 def test_other_box_losses(loss: Loss) -> None:
     choice = ModelChoice(architecture="retinanet-efficientnet-lite0", pretrained=Pretrained(weights="None"))
     net = build_network(choice, 3, LossSettings(loss))

@@ -33,6 +33,7 @@ OPTIONS = {
     "retinanet-efficientnet-lite0": {"fpnChannels": 32},
     "fasterrcnn": {"fpnChannels": 32, "proposals": 16},
     "retinanet": {"fpnChannels": 32, "backbone": "test_resnet"},
+    "yolo": {"neckChannels": 32, "backbone": "test_resnet"},
     "unet": {"backbone": "test_efficientnet"},
 }
 NAMES = [*sorted(catalogue()), "timm/test_vit"]

@@ -28,7 +28,7 @@ from fovea_trainer.models.pyramid import Pyramid
 from fovea_trainer.tasks import Sample
 from fovea_trainer.tasks.detection.targets import BoxTargets
 
-BOX_LOSSES = {Loss.FOCAL: "l1", Loss.SMOOTH_L1: "smooth_l1", Loss.GIOU: "giou"}
+BOX_LOSSES = {Loss.FOCAL: "l1", Loss.SMOOTH_L1: "smooth_l1", Loss.GIOU: "giou", Loss.DIOU: "diou", Loss.CIOU: "ciou"}
 """Loss of the boxes; that of the classes is the focal loss in all cases."""
 NORM_GROUPS = 32
 """Groups of the heads' GroupNorm, as in torchvision's RetinaNet v2 (fewer where they do not divide the channels)."""
@@ -111,7 +111,7 @@ def fit(
 
 
 RETINANET = Head(
-    "retinanet", task=Task.DETECTION, losses=("Focal", "SmoothL1", "GIoU"), build=build, fit=fit,
+    "retinanet", task=Task.DETECTION, losses=("Focal", "SmoothL1", "GIoU", "DIoU", "CIoU"), build=build, fit=fit,
     options=(
         Option(name="fpnChannels", type="Integer", default=96, min=16, max=512,
                description="Channels of the feature pyramid and the heads."),

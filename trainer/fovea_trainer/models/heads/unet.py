@@ -82,8 +82,8 @@ def build(body: Body, options: Options, classes: int, loss: LossSettings, pretra
 
 
 UNET = Head(
-    "unet", task=Task.SEMANTIC_SEGMENTATION, losses=("DiceCrossEntropy", "CrossEntropy", "Dice", "Focal"),
-    build=build,
+    "unet", task=Task.SEMANTIC_SEGMENTATION,
+    losses=("DiceCrossEntropy", "CrossEntropy", "Dice", "Focal", "Tversky", "Lovasz"), build=build,
     options=(
         Option(name="decoderChannels", type="Integer", default=256, min=64, max=1024,
                description="Channels of the deepest decoder stage; each further one has half."),
