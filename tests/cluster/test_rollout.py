@@ -1,0 +1,137 @@
+"""Real bundles are rolled out under load: a good one takes over, those that cannot be loaded, are slow or err are taken
+out, and no request fails that did not fall to the candidate."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from fovea_serving.gateway.routing import Routing, Version
+
+from tests.candidates import slow, unloadable, with_network, wrong
+from tests.cluster.conftest import Demo
+from tests.cluster.test_serving import IMAGE, KIND, NAME, address, settled
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+WEIGHT = 50
+ROLLOUT = {
+    "strategy": "Canary",
+    "steps": [WEIGHT],
+    "interval": "20s",
+    "minRequests": 80,
+    "confidence": 0.9,
+    "gates": [{"metric": "errorRate", "max": 0.1}, {"metric": "latencyP95Milliseconds", "max": 3000}],
+}
+"""Loose gates, which a few requests decide."""
+FALLS = Routing(
+    [Version("stable", "Stable", 100 - WEIGHT, None), Version("new", "Candidate", WEIGHT, None)]  # type: ignore[arg-type]
+)
+"""To whom an id falls while the candidate has its share."""
+
+
+@dataclass
+class Asked:
+    """What became of the requests, by their ids."""
+
+    statuses: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> list[str]:
+        return [request for request, status in self.statuses.items() if status != 200]
+
+
+@contextmanager
+def load(demo: Demo) -> Iterator[Asked]:
+    """Four clients that ask without a pause."""
+    asked, stop, where = Asked(), threading.Event(), f"http://{address(demo)}/v1/predict"
+
+    def ask() -> None:
+        while not stop.is_set():
+            name = uuid.uuid4().hex
+            request = urllib.request.Request(where, IMAGE.read_bytes(), {"X-Request-Id": name})
+            try:
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    asked.statuses[name] = response.status
+            except urllib.error.HTTPError as error:
+                asked.statuses[name] = error.code
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        yield asked
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+
+
+def status(demo: Demo) -> Any:
+    return demo.object(KIND, NAME)["status"]
+
+
+def patch(demo: Demo, **spec: Any) -> None:
+    demo.kubectl("-n", demo.namespace, "patch", KIND, NAME, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
+
+
+def ended(demo: Demo, bundle: str) -> bool:
+    """Whether a bundle was promoted or rolled back, and nothing is left of the other one."""
+    now = status(demo)
+    return bundle in (now["stable"]["bundle"], now.get("rolledBack", {}).get("bundle")) and not (
+        {"candidate", "retiring"} & now.keys()
+    )
+
+
+@pytest.fixture
+def rolled_out(demo: Demo) -> Iterator[Any]:
+    """What serves, with rollouts by loose gates; in the end the demo's own spec is back."""
+    demo.until(lambda: settled(demo), 120)
+    before = demo.object(KIND, NAME)["spec"]
+    patch(demo, rollout=ROLLOUT)
+    yield status(demo)["stable"]
+    patch(demo, rollout={**dict.fromkeys(ROLLOUT), **before["rollout"]}, model={"uri": None, **before["model"]})
+    demo.until(lambda: settled(demo) and "run" in status(demo)["stable"], 300)
+
+
+def test_good_slow_wrong_and_crashing_candidates_under_load(demo: Demo, rolled_out: Any) -> None:
+    source = demo.stored(rolled_out["bundle"])
+    folder = demo.stored(f"{rolled_out['bundle'].rstrip('/').rpartition('/')[0]}/candidates")
+    photo = IMAGE.read_bytes()
+    bad = {
+        "CandidateFailed": with_network(source, folder, unloadable),
+        "GateFailed": with_network(source, folder, wrong(photo)),
+        "slow": with_network(source, folder, slow(6)),
+    }
+    for reason, bundle in bad.items():
+        with load(demo) as asked:
+            patch(demo, model={"uri": bundle, "trainingJobRef": None})
+            demo.until(lambda it=bundle: ended(demo, it), 300)
+        failed = status(demo)["rolledBack"]
+        assert failed["reason"] == ("GateFailed" if reason == "slow" else reason), failed
+        assert ("latencyP95" if reason == "slow" else "") in failed["message"]
+        assert status(demo)["stable"] == rolled_out, "what served before is as it was"
+        assert demo.ready(KIND, NAME)[0] == "True"
+        assert demo.condition(KIND, NAME, "Stalled")["reason"] == "RolledBack"
+        assert {FALLS.choose(request).name for request in asked.failed} <= {"new"}, "a request to stable failed"
+        assert bool(asked.failed) == (reason == "GateFailed"), f"{reason}: {len(asked.failed)} of {len(asked.statuses)}"
+    good = str(folder / "copies" / source.name)
+    for entry in source.files():
+        (demo.stored(good) / entry.path).write_bytes((source / entry.path).read_bytes())
+    with load(demo) as asked:
+        patch(demo, model={"uri": good, "trainingJobRef": None})
+        demo.until(lambda: ended(demo, good), 300)
+    assert status(demo)["stable"]["bundle"] == good, status(demo).get("rolledBack")
+    assert asked.failed == []
+    story = [reason for reason, _ in demo.events(NAME)]
+    assert story.count("RolledBack") == 3
+    assert {"RolloutStarted", "StepStarted", "Promoted"} <= set(story)
+    described = demo.kubectl("-n", demo.namespace, "describe", KIND, NAME)
+    assert "errorRate, is" in described
