@@ -243,7 +243,7 @@ def agree(pods: Measured, database: Measured) -> None:
     assert database.error_rate == pytest.approx(pods.error_rate, abs=0.03)
     assert database.quantile(0.95) == pytest.approx(pods.quantile(0.95), rel=0.1)
     assert database.within(0.1) == pytest.approx(pods.within(0.1), abs=0.05)
-    assert pods.weights == database.weights
+    assert pods.revisions == database.revisions
 
 
 async def nothing_is_unknown(session: aiohttp.ClientSession, prometheus: str) -> None:
