@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -69,6 +70,11 @@ class Sample:
     at: float
     """Unix time, in seconds."""
     values: Mapping[Series, float]
+
+    @property
+    def time(self) -> datetime:
+        """The same as status records it, to the microsecond."""
+        return datetime.fromtimestamp(self.at, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +146,16 @@ class Measured:
         )
 
     @property
-    def last(self) -> float | None:
-        """Unix time of the last sample; None: there is none."""
-        return max((samples[-1].at for samples in self.samples.values() if samples), default=None)
+    def last(self) -> datetime | None:
+        """Time of the last sample; None: there is none."""
+        return max((samples[-1].time for samples in self.samples.values() if samples), default=None)
 
-    def increase_since(self, at: float) -> Mapping[Series, float]:
+    def increase_since(self, time: datetime) -> Mapping[Series, float]:
         """How much each counter grew after a time, in all pods together. A pod that was first seen later is counted
         from then on; one whose counters began anew is counted from zero."""
         grown: dict[Series, float] = {}
         for samples in self.samples.values():
-            before = [index for index, sample in enumerate(samples) if sample.at <= at]
+            before = [index for index, sample in enumerate(samples) if sample.time <= time]
             for series, count in increases(samples[before[-1] if before else 0 :]).items():
                 grown[series] = grown.get(series, 0.0) + count
         return grown

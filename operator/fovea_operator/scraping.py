@@ -108,9 +108,12 @@ class Scraper:
             kept = self._samples.get(key, {})
             since = time.time() - settings.metrics_window_seconds
             self._samples[key] = {
-                target: [*(each for each in kept.get(target, ()) if each.at >= since), sample]
-                for target, sample in found.items()
-            }
+                target: [
+                    *(each for each in kept.get(target, ()) if each.at >= since),
+                    *([found[target]] if target in found else ()),
+                ]
+                for target in targets
+            }  # one that is silent now keeps its earlier ones: what it counts meanwhile is read later
             if (window := self._windows.get(key)) is not None:
                 for target, sample in found.items():
                     window.add(kept.get(target, [])[-1:], sample)

@@ -35,6 +35,10 @@ KEY = Key(MODEL_DEPLOYMENT, "ns", "cells")
 SERIES = Series(REQUESTS, "r-1", "stable", "200")
 
 
+def moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
+
+
 def samples(*values: float) -> list[Sample]:
     return [Sample(10.0 * step, {SERIES: value}) for step, value in enumerate(values)]
 
@@ -97,13 +101,43 @@ def test_what_a_candidate_is_tested_by_is_counted_since_a_time_and_from_zero_whe
         return [Sample(at, {tested: count}) for at, count in counts]
 
     measured = summarize({"a": pod((10, 5), (20, 8), (30, 20)), "b": pod((9, 50), (19, 60), (29, 3))}, 0)
-    assert measured.last == 30
-    assert measured.increase_since(20)[tested] == 12 + 3
-    assert measured.increase_since(10)[tested] == 15 + 10 + 3
-    assert not any(measured.increase_since(30).values()), "nothing is counted twice"
+    assert measured.last == moment(30)
+    assert measured.increase_since(moment(20))[tested] == 12 + 3
+    assert measured.increase_since(moment(10))[tested] == 15 + 10 + 3
+    assert not any(measured.increase_since(moment(30)).values()), "nothing is counted twice"
     seen_later = summarize({"a": pod((30, 500), (40, 510))}, 0)
-    assert seen_later.increase_since(20)[tested] == 10, "what an operator before this one may have counted is left out"
+    assert seen_later.increase_since(moment(20))[tested] == 10, (
+        "what an operator before this one may have counted is left out"
+    )
     assert Measured().last is None
+
+
+@pytest.mark.parametrize("at", [1764148320.1234564, 1764148320.1234567, 1764148320.0])
+def test_a_look_is_known_again_by_the_time_that_status_records_of_it(at: float) -> None:
+    """A status has microseconds, and a clock has more: a look that seems later than itself is counted twice."""
+    tested = Series(TESTED, "r-2", "candidate")
+    measured = summarize({"a": [Sample(at - 10, {tested: 5}), Sample(at, {tested: 8})]}, 0)
+    assert (last := measured.last) is not None
+    recorded = datetime.fromisoformat(last.isoformat())
+    assert not any(measured.increase_since(recorded).values())
+
+
+async def test_what_a_pod_counts_while_it_cannot_be_read_is_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages: list[float | None] = [5, None, 20]
+
+    async def scrape(*given: object) -> Sample | None:
+        at, value = 10.0 * (3 - len(pages)), pages.pop(0)
+        return Sample(at, {SERIES: value}) if value is not None else None
+
+    monkeypatch.setattr(scraping, "_scrape", scrape)
+    monkeypatch.setattr(scraping.time, "time", lambda: 20.0)
+    scraper = Scraper()
+    scraper.ask(KEY, ["10.0.0.1"])
+    async with aiohttp.ClientSession() as session:
+        for silent in (0, 1, 0):
+            await scraper.look(session, Settings())
+            assert scraper.ask(KEY, ["10.0.0.1"]).silent == silent
+    assert scraper.ask(KEY, ["10.0.0.1"]).increase_since(moment(0))[SERIES] == 15
 
 
 def test_copies_for_a_shadow_are_nobodys_requests() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 
 from fovea_api.gateway import limit_label
 from fovea_api.modeldeployment import CandidateVersion, GateMetric, Rollout
@@ -46,14 +46,13 @@ def counted(versions: Versions, rollout: Rollout, measured: Measured) -> tuple[C
 
     The first look after the warm-up of a step finds where counting begins, and counts nothing.
     """
-    candidate, last = versions.candidate, measured.last
-    if candidate is None or versions.stable is None or last is None:
+    candidate, until = versions.candidate, measured.last
+    if candidate is None or versions.stable is None or until is None:
         return None
     weight = candidate.weight / 100 if candidate.step else 0.5
-    until = datetime.fromtimestamp(last, UTC)
     if candidate.counted_until is None:
         return Counts(weight), until
-    grown = measured.increase_since(candidate.counted_until.timestamp())
+    grown = measured.increase_since(candidate.counted_until)
     role = "candidate" if candidate.step else "shadow"
     compared = _by_label(grown, COMPARED, candidate.name or "", role)
     tested = _requests(grown, candidate.name or "", role, latency_limits(rollout, candidate, stable=False))
