@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 MAX_COPIES = 32
 """Copies of requests that are under way at most."""
+MAX_COPY_BYTES = 64 * 2**20
+"""Bytes of their images at most: a shadow that hangs holds them until the deadline, and a gateway has little memory."""
 AGREEMENT = 0.5
 """Two answers are the same from this agreement of each image on, see `Prediction.agreement`."""
 
@@ -39,6 +41,14 @@ def is_evidence(code: int) -> bool:
     """Whether an answer says something of the version: a request that was wrong or shed does not. One whose client left
     (499) does: it took as long as it took."""
     return code < 400 or code >= 499
+
+
+def counted_as(code: int, asked: Asked) -> int | None:
+    """How the answer to a copy is counted; None: not at all. What stable answered and its copy was refused as wrong
+    would fail once the candidate serves."""
+    if is_evidence(code):
+        return code
+    return 500 if asked.answers is not None and code != 429 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +119,7 @@ class Trial:
         self._start = start
         self._compared = compared
         self._under_way = 0
+        self._bytes = 0
 
     def after(self, routing: Routing, asked: Asked) -> None:
         """What a request is followed by: of the stable version's each goes to the shadow too, whatever became of it; of
@@ -116,13 +127,14 @@ class Trial:
         stable, shadow = routing.stable, routing.shadow
         role, answers = asked.version.role, asked.answers
         if role == "Stable" and shadow is not None and is_evidence(asked.code):
-            self._copy(shadow, self._shadow(shadow, asked))
+            self._copy(shadow, asked, self._shadow(shadow, asked))
         mirrored = role == "Candidate" and routing.mirrors(asked.request_id)
         if mirrored and stable is not None and answers is not None:
-            self._copy(stable, self._mirror(stable, asked, answers))
+            self._copy(stable, asked, self._mirror(stable, asked, answers))
 
-    def _copy(self, version: Version, work: Coroutine[Any, Any, None]) -> None:
-        if self._under_way >= MAX_COPIES:
+    def _copy(self, version: Version, asked: Asked, work: Coroutine[Any, Any, None]) -> None:
+        size = sum(map(len, asked.images))
+        if self._under_way >= MAX_COPIES or self._bytes + size > MAX_COPY_BYTES:
             work.close()
             self._metrics.copy_shed(version)
             return
@@ -132,8 +144,10 @@ class Trial:
                 await work
             finally:
                 self._under_way -= 1
+                self._bytes -= size
 
         self._under_way += 1
+        self._bytes += size
         self._start(counted())
 
     async def _shadow(self, shadow: Version, asked: Asked) -> None:
@@ -148,9 +162,9 @@ class Trial:
         finally:
             seconds = time.perf_counter() - begun
             self._metrics.request(shadow, code, reason, seconds)
-            if is_evidence(code):
+            if (counted := counted_as(code, asked)) is not None:
                 self._metrics.tested(asked.version, asked.code, asked.seconds)
-                self._metrics.tested(shadow, code, seconds)
+                self._metrics.tested(shadow, counted, seconds)
         if answers is not None:
             self._metrics.answers(shadow, answers)
             if asked.answers is not None:

@@ -309,6 +309,17 @@ class TestCommands:
         run.look(command="pause/new", increase=requests(100, failed=60))
         assert run.events[-1] == "RolledBack"
 
+    @pytest.mark.parametrize(("on_failure", "ends"), [("Rollback", "RolledBack"), ("Pause", "RolloutPaused")])
+    def test_one_that_waits_for_a_person_with_its_share_and_fails_loses_it(self, on_failure: str, ends: str) -> None:
+        spec = ROLLOUT.model_copy(update={"on_inconclusive": "Pause", "on_failure": on_failure})
+        run = Simulation(spec).until(RolloutPhase.PAUSED, increase=requests(200, failed=2))
+        run.looks(3, increase=requests(200, failed=2))
+        assert (run.phase, run.weight) == (RolloutPhase.PAUSED, 5)
+        run.look(increase=requests(1000, failed=800))
+        assert (run.events[-1], run.weight) == (ends, 0)
+        run.looks(3, increase=requests(1000, failed=800))
+        assert run.events[-2:] == ["RolloutPaused", ends]
+
     @pytest.mark.parametrize("command", ["abort", "abort/old", "abort/newer", "rollback/new", "new/abort", ""])
     def test_what_does_not_name_the_candidate_does_nothing(self, command: str) -> None:
         run = Simulation().until(RolloutPhase.CANARY)

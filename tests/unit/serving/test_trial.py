@@ -183,6 +183,32 @@ async def test_a_shadow_is_tested_by_the_requests_that_were_copied(world: World)
     assert (world.counted("requests", "new", "shadow"), world.counted("failures", "stable", "stable")) == (30, 10)
 
 
+async def test_a_shadow_that_refuses_what_stable_answers_fails_and_one_that_is_full_does_not(world: World) -> None:
+    world.route(0, "Shadow")
+    world.models["new"].error = InvalidOptions("no such class")
+    assert set(await world.ask(10)) == {"stable"}
+    assert world.counted("failures", "new", "shadow") == world.counted("requests", "stable", "stable") == 10
+    world.models["stable"].error = UpstreamFailed("it broke")
+    await world.ask(10)
+    world.models["stable"].error, world.models["new"].error = None, Overloaded("full")
+    await world.ask(10)
+    assert world.counted("requests", "new", "shadow") == world.counted("requests", "stable", "stable") == 10
+
+
+async def test_copies_hold_few_bytes_of_images(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "MAX_COPY_BYTES", 2 * len(world.image))
+    world.route(0, "Shadow")
+    world.models["new"].go_on.clear()
+    asking = asyncio.create_task(world.ask(5))
+    while world.models["stable"].asked < 5:
+        await asyncio.sleep(0.01)
+    world.models["new"].go_on.set()
+    await asking
+    assert world.counted("requests", "new", "shadow") == 2
+    await world.ask(2)
+    assert world.counted("requests", "new", "shadow") == 4, "those that have ended hold nothing"
+
+
 async def test_a_shadow_that_hangs_slows_and_fails_no_request_and_what_is_too_much_is_left_out(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

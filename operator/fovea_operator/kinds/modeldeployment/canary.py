@@ -265,13 +265,13 @@ class _Rollout:
             changes = {"phase": RolloutPhase.PENDING, "weight": 0, "step": 0, "started": None, "paused": None}
             changes |= {"pause": None, "retry": self.observed.retry}
             return self.reported("RolloutRestarted", "starts again from its first step", **_FRESH, **changes)
-        if self.candidate.pause != "Requested":
+        if self.candidate.pause == "Failed":
             return self.keep()
-        noted = self.counted()
+        noted = self.counted()  # one that waits for a person still answers requests, and must not harm them meanwhile
         verdict = noted.verdict()
         if verdict.decision is Decision.FAIL:
             return noted.with_results(verdict).fail(verdict.message)
-        if command == "pause":
+        if command == "pause" or self.candidate.pause == "Inconclusive":
             return noted.keep()
         now, begun = self.observed.now, self.candidate.paused or self.observed.now
         phase = RolloutPhase.CANARY if self.candidate.step else RolloutPhase.LOADING
