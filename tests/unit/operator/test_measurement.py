@@ -117,8 +117,8 @@ def test_a_look_is_known_again_by_the_time_that_status_records_of_it(at: float) 
     """A status has microseconds, and a clock has more: a look that seems later than itself is counted twice."""
     tested = Series(TESTED, "r-2", "candidate")
     measured = summarize({"a": [Sample(at - 10, {tested: 5}), Sample(at, {tested: 8})]}, 0)
-    assert (last := measured.last) is not None
-    recorded = datetime.fromisoformat(last.isoformat())
+    assert measured.last is not None
+    recorded = datetime.fromisoformat(measured.last.isoformat())
     assert not any(measured.increase_since(recorded).values())
 
 

@@ -27,6 +27,7 @@ from fovea_operator.kinds.modeldeployment.retraining import (
     advance,
     judge,
     may_serve,
+    may_serve_result,
     new_labels,
     recipe_patch,
     withdrawn,
@@ -353,6 +354,54 @@ def test_what_waits_is_superseded_by_a_later_model() -> None:
 def test_a_retraining_that_is_no_longer_asked_for_is_not_waited_for() -> None:
     world = asked()
     assert [event.outcome for event in withdrawn(world.status).history] == ["Superseded"]
+
+
+def test_what_nobody_waits_for_any_more_is_not_served() -> None:
+    """Removed in the middle, a retraining was never found to be better; put back, it must not be rolled out."""
+    for promotion, end in (("Automatic", "Running"), ("Manual", "Succeeded")):
+        world = asked(promotion=promotion)
+        request = world.requests[0]
+        world.ends(phase=end)
+        status = ModelDeploymentStatus(retraining=withdrawn(world.status))
+        assert not may_serve(run_of(request), "cells", status, None, manual=False)
+        assert not may_serve_result(SECOND, status)
+
+
+def test_a_model_that_another_version_takes_the_place_of_holds_nothing_back() -> None:
+    """The job's own run, of a newer version: no retraining has made it, and the rollout never came to its end."""
+    world = asked(cooldown="0s")
+    world.ends()
+    world.step(offered=SECOND, rolling_out=SECOND)
+    world.step(offered=None)
+    assert world.outcomes == [("DatasetVersion", "RollingOut")]
+    world.step(offered="r-00000f", rolling_out="r-00000f")
+    assert world.outcomes == [("DatasetVersion", "Superseded")]
+    world.step(rolling_out="", stable="r-00000f", champion=champion("r-00000f", NEW), data=data(NEWER, 300))
+    assert world.outcomes[0] == ("DatasetVersion", None)
+
+
+def test_another_job_is_not_waited_for() -> None:
+    world = asked(cooldown="0s")
+    world.step(job="others")
+    assert world.outcomes == [("DatasetVersion", "Superseded")]
+    assert world.requests == ()
+
+
+def test_a_model_is_compared_with_the_one_that_serves_when_it_is_done() -> None:
+    world = asked()
+    world.step(stable="r-00000f", champion=champion("r-00000f", NEW))
+    world.ends()
+    assert world.outcomes == [("DatasetVersion", "NotCompared")]
+    assert "r-00000f serves now" in world.status.history[0].message
+
+
+def test_a_value_of_the_annotation_that_was_used_before_asks_for_another_run() -> None:
+    world = World(spec(cooldown="0s"))
+    for hour, value in enumerate(("now", "again", "now", "again")):
+        world.step(retrain=value, now=NOW + timedelta(hours=hour))
+        world.ends(f"r-00001{hour}", champion__difference=0.0)
+    assert len({event.cause for event in world.status.history}) == 4
+    assert [event.run for event in world.status.history] == [f"r-00001{hour}" for hour in (3, 2, 1, 0)]
 
 
 def test_history_is_bounded_and_newest_first() -> None:

@@ -47,8 +47,8 @@ MONTH = timedelta(days=30)
 ACCURACY_ERROR = 0.05
 """Probability that live accuracy is ever found to be below a bound that it keeps."""
 
-RELEASED = (Outcome.ROLLING_OUT, Outcome.PROMOTED, Outcome.ROLLED_BACK, Outcome.SUPERSEDED)
-"""Outcomes of models that may be served, or might have been."""
+_RELEASED = (Outcome.ROLLING_OUT, Outcome.PROMOTED, Outcome.ROLLED_BACK, Outcome.SUPERSEDED)
+"""Outcomes of models that might be serving."""
 _OPEN = (None, Outcome.AWAITING_APPROVAL, Outcome.ROLLING_OUT)
 _MESSAGE, _TOKEN = 1024, 256
 _PLACE = Place("spec.retraining.triggers.schedule.cron", "spec.retraining.triggers.schedule.timeZone")
@@ -88,6 +88,8 @@ class Observed:
     """Run of the version that serves."""
     rolled_back: str | None = None
     """Run of the version whose rollout failed last."""
+    offered: str | None = None
+    """Run of the version that the deployment is to serve now; None: not known."""
     rolling_out: str = ""
     """Name of the version whose rollout is under way; empty: none is."""
     criteria: tuple[Criterion, ...] = ()
@@ -159,7 +161,8 @@ def advance(old: RetrainingStatus, requests: Sequence[RunRequest], spec: Retrain
     Raises:
         InvalidSchedule: the cron expression or the time zone means nothing.
     """
-    history = tuple(_followed(event, spec, observed) for event in old.history)
+    asked = {request.cause for request in requests if request.target.name == observed.job}
+    history = tuple(_followed(event, spec, observed, event.cause in asked) for event in old.history)
     history = tuple(_superseded(history))
     transitions = [
         transition
@@ -230,9 +233,10 @@ def may_serve_result(run: str, status: ModelDeploymentStatus) -> bool:
 
 
 def _is_released(event: RetrainingEvent, status: ModelDeploymentStatus) -> bool:
-    """A version that was rolled back last is known as that by the rollout, which may try it again on request."""
+    """A version that was rolled back last is known as that by the rollout, which may try it again on request. One that
+    was superseded may never have been found to be better."""
     failed = status.rolled_back is not None and status.rolled_back.run == event.run
-    return event.outcome in RELEASED and (failed or event.outcome != Outcome.ROLLED_BACK)
+    return event.outcome in (Outcome.ROLLING_OUT, Outcome.PROMOTED) or (failed and event.outcome == Outcome.ROLLED_BACK)
 
 
 # --- Champion and challenger -----------------------------------------------------------------------------------------
@@ -274,16 +278,20 @@ def judge(metrics: Mapping[str, float], comparison: Comparison) -> Judgement:
     return Judgement(True, better, words, difference, above)
 
 
-def _followed(event: RetrainingEvent, spec: Retraining, observed: Observed) -> RetrainingEvent:
-    """What has become of a retraining since."""
+def _followed(event: RetrainingEvent, spec: Retraining, observed: Observed, asked: bool) -> RetrainingEvent:
+    """What has become of a retraining since. `asked`: whether the TrainingJob is still asked for its run."""
     if event.outcome is None:
+        if not asked and event.cause not in observed.runs:
+            return _with(event, Outcome.SUPERSEDED, "its run is asked of a TrainingJob whose models are not served now")
         return _ended(event, spec, observed)
-    if event.run is not None and event.run == observed.stable and event.outcome in RELEASED:
+    if event.run is not None and event.run == observed.stable and event.outcome in _RELEASED:
         return event.model_copy(update={"outcome": Outcome.PROMOTED})
     if event.outcome is Outcome.AWAITING_APPROVAL and event.run == observed.approve:
         return event.model_copy(update={"outcome": Outcome.ROLLING_OUT})
     if event.outcome is Outcome.ROLLING_OUT and event.run == observed.rolled_back:
         return event.model_copy(update={"outcome": Outcome.ROLLED_BACK})
+    if event.outcome is Outcome.ROLLING_OUT and observed.offered not in (None, event.run):
+        return event.model_copy(update={"outcome": Outcome.SUPERSEDED})
     return event
 
 
@@ -312,6 +320,9 @@ def _ended(event: RetrainingEvent, spec: Retraining, observed: Observed) -> Retr
     event = event.model_copy(update={"improvement": judgement.improvement, "improvement_above": judgement.above})
     if not judgement.better:
         return _with(event, Outcome.NOT_BETTER if judgement.compared else Outcome.NOT_COMPARED, judgement.message)
+    if observed.stable not in (None, event.served):
+        words = f"it was compared with the model of run {event.served}, and that of run {observed.stable} serves now"
+        return _with(event, Outcome.NOT_COMPARED, words)
     manual = spec.promotion == "Manual" and event.run != observed.approve
     return _with(event, Outcome.AWAITING_APPROVAL if manual else Outcome.ROLLING_OUT, judgement.message)
 
@@ -348,7 +359,7 @@ def _transition(before: RetrainingEvent, after: RetrainingEvent) -> Transition |
         Outcome.ROLLING_OUT: f"{model} is rolled out: {after.message}",
         Outcome.PROMOTED: f"{model} serves",
         Outcome.ROLLED_BACK: f"{model} was rolled back",
-        Outcome.SUPERSEDED: f"{model} is not rolled out: a later version serves",
+        Outcome.SUPERSEDED: f"{model} is not rolled out: another version is",
     }[after.outcome]
     return Transition(kind, f"Retraining{after.outcome}", words, f"{after.cause}/{after.outcome}")
 
@@ -367,7 +378,8 @@ def _asked(status: RetrainingStatus, observed: Observed) -> Due | None:
     asked = observed.retrain[:_TOKEN]
     if asked in ("", status.annotation):
         return None
-    digest = hashlib.sha256(asked.encode()).hexdigest()[:12]
+    last = _stamp(status.history[0].time) if status.history else ""  # a value that was used before asks again
+    digest = hashlib.sha256(f"{asked}@{last}".encode()).hexdigest()[:12]
     return Due("Annotation", f"annotation-{digest}", f"the annotation asks for it with {asked!r}", waits=False)
 
 
@@ -393,7 +405,8 @@ def _version(status: RetrainingStatus, spec: Retraining, observed: Observed) -> 
     champion, data = observed.champion, observed.data
     if not spec.triggers.new_dataset_version or observed.trains_new_versions or champion is None or data is None:
         return None
-    if champion.version is None or data.version in (champion.version, status.dataset_version):
+    learned = {champion.version, status.dataset_version} - {None}
+    if not learned or data.version in learned:
         return None
     return Due("DatasetVersion", f"version-{_short(data)}", f"dataset version {data.version} is new")
 

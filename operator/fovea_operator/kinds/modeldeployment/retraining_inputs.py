@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from fovea_api import names
+from fovea_api.common import DIGEST
 from fovea_api.modeldeployment import DeployedVersion, ModelDeploymentStatus
 from fovea_api.profile import LABELLED
 from fovea_api.run import BundleInput, Run
 
 from fovea_operator.evidence.betting import Share
+from fovea_operator.kinds.modeldeployment.bundles import resolve
 from fovea_operator.kinds.modeldeployment.retraining import Champion, Data, Observed
 from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
 from fovea_operator.objects import MODEL_DEPLOYMENT
@@ -21,6 +24,7 @@ def observed_of(snapshot: DeploymentSnapshot) -> Observed:
     metadata, job = snapshot.deployment.metadata, snapshot.job
     reference = snapshot.deployment.spec.model.training_job_ref
     stable, failed, candidate = versions.stable, versions.rolled_back, versions.candidate
+    offered = resolve(snapshot)
     status = job.status if job is not None else None
     ours = [
         entry
@@ -29,10 +33,11 @@ def observed_of(snapshot: DeploymentSnapshot) -> Observed:
     ]
     return Observed(
         now=snapshot.now,
-        job=reference.name if reference is not None else "",
+        job=job.metadata.name if job is not None else reference.name if reference is not None else "",
         champion=_champion(snapshot, stable),
         stable=stable.run if stable is not None else None,
         rolled_back=failed.run if failed is not None else None,
+        offered=(offered.run or "") if isinstance(offered, DeployedVersion) else None,
         rolling_out=(candidate.name or "") if candidate is not None else "",
         criteria=job.spec.success_criteria if job is not None else (),
         trains_new_versions=job is not None and job.spec.run_policy.on_new_dataset_version == "NewRun",
@@ -83,7 +88,19 @@ def _champion(snapshot: DeploymentSnapshot, stable: DeployedVersion | None) -> C
         return Champion(stable.run, BundleInput(digest=digest, artifact=stable.bundle), version)
     if status is not None and result is not None and result.run == stable.run:  # its Run was deleted with the history
         return Champion(stable.run, BundleInput(digest=result.digest, artifact=stable.bundle), None)
-    return None
+    return _champion_of_history(snapshot, stable.run, stable.bundle)
+
+
+def _champion_of_history(snapshot: DeploymentSnapshot, run: str, bundle: str) -> Champion | None:
+    """The served model, of whose Run nothing but the retrainings is left: each that was not better took a place in the
+    job's history. The bundle's folder is named by its digest."""
+    status = snapshot.deployment.status
+    history = status.retraining.history if status is not None and status.retraining is not None else ()
+    digest = bundle.rstrip("/").rpartition("/")[2]
+    if not any(run in (event.run, event.served) for event in history) or not re.fullmatch(DIGEST, digest):
+        return None
+    version = next((event.dataset_version for event in history if event.run == run), None)
+    return Champion(run, BundleInput(digest=digest, artifact=bundle), version)
 
 
 def _digest(run: Run) -> str | None:
