@@ -3,9 +3,9 @@
 from fovea_api.modeldeployment import ModelDeployment, references
 
 from fovea_operator.kinds.modeldeployment.build import CHILDREN
-from fovea_operator.kinds.modeldeployment.gauges import GAUGES, ROLLOUTS_ENDED
+from fovea_operator.kinds.modeldeployment.gauges import GAUGES
 from fovea_operator.kinds.modeldeployment.observe import observe_deployment
-from fovea_operator.kinds.modeldeployment.plan import plan_deployment
+from fovea_operator.kinds.modeldeployment.plan import ROLLOUTS_ENDED, plan_deployment
 from fovea_operator.objects import MODEL_DEPLOYMENT
 from fovea_operator.registry import KindEntry, Rights, reconciler
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from fovea_operator.gauges import ObjectGauge, StatusNumbers, Values, number_of
-from fovea_operator.metrics import MetricDefinition
 from fovea_operator.objects import View, items, mapping, text
-
-ROLLOUTS_ENDED = MetricDefinition("fovea_rollouts_ended_total", "Rollouts that ended.", ("outcome", "reason"))
-"""Promoted, or RolledBack with the reason."""
 
 
 def _objectives(value: View) -> Values:

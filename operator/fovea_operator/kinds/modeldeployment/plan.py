@@ -45,10 +45,10 @@ from fovea_operator.kinds.modeldeployment.build import (
 from fovea_operator.kinds.modeldeployment.bundles import is_same, resolve
 from fovea_operator.kinds.modeldeployment.canary import COMMAND, RETRY, Observed, Transition, Versions, advance
 from fovea_operator.kinds.modeldeployment.counting import counted, stable_latency
-from fovea_operator.kinds.modeldeployment.gauges import ROLLOUTS_ENDED
 from fovea_operator.kinds.modeldeployment.retraining import Advanced, withdrawn
 from fovea_operator.kinds.modeldeployment.retraining_inputs import observed_of
 from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
+from fovea_operator.metrics import MetricDefinition
 from fovea_operator.objects import DEPLOYMENT, MODEL_DEPLOYMENT, RAY_SERVICE, JsonObject, Key, text, uid_of
 from fovea_operator.prerequisites import missing
 from fovea_operator.runs.plan import blocker_of, own_status
@@ -71,6 +71,8 @@ from fovea_operator.writes import Apply, Count, Delete, Emit, Plan, Write
 
 SUPPORTED = "FullySupported"
 """Condition: whether all that the spec asks for acts in this version."""
+ROLLOUTS_ENDED = MetricDefinition("fovea_rollouts_ended_total", "Rollouts that ended.", ("outcome", "reason"))
+"""Promoted, or RolledBack with the reason."""
 _SECOND = 1.0
 _WARNINGS = frozenset({"RolledBack", "RolloutPaused"})
 _RETRY = f"another bundle is tried by itself, this one again by a new value of the annotation {RETRY}"
