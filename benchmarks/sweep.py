@@ -25,12 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/unit/tuning"))
+from fovea_trainer.tuning import ray_tune
 from fovea_trainer.tuning.journal import Clock, Entry, Journal
 from fovea_trainer.tuning.study import Study
 from fovea_trainer.tuning.trial import Outcome
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
 from studies import recipe, study
 
 EPOCHS = 27
@@ -47,6 +51,8 @@ CARRIERS = (
     "training.schedule.stepFactor",
 )
 """Fields with values between 0 and 1, which stand for the variables."""
+LOW, HIGH = 1e-6, 1 - 1e-6
+VARIABLES = [{"path": name, "uniform": {"min": LOW, "max": HIGH}} for name in CARRIERS]
 HARTMANN = {
     3: (
         np.array([[3, 10, 30], [0.1, 10, 35], [3, 10, 30], [0.1, 10, 35]]),
@@ -80,7 +86,7 @@ HARTMANN = {
 class InMemory(Journal):
     """A journal that nobody reads after the process."""
 
-    def read(self) -> list[Entry]:
+    def take_over(self) -> list[Entry]:
         return []
 
     def write(self, entry: Entry) -> None:
@@ -108,8 +114,7 @@ def fidelities(folder: Path, dimensions: int, algorithm: str, scheduler: str, tr
                until: float = np.inf) -> tuple[float, int]:  # fmt: skip
     """The best value of a trial that was trained to its end, and the epochs of all; ends when one is as good as
     `until`."""
-    names = CARRIERS[:dimensions]
-    parameters = [{"path": name, "uniform": {"min": 1e-6, "max": 1 - 1e-6}} for name in names]
+    names, parameters = CARRIERS[:dimensions], VARIABLES[:dimensions]
     search, stopping = {"algorithm": algorithm, "seed": seed}, {"scheduler": scheduler, "graceEpochs": 1}
     work = made(folder, parameters=parameters, search=search, stopping=stopping, trials={"max": trials})
     best, epochs = -np.inf, 0
@@ -199,29 +204,99 @@ def benchmark_table(algorithms: Sequence[str], seeds: int, folder: Path) -> dict
 # --- Overhead --------------------------------------------------------------------------------------------------
 
 
-def benchmark_overhead(folder: Path, trials: int = 40) -> dict[str, float]:
-    """Milliseconds that a trial takes beside its training: proposal, decisions and journal on a disk, and Optuna's own
-    ask and tell in memory."""
-    import optuna
+NO_STOPPING = {"scheduler": "None"}
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    parameters = [{"path": name, "uniform": {"min": 1e-6, "max": 1 - 1e-6}} for name in CARRIERS]
-    work = study(folder / "overhead", recipe(EPOCHS, parameters=parameters, trials={"max": trials},
-                                             stopping={"scheduler": "None"}))  # fmt: skip
+
+def in_process(folder: Path, trials: int) -> float:
+    """Seconds of a sweep one trial after the other: proposals, decisions and the journal on a disk."""
+    work = study(folder, recipe(EPOCHS, parameters=VARIABLES, trials={"max": trials}, stopping=NO_STOPPING))
     began = time.perf_counter()
     while (job := work.next()) is not None:
         metrics = {"validation/accuracy": float(job.number % 7)}
         work.done(job, Outcome([metrics] * EPOCHS, EPOCHS, metrics, True, seconds=1.0))
-    ours = time.perf_counter() - began
-    plain = optuna.create_study(sampler=optuna.samplers.TPESampler(multivariate=True, group=True, seed=0))
+    return time.perf_counter() - began
+
+
+def plain_optuna(folder: Path, trials: int) -> float:
+    """Seconds of Optuna's own ask and tell, in memory."""
+    plain = optuna.create_study(sampler=sampler())
     began = time.perf_counter()
     for number in range(trials):
         trial = plain.ask()
         for name in CARRIERS:
-            trial.suggest_float(name, 1e-6, 1 - 1e-6)
+            trial.suggest_float(name, LOW, HIGH)
         plain.tell(trial, float(number % 7))
-    theirs = time.perf_counter() - began
-    return {"fovea": round(1e3 * ours / trials, 1), "optuna": round(1e3 * theirs / trials, 1), "trials": trials}
+    return time.perf_counter() - began
+
+
+def sampler() -> optuna.samplers.TPESampler:
+    return optuna.samplers.TPESampler(multivariate=True, group=True, seed=0)
+
+
+class Instant(tune.Trainable):
+    """A trial that is over at once, whether Fovea's or Ray Tune's own."""
+
+    def setup(self, config: Mapping[str, Any]) -> None:
+        pass
+
+    def step(self) -> dict[str, Any]:
+        metrics = {"validation/accuracy": 0.5}
+        return {"outcome": Outcome([metrics] * EPOCHS, EPOCHS, metrics, True, seconds=1.0), "value": 0.5, "done": True}
+
+    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        pass
+
+
+def on_ray(folder: Path, trials: int) -> float:
+    """Seconds of a sweep on Ray whose trials are over at once."""
+    work = study(folder, recipe(EPOCHS, parameters=VARIABLES, trials={"max": trials}, stopping=NO_STOPPING))
+    began = time.perf_counter()
+    ray_tune.carry_out(work, lambda: None)
+    return time.perf_counter() - began
+
+
+def plain_ray_tune(folder: Path, trials: int) -> float:
+    """Seconds of Ray Tune with its own OptunaSearch."""
+    space = {name: tune.uniform(LOW, HIGH) for name in CARRIERS}
+    search = OptunaSearch(metric="value", mode="max", sampler=sampler())
+    began = time.perf_counter()
+    tune.Tuner(
+        tune.with_resources(Instant, {"CPU": 1}),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            num_samples=trials,
+            max_concurrent_trials=1,
+            reuse_actors=True,
+            metric="value",
+            mode="max",
+        ),
+        run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
+    ).fit()
+    return time.perf_counter() - began
+
+
+def benchmark_overhead(folder: Path, trials: int = 40, pairs: int = 5) -> dict[str, Any]:
+    """Milliseconds that a trial takes beside its training, ours and theirs one after the other, several times."""
+    import ray
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray_tune._Trainable = Instant  # type: ignore[misc, assignment]
+    result: dict[str, Any] = {"trials": trials, "pairs": pairs}
+    for name, ours, theirs in (("Optuna", in_process, plain_optuna), ("Ray Tune", on_ray, plain_ray_tune)):
+        seconds = [
+            [run(folder / f"{name}-{number}-{run.__name__}", trials) for run in (ours, theirs)]
+            for number in range(pairs + 1)
+        ][1:]  # the first pair loads libraries and starts workers
+        each = 1e3 * np.array(seconds) / trials
+        result[name] = {"fovea": interval(list(each[:, 0])), "plain": interval(list(each[:, 1]))}
+        result[name]["difference"] = interval(list(each[:, 0] - each[:, 1]))
+    ray.shutdown()
+    return result
 
 
 def main() -> None:

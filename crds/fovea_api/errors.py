@@ -102,7 +102,10 @@ def problems(error: ValidationError, model: type[BaseModel] | None = None) -> It
         error: What pydantic raised.
         model: What was validated; with it, fields that do not exist are answered with the nearest that does.
     """
-    for item in error.errors(include_url=False):
+    found = error.errors(include_url=False)
+    for item in found:
+        if item["type"] == "too_short" and any(_is_below(other["loc"], item["loc"]) for other in found):
+            continue  # pydantic counts those items alone that are in order
         loc = item["loc"][:-2] if item["loc"][-1:] == ("[key]",) else item["loc"]
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
         field = str(item.get("ctx", {}).get("field", ""))
@@ -113,6 +116,10 @@ def problems(error: ValidationError, model: type[BaseModel] | None = None) -> It
         near = difflib.get_close_matches(given.lower(), {name.lower(): name for name in names}, 1, 0.6)
         meant = next((f"; did you mean {name}?" for name in names if [name.lower()] == near), "")
         yield (path + field).lstrip(".") or "manifest", item["msg"] + meant
+
+
+def _is_below(loc: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+    return len(loc) > len(other) and loc[: len(other)] == other
 
 
 def _fields(model: type[BaseModel], loc: Iterable[int | str]) -> list[str]:

@@ -16,14 +16,14 @@ from fovea_api.common import (
 from fovea_api.criteria import Criterion, evaluate_criteria
 from fovea_api.dataset import Dataset
 from fovea_api.dataset import references as dataset_references
-from fovea_api.errors import InvalidInput, InvalidManifest, MissingExtra, Retryable
+from fovea_api.errors import InvalidInput, InvalidManifest, MissingExtra, Retryable, problems
 from fovea_api.metrics import headline
 from fovea_api.modeldeployment import Retraining
 from fovea_api.partial import merge
 from fovea_api.run import DatasetInput, RunInputs, RunOwner, RunType, read_recipe, run_identity, run_name
 from fovea_api.trainingjob import Recipe, TrainingJobSpec
 from fovea_api.trainingjob import references as training_references
-from fovea_api.tuningsweep import SWEEPABLE
+from fovea_api.tuningsweep import SWEEPABLE, TuningSweepSpec
 from pydantic import ValidationError
 
 OWNER = RunOwner(kind="TrainingJob", name="cells")
@@ -255,3 +255,17 @@ def test_the_headline_of_a_model_is_its_tasks_metric_on_test_else_on_validation(
     assert headline({"test/mAP": 0.6124, "validation/mAP": 0.7, "test/mAP50": 0.9}) == "test/mAP 0.612"
     assert headline({"validation/accuracy": 0.9, "size/megabytes": 3.0}) == "validation/accuracy 0.900"
     assert headline({"size/megabytes": 3.0}) is None
+
+
+def test_a_list_is_not_said_to_be_empty_because_its_only_item_is_wrong() -> None:
+    parameter = {"path": "training.optimiser.learningRate", "choice": [0.1]}
+    objective = {"metric": "validation/accuracy", "goal": "Maximize"}
+    template = {"spec": {"datasetRef": {"name": "cells"}, "model": {"architecture": "resnet18"}}}
+
+    def problems_of(parameters: list[dict[str, Any]]) -> list[str]:
+        with pytest.raises(ValidationError) as caught:
+            TuningSweepSpec.model_validate({"template": template, "parameters": parameters, "objectives": [objective]})
+        return [path for path, _ in problems(caught.value)]
+
+    assert problems_of([parameter]) == ["parameters[0].path"]
+    assert problems_of([]) == ["parameters"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from fovea_api.errors import InvalidInput
 from fovea_api.run import Progress
@@ -142,6 +145,32 @@ def test_with_several_objectives_the_front_goes_on() -> None:
         promoted.append(go_on.entry.number)
         entries[go_on.entry.number - 1] = go_on.entry.model_copy(update={"phase": Phase.RUNNING})
     assert promoted == [1, 3]
+
+
+MOASHA = json.loads(Path(__file__).with_name("moasha.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("case", MOASHA, ids=lambda case: "{}x{}".format(*np.shape(case["losses"])))
+@pytest.mark.parametrize("factor", [2, 3])
+def test_with_several_objectives_trials_go_on_by_the_fronts_of_moasha(case: dict[str, Any], factor: int) -> None:
+    """Of a rung, as many as ASHA lets go on, front by front; the table is what Syne Tune's own code says."""
+    objectives = [ACCURACY, {"metric": "size/megabytes", "goal": "Minimize"}]
+    objectives += [{"metric": "complexity/gigaMacs", "goal": "Minimize"}]
+    names = [str(each["metric"]) for each in objectives[: np.shape(case["losses"])[1]]]
+    halving = SuccessiveHalving(
+        recipe(stopping=STOPPING | {"reductionFactor": factor}, objectives=objectives[: len(names)])
+    )
+    entries = [
+        entry(number, -losses[0]).model_copy(update={"artefact": dict(zip(names[1:], losses[1:], strict=True))})
+        for number, losses in enumerate(case["losses"], 1)
+    ]
+    promoted = []
+    while (go_on := halving.decide(entries, complete=False).go_on) is not None:
+        promoted.append(go_on.entry.number)
+        entries[go_on.entry.number - 1] = go_on.entry.model_copy(update={"phase": Phase.RUNNING})
+    front = {index + 1: rank for rank, front in enumerate(case["fronts"]) for index in front}
+    assert len(promoted) == len(entries) // factor
+    assert [front[number] for number in promoted] == sorted(front.values())[: len(promoted)]
 
 
 def test_a_population_hands_the_best_weights_on() -> None:

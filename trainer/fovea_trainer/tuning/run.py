@@ -24,6 +24,7 @@ from fovea_trainer.tuning.errors import SweepFailed
 from fovea_trainer.tuning.journal import Journal
 from fovea_trainer.tuning.manifest import SWEEPS, earlier_trials, leave
 from fovea_trainer.tuning.study import Study
+from fovea_trainer.tuning.table import TrialListener
 from fovea_trainer.tuning.trial import Job, Outcome, work
 
 STUDIES = "studies"
@@ -65,6 +66,8 @@ def tune(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunR
         log.info("the journal has %d trials, with which the sweep goes on", len(study.entries))
 
     def heard() -> None:
+        if isinstance(reporter, TrialListener):
+            reporter.trials(study)
         reporter.report(study.progress())
 
     error: SweepFailed | None = None

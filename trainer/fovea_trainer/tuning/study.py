@@ -216,7 +216,7 @@ class Study:
             forget_checkpoint(self.journal.of(entry))
         if not outcome.error:
             what = "is done" if outcome.ended else "is out of time" if outcome.cut else "pauses"
-            log.info("%s %s after epoch %d: %s", entry.name, what, entry.epochs, _words(self._objectives(entry)))
+            log.info("%s %s after epoch %d: %s", entry.name, what, entry.epochs, _words(self.objectives_of(entry)))
 
     def lost(self, job: Job) -> None:
         """The process of a job died. It is begun again, as often as ATTEMPTS says."""
@@ -318,7 +318,8 @@ class Study:
 
     # --- What was found ---
 
-    def _objectives(self, entry: Entry) -> dict[str, float]:
+    def objectives_of(self, entry: Entry) -> dict[str, float]:
+        """What is known of a trial's objectives: of the artefact, or after its last epoch."""
         names = [objective.metric for objective in self.recipe.objectives]
         known = {**(entry.curve[-1] if entry.curve else {}), **entry.artefact}
         return {name: known[name] for name in names if name in known}
@@ -355,7 +356,7 @@ class Study:
 
     def trial(self, entry: Entry) -> Trial:
         """A trial as a status has it."""
-        return Trial(trial=entry.name, parameters=entry.values, metrics=self._objectives(entry), epochs=entry.epochs)
+        return Trial(trial=entry.name, parameters=entry.values, metrics=self.objectives_of(entry), epochs=entry.epochs)
 
     def counts(self) -> TrialCounts:
         """Trials by what became of them."""
@@ -428,7 +429,7 @@ class Study:
 
     def _why_none_within(self) -> NoTrialWithinLimits:
         ranked = order_of(self, self._measured() or [e for e in self.entries if e.artefact])
-        nearest = f"; the nearest is {ranked[0].name}: {_words(self._objectives(ranked[0]))}" if ranked else ""
+        nearest = f"; the nearest is {ranked[0].name}: {_words(self.objectives_of(ranked[0]))}" if ranked else ""
         limited = ", ".join(f"{o.metric} {o.limit:g}" for o in self.recipe.objectives if o.limit is not None)
         return NoTrialWithinLimits(
             f"no trial keeps the limits ({limited}){nearest}",
