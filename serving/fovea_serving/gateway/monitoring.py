@@ -78,7 +78,13 @@ class Monitor:
                 self.metrics.reference(version.name, version.role.lower(), profile)
 
     def answered(self, request: Observed) -> None:
-        """Counts and keeps a request; never waits and never raises."""
+        """Counts and keeps a request; never waits and never raises: the request is answered already."""
+        try:
+            self._note(request)
+        except Exception:
+            log.exception("request %s cannot be counted or kept", request.request_id)
+
+    def _note(self, request: Observed) -> None:
         version, manifest = request.version, request.version.model.manifest
         if request.plain:
             for answer in request.answers:

@@ -195,6 +195,15 @@ async def test_a_shadow_that_refuses_what_stable_answers_fails_and_one_that_is_f
     assert world.counted("requests", "new", "shadow") == world.counted("requests", "stable", "stable") == 10
 
 
+async def test_a_request_is_answered_though_it_cannot_be_monitored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.route(0, "Shadow")
+    monkeypatch.setattr(world.gateway.monitor, "metrics", None)
+    assert set(await world.ask(3)) == {"stable"}
+    assert world.counted("requests", "new", "shadow") == 3
+
+
 async def test_copies_hold_few_bytes_of_images(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "MAX_COPY_BYTES", 2 * len(world.image))
     world.route(0, "Shadow")
