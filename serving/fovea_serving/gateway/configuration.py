@@ -86,8 +86,19 @@ class Follower:
                 words = str(error) if isinstance(error, FoveaError) else f"{type(error).__name__}: {error}"
                 log.error("the configuration cannot be applied yet: %s", words)
                 if not self._gateway.routing.versions:
-                    self._gateway.route(Routing((), words))
+                    await self._start_without_candidate(config, words)
             await asyncio.sleep(RETRY_SECONDS)
+
+    async def _start_without_candidate(self, config: GatewayConfig, reason: str) -> None:
+        """A gateway that has just started serves the stable version alone, whatever is wrong with a candidate's bundle.
+        Without a revision nobody takes that for the configuration."""
+        stable = tuple(version for version in config.versions if version.role == "Stable")
+        if len(stable) < len(config.versions):
+            try:
+                return await self.apply(config.model_copy(update={"versions": stable, "revision": ""}))
+            except Exception as error:
+                log.error("nor can its stable version alone: %s", error)
+        self._gateway.route(Routing((), reason))
 
     async def apply(self, config: GatewayConfig) -> None:
         """Opens new versions, waits until they answer, and switches. Raises FoveaError, and changes nothing then."""

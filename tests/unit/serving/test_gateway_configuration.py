@@ -183,6 +183,39 @@ async def test_what_cannot_be_applied_changes_nothing_and_is_tried_again(
     await gateway.close()
 
 
+@pytest.mark.parametrize(("role", "weight"), [("Candidate", 25), ("Shadow", 0)])
+async def test_a_gateway_that_starts_serves_stable_though_a_candidate_has_no_bundle(
+    bundle: Path, opened: list[Counted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str, weight: float
+) -> None:
+    monkeypatch.setattr(configuration, "RETRY_SECONDS", 0.02)
+    versions = ("a", "Stable", 100 - weight), ("b", role, weight)
+    config = config_of(bundle, *versions, revision="r-1")
+    later = tmp_path / "later" / bundle.name
+    without = config.versions[1].model_copy(update={"bundle": f"file://{later}"})
+    config = config.model_copy(update={"versions": (config.versions[0], without)})
+    gateway = Gateway()
+
+    async def configs() -> AsyncIterator[GatewayConfig]:
+        yield config
+        await asyncio.sleep(10)
+
+    async def names(expected: list[str]) -> None:
+        async with asyncio.timeout(10):
+            while [version.name for version in gateway.routing.versions] != expected:
+                await asyncio.sleep(0.01)
+
+    following = asyncio.create_task(Follower(gateway, Surroundings()).follow(configs()))
+    await names(["a"])
+    assert gateway.routing.revision == "", "nobody takes it for the configuration"
+    later.parent.mkdir()
+    later.symlink_to(bundle)
+    await names(["a", "b"])
+    assert gateway.routing.revision == "r-1"
+    assert [each.name for each in opened] == ["a", "a", "b"], "the stable version goes on as it is"
+    following.cancel()
+    await gateway.close()
+
+
 async def test_a_bundle_that_is_not_what_its_digest_promises_never_serves(
     bundle: Path, opened: list[Counted], tmp_path: Path
 ) -> None:
