@@ -120,9 +120,10 @@ class Scraper:
             measured = summarize(self._samples[key], len(targets) - len(found))
             if settings.prometheus:
                 measured = await _query(session, settings, key, measured)
-            if key in self._targets and measured != self._measured.get(key, NOTHING):
-                self._measured[key] = measured
-                self.wake(key)
+            if key in self._targets:
+                before, self._measured[key] = self._measured.get(key, NOTHING), measured
+                if measured != before:  # the samples alone are no news, and are known all the same
+                    self.wake(key)
 
 
 async def _scrape(session: aiohttp.ClientSession, limit: asyncio.Semaphore, target: str) -> Sample | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -120,6 +121,27 @@ def test_a_look_is_known_again_by_the_time_that_status_records_of_it(at: float) 
     assert measured.last is not None
     recorded = datetime.fromisoformat(measured.last.isoformat())
     assert not any(measured.increase_since(recorded).values())
+
+
+async def test_labels_that_come_without_a_request_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prometheus' numbers stay as they are then."""
+    labelled, counts = Series(LABELLED, "r-2", "candidate", "right"), [1.0, 4.0]
+
+    async def scrape(*given: object) -> Sample:
+        return Sample(10.0 * (3 - len(counts)), {labelled: counts.pop(0)})
+
+    async def query(session: object, settings: object, key: object, seen: Measured) -> Measured:
+        return replace(seen, seconds=300.0)
+
+    monkeypatch.setattr(scraping, "_scrape", scrape)
+    monkeypatch.setattr(scraping, "_query", query)
+    monkeypatch.setattr(scraping.time, "time", lambda: 20.0)
+    scraper = Scraper()
+    scraper.ask(KEY, ["10.0.0.1"])
+    async with aiohttp.ClientSession() as session:
+        for _ in range(2):
+            await scraper.look(session, Settings(prometheus="http://prometheus"))
+    assert scraper.ask(KEY, ["10.0.0.1"]).increase_since(moment(10))[labelled] == 3
 
 
 async def test_what_a_pod_counts_while_it_cannot_be_read_is_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
