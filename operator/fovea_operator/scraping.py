@@ -56,7 +56,7 @@ class _Window:
     def add(self, before: Sequence[Sample], sample: Sample) -> None:
         """With the newest sample of a pod, and the one before it, if there is one."""
         for series, count in increases([*before, sample]).items():
-            if count and series.name in DRIFT:
+            if series.name in DRIFT:  # also where nothing came: a histogram has all of its edges, or says nothing
                 self.counts[series] = self.counts.get(series, 0.0) + count
 
 

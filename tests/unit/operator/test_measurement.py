@@ -257,4 +257,7 @@ async def test_images_are_counted_from_the_start_of_the_window_that_is_asked_for
         await look(number)
         counted.append(scraper.ask(key, ("a", "b"), since).images.get(series, 0.0))
     assert counted == [0.0, 4.0, 4.0 + 2.0 + 1.0, 1.0]
+    scraper.ask(key, ("b",), start)
+    await look(3)
+    assert scraper.ask(key, ("b",), start).images == {series: 0.0}, "an edge below which nothing came is known as that"
     assert not scraper.ask(key, ("a", "b")).images
