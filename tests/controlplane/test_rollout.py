@@ -1,21 +1,39 @@
-"""Rollouts against a real API server, with an operator that dies at every write; a played gateway counts requests."""
+"""Rollouts against a real API server: with an operator that dies at every write, where a played gateway counts, and by
+a real gateway with real bundles. KubeRay is played."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from aiohttp import web
-from fovea_api.gateway import GatewayConfig
+from fovea_api.bundle import BundleManifest
+from fovea_api.common import Task
+from fovea_api.errors import FoveaError
+from fovea_api.gateway import GatewayConfig, ServedVersion
 from fovea_operator import scraping
 from fovea_operator.objects import MODEL_DEPLOYMENT
+from fovea_serving.bundle import load_bundle
+from fovea_serving.gateway import configuration
+from fovea_serving.gateway.configuration import Follower, Surroundings
+from fovea_serving.gateway.gateway import Gateway as RealGatewayState
 from fovea_serving.gateway.metrics import Metrics
 from fovea_serving.gateway.routing import Routing, Version
+from fovea_serving.predictor import Predictor
+from fovea_serving.upstreams.local import LocalUpstream
+from fovea_store import StorePath
+from kubernetes.client import ApiException
 
+from tests.candidates import slow, with_network, wrong
 from tests.controlplane.test_modeldeployment import (
     FIRST,
     SECOND,
@@ -28,6 +46,7 @@ from tests.controlplane.test_modeldeployment import (
     status,
 )
 from tests.controlplane.test_operator import World, kuberay_crds, world
+from tests.unit.serving.conftest import write_bundle, write_detector
 
 __all__ = ["kuberay_crds", "world"]  # fixtures
 ROLLOUT = {
@@ -37,6 +56,7 @@ ROLLOUT = {
     "minRequests": 500,
     "gates": [{"metric": "errorRate", "max": 0.01}],
 }
+PHOTO = cv2.imencode(".png", np.full((24, 32, 3), 10, np.uint8))[1].tobytes()
 Weights = tuple[tuple[str, float], ...]
 
 
@@ -77,9 +97,9 @@ class Gateway:
         return [dict(weights) for weights, _ in groupby(self.weights)]
 
 
-@pytest.fixture
-async def gateway(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
-    gateway = Gateway(world)
+@asynccontextmanager
+async def scraped(gateway: Gateway | RealGateway, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """While a gateway runs and its metrics are where the operator looks for them."""
 
     async def page(request: web.Request) -> web.Response:
         return web.Response(body=gateway.metrics.text())
@@ -91,9 +111,70 @@ async def gateway(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     monkeypatch.setattr(scraping, "GATEWAY_METRICS_PORT", runner.addresses[0][1])
     running = asyncio.create_task(gateway.run())
-    yield gateway
-    running.cancel()
-    await runner.cleanup()
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def gateway(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
+    gateway = Gateway(world)
+    async with scraped(gateway, monkeypatch):
+        yield gateway
+
+
+def opened_here(served: ServedVersion, manifest: BundleManifest, given: GatewayConfig) -> LocalUpstream:
+    return LocalUpstream(Predictor.from_bundle(load_bundle(served.bundle.removeprefix("file://")), threads=1))
+
+
+@pytest.fixture
+async def real(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RealGateway]:
+    monkeypatch.setattr(configuration, "open_upstream", opened_here)
+    real = RealGateway(world)
+    async with scraped(real, monkeypatch):
+        yield real
+    await real.gateway.close()
+
+
+class RealGateway:
+    """A real gateway that follows its ConfigMap; the bundles are loaded in this process in Ray Serve's place."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.gateway = RealGatewayState()
+        self.metrics = self.gateway.metrics
+        self.failed: dict[str, str] = {}
+        """The error of each request that failed, by its id."""
+        self.answered = 0
+
+    async def run(self) -> None:
+        follower, last = Follower(self.gateway, Surroundings()), None
+        clients = [asyncio.create_task(self.ask()) for _ in range(3)]
+        try:
+            while True:
+                with contextlib.suppress(ApiException):  # there is no ConfigMap yet
+                    if (given := await asyncio.to_thread(config, self.world)) != last:
+                        await follower.apply(GatewayConfig.model_validate(given))
+                        last = given
+                await asyncio.sleep(0.1)
+        finally:
+            for client in clients:
+                client.cancel()
+
+    async def ask(self) -> None:
+        while True:
+            name = uuid.uuid4().hex
+            try:
+                with self.gateway.call(name) as call:
+                    await self.gateway.predict(call, [PHOTO], lambda manifest, given: given)
+                self.answered += 1
+            except FoveaError as error:
+                if self.gateway.routing.versions:
+                    self.failed[name] = error.reason
+            await asyncio.sleep(0.01)
 
 
 async def dying(world: World, is_over: Callable[[], bool]) -> None:
@@ -157,3 +238,47 @@ async def test_an_operator_that_dies_at_every_write_takes_a_bad_candidate_out(wo
         )
         for words in ("RolloutStarted", "StepStarted", "RolledBack", "errorRate, is 0.5"):
             assert words in described
+
+
+async def test_real_bundles_behind_a_real_gateway(world: World, real: RealGateway, tmp_path: Path) -> None:
+    """A wrong and a slow one are taken out, a good one takes over; requests fail in the wrong one's share alone."""
+    stable = write_bundle(tmp_path, lambda folder: write_detector(folder / "model.onnx"), Task.DETECTION)
+    gates = [{"metric": "errorRate", "max": 0.1}, {"metric": "latencyP95Milliseconds", "max": 1500}]
+    rollout = ROLLOUT | {"steps": [50], "minRequests": 80, "confidence": 0.9, "gates": gates}
+    more: dict[str, Any] = {"rollout": rollout, "authentication": {"type": "None"}, "inference": {"timeoutSeconds": 10}}
+    source, target = StorePath.parse(str(stable)), StorePath.parse(str(tmp_path / "candidates"))
+    bad = {
+        kind: f"file://{with_network(source, target, edit)}"
+        for kind, edit in (("wrong", wrong(PHOTO)), ("slow", slow(4)))
+    }
+    (tmp_path / "copies").mkdir()
+    good = tmp_path / "copies" / stable.name
+    source.download_tree(good)
+    falls = Routing([Version("stable", "Stable", 50, None), Version("new", "Candidate", 50, None)])  # type: ignore[arg-type]
+
+    async def rolled_out(uri: str, ended: Callable[[], bool]) -> dict[str, str]:
+        before = dict(real.failed)
+        await world.apply(deployment(uri, **more))
+        for _ in range(120):
+            await asyncio.to_thread(load_what_is_asked_for, world)
+            if await asyncio.to_thread(ended):
+                return {name: reason for name, reason in real.failed.items() if name not in before}
+            await asyncio.sleep(0.5)
+        raise AssertionError(f"it never ended: {status(world)}")
+
+    def is_rolled_back(uri: str) -> bool:
+        return bool(status(world).get("rolledBack", {}).get("bundle") == uri and "retiring" not in status(world))
+
+    async with world.operator(**SETTINGS):
+        await world.apply(deployment(f"file://{stable}", **more))
+        await serves(world, f"file://{stable}")
+        await world.until(lambda: real.answered > 20)
+        before = status(world)["stable"]
+        for kind, uri in bad.items():
+            failed = await rolled_out(uri, lambda it=uri: is_rolled_back(it))  # type: ignore[misc]
+            assert bool(failed) == (kind == "wrong"), failed
+            assert {falls.choose(name).name for name in failed} <= {"new"}, "a request to stable failed"
+            assert status(world)["rolledBack"]["message"].startswith("errorRate" if kind == "wrong" else "latencyP95")
+            assert status(world)["stable"] == before
+        failed = await rolled_out(f"file://{good}", lambda: status(world)["stable"]["bundle"] == f"file://{good}")
+        assert failed == {}
