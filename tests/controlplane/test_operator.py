@@ -200,7 +200,7 @@ class World:
 
     # The parts of KubeRay and of the run's pod
 
-    def dataset_is_ready(self, version: str = VERSION, versions: tuple[str, ...] = ()) -> None:
+    def dataset_is_ready(self, version: str = VERSION, versions: tuple[str, ...] = (), images: int = 364) -> None:
         """The result of the build that has none yet; `versions` are those that it found in the store."""
         run = next(each for each in self.builds() if "result" not in each.get("status", {}))
         result = {
@@ -211,7 +211,7 @@ class World:
             "versions": versions,
             "dataset": {
                 "version": version,
-                "images": 364,
+                "images": images,
                 "annotations": 4888,
                 "splits": {"train": 292, "validation": 36, "test": 36},
                 "classes": [{"name": "RBC", "images": 350, "annotations": 4155}],

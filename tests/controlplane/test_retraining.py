@@ -6,10 +6,14 @@ Two planners act: the deployment asks, the TrainingJob runs. The results that a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from aiohttp import web
+from fovea_api.profile import FEATURES
 from fovea_operator.objects import MODEL_DEPLOYMENT, RUN, TRAINING_JOB
+from fovea_operator.workloads.deployment import GATEWAY_METRICS_PORT
 
 from tests.controlplane.test_modeldeployment import SETTINGS, deployment, holds, serves, status
 from tests.controlplane.test_operator import World, built, dataset, killed_at, kuberay_crds, started, world
@@ -174,3 +178,78 @@ def asked(world: World, note: str) -> Callable[[], Any]:
         await annotate(world, note)
 
     return act
+
+
+@contextlib.asynccontextmanager
+async def gateway(page: Callable[[], str]) -> AsyncIterator[None]:
+    """What answers at the played gateway pod's address: its page of metrics."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(text=page())
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", GATEWAY_METRICS_PORT).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+class Traffic:
+    """A gateway's histogram of brightness, and the reference beside it."""
+
+    def __init__(self, run: str) -> None:
+        self.run, self.bin = run, 10
+        self.counts = [0] * FEATURES["brightness"].bins
+
+    def page(self) -> str:
+        for index in (self.bin, self.bin + 1):
+            self.counts[index] += 20
+        lines = []
+        for index, edge in enumerate((*FEATURES["brightness"].edges, "+Inf")):
+            labels = f'run="{self.run}",role="stable",le="{edge}"'
+            lines.append(f"fovea_serving_image_brightness_bucket{{{labels}}} {sum(self.counts[: index + 1])}")
+            known = 3000 * (index >= 10) - 1500 * (index == 10)  # in the two bins of the calm traffic
+            lines.append(f'fovea_serving_reference_bucket{{run="{self.run}",feature="brightness",le="{edge}"}} {known}')
+        lines.append(f'fovea_serving_reference_items{{run="{self.run}"}} 3000')
+        return "\n".join(lines) + "\n"
+
+
+async def test_drift_waits_for_labels_and_then_asks_for_a_run(world: World) -> None:
+    """Images get brighter; drift alone retrains nothing, the version with enough new images does."""
+
+    def drift() -> dict[str, Any]:
+        return dict(status(world).get("drift", {}))
+
+    triggers = {"drift": {"minNewLabels": 50}}
+    async with world.operator(**SETTINGS):
+        first = await first_serves(world)
+        traffic = Traffic(first)
+        manifest = served_by_job(triggers=triggers)
+        manifest["spec"]["monitoring"] = {"drift": {"window": "2s", "minSamples": 30}}
+        async with gateway(traffic.page):
+            await world.apply(manifest)
+            await world.until(lambda: drift().get("state") == "None" and drift()["windows"] >= 2)
+            traffic.bin = 25
+            await world.until(lambda: drift()["state"] == "Detected")
+            assert drift()["detectors"][0]["feature"] == "brightness"
+            assert world.events("DriftDetected")
+            assert "DriftDetected" in holds(world)
+            await asyncio.sleep(1)
+            assert len(trainings(world)) == 1
+            await world.until(lambda: "0 of 50 new labelled images" in status(world)["retraining"]["message"])
+
+            count = len(world.builds())
+            await world.apply(dataset(quality={"minImagesPerClass": 3}))
+            await world.until(lambda: len(world.builds()) == count + 1)
+            await asyncio.to_thread(world.dataset_is_ready, NEWER, images=364 + 50)
+            second = await until_run(world, {first})
+            assert outcomes(world) == [("Drift", None)]
+            await asyncio.to_thread(trained, world, second, 0.3)
+            await serves(world, bundle(second))
+            await world.until(lambda: outcomes(world) == [("Drift", "Promoted")])
+            await world.until(lambda: drift().get("version") == second)
+            assert drift()["state"] == "Unknown", "the new model has a reference of its own"
