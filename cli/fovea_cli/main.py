@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": ("fovea_cli.serve", "serving"),
     "gateway": ("fovea_cli.gateway", "serving"),
     "triton": ("fovea_cli.triton", "serving"),
+    "captures": ("fovea_cli.captures", "serving"),
     "evaluate": ("fovea_cli.evaluate", "trainer"),
     "compare": ("fovea_cli.compare", "serving"),
     "export": ("fovea_cli.export", "trainer"),

@@ -1,0 +1,91 @@
+"""`fovea captures`: what a deployment has kept, out to labelling and back."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from fovea_serving.captures import CaptureStore
+
+_FORMAT = click.Choice(("COCO", "CVAT", "LabelStudio"))
+_credentials = click.option(
+    "--store-credentials", envvar="FOVEA_STORE_CREDENTIALS", help="Folder of the store's credentials."
+)
+
+
+@click.group("captures")
+def command() -> None:
+    """Captured images: list them, export them for labelling, import the labels, delete them.
+
+    URI is spec.monitoring.captures.uri of the ModelDeployment, or a local copy of that folder.
+    """
+
+
+@command.command("list")
+@click.argument("uri")
+@_credentials
+def list_captures(uri: str, store_credentials: str | None) -> None:
+    """Prints a line for each captured request."""
+    for each in _store(uri, store_credentials).all():
+        capture, known = each.capture, "labelled" if each.label is not None else "unlabelled"
+        scores = [image.confidence for image in capture.images if image.confidence is not None]
+        least = f"{min(scores):.2f}" if scores else "-"
+        click.echo(
+            f"{capture.time:%Y-%m-%dT%H:%M:%SZ}  {capture.id}  {capture.run}  {capture.reason}  {least}  {known}"
+        )
+
+
+@command.command("export")
+@click.argument("uri")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--format", "form", type=_FORMAT, default="COCO", show_default=True, help="Form of the annotations.")
+@click.option("--labels", is_flag=True, help="Labelled images with their labels, as a source of a Dataset.")
+@click.option("--most", type=click.IntRange(1), help="Images at most, those first whose labels would teach most.")
+@_credentials
+def export_captures(
+    uri: str, folder: Path, form: str, labels: bool, most: int | None, store_credentials: str | None
+) -> None:
+    """Writes unlabelled images with the model's predictions into FOLDER, those first that are worth a label most."""
+    from fovea_serving.captures.exchange import export, in_order_of_use, pictures
+
+    store = _store(uri, store_credentials)
+    chosen = [each for each in pictures(store) if (each.label is not None) == labels]
+    if not labels:
+        chosen = in_order_of_use(store, chosen)
+    export(store, chosen[:most], folder, form, labels=labels)
+    click.echo(f"{len(chosen[:most])} images: {folder}")
+
+
+@command.command("import")
+@click.argument("uri")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--format", "form", type=_FORMAT, default="COCO", show_default=True, help="Form of the annotations.")
+@_credentials
+def import_labels(uri: str, file: Path, form: str, store_credentials: str | None) -> None:
+    """Keeps the labels of FILE beside the captures that they are of."""
+    from fovea_serving.captures.exchange import take_labels
+
+    taken, unknown = take_labels(_store(uri, store_credentials), file, form)
+    click.echo(f"{taken} requests are labelled; {unknown} images belong to none that is kept as a whole")
+
+
+@command.command("delete")
+@click.argument("uri")
+@click.argument("request_ids", nargs=-1, required=True)
+@_credentials
+def delete_captures(uri: str, request_ids: tuple[str, ...], store_credentials: str | None) -> None:
+    """Deletes images, answers and labels of requests, as for a person who withdrew."""
+    store = _store(uri, store_credentials)
+    for request_id in request_ids:
+        click.echo(f"{request_id}: {'deleted' if store.delete(request_id) else 'nothing is kept'}")
+
+
+def _store(uri: str, credentials: str | None) -> CaptureStore:
+    from fovea_serving.captures import CaptureStore
+    from fovea_store import StorePath
+
+    return CaptureStore(StorePath.parse(uri, credentials), timedelta.max)

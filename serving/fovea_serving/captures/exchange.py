@@ -1,0 +1,333 @@
+"""Captures out to labelling tools and back: COCO, CVAT (images 1.1) and Label Studio, as files.
+
+An image is called `<group>/<request id>-<number>.<suffix>` in all of them. By the name its label finds the way back,
+and by the group captures of a burst stay in one split: a group is one client's captures of which none came more than
+BURST_SECONDS after the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fovea_api.common import Task
+from fovea_api.errors import InvalidInput
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from fovea_serving.captures.records import Answered, Label
+from fovea_serving.captures.store import CaptureStore
+from fovea_serving.pipeline import decode
+from fovea_serving.pipeline.properties import thumbnail
+from fovea_serving.pipeline.run_lengths import mask_of
+
+BURST_SECONDS = 10.0
+"""Pause of a client that ends a group."""
+_NAME = re.compile(r"(?:.*/)?(?P<id>[A-Za-z0-9._:-]+)-(?P<index>\d+)\.\w+")
+_SURE = 0.05
+"""Weight that a picture keeps of which the model is certain: it may be wrong all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One captured image.
+
+    Args:
+        found: Its request.
+        index: Its number in it, from 0.
+        group: The captures that must not be parted.
+    """
+
+    found: Answered
+    index: int
+    group: str
+
+    @property
+    def name(self) -> str:
+        """Path of the image in an export."""
+        return f"{self.group}/{self.found.capture.images[self.index].file}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        image = self.found.capture.images[self.index]
+        return image.width, image.height
+
+    @property
+    def prediction(self) -> Mapping[str, JsonValue]:
+        """What was answered."""
+        return self.found.capture.images[self.index].prediction
+
+    @property
+    def label(self) -> Mapping[str, JsonValue] | None:
+        """What is right; None: it is not known."""
+        label = self.found.label
+        return label.images[self.index] if label is not None and label.images else None
+
+
+def pictures(store: CaptureStore) -> list[Picture]:
+    """All captured images with their groups, the oldest of each client first."""
+    found = sorted(store.all(), key=lambda each: (each.capture.client, each.capture.time))
+    listed: list[Picture] = []
+    client, last, group = "", datetime.min.replace(tzinfo=UTC), ""
+    for each in found:
+        capture = each.capture
+        if capture.client != client or (capture.time - last).total_seconds() > BURST_SECONDS:
+            group = f"{capture.client}-{capture.time:%Y%m%dT%H%M%S}"
+        client, last = capture.client, capture.time
+        listed += [Picture(each, index, group) for index in range(len(capture.images))]
+    return listed
+
+
+def in_order_of_use(store: CaptureStore, listed: Sequence[Picture]) -> list[Picture]:
+    """Those first whose labels would teach most: of what the model is unsure, and unlike those before.
+
+    Greedy k-centre (Sener and Savarese, Active learning for convolutional neural networks, ICLR 2018) on thumbnails;
+    the distance to the nearest picture before is weighted by how unsure the model is of the picture.
+    """
+    if not listed:
+        return []
+    places = np.stack([thumbnail(decode(store.read_image(each.found, each.index))) for each in listed]) / 255.0
+    scores = [each.found.capture.images[each.index].confidence for each in listed]
+    unsure = np.array([_SURE + 1 - (score if score is not None else 0.0) for score in scores])
+    return [listed[index] for index in k_centre(places, unsure)]
+
+
+def k_centre(places: NDArray[np.float64], weights: NDArray[np.float64]) -> list[int]:
+    """All indices: first that of the largest weight, then always the one furthest from those before, by its weight.
+
+    Args:
+        places: `[N, D]`.
+        weights: `[N]`, positive.
+    """
+    order = [int(weights.argmax())]
+    nearest = np.full(len(places), np.inf)
+    left = np.ones(len(places), bool)
+    left[order[0]] = False
+    while left.any():
+        nearest = np.minimum(nearest, np.linalg.norm(places - places[order[-1]], axis=1))
+        # equal pictures have no distance; the less certain one comes first all the same
+        gain = np.where(left, weights * (nearest + 1e-6), -1.0)
+        order.append(int(gain.argmax()))
+        left[order[-1]] = False
+    return order
+
+
+# --- Out ---------------------------------------------------------------------------------------------------------
+
+
+def export(store: CaptureStore, listed: Sequence[Picture], target: Path, form: str, *, labels: bool = False) -> None:
+    """Writes images and an annotation file into a folder.
+
+    Args:
+        store: Where the images lie.
+        listed: Which ones, in this order.
+        target: A folder.
+        form: A name in FORMATS.
+        labels: Whether labels are written, and not predictions; pictures without one are left out.
+    """
+    chosen = [(each, each.label if labels else each.prediction) for each in listed]
+    pairs = [(each, content) for each, content in chosen if content is not None]
+    for each, _ in pairs:
+        file = target / "images" / each.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(store.read_image(each.found, each.index))
+    target.mkdir(parents=True, exist_ok=True)
+    name, write = _WRITERS[form]
+    (target / name).write_text(write(pairs), encoding="utf-8")
+
+
+_Pairs = Sequence[tuple[Picture, Mapping[str, JsonValue]]]
+
+
+def _parts(content: Mapping[str, JsonValue], field: str) -> list[dict[str, Any]]:
+    parts = content.get(field)
+    return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+
+
+def _best(content: Mapping[str, JsonValue]) -> dict[str, Any] | None:
+    return max(_parts(content, "classes"), key=lambda part: part.get("score", 1.0), default=None)
+
+
+def _coco(pairs: _Pairs) -> str:
+    names = sorted(
+        {part["class"] for _, content in pairs for f in ("objects", "classes") for part in _parts(content, f)}
+    )
+    categories = {name: number for number, name in enumerate(names, 1)}
+    images, annotations = [], list[dict[str, Any]]()
+    for number, (each, content) in enumerate(pairs, 1):
+        width, height = each.size
+        images.append({"id": number, "file_name": f"images/{each.name}", "width": width, "height": height})
+        for part, shape in _coco_shapes(each, content):
+            score = {"score": part["score"]} if "score" in part else {}
+            head = {"id": len(annotations) + 1, "image_id": number, "category_id": categories[part["class"]]}
+            annotations.append({**head, **shape, "iscrowd": 0, **score})
+    listed = [{"id": number, "name": name} for name, number in categories.items()]
+    return json.dumps({"images": images, "annotations": annotations, "categories": listed}, indent=1)
+
+
+def _coco_shapes(each: Picture, content: Mapping[str, JsonValue]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    width, height = each.size
+    for part in _parts(content, "objects"):
+        left, top, right, bottom = part["box"]
+        yield part, {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
+    if each.found.capture.task == Task.CLASSIFICATION:
+        if (best := _best(content)) is not None:
+            yield best, {"bbox": [0, 0, width, height], "area": width * height}
+        return
+    for part in _parts(content, "classes"):
+        mask = mask_of(part["mask"], each.size)
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(rows):
+            box = [int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
+            yield part, {"segmentation": part["mask"], "bbox": box, "area": int(mask.sum())}
+
+
+def _cvat(pairs: _Pairs) -> str:
+    root = ET.Element("annotations")
+    ET.SubElement(root, "version").text = "1.1"
+    for number, (each, content) in enumerate(pairs):
+        width, height = each.size
+        image = ET.SubElement(root, "image", id=str(number), name=each.name, width=str(width), height=str(height))
+        for part in _parts(content, "objects"):
+            edges = dict(zip(("xtl", "ytl", "xbr", "ybr"), (f"{edge:.2f}" for edge in part["box"]), strict=True))
+            ET.SubElement(image, "box", {"label": part["class"], "source": "auto", "occluded": "0", **edges})
+        if (best := _best(content)) is not None:
+            ET.SubElement(image, "tag", label=best["class"], source="auto")
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _label_studio(pairs: _Pairs) -> str:
+    tasks = []
+    for each, content in pairs:
+        width, height = each.size
+        result = [
+            {
+                "type": "rectanglelabels",
+                "from_name": "label",
+                "to_name": "image",
+                "original_width": width,
+                "original_height": height,
+                "score": part.get("score", 1.0),
+                "value": {**_percent(part["box"], width, height), "rectanglelabels": [part["class"]]},
+            }
+            for part in _parts(content, "objects")
+        ]
+        if (best := _best(content)) is not None:
+            value = {"choices": [best["class"]]}
+            result.append({"type": "choices", "from_name": "label", "to_name": "image", "value": value})
+        scores = [part.get("score", 1.0) for part in (*_parts(content, "objects"), *([best] if best else []))]
+        prediction = {"model_version": each.found.capture.run, "score": max(scores, default=0.0), "result": result}
+        place = f"/data/local-files/?d=images/{each.name}"
+        tasks.append({"data": {"image": place}, "predictions": [prediction]})
+    return json.dumps(tasks, indent=1)
+
+
+def _percent(box: Sequence[float], width: int, height: int) -> dict[str, float]:
+    left, top, right, bottom = box
+    return {
+        "x": 100 * left / width,
+        "y": 100 * top / height,
+        "width": 100 * (right - left) / width,
+        "height": 100 * (bottom - top) / height,
+    }
+
+
+_WRITERS: Mapping[str, tuple[str, Callable[[_Pairs], str]]] = {
+    "COCO": ("annotations.json", _coco),
+    "CVAT": ("annotations.xml", _cvat),
+    "LabelStudio": ("tasks.json", _label_studio),
+}
+FORMATS = tuple(_WRITERS)
+"""The forms that are written and read. Masks go as COCO alone."""
+
+
+# --- Back --------------------------------------------------------------------------------------------------------
+
+
+def take_labels(store: CaptureStore, file: Path, form: str) -> tuple[int, int]:
+    """Keeps the labels of a file: how many requests have one now, and how many images found no request.
+
+    Every image of a COCO or CVAT file counts as labelled, also one without objects; of Label Studio's tasks those that
+    have an annotation. Raises InvalidInput where the file cannot be read.
+    """
+    labels: dict[str, dict[int, Mapping[str, JsonValue]]] = defaultdict(dict)
+    for name, content in _read(file, form):
+        if (match := _NAME.fullmatch(name)) is not None:
+            labels[match["id"]][int(match["index"])] = content
+    taken = unknown = 0
+    for request_id, images in labels.items():
+        found = store.find(request_id)
+        if found is None or set(images) != set(range(len(found.capture.images))):
+            unknown += len(images)
+            continue
+        ordered = tuple(images[index] for index in sorted(images))
+        store.label(found.day, request_id, Label(time=datetime.now(UTC), source="import", images=ordered))
+        taken += 1
+    return taken, unknown
+
+
+def _read(file: Path, form: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
+    reader = {"COCO": _read_coco, "CVAT": _read_cvat, "LabelStudio": _read_label_studio}[form]
+    try:
+        yield from reader(file.read_text("utf-8"))
+    except (ValueError, KeyError, TypeError, IndexError, ET.ParseError) as error:
+        words = f"this is no {form} file: {type(error).__name__}: {error}"
+        raise InvalidInput(words, str(file), f"export the labels as {form}") from error
+
+
+def _read_coco(text: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
+    content = json.loads(text)
+    names = {each["id"]: each["name"] for each in content["categories"]}
+    parts: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for each in content["annotations"]:
+        parts[each["image_id"]].append(each)
+    for image in content["images"]:
+        objects, classes, whole = list[JsonValue](), list[JsonValue](), [0, 0, image["width"], image["height"]]
+        for each in parts[image["id"]]:
+            name, box = names[each["category_id"]], each.get("bbox")
+            if isinstance(each.get("segmentation"), dict):
+                classes.append({"class": name, "mask": each["segmentation"]})
+            elif box is None or list(box) == whole:
+                classes.append({"class": name})
+            if box is not None:
+                left, top, width, height = box
+                objects.append({"class": name, "box": [left, top, left + width, top + height]})
+        yield image["file_name"], {"objects": objects, "classes": classes}
+
+
+def _read_cvat(text: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
+    for image in ET.fromstring(text).iter("image"):
+        objects: list[JsonValue] = [
+            {"class": each.attrib["label"], "box": [float(each.attrib[edge]) for edge in ("xtl", "ytl", "xbr", "ybr")]}
+            for each in image.iter("box")
+        ]
+        classes: list[JsonValue] = [{"class": each.attrib["label"]} for each in image.iter("tag")]
+        yield image.attrib["name"], {"objects": objects, "classes": classes}
+
+
+def _read_label_studio(text: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
+    for task in json.loads(text):
+        done = [each for each in task.get("annotations", ()) if not each.get("was_cancelled")]
+        if not done:
+            continue
+        objects, classes = list[JsonValue](), list[JsonValue]()
+        for part in done[-1]["result"]:
+            value = part["value"]
+            if part["type"] == "rectanglelabels":
+                across, down = part["original_width"] / 100, part["original_height"] / 100
+                left, top = value["x"] * across, value["y"] * down
+                box: JsonValue = [left, top, left + value["width"] * across, top + value["height"] * down]
+                objects.append({"class": value["rectanglelabels"][0], "box": box})
+            elif part["type"] == "choices":
+                classes.append({"class": value["choices"][0]})
+        yield task["data"]["image"].rpartition("=")[2], {"objects": objects, "classes": classes}
