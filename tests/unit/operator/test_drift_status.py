@@ -12,7 +12,10 @@ from fovea_api import profile
 from fovea_api.modeldeployment import Drift, DriftStatus
 from fovea_api.profile import FEATURES
 from fovea_operator.kinds.modeldeployment.drift import CLASSES, Observed, advance, assess, look_after, observed_of
-from fovea_operator.measurement import Measured, Sample, Series
+from fovea_operator.measurement import Measured, Sample, Series, read_sample
+from fovea_operator.scraping import _Window
+from fovea_serving.gateway.drift_metrics import DriftMetrics
+from prometheus_client import CollectorRegistry, generate_latest
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -190,3 +193,23 @@ def test_the_series_of_gateways_become_histograms() -> None:
 @pytest.mark.parametrize("detector", ["ImageProperties", "ModelOutputs", "Embeddings"])
 def test_every_feature_belongs_to_a_detector_of_the_api(detector: str) -> None:
     assert any(feature.detector == detector for feature in FEATURES.values())
+
+
+def test_what_a_gateway_counts_is_what_the_operator_reads() -> None:
+    registry = CollectorRegistry()
+    gateway, scraper = DriftMetrics(registry), _Window(NOW)
+    gateway.place = ("ns", "cells")
+    counts = {"brightness": (0,) * 16 + (3000,) + (0,) * 15}
+    gateway.reference(
+        "r-1", "stable", profile.ReferenceProfile(splits=("test",), items=3000, features=counts, classes={"RBC": 3000})
+    )
+    before = read_sample(generate_latest(registry).decode(), 0.0)
+    for _ in range(50):
+        gateway.image("r-1", "stable", {"brightness": 0.51})
+        gateway.classes("r-1", "stable", {"RBC": 0.5, "WBC": 0.5})
+    sample = read_sample(generate_latest(registry).decode(), 1.0)
+    scraper.add([before], sample)
+    seen = observed_of(Measured(images=scraper.counts, samples={"a": (before, sample)}), "r-1", NOW)
+    assert (seen.images, seen.items) == (50, 3000)
+    assert seen.window == {"brightness": (*[0.0] * 16, 50.0, *[0.0] * 15), CLASSES: (25.0, 25.0)}
+    assert seen.reference == {"brightness": tuple(map(float, counts["brightness"])), CLASSES: (3000.0, 0.0)}
