@@ -167,7 +167,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class StepResult:
     """What the gates say together."""
 
     decision: Decision
@@ -211,14 +211,14 @@ def decide(gate: Gate, counts: Counts, rates: Rates) -> Decision:
     return _decision(*_logs(gate, _quantity(gate, counts)[0]), rates)
 
 
-def judge(gates: Sequence[Gate], counts: Counts | None, rates: Rates, steps: int = 1) -> Verdict:
+def evaluate(gates: Sequence[Gate], counts: Counts | None, rates: Rates, steps: int = 1) -> StepResult:
     """What the counts of one of so many steps say about all gates."""
     found = tuple(_skipped(gates, [assess(gate, counts, rates.shared(len(gates) * steps)) for gate in gates]))
     decisions = [evidence.decision for evidence in found]
     if Decision.FAIL in decisions:
-        return Verdict(Decision.FAIL, found)
+        return StepResult(Decision.FAIL, found)
     passed = Decision.PASS in decisions and Decision.INCONCLUSIVE not in decisions
-    return Verdict(Decision.PASS if passed else Decision.INCONCLUSIVE, found)
+    return StepResult(Decision.PASS if passed else Decision.INCONCLUSIVE, found)
 
 
 def bound_of(gate: Gate) -> float:

@@ -17,7 +17,7 @@ from fovea_operator.evidence.gates import (
     Requests,
     assess,
     bound_of,
-    judge,
+    evaluate,
 )
 
 RATES = Rates(0.05, 0.05)
@@ -162,28 +162,28 @@ class TestSamplesStillNeeded:
 class TestAllGates:
     GATES = (ERRORS, LATENCY)
 
-    def judged(self, failed: float, slow: float, *gates: Gate, total: float = 1000, **more: Any) -> Decision:
-        return judge(gates or self.GATES, counts(answered(total, failed, slow)), RATES, **more).decision
+    def decided(self, failed: float, slow: float, *gates: Gate, total: float = 1000, **more: Any) -> Decision:
+        return evaluate(gates or self.GATES, counts(answered(total, failed, slow)), RATES, **more).decision
 
     def test_all_must_pass(self) -> None:
-        assert self.judged(1, 20) is GOOD
-        assert self.judged(1, 48) is OPEN
-        assert self.judged(9, 20) is OPEN
+        assert self.decided(1, 20) is GOOD
+        assert self.decided(1, 48) is OPEN
+        assert self.decided(9, 20) is OPEN
 
     def test_one_is_enough_to_fail(self) -> None:
-        assert self.judged(1, 200) is BAD
-        assert self.judged(100, 0) is BAD
+        assert self.decided(1, 200) is BAD
+        assert self.decided(100, 0) is BAD
 
     def test_each_passes_at_the_full_rate_however_many_there_are(self) -> None:
         """Intersection-union: with 16 gates and 20 steps nothing more is asked of each."""
         least = least_requests(Rollout())
-        assert self.judged(0, 0, *[ERRORS] * 16, total=least, steps=20) is GOOD
+        assert self.decided(0, 0, *[ERRORS] * 16, total=least, steps=20) is GOOD
 
     def test_the_rate_of_false_rollbacks_is_shared_by_gates_and_steps(self) -> None:
-        one = judge((ERRORS,), counts(answered(100, failed=6)), RATES)
+        one = evaluate((ERRORS,), counts(answered(100, failed=6)), RATES)
         assert one.decision is BAD
         assert -math.log(0.05) < one.gates[0].log_e_fail < -math.log(0.05 / 6)
-        assert judge((ERRORS, ERRORS), counts(answered(100, failed=6)), RATES, steps=3).decision is OPEN
+        assert evaluate((ERRORS, ERRORS), counts(answered(100, failed=6)), RATES, steps=3).decision is OPEN
 
     def test_one_rate_does_not_touch_the_other(self) -> None:
         good, bad = counts(answered(1000, failed=1)), counts(answered(100, failed=12))
@@ -194,26 +194,26 @@ class TestAllGates:
 
     def test_what_may_be_skipped_holds_nothing_up(self) -> None:
         skipped = PAIRED.model_copy(update={"if_unmeasured": "Skip"})
-        verdict = judge((ERRORS, skipped), counts(answered(1000, failed=1)), RATES)
-        assert [gate.decision for gate in verdict.gates] == [GOOD, Decision.SKIPPED]
-        assert verdict.decision is GOOD
-        assert judge((ERRORS, PAIRED), counts(answered(1000, failed=1)), RATES).decision is OPEN
+        result = evaluate((ERRORS, skipped), counts(answered(1000, failed=1)), RATES)
+        assert [gate.decision for gate in result.gates] == [GOOD, Decision.SKIPPED]
+        assert result.decision is GOOD
+        assert evaluate((ERRORS, PAIRED), counts(answered(1000, failed=1)), RATES).decision is OPEN
 
     def test_what_may_be_skipped_fails_all_the_same(self) -> None:
         skipped = PAIRED.model_copy(update={"if_unmeasured": "Skip"})
         wrong = counts(answered(3000, failed=1), total=2000, both=1560, candidate=20, stable=140, neither=280)
-        assert judge((ERRORS, skipped), wrong, RATES).decision is BAD
+        assert evaluate((ERRORS, skipped), wrong, RATES).decision is BAD
 
     def test_nothing_measured_is_no_pass(self) -> None:
         """Argo takes an analysis without a condition for a success."""
         skipped = ERRORS.model_copy(update={"if_unmeasured": "Skip"})
-        assert judge((skipped,), None, RATES).decision is OPEN
-        assert judge((), counts(answered(1000)), RATES).decision is OPEN
+        assert evaluate((skipped,), None, RATES).decision is OPEN
+        assert evaluate((), counts(answered(1000)), RATES).decision is OPEN
 
     def test_the_message_has_what_decided(self) -> None:
-        verdict = judge(self.GATES, counts(answered(1000, 1, 200)), RATES)
-        assert verdict.message.startswith("latencyP95Milliseconds, share over the limit, is 0.2 (")
-        assert "must be at most 0.05; 1000 samples" in verdict.message
+        result = evaluate(self.GATES, counts(answered(1000, 1, 200)), RATES)
+        assert result.message.startswith("latencyP95Milliseconds, share over the limit, is 0.2 (")
+        assert "must be at most 0.05; 1000 samples" in result.message
 
 
 @pytest.mark.parametrize("bound", [0.0005, 0.01, 0.05, 0.3])

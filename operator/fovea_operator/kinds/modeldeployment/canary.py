@@ -34,7 +34,7 @@ from fovea_api.modeldeployment import (
     StableVersion,
 )
 
-from fovea_operator.evidence.gates import Counts, Decision, Evidence, Rates, Requests, Verdict, judge
+from fovea_operator.evidence.gates import Counts, Decision, Evidence, Rates, Requests, StepResult, evaluate
 from fovea_operator.kinds.modeldeployment.bundles import is_same
 
 COMMAND, RETRY = names.ANNOTATION_ROLLOUT, names.ANNOTATION_RETRY
@@ -247,17 +247,17 @@ class _Rollout:
         if self.rollout.strategy == "Recreate" and self.observed.ready:
             return self.promote("the strategy is Recreate")
         noted = self.as_specified().counted()
-        verdict = noted.verdict()
-        if verdict.decision is Decision.FAIL:
-            return noted.with_results(verdict).fail(verdict.message)
-        noted = noted.with_results(verdict)
+        result = noted.result()
+        if result.decision is Decision.FAIL:
+            return noted.with_results(result).fail(result.message)
+        noted = noted.with_results(result)
         if command == "pause":
             return noted.pause("Requested", f"paused by the annotation {COMMAND}")
         if noted.is_long_enough():
-            if verdict.decision is Decision.PASS:
-                return noted.enter(noted.candidate.step, verdict.message)
+            if result.decision is Decision.PASS:
+                return noted.enter(noted.candidate.step, result.message)
             if self.rollout.on_inconclusive != "Extend":
-                return noted.inconclusive(f"the step is inconclusive: {verdict.message}")
+                return noted.inconclusive(f"the step is inconclusive: {result.message}")
         return noted.late() or noted.keep()
 
     def paused(self, command: str) -> Advanced:
@@ -268,9 +268,9 @@ class _Rollout:
         if self.candidate.pause == "Failed":
             return self.keep()
         noted = self.counted()  # one that waits for a person still answers requests, and must not harm them meanwhile
-        verdict = noted.verdict()
-        if verdict.decision is Decision.FAIL:
-            return noted.with_results(verdict).fail(verdict.message)
+        result = noted.result()
+        if result.decision is Decision.FAIL:
+            return noted.with_results(result).fail(result.message)
         if command == "pause" or self.candidate.pause == "Inconclusive":
             return noted.keep()
         now, begun = self.observed.now, self.candidate.paused or self.observed.now
@@ -312,14 +312,14 @@ class _Rollout:
         weight = self.candidate.weight / 100 if self.candidate.step else 0.5
         return Counts.read(weight, self.candidate.counts)
 
-    def verdict(self) -> Verdict:
+    def result(self) -> StepResult:
         error = 1 - self.rollout.confidence
         steps = len(self.rollout.steps) + ("Shadow" in self.rollout.strategy)
-        return judge(self.rollout.gates, self.counts(), Rates(error, error), max(steps, 1))
+        return evaluate(self.rollout.gates, self.counts(), Rates(error, error), max(steps, 1))
 
-    def with_results(self, verdict: Verdict) -> _Rollout:
+    def with_results(self, result: StepResult) -> _Rollout:
         stable = self.counts().stable
-        analysis = tuple(_result(evidence, stable) for evidence in verdict.gates)
+        analysis = tuple(_result(evidence, stable) for evidence in result.gates)
         return replace(self, candidate=self.candidate.model_copy(update={"analysis": analysis}))
 
     def is_long_enough(self) -> bool:
