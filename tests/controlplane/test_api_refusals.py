@@ -349,6 +349,7 @@ WRONG = (
     ),
     Changed(_M, {"spec.rollout.mirror": REMOVE}, "spec.rollout.mirror", "set mirror.percent"),
     Changed(_M, {"spec.rollout.mirror.percent": 0}, "spec.rollout.mirror", "set mirror.percent"),
+    Changed(_M, {"spec.monitoring.captures": REMOVE}, "spec.monitoring.captures", "feedback needs captures"),
     Changed(
         _M,
         {"spec.monitoring.feedback": REMOVE, "spec.retraining.triggers.accuracyBelow": REMOVE},
