@@ -74,7 +74,7 @@ def test_what_is_no_dataset_is_refused_in_words(fovea: Fovea, tmp_path: Path, pi
     (tmp_path / "empty/notes.md").write_text("nothing")
     for words, told in (
         ((tmp_path / "empty",), "the files look like no format that can be read"),
-        ((pictures, "--architecture", "unet"), "there is no architecture 'unet'"),
+        ((pictures, "--architecture", "unett"), "there is no architecture 'unett'"),
         ((pictures, "--architecture", "fasterrcnn"), "fasterrcnn is for Detection, and the folder is read for"),
         ((pictures, "--task", "Detection"), "none of 32 images shows an object"),
     ):
