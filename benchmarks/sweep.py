@@ -29,12 +29,9 @@ import optuna
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/unit/tuning"))
-from fovea_trainer.tuning import ray_tune
 from fovea_trainer.tuning.journal import Clock, Entry, Journal
 from fovea_trainer.tuning.study import Study
 from fovea_trainer.tuning.trial import Outcome
-from ray import tune
-from ray.tune.search.optuna import OptunaSearch
 from studies import recipe, study
 
 EPOCHS = 27
@@ -233,70 +230,14 @@ def sampler() -> optuna.samplers.TPESampler:
     return optuna.samplers.TPESampler(multivariate=True, group=True, seed=0)
 
 
-class Instant(tune.Trainable):
-    """A trial that is over at once, whether Fovea's or Ray Tune's own."""
-
-    def setup(self, config: Mapping[str, Any]) -> None:
-        pass
-
-    def step(self) -> dict[str, Any]:
-        metrics = {"validation/accuracy": 0.5}
-        return {"outcome": Outcome([metrics] * EPOCHS, EPOCHS, metrics, True, seconds=1.0), "value": 0.5, "done": True}
-
-    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
-        return True
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        pass
-
-
-def on_ray(folder: Path, trials: int) -> float:
-    """Seconds of a sweep on Ray whose trials are over at once."""
-    work = study(folder, recipe(EPOCHS, parameters=VARIABLES, trials={"max": trials}, stopping=NO_STOPPING))
-    began = time.perf_counter()
-    ray_tune.carry_out(work, lambda: None)
-    return time.perf_counter() - began
-
-
-def plain_ray_tune(folder: Path, trials: int) -> float:
-    """Seconds of Ray Tune with its own OptunaSearch."""
-    space = {name: tune.uniform(LOW, HIGH) for name in CARRIERS}
-    search = OptunaSearch(metric="value", mode="max", sampler=sampler())
-    began = time.perf_counter()
-    tune.Tuner(
-        tune.with_resources(Instant, {"CPU": 1}),
-        param_space=space,
-        tune_config=tune.TuneConfig(
-            search_alg=search,
-            num_samples=trials,
-            max_concurrent_trials=1,
-            reuse_actors=True,
-            metric="value",
-            mode="max",
-        ),
-        run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
-    ).fit()
-    return time.perf_counter() - began
-
-
 def benchmark_overhead(folder: Path, trials: int = 40, pairs: int = 5) -> dict[str, Any]:
-    """Milliseconds that a trial takes beside its training, ours and theirs one after the other, several times."""
-    import ray
-
+    """Milliseconds that a trial takes beside its training, ours and Optuna's one after the other, several times."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    ray_tune._Trainable = Instant  # type: ignore[misc, assignment]
-    result: dict[str, Any] = {"trials": trials, "pairs": pairs}
-    for name, ours, theirs in (("Optuna", in_process, plain_optuna), ("Ray Tune", on_ray, plain_ray_tune)):
-        seconds = [
-            [run(folder / f"{name}-{number}-{run.__name__}", trials) for run in (ours, theirs)]
-            for number in range(pairs + 1)
-        ][1:]  # the first pair loads libraries and starts workers
-        each = 1e3 * np.array(seconds) / trials
-        result[name] = {"fovea": interval(list(each[:, 0])), "plain": interval(list(each[:, 1]))}
-        result[name]["difference"] = interval(list(each[:, 0] - each[:, 1]))
-    ray.shutdown()
-    return result
+    runs = (in_process, plain_optuna)
+    seconds = [[run(folder / f"{number}-{run.__name__}", trials) for run in runs] for number in range(pairs + 1)]
+    each = 1e3 * np.array(seconds[1:]) / trials  # the first pair loads libraries
+    shown = {"fovea": each[:, 0], "Optuna": each[:, 1], "difference": each[:, 0] - each[:, 1]}
+    return {"trials": trials, "pairs": pairs, **{name: interval(list(values)) for name, values in shown.items()}}
 
 
 def main() -> None:
