@@ -13,6 +13,7 @@ import aiohttp
 import numpy as np
 import pytest
 from aiohttp import web
+from fovea_api.common import Task
 from fovea_api.modeldeployment import ServiceObjectives
 from fovea_operator import scraping
 from fovea_operator.gauges import ObjectGauges
@@ -27,6 +28,7 @@ from fovea_serving.gateway.metrics import Metrics as GatewayMetrics
 from fovea_serving.gateway.routing import Routing, Served, Version
 from fovea_serving.pipeline import Detection
 from fovea_serving.pipeline.header import ImageHeader
+from fovea_serving.pipeline.profile import answer_features, size_features
 from fovea_serving.upstreams import Answer
 from prometheus_client import generate_latest
 
@@ -67,6 +69,8 @@ class Gateway:
         detection = Detection(np.zeros((1, 4), np.float32), np.array([1]), np.array([0.9], np.float32))
         self.metrics.images(self.version, [b"0" * 22_000], [ImageHeader("JPEG", 640, 480)])
         self.metrics.answers(self.version, [Answer(detection, 640, 480, 2)])
+        features = {**answer_features(detection, Task.DETECTION), **size_features(640, 480)}
+        self.metrics.drift.image(self.version.name, "stable", features)
 
     def page(self) -> bytes:
         self.metrics.load(3, 0.1)
