@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import pytest
 from faster_coco_eval import mask as coco_mask
 from fovea_api.common import Task
-from fovea_api.errors import NotSupported
+from fovea_api.errors import InvalidInput, NotSupported
 from fovea_serving.pipeline import (
     IGNORE,
     Classification,
@@ -73,6 +73,79 @@ def test_masks_are_run_lengths_that_coco_reads() -> None:
     for label, entry in enumerate(entries):
         assert entry["mask"]["size"] == [80, 100]
         assert (coco_mask.decode(entry["mask"]) == (label == MASK)).all()
+
+
+def equal(one: Prediction, other: Prediction) -> bool:
+    assert type(one) is type(other)
+    pairs = [(getattr(one, name), getattr(other, name)) for name in type(one).__dataclass_fields__]
+    return all(np.array_equal(mine, theirs) for mine, theirs in pairs)
+
+
+def test_an_image_is_read_from_its_json_form() -> None:
+    read = Classification.from_dict(IMAGE.to_dict(CLASSES), CLASSES, (9, 9))
+    assert equal(read, Classification(np.array([0, 0.5, 0.3], np.float32), 2))
+    assert Classification.from_dict({"classes": [{"class": "wall"}]}, CLASSES, (9, 9)).top(1) == [(2, 1.0)]
+
+
+def test_objects_are_read_from_their_json_form_the_best_first() -> None:
+    content = OBJECTS.to_dict(CLASSES)
+    content["objects"] = list(reversed(cast(list[JsonValue], content["objects"])))
+    read = Detection.from_dict(content, CLASSES, (100, 80))
+    assert equal(read, Detection(OBJECTS.boxes.round(2), OBJECTS.labels, OBJECTS.scores))
+    assert Detection.from_dict({"objects": [{"class": "sky", "box": [0, 0, 1, 1]}]}, CLASSES, (9, 9)).scores == [1]
+
+
+def test_pixels_are_read_from_their_json_form() -> None:
+    assert equal(SemanticSegmentation.from_dict(PIXELS.to_dict(CLASSES, masks=True), CLASSES, (100, 80)), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("edges", "words"),
+    [
+        (None, "a box is"),
+        ([1, 2, 3], "a box is"),
+        ([1, 2, 1, 9], "has no area"),
+        ([1, 2, 9, 2], "has no area"),
+        ([9, 2, 1, 9], "has no area"),
+        ([1, 9, 9, 2], "has no area"),
+    ],
+)
+def test_a_box_without_area_is_refused(edges: JsonValue, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        Detection.from_dict({"objects": [{"class": "sky", "box": edges}]}, CLASSES, (9, 9))
+
+
+def test_what_is_predicted_of_some_classes() -> None:
+    assert equal(IMAGE.of([0, 2]), Classification(np.array([0.2, 0, 0.3], np.float32), 2))
+    assert equal(IMAGE.of([1]), Classification(np.array([0, 0.5, 0], np.float32), 1))
+    assert equal(OBJECTS.of([1]), Detection(OBJECTS.boxes[1:], OBJECTS.labels[1:], OBJECTS.scores[1:]))
+    assert equal(OBJECTS.first(1), Detection(OBJECTS.boxes[:1], OBJECTS.labels[:1], OBJECTS.scores[:1]))
+    assert equal(PIXELS.of([1]), SemanticSegmentation(np.where(MASK == 1, MASK, np.uint8(IGNORE))))
+
+
+def test_how_much_there_is_of_each_class() -> None:
+    three = Detection(np.zeros((3, 4), np.float32), np.array([2, 1, 2]), np.zeros(3, np.float32))
+    assert [each.counts() for each in (IMAGE, three, PIXELS)] == [{1: 1}, {1: 1, 2: 2}, {0: 1, 1: 1}]
+
+
+def test_the_arrays_of_some_images() -> None:
+    stacked = Classification.stack([IMAGE, IMAGE])
+    assert stacked["probabilities"].dtype == np.float32
+    assert np.array_equal(stacked["probabilities"], [IMAGE.probabilities] * 2)
+    few = Detection.stack([OBJECTS.first(1), OBJECTS])
+    assert few["num_detections"].tolist() == [1, 2]
+    assert np.array_equal(few["boxes"], [[OBJECTS.boxes[0], [0] * 4], OBJECTS.boxes])
+    assert np.array_equal(few["scores"], np.array([[0.9, 0], [0.9, 0.4]], np.float32))
+    assert few["labels"].tolist() == [[2, 0], [2, 1]]
+    assert [few[name].dtype for name in ("num_detections", "labels")] == [np.int32, np.int32]
+    assert np.array_equal(SemanticSegmentation.stack([PIXELS, PIXELS])["mask"], [MASK, MASK])
+    assert SemanticSegmentation.stack([PIXELS, SemanticSegmentation(MASK[:9])]) == {}
+
+
+def test_by_what_two_predictions_are_compared() -> None:
+    assert IMAGE.fingerprint() == pytest.approx([0.2, 0.5, 0.3])
+    assert OBJECTS.fingerprint() == pytest.approx([0.9, 0.4])
+    assert PIXELS.fingerprint()[[0, 1, 2, IGNORE]] == pytest.approx([0.775, 0.1, 0, 0.125])
 
 
 @pytest.mark.parametrize(
