@@ -169,6 +169,47 @@ def test_the_first_week_takes_the_references_place() -> None:
     assert world.hour(mean=0.5).state == "Detected"
 
 
+def test_a_feature_without_an_image_in_the_window_says_nothing() -> None:
+    """Where a deployment has a threshold of its own no answer is counted, and all classes have zero images."""
+    world = World()
+    world.step()
+    world.hour(classes=(0.99, 0.01))
+    assert world.status is not None
+    wealth = {name: value for name, value in world.status.wealth.items() if name.startswith(CLASSES)}
+    world.hour(classes=(0.0, 0.0))
+    assert [result.name for result in world.status.detectors] == ["ImageProperties"]
+    assert {name: world.status.wealth[name] for name in wealth} == wealth
+
+
+def test_classes_keep_their_index_when_another_one_appears() -> None:
+    """Evidence is kept by the index of a class: `(none)`, which sorts first, must not move the others."""
+    known = {Series(profile.REFERENCE_CLASSES, "r-1", "", name): 50.0 for name in ("RBC", "WBC")}
+
+    def seen(**counts: float) -> Observed:
+        images = {Series(profile.CLASSES, "r-1", "stable", name): count for name, count in counts.items()}
+        return observed_of(Measured(images=images, samples={"a": (Sample(0.0, known),)}), "r-1", NOW)
+
+    assert seen(RBC=6, WBC=4).window[CLASSES] == (6, 4, 0)
+    assert seen(**{"(none)": 3, "RBC": 6, "WBC": 4, "x": 1}).window[CLASSES] == (6, 4, 4)
+    assert seen(RBC=6).reference[CLASSES] == (50, 50, 0)
+
+
+def test_whoever_changes_the_reference_gets_the_other_one() -> None:
+    world = World()
+    world.step()
+    for _ in range(24 * 8):
+        world.hour()
+    world.spec = Drift(reference="FirstWeek")
+    world.hour(mean=0.3)
+    assert world.status is not None
+    assert not world.status.reference_is_whole, "the week begins now, and not with the version"
+    for _ in range(24 * 7):
+        world.hour(mean=0.3)
+    assert (world.status.reference_is_whole, world.status.reference_images) == (True, 200 * 24 * 7)
+    world.spec = Drift()
+    assert world.hour(mean=0.3).state == "Detected"
+
+
 def test_the_series_of_gateways_become_histograms() -> None:
     edges = (*FEATURES["brightness"].edges, float("inf"))
     live = {
@@ -183,8 +224,8 @@ def test_the_series_of_gateways_become_histograms() -> None:
     measured = Measured(images={**live, **copies, **other}, samples={"a": (Sample(0.0, known),), "b": ()})
     seen = observed_of(measured, "r-1", NOW)
     assert seen.images == 62
-    assert seen.window == {"brightness": (0.0, *[2.0] * 31), CLASSES: (60.0,)}
-    assert seen.reference == {"brightness": (0.0, *[1.0] * 31), CLASSES: (31.0,)}
+    assert seen.window == {"brightness": (0.0, *[2.0] * 31), CLASSES: (60.0, 0.0)}
+    assert seen.reference == {"brightness": (0.0, *[1.0] * 31), CLASSES: (31.0, 0.0)}
     assert seen.items == 31
     missing = {series: count for series, count in live.items() if series.label != "inf"}
     assert "brightness" not in observed_of(replace(measured, images=missing), "r-1", NOW).window

@@ -81,7 +81,8 @@ def advance(old: DriftStatus | None, spec: Drift, observed: Observed) -> DriftSt
         return _as(old, "Unknown", words, observed.now)
     if spec.reference == "FirstWeek" and not old.reference_is_whole:
         return _collected(old, spec, observed)
-    reference, items = (old.reference, old.reference_images) if old.reference else (observed.reference, observed.items)
+    first_week = spec.reference == "FirstWeek"
+    reference, items = (old.reference, old.reference_images) if first_week else (observed.reference, observed.items)
     features = tuple(_features(spec, reference, observed.window))
     if not features or not items:
         words = "the gateways export no reference profile; train the model with a version of Fovea that makes one"
@@ -121,10 +122,10 @@ def observed_of(measured: Measured, version: str, now: datetime) -> Observed:
     known = _histograms(edges)
     shares = {s.label: n for s, n in window if s.name == profile.CLASSES}
     before = {s.label: n for s, n in reference.items() if s.name == profile.REFERENCE_CLASSES}
-    classes = sorted(before | shares)
-    if before:
-        live[CLASSES] = tuple(shares.get(name, 0.0) for name in classes)
-        known[CLASSES] = tuple(before.get(name, 0.0) for name in classes)
+    if before:  # evidence is kept by index: the bins are those of the reference, and a last one for all other classes
+        classes, others = sorted(before), sum(count for name, count in shares.items() if name not in before)
+        live[CLASSES] = (*(shares.get(name, 0.0) for name in classes), others)
+        known[CLASSES] = (*(before[name] for name in classes), 0.0)
     return Observed(
         now=now,
         version=version,
@@ -175,8 +176,8 @@ def _next_window(status: DriftStatus, observed: Observed) -> DriftStatus:
 
 def _collected(old: DriftStatus, spec: Drift, observed: Observed) -> DriftStatus:
     """With one window more in the reference; it is whole after a week."""
-    began = old.started or observed.now
     known = old.reference
+    began = (old.started if known else old.window_start) or observed.now
     summed = {
         name: tuple(a + b for a, b in zip(known.get(name, (0.0,) * len(counts)), counts, strict=True))
         for name, counts in observed.window.items()
@@ -185,9 +186,13 @@ def _collected(old: DriftStatus, spec: Drift, observed: Observed) -> DriftStatus
     whole = observed.now - began >= WEEK
     images = old.reference_images + round(observed.images)
     words = "the first week is the reference" if whole else f"{images} images of the first week are collected"
-    changes = {"reference": summed, "reference_images": images, "reference_is_whole": whole}
-    if whole:
-        changes["started"] = observed.now  # the week in which windows are compared begins
+    changes: dict[str, object] = {
+        "reference": summed,
+        "reference_images": images,
+        "reference_is_whole": whole,
+        "started": observed.now if whole else began,  # then the week in which windows are compared begins
+        "wealth": {}, "spreads": {}, "detectors": (),  # what there was is of another reference
+    }  # fmt: skip
     return _next_window(_as(old, "Unknown", words, observed.now).model_copy(update=changes), observed)
 
 
@@ -248,8 +253,10 @@ def _detector(feature: str) -> str:
 
 
 def _results(features: Sequence[Feature], window: Histograms, monitor: Monitor) -> Iterator[DetectorResult]:
-    """The largest effect of each detector, and whether one of its features has drifted."""
+    """The largest effect of each detector, and whether one of its features has drifted. A detector of which the window
+    has no images has no result."""
     strong = {name.split("/")[0] for name in monitor.suspects}
+    features = [feature for feature in features if sum(window[feature.name]) > 0]
     for name in dict.fromkeys(_detector(feature.name) for feature in features):
         own = [feature for feature in features if _detector(feature.name) == name]
         effects = {feature.name: abs(effect_size(feature, window[feature.name])) for feature in own}
@@ -266,7 +273,8 @@ def _words(
 ) -> str:
     moved = dict.fromkeys(name.split("/")[0] for name in monitor.suspects)
     by_name = {feature.name: feature for feature in features}
-    parts = [f"{name} {effect_size(by_name[name], observed.window[name]):+.2f}" for name in list(moved)[:8]]
+    seen = [name for name in moved if sum(observed.window[name]) > 0]
+    parts = [f"{name} {effect_size(by_name[name], observed.window[name]):+.2f}" for name in seen[:8]]
     start = f"of {observed.images:g} images: effects {', '.join(parts)}" if parts else f"{observed.images:g} images"
     if budget is None:
         return start
