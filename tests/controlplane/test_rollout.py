@@ -168,7 +168,7 @@ class RealGateway:
         while True:
             name = uuid.uuid4().hex
             try:
-                with self.gateway.call(name) as call:
+                with self.gateway.call(name, "somebody") as call:
                     await self.gateway.predict(call, [PHOTO], lambda manifest, given: given)
                 self.answered += 1
             except FoveaError as error:

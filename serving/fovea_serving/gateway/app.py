@@ -53,7 +53,8 @@ def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
         """Predicts many images (files of a multipart form); each is a line of the answer as soon as it is there."""
         request_id = request_id_of(request)
         images = await images_of(request, settings.max_batch_images)
-        lines = predict_lines(gateway, request_id, images, partial(options_of, request.query_params))
+        client = client_of(request, gateway.name)
+        lines = predict_lines(gateway, request_id, client, images, partial(options_of, request.query_params))
         return StreamingResponse(lines, headers={"X-Request-Id": request_id}, media_type="application/x-ndjson")
 
     @app.post("/v1/feedback", openapi_extra=FEEDBACK)

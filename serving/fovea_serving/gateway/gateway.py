@@ -40,11 +40,11 @@ class Call:
 
     Args:
         request_id: Its id, which also decides over the version.
+        client: Digest of who asks.
     """
 
     request_id: str
-    client: str = ""
-    """Digest of who asks."""
+    client: str
     version: Version | None = None
     begun: float | None = None
     """When it was there as a whole, by `time.perf_counter`."""
@@ -104,7 +104,7 @@ class Gateway:
                 self._in_background(version.model.upstream.close())
 
     @contextmanager
-    def call(self, request_id: str, client: str = "") -> Iterator[Call]:
+    def call(self, request_id: str, client: str) -> Iterator[Call]:
         """While a request is answered; counts it at the end, whatever its end is."""
         call = Call(request_id, client)
         code, reason = 500, "Unexpected"

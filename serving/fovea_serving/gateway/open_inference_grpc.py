@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2_grpc as services
 from fovea_serving.gateway.gateway import Gateway
 from fovea_serving.gateway.open_inference import Tensor, check_model, chosen, infer, metadata, model_name
 from fovea_serving.gateway.problems import status_of
-from fovea_serving.gateway.requests import clean_request_id
+from fovea_serving.gateway.requests import clean_request_id, digest_of
 from fovea_serving.gateway.settings import Settings
 from fovea_serving.upstreams import UpstreamUnavailable
 
@@ -87,7 +87,7 @@ class _Service(services.GRPCInferenceServiceServicer):  # type: ignore[misc]  # 
 
     @_explained
     async def ModelInfer(self, request: Any, context: Any) -> Any:
-        with self._gateway.call(clean_request_id(request.id)) as call:
+        with self._gateway.call(clean_request_id(request.id), _client(context, self._gateway.name)) as call:
             await self._gateway.authenticator.check(_headers(context))
             parameters = {key: _value(value) for key, value in request.parameters.items()}
             version, outputs = await infer(self._gateway, call, request.model_name, _inputs(request), parameters)
@@ -124,6 +124,11 @@ def _inputs(request: Any) -> list[Tensor]:
 
 def _headers(context: Any) -> dict[str, str]:
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+def _client(context: Any, deployment: str) -> str:
+    """A digest of who asks. gRPC names a peer `ipv4:10.1.2.3:4711`, with another port on each connection."""
+    return digest_of(_headers(context), context.peer().rpartition(":")[0], deployment)
 
 
 def _value(parameter: Any) -> object:

@@ -24,7 +24,7 @@ from fovea_serving.gateway.open_inference import (
     metadata,
     model_name,
 )
-from fovea_serving.gateway.requests import read_body, request_id_of, while_connected
+from fovea_serving.gateway.requests import client_of, read_body, request_id_of, while_connected
 from fovea_serving.gateway.settings import Settings
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -69,7 +69,7 @@ def add_open_inference(app: FastAPI, gateway: Gateway, settings: Settings) -> No
     @app.post("/v2/models/{name}/infer")
     async def infer_model(name: str, request: Request) -> Response:
         """Predicts the images of the input `image` or `pixels`."""
-        with gateway.call(request_id_of(request)) as call:
+        with gateway.call(request_id_of(request), client_of(request, gateway.name)) as call:
             await gateway.authenticator.check(request.headers)
             body = await read_body(request, settings.max_request_bytes)
             content, raw = _split(body, request.headers.get(HEADER_LENGTH))

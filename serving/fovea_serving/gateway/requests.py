@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fovea_api.bundle import BundleManifest
@@ -38,9 +38,12 @@ def clean_request_id(given: str) -> str:
 
 def client_of(request: Request, deployment: str) -> str:
     """A digest of who asks: of its key or token, else of its address."""
-    headers = request.headers
-    shown = headers.get("x-api-key") or headers.get("authorization")
-    return client_digest(deployment, shown or (request.client.host if request.client is not None else ""))
+    return digest_of(request.headers, request.client.host if request.client is not None else "", deployment)
+
+
+def digest_of(headers: Mapping[str, str], address: str, deployment: str) -> str:
+    """The same of headers (in lower case) and an address without its port."""
+    return client_digest(deployment, headers.get("x-api-key") or headers.get("authorization") or address)
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -62,8 +62,8 @@ class Asked:
         version: The version that it fell to.
         code: Status of the answer.
         seconds: Time until the answer.
-        answers: None: it failed.
         client: Digest of who asked.
+        answers: None: it failed.
     """
 
     request_id: str
@@ -72,8 +72,8 @@ class Asked:
     version: Version
     code: int
     seconds: float
+    client: str
     answers: Sequence[Answer] | None = None
-    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)

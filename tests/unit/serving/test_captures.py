@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import shutil
@@ -18,6 +19,7 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
+import tritonclient.grpc.aio as triton_grpc
 from fovea_api.common import Task
 from fovea_api.modeldeployment import CapturePolicy
 from fovea_api.profile import (
@@ -36,6 +38,7 @@ from fovea_serving.captures import CaptureStore
 from fovea_serving.gateway.app import create_app
 from fovea_serving.gateway.capturing import Allowance, Capturer
 from fovea_serving.gateway.gateway import Gateway
+from fovea_serving.gateway.open_inference_grpc import grpc_server
 from fovea_serving.gateway.routing import Routing, Served, Version
 from fovea_serving.gateway.settings import Settings
 from fovea_serving.pipeline import Classification
@@ -222,6 +225,31 @@ async def test_uncertain_images_are_kept_with_their_prediction(gateway: Gateway,
     assert store.delete("grey"), "a person may be withdrawn"
     assert not list(store.all())
     assert not list((tmp_path / "captures").rglob("grey*"))
+
+
+async def test_images_of_a_batch_and_of_the_open_inference_protocol_are_kept_too(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=1, maxPerHour=1_000_000)
+    async with client_of(gateway) as client:
+        files = [("image", (f"{index}.png", png(BLUE), "image/png")) for index in range(2)]
+        await client.post("/v1/predict:batch", files=files, headers={"X-Request-Id": "b" * 128})
+        content = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(png(BLUE)).decode()]}
+        asked = {"json": {"inputs": [content]}, "headers": {"X-Request-Id": "http"}}
+        assert (await client.post("/v2/models/colours/infer", **asked)).status_code == 200
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = grpc_server(gateway, Settings(host="127.0.0.1", grpc_port=port))
+    await server.start()
+    async with triton_grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        image = triton_grpc.InferInput("image", [1], "BYTES")
+        image.set_data_from_numpy(np.array([png(BLUE)], np.object_))
+        await client.infer("colours", [image], request_id="grpc")
+    await server.stop(None)
+    kept = {f"{'b' * 120}-0", f"{'b' * 120}-1", "http", "grpc"}
+    await eventually(lambda: {each.capture.id for each in store.all()} == kept)
+    assert all(len(each.capture.client) == 16 for each in store.all())
 
 
 async def test_a_store_that_takes_nothing_costs_no_request_and_is_counted(gateway: Gateway, tmp_path: Path) -> None:

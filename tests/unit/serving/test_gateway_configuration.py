@@ -98,7 +98,7 @@ async def test_a_shadow_gets_copies_and_no_answer_comes_from_it(
     await follower.apply(config_of(bundle, ("a", "Stable", 100), ("s", "Shadow", 0)))
     for upstream in opened:
         upstream.asked = 0  # the golden image
-    answered = [await gateway.predict(Call(str(number)), [image], choice) for number in range(5)]
+    answered = [await gateway.predict(Call(str(number), "somebody"), [image], choice) for number in range(5)]
     await gateway.close()
     assert {each.version.name for each in answered} == {"a"}
     assert {upstream.name: upstream.asked for upstream in opened} == {"a": 5, "s": 5}
@@ -116,7 +116,7 @@ async def test_a_switch_under_load_fails_no_request_and_closes_what_is_replaced(
     async def ask(client: int) -> None:
         number = 0
         while not done.is_set():
-            answered = await gateway.predict(Call(f"{client}-{number}"), [image], choice)
+            answered = await gateway.predict(Call(f"{client}-{number}", "somebody"), [image], choice)
             names[answered.version.name] += 1
             number += 1
 
@@ -146,7 +146,7 @@ async def test_a_version_closed_between_choice_and_request_leads_to_its_successo
         raise UpstreamUnavailable("closed")
 
     opened[0].predict = refuse  # type: ignore[method-assign,assignment]
-    assert (await gateway.predict(Call("1"), [image], choice)).version.name == "b"
+    assert (await gateway.predict(Call("1", "somebody"), [image], choice)).version.name == "b"
     await gateway.close()
 
 
@@ -169,12 +169,14 @@ async def test_what_cannot_be_applied_changes_nothing_and_is_tried_again(
     later = tmp_path / "later" / bundle.name
     file.write_text(json.dumps(config_of(later, ("b", "Stable", 100)).to_dict()))
     await asyncio.sleep(0.2)
-    assert (await gateway.predict(Call("1"), [image], choice)).version.name == "a", "the store does not have it yet"
+    assert (await gateway.predict(Call("1", "somebody"), [image], choice)).version.name == "a", (
+        "the store does not have it yet"
+    )
     file.write_text('{"namespace": "team", "deploymnt": "typo"}')
     await asyncio.sleep(0.1)
     file.unlink()
     await asyncio.sleep(0.1)
-    assert (await gateway.predict(Call("1"), [image], choice)).version.name == "a"
+    assert (await gateway.predict(Call("1", "somebody"), [image], choice)).version.name == "a"
     later.parent.mkdir()
     later.symlink_to(bundle)
     file.write_text(json.dumps(config_of(later, ("b", "Stable", 100)).to_dict()))
@@ -251,7 +253,7 @@ async def test_a_gateway_that_must_see_a_signature_uses_no_manifest_that_was_cha
     signature.unlink()
     with pytest.raises(UntrustedBundle, match="is not signed"):
         await follower.apply(config("b", folder))
-    answered = await gateway.predict(Call("1"), [image], choice)
+    answered = await gateway.predict(Call("1", "somebody"), [image], choice)
     assert answered.version.name == "a", "the version before goes on"
     assert [upstream.name for upstream in opened] == ["a"]
     await gateway.close()

@@ -75,7 +75,7 @@ class World:
 
         async def one(number: int) -> str:
             try:
-                with self.gateway.call(f"request-{number}") as call:
+                with self.gateway.call(f"request-{number}", "somebody") as call:
                     return (await self.gateway.predict(call, [self.image], choice or defaults)).version.name
             except Exception:
                 return ""
@@ -245,7 +245,7 @@ async def test_a_candidate_that_hangs_turns_no_request_to_stable_away(world: Wor
     world.models["new"].go_on.clear()
 
     async def one(number: int) -> Any:
-        call = Call(f"request-{number}")
+        call = Call(f"request-{number}", "somebody")
         try:
             return (await world.gateway.predict(call, [world.image], lambda manifest, given: given)).version.name
         except Exception as error:
