@@ -271,7 +271,7 @@ def take_labels(store: CaptureStore, file: Path, form: str) -> tuple[int, int]:
             unknown += len(images)
             continue
         ordered = tuple(images[index] for index in sorted(images))
-        store.label(found.day, request_id, Label(time=datetime.now(UTC), source="import", images=ordered))
+        store.label(found, Label(time=datetime.now(UTC), source="import", images=ordered))
         taken += 1
     return taken, unknown
 

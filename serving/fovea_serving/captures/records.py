@@ -33,7 +33,7 @@ class ImageAnswer(Model):
 
 
 class Capture(Model):
-    """A request that was answered: `<day>/<request id>.json`."""
+    """A request that was answered: `<folder>/<request id>.json`."""
 
     id: Word
     """Id of the request."""
@@ -70,7 +70,7 @@ class VersionAnswer(Model):
 
 
 class AnsweredPair(Model):
-    """What candidate and stable said of one request: `<day>/<request id>.pair.json`."""
+    """What candidate and stable said of one request: `<folder>/<request id>~pair.json`."""
 
     candidate: VersionAnswer
     """The version that was tried."""
@@ -79,7 +79,7 @@ class AnsweredPair(Model):
 
 
 class Label(Model):
-    """What is right for a request: `<day>/<request id>.label.json`."""
+    """What is right for a request: `<folder>/<request id>~label.json`."""
 
     time: Time
     """When it came."""
@@ -96,12 +96,12 @@ class Answered:
     """A capture with its place and its label.
 
     Args:
-        day: Folder that it lies in, such as 2026-11-26.
+        folder: Where it lies, such as 2026-11-26.
         capture: The capture.
         label: None: it has none.
     """
 
-    day: str
+    folder: str
     capture: Capture
     label: Label | None = None
 

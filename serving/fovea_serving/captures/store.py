@@ -1,11 +1,14 @@
 """The folder of captures: a folder for each day, in it each request under its id.
 
-    2026-11-26/4f1c….json           what was answered
-    2026-11-26/4f1c…-0.jpg          the image, where it is kept
-    2026-11-26/4f1c….pair.json      what candidate and stable said, where both were asked
-    2026-11-26/4f1c….label.json     what is right, once it is known
+    2026-11-26/4f1c….json               what was answered, where the images are kept
+    2026-11-26/4f1c…-0.jpg              such an image
+    2026-11-26/answers/4f1c….json       what was answered, where they are not
+    2026-11-26/…/4f1c…~pair.json        what candidate and stable said, where both were asked
+    2026-11-26/…/4f1c…~label.json       what is right, once it is known
 
-Whoever knows an id finds its request by asking each day: they are as many as the retention has.
+No id has a `~`, so no request can take the place of another's label. Answers without images are very many, and in a
+folder of their own, which nobody lists. Whoever knows an id finds its request by asking each day, as many as the
+retention has.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from fovea_api.errors import CorruptData
@@ -22,7 +25,9 @@ from pydantic import ValidationError
 
 from fovea_serving.captures.records import Answered, AnsweredPair, Capture, Label
 
-RECORD, LABEL, PAIR = ".json", ".label.json", ".pair.json"
+RECORD, LABEL, PAIR = ".json", "~label.json", "~pair.json"
+ANSWERS = "answers"
+"""Folder of a day's answers without images."""
 MOST_RECORD_BYTES = 64 << 20
 """Largest record that is read: masks of large images are long."""
 AT_ONCE = 8
@@ -44,29 +49,39 @@ class CaptureStore:
 
     def write(self, capture: Capture, images: Sequence[bytes]) -> None:
         """Keeps a request; `images`: the files of those that are kept. The record comes last: it is the commit."""
-        folder = self.root / day_of(capture.time)
+        folder = self.root / folder_of(capture)
         kept = [image.file for image in capture.images if image.file is not None]
         for name, content in zip(kept, images, strict=True):
             (folder / name).write_bytes(content)
         (folder / f"{capture.id}{RECORD}").write_text(capture.model_dump_json(by_alias=True, exclude_none=True))
 
-    def label(self, day: str, request_id: str, label: Label) -> None:
+    def label(self, found: Answered, label: Label) -> None:
         """Keeps a label, in place of an earlier one."""
-        place = self.root / day / f"{request_id}{LABEL}"
+        place = self.root / found.folder / f"{found.capture.id}{LABEL}"
         place.write_text(label.model_dump_json(by_alias=True, exclude_none=True))
 
-    def pair(self, day: str, request_id: str, pair: AnsweredPair) -> None:
+    def pair(self, found: Answered, pair: AnsweredPair) -> None:
         """Keeps what two versions said of a request."""
-        place = self.root / day / f"{request_id}{PAIR}"
+        place = self.root / found.folder / f"{found.capture.id}{PAIR}"
         place.write_text(pair.model_dump_json(by_alias=True, exclude_none=True))
+
+    def labelled(self, found: Answered) -> Answered:
+        """The same with its label as the store has it now."""
+        try:
+            written = (self.root / found.folder / f"{found.capture.id}{LABEL}").read_bytes(MOST_RECORD_BYTES)
+        except NotFound:
+            return found
+        return replace(found, label=Label.model_validate_json(written))
 
     def find_pair(self, found: Answered) -> AnsweredPair | None:
         """What two versions said of a request; None: only one was asked."""
-        try:
-            content = (self.root / found.day / f"{found.capture.id}{PAIR}").read_bytes(MOST_RECORD_BYTES)
-        except NotFound:
-            return None
-        return AnsweredPair.model_validate_json(content)
+        for folder in dict.fromkeys((found.folder, f"{day_of(found.capture.time)}/{ANSWERS}")):  # images may come later
+            try:
+                content = (self.root / folder / f"{found.capture.id}{PAIR}").read_bytes(MOST_RECORD_BYTES)
+            except NotFound:
+                continue
+            return AnsweredPair.model_validate_json(content)
+        return None
 
     def find(self, request_id: str) -> Answered | None:
         """The request of an id, the newest where there are several; None: none is kept under it."""
@@ -79,15 +94,15 @@ class CaptureStore:
         """The days that have captures."""
         return [name for name in self.root.folders() if _DAY.fullmatch(name)]
 
-    def all(self, *, with_images: bool = True) -> Iterator[Answered]:
-        """All captures, the oldest day first. `with_images`: those whose images are kept alone."""
+    def all(self) -> Iterator[Answered]:
+        """All captures with images, the oldest day first."""
         for day in sorted(self.days()):
             names = {entry.path for entry in (self.root / day).files(recursive=False)}
             for name in sorted(names):
                 if not name.endswith(RECORD) or name.endswith((LABEL, PAIR)):
                     continue
                 found = self._read(day, name.removesuffix(RECORD))
-                if found is not None and (found.capture.has_images or not with_images):
+                if found is not None:
                     yield found
 
     def counts(self) -> dict[str, int]:
@@ -106,20 +121,24 @@ class CaptureStore:
         name = found.capture.images[index].file
         if name is None:
             raise NotFound("the image of this request is not kept", found.capture.id)
-        return (self.root / found.day / name).read_bytes()
+        return (self.root / found.folder / name).read_bytes()
 
     def delete(self, request_id: str) -> bool:
-        """Deletes all that is kept of a request, as for a person who withdrew; whether there was anything."""
-        found = self.find(request_id)
-        if found is None:
-            return False
-        folder = self.root / found.day
-        for image in found.capture.images:
-            if image.file is not None:
-                (folder / image.file).delete()
-        for suffix in (LABEL, PAIR, RECORD):
-            (folder / f"{request_id}{suffix}").delete()
-        return True
+        """Deletes all that is kept under an id, of each day, as for a person who withdrew; whether there was anything.
+
+        Images are found by their names: one whose record was not written, or was replaced, is no less of that person.
+        """
+        image, deleted = re.compile(rf"{re.escape(request_id)}-\d+\.\w+"), False
+        for day in self.days():
+            names = [entry.path for entry in (self.root / day).files(recursive=False)]
+            own = [self.root / day / name for name in names if image.fullmatch(name)]
+            for folder in (self.root / day, self.root / day / ANSWERS):
+                own += [folder / f"{request_id}{suffix}" for suffix in (LABEL, PAIR, RECORD)]
+            for place in own:
+                if place.exists():
+                    place.delete()
+                    deleted = True
+        return deleted
 
     def expire(self, now: datetime) -> int:
         """Deletes the days that are older than the retention; their number."""
@@ -130,19 +149,22 @@ class CaptureStore:
         return len(old)
 
     def _read(self, day: str, request_id: str) -> Answered | None:
-        folder = self.root / day
-        place = folder / f"{request_id}{RECORD}"
-        try:
-            capture = Capture.model_validate_json(place.read_bytes(MOST_RECORD_BYTES))
-        except NotFound:
-            return None
-        except ValidationError as error:
-            raise CorruptData(f"no capture: {error.error_count()} errors", place.uri, "delete it") from error
-        try:
-            written = (folder / f"{request_id}{LABEL}").read_bytes(MOST_RECORD_BYTES)
-        except NotFound:
-            return Answered(day, capture)
-        return Answered(day, capture, Label.model_validate_json(written))
+        for folder in (day, f"{day}/{ANSWERS}"):
+            place = self.root / folder / f"{request_id}{RECORD}"
+            try:
+                capture = Capture.model_validate_json(place.read_bytes(MOST_RECORD_BYTES))
+            except NotFound:
+                continue
+            except ValidationError as error:
+                raise CorruptData(f"no capture: {error.error_count()} errors", place.uri, "delete it") from error
+            return self.labelled(Answered(folder, capture))
+        return None
+
+
+def folder_of(capture: Capture) -> str:
+    """The folder of a capture."""
+    day = day_of(capture.time)
+    return day if capture.has_images else f"{day}/{ANSWERS}"
 
 
 def day_of(time: datetime) -> str:

@@ -23,7 +23,7 @@ from fovea_store import StorePath
 
 from fovea_serving.captures import Answered, Capture, CaptureStore, ImageAnswer
 from fovea_serving.captures.records import AnsweredPair, Reason, VersionAnswer
-from fovea_serving.captures.store import day_of
+from fovea_serving.captures.store import folder_of
 from fovea_serving.gateway.drift_metrics import DriftMetrics
 from fovea_serving.gateway.routing import Version
 from fovea_serving.gateway.trial import Pair
@@ -187,7 +187,7 @@ class Capturer:
         content = list(images) if pictured else []
         if not self._in_background(lambda: self._keep(capture, content)):
             return
-        self._recent[request_id] = Answered(day_of(capture.time), capture)
+        self._recent[request_id] = Answered(folder_of(capture), capture)
         if len(self._recent) > MOST_RECENT:
             self._recent.popitem(last=False)
 
@@ -204,11 +204,14 @@ class Capturer:
                 for version, answers in ((pair.candidate, pair.answers), (pair.stable, pair.others))
             ]
             kept = AnsweredPair(candidate=sides[0], stable=sides[1])
-            self._in_background(lambda: self.store.pair(known.day, asked.request_id, kept))
+            self._in_background(lambda: self.store.pair(known, kept))
 
     def find(self, request_id: str) -> Answered | None:
         """What is kept of a request, with its label as the store has it now. Raises what stores raise."""
-        return self.store.find(request_id) or self._recent.get(request_id)
+        found = self.store.find(request_id)
+        if found is None and (recent := self._recent.get(request_id)) is not None:
+            return self.store.labelled(recent)  # its record is not written yet, or was lost; a label of it was not
+        return found
 
     def close(self) -> None:
         """Writes what waits, for a while, and ends."""

@@ -18,6 +18,7 @@ from fovea_serving.captures.records import AnsweredPair
 from fovea_serving.gateway.capturing import Capturer
 from fovea_serving.gateway.monitoring import Monitor
 from fovea_serving.gateway.problems import FeedbackDisabled, UnknownRequest
+from fovea_serving.gateway.requests import REQUEST_ID
 from fovea_serving.upstreams import UpstreamUnavailable
 
 MAX_BYTES = 16 * 2**20
@@ -85,7 +86,7 @@ class _Kept:
 
 
 def _keep(capturer: Capturer, request_id: str, label: Label) -> _Kept:
-    found = capturer.find(request_id)
+    found = capturer.find(request_id) if REQUEST_ID.fullmatch(request_id) else None
     if found is None:
         raise UnknownRequest(
             f"no answer is kept under the id {request_id!r}",
@@ -97,7 +98,8 @@ def _keep(capturer: Capturer, request_id: str, label: Label) -> _Kept:
     # "wrong" is said of the answer that the client got, and of no other
     pair = capturer.store.find_pair(found) if label.wrong is None else None
     outcome = None if pair is None else _outcome(task, pair, label)
-    capturer.store.label(found.day, request_id, label)
+    if label.images or found.label is None or not found.label.images:  # "wrong" takes no better label's place
+        capturer.store.label(found, label)
     return _Kept(found, right, pair, outcome)
 
 

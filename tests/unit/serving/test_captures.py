@@ -152,10 +152,11 @@ async def test_feedback_reaches_a_gateway_that_did_not_answer(bundle: Path, s3: 
         assert unknown.json()["right"] is False, "a class that the model does not know"
         again = await told.post("/v1/feedback", json={"requestId": "a-2", "wrong": False})
         assert (again.json()["right"], again.json()["counted"]) == (True, False)
+        await told.post("/v1/feedback", json={"requestId": "a-1", "wrong": True})
     found = store.find("a-2")
     assert found is not None
     assert found.label is not None
-    assert found.label.wrong is False, "the later label stands"
+    assert found.label.images, "whether it is wrong says less than what is right"
     assert not found.capture.has_images, "no image was to be kept"
     for outcome in ("right", "wrong"):
         assert value(second, LABELLED, run="r-1", role="stable", outcome=outcome) == 1
@@ -169,6 +170,9 @@ async def test_feedback_reaches_a_gateway_that_did_not_answer(bundle: Path, s3: 
         (b"[]", 400, "no JSON object"),
         (b'{"class": "blue"}', 400, "`requestId` is missing"),
         (b'{"requestId": "no-such", "class": "blue"}', 404, "no answer is kept"),
+        (b'{"requestId": "../../other/a-1", "wrong": true}', 404, "no answer is kept"),
+        (b'{"requestId": "a-1~label", "wrong": true}', 404, "no answer is kept"),
+        (b'{"requestId": "a\\u0000", "wrong": true}', 404, "no answer is kept"),
         (b'{"requestId": "a-1"}', 400, "a label has none of"),
         (b'{"requestId": "a-1", "wrong": "yes"}', 400, "neither true nor false"),
         (b'{"requestId": "a-1", "images": [{"class": "blue"}, {"class": "red"}]}', 400, "2 labels for a request of 1"),
@@ -227,6 +231,43 @@ async def test_uncertain_images_are_kept_with_their_prediction(gateway: Gateway,
     assert not list((tmp_path / "captures").rglob("grey*"))
 
 
+async def test_no_id_takes_the_place_of_anothers_label_or_pair(gateway: Gateway, tmp_path: Path) -> None:
+    store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=1, maxPerHour=1_000_000)
+    async with client_of(gateway) as client:
+        for name in ("a", "a.label", "a.pair", "a-0.png", "a.json"):
+            await client.post("/v1/predict", content=png(BLUE), headers={"X-Request-Id": name})
+        await eventually(lambda: store.counts() == {"some": 0, "none": 5})
+        answer = await client.post("/v1/feedback", json={"requestId": "a", "class": "blue"})
+        assert (answer.status_code, answer.json()["counted"]) == (200, True)
+    assert len(list(store.all())) == 5
+    assert store.delete("a")
+    assert {each.capture.id for each in store.all()} == {"a.label", "a.pair", "a-0.png", "a.json"}
+
+
+async def test_answers_without_images_are_not_among_those_that_are_listed(gateway: Gateway, tmp_path: Path) -> None:
+    """With feedback they are some millions a day, and a gateway counts the captures each minute."""
+    store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=0, lowConfidenceBelow=0)
+    async with client_of(gateway) as client:
+        await client.post("/v1/predict", content=png(BLUE), headers={"X-Request-Id": "a"})
+        await eventually(lambda: store.find("a"))
+        await client.post("/v1/feedback", json={"requestId": "a", "class": "blue"})
+    (day,) = (tmp_path / "captures").iterdir()
+    assert [each for each in day.iterdir() if each.is_file()] == []
+    assert sorted(each.name for each in (day / "answers").iterdir()) == ["a.json", "a~label.json"]
+
+
+async def test_an_answer_that_was_not_written_is_counted_once_all_the_same(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The double stands for a store that was away for a moment."""
+    store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=0, lowConfidenceBelow=0)
+    monkeypatch.setattr(type(store), "write", lambda *_: None)
+    async with client_of(gateway) as client:
+        await client.post("/v1/predict", content=png(BLUE), headers={"X-Request-Id": "a"})
+        answers = [await client.post("/v1/feedback", json={"requestId": "a", "class": "blue"}) for _ in range(3)]
+    assert [answer.json()["counted"] for answer in answers] == [True, False, False]
+
+
 async def test_images_of_a_batch_and_of_the_open_inference_protocol_are_kept_too(
     gateway: Gateway, tmp_path: Path
 ) -> None:
@@ -283,6 +324,20 @@ def test_the_hourly_limit_is_spread_and_never_exceeded() -> None:
         taken += allowance.take()
         assert second > 5 or taken <= 10
     assert 60 <= taken <= 70, "sixty, and the burst at the start"
+
+
+def test_who_withdraws_leaves_nothing_behind(tmp_path: Path) -> None:
+    """An id may be of several days, and an image may have lost its record."""
+    for day in ("2026-11-25", "2026-11-26"):
+        (tmp_path / day / "answers").mkdir(parents=True)
+        for name in ("a-0.jpg", "a-1.png", "a.json", "a~label.json", "answers/a.json", "answers/a~pair.json"):
+            (tmp_path / day / name).write_text("{}")
+        (tmp_path / day / "a-0-0.jpg").write_text("of another request")
+    (tmp_path / "2026-11-26/a.json").unlink()
+    store = CaptureStore(StorePath.parse(str(tmp_path)), timedelta(days=30))
+    assert store.delete("a")
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"a-0-0.jpg"}
+    assert not store.delete("a")
 
 
 def test_days_beyond_the_retention_are_deleted(tmp_path: Path) -> None:
