@@ -60,9 +60,9 @@ class CaptureStore:
         place = self.root / found.folder / f"{found.capture.id}{LABEL}"
         place.write_text(label.model_dump_json(by_alias=True, exclude_none=True))
 
-    def pair(self, found: Answered, pair: AnsweredPair) -> None:
+    def pair(self, folder: str, request_id: str, pair: AnsweredPair) -> None:
         """Keeps what two versions said of a request."""
-        place = self.root / found.folder / f"{found.capture.id}{PAIR}"
+        place = self.root / folder / f"{request_id}{PAIR}"
         place.write_text(pair.model_dump_json(by_alias=True, exclude_none=True))
 
     def labelled(self, found: Answered) -> Answered:

@@ -6,6 +6,7 @@ not fit, or what the store does not take, is lost and counted.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import queue
@@ -14,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from fovea_api.common import parse_duration
@@ -23,7 +25,7 @@ from fovea_store import StorePath
 
 from fovea_serving.captures import Answered, Capture, CaptureStore, ImageAnswer
 from fovea_serving.captures.records import AnsweredPair, Reason, VersionAnswer
-from fovea_serving.captures.store import folder_of
+from fovea_serving.captures.store import ANSWERS, folder_of
 from fovea_serving.gateway.drift_metrics import DriftMetrics
 from fovea_serving.gateway.routing import Version
 from fovea_serving.gateway.trial import Pair
@@ -33,9 +35,13 @@ from fovea_serving.upstreams import Answer
 WRITERS = 2
 """Threads that write: one that waits for a slow store does not hold all up."""
 MOST_WAITING = 128
-"""Captures that wait to be written at most; bounds the memory for their images."""
+"""Captures that wait to be written at most."""
+MOST_BYTES = 64 * 2**20
+"""Bytes of their images at most: a gateway has little memory, and a store may be slow for long."""
 MOST_RECENT = 1000
-"""Records that are remembered after they were written: most feedback comes at once."""
+"""Requests of which is remembered where they were written: a second version's answer comes soon after the first's."""
+FEEDBACK_THREADS = 4
+"""Threads of their own that look for answers: a store that hangs holds up nothing but feedback."""
 ANSWERS_PER_SECOND = 20.0
 """Answers that a process keeps for feedback at most; of more, those that come first in a second."""
 BURST = 1 / 6
@@ -110,7 +116,10 @@ class Capturer:
         self._samples = Allowance(sampled, sampled * BURST, clock)
         self._edges = Allowance(limit - sampled, (limit - sampled) * BURST, clock)
         self._answers = Allowance(3600 * ANSWERS_PER_SECOND, ANSWERS_PER_SECOND, clock)
-        self._recent: OrderedDict[str, Answered] = OrderedDict()
+        self._folders: OrderedDict[str, str] = OrderedDict()
+        self._waiting: dict[str, Answered] = {}
+        self._bytes, self._counting = 0, threading.Lock()
+        self.feedback_threads = ThreadPoolExecutor(FEEDBACK_THREADS, "fovea-feedback")
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._write, daemon=True) for _ in range(WRITERS)]
@@ -148,9 +157,8 @@ class Capturer:
         answers: Sequence[Answer],
     ) -> None:
         """A request that turned out to be one worth a label after it was answered."""
-        known = self._recent.get(request_id)
-        if known is not None and known.capture.has_images:
-            return
+        if self._folders.get(request_id, ANSWERS).rpartition("/")[2] != ANSWERS:
+            return  # its images are kept already
         if self._edges.take():
             self.keep(reason, request_id, client, version, images, headers, answers)
         else:
@@ -185,11 +193,17 @@ class Capturer:
             ),
         )
         content = list(images) if pictured else []
-        if not self._in_background(lambda: self._keep(capture, content)):
+        found, size = Answered(folder_of(capture), capture), sum(map(len, content))
+        if not self._has_room(size):
+            self._metrics.capture_lost("queue")
             return
-        self._recent[request_id] = Answered(folder_of(capture), capture)
-        if len(self._recent) > MOST_RECENT:
-            self._recent.popitem(last=False)
+        self._waiting[request_id] = found
+        if not self._in_background(lambda: self._keep(found, content)):
+            self._written(found, size)
+            return
+        self._folders[request_id] = found.folder
+        if len(self._folders) > MOST_RECENT:
+            self._folders.popitem(last=False)
 
     def compared(self, pair: Pair) -> None:
         """A request that two versions answered: the pair is kept for its label, its images where they disagree."""
@@ -197,30 +211,26 @@ class Capturer:
         if not pair.same and own is not None:
             headers = [read_header(image) for image in asked.images]
             self.edge_case("disagreement", asked.request_id, asked.client, asked.version, asked.images, headers, own)
-        known = self._recent.get(asked.request_id)
-        if self._feedback and known is not None:
+        folder = self._folders.get(asked.request_id)
+        if self._feedback and folder is not None:
             sides = [
                 VersionAnswer(run=version.name, role=version.role, images=_image_answers(version, answers))
                 for version, answers in ((pair.candidate, pair.answers), (pair.stable, pair.others))
             ]
             kept = AnsweredPair(candidate=sides[0], stable=sides[1])
-            self._in_background(lambda: self.store.pair(known, kept))
+            self._in_background(lambda: self.store.pair(folder, asked.request_id, kept))
 
     def find(self, request_id: str) -> Answered | None:
         """What is kept of a request, with its label as the store has it now. Raises what stores raise."""
+        waiting = self._waiting.get(request_id)
         found = self.store.find(request_id)
-        if found is None and (recent := self._recent.get(request_id)) is not None:
-            return self.store.labelled(recent)  # its record is not written yet, or was lost; a label of it was not
-        return found
+        return self.store.labelled(waiting) if found is None and waiting is not None else found
 
     def close(self) -> None:
-        """Writes what waits, for a while, and ends."""
+        """Writes what waits, and ends; waited for a while alone, what is left is done afterwards."""
         self._closing.set()
-        for _ in range(WRITERS):
-            try:
-                self._queue.put(None, timeout=1)
-            except queue.Full:
-                return
+        self.feedback_threads.shutdown(wait=False)
+        self._wake()
         for thread in self._threads[:WRITERS]:
             thread.join(timeout=5)
 
@@ -246,12 +256,34 @@ class Capturer:
             return False
         return True
 
-    def _keep(self, capture: Capture, images: Sequence[bytes]) -> None:
-        self.store.write(capture, images)
-        self._metrics.captured(capture.reason)
+    def _has_room(self, size: int) -> bool:
+        """Whether so many bytes may wait too; they are counted then."""
+        with self._counting:
+            if self._bytes and self._bytes + size > MOST_BYTES:
+                return False
+            self._bytes += size
+            return True
+
+    def _written(self, found: Answered, size: int) -> None:
+        with self._counting:
+            self._bytes -= size
+        if self._waiting.get(found.capture.id) is found:
+            del self._waiting[found.capture.id]
+
+    def _keep(self, found: Answered, images: Sequence[bytes]) -> None:
+        try:
+            self.store.write(found.capture, images)
+            self._metrics.captured(found.capture.reason)
+        finally:
+            self._written(found, sum(map(len, images)))
+
+    def _wake(self) -> None:
+        """A writer that waits for work sees that there will be none; one that is at work sees it by itself."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
 
     def _write(self) -> None:
-        while (work := self._queue.get()) is not None:
+        while not (self._closing.is_set() and self._queue.empty()) and (work := self._queue.get()) is not None:
             try:
                 work()
             except FoveaError as error:
@@ -260,6 +292,7 @@ class Capturer:
             except Exception:  # a thread that ends would end all captures
                 self._metrics.capture_lost("store")
                 log.exception("a capture is lost")
+        self._wake()
 
     def _care(self) -> None:
         next_care = 0.0

@@ -117,8 +117,6 @@ class Follower:
         self._gateway.metrics.describe(config.namespace, config.deployment, config.objectives)
         former, monitor = self._gateway.monitor.capturer, self._gateway.monitor
         monitor.capturer = self._capturer(config)
-        if former is not None and former is not monitor.capturer:
-            await asyncio.to_thread(former.close)
         reason = config.reason or "the deployment has no ready version"
         self._gateway.route(Routing(versions, reason, config.mirror_percent / 100, config.revision))
         self._gateway.configured = True
@@ -126,6 +124,8 @@ class Follower:
             _identity(served): version.model for served, version in zip(config.versions, versions, strict=True)
         }
         log.info("routing: %s", ", ".join(f"{v.name} {v.role} {v.weight:g} %" for v in versions) or config.reason)
+        if former is not None and former is not monitor.capturer:
+            await asyncio.to_thread(former.close)
 
     async def _version(self, served: ServedVersion, config: GatewayConfig, opened: list[Served]) -> Version:
         model = self._open.get(_identity(served))
@@ -153,20 +153,25 @@ class Follower:
         return manifest, digest, golden_of(manifest, served.precision, read), profile_of(manifest, read)
 
     def _capturer(self, config: GatewayConfig) -> Capturer | None:
-        """What keeps requests as the configuration asks for; the one there is, where nothing changed."""
+        """What keeps requests as the configuration asks for; the one there is, where nothing changed. None where their
+        folder is none: requests are answered all the same."""
         required = (config.captures, config.feedback, config.gateways)
         if required == self._captures:
             return self._gateway.monitor.capturer
         self._captures = required
         if config.captures is None:
             return None
-        return Capturer(
-            config.captures,
-            self._surroundings.store_credentials,
-            feedback=config.feedback,
-            gateways=config.gateways,
-            metrics=self._gateway.metrics.drift,
-        )
+        try:
+            return Capturer(
+                config.captures,
+                self._surroundings.store_credentials,
+                feedback=config.feedback,
+                gateways=config.gateways,
+                metrics=self._gateway.metrics.drift,
+            )
+        except FoveaError as error:
+            log.error("no request is kept: %s", error)
+            return None
 
     def _authenticator(self, config: GatewayConfig) -> Authenticator:
         """What the configuration asks for; the one there is, with all that it remembers, where nothing changed."""

@@ -23,6 +23,10 @@ from fovea_serving.upstreams import UpstreamUnavailable
 
 MAX_BYTES = 16 * 2**20
 """Largest body: masks of a large image."""
+MOST_PARTS = 5000
+"""Objects or classes of an image's label at most: what they are compared with takes memory for each pair."""
+MOST_AT_ONCE = 32
+"""Requests that wait for the store at most."""
 _FIELDS = ("class", "objects", "classes")
 
 
@@ -33,26 +37,27 @@ async def take_feedback(monitor: Monitor, body: bytes) -> dict[str, JsonValue]:
         InvalidInput: the body is no feedback, or does not fit the request.
         FeedbackDisabled: the deployment takes none.
         UnknownRequest: no answer is kept under the id.
-        UpstreamUnavailable: the store does not answer.
+        UpstreamUnavailable: the store does not answer, or so slowly that very many wait for it.
     """
     capturer = monitor.capturer
     if capturer is None or not capturer.takes_feedback:
         raise FeedbackDisabled("this deployment takes no feedback", None, "set spec.monitoring.feedback")
-    content = _object(body)
-    request_id, label = content.get("requestId"), label_of(content)
-    if not isinstance(request_id, str) or not request_id:
-        raise InvalidInput("`requestId` is missing", "requestId", "give that of the answer")
+    if monitor.feedback_at_work >= MOST_AT_ONCE:
+        raise UpstreamUnavailable(f"the store of the captures is slow: {MOST_AT_ONCE} labels wait for it")
+    monitor.feedback_at_work += 1
     try:
-        kept = await asyncio.to_thread(_keep, capturer, request_id, label)
+        kept = await asyncio.get_running_loop().run_in_executor(capturer.feedback_threads, _take, capturer, body)
     except Recoverable as error:
         raise UpstreamUnavailable(f"the store of the captures does not answer: {error}") from error
+    finally:
+        monitor.feedback_at_work -= 1
     capture = kept.found.capture
     if counted := kept.found.label is None:
         monitor.metrics.labelled(capture.run, capture.role.lower(), "right" if kept.right else "wrong")
         if kept.pair is not None and kept.outcome is not None:
             candidate = kept.pair.candidate
             monitor.metrics.labelled_pair(candidate.run, candidate.role.lower(), kept.pair.stable.run, kept.outcome)
-    return {"requestId": request_id, "run": capture.run, "right": kept.right, "counted": counted}
+    return {"requestId": capture.id, "run": capture.run, "right": kept.right, "counted": counted}
 
 
 def label_of(content: Mapping[str, JsonValue]) -> Label:
@@ -74,7 +79,11 @@ def _one(content: JsonValue) -> Mapping[str, JsonValue]:
         raise InvalidInput(words, "body", 'give "class", "objects" or "classes", or {"wrong": true}')
     if "class" in content:
         return {"classes": [{"class": content["class"]}]}
-    return {field: content[field] for field in ("objects", "classes") if field in content}
+    parts = {field: content[field] for field in ("objects", "classes") if field in content}
+    for field, listed in parts.items():
+        if isinstance(listed, list) and len(listed) > MOST_PARTS:
+            raise InvalidInput(f"{len(listed):,} {field} in one label", field, f"give at most {MOST_PARTS:,}")
+    return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,14 @@ class _Kept:
     right: bool
     pair: AnsweredPair | None
     outcome: PairOutcome | None
+
+
+def _take(capturer: Capturer, body: bytes) -> _Kept:
+    content = _object(body)
+    request_id, label = content.get("requestId"), label_of(content)
+    if not isinstance(request_id, str) or not request_id:
+        raise InvalidInput("`requestId` is missing", "requestId", "give that of the answer")
+    return _keep(capturer, request_id, label)
 
 
 def _keep(capturer: Capturer, request_id: str, label: Label) -> _Kept:

@@ -62,6 +62,8 @@ class Monitor:
     def __init__(self, metrics: DriftMetrics) -> None:
         self.metrics = metrics
         self.capturer: Capturer | None = None
+        self.feedback_at_work = 0
+        """Labels that wait for the store."""
         self._embeddings: dict[str, Embedding | None] = {}
         self._allowance = Allowance(3600 * MEASURED_PER_SECOND, MEASURED_PER_SECOND)
         self._thread = ThreadPoolExecutor(1, "fovea-monitor")

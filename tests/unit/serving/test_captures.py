@@ -9,8 +9,9 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ from fovea_api.profile import (
     bin_counts,
 )
 from fovea_serving.bundle import load_bundle
-from fovea_serving.captures import CaptureStore
+from fovea_serving.captures import Capture, CaptureStore
+from fovea_serving.gateway import capturing
 from fovea_serving.gateway.app import create_app
+from fovea_serving.gateway.authentication import ApiKeys
 from fovea_serving.gateway.capturing import Allowance, Capturer
 from fovea_serving.gateway.gateway import Gateway
 from fovea_serving.gateway.open_inference_grpc import grpc_server
@@ -118,6 +121,17 @@ def client_of(gateway: Gateway) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(create_app(gateway, Settings())), base_url="http://gateway")
 
 
+def slow(monkeypatch: pytest.MonkeyPatch, done: threading.Event) -> None:
+    """Makes every store wait before it writes: the double of one whose connection is silent."""
+    write = CaptureStore.write
+
+    def wait_and_write(store: CaptureStore, capture: Capture, images: Sequence[bytes]) -> None:
+        done.wait(20)
+        write(store, capture, images)
+
+    monkeypatch.setattr(CaptureStore, "write", wait_and_write)
+
+
 async def eventually(check: Callable[[], object]) -> None:
     end = time.monotonic() + 20
     while not await asyncio.to_thread(check):
@@ -174,6 +188,7 @@ async def test_feedback_reaches_a_gateway_that_did_not_answer(bundle: Path, s3: 
         (b'{"requestId": "a-1~label", "wrong": true}', 404, "no answer is kept"),
         (b'{"requestId": "a\\u0000", "wrong": true}', 404, "no answer is kept"),
         (b'{"requestId": "a-1"}', 400, "a label has none of"),
+        (b'{"requestId": "a-1", "objects": [' + b"{}," * 5000 + b"{}]}", 400, "at most 5,000"),
         (b'{"requestId": "a-1", "wrong": "yes"}', 400, "neither true nor false"),
         (b'{"requestId": "a-1", "images": [{"class": "blue"}, {"class": "red"}]}', 400, "2 labels for a request of 1"),
         (b'{"requestId": "a-1", "objects": [{"class": "x", "box": [1, 2, 3]}]}', 400, "`classes` is no list"),
@@ -236,10 +251,10 @@ async def test_no_id_takes_the_place_of_anothers_label_or_pair(gateway: Gateway,
     async with client_of(gateway) as client:
         for name in ("a", "a.label", "a.pair", "a-0.png", "a.json"):
             await client.post("/v1/predict", content=png(BLUE), headers={"X-Request-Id": name})
-        await eventually(lambda: store.counts() == {"some": 0, "none": 5})
+        await eventually(lambda: len(list(store.all())) == 5)
         answer = await client.post("/v1/feedback", json={"requestId": "a", "class": "blue"})
         assert (answer.status_code, answer.json()["counted"]) == (200, True)
-    assert len(list(store.all())) == 5
+    assert store.counts() == {"some": 1, "none": 4}
     assert store.delete("a")
     assert {each.capture.id for each in store.all()} == {"a.label", "a.pair", "a-0.png", "a.json"}
 
@@ -256,16 +271,77 @@ async def test_answers_without_images_are_not_among_those_that_are_listed(gatewa
     assert sorted(each.name for each in (day / "answers").iterdir()) == ["a.json", "a~label.json"]
 
 
-async def test_an_answer_that_was_not_written_is_counted_once_all_the_same(
+async def test_an_answer_that_is_not_written_yet_is_counted_once_all_the_same(
     gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The double stands for a store that was away for a moment."""
+    """The double stands for a slow store."""
+    done = threading.Event()
     store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=0, lowConfidenceBelow=0)
-    monkeypatch.setattr(type(store), "write", lambda *_: None)
+    monkeypatch.setattr(type(store), "write", lambda *_: done.wait(20))
     async with client_of(gateway) as client:
         await client.post("/v1/predict", content=png(BLUE), headers={"X-Request-Id": "a"})
         answers = [await client.post("/v1/feedback", json={"requestId": "a", "class": "blue"}) for _ in range(3)]
     assert [answer.json()["counted"] for answer in answers] == [True, False, False]
+    done.set()
+
+
+async def test_images_that_wait_for_a_slow_store_hold_few_bytes(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = threading.Event()
+    monkeypatch.setattr(capturing, "MOST_BYTES", 3 * len(png(BLUE)))
+    store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=1, maxPerHour=1_000_000)
+    slow(monkeypatch, done)
+    async with client_of(gateway) as client:
+        for _ in range(5):
+            await client.post("/v1/predict", content=png(BLUE))
+        assert value(gateway, "fovea_serving_captures_lost_total", reason="queue") == 2
+        done.set()
+        await eventually(lambda: len(list(store.all())) == 3 and not gateway.monitor.capturer._bytes)  # type: ignore[union-attr]
+        await client.post("/v1/predict", content=png(BLUE))
+    await eventually(lambda: len(list(store.all())) == 4)
+
+
+async def test_whoever_stops_keeping_leaves_no_thread_behind(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the queue is full, because the store hangs: it is written when the store is back."""
+    monkeypatch.setattr(capturing, "MOST_WAITING", 3)
+    done = threading.Event()
+    store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=1, maxPerHour=1_000_000)
+    slow(monkeypatch, done)
+    async with client_of(gateway) as client:
+        for _ in range(8):
+            await client.post("/v1/predict", content=png(BLUE))
+    capturer = gateway.monitor.capturer
+    assert capturer is not None
+    threading.Timer(0.5, done.set).start()
+    await asyncio.to_thread(capturer.close)
+    await eventually(lambda: not any(thread.is_alive() for thread in capturer._threads))
+    assert store.counts()["none"] == 5, "two at work and three that waited"
+
+
+async def test_feedback_that_waits_for_a_dead_store_holds_up_nothing_else(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """API keys are read by the threads that feedback would otherwise fill."""
+    done = threading.Event()
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/one").write_text("secret")
+    gateway.authenticator = ApiKeys(tmp_path / "keys", clock=iter(range(0, 10**6, 10)).__next__)
+    store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=0)
+    monkeypatch.setattr(type(store), "find", lambda *_: done.wait(60) and None)
+    async with client_of(gateway) as client:
+        client.headers["X-API-Key"] = "secret"
+        waiting = [
+            asyncio.create_task(client.post("/v1/feedback", json={"requestId": "a", "wrong": True})) for _ in range(40)
+        ]
+        await eventually(lambda: sum(each.done() for each in waiting) == 8)
+        async with asyncio.timeout(30):
+            assert (await client.post("/v1/predict", content=png(BLUE))).status_code == 200
+        done.set()
+        codes = [answer.status_code for answer in await asyncio.gather(*waiting)]
+    assert (codes.count(404), codes.count(503)) == (32, 8)
 
 
 async def test_images_of_a_batch_and_of_the_open_inference_protocol_are_kept_too(
@@ -276,17 +352,19 @@ async def test_images_of_a_batch_and_of_the_open_inference_protocol_are_kept_too
         files = [("image", (f"{index}.png", png(BLUE), "image/png")) for index in range(2)]
         await client.post("/v1/predict:batch", files=files, headers={"X-Request-Id": "b" * 128})
         content = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(png(BLUE)).decode()]}
-        asked = {"json": {"inputs": [content]}, "headers": {"X-Request-Id": "http"}}
-        assert (await client.post("/v2/models/colours/infer", **asked)).status_code == 200
+        answer = await client.post(
+            "/v2/models/colours/infer", json={"inputs": [content]}, headers={"X-Request-Id": "http"}
+        )
+        assert answer.status_code == 200
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = grpc_server(gateway, Settings(host="127.0.0.1", grpc_port=port))
     await server.start()
-    async with triton_grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
+    async with triton_grpc.InferenceServerClient(f"127.0.0.1:{port}") as triton:
         image = triton_grpc.InferInput("image", [1], "BYTES")
         image.set_data_from_numpy(np.array([png(BLUE)], np.object_))
-        await client.infer("colours", [image], request_id="grpc")
+        await triton.infer("colours", [image], request_id="grpc")
     await server.stop(None)
     kept = {f"{'b' * 120}-0", f"{'b' * 120}-1", "http", "grpc"}
     await eventually(lambda: {each.capture.id for each in store.all()} == kept)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fovea_api.bundle import BundleManifest
 from fovea_api.gateway import GatewayConfig, ServedVersion
+from fovea_api.modeldeployment import CapturePolicy
 from fovea_serving.bundle import load_bundle
 from fovea_serving.gateway import configuration
 from fovea_serving.gateway.authentication import ApiKeys, Everybody
@@ -102,6 +103,19 @@ async def test_a_shadow_gets_copies_and_no_answer_comes_from_it(
     await gateway.close()
     assert {each.version.name for each in answered} == {"a"}
     assert {upstream.name: upstream.asked for upstream in opened} == {"a": 5, "s": 5}
+
+
+async def test_captures_that_cannot_be_kept_stop_no_version(bundle: Path, opened: list[Counted], image: bytes) -> None:
+    """An address that is no store's, and then a store."""
+    gateway = Gateway()
+    follower = Follower(gateway, Surroundings())
+    config = config_of(bundle, ("a", "Stable", 100))
+    await follower.apply(config.model_copy(update={"captures": CapturePolicy(uri="https://example.org/captures")}))
+    assert (await gateway.predict(Call("1", "somebody"), [image], choice)).version.name == "a"
+    assert gateway.monitor.capturer is None
+    await follower.apply(config.model_copy(update={"captures": CapturePolicy(uri=f"file://{bundle.parent}/kept")}))
+    assert gateway.monitor.capturer is not None
+    await gateway.close()
 
 
 async def test_a_switch_under_load_fails_no_request_and_closes_what_is_replaced(
