@@ -328,5 +328,5 @@ def _image_answers(
 
 
 def client_digest(deployment: str, *identity: str) -> str:
-    """Who asks, such that nobody can read it in the captures."""
+    """Who asks, as a name that says neither key nor token. Of an address it is no secret: all can be tried."""
     return hashlib.blake2b("\n".join((deployment, *identity)).encode(), digest_size=8).hexdigest()
