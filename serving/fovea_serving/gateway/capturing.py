@@ -72,14 +72,16 @@ class Allowance:
         self._left = self._most
         self._at = clock()
 
-    def take(self) -> bool:
-        """Whether one more is allowed; it is counted then."""
+    def take(self, count: int = 1) -> bool:
+        """Whether so many more are allowed; they are counted then. Where one is, more than one are taken on credit, so
+        that a request of many images is none too large for ever.
+        """
         now = self._clock()
         self._left = min(self._most, self._left + (now - self._at) * self._per_second)
         self._at = now
         if self._left < 1:
             return False
-        self._left -= 1
+        self._left -= count
         return True
 
 
@@ -159,7 +161,7 @@ class Capturer:
         """A request that turned out to be one worth a label after it was answered."""
         if self._folders.get(request_id, ANSWERS).rpartition("/")[2] != ANSWERS:
             return  # its images are kept already
-        if self._edges.take():
+        if self._edges.take(len(images)):
             self.keep(reason, request_id, client, version, images, headers, answers)
         else:
             self._metrics.capture_lost("limit")
@@ -236,13 +238,13 @@ class Capturer:
 
     def _reason(self, answers: Sequence[Answer]) -> Reason | None:
         if self.policy.sample_rate and random.random() < self.policy.sample_rate:
-            if self._samples.take():
+            if self._samples.take(len(answers)):
                 return "sample"
             self._metrics.capture_lost("limit")
             return None
         best = [answer.prediction.confidence for answer in answers]
         if any(score is not None and score < self.policy.low_confidence_below for score in best):
-            if self._edges.take():
+            if self._edges.take(len(answers)):
                 return "lowConfidence"
             self._metrics.capture_lost("limit")
         return None

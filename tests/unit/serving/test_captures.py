@@ -404,6 +404,17 @@ def test_the_hourly_limit_is_spread_and_never_exceeded() -> None:
     assert 60 <= taken <= 70, "sixty, and the burst at the start"
 
 
+def test_the_hourly_limit_is_one_of_images() -> None:
+    """A request may have more of them than may come at once."""
+    now = [0.0]
+    allowance = Allowance(60, 10, lambda: now[0])
+    taken = 0
+    for second in range(36000):
+        now[0] = float(second)
+        taken += 32 * allowance.take(32)
+    assert 600 - 32 <= taken <= 600 + 10 + 32
+
+
 def test_who_withdraws_leaves_nothing_behind(tmp_path: Path) -> None:
     """An id may be of several days, and an image may have lost its record."""
     for day in ("2026-11-25", "2026-11-26"):
