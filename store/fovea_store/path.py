@@ -338,7 +338,10 @@ def local_files(root: Path, recursive: bool) -> Iterator[Entry]:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_file():
-                    stat = entry.stat()
+                    try:
+                        stat = entry.stat()
+                    except FileNotFoundError:  # another process has deleted or renamed it meanwhile
+                        continue
                     shown = path.encode(errors="surrogateescape").decode(errors="replace")
                     yield Entry(shown, stat.st_size, stat.st_mtime_ns)
                 elif recursive and entry.is_dir() and (real := os.path.realpath(entry.path)) not in above:

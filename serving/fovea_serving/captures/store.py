@@ -97,8 +97,7 @@ class CaptureStore:
     def all(self) -> Iterator[Answered]:
         """All captures with images, the oldest day first."""
         for day in sorted(self.days()):
-            names = {entry.path for entry in (self.root / day).files(recursive=False)}
-            for name in sorted(names):
+            for name in sorted(self._names(day)):
                 if not name.endswith(RECORD) or name.endswith((LABEL, PAIR)):
                     continue
                 found = self._read(day, name.removesuffix(RECORD))
@@ -109,7 +108,7 @@ class CaptureStore:
         """Captures with images, by whether they have a label: `some` or `none`; no record is opened."""
         counts = {"some": 0, "none": 0}
         for day in self.days():
-            names = {entry.path for entry in (self.root / day).files(recursive=False)}
+            names = self._names(day)
             pictured = {name.rpartition("-")[0] for name in names if not name.endswith(RECORD)}
             labelled = {name.removesuffix(LABEL) for name in names if name.endswith(LABEL)}
             counts["some"] += len(pictured & labelled)
@@ -130,8 +129,7 @@ class CaptureStore:
         """
         image, deleted = re.compile(rf"{re.escape(request_id)}-\d+\.\w+"), False
         for day in self.days():
-            names = [entry.path for entry in (self.root / day).files(recursive=False)]
-            own = [self.root / day / name for name in names if image.fullmatch(name)]
+            own = [self.root / day / name for name in self._names(day) if image.fullmatch(name)]
             for folder in (self.root / day, self.root / day / ANSWERS):
                 own += [folder / f"{request_id}{suffix}" for suffix in (LABEL, PAIR, RECORD)]
             for place in own:
@@ -147,6 +145,11 @@ class CaptureStore:
         for day in old:
             (self.root / day).delete()
         return len(old)
+
+    def _names(self, day: str) -> set[str]:
+        """The files of a day, without those that are being written."""
+        names = {entry.path for entry in (self.root / day).files(recursive=False)}
+        return {name for name in names if not name.endswith(".tmp")}
 
     def _read(self, day: str, request_id: str) -> Answered | None:
         for folder in (day, f"{day}/{ANSWERS}"):

@@ -429,6 +429,12 @@ def test_who_withdraws_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not store.delete("a")
 
 
+def test_a_file_that_is_being_written_is_no_capture(tmp_path: Path) -> None:
+    (tmp_path / "2026-11-26").mkdir()
+    (tmp_path / "2026-11-26" / ".a-0.png.649768f105dd4efa9b44a58e79097919.tmp").write_bytes(b"half")
+    assert CaptureStore(StorePath.parse(str(tmp_path)), timedelta(days=30)).counts() == {"some": 0, "none": 0}
+
+
 def test_days_beyond_the_retention_are_deleted(tmp_path: Path) -> None:
     for day in ("2026-10-01", "2026-11-01", "2026-11-26", "notes"):
         (tmp_path / day).mkdir()

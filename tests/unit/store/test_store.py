@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,22 @@ def test_an_unreachable_store_can_be_tried_again(tmp_path: Path) -> None:
         (tmp_path / name).write_text(value)
     with pytest.raises(StoreUnavailable, match="s3://bucket/x"):
         StorePath.parse("s3://bucket/x", str(tmp_path)).read_bytes()
+
+
+def test_a_file_that_goes_while_the_folder_is_read_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write in progress of another process: its temporary file is renamed between the listing and the look at it."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("")
+    scan = os.scandir
+
+    @contextmanager
+    def scandir(folder: Path) -> Iterator[list[os.DirEntry[str]]]:
+        with scan(folder) as entries:
+            listed = list(entries)
+        (tmp_path / "b").unlink()
+        yield listed
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert [entry.path for entry in StorePath.parse(str(tmp_path)).files()] == ["a"]
