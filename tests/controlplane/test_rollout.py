@@ -245,7 +245,7 @@ async def test_real_bundles_behind_a_real_gateway(world: World, real: RealGatewa
     stable = write_bundle(tmp_path, lambda folder: write_detector(folder / "model.onnx"), Task.DETECTION)
     gates = [{"metric": "errorRate", "max": 0.1}, {"metric": "latencyP95Milliseconds", "max": 1500}]
     rollout = ROLLOUT | {"steps": [50], "minRequests": 80, "confidence": 0.9, "gates": gates}
-    more: dict[str, Any] = {"rollout": rollout, "authentication": {"type": "None"}, "inference": {"timeoutSeconds": 10}}
+    more: dict[str, Any] = {"rollout": rollout, "authentication": {"type": "None"}, "inference": {"timeoutSeconds": 60}}
     source, target = StorePath.parse(str(stable)), StorePath.parse(str(tmp_path / "candidates"))
     bad = {
         kind: f"file://{with_network(source, target, edit)}"

@@ -79,7 +79,7 @@ def _one(content: JsonValue) -> Mapping[str, JsonValue]:
         raise InvalidInput(words, "body", 'give "class", "objects" or "classes", or {"wrong": true}')
     if "class" in content:
         return {"classes": [{"class": content["class"]}]}
-    parts = {field: content[field] for field in ("objects", "classes") if field in content}
+    parts: dict[str, JsonValue] = {field: content[field] for field in ("objects", "classes") if field in content}
     for field, listed in parts.items():
         if isinstance(listed, list) and len(listed) > MOST_PARTS:
             raise InvalidInput(f"{len(listed):,} {field} in one label", field, f"give at most {MOST_PARTS:,}")
