@@ -44,7 +44,8 @@ GUIDE = {
         "kubectl get deployment -n fovea-system": "nowhere",
         "kubectl explain trainingjob.spec.training": "by test_kubernetes",
         "kubectl -n vision create quota vision": "quotas, by test_faults",
-        "kubectl -n vision label trainingjob photos": "a queue, by test_examples",
+        "kubectl -n vision patch trainingjob photos --type=merge "
+        '--patch=\'{"spec": {"runPolicy": {"queueName": "vision"}}}\'': "a queue, by test_examples",
         "kubectl -n vision get runs": "by test_kubernetes",
         "kubectl -n vision describe trainingjob photos": "nowhere",
     },
