@@ -245,11 +245,11 @@ async def test_real_bundles_behind_a_real_gateway(world: World, real: RealGatewa
     stable = write_bundle(tmp_path, lambda folder: write_detector(folder / "model.onnx"), Task.DETECTION)
     gates = [{"metric": "errorRate", "max": 0.1}, {"metric": "latencyP95Milliseconds", "max": 1500}]
     rollout = ROLLOUT | {"steps": [50], "minRequests": 80, "confidence": 0.9, "gates": gates}
-    more: dict[str, Any] = {"rollout": rollout, "authentication": {"type": "None"}, "inference": {"timeoutSeconds": 60}}
+    more: dict[str, Any] = {"rollout": rollout, "authentication": {"type": "None"}, "inference": {"timeoutSeconds": 20}}
     source, target = StorePath.parse(str(stable)), StorePath.parse(str(tmp_path / "candidates"))
     bad = {
         kind: f"file://{with_network(source, target, edit)}"
-        for kind, edit in (("wrong", wrong(PHOTO)), ("slow", slow(4)))
+        for kind, edit in (("wrong", wrong(PHOTO)), ("slow", slow(3)))
     }
     (tmp_path / "copies").mkdir()
     good = tmp_path / "copies" / stable.name
@@ -259,7 +259,7 @@ async def test_real_bundles_behind_a_real_gateway(world: World, real: RealGatewa
     async def rolled_out(uri: str, ended: Callable[[], bool]) -> dict[str, str]:
         before = dict(real.failed)
         await world.apply(deployment(uri, **more))
-        for _ in range(120):
+        for _ in range(480):
             await asyncio.to_thread(load_what_is_asked_for, world)
             if await asyncio.to_thread(ended):
                 return {name: reason for name, reason in real.failed.items() if name not in before}
