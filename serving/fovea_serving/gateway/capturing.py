@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fovea_api.common import parse_duration
@@ -85,6 +86,30 @@ class Allowance:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A request with its answers.
+
+    Args:
+        request_id: Its id.
+        client: Digest of who asked.
+        version: Which version answered.
+        images: Its image files.
+        headers: What the files say of themselves.
+        answers: One for each image.
+        plain: Whether it chose nothing for itself, so that its answers can be compared with the reference;
+            False where that is not known.
+    """
+
+    request_id: str
+    client: str
+    version: Version
+    images: Sequence[bytes]
+    headers: Sequence[ImageHeader]
+    answers: Sequence[Answer]
+    plain: bool = False
+
+
 class Capturer:
     """Keeps requests of a deployment.
 
@@ -134,50 +159,27 @@ class Capturer:
         """Whether labels are taken by request id."""
         return self._feedback
 
-    def answered(
-        self,
-        request_id: str,
-        client: str,
-        version: Version,
-        images: Sequence[bytes],
-        headers: Sequence[ImageHeader],
-        answers: Sequence[Answer],
-    ) -> None:
+    def answered(self, request: Observed) -> None:
         """A request that was answered; kept where the policy says so."""
-        reason = self._reason(answers)
+        reason = self._reason(request.answers)
         if reason is not None or (self._feedback and self._answers.take()):
-            self.keep(reason or "answer", request_id, client, version, images, headers, answers)
+            self.keep(reason or "answer", request)
 
-    def edge_case(
-        self,
-        reason: Reason,
-        request_id: str,
-        client: str,
-        version: Version,
-        images: Sequence[bytes],
-        headers: Sequence[ImageHeader],
-        answers: Sequence[Answer],
-    ) -> None:
+    def edge_case(self, reason: Reason, request: Observed) -> None:
         """A request that turned out to be one worth a label after it was answered."""
-        if self._folders.get(request_id, ANSWERS).rpartition("/")[2] != ANSWERS:
+        if self._folders.get(request.request_id, ANSWERS).rpartition("/")[2] != ANSWERS:
             return  # its images are kept already
-        if self._edges.take(len(images)):
-            self.keep(reason, request_id, client, version, images, headers, answers)
+        if self._edges.take(len(request.images)):
+            self.keep(reason, request)
         else:
             self._metrics.capture_lost("limit")
 
-    def keep(
-        self,
-        reason: Reason,
-        request_id: str,
-        client: str,
-        version: Version,
-        images: Sequence[bytes],
-        headers: Sequence[ImageHeader],
-        answers: Sequence[Answer],
-    ) -> None:
+    def keep(self, reason: Reason, request: Observed) -> None:
         """Writes it in the background; never waits."""
         pictured = reason != "answer"
+        version, request_id = request.version, request.request_id
+        suffixes = [SUFFIXES.get(header.format, "img") for header in request.headers]
+        files = [f"{request_id}-{index}.{suffix}" for index, suffix in enumerate(suffixes)] if pictured else None
         capture = Capture(
             id=request_id,
             time=datetime.now(UTC),
@@ -185,16 +187,10 @@ class Capturer:
             role=version.role,
             task=version.model.manifest.task,
             reason=reason,
-            client=client,
-            images=_image_answers(
-                version,
-                answers,
-                [f"{request_id}-{index}.{SUFFIXES.get(each.format, 'img')}" for index, each in enumerate(headers)]
-                if pictured
-                else None,
-            ),
+            client=request.client,
+            images=_image_answers(version, request.answers, files),
         )
-        content = list(images) if pictured else []
+        content = list(request.images) if pictured else []
         found, size = Answered(folder_of(capture), capture), sum(map(len, content))
         if not self._has_room(size):
             self._metrics.capture_lost("queue")
@@ -212,7 +208,8 @@ class Capturer:
         asked, own = pair.asked, pair.asked.answers
         if not pair.same and own is not None:
             headers = [read_header(image) for image in asked.images]
-            self.edge_case("disagreement", asked.request_id, asked.client, asked.version, asked.images, headers, own)
+            request = Observed(asked.request_id, asked.client, asked.version, asked.images, headers, own)
+            self.edge_case("disagreement", request)
         folder = self._folders.get(asked.request_id)
         if self._feedback and folder is not None:
             sides = [

@@ -17,9 +17,10 @@ from fovea_api.modeldeployment import Inference
 from fovea_serving.backends.cpus import usable_cpus
 from fovea_serving.gateway.admission import Admission
 from fovea_serving.gateway.authentication import Authenticator, Everybody
+from fovea_serving.gateway.capturing import Observed
 from fovea_serving.gateway.health import CHECK_SECONDS
 from fovea_serving.gateway.metrics import Metrics
-from fovea_serving.gateway.monitoring import Monitor, Observed
+from fovea_serving.gateway.monitoring import Monitor
 from fovea_serving.gateway.problems import ClientDisconnected, DeadlineExceeded, status_of
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.gateway.settings import Settings

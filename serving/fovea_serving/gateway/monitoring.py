@@ -9,17 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
-from fovea_serving.gateway.capturing import Allowance, Capturer
+from fovea_serving.gateway.capturing import Allowance, Capturer, Observed
 from fovea_serving.gateway.drift_metrics import DriftMetrics
 from fovea_serving.gateway.routing import Version
 from fovea_serving.gateway.trial import Pair
 from fovea_serving.pipeline import decode
-from fovea_serving.pipeline.header import ImageHeader
 from fovea_serving.pipeline.profile import answer_features, class_shares, size_features
 from fovea_serving.pipeline.properties import Embedding, measured
-from fovea_serving.upstreams import Answer
 
 MEASURED_PER_SECOND = 5.0
 """Images whose pixels a process looks at: some milliseconds each."""
@@ -27,29 +24,6 @@ OUTLIER_DEVIATIONS = 4.0
 """Standard deviations of the reference from which the embedding of an image is an outlier."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """A request with its answers.
-
-    Args:
-        request_id: Its id.
-        client: Digest of who asked.
-        version: Which version answered.
-        images: Its image files.
-        headers: What the files say of themselves.
-        answers: One for each image.
-        plain: Whether it chose nothing for itself, so that its answers can be compared with the reference.
-    """
-
-    request_id: str
-    client: str
-    version: Version
-    images: Sequence[bytes]
-    headers: Sequence[ImageHeader]
-    answers: Sequence[Answer]
-    plain: bool
 
 
 class Monitor:
@@ -97,14 +71,7 @@ class Monitor:
         for header in request.headers:
             self.metrics.image(version.name, version.role.lower(), size_features(header.width, header.height))
         if self.capturer is not None:
-            self.capturer.answered(
-                request.request_id,
-                request.client,
-                version,
-                request.images,
-                request.headers,
-                request.answers,
-            )
+            self.capturer.answered(request)
         if not self._busy and self._allowance.take():
             self._busy = True
             self._thread.submit(self._measure, request)
@@ -128,15 +95,7 @@ class Monitor:
             self.metrics.image(version.name, version.role.lower(), found)
             far = max((abs(value) for name, value in found.items() if name.startswith("embedding")), default=0.0)
             if far >= OUTLIER_DEVIATIONS and self.capturer is not None:
-                self.capturer.edge_case(
-                    "outlier",
-                    request.request_id,
-                    request.client,
-                    version,
-                    request.images,
-                    request.headers,
-                    request.answers,
-                )
+                self.capturer.edge_case("outlier", request)
         except Exception:
             log.exception("the properties of an image cannot be measured")
         finally:
