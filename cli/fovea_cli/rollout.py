@@ -87,9 +87,9 @@ def pause(name: str, namespace: str | None) -> None:
 @namespace_option
 def resume(name: str, namespace: str | None) -> None:
     """Lets a rollout that was paused by a person go on."""
-    candidate = _candidate(name, namespace)
-    annotations = _read(name, namespace).metadata.annotations
-    held = annotations.get(names.ANNOTATION_ROLLOUT, "") == f"pause/{candidate.name}"
+    deployment = _read(name, namespace)
+    candidate = _candidate_of(deployment)
+    held = deployment.metadata.annotations.get(names.ANNOTATION_ROLLOUT, "") == f"pause/{candidate.name}"
     if candidate.pause in ("Failed", "Inconclusive"):
         words = f"the rollout of {candidate.name} was paused by its gates"
         raise InvalidInput(words, None, f"fovea rollout promote, abort or retry {name}")
@@ -146,7 +146,11 @@ def _read(name: str, namespace: str | None) -> ModelDeployment:
 
 def _candidate(name: str, namespace: str | None) -> CandidateVersion:
     """The version that is rolled out. Raises InvalidInput where there is none."""
-    found = _read(name, namespace).status
+    return _candidate_of(_read(name, namespace))
+
+
+def _candidate_of(deployment: ModelDeployment) -> CandidateVersion:
+    found, name = deployment.status, deployment.metadata.name
     if found is None or found.candidate is None:
         words = f"no version of ModelDeployment {name} is being rolled out"
         raise InvalidInput(words, None, f"fovea rollout status {name} says what serves")

@@ -145,6 +145,18 @@ class Measured:
             pods > 0 and not self.silent and set(self.revisions.values()) == {revision} and len(self.revisions) >= pods
         )
 
+    def elsewhere(self, revision: str) -> datetime | None:
+        """The last time at which a gateway pod said that it follows another configuration than this
+        revision; None: none does. One that follows none (an empty revision) has the stable version alone."""
+        return max(
+            (
+                self.samples[pod][-1].time
+                for pod, followed in self.revisions.items()
+                if followed not in ("", revision) and self.samples.get(pod)
+            ),
+            default=None,
+        )
+
     @property
     def last(self) -> datetime | None:
         """Time of the last sample; None: there is none."""

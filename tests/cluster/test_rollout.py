@@ -28,9 +28,13 @@ ROLLOUT = {
     "interval": "20s",
     "minRequests": 80,
     "confidence": 0.9,
-    "gates": [{"metric": "errorRate", "max": 0.1}, {"metric": "latencyP95Milliseconds", "max": 3000}],
+    "gates": [{"metric": "errorRate", "max": 0.1}, {"metric": "latencyP95Milliseconds", "max": 2500}],
 }
 """Loose gates, which a few requests decide."""
+SLOW_SECONDS = 5.0
+"""Time of a slow answer on an idle core: twice what its gate allows."""
+TIMEOUT_SECONDS = 30
+"""Time for an answer, of which a slow one takes a third on a busy machine: it is late, and no error."""
 FALLS = Routing(
     [Version("stable", "Stable", 100 - WEIGHT, None), Version("new", "Candidate", WEIGHT, None)]  # type: ignore[arg-type]
 )
@@ -50,7 +54,7 @@ class Asked:
 
 @contextmanager
 def load(demo: Demo) -> Iterator[Asked]:
-    """Four clients that ask without a pause."""
+    """Two clients that ask without a pause: of the slow candidate at most one waits for the other."""
     asked, stop, where = Asked(), threading.Event(), f"http://{address(demo)}/v1/predict"
 
     def ask() -> None:
@@ -58,12 +62,14 @@ def load(demo: Demo) -> Iterator[Asked]:
             name = uuid.uuid4().hex
             request = urllib.request.Request(where, IMAGE.read_bytes(), {"X-Request-Id": name})
             try:
-                with urllib.request.urlopen(request, timeout=30) as response:
+                with urllib.request.urlopen(request, timeout=2 * TIMEOUT_SECONDS) as response:
                     asked.statuses[name] = response.status
             except urllib.error.HTTPError as error:
                 asked.statuses[name] = error.code
+            except OSError:  # no answer at all
+                asked.statuses[name] = 0
 
-    clients = [threading.Thread(target=ask) for _ in range(4)]
+    clients = [threading.Thread(target=ask) for _ in range(2)]
     for client in clients:
         client.start()
     try:
@@ -95,9 +101,14 @@ def rolled_out(demo: Demo) -> Iterator[Any]:
     """What serves, with rollouts by loose gates; in the end the demo's own spec is back."""
     demo.until(lambda: settled(demo), 120)
     before = demo.object(KIND, NAME)["spec"]
-    patch(demo, rollout=ROLLOUT)
+    patch(demo, rollout=ROLLOUT, inference={"timeoutSeconds": TIMEOUT_SECONDS})
     yield status(demo)["stable"]
-    patch(demo, rollout={**dict.fromkeys(ROLLOUT), **before["rollout"]}, model={"uri": None, **before["model"]})
+    patch(
+        demo,
+        rollout={**dict.fromkeys(ROLLOUT), **before["rollout"]},
+        inference={"timeoutSeconds": before["inference"].get("timeoutSeconds")},
+        model={"uri": None, **before["model"]},
+    )
     demo.until(lambda: settled(demo) and "run" in status(demo)["stable"], 300)
 
 
@@ -108,7 +119,7 @@ def test_good_slow_wrong_and_crashing_candidates_under_load(demo: Demo, rolled_o
     bad = {
         "CandidateFailed": with_network(source, folder, unloadable),
         "GateFailed": with_network(source, folder, wrong(photo)),
-        "slow": with_network(source, folder, slow(6)),
+        "slow": with_network(source, folder, slow(SLOW_SECONDS)),
     }
     for reason, bundle in bad.items():
         with load(demo) as asked:

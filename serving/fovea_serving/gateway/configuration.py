@@ -63,7 +63,7 @@ class Follower:
         self._surroundings = surroundings
         self._authentication: tuple[Authentication, str, str] | None = None
         self._captures: tuple[CapturePolicy | None, bool, int] = (None, False, 1)
-        self._open: dict[ServedVersion, Served] = {}
+        self._open: dict[_Identity, Served] = {}
 
     async def follow(self, configs: AsyncIterator[GatewayConfig]) -> None:
         """Applies each configuration; while one cannot be applied, the one before goes on."""
@@ -121,14 +121,14 @@ class Follower:
         self._gateway.route(Routing(versions, reason, config.mirror_percent / 100, config.revision))
         self._gateway.configured = True
         self._open = {
-            _identity(served): version.model for served, version in zip(config.versions, versions, strict=True)
+            _identity(served, config): version.model for served, version in zip(config.versions, versions, strict=True)
         }
         log.info("routing: %s", ", ".join(f"{v.name} {v.role} {v.weight:g} %" for v in versions) or config.reason)
         if former is not None and former is not monitor.capturer:
             await asyncio.to_thread(former.close)
 
     async def _version(self, served: ServedVersion, config: GatewayConfig, opened: list[Served]) -> Version:
-        model = self._open.get(_identity(served))
+        model = self._open.get(_identity(served, config))
         if model is None:
             manifest, digest, golden, profile = await asyncio.to_thread(self._read, served)
             model = Served.of(manifest, digest, open_upstream(served, manifest, config), golden, profile)
@@ -215,9 +215,13 @@ def _signature(bundle: StorePath) -> bytes:
         raise unsigned(str(bundle)) from error
 
 
-def _identity(served: ServedVersion) -> ServedVersion:
-    """What an open connection depends on: all but role, weight and limits."""
-    return served.model_copy(update={"role": "Stable", "weight": 0, "latency_limits_milliseconds": ()})
+_Identity = tuple[ServedVersion, float]
+
+
+def _identity(served: ServedVersion, config: GatewayConfig) -> _Identity:
+    """What an open connection depends on: the version without role, weight and limits, and how long it waits."""
+    version = served.model_copy(update={"role": "Stable", "weight": 0, "latency_limits_milliseconds": ()})
+    return version, config.inference.timeout_seconds
 
 
 def parse_config(text: str | bytes, place: str) -> GatewayConfig:

@@ -295,14 +295,32 @@ def test_a_new_bundle_is_loaded_beside_the_old_one_then_gets_everything_then_the
     ]
 
 
-def test_the_old_version_stays_for_a_gateway_that_has_not_switched_yet_or_cannot_be_asked() -> None:
+def test_the_old_version_stays_for_a_gateway_that_cannot_be_asked_until_the_grace_is_over() -> None:
     world = served()
     world.trainings, world.running = (training(NEW, 2), *world.trainings), {OLD, NEW}
-    world.measured = Measured(revisions={"10.0.0.1": CURRENT, "10.0.0.2": "before"})
+    world.measured = Measured(revisions={"10.0.0.1": CURRENT}, silent=1)
     world.settle(steps=20, seconds=1)
     assert list(world.loaded) == [OLD, NEW]
     world.settle(steps=30, seconds=1)
     assert list(world.loaded) == [NEW], "after the grace it goes all the same"
+
+
+def test_the_old_version_stays_as_long_as_a_gateway_follows_another_configuration_and_then_drains() -> None:
+    world = served()
+    world.trainings, world.running = (training(NEW, 2), *world.trainings), {OLD, NEW}
+    for _ in range(300):
+        world.measured = Measured(
+            revisions={"10.0.0.1": CURRENT, "10.0.0.2": "before"},
+            samples={"10.0.0.2": [Sample(world.now.timestamp(), {})]},
+        )
+        world.settle(steps=1, seconds=1)
+    assert list(world.loaded) == [OLD, NEW], "a gateway sends requests to it"
+    assert "until all gateways have left it" in world.says("Reconciling")[2]
+    world.measured = Measured(revisions={"10.0.0.1": CURRENT, "10.0.0.2": CURRENT})
+    world.settle(steps=10, seconds=1)
+    assert list(world.loaded) == [OLD, NEW], "what it sent a moment ago may take inference.timeoutSeconds"
+    world.settle(steps=10, seconds=1)
+    assert list(world.loaded) == [NEW]
 
 
 def test_a_bundle_that_the_runtime_refuses_never_serves_and_the_old_one_does() -> None:

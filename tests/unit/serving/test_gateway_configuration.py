@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fovea_api.bundle import BundleManifest
 from fovea_api.gateway import GatewayConfig, ServedVersion
-from fovea_api.modeldeployment import CapturePolicy
+from fovea_api.modeldeployment import CapturePolicy, Inference
 from fovea_serving.bundle import load_bundle
 from fovea_serving.gateway import configuration
 from fovea_serving.gateway.authentication import ApiKeys, Everybody
@@ -103,6 +103,19 @@ async def test_a_shadow_gets_copies_and_no_answer_comes_from_it(
     await gateway.close()
     assert {each.version.name for each in answered} == {"a"}
     assert {upstream.name: upstream.asked for upstream in opened} == {"a": 5, "s": 5}
+
+
+async def test_another_timeout_is_that_of_versions_which_answer_already(bundle: Path, opened: list[Counted]) -> None:
+    """A connection gives requests up by the timeout that it was opened with."""
+    gateway = Gateway()
+    follower = Follower(gateway, Surroundings())
+    config = config_of(bundle, ("a", "Stable", 100))
+    await follower.apply(config)
+    await follower.apply(config.model_copy(update={"mirror_percent": 5.0}))
+    assert len(opened) == 1
+    await follower.apply(config.model_copy(update={"inference": Inference(timeout_seconds=60)}))
+    assert len(opened) == 2
+    await gateway.close()
 
 
 async def test_captures_that_cannot_be_kept_stop_no_version(bundle: Path, opened: list[Counted], image: bytes) -> None:

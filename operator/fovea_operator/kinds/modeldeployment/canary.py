@@ -115,6 +115,8 @@ class Observed:
     """Whether all gateways have the recorded weights."""
     drained: bool = False
     """Whether the retiring version has no more requests."""
+    elsewhere: datetime | None = None
+    """The last time at which a gateway is known to have had other weights; None: none says so."""
     increase: Counts | None = None
     """What was counted since `counted_until` of the candidate; None: nothing could be read."""
     counted_until: datetime | None = None
@@ -148,8 +150,8 @@ def advance(old: Versions, target: DeployedVersion | None, rollout: Rollout, obs
         observed: What is observed.
     """
     observed = replace(observed, retry=observed.retry[:_TOKEN])
-    if old.retiring is not None and observed.drained:
-        old = replace(old, retiring=None)
+    if old.retiring is not None:
+        old = replace(old, retiring=None if observed.drained else _left_at(old.retiring, observed.elsewhere))
     if old.command != observed.command:
         old = replace(old, command="")
     if target is not None and not is_same(target, old.candidate):
@@ -186,6 +188,13 @@ def _withdrawn(old: Versions, now: datetime) -> Versions:
 
 def _retiring(version: DeployedVersion, now: datetime) -> DeployedVersion:
     return DeployedVersion(**_as_deployed(version) | {"since": now})
+
+
+def _left_at(retiring: DeployedVersion, elsewhere: datetime | None) -> DeployedVersion:
+    """The version drains from when the last gateway left it."""
+    if elsewhere is None or (retiring.since is not None and elsewhere <= retiring.since):
+        return retiring
+    return retiring.model_copy(update={"since": elsewhere})
 
 
 def _as_deployed(version: DeployedVersion) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Literal
 
@@ -148,6 +148,7 @@ class _Planner:
             refused=(state.message or state.reason) if state.refused else "",
             followed=self.followed,
             drained=self.drained,
+            elsewhere=self.elsewhere,
             increase=found[0] if found is not None else None,
             counted_until=found[1] if found is not None else None,
             command=annotations.get(COMMAND, ""),
@@ -177,10 +178,13 @@ class _Planner:
 
     @cached_property
     def drained(self) -> bool:
-        """Whether no request is with the retiring version any more: every gateway has left it for so long."""
+        """Whether no request is with the retiring version any more: every gateway has left it for so long. One that
+        cannot be asked has left it after a while; one that says that it follows another configuration has not."""
         retiring = self.recorded.retiring
         if retiring is None or retiring.since is None or is_same(retiring, self.recorded.stable):
             return True
+        if self.elsewhere is not None:
+            return False
         settle = timedelta(seconds=self.serving.spec.inference.timeout_seconds + DRAIN_SECONDS)
         grace = timedelta(0) if self.followed else timedelta(seconds=self.settings.switch_grace_seconds)
         return self.snapshot.now - retiring.since >= settle + grace
@@ -193,6 +197,11 @@ class _Planner:
     def config_with(self, reason: str) -> GatewayConfig:
         versions = Versions() if self.at_zero else self.recorded
         return gateway_config(self.serving, versions, reason, self.settings.gateway_replicas)
+
+    @cached_property
+    def elsewhere(self) -> datetime | None:
+        """The last time at which a gateway said that it goes by other versions or weights; None: none says so now."""
+        return self.snapshot.measured.elsewhere(self.config.revision)
 
     @cached_property
     def followed(self) -> bool:
@@ -320,7 +329,8 @@ class _Planner:
         if (failed := self.failed()) is not None:
             return failed
         if retiring is not None:
-            return progressing("Draining", f"version {retiring.name} finishes its requests")
+            words = "finishes its requests" if self.elsewhere is None else "stays until all gateways have left it"
+            return progressing("Draining", f"version {retiring.name} {words}")
         state = self.state(self.rollout.stable) if self.rollout.stable is not None else VersionState(ready=True)
         return progressing(state.reason or "Scaling", state.message) if state.answers and not state.ready else None
 
