@@ -20,7 +20,7 @@ from tests.candidates import slow, unloadable, with_network, wrong
 from tests.cluster.conftest import Demo
 from tests.cluster.test_serving import IMAGE, KIND, NAME, address, settled
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 WEIGHT = 50
 ROLLOUT = {
     "strategy": "Canary",
@@ -31,10 +31,8 @@ ROLLOUT = {
     "gates": [{"metric": "errorRate", "max": 0.1}, {"metric": "latencyP95Milliseconds", "max": 2500}],
 }
 """Loose gates, which a few requests decide."""
-SLOW_SECONDS = 5.0
-"""Time of a slow answer on an idle core: twice what its gate allows."""
-TIMEOUT_SECONDS = 30
-"""Time for an answer, of which a slow one takes a third on a busy machine: it is late, and no error."""
+SLOW_SECONDS = 4.0
+"""Time of a slow answer on an idle core, which its gate does not allow. On a busy one it may be none in time: 504."""
 FALLS = Routing(
     [Version("stable", "Stable", 100 - WEIGHT, None), Version("new", "Candidate", WEIGHT, None)]  # type: ignore[arg-type]
 )
@@ -62,7 +60,7 @@ def load(demo: Demo) -> Iterator[Asked]:
             name = uuid.uuid4().hex
             request = urllib.request.Request(where, IMAGE.read_bytes(), {"X-Request-Id": name})
             try:
-                with urllib.request.urlopen(request, timeout=2 * TIMEOUT_SECONDS) as response:
+                with urllib.request.urlopen(request, timeout=60) as response:
                     asked.statuses[name] = response.status
             except urllib.error.HTTPError as error:
                 asked.statuses[name] = error.code
@@ -84,6 +82,11 @@ def status(demo: Demo) -> Any:
     return demo.object(KIND, NAME)["status"]
 
 
+def serving(demo: Demo) -> dict[str, Any]:
+    """The stable version, without the number of replicas: Ray's workers are those of all versions together."""
+    return {name: value for name, value in status(demo)["stable"].items() if name != "replicas"}
+
+
 def patch(demo: Demo, **spec: Any) -> None:
     demo.kubectl("-n", demo.namespace, "patch", KIND, NAME, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
 
@@ -101,12 +104,11 @@ def rolled_out(demo: Demo) -> Iterator[Any]:
     """What serves, with rollouts by loose gates; in the end the demo's own spec is back."""
     demo.until(lambda: settled(demo), 120)
     before = demo.object(KIND, NAME)["spec"]
-    patch(demo, rollout=ROLLOUT, inference={"timeoutSeconds": TIMEOUT_SECONDS})
-    yield status(demo)["stable"]
+    patch(demo, rollout=ROLLOUT)
+    yield serving(demo)
     patch(
         demo,
         rollout={**dict.fromkeys(ROLLOUT), **before["rollout"]},
-        inference={"timeoutSeconds": before["inference"].get("timeoutSeconds")},
         model={"uri": None, **before["model"]},
     )
     demo.until(lambda: settled(demo) and "run" in status(demo)["stable"], 300)
@@ -117,28 +119,30 @@ def test_good_slow_wrong_and_crashing_candidates_under_load(demo: Demo, rolled_o
     folder = demo.stored(f"{rolled_out['bundle'].rstrip('/').rpartition('/')[0]}/candidates")
     photo = IMAGE.read_bytes()
     bad = {
-        "CandidateFailed": with_network(source, folder, unloadable),
-        "GateFailed": with_network(source, folder, wrong(photo)),
+        "unloadable": with_network(source, folder, unloadable),
+        "wrong": with_network(source, folder, wrong(photo)),
         "slow": with_network(source, folder, slow(SLOW_SECONDS)),
     }
-    for reason, bundle in bad.items():
+    for kind, bundle in bad.items():
         with load(demo) as asked:
             patch(demo, model={"uri": bundle, "trainingJobRef": None})
-            demo.until(lambda it=bundle: ended(demo, it), 300)
+            demo.until(lambda bundle=bundle: ended(demo, bundle), 480)
         failed = status(demo)["rolledBack"]
-        assert failed["reason"] == ("GateFailed" if reason == "slow" else reason), failed
-        assert ("latencyP95" if reason == "slow" else "") in failed["message"]
-        assert status(demo)["stable"] == rolled_out, "what served before is as it was"
+        assert failed["reason"] == ("CandidateFailed" if kind == "unloadable" else "GateFailed"), failed
+        gates = {each["metric"] for each in failed.get("analysis", ()) if each["outcome"] == "Fail"}
+        assert {"wrong": "errorRate", "slow": "latencyP95Milliseconds"}.get(kind) in {*gates, None}
+        assert serving(demo) == rolled_out, "what served before is as it was"
         assert demo.ready(KIND, NAME)[0] == "True"
         assert demo.condition(KIND, NAME, "Stalled")["reason"] == "RolledBack"
         assert {FALLS.choose(request).name for request in asked.failed} <= {"new"}, "a request to stable failed"
-        assert bool(asked.failed) == (reason == "GateFailed"), f"{reason}: {len(asked.failed)} of {len(asked.statuses)}"
+        assert asked.failed if kind == "wrong" else not asked.failed or kind == "slow", kind
+        print(f"{kind}: {len(asked.failed)} of {len(asked.statuses)} requests failed; {failed['message']}")
     good = str(folder / "copies" / source.name)
     for entry in source.files():
         (demo.stored(good) / entry.path).write_bytes((source / entry.path).read_bytes())
     with load(demo) as asked:
         patch(demo, model={"uri": good, "trainingJobRef": None})
-        demo.until(lambda: ended(demo, good), 300)
+        demo.until(lambda: ended(demo, good), 480)
     assert status(demo)["stable"]["bundle"] == good, status(demo).get("rolledBack")
     assert asked.failed == []
     story = [reason for reason, _ in demo.events(NAME)]

@@ -16,7 +16,7 @@ from fovea_api.common import Resources
 from fovea_api.modeldeployment import DeployedVersion, ModelDeploymentSpec
 from pydantic import JsonValue
 
-from fovea_operator.objects import RAY_SERVICE, JsonObject, View, mapping, text
+from fovea_operator.objects import RAY_SERVICE, JsonObject, View, mapping, number, text
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.pod_template import Content, container_security
 from fovea_operator.workloads.serving import (
@@ -223,9 +223,25 @@ def ray_state(value: View | None, pods: Sequence[View], version: DeployedVersion
     if text(known, "status") == "DEPLOY_FAILED":
         reason, message = "BundleRefused", f"Ray Serve gave version {version.name} up: {words}"
         return VersionState(replicas=replicas, reason=reason, message=message, refused=True)
-    reason, message = _why(pods, version, status) or ("Loading", f"version {version.name} is being loaded; {words}")
-    answers = bool(status) and replicas > 0 and head_is_ready(pods)
+    moving = _moves(value)
+    started = ("Moving", "a new Ray cluster starts beside the one that answers") if moving else None
+    known_trouble = _why(pods, version, status)
+    reason, message = known_trouble or started or ("Loading", f"version {version.name} is being loaded; {words}")
+    answers = (bool(status) or moving) and replicas > 0 and head_is_ready(pods)
     return VersionState(answers=answers, replicas=replicas, reason=reason, message=message.rstrip("; "))
+
+
+def _moves(value: View) -> bool:
+    """Whether KubeRay starts another cluster for the same applications, as after a change of the pods. It says nothing
+    meanwhile of the applications of the one that answers."""
+    active = mapping(value, "status", "activeServiceStatus")
+    pending = text(value, "status", "pendingServiceStatus", "rayClusterName")
+    endpoints = number(value, "status", "numServeEndpoints")
+    return (
+        bool(pending and text(active, "rayClusterName"))
+        and not mapping(active, "applicationStatuses")
+        and endpoints > 0
+    )
 
 
 def _why(pods: Sequence[View], version: DeployedVersion, status: str) -> tuple[str, str] | None:

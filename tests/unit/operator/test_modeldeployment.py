@@ -343,6 +343,24 @@ def test_a_bundle_that_the_runtime_refuses_never_serves_and_the_old_one_does() -
     assert list(world.loaded) == [OLD]
 
 
+def test_a_deployment_is_ready_while_ray_moves_it_to_another_cluster() -> None:
+    """KubeRay forgets the applications of the cluster that answers until the other one has taken over."""
+    world = served()
+    world._play = lambda: None  # type: ignore[method-assign]
+    state: JsonObject = {
+        "activeServiceStatus": {"rayClusterName": "cells-a"},
+        "pendingServiceStatus": {"rayClusterName": "cells-b"},
+        "numServeEndpoints": 2,
+    }
+    world.child(RAY_SERVICE, "cells")["status"] = state
+    world.settle()
+    assert world.says()[:2] == ("True", "Serving")
+    assert world.says("Reconciling")[:2] == ("True", "Moving")
+    world.child(RAY_SERVICE, "cells")["status"] = {**state, "numServeEndpoints": 0}
+    world.settle()
+    assert world.says()[:2] == ("False", "Loading")
+
+
 @pytest.mark.parametrize("recall", [0.5, 0.79])
 def test_what_misses_its_criteria_is_never_rolled_out(recall: float) -> None:
     world = served()
