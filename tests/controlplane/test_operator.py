@@ -704,7 +704,10 @@ async def test_what_a_person_can_act_on(world: World) -> None:
         world.plane.kubectl("-n", world.namespace, "delete", "trainingjob", "--all")
         await world.apply(training(model={"architecture": "resnet18"}))
         await world.until(lambda: world.reason(TRAINING_JOB, "TaskMismatch"))
-        assert "use one of fasterrcnn, retinanet, retinanet-efficientnet-lite0" in world.ready(TRAINING_JOB)["message"]
+        assert (
+            "use one of fasterrcnn, fcos, retinanet, retinanet-efficientnet-lite0"
+            in world.ready(TRAINING_JOB)["message"]
+        )
         await world.apply(training(model={"architecture": "fasterrcnn", "pretrained": {"uri": "pvc://weights/x.pth"}}))
         await world.until(lambda: world.reason(TRAINING_JOB, "PersistentVolumeClaimNotFound"))
         assert "'weights' (spec.model.pretrained.uri)" in world.ready(TRAINING_JOB)["message"]

@@ -10,10 +10,18 @@ from fovea_api.trainingjob import Loss
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.description import NetworkDescription, build
 from fovea_trainer.models.heads.fasterrcnn import FasterRCNN, LevelPool, RawProposals, _iou
+from fovea_trainer.models.heads.fcos import FCOS, NO_OBJECT, match
 from fovea_trainer.models.heads.retinanet import RawBoxes, RetinaNet
+from fovea_trainer.models.heads.ssd import NEGATIVES_PER_POSITIVE, SSD, RawDefaultBoxes
 from fovea_trainer.models.losses import LossSettings
+from fovea_trainer.models.norms import BatchNorm
+from fovea_trainer.models.points import grid
 from fovea_trainer.tasks.detection.targets import BoxTargets
-from torchvision.models.detection._utils import BoxCoder
+from torch import nn
+from torchvision.models.detection import FCOS as TorchvisionFCOS
+from torchvision.models.detection._utils import BoxCoder, SSDMatcher
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.ops import MultiScaleRoIAlign, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
 SMALL = {"fpnChannels": 16, "anchorSizes": (), "anchorRatios": ()}
@@ -180,3 +188,153 @@ def test_the_first_stages_loss_is_that_of_torchvision() -> None:
     background = (overlap < 0.3) & (overlap < overlap.max())
     assert (labels[0][background] == 0).all()
     assert (labels[0][(overlap >= 0.7) | (overlap == overlap.max())] == 1).all()
+
+
+def ssd(name: str = "ssd") -> SSD:
+    torch.manual_seed(0)
+    options = {"extraChannels": 32, "anchorSizes": (), "anchorRatios": ()}
+    network = build(NetworkDescription(name, Body("mobilenetv3_small_050"), options, 3), LossSettings())
+    assert isinstance(network, SSD)
+    return network.eval()
+
+
+def default_boxes(network: SSD) -> RawDefaultBoxes:
+    """Random raw outputs for one image of 128 x 96."""
+    with torch.no_grad():
+        plain = network(torch.zeros(1, 3, 96, 128))
+    random = torch.Generator().manual_seed(1)
+    logits = torch.randn(plain.logits.shape, generator=random)
+    return RawDefaultBoxes(logits, torch.randn(plain.deltas.shape, generator=random), plain.anchors, plain.size)
+
+
+def torchvisions_ssd() -> TorchvisionSSD:
+    """For its losses and decoding: it has no network."""
+    return TorchvisionSSD(nn.Identity(), DefaultBoxGenerator([[2]]), (96, 128), 4, head=nn.Identity(), score_thresh=0.0,
+                          nms_thresh=1.0, topk_candidates=10_000, detections_per_img=30_000)  # fmt: skip
+
+
+@pytest.mark.parametrize("objects", [1, 4])
+def test_ssds_loss_is_that_of_torchvision(objects: int) -> None:
+    network = ssd()
+    raw = default_boxes(network)
+    target, labels = boxes(objects, seed=3, longest=60), torch.arange(objects) % 3
+    losses = network.loss(raw, BoxTargets((target,), (labels,)))
+    matches = SSDMatcher(0.5)(box_iou(target, raw.anchors))
+    expected = torchvisions_ssd().compute_loss(
+        [{"boxes": target, "labels": labels + 1}],
+        {"cls_logits": raw.logits, "bbox_regression": raw.deltas},
+        [raw.anchors],
+        [matches],
+    )
+    assert losses["class"] == pytest.approx(float(expected["classification"]), rel=1e-5)
+    assert losses["box"] == pytest.approx(float(expected["bbox_regression"]), rel=1e-5)
+
+
+def test_ssds_loss_of_a_batch_is_the_mean_over_images_and_an_empty_one_teaches_background() -> None:
+    network = ssd()
+    raw = default_boxes(network)
+    target, nothing = boxes(2, seed=3, longest=60), torch.zeros(0, 4)
+    labels, none = torch.tensor([0, 2]), torch.zeros(0, dtype=torch.int64)
+    alone = network.loss(raw, BoxTargets((target,), (labels,)))
+    empty = network.loss(raw, BoxTargets((nothing,), (none,)))
+    hardest = -raw.logits[0].log_softmax(-1)[:, 0].topk(NEGATIVES_PER_POSITIVE, largest=False).values
+    assert float(empty["class"]) == pytest.approx(float(hardest.sum()), rel=1e-5)
+    assert float(empty["box"]) == 0
+    two = RawDefaultBoxes(raw.logits.repeat(2, 1, 1), raw.deltas.repeat(2, 1, 1), raw.anchors, raw.size)
+    both = network.loss(two, BoxTargets((target, nothing), (labels, none)))
+    for name, value in both.items():
+        assert value == pytest.approx(float(alone[name] + empty[name]) / 2, rel=1e-5)
+
+
+def test_ssds_boxes_and_scores_are_those_of_torchvision() -> None:
+    network = ssd()
+    raw = default_boxes(network)
+    outputs = network.decode(raw)
+    (expected,) = torchvisions_ssd().postprocess_detections(
+        {"cls_logits": raw.logits, "bbox_regression": raw.deltas}, [raw.anchors], [raw.size]
+    )
+    best, order = outputs["scores"][0].flatten().sort(descending=True)
+    assert torch.allclose(best[:200], expected["scores"][:200], atol=1e-6)
+    assert (expected["labels"][:200] == order[:200] % 3 + 1).all()
+    assert torch.allclose(outputs["boxes"][0, order[:200] // 3], expected["boxes"][:200], atol=1e-3)
+
+
+def test_ssdlite_takes_one_image_on_a_map_of_one_cell() -> None:
+    network = ssd("ssdlite").train()
+    raw = network(torch.randn(1, 3, 64, 96))
+    sum(network.loss(raw, BoxTargets((boxes(1),), (torch.tensor([1]),))).values()).backward()
+    norm, plain = BatchNorm(4).train(), nn.BatchNorm2d(4).train()
+    batch = torch.randn(2, 4, 1, 1)
+    assert torch.equal(norm(batch), plain(batch)), "of two values it is batch norm"
+    with pytest.raises(ValueError, match="more than 1 value"):
+        plain(batch[:1])
+    assert torch.equal(norm(batch[:1]), plain.eval()(batch[:1]))
+
+
+def fcos() -> FCOS:
+    torch.manual_seed(0)
+    network = build(NetworkDescription("fcos", Body("mobilenetv3_small_050"), {"fpnChannels": 32}, 3), LossSettings())
+    assert isinstance(network, FCOS)
+    return network.eval()
+
+
+def torchvisions_fcos() -> TorchvisionFCOS:
+    """For its losses and decoding; of its network nothing is used."""
+    body = nn.Identity()
+    body.out_channels = 32
+    sizes = tuple((stride,) for stride in (8, 16, 32, 64, 128))
+    return TorchvisionFCOS(body, 3, anchor_generator=AnchorGenerator(sizes, ((1.0,),) * 5), score_thresh=0.0,
+                           nms_thresh=1.0, topk_candidates=10_000, detections_per_img=30_000)  # fmt: skip
+
+
+SIZE = (192, 256)
+MAPS = [torch.zeros(1, 1, math.ceil(SIZE[0] / stride), math.ceil(SIZE[1] / stride)) for stride in (8, 16, 32, 64, 128)]
+
+
+@pytest.mark.parametrize("objects", [0, 1, 6])
+def test_fcos_loss_is_that_of_torchvision(objects: int) -> None:
+    network = fcos()
+    with torch.no_grad():
+        raw = network(torch.randn(1, 3, *SIZE))
+    target, labels = boxes(objects, seed=2, longest=90), torch.arange(objects) % 3
+    losses = network.loss(raw, BoxTargets((target,), (labels,)))
+    cells = torch.cat([raw.points - raw.strides / 2, raw.points + raw.strides / 2], 1)
+    per_level = [level.shape[-2] * level.shape[-1] for level in MAPS]
+    outputs = {"cls_logits": raw.logits, "bbox_regression": raw.distances, "bbox_ctrness": raw.centredness[..., None]}
+    expected = torchvisions_fcos().compute_loss([{"boxes": target, "labels": labels}], outputs, [cells], per_level)
+    assert float(losses["class"]) == pytest.approx(float(expected["classification"]), rel=1e-5)
+    assert float(losses["box"]) == pytest.approx(float(expected["bbox_regression"]), rel=1e-5)
+    assert float(losses["centredness"]) == pytest.approx(float(expected["bbox_ctrness"]), rel=1e-5)
+    assert (float(losses["box"]) > 0) == (objects > 0)
+
+
+def test_fcos_gives_a_point_to_the_smallest_object_on_the_level_of_its_size() -> None:
+    points, strides = grid(MAPS, (8, 16, 32, 64, 128))
+    large, small = [20.0, 20, 160, 150], [70.0, 70, 100, 100]
+    index = match(points, strides, torch.tensor([large, small]))
+    assert set(strides[index == 1].flatten().tolist()) == {8}
+    assert set(strides[index == 0].flatten().tolist()) == {16}
+    near = (points[index == 0] - torch.tensor([90.0, 85])).abs().amax(1) < 1.5 * strides[index == 0].flatten()
+    assert near.all()
+    between = match(points, strides, torch.tensor([[13.0, 13, 19, 19]]))
+    assert (between == NO_OBJECT).all()
+
+
+def test_fcos_boxes_and_scores_are_those_of_torchvision() -> None:
+    network, reference = fcos(), torchvisions_fcos()
+    with torch.no_grad():
+        raw = network(torch.randn(1, 3, *SIZE))
+        outputs = network.decode(raw)
+        cells = torch.cat([raw.points - raw.strides / 2, raw.points + raw.strides / 2], 1)
+        (expected,) = reference.postprocess_detections(
+            {
+                "cls_logits": [raw.logits],
+                "bbox_regression": [raw.distances],
+                "bbox_ctrness": [raw.centredness[..., None]],
+            },
+            [[cells]],
+            [raw.size],
+        )
+    best, order = outputs["scores"][0].flatten().sort(descending=True)
+    assert torch.allclose(best[:200], expected["scores"][:200], atol=1e-6)
+    assert torch.allclose(outputs["boxes"][0, order[:200] // 3], expected["boxes"][:200], atol=1e-2)

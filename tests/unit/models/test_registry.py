@@ -24,8 +24,14 @@ from fovea_trainer.tasks.classification.targets import ClassTargets
 from fovea_trainer.tasks.detection.targets import BoxTargets
 from fovea_trainer.tasks.semantic_segmentation.targets import MaskTargets
 
-SMALL = {"resnet18": {"width": 0.25}, "resnet50": {"width": 0.25}, "retinanet": {"backbone": "test_efficientnet"},
+SMALL = {**{f"resnet{layers}": {"width": 0.25} for layers in (18, 34, 50, 101)},
+         "retinanet": {"backbone": "test_efficientnet"},
          "yolo": {"backbone": "test_convnext", "neckChannels": 32},
+         "fcos": {"backbone": "test_resnet", "fpnChannels": 32},
+         "ssd": {"backbone": "test_resnet", "extraChannels": 32},
+         "ssdlite": {"extraChannels": 32},
+         "deeplabv3": {"backbone": "test_efficientnet", "decoderChannels": 32},
+         "deeplabv3plus": {"backbone": "test_resnet", "decoderChannels": 32},
          "unet": {"backbone": "test_byobnet"}}  # fmt: skip
 """Options of those that are only tested for their shapes."""
 FAMILY = "timm/test_vit"

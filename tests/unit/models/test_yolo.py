@@ -9,8 +9,9 @@ import torch
 from fovea_trainer.models.assignment import OVERLAP_POWER, POINTS_PER_OBJECT, SCORE_POWER, assign
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.description import NetworkDescription, build
-from fovea_trainer.models.heads.yolo import BINS, FIRST_DISTANCE, RawPoints, Yolo, distribution_loss, grid
+from fovea_trainer.models.heads.yolo import BINS, FIRST_DISTANCE, RawPoints, Yolo, distribution_loss
 from fovea_trainer.models.losses import LossSettings
+from fovea_trainer.models.points import grid
 from fovea_trainer.tasks.detection.targets import BoxTargets
 from torch.nn import functional as F
 

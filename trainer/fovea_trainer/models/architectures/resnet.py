@@ -33,5 +33,5 @@ def resnet(layers: int) -> Entry:
     )
 
 
-register(resnet(18))
-register(resnet(50))
+for layers in (18, 34, 50, 101):
+    register(resnet(layers))

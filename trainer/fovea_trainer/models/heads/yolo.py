@@ -5,7 +5,6 @@ distributions of Li et al., "Generalized Focal Loss" (2020)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +21,7 @@ from fovea_trainer.models.heads.detection import PRESET
 from fovea_trainer.models.losses import BOX_LOSSES, LossSettings
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.path_aggregation import PathAggregation, conv
+from fovea_trainer.models.points import around, distances_to, grid
 from fovea_trainer.models.pyramid import BODY_STRIDES
 from fovea_trainer.tasks.detection.targets import BoxTargets
 
@@ -60,7 +60,7 @@ class RawPoints:
         """xyxy in input pixels, float32 [N, A, 4], not clipped to the image."""
         steps = torch.arange(BINS, dtype=torch.float32, device=self.sides.device)
         distances = self.sides.float().reshape(*self.sides.shape[:-1], 4, BINS).softmax(-1) @ steps * self.strides
-        return torch.cat([self.points - distances[..., :2], self.points + distances[..., 2:]], -1)
+        return around(self.points, distances)
 
 
 class Branch(nn.Sequential):
@@ -124,29 +124,10 @@ class Yolo(Network[RawPoints, BoxTargets]):
         matched = boxes[assignment.objects]
         overlap = BOX_LOSSES[self.loss_settings.name](predicted[assignment.points], matched)
         sides = raw.sides[index, assignment.points].float().reshape(-1, 4, BINS)
-        distances = (
-            torch.cat(
-                [raw.points[assignment.points] - matched[:, :2], matched[:, 2:] - raw.points[assignment.points]], 1
-            )
-            / raw.strides[assignment.points]
-        )
+        distances = distances_to(matched, raw.points[assignment.points]) / raw.strides[assignment.points]
         distribution = distribution_loss(sides, distances).mean(1)
         of_boxes, of_sides = ((assignment.quality * each).sum() / total for each in (overlap, distribution))
         return of_classes, BOX_WEIGHT * of_boxes, DISTRIBUTION_WEIGHT * of_sides
-
-
-def grid(levels: Sequence[Tensor], strides: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The centres of all cells, x and y in input pixels [A, 2], level by level and row by row, and strides [A, 1]."""
-    points, steps = [], []
-    for level, stride in zip(levels, strides, strict=True):
-        height, width = level.shape[-2:]
-        across, down = (
-            (torch.arange(count, dtype=torch.float32, device=level.device) + 0.5) * stride for count in (width, height)
-        )
-        y, x = torch.meshgrid(down, across, indexing="ij")
-        points.append(torch.stack([x, y], -1).reshape(-1, 2))
-        steps.append(torch.full((height * width, 1), float(stride), device=level.device))
-    return torch.cat(points), torch.cat(steps)
 
 
 def distribution_loss(logits: Tensor, distances: Tensor) -> Tensor:
