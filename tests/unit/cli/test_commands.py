@@ -145,12 +145,24 @@ def test_report_is_copied(fovea: Fovea, trained: Trained, tmp_path: Path) -> Non
 def test_models_lists_every_architecture(fovea: Fovea) -> None:
     text = fovea("models").stdout.splitlines()
     data = json.loads(fovea("models", "--output", "json").stdout)
-    assert text[0].split() == ["NAME", "TASK", "INPUT", "WEIGHTS", "THEIR", "LICENCE", "OPTIONS"]
+    assert text[0].split() == ["NAME", "TASK", "INPUT", "WEIGHTS", "LICENCE", "OF", "WEIGHTS", "OPTIONS"]
     assert [line.split()[0] for line in text[1:]] == [model["name"] for model in data]
     (line,) = (line for line in text if line.startswith("resnet18 "))
     assert "224 x 224   None, ImageNet   " in line
     assert "None, ImageNet (packaged)" in next(line for line in text if line.startswith("efficientnet-lite0 "))
     assert {model["name"] for model in data} == {model.name for model in catalogue().values()}
+
+
+def test_models_are_filtered_by_task_licence_and_packaged_weights(fovea: Fovea) -> None:
+    def names(*options: str) -> set[str]:
+        return {model["name"] for model in json.loads(fovea("models", *options, "--output", "json").stdout)}
+
+    segmenters = {"unet", "unet-efficientnet-lite0", "deeplabv3", "deeplabv3plus"}
+    assert names("--task", "SemanticSegmentation", "--licence", "mit") == segmenters
+    assert names("--licence", "BSD-3-Clause") >= {"ssd", "ssdlite", "fcos", "retinanet", "fasterrcnn"}
+    assert names("--packaged", "--task", "Classification") == {"efficientnet-lite0"}
+    restricted = names("timm/convnextv2_atto", "--licence", "CC-BY-NC-4.0")
+    assert "timm/convnextv2_atto" in restricted
 
 
 def test_crds_prints_what_kubectl_applies(fovea: Fovea) -> None:

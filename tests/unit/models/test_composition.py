@@ -16,6 +16,7 @@ from fovea_trainer.models.heads.base import Head, heads
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.registry import compose
+from fovea_trainer.models.weights import load_state, load_words
 from fovea_trainer.tasks import Targets
 from fovea_trainer.tasks.classification.targets import ClassTargets
 from fovea_trainer.tasks.detection.targets import BoxTargets
@@ -120,6 +121,20 @@ def test_a_pruned_network_is_restored_with_the_channels_that_it_has(tmp_path: Pa
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         assert torch.equal(again(images), net(images))
+
+
+def test_weights_of_other_classes_are_loaded_but_for_the_head_and_the_words_say_so() -> None:
+    three, five = (
+        build(NetworkDescription("classifier", Body("test_resnet"), {"dropout": 0.0}, classes), LossSettings())
+        for classes in (3, 5)
+    )
+    fresh = load_state(five, three.state_dict(), "a bundle")
+    assert fresh == ("head.1.weight", "head.1.bias")
+    total = len(five.state_dict())
+    words = f"{total - 2} of {total} tensors of the network are those of a bundle; anew start head.1."
+    assert load_words(five, fresh, "a bundle") == words
+    loaded = five.backbone().state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in three.backbone().state_dict().items())
 
 
 def test_weights_that_say_nothing_or_something_else_are_refused(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_the_lineage_tells_the_bundle_the_run_and_the_file_that_training_started
     assert lineage.parent_run == first.manifest.lineage.run
     report = (second.path / "report.html").read_text()
     assert first.manifest.lineage.run in report
+    assert re.search(r"(\d+) of \1 tensors of the network are those of file://", report)
     before = first.manifest.metrics.exported["validation/accuracy"]
     assert "Validation of the parent run" in report
     (row,) = re.findall(r"<tr><td>Accuracy</td>(.*?)</tr>", report)

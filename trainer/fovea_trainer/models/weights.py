@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ OTHERWISE = (
     "give pretrained.uri with a file of the weights, or weights: None, or an architecture whose weights are packaged "
     "such as efficientnet-lite0"
 )
+NAMED = 5
+"""Modules that a sentence names at most."""
 PASSING = (408, 429)
 """Statuses of a server's refusals that say: later."""
 
@@ -92,6 +94,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InvalidInput("the file holds no plain state dict", str(path), "save model.state_dict()")
     return state
+
+
+def load_words(model: nn.Module, fresh: Sequence[str], source: str) -> str:
+    """What `load_state` did, as a sentence; `fresh` are the names that it left as they are."""
+    total, modules = len(model.state_dict()), list(dict.fromkeys(name.rpartition(".")[0] for name in fresh))
+    words = f"{total - len(fresh)} of {total} tensors of the network are those of {source}"
+    if not modules:
+        return f"{words}."
+    more = f" and {len(modules) - NAMED} more" if len(modules) > NAMED else ""
+    return f"{words}; anew start {', '.join(modules[:NAMED])}{more}."
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -17,7 +17,7 @@ from fovea_trainer.augmentation import Augment
 from fovea_trainer.models.description import NetworkDescription
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.registry import architecture_of
-from fovea_trainer.models.weights import load_state, read_state
+from fovea_trainer.models.weights import load_state, load_words, read_state
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.base_weights import BaseWeights
 from fovea_trainer.training.context import Context
@@ -108,7 +108,7 @@ class _Fit:
 
         network = make_network(recipe, version)
         self.state = context.resume() or State()
-        self.state.description = network.description
+        self.state.description = self.state.description or network.description
         if plan.base_weights is not None and not self.state.network:
             _start_from(plan.base_weights, network, self.state)
         self.resumed = bool(self.state.network)
@@ -294,5 +294,8 @@ def read_steps(device: torch.device) -> int:
 
 
 def _start_from(base: BaseWeights, network: AnyNetwork, state: State) -> None:
-    load_state(network, read_state(base.file), base.uri)
+    fresh = load_state(network, read_state(base.file), base.uri)
+    described = NetworkDescription.from_json(network.description)
+    notes = (*described.notes, load_words(network, fresh, base.uri))
+    state.description = replace(described, notes=notes).to_json()
     state.base_digest, state.base_uri, state.base_run = base.digest, base.uri, base.run or ""
