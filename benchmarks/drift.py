@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fovea_operator.evidence.accuracy import (
+from fovea_api.estimates import (
     Confidences,
     average_thresholded_confidence,
     difference_of_confidences,
@@ -396,20 +396,27 @@ def main() -> None:
     found = setting()
     check(found)
     print(f"accuracy on the reference {found.accuracy:.3f}; {time.perf_counter() - began:.0f} s")
-    quiet = []
-    for seed, kind in enumerate(("independent", "AR 0.9, 2 %", "AR 0.9, 5 %", "day and night")):
-        quiet.append(false_alarms(found, kind, arguments.years, seed))
-        print(json.dumps(quiet[-1]), flush=True)
+    figures: dict[str, Any] = {}
+
+    def keep(name: str, value: object) -> None:
+        figures[name] = value
+        if arguments.json is not None:  # after each part, for a whole run takes an hour
+            arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
     _, allowed = ready(found, windows(found, np.ones(WEEK), np.random.default_rng(0)))
     kept = {items: kept_budget(allowed, items, 1.0, 1.0) for items in (300, 600, 1000, 2000, 5000)}
+    keep("kept budget", kept)
     print("budget that can be kept, by the size of the reference:", kept)
     changes = power(found, arguments.images)
-    strong = [row for row in changes if row["severity"] >= 3]
-    print(f"severity >= 3 within one window: {np.mean([row['within 1'] for row in strong]):.1%}")
+    strong = [row["within 1"] for row in changes if row["severity"] >= 3]
+    keep("changes", changes)
+    print(f"severity >= 3 within one window: {np.mean(strong):.1%}")
+    quiet: list[dict[str, Any]] = []
+    for seed, kind in enumerate(("independent", "AR 0.9, 2 %", "AR 0.9, 5 %", "day and night")):
+        quiet.append(false_alarms(found, kind, arguments.years, seed))
+        keep("false alarms", quiet)
+        print(json.dumps(quiet[-1]), flush=True)
     print(f"{time.perf_counter() - began:.0f} s")
-    if arguments.json is not None:
-        written = {"false alarms": quiet, "kept budget": kept, "changes": changes}
-        arguments.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

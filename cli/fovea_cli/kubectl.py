@@ -7,11 +7,15 @@ import re
 import subprocess
 
 from fovea_api.errors import InvalidInput, InvalidManifest, Retryable
+from fovea_api.modeldeployment import ModelDeployment
 from fovea_api.trainingjob import TrainingJob
 from pydantic import JsonValue, ValidationError
 
 _FINAL = re.compile(r"\((NotFound|Forbidden|Unauthorized|BadRequest)\)|doesn't have a resource type")
 """In kubectl's words: what trying again does not change."""
+
+DEPLOYMENTS = "modeldeployments.fovea.dev"
+LIST_DEPLOYMENTS = "kubectl get modeldeployments --all-namespaces"
 
 
 def get_object(kind: str, name: str, namespace: str | None, remedy: str) -> JsonValue:
@@ -49,6 +53,14 @@ def _kubectl(namespace: str | None, arguments: list[str], remedy: str) -> str:
         if _FINAL.search(said):
             raise InvalidInput(said, None, remedy) from error
         raise Retryable(said) from error
+
+
+def get_deployment(name: str, namespace: str | None) -> ModelDeployment:
+    """A ModelDeployment. Raises InvalidInput, Retryable."""
+    try:
+        return ModelDeployment.model_validate(get_object(DEPLOYMENTS, name, namespace, LIST_DEPLOYMENTS))
+    except ValidationError as error:
+        raise InvalidManifest.from_validation(error, "the ModelDeployment, as this version reads it") from error
 
 
 def bundle_of(job: str, namespace: str | None) -> str:

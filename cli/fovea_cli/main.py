@@ -21,6 +21,7 @@ COMMANDS = {
     "gateway": ("fovea_cli.gateway", "serving"),
     "triton": ("fovea_cli.triton", "serving"),
     "captures": ("fovea_cli.captures", "serving"),
+    "drift": ("fovea_cli.drift", "trainer"),
     "evaluate": ("fovea_cli.evaluate", "trainer"),
     "compare": ("fovea_cli.compare", "serving"),
     "export": ("fovea_cli.export", "trainer"),

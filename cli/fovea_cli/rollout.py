@@ -9,15 +9,12 @@ from datetime import UTC, datetime
 
 import click
 from fovea_api import names
-from fovea_api.errors import InvalidInput, InvalidManifest, Retryable
+from fovea_api.errors import InvalidInput, Retryable
 from fovea_api.modeldeployment import CandidateVersion, GateResult, ModelDeployment, ModelDeploymentStatus, RolloutPhase
-from pydantic import ValidationError
 
-from fovea_cli.kubectl import annotate, get_object
+from fovea_cli.kubectl import DEPLOYMENTS, LIST_DEPLOYMENTS, annotate, get_deployment
 from fovea_cli.output import output_option, print_json
 
-KIND = "modeldeployments.fovea.dev"
-LIST = "kubectl get modeldeployments --all-namespaces"
 WATCH_SECONDS = 2.0
 """Between two looks of a watch."""
 FORGET_SECONDS = 30.0
@@ -49,7 +46,7 @@ def status(name: str, namespace: str | None, watch: bool, output: str) -> None:
     """
     last, live = "", watch and output == "text" and sys.stdout.isatty()
     while True:
-        deployment = _read(name, namespace)
+        deployment = get_deployment(name, namespace)
         found = deployment.status or ModelDeploymentStatus()
         if output == "json":
             shown = found.to_dict()
@@ -87,7 +84,7 @@ def pause(name: str, namespace: str | None) -> None:
 @namespace_option
 def resume(name: str, namespace: str | None) -> None:
     """Lets a rollout that was paused by a person go on."""
-    deployment = _read(name, namespace)
+    deployment = get_deployment(name, namespace)
     candidate = _candidate_of(deployment)
     held = deployment.metadata.annotations.get(names.ANNOTATION_ROLLOUT, "") == f"pause/{candidate.name}"
     if candidate.pause in ("Failed", "Inconclusive"):
@@ -124,7 +121,7 @@ def abort(name: str, namespace: str | None) -> None:
 @namespace_option
 def retry(name: str, namespace: str | None) -> None:
     """Starts the rollout of a version that was rolled back, or paused, from its first step."""
-    found = _read(name, namespace).status or ModelDeploymentStatus()
+    found = get_deployment(name, namespace).status or ModelDeploymentStatus()
     candidate, failed = found.candidate, found.rolled_back
     version = candidate if candidate is not None and candidate.phase is RolloutPhase.PAUSED else failed
     if version is None or (candidate is not None and version is not candidate):
@@ -137,16 +134,9 @@ def retry(name: str, namespace: str | None) -> None:
 # --- Reading and writing ---------------------------------------------------------------------------------------------
 
 
-def _read(name: str, namespace: str | None) -> ModelDeployment:
-    try:
-        return ModelDeployment.model_validate(get_object(KIND, name, namespace, LIST))
-    except ValidationError as error:
-        raise InvalidManifest.from_validation(error, "the ModelDeployment, as this version reads it") from error
-
-
 def _candidate(name: str, namespace: str | None) -> CandidateVersion:
     """The version that is rolled out. Raises InvalidInput where there is none."""
-    return _candidate_of(_read(name, namespace))
+    return _candidate_of(get_deployment(name, namespace))
 
 
 def _candidate_of(deployment: ModelDeployment) -> CandidateVersion:
@@ -159,10 +149,10 @@ def _candidate_of(deployment: ModelDeployment) -> CandidateVersion:
 
 def _command(name: str, namespace: str | None, value: str) -> None:
     """Gives the operator a command. One that it has carried out before is removed first, for it acts once."""
-    if (_read(name, namespace).status or ModelDeploymentStatus()).rollout_command == value:
+    if (get_deployment(name, namespace).status or ModelDeploymentStatus()).rollout_command == value:
         _annotate(name, namespace, names.ANNOTATION_ROLLOUT, None)
         end = time.monotonic() + FORGET_SECONDS
-        while (_read(name, namespace).status or ModelDeploymentStatus()).rollout_command == value:
+        while (get_deployment(name, namespace).status or ModelDeploymentStatus()).rollout_command == value:
             if time.monotonic() > end:
                 raise Retryable("the operator does not answer", None, "look whether it runs, and try again")
             time.sleep(WATCH_SECONDS / 4)
@@ -170,7 +160,7 @@ def _command(name: str, namespace: str | None, value: str) -> None:
 
 
 def _annotate(name: str, namespace: str | None, annotation: str, value: str | None) -> None:
-    annotate(KIND, name, namespace, annotation, value, LIST)
+    annotate(DEPLOYMENTS, name, namespace, annotation, value, LIST_DEPLOYMENTS)
 
 
 # --- Showing ---------------------------------------------------------------------------------------------------------

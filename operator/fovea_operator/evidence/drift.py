@@ -17,7 +17,7 @@ about and three standard deviations between windows, estimated as in an analysis
 random effect: DerSimonian and Laird, Controlled Clinical Trials 7, 1986). A reference of n images has an error itself;
 `misfit` bounds the probability that it exceeds the tolerance (Hoeffding, JASA 58, 1963, in the form by Chernoff).
 
-Effects: Cliff's delta for ranks, with the limits of Romano et al. (2006); Cohen's h for classes (Cohen 1988).
+The smallest effects that matter are those of fovea_api.effects.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+
+from fovea_api.effects import DELTA, Counts, Effect, H, cliffs_delta, cohens_h, ranks
 
 from fovea_operator.evidence.betting import log_mean_exp
 
@@ -35,18 +36,11 @@ STAKES = (0.1, 0.2, 0.4, 0.8)
 """Fractions of the wealth that are staked on each image, for small changes and large ones."""
 BETWEEN = 3.0
 """Standard deviations between windows that are no change."""
-DELTA = {"Small": 0.147, "Medium": 0.33, "Large": 0.474}
-"""Smallest absolute values of Cliff's delta of an effect (Romano et al. 2006)."""
-H = {"Small": 0.2, "Medium": 0.5, "Large": 0.8}
-"""The same of Cohen's h (Cohen 1988)."""
 
 _LASTING = 0.97
 """Largest correlation of neighbouring windows that is taken into account."""
 _Z = 1.645
 """Quantile of the normal distribution of a one-sided bound of 95 %."""
-
-Effect = Literal["Small", "Medium", "Large"]
-Counts = Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +100,10 @@ def scores(feature: Feature, effect: Effect) -> Iterator[Score]:
             moved = math.sin(min(math.asin(math.sqrt(share)) + H[effect] / 2, math.pi / 2)) ** 2
             yield Score(f"{feature.name}/{index}", feature.name, values, share, moved - share)
         return
-    before, ranks = 0.0, []
-    for share in shares:
-        ranks.append(before + share / 2)
-        before += share
-    spread = [abs(2 * rank - 1) for rank in ranks]
+    location = ranks(feature.reference)
+    spread = [abs(2 * rank - 1) for rank in location]
     mean = sum(share * value for share, value in zip(shares, spread, strict=True))
-    yield Score(f"{feature.name}/location", feature.name, tuple(ranks), 0.5, DELTA[effect] / 2)
+    yield Score(f"{feature.name}/location", feature.name, tuple(location), 0.5, DELTA[effect] / 2)
     yield Score(f"{feature.name}/spread", feature.name, tuple(spread), mean, DELTA[effect] / 2)
 
 
@@ -240,9 +231,8 @@ def run_length(false_alarms_per_year: float, window_hours: float) -> float:
 
 def misfit(score: Score, items: float, allowed: float) -> float:
     """Largest probability that a reference of so many images of the same source lies outside of the tolerance."""
-    up = _kl(min(score.mean + allowed, 1.0), score.mean)
-    down = _kl(max(score.mean - allowed, 0.0), score.mean)
-    return min(1.0, math.exp(-items * up) + math.exp(-items * down))
+    sides = (score.mean + allowed, score.mean - allowed)  # a mean beyond 0 or 1 there is not
+    return min(1.0, sum(math.exp(-items * _kl(side, score.mean)) for side in sides if 0 <= side <= 1))
 
 
 def kept_budget(found: Sequence[tuple[Score, float]], items: float, budget: float, window_hours: float) -> float:
@@ -260,15 +250,8 @@ def kept_budget(found: Sequence[tuple[Score, float]], items: float, budget: floa
 
 def effect_size(feature: Feature, counts: Counts) -> float:
     """How much a window differs. Ranks: Cliff's delta, from -1 to 1. Classes: the largest Cohen's h."""
-    if not feature.categorical:
-        location = next(scores(feature, "Small"))
-        return 2 * location.of(counts) - 1
-    total, reference = sum(counts), sum(feature.reference)
-    angles = (
-        2 * math.asin(math.sqrt(n / total)) - 2 * math.asin(math.sqrt(known / reference))
-        for n, known in zip(counts, feature.reference, strict=True)
-    )
-    return max(angles, key=abs)
+    measure = cohens_h if feature.categorical else cliffs_delta
+    return measure(feature.reference, counts).value
 
 
 def _readable(counts: Counts, bins: int) -> bool:

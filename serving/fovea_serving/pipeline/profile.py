@@ -68,16 +68,17 @@ class ProfileBuilder:
         self._counts = {name: [0] * feature.bins for name, feature in FEATURES.items()}
         self._shares: dict[str, float] = {}
         self._items = 0
-        self._right = 0
+        self._right: list[bool] = []
 
-    def add(self, properties: Mapping[str, float], prediction: Prediction, right: bool) -> None:
-        """Counts an image with what its pixels are like, its prediction, and whether that is right."""
+    def add(self, properties: Mapping[str, float], prediction: Prediction, right: bool | None) -> None:
+        """Counts an image: what its pixels are like, its prediction, and whether that is right, if it is known."""
         for name, value in {**properties, **answer_features(prediction, self._task)}.items():
             self._counts[name][bisect_left(FEATURES[name].edges, value)] += 1
         for name, share in class_shares(prediction, self._classes).items():
             self._shares[name] = self._shares.get(name, 0.0) + share
         self._items += 1
-        self._right += right
+        if right is not None:
+            self._right.append(right)
 
     def finish(self, splits: Sequence[str], thumbnails: Sequence[str]) -> ReferenceProfile:
         """The profile of what was added."""
@@ -86,7 +87,7 @@ class ProfileBuilder:
             items=self._items,
             features={name: tuple(counts) for name, counts in self._counts.items() if any(counts)},
             classes={name: round(share, 6) for name, share in self._shares.items()},
-            accuracy=self._right / self._items if self._items else None,
+            accuracy=sum(self._right) / len(self._right) if self._right else None,
             embedding=self._embedding.basis if self._embedding is not None else None,
             thumbnails=tuple(thumbnails),
         )

@@ -7,14 +7,14 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from fovea_operator.evidence.accuracy import (
+from fovea_api.effects import DELTA
+from fovea_api.estimates import (
     Confidences,
     average_thresholded_confidence,
     difference_of_confidences,
 )
 from fovea_operator.evidence.drift import (
     BETWEEN,
-    DELTA,
     Detector,
     Feature,
     Monitor,
@@ -220,6 +220,12 @@ class TestReference:
         items, allowed = 200, 0.1
         exact = sum(math.comb(items, k) for k in range(items + 1) if abs(k / items - 0.5) >= 0.1) / 2**items
         assert exact <= misfit(score, items, allowed) <= 10 * exact
+
+    def test_a_mean_that_there_cannot_be_is_no_misfit(self) -> None:
+        """A class that no image of the reference has cannot be rarer; it must not use all of the budget up."""
+        (*_, absent) = scores(Feature("class", (1000.0, 1000.0, 0.0), categorical=True), "Small")
+        assert absent.mean == 0
+        assert misfit(absent, 2000, absent.least) == 0
 
     def test_a_small_reference_keeps_no_small_budget(self) -> None:
         found = [(score, score.least) for score in scores(FLAT, "Small")] * 5
