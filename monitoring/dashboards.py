@@ -1,4 +1,4 @@
-"""The Grafana dashboards: operator, trainings, datasets, served models."""
+"""The Grafana dashboards: operator, trainings, datasets, served models, drift."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
+from fovea_api import profile
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement
@@ -36,6 +37,8 @@ class Panel:
     unit: str = "short"
     kind: Literal["line", "number"] = "line"
     width: int = 8
+    signed: bool = False
+    """Whether there are values below zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -409,7 +412,114 @@ SERVING = Dashboard(
         ),
     ),
 )
-DASHBOARDS = (OPERATOR, TRAINING, DATASET, SERVING)
+
+
+def _feature(feature: profile.Feature) -> Panel:
+    """Median and spread of a feature, and the median of the reference, which is a histogram in the same bins."""
+    reference = f'max by (run, le) ({profile.REFERENCE}{{{_SERVED}, feature="{feature.name}"}})'
+    return Panel(
+        title=feature.name,
+        description=feature.description,
+        queries=(
+            *(
+                Query(_quantile(share, feature.metric, _SERVED, "run, "), f"{{{{run}}}} {words}")
+                for share, words in ((0.5, "median"), (0.1, "lowest tenth"), (0.9, "highest tenth"))
+            ),
+            Query(f"histogram_quantile(0.5, {reference})", "{{run}} median of the reference"),
+        ),
+        signed=feature.edges[0] < 0,
+    )
+
+
+def _class_shares(counts: str) -> str:
+    """Shares of each class, of counts by deployment, run and class."""
+    return f"({counts}) / ignoring (class) group_left () sum by (deployment, run) ({counts})"
+
+
+_DEPLOYED = 'namespace=~"$namespace", name=~"$deployment"'
+DRIFT = Dashboard(
+    name="drift",
+    title="Fovea: drift",
+    variables=(
+        ("namespace", profile.REFERENCE_ITEMS),
+        ("deployment", f'{profile.REFERENCE_ITEMS}{{namespace=~"$namespace"}}'),
+    ),
+    panels=(
+        Panel(
+            title="Drift",
+            description="1: detected, with evidence that keeps the budget of false alarms; absent: not known.",
+            queries=(Query(f"fovea_modeldeployment_drift_detected{{{_DEPLOYED}}}", "{{namespace}}/{{name}}"),),
+            kind="number",
+            width=4,
+        ),
+        Panel(
+            title="Effects",
+            description="Of each detector the largest in the last window: Cliff's delta (small from 0.147, large 0.474), "
+            "of classes Cohen's h (0.2 and 0.8).",
+            queries=(Query(f"fovea_modeldeployment_drift_effect{{{_DEPLOYED}}}", "{{name}} {{detector}}"),),
+            width=10,
+        ),
+        Panel(
+            title="Accuracy",
+            description="Share of labelled answers of the last day that were right, and the share of the reference.",
+            queries=(
+                Query(
+                    f'sum by (run) (increase({profile.LABELLED}{{{_SERVED}, outcome="right"}}[1d])) '
+                    f"/ sum by (run) (increase({profile.LABELLED}{{{_SERVED}}}[1d]))",
+                    "{{run}} by labels",
+                ),
+                Query(f"max by (run) ({profile.REFERENCE_ACCURACY}{{{_SERVED}}})", "{{run}} of the reference"),
+            ),
+            unit="percentunit",
+            width=10,
+        ),
+        *(_feature(feature) for feature in profile.FEATURES.values()),
+        Panel(
+            title="Predicted classes",
+            description="Share of the images by predicted class, and the share in the reference.",
+            queries=(
+                Query(_class_shares(_by("deployment, run, class", profile.CLASSES)), "{{run}} {{class}}"),
+                Query(
+                    _class_shares(f"max by (deployment, run, class) ({profile.REFERENCE_CLASSES}{{{_SERVED}}})"),
+                    "{{run}} {{class}} in the reference",
+                ),
+            ),
+            unit="percentunit",
+            width=12,
+        ),
+        Panel(
+            title="Measured images",
+            description="Images whose pixels were measured, and images whose answers were counted.",
+            queries=(
+                Query(_by("run", "fovea_serving_image_brightness_count"), "{{run}} pixels"),
+                Query(_by("run", "fovea_serving_confidence_count"), "{{run}} answers"),
+            ),
+            unit="ops",
+            width=12,
+        ),
+        Panel(
+            title="Captures",
+            description="Requests that were kept, by the reason for it, and those that were lost.",
+            queries=(
+                Query(_by("reason", "fovea_serving_captures_total"), "{{reason}}"),
+                Query(_by("reason", "fovea_serving_captures_lost_total"), "lost: {{reason}}"),
+            ),
+            unit="ops",
+            width=12,
+        ),
+        Panel(
+            title="Labels",
+            description="Captures in the store, with a label and without.",
+            queries=(
+                Query(
+                    f"max by (deployment, label) ({profile.STORED_CAPTURES}{{{_SERVED}}})", "{{deployment}} {{label}}"
+                ),
+            ),
+            width=12,
+        ),
+    ),
+)
+DASHBOARDS = (OPERATOR, TRAINING, DATASET, SERVING, DRIFT)
 
 
 def to_json(page: Dashboard) -> str:
@@ -458,7 +568,9 @@ def _panel(panel: Panel) -> timeseries.Panel | stat.Panel:
     else:
         legend = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
         built = timeseries.Panel().fill_opacity(10).legend(legend.show_legend(True))
-    built = built.title(panel.title).description(panel.description).unit(panel.unit).min(0).datasource(_SOURCE)
+    built = built.title(panel.title).description(panel.description).unit(panel.unit).datasource(_SOURCE)
+    if not panel.signed:
+        built = built.min(0)
     for index, query in enumerate(panel.queries):
         target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(chr(ord("A") + index))
         built = built.with_target(target.datasource(_SOURCE))

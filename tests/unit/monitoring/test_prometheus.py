@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from fovea_api.common import Task
 from fovea_api.modeldeployment import ServiceObjectives
+from fovea_api.profile import FEATURES, ReferenceProfile
 from fovea_operator import scraping
 from fovea_operator.gauges import ObjectGauges
 from fovea_operator.kinds import builtin
@@ -44,6 +45,17 @@ WINDOW = 8
 """Seconds over which the operator measures here."""
 
 
+PROPERTIES = dict.fromkeys(set(FEATURES) - {"confidence", "objects", "size", "aspect"}, 0.3)
+"""Features that are measured of the pixels of an image."""
+REFERENCE = ReferenceProfile(
+    splits=("test",),
+    items=40,
+    features={name: (0, 40, *(0,) * (feature.bins - 2)) for name, feature in FEATURES.items()},
+    classes={"RBC": 30.0, "WBC": 10.0},
+    accuracy=0.9,
+)
+
+
 class Gateway:
     """A gateway's own metrics, counted as it counts them, on an address of its own."""
 
@@ -61,6 +73,8 @@ class Gateway:
         self.version = Version("r-1", "Stable", 100, model)
         self.metrics.routing(Routing([self.version]))
         self.metrics.ready(self.version, True)
+        self.metrics.drift.reference(self.version.name, "stable", REFERENCE)
+        self.metrics.drift.stored({"some": 3, "none": 4})
 
     def answer(self, number: int) -> None:
         """A request: one of ten fails, one of four takes long."""
@@ -69,8 +83,12 @@ class Gateway:
         detection = Detection(np.zeros((1, 4), np.float32), np.array([1]), np.array([0.9], np.float32))
         self.metrics.images(self.version, [b"0" * 22_000], [ImageHeader("JPEG", 640, 480)])
         self.metrics.answers(self.version, [Answer(detection, 640, 480, 2)])
-        features = {**answer_features(detection, Task.DETECTION), **size_features(640, 480)}
-        self.metrics.drift.image(self.version.name, "stable", features)
+        drift, place = self.metrics.drift, (self.version.name, "stable")
+        drift.image(*place, {**PROPERTIES, **answer_features(detection, Task.DETECTION), **size_features(640, 480)})
+        drift.classes(*place, {"WBC": 1.0})
+        drift.labelled(*place, "wrong" if number % 5 == 0 else "right")
+        drift.captured("sample")
+        drift.capture_lost("limit")
 
     def page(self) -> bytes:
         self.metrics.load(3, 0.1)
