@@ -454,7 +454,7 @@ DRIFT = Dashboard(
         ),
         Panel(
             title="Effects",
-            description="Of each detector the largest in the last window: Cliff's delta (small from 0.147, large 0.474), "
+            description="Largest of each detector in the last window: Cliff's delta (small from 0.147, large 0.474), "
             "of classes Cohen's h (0.2 and 0.8).",
             queries=(Query(f"fovea_modeldeployment_drift_effect{{{_DEPLOYED}}}", "{{name}} {{detector}}"),),
             width=10,

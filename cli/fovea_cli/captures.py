@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from fovea_api.common import parse_duration
 
 if TYPE_CHECKING:
     from fovea_serving.captures import CaptureStore
@@ -75,17 +76,39 @@ def import_labels(uri: str, file: Path, form: str, store_credentials: str | None
 
 @command.command("delete")
 @click.argument("uri")
-@click.argument("request_ids", nargs=-1, required=True)
+@click.argument("request_ids", nargs=-1)
+@click.option("--exclude", help="File that spec.exclude of a Dataset names: images that it lists, by digest or name.")
 @_credentials
-def delete_captures(uri: str, request_ids: tuple[str, ...], store_credentials: str | None) -> None:
+def delete_captures(uri: str, request_ids: tuple[str, ...], exclude: str | None, store_credentials: str | None) -> None:
     """Deletes images, answers and labels of requests, as for a person who withdrew."""
+    from fovea_api.dataset import excluded
+    from fovea_serving.captures.exchange import listed_in
+    from fovea_store import StorePath
+
     store = _store(uri, store_credentials)
-    for request_id in request_ids:
+    listed = listed_in(store, excluded(StorePath.parse(exclude).read_text())) if exclude is not None else []
+    if not request_ids and exclude is None:
+        raise click.UsageError("give ids of requests, or --exclude")
+    for request_id in (*request_ids, *listed):
         click.echo(f"{request_id}: {'deleted' if store.delete(request_id) else 'nothing is kept'}")
 
 
-def _store(uri: str, credentials: str | None) -> CaptureStore:
+@command.command("expire")
+@click.argument("uri")
+@click.option("--older", required=True, help="Age from which a day is deleted as a whole, such as 720h.")
+@_credentials
+def expire_captures(uri: str, older: str, store_credentials: str | None) -> None:
+    """Deletes the days that are older, as gateways do: of a deployment that was deleted nobody else does."""
+    try:
+        retention = parse_duration(older)
+    except ValueError as error:
+        raise click.BadParameter(f"{older!r} is no duration such as 720h", param_hint="--older") from error
+    days = _store(uri, store_credentials, retention).expire(datetime.now(UTC))
+    click.echo(f"{days} {'day' if days == 1 else 'days'} deleted")
+
+
+def _store(uri: str, credentials: str | None, retention: timedelta = timedelta.max) -> CaptureStore:
     from fovea_serving.captures import CaptureStore
     from fovea_store import StorePath
 
-    return CaptureStore(StorePath.parse(uri, credentials), timedelta.max)
+    return CaptureStore(StorePath.parse(uri, credentials), retention)

@@ -60,12 +60,20 @@ class Format(StrEnum):
     IDX = "IDX"
     CSV = "CSV"
     VIDEO = "Video"
+    CAPTURES = "Captures"
 
 
 SUPPORTED_FORMATS: Mapping[Task, tuple[Format, ...]] = {
-    Task.CLASSIFICATION: (Format.IMAGE_FOLDER, Format.IDX, Format.COCO, Format.PASCAL_VOC, Format.YOLO),
-    Task.DETECTION: (Format.PASCAL_VOC, Format.COCO, Format.YOLO),
-    Task.SEMANTIC_SEGMENTATION: (Format.MASKS, Format.COCO),
+    Task.CLASSIFICATION: (
+        Format.IMAGE_FOLDER,
+        Format.IDX,
+        Format.COCO,
+        Format.PASCAL_VOC,
+        Format.YOLO,
+        Format.CAPTURES,
+    ),
+    Task.DETECTION: (Format.PASCAL_VOC, Format.COCO, Format.YOLO, Format.CAPTURES),
+    Task.SEMANTIC_SEGMENTATION: (Format.MASKS, Format.COCO, Format.CAPTURES),
 }
 """The tasks that a version can be built for, and the formats that its sources can be read from."""
 
@@ -112,24 +120,6 @@ class Generator(Model):
     """Format of the program's output."""
 
 
-class Labels(Model):
-    """Location of labels."""
-
-    uri: Uri
-    """Folder or file with the labels."""
-    format: Format
-    """Format of the labels."""
-
-
-class Captures(Model):
-    """Images captured by a deployment, included once they are labelled."""
-
-    model_deployment_ref: Ref
-    """ModelDeployment that captures the images. Until it exists, the source is empty."""
-    labels: Labels
-    """Location of the labels."""
-
-
 MOST_MASK_CLASSES = 255
 """A pixel of a mask is a byte, of which one value means that it has no class."""
 MaskValues = Annotated[Mapping[ClassName, Annotated[Int, Field(ge=0, le=255)]], Field(max_length=MOST_MASK_CLASSES)]
@@ -159,7 +149,8 @@ class Source(Model):
     uri: Uri | None = None
     """Folder or archive: pvc://claim/path, s3://, gs:// or https:// (requires sha256). Archives are unpacked."""
     format: Format | None = None
-    """Format of the files at uri."""
+    """Format of the files at uri. Captures: folder in which a ModelDeployment keeps its requests
+    (spec.monitoring.captures.uri); the labelled ones are read, those of a burst in one split."""
     sha256: Sha256 | None = None
     """SHA-256 digest of the file at uri, in hexadecimal; required for https://."""
     mask_values: MaskValues = {}
@@ -179,10 +170,8 @@ class Source(Model):
     """Frames of a video or a camera."""
     generator: Generator | None = None
     """Program that writes a dataset."""
-    captures: Captures | None = None
-    """Images captured by a deployment."""
 
-    exactly_one: ClassVar = ("uri", "video", "generator", "captures")
+    exactly_one: ClassVar = ("uri", "video", "generator")
     rules: ClassVar = (
         Rule(
             "has(self.uri) == has(self.format)",
@@ -376,6 +365,12 @@ class Exclude(Model):
     rules: ClassVar = not_downloaded("uri")
 
 
+def excluded(text: str) -> frozenset[str]:
+    """The digests and names that the file of an Exclude lists; after `#` is a remark."""
+    words = (line.split("#")[0].strip() for line in text.splitlines())
+    return frozenset(word.removeprefix("sha256-").removeprefix("sha256:") for word in words if word)
+
+
 class Refresh(Model):
     """Schedule for rereading the sources. A new version is built only if they have changed."""
 
@@ -535,9 +530,6 @@ def references(spec: DatasetSpec) -> Iterator[Reference]:
     for index, source in enumerate(spec.sources):
         if source.secret_ref is not None:
             yield Reference("Secret", source.secret_ref.name, f"spec.sources[{index}].secretRef")
-        if source.captures is not None:
-            name = source.captures.model_deployment_ref.name
-            yield Reference("ModelDeployment", name, f"spec.sources[{index}].captures.modelDeploymentRef")
     if spec.prelabel is not None:
         name = spec.prelabel.model_deployment_ref.name
         yield Reference("ModelDeployment", name, "spec.prelabel.modelDeploymentRef")
@@ -562,15 +554,9 @@ def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
 
 def empty_sources(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Sources that give nothing because no deployment has a model in this version: name, and why in words."""
-    for source in recipe.sources:
-        if source.captures is not None:
-            yield source.name, _no_model(source.captures.model_deployment_ref, "there are no captures")
     if recipe.prelabel is not None:
-        yield "prelabel", _no_model(recipe.prelabel.model_deployment_ref, "nothing is labelled")
-
-
-def _no_model(deployment: Ref, so: str) -> str:
-    return f"ModelDeployment {deployment.name!r} has no model, so {so}"
+        name = recipe.prelabel.model_deployment_ref.name
+        yield "prelabel", f"ModelDeployment {name!r} has no model, so nothing is labelled"
 
 
 __all__ = [

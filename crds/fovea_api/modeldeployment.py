@@ -37,6 +37,7 @@ from fovea_api.common import (
     TimeZone,
     Uri,
     Word,
+    not_downloaded,
     parse_duration,
 )
 from fovea_api.partial import PartialOf
@@ -415,7 +416,7 @@ class CapturePolicy(Model):
     """Capture of images for labelling."""
 
     uri: Uri
-    """Folder for captured images."""
+    """Folder for captured images, of this ModelDeployment alone."""
     sample_rate: Fraction = 0.01
     """Fraction of all requests to capture, 0 to 1."""
     low_confidence_below: Fraction = 0.5
@@ -424,6 +425,8 @@ class CapturePolicy(Model):
     """Maximum number of captured images per hour."""
     retention: Duration = "720h"
     """Retention time of captured images."""
+
+    rules: ClassVar = not_downloaded("uri")
 
 
 class Drift(Model):

@@ -7,6 +7,7 @@ BURST_SECONDS after the one before.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -85,6 +86,16 @@ def pictures(store: CaptureStore) -> list[Picture]:
         client, last = capture.client, capture.time
         listed += [Picture(each, index, group) for index in range(len(capture.images))]
     return listed
+
+
+def listed_in(store: CaptureStore, left_out: frozenset[str]) -> list[str]:
+    """Ids of the requests of which `exclude` lists an image, by its name or by the SHA-256 of its file."""
+    found = (
+        each.found.capture.id
+        for each in pictures(store)
+        if each.name in left_out or hashlib.sha256(store.read_image(each.found, each.index)).hexdigest() in left_out
+    )
+    return list(dict.fromkeys(found))
 
 
 def in_order_of_use(store: CaptureStore, listed: Sequence[Picture]) -> list[Picture]:

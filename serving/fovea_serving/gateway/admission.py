@@ -41,13 +41,17 @@ class Admission:
         """Seconds that a request which came now would wait."""
         return self.at_work * self._busy / self._finished if self._finished else 0.0
 
+    def has_room(self, images: int) -> bool:
+        """Whether a request of so many images would be admitted now."""
+        after = self.at_work + images
+        slow = after > self._always and self.expected_wait > self.max_wait
+        return not self.at_work or (after <= self._most and not slow)
+
     @contextmanager
     def admit(self, images: int) -> Iterator[None]:
         """While the images of a request are at work. Raises Overloaded where they would wait for too long."""
         wait = self.expected_wait
-        if self.at_work and (
-            self.at_work + images > self._most or (self.at_work + images > self._always and wait > self.max_wait)
-        ):
+        if not self.has_room(images):
             raise Overloaded(f"{self.at_work} images are at work, a wait of about {wait:.1f} s", max(1.0, wait))
         self._pass_time()
         self.at_work += images

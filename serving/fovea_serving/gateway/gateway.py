@@ -27,7 +27,7 @@ from fovea_serving.gateway.settings import Settings
 from fovea_serving.gateway.trial import Asked, Choice, Trial, is_evidence
 from fovea_serving.pipeline.header import ImageHeader, check_header
 from fovea_serving.pipeline.tiles import MAX_TILES, tile_count
-from fovea_serving.upstreams import Answer, InvalidOptions, PredictOptions, UpstreamUnavailable
+from fovea_serving.upstreams import Answer, InvalidOptions, Overloaded, PredictOptions, UpstreamUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class Call:
     """When it was there as a whole, by `time.perf_counter`."""
     tested: bool = False
     """Whether it fell to one of two versions that are compared."""
+    turned_away: bool = False
+    """Whether the candidate had no room for it, and the stable version had."""
 
     @property
     def seconds(self) -> float | None:
@@ -123,7 +125,8 @@ class Gateway:
             raise
         finally:
             self.metrics.request(call.version, code, reason, call.seconds)
-            if call.tested and call.version is not None and call.seconds is not None and is_evidence(code):
+            counts = call.tested and (is_evidence(code) or call.turned_away)
+            if counts and call.version is not None and call.seconds is not None:
                 self.metrics.tested(call.version, code, call.seconds)
 
     async def predict(self, call: Call, images: Sequence[bytes], choice: Choice) -> Answered:
@@ -193,9 +196,16 @@ class Gateway:
     ) -> Answered:
         version = self.routing.choose(call.request_id)
         admission = self.admission_of_candidate if version.role == "Candidate" else self.admission
-        with admission.admit(self._work(version, headers, choice)):
-            async with self._deadline():
-                return await self._ask(call, images, choice)
+        work = self._work(version, headers, choice)
+        try:
+            with admission.admit(work):
+                async with self._deadline():
+                    return await self._ask(call, images, choice)
+        except Overloaded:
+            asked = call.version or version
+            if asked.role == "Candidate" and self.admission.has_room(work):
+                call.version, call.tested, call.turned_away = asked, True, True
+            raise
 
     async def _ask(self, call: Call, images: Sequence[bytes], choice: Choice) -> Answered:
         while True:

@@ -176,10 +176,10 @@ class Metrics:
             self._latency.labels(*labels).observe(seconds)
 
     def tested(self, version: Version, code: int, seconds: float) -> None:
-        """A request by which a candidate is tested, as it was answered."""
+        """A request by which a candidate is tested, as it was answered. One that it turned away (429) has failed."""
         labels = self._labels(version)
         self._tested.labels(*labels).inc()
-        if code >= 500:
+        if code >= 500 or code == 429:
             self._tested_failed.labels(*labels).inc()
         for limit in version.limits:
             if 1000 * seconds > limit:

@@ -18,7 +18,7 @@ from fovea_api.dataset import Dataset
 from fovea_api.dataset import references as dataset_references
 from fovea_api.errors import InvalidInput, InvalidManifest, MissingExtra, Retryable, problems
 from fovea_api.metrics import headline
-from fovea_api.modeldeployment import Retraining
+from fovea_api.modeldeployment import ModelDeployment, Retraining
 from fovea_api.partial import merge
 from fovea_api.run import DatasetInput, RunInputs, RunOwner, RunType, read_recipe, run_identity, run_name
 from fovea_api.trainingjob import Recipe, TrainingJobSpec
@@ -269,3 +269,12 @@ def test_a_list_is_not_said_to_be_empty_because_its_only_item_is_wrong() -> None
 
     assert problems_of([parameter]) == ["parameters[0].path"]
     assert problems_of([]) == ["parameters"]
+
+
+@pytest.mark.parametrize("uri", ["https://bucket.example/captures", "ftp://x/y"])
+def test_captures_are_kept_in_a_store(uri: str) -> None:
+    """Nothing can be written to a web server."""
+    spec = {"model": {"uri": "s3://m/b"}, "monitoring": {"captures": {"uri": uri}}}
+    given = {"apiVersion": "fovea.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "cells"}, "spec": spec}
+    with pytest.raises(ValidationError):
+        ModelDeployment.model_validate(given)

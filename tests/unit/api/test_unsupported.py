@@ -10,10 +10,6 @@ from fovea_api.common import Task
 from fovea_api.dataset import SUPPORTED_FORMATS, Dataset, empty_sources
 
 LAB = {"name": "lab", "uri": "s3://b/lab", "format": "COCO"}
-CAPTURES = {
-    "name": "production",
-    "captures": {"modelDeploymentRef": {"name": "cells"}, "labels": {"uri": "s3://b/labels", "format": "CVAT"}},
-}
 PRELABEL = {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}
 
 
@@ -72,10 +68,9 @@ def test_each_wish_of_a_dataset_is_refused_with_its_field(given: dataset.Recipe,
 
 
 def test_what_needs_a_deployment_is_empty_and_not_refused() -> None:
-    given = recipe(LAB, CAPTURES, prelabel=PRELABEL)
+    given = recipe(LAB, prelabel=PRELABEL)
     assert dataset.unsupported(given) == ()
     assert list(empty_sources(given)) == [
-        ("production", "ModelDeployment 'cells' has no model, so there are no captures"),
         ("prelabel", "ModelDeployment 'cells' has no model, so nothing is labelled"),
     ]
     assert list(empty_sources(recipe(LAB))) == []
@@ -85,7 +80,7 @@ def test_what_needs_a_deployment_is_empty_and_not_refused() -> None:
 @pytest.mark.parametrize("format", dataset.Format)
 def test_a_dataset_is_accepted_where_its_format_can_be_read(task: Task, format: dataset.Format) -> None:
     source = LAB | {"format": format.value}
-    manifest = {"metadata": {"name": "cells"}, "spec": {"task": task.value, "sources": [source, CAPTURES]}}
+    manifest = {"metadata": {"name": "cells"}, "spec": {"task": task.value, "sources": [source]}}
     if format in SUPPORTED_FORMATS[task]:
         assert Dataset.model_validate(manifest).spec.task is task
     else:

@@ -191,7 +191,7 @@ def test_optional_parts(render: Render) -> None:
     for rule in rules:
         assert rule["annotations"]["runbook_url"] == f"https://wiki.example/runbooks#{rule['alert'].lower()}"
     pages = {name: json.loads(text) for name, text in objects["ConfigMap/fovea-dashboards"]["data"].items()}
-    assert pages.keys() == {f"fovea-{name}.json" for name in ("operator", "training", "dataset", "serving")}
+    assert pages.keys() == {f"fovea-{name}.json" for name in ("operator", "training", "dataset", "serving", "drift")}
     assert all(page["panels"] for page in pages.values())
     assert objects["NetworkPolicy/fovea"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
 

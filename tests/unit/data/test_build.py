@@ -178,27 +178,30 @@ def test_excluded_images_never_appear(build: Build, voc: Path, tmp_path: Path) -
     assert not {"JPEGImages/BloodImage_00001.jpg", "JPEGImages/BloodImage_00002.jpg"} & set(after)
 
 
-CAPTURES = {"modelDeploymentRef": {"name": "cells"}, "labels": {"uri": "s3://labels/cells/", "format": "CVAT"}}
 PRELABEL = {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}
 
 
 def test_deployments_without_a_model_give_nothing_and_the_report_says_so(
-    build: Build, voc: Path, caplog: pytest.LogCaptureFixture
+    build: Build, voc: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec = detection(voc, prelabel=PRELABEL)
-    spec["sources"] = [*spec["sources"], {"name": "production", "captures": CAPTURES}]  # type: ignore[misc]
+    spec["sources"] = [*spec["sources"], captured(tmp_path)]  # type: ignore[misc]
     result = build(spec)
     assert result.digest == build(detection(voc)).digest
     assert result.summary.images == 24
     page = StorePath.parse(result.report).read_text()
-    for text in ("production", "there are no captures", "prelabel", "nothing is labelled"):
+    for text in ("prelabel", "nothing is labelled"):
         assert text in page
         assert text in caplog.text
 
 
-def test_captures_alone_are_no_dataset(build: Build) -> None:
-    with pytest.raises(InvalidInput, match=r"no image .* is left: production: ModelDeployment 'cells' has no model"):
-        build({"task": "Detection", "sources": [{"name": "production", "captures": CAPTURES}]})
+def captured(folder: Path) -> dict[str, str]:
+    return {"name": "production", "uri": f"file://{folder}/captures", "format": "Captures"}
+
+
+def test_captures_alone_are_no_dataset(build: Build, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"no image .* is left"):
+        build({"task": "Detection", "sources": [captured(tmp_path)]})
 
 
 @pytest.mark.parametrize(

@@ -326,6 +326,41 @@ def test_a_run_that_is_refused_or_deleted_ends_the_retraining() -> None:
         assert world.requests == ()
 
 
+@pytest.mark.parametrize(
+    ("triggers", "observed"),
+    [
+        ({"newDatasetVersion": True}, {}),
+        ({"drift": {"minNewLabels": 50}}, {"drift_since": NOW - timedelta(hours=1)}),
+        ({"accuracyBelow": 0.8}, {"labelled": Share(100, 400)}),
+    ],
+)
+def test_a_run_that_failed_uses_its_version_up_after_the_third_time(
+    triggers: dict[str, Any], observed: dict[str, Any]
+) -> None:
+    """A node that is lost must not keep a version from being learned for ever; one that cannot be learned ends."""
+    world = World(spec(triggers, cooldown="2h"))
+    world.step(data=data(NEW, 160), **observed)
+    causes = []
+    for attempt in range(3):
+        causes.append(world.requests[-1].cause)
+        world.ends(f"r-00001{attempt}", "Failed")
+        assert not world.requests, "the cooldown is waited for"
+        world.pass_time(hours=3)
+    assert len(set(causes)) == 3
+    assert world.outcomes == [(world.outcomes[0][0], "Failed")] * 3
+    assert not world.requests
+    world.step(data=Data(NEWER, 230, {OLD: 100, NEW: 160, NEWER: 230}), drift_since=NOW - timedelta(hours=1))
+    assert len(world.requests) == 1, "another version is another matter"
+
+
+def test_a_model_that_was_not_better_uses_its_version_up_at_once() -> None:
+    world = World(spec(cooldown="2h"))
+    world.step(data=data(NEW, 160))
+    world.ends(champion__differenceError=10)
+    world.pass_time(hours=3)
+    assert world.outcomes == [("DatasetVersion", "NotBetter")]
+
+
 def test_manual_promotion_waits_for_the_name_of_the_run() -> None:
     world = asked(promotion="Manual", cooldown="0s")
     world.ends()

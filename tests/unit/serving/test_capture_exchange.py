@@ -37,7 +37,7 @@ def filled(folder: Path, seconds: dict[str, float], task: Task = Task.DETECTION)
     parts = [{"class": "RBC", "score": 0.4, "box": BOX}, {"class": "WBC", "score": 0.3, "box": [0.0, 0.0, 9.0, 9.0]}]
     known = {"objects": parts} if task == Task.DETECTION else {"classes": [{"class": "RBC", "score": 0.4}]}
     for index, (name, after) in enumerate(seconds.items()):
-        image = ImageAnswer(file=f"{name}-0.png", width=60, height=40, confidence=0.1 * index, prediction=known)
+        image = ImageAnswer(file=f"{name}-0.png", width=60, height=40, confidence=0.02 * index, prediction=known)
         capture = Capture(
             id=name,
             time=START + timedelta(seconds=after),
@@ -48,7 +48,7 @@ def filled(folder: Path, seconds: dict[str, float], task: Task = Task.DETECTION)
             client="c0",
             images=(image,),
         )
-        store.write(capture, [png(20 * index)])
+        store.write(capture, [png(8 * index)])
     return store
 
 
@@ -113,3 +113,12 @@ def test_captures_are_listed_and_deleted_by_hand(tmp_path: Path) -> None:
     assert len(CliRunner().invoke(command, ["list", uri]).output.splitlines()) == 2
     assert "a: deleted\nx: nothing is kept" in CliRunner().invoke(command, ["delete", uri, "a", "x"]).output
     assert len(CliRunner().invoke(command, ["list", uri]).output.splitlines()) == 1
+
+
+def test_days_of_a_deleted_deployment_are_deleted_by_age(tmp_path: Path) -> None:
+    now = (datetime.now(UTC) - START).total_seconds()
+    store = filled(tmp_path / "captures", {"a": now - 3 * 86400, "b": now})
+    uri = f"file://{tmp_path}/captures"
+    assert CliRunner().invoke(command, ["expire", uri, "--older", "36h"]).output == "1 day deleted\n"
+    assert [found.capture.id for found in store.all()] == ["b"]
+    assert CliRunner().invoke(command, ["expire", uri, "--older", "old"]).exit_code == 2

@@ -118,13 +118,29 @@ async def test_what_both_answer_is_counted_with_failures_and_what_is_over_a_limi
     assert world.counted("failures", "stable", "stable") == 0
 
 
-@pytest.mark.parametrize("error", [Overloaded("full"), InvalidOptions("no such class")])
-async def test_what_was_wrong_or_shed_tests_nobody(world: World, error: Exception) -> None:
+async def test_what_was_wrong_tests_nobody(world: World) -> None:
     world.route(50)
-    world.models["new"].error = error
+    world.models["new"].error = InvalidOptions("no such class")
     failed = (await world.ask(20)).count("")
     assert failed > 3
     assert world.counted("requests", "new", "candidate") == world.counted("failures", "new", "candidate") == 0
+
+
+@pytest.mark.parametrize("by", ["runtime", "gateway"])
+async def test_what_a_candidate_turns_away_has_failed_if_stable_had_room_for_it(world: World, by: str) -> None:
+    world.route(50)
+    if by == "runtime":
+        world.models["new"].error = Overloaded("full")
+    else:
+        world.gateway.admission_of_candidate.at_work = 10_000
+    shed = (await world.ask(20)).count("")
+    assert shed > 3
+    assert world.counted("requests", "new", "candidate") == world.counted("failures", "new", "candidate") == shed
+    world.gateway.admission.at_work = 10_000
+    assert set(await world.ask(20)) == {""}
+    assert world.counted("failures", "new", "candidate") == shed, "too much load is the fault of neither"
+    assert world.counted("failures", "stable", "stable") == 0
+    world.gateway.admission.at_work = world.gateway.admission_of_candidate.at_work = 0
 
 
 async def test_without_a_candidate_nothing_is_counted(world: World) -> None:

@@ -19,7 +19,7 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fovea_api.common import Task
-from fovea_api.dataset import MOST_MASK_CLASSES, Recipe, empty_sources, unsupported
+from fovea_api.dataset import MOST_MASK_CLASSES, Recipe, empty_sources, excluded, unsupported
 from fovea_api.errors import CorruptData, InvalidInput, refuse
 from fovea_api.run import Progress, VersionInput
 from fovea_api.version import MANIFEST, DatasetSummary, DatasetVersion, Severity
@@ -182,12 +182,12 @@ def _opened(recipe: Recipe, work: Path, workers: int, progress: Callable[[Progre
 def _draft(recipe: Recipe, reading: _Reading, parent: VersionInput | None) -> Draft:
     """Reads and checks the sources and chooses images and splits."""
     index = reading.index
-    excluded = _excluded(recipe)
+    left_out = _excluded(recipe)
     kept, kept_rows = _parent(recipe, parent)
     for source, why in empty_sources(recipe):
         log.warning("%s is empty: %s", source, why)
         index.add_finding(Finding(FindingKind.EMPTY_SOURCE, source, why))
-    _read(reading.sources, index, reading.pool, excluded, reading.meter)
+    _read(reading.sources, index, reading.pool, left_out, reading.meter)
     _refuse(recipe, index)
     classes = recipe.classes or _classes(reading.sources, index)
     if recipe.task == Task.SEMANTIC_SEGMENTATION and len(classes) > MOST_MASK_CLASSES:
@@ -236,9 +236,7 @@ def _classes(sources: Sequence[OpenSource], index: Index) -> tuple[str, ...]:
 def _excluded(recipe: Recipe) -> frozenset[str]:
     if recipe.exclude is None:
         return frozenset()
-    lines = StorePath.parse(recipe.exclude.uri).read_text(EXCLUDE_BYTES).splitlines()
-    words = (line.split("#")[0].strip() for line in lines)
-    return frozenset(word.removeprefix("sha256-").removeprefix("sha256:") for word in words if word)
+    return excluded(StorePath.parse(recipe.exclude.uri).read_text(EXCLUDE_BYTES))
 
 
 def _parent(recipe: Recipe, parent: VersionInput | None) -> tuple[Kept, list[dict[str, str]]]:
@@ -258,7 +256,7 @@ def _parent(recipe: Recipe, parent: VersionInput | None) -> tuple[Kept, list[dic
 
 
 def _read(
-    sources: Sequence[OpenSource], index: Index, pool: Workers, excluded: frozenset[str], meter: ProgressMeter
+    sources: Sequence[OpenSource], index: Index, pool: Workers, left_out: frozenset[str], meter: ProgressMeter
 ) -> None:
     total = sum(len(source.tree.files) for source in sources)
     done = 0
@@ -268,7 +266,7 @@ def _read(
         images = _images(source, index, used)
         for checked in pool.map(check_chunk, ((source, chunk) for chunk in _chunks(images, CHUNK))):
             for item in checked:
-                if item.digest and (item.digest in excluded or item.name in excluded):
+                if item.digest and (item.digest in left_out or item.name in left_out):
                     item = replace(item, digest="", findings=())
                     index.add_finding(Finding(FindingKind.EXCLUDED, f"{source.name}: {item.name}", "listed in exclude"))
                 index.add(number, item, source.name)

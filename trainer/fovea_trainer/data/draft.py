@@ -178,8 +178,8 @@ def _unique(recipe: Recipe, index: Index, numbers: Mapping[str, int]) -> tuple[l
     ids: list[int] = []
     items: list[Item] = []
     last_content, last_name = "", ""
-    query = "SELECT id, digest, name, hint, classes, content FROM items ORDER BY digest, source, name"
-    for number, digest, name, hint, names, content in index.db.execute(query):
+    query = "SELECT id, digest, name, hint, classes, content, grp FROM items ORDER BY digest, source, name"
+    for number, digest, name, hint, names, content, given in index.db.execute(query):
         if items and items[-1].digest == digest:
             message = f"the image has the same bytes as {last_name}"
             index.add_finding(Finding(FindingKind.EXACT_DUPLICATE, name, message))
@@ -193,7 +193,7 @@ def _unique(recipe: Recipe, index: Index, numbers: Mapping[str, int]) -> tuple[l
                 items[-1] = replace(items[-1], hint=strongest)
             continue
         match = pattern.search(name) if pattern else None
-        group = (match["group"] or "") if match else ""
+        group = (match["group"] if match else None) or given
         ids.append(number)
         items.append(Item(digest, group, hint, tuple(numbers[label] for label in json.loads(names))))
         last_content, last_name = content, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,8 @@ from fovea_trainer.data.unused import LINE
 LOOKED_INTO = 20
 """Label files whose beginning is read."""
 HEAD_BYTES = 4096
+CAPTURED = re.compile(r"^\d{4}-\d\d-\d\d/[^/]+~label\.json$")
+"""The label of a captured request."""
 VALIDATION_SHARE = 0.15
 """Of the train images, where a source has a test split and no validation split."""
 
@@ -27,6 +30,8 @@ def guess_format(tree: Tree) -> Format:
     """The format whose files are there. Raises InvalidInput where the files are of none."""
     if any("ubyte" in PurePosixPath(path).name for path in tree.files):
         return Format.IDX
+    if any(CAPTURED.search(path) for path in tree.files):
+        return Format.CAPTURES
     texts = list(tree.with_suffix(".txt"))
     if any(PurePosixPath(path).name in ("data.yaml", "data.yml", "obj.data") for path in tree.files):
         return Format.YOLO

@@ -65,7 +65,7 @@ class Index:
             image = item.image
             fields = [image.path] if isinstance(image, FileImage) else list(asdict(image).values())
             self.db.execute(
-                "INSERT INTO items VALUES (NULL,?,?,?,?,?,?,?,?,?,?,NULL,'')",
+                "INSERT INTO items VALUES (NULL,?,?,?,?,?,?,?,?,?,?,NULL,?)",
                 (
                     *(
                         item.digest,
@@ -76,7 +76,7 @@ class Index:
                         item.width,
                         item.height,
                     ),
-                    *(item.thumbnail, item.content.to_json(), json.dumps(item.classes)),
+                    *(item.thumbnail, item.content.to_json(), json.dumps(item.classes), item.group),
                 ),
             )
 

@@ -137,6 +137,8 @@ class Checked:
     content: Content = Content()
     classes: tuple[str, ...] = ()
     """Names of the classes that it shows, each once."""
+    group: str = ""
+    """That of the source; empty: it has none."""
 
 
 def check_chunk(source: OpenSource, chunk: Sequence[SourceImage]) -> list[Checked]:
@@ -203,6 +205,7 @@ def check(source: OpenSource, item: SourceImage) -> Checked:
         seen.thumbnail,
         content,
         classes,
+        item.group,
     )
 
 

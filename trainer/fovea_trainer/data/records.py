@@ -146,6 +146,8 @@ class SourceImage:
     """The split that the source puts it in: train, validation, test."""
     labels: Labels | None = None
     labels_path: str | None = None
+    group: str = ""
+    """What the source says that it belongs to; images of a group stay in one split. Empty: it does not say."""
 
     def files(self) -> Iterator[str]:
         """Paths of the files that the image and its labels lie in."""

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pyarrow as pa
 from fovea_api.dataset import Format, Source
 from fovea_api.errors import InvalidInput, Recoverable
-from fovea_store import StorePath
+from fovea_store import NotFound, StorePath
 from fovea_store.errors import explained
 from fovea_store.filesystems import split_uri
 
@@ -81,8 +81,13 @@ def open_source(source: Source, work: Path, limits: Limits = LIMITS) -> Tree:
         root = _single_file(root, source, work, limits)
     elif source.sha256 is not None:
         raise InvalidInput("sha256 is given, but the source is a folder", shown, "remove sha256 or give an archive")
-    tree = Tree.of(root)
-    if not tree.files:
+    try:
+        tree = Tree.of(root)
+    except NotFound:
+        if source.format != Format.CAPTURES:
+            raise
+        tree = Tree(root)
+    if not tree.files and source.format != Format.CAPTURES:  # nothing is captured yet
         raise InvalidInput("the source is empty", shown, "check the path")
     if source.format == Format.IDX and any(path.endswith(".gz") for path in tree.files):
         return _unpack_gzip(tree, work / "plain", limits)

@@ -47,6 +47,11 @@ MONTH = timedelta(days=30)
 ACCURACY_ERROR = 0.05
 """Probability that live accuracy is ever found to be below a bound that it keeps."""
 
+MOST_ATTEMPTS = 3
+"""Retrainings on one dataset version that fail before it counts as used up."""
+
+_FRUITLESS = (Outcome.REFUSED, Outcome.FAILED)
+"""Outcomes without a model: nothing was learned of the version."""
 _RELEASED = (Outcome.ROLLING_OUT, Outcome.PROMOTED, Outcome.ROLLED_BACK, Outcome.SUPERSEDED)
 """Outcomes of models that might be serving."""
 _OPEN = (None, Outcome.AWAITING_APPROVAL, Outcome.ROLLING_OUT)
@@ -390,7 +395,7 @@ def _accuracy(status: RetrainingStatus, spec: Retraining, observed: Observed) ->
     if labelled.below(bound) < -math.log(ACCURACY_ERROR):
         return None
     words = f"{labelled.events:g} of {labelled.total:g} labelled answers are right, which is below {bound:g}"
-    return Due("Accuracy", f"accuracy-{champion.run}-{_short(data)}", words)
+    return Due("Accuracy", f"accuracy-{champion.run}-{_short(data)}{_again(status, data)}", words)
 
 
 def _drift(status: RetrainingStatus, spec: Retraining, observed: Observed) -> Due | None:
@@ -398,17 +403,19 @@ def _drift(status: RetrainingStatus, spec: Retraining, observed: Observed) -> Du
     labels = new_labels(status, observed)
     if trigger is None or since is None or data is None or labels is None or labels < trigger.min_new_labels:
         return None
-    return Due("Drift", f"drift-{_stamp(since)}-{_short(data)}", f"drift since {_stamp(since)}, {labels} new labels")
+    cause = f"drift-{_stamp(since)}-{_short(data)}{_again(status, data)}"
+    return Due("Drift", cause, f"drift since {_stamp(since)}, {labels} new labels")
 
 
 def _version(status: RetrainingStatus, spec: Retraining, observed: Observed) -> Due | None:
     champion, data = observed.champion, observed.data
     if not spec.triggers.new_dataset_version or observed.trains_new_versions or champion is None or data is None:
         return None
-    learned = {champion.version, status.dataset_version} - {None}
-    if not learned or data.version in learned:
+    learned = {champion.version, None if _may_be_tried_again(status, data.version) else status.dataset_version} - {None}
+    if data.version in learned or not (champion.version or status.dataset_version):
         return None
-    return Due("DatasetVersion", f"version-{_short(data)}", f"dataset version {data.version} is new")
+    cause = f"version-{_short(data)}{_again(status, data)}"
+    return Due("DatasetVersion", cause, f"dataset version {data.version} is new")
 
 
 def _schedule(status: RetrainingStatus, spec: Retraining, observed: Observed) -> Due | None:
@@ -461,9 +468,14 @@ def new_labels(status: RetrainingStatus, observed: Observed) -> int | None:
     data, champion = observed.data, observed.champion
     if data is None or champion is None:
         return None
-    if status.dataset_version is not None and status.images is not None and _retrained(status, champion):
+    learned = champion.version
+    if _may_be_tried_again(status, status.dataset_version):  # what failed has learned nothing of its version
+        fruitful = (event for event in status.history if event.outcome not in _FRUITLESS)
+        before_it = (event.dataset_version for event in fruitful if champion.run in (event.served, event.run))
+        learned = next(before_it, learned)
+    elif status.dataset_version is not None and status.images is not None and _retrained(status, champion):
         return max(data.images - status.images, 0)
-    before = data.sizes.get(champion.version or "")
+    before = data.sizes.get(learned or "")
     return max(data.images - before, 0) if before is not None else None
 
 
@@ -474,7 +486,20 @@ def _retrained(status: RetrainingStatus, champion: Champion) -> bool:
 
 def _tried(status: RetrainingStatus, champion: Champion, data: Data) -> bool:
     """Whether this champion was trained again on the newest version already: once more would teach nothing."""
-    return any((event.served, event.dataset_version) == (champion.run, data.version) for event in status.history)
+    pairs = ((event.served, event.dataset_version) for event in status.history)
+    return (champion.run, data.version) in pairs and not _may_be_tried_again(status, data.version)
+
+
+def _may_be_tried_again(status: RetrainingStatus, version: str | None) -> bool:
+    """Whether all retrainings on a dataset version failed, and they were few."""
+    outcomes = [event.outcome for event in status.history if event.dataset_version == version]
+    return 0 < len(outcomes) < MOST_ATTEMPTS and all(outcome in _FRUITLESS for outcome in outcomes)
+
+
+def _again(status: RetrainingStatus, data: Data) -> str:
+    """The end of a cause that tells attempts on one version apart; empty for the first."""
+    before = sum(event.dataset_version == data.version and event.outcome in _FRUITLESS for event in status.history)
+    return f"-{before + 1}" if before else ""
 
 
 def _scheduled(known: datetime | None, spec: Retraining, now: datetime) -> datetime | None:

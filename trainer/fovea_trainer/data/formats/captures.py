@@ -1,0 +1,79 @@
+"""Captures of a ModelDeployment, read where the gateways keep them: `spec.monitoring.captures.uri`.
+
+Images with a label are the data; those that wait for one are no loss and no finding. An image is called
+`<group>/<file>`: what one client sent without a pause is a group, which stays in one split. A folder that is not there
+yet is an empty source, so that a Dataset can be applied before the first image is captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from fovea_api.errors import InvalidInput
+from fovea_serving.captures import CaptureStore
+from fovea_serving.captures.exchange import Picture, pictures
+from fovea_serving.captures.records import prediction_of
+from pydantic import JsonValue
+
+from fovea_trainer.data.findings import Finding, FindingKind
+from fovea_trainer.data.formats import Options, Reader, Tree
+from fovea_trainer.data.formats.coco import segmentation
+from fovea_trainer.data.records import Box, FileImage, Labels, Region, SourceImage
+
+
+@dataclass(frozen=True)
+class Captures:
+    """Reader of captures."""
+
+    tree: Tree
+
+    def scan(self) -> Iterator[SourceImage | Finding]:
+        for each in pictures(CaptureStore(self.tree.root, timedelta.max)) if self.tree.files else ():
+            path = f"{each.found.folder}/{each.found.capture.images[each.index].file}"
+            if each.label is not None and path in self.tree.files:
+                yield SourceImage(each.name, FileImage(path), labels=_labels(each, path), group=each.group)
+        self.tree.opened.update(self.tree.files)
+
+    def read(self, item: SourceImage) -> Labels:
+        raise AssertionError("scan gives all labels")
+
+
+def open_reader(tree: Tree, options: Options) -> Reader:
+    return Captures(tree)
+
+
+def _labels(each: Picture, place: str) -> Labels:
+    """What is known of an image; a label that is none is a finding."""
+    image, content = each.found.capture.images[each.index], each.label or {}
+    try:
+        prediction_of(each.found.capture.task, image, content)  # or it says what is wrong
+    except InvalidInput as error:
+        finding = Finding(FindingKind.INVALID_LABEL, place, f"the label cannot be read: {error.message}")
+        return Labels(place=place, findings=(finding,), complete=False)
+    parts = [(part, str(part["class"])) for part in _parts(content.get("classes"))]
+    return Labels(
+        name=parts[0][1] if parts and "mask" not in parts[0][0] else None,
+        boxes=tuple(
+            Box(str(part["class"]), *_corners(part["box"]), place=place) for part in _parts(content.get("objects"))
+        ),
+        regions=tuple(_region(part["mask"], name, place) for part, name in parts if "mask" in part),
+        size=each.size,
+        place=place,
+    )
+
+
+def _parts(listed: JsonValue) -> Iterator[dict[str, JsonValue]]:
+    yield from (part for part in listed if isinstance(part, dict)) if isinstance(listed, list) else ()
+
+
+def _corners(box: JsonValue) -> tuple[float, float, float, float]:
+    assert isinstance(box, list)
+    x1, y1, x2, y2 = (float(side) for side in box if isinstance(side, int | float))
+    return x1, y1, x2, y2
+
+
+def _region(mask: JsonValue, name: str, place: str) -> Region:
+    _, runs, size = segmentation(mask)
+    return Region(name, runs=runs, size=size, place=place)
