@@ -14,6 +14,7 @@ from fovea_api.modeldeployment import (
     Authentication,
     CapturePolicy,
     Inference,
+    LabelStudioUrl,
     Milliseconds,
     Runtime,
     ServiceObjectives,
@@ -46,6 +47,15 @@ class ServedVersion(Model):
     """Where the runtime answers: `http://host:port/path` of a Ray Serve application, `host:port` of Triton's gRPC."""
 
 
+class LabelStudioHost(Model):
+    """The Label Studio whose images may be fetched."""
+
+    url: LabelStudioUrl
+    """Where it answers."""
+    token: Annotated[str, Field(max_length=2048)] | None = None
+    """File in the gateway's pod with the token for it. Absent: it needs none."""
+
+
 class GatewayConfig(Model):
     """Everything that a gateway knows of its deployment."""
 
@@ -71,6 +81,8 @@ class GatewayConfig(Model):
     """Which requests are kept. Absent: none."""
     feedback: Bool = False
     """Whether labels are taken by request id; all answers are kept for it, beside the captures."""
+    label_studio: LabelStudioHost | None = None
+    """Label Studio whose tasks are predicted. Absent: images are read from the tasks and the captures alone."""
     gateways: Annotated[Int, Field(ge=1)] = 1
     """Gateways that share the limits of the captures."""
 

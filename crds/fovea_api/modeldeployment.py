@@ -457,6 +457,20 @@ class Feedback(Model):
     """Whether feedback is accepted."""
 
 
+LabelStudioUrl = Annotated[str, Field(max_length=2048, pattern=r"^https?://[^ \r\n@?#]+$")]
+TOKEN = "token"
+"""Key of the Secret that has the token for Label Studio."""
+
+
+class LabelStudio(Model):
+    """Label Studio that asks for pre-labels at the deployment's URL (`/setup`, `/predict`)."""
+
+    url: LabelStudioUrl
+    """URL of Label Studio. Images of its tasks are fetched from there and from nowhere else."""
+    secret_ref: Ref | None = None
+    """Secret with the access token for it, under `token`. Absent: none is sent."""
+
+
 class Monitoring(Model):
     """Monitoring of production traffic."""
 
@@ -466,6 +480,8 @@ class Monitoring(Model):
     """Drift detection. Absent: none."""
     feedback: Feedback | None = None
     """Ground truth posted later. Absent: not accepted."""
+    label_studio: LabelStudio | None = None
+    """Label Studio whose images may be fetched to pre-label them. Absent: none."""
 
     rules: ClassVar = (
         Rule(
@@ -950,6 +966,8 @@ def references(spec: ModelDeploymentSpec) -> Iterator[Reference]:
         yield Reference("TuningSweep", spec.model.tuning_sweep_ref.name, "spec.model.tuningSweepRef")
     if spec.authentication.secret_ref is not None:
         yield Reference("Secret", spec.authentication.secret_ref.name, "spec.authentication.secretRef")
+    if spec.monitoring.label_studio is not None and spec.monitoring.label_studio.secret_ref is not None:
+        yield Reference("Secret", spec.monitoring.label_studio.secret_ref.name, "spec.monitoring.labelStudio.secretRef")
     if spec.model.verify is not None:
         yield Reference("Secret", spec.model.verify.name, "spec.model.verify")
     if spec.expose is not None and spec.expose.tls_secret_ref is not None:

@@ -40,8 +40,9 @@ _START_SECONDS = 600
 
 def build_gateway(serving: Serving, versions: Sequence[DeployedVersion], settings: Settings) -> JsonObject:
     """The gateway: it stays while runtimes and versions come and go."""
-    secret = serving.spec.authentication.secret_ref
-    volumes, mounts = key_volumes(versions, *([secret.name] if secret is not None else []))
+    secret, label_studio = serving.spec.authentication.secret_ref, serving.spec.monitoring.label_studio
+    secrets = [secret, label_studio.secret_ref if label_studio is not None else None]
+    volumes, mounts = key_volumes(versions, *(each.name for each in secrets if each is not None))
     resources = Resources(
         requests={"cpu": settings.gateway_cpu, "memory": settings.gateway_memory},
         limits={"memory": settings.gateway_memory_limit},

@@ -12,7 +12,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,8 +98,14 @@ def listed_in(store: CaptureStore, left_out: frozenset[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def in_order_of_use(store: CaptureStore, listed: Sequence[Picture]) -> list[Picture]:
-    """Those first whose labels would teach most: of what the model is unsure, and unlike those before.
+def request_of(name: str) -> tuple[str, int] | None:
+    """Id of the request and number of the image that an image's name in an export means; None: it is no such name."""
+    match = _NAME.fullmatch(name.rpartition("=")[2])
+    return None if match is None else (match["id"], int(match["index"]))
+
+
+def in_order_of_use(store: CaptureStore, listed: Sequence[Picture], most: int | None = None) -> list[Picture]:
+    """Those first whose labels would teach most: of what the model is unsure, and unlike those before; at most so many.
 
     Greedy k-centre (Sener and Savarese, Active learning for convolutional neural networks, ICLR 2018) on thumbnails;
     the distance to the nearest picture before is weighted by how unsure the model is of the picture.
@@ -109,21 +115,22 @@ def in_order_of_use(store: CaptureStore, listed: Sequence[Picture]) -> list[Pict
     places = np.stack([thumbnail(decode(store.read_image(each.found, each.index))) for each in listed]) / 255.0
     scores = [each.found.capture.images[each.index].confidence for each in listed]
     unsure = np.array([_SURE + 1 - (score if score is not None else 0.0) for score in scores])
-    return [listed[index] for index in k_centre(places, unsure)]
+    return [listed[index] for index in k_centre(places, unsure, most)]
 
 
-def k_centre(places: NDArray[np.float64], weights: NDArray[np.float64]) -> list[int]:
-    """All indices: first that of the largest weight, then always the one furthest from those before, by its weight.
+def k_centre(places: NDArray[np.float64], weights: NDArray[np.float64], most: int | None = None) -> list[int]:
+    """Indices: first that of the largest weight, then always the one furthest from those before, by its weight.
 
     Args:
         places: `[N, D]`.
         weights: `[N]`, positive.
+        most: How many; None: all.
     """
     order = [int(weights.argmax())]
     nearest = np.full(len(places), np.inf)
     left = np.ones(len(places), bool)
     left[order[0]] = False
-    while left.any():
+    while left.any() and len(order) != most:
         nearest = np.minimum(nearest, np.linalg.norm(places - places[order[-1]], axis=1))
         # equal pictures have no distance; the less certain one comes first all the same
         gain = np.where(left, weights * (nearest + 1e-6), -1.0)
@@ -159,18 +166,20 @@ def export(store: CaptureStore, listed: Sequence[Picture], target: Path, form: s
 _Pairs = Sequence[tuple[Picture, Mapping[str, JsonValue]]]
 
 
-def _parts(content: Mapping[str, JsonValue], field: str) -> list[dict[str, Any]]:
+def parts_of(content: Mapping[str, JsonValue], field: str) -> list[dict[str, Any]]:
+    """The objects or classes of a prediction or label; none where it has none."""
     parts = content.get(field)
     return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
 
 
-def _best(content: Mapping[str, JsonValue]) -> dict[str, Any] | None:
-    return max(_parts(content, "classes"), key=lambda part: part.get("score", 1.0), default=None)
+def best_class(content: Mapping[str, JsonValue]) -> dict[str, Any] | None:
+    """The most probable class of an image; None where it has none."""
+    return max(parts_of(content, "classes"), key=lambda part: part.get("score", 1.0), default=None)
 
 
 def _coco(pairs: _Pairs) -> str:
     names = sorted(
-        {part["class"] for _, content in pairs for f in ("objects", "classes") for part in _parts(content, f)}
+        {part["class"] for _, content in pairs for f in ("objects", "classes") for part in parts_of(content, f)}
     )
     categories = {name: number for number, name in enumerate(names, 1)}
     images, annotations = [], list[dict[str, Any]]()
@@ -187,14 +196,14 @@ def _coco(pairs: _Pairs) -> str:
 
 def _coco_shapes(each: Picture, content: Mapping[str, JsonValue]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     width, height = each.size
-    for part in _parts(content, "objects"):
+    for part in parts_of(content, "objects"):
         left, top, right, bottom = part["box"]
         yield part, {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
     if each.found.capture.task == Task.CLASSIFICATION:
-        if (best := _best(content)) is not None:
+        if (best := best_class(content)) is not None:
             yield best, {"bbox": [0, 0, width, height], "area": width * height}
         return
-    for part in _parts(content, "classes"):
+    for part in parts_of(content, "classes"):
         mask = mask_of(part["mask"], each.size)
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if len(rows):
@@ -208,10 +217,10 @@ def _cvat(pairs: _Pairs) -> str:
     for number, (each, content) in enumerate(pairs):
         width, height = each.size
         image = ET.SubElement(root, "image", id=str(number), name=each.name, width=str(width), height=str(height))
-        for part in _parts(content, "objects"):
+        for part in parts_of(content, "objects"):
             edges = dict(zip(("xtl", "ytl", "xbr", "ybr"), (f"{edge:.2f}" for edge in part["box"]), strict=True))
             ET.SubElement(image, "box", {"label": part["class"], "source": "auto", "occluded": "0", **edges})
-        if (best := _best(content)) is not None:
+        if (best := best_class(content)) is not None:
             ET.SubElement(image, "tag", label=best["class"], source="auto")
     ET.indent(root)
     return ET.tostring(root, encoding="unicode")
@@ -220,27 +229,42 @@ def _cvat(pairs: _Pairs) -> str:
 def _label_studio(pairs: _Pairs) -> str:
     tasks = []
     for each, content in pairs:
-        width, height = each.size
-        result = [
-            {
-                "type": "rectanglelabels",
-                "from_name": "label",
-                "to_name": "image",
-                "original_width": width,
-                "original_height": height,
-                "score": part.get("score", 1.0),
-                "value": {**_percent(part["box"], width, height), "rectanglelabels": [part["class"]]},
-            }
-            for part in _parts(content, "objects")
-        ]
-        if (best := _best(content)) is not None:
-            value = {"choices": [best["class"]]}
-            result.append({"type": "choices", "from_name": "label", "to_name": "image", "value": value})
-        scores = [part.get("score", 1.0) for part in (*_parts(content, "objects"), *([best] if best else []))]
+        best = best_class(content)
+        scores = [part.get("score", 1.0) for part in (*parts_of(content, "objects"), *([best] if best else []))]
+        result = label_studio_result(content, each.size)
         prediction = {"model_version": each.found.capture.run, "score": max(scores, default=0.0), "result": result}
         place = f"/data/local-files/?d=images/{each.name}"
         tasks.append({"data": {"image": place}, "predictions": [prediction]})
     return json.dumps(tasks, indent=1)
+
+
+def label_studio_result(
+    content: Mapping[str, JsonValue], size: tuple[int, int], control: str = "label", image: str = "image"
+) -> list[JsonValue]:
+    """The `result` of a prediction in Label Studio's form: boxes as rectanglelabels, the best class as choices.
+
+    Args:
+        content: The prediction.
+        size: Width and height of the image in pixels.
+        control: Name of the control tag of the labelling configuration.
+        image: Name of its image tag.
+    """
+    width, height = size
+    names: dict[str, JsonValue] = {"from_name": control, "to_name": image}
+    sizes: dict[str, JsonValue] = {"original_width": width, "original_height": height, "image_rotation": 0}
+    result: list[JsonValue] = [
+        {
+            "type": "rectanglelabels",
+            **names,
+            **sizes,
+            "score": part.get("score", 1.0),
+            "value": {**_percent(part["box"], width, height), "rotation": 0, "rectanglelabels": [part["class"]]},
+        }
+        for part in parts_of(content, "objects")
+    ]
+    if (best := best_class(content)) is not None:
+        result.append({"type": "choices", **names, "value": {"choices": [best["class"]]}})
+    return result
 
 
 def _percent(box: Sequence[float], width: int, height: int) -> dict[str, float]:
@@ -271,8 +295,16 @@ def take_labels(store: CaptureStore, file: Path, form: str) -> tuple[int, int]:
     Every image of a COCO or CVAT file counts as labelled, also one without objects; of Label Studio's tasks those that
     have an annotation. Raises InvalidInput where the file cannot be read.
     """
+    return keep_labels(store, _read(file, form))
+
+
+def keep_labels(store: CaptureStore, named: Iterable[tuple[str, Mapping[str, JsonValue]]]) -> tuple[int, int]:
+    """Keeps labels, each with the name of its image; a request is labelled where all of its images are.
+
+    Returns how many requests have a label now, and how many images found no request.
+    """
     labels: dict[str, dict[int, Mapping[str, JsonValue]]] = defaultdict(dict)
-    for name, content in _read(file, form):
+    for name, content in named:
         if (match := _NAME.fullmatch(name)) is not None:
             labels[match["id"]][int(match["index"])] = content
     taken = unknown = 0

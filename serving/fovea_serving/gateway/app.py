@@ -15,6 +15,7 @@ from fovea_serving.gateway.answers import answer_json, json_response, model_json
 from fovea_serving.gateway.bulk import predict_lines
 from fovea_serving.gateway.feedback import MAX_BYTES, take_feedback
 from fovea_serving.gateway.gateway import Gateway
+from fovea_serving.gateway.label_studio import add_label_studio
 from fovea_serving.gateway.open_inference_http import add_open_inference
 from fovea_serving.gateway.openapi import FEEDBACK, PREDICT, PREDICT_BATCH, describe_schemas
 from fovea_serving.gateway.pages import add_pages
@@ -71,6 +72,7 @@ def create_app(gateway: Gateway, settings: Settings) -> FastAPI:
         return model_json(gateway.routing.main.model, gateway.inference)
 
     add_open_inference(app, gateway, settings)
+    add_label_studio(app, gateway, settings)
     add_probes(app, gateway)
     add_pages(app)
     describe_schemas(app)

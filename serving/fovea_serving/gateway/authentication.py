@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import contextlib
 import hashlib
 import hmac
 import time
@@ -55,7 +58,8 @@ class Everybody:
 class ApiKeys:
     """Keys, which are the contents of the files of a folder: a mounted Secret.
 
-    A request shows one as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.
+    A request shows one as `Authorization: Bearer KEY`, as `X-API-Key: KEY`, or as the password of basic
+    authentication, which is all that Label Studio can send.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -173,8 +177,15 @@ class ServiceAccountTokens:
 
 
 def _bearer(headers: Mapping[str, str]) -> str | None:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+    """The token of `Authorization: Bearer`, or the password of `Authorization: Basic`."""
+    scheme, _, shown = headers.get("authorization", "").partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return shown.strip()
+        case "basic":
+            with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+                return base64.b64decode(shown, validate=True).decode().partition(":")[2]
+    return None
 
 
 def _digest(text: str) -> bytes:

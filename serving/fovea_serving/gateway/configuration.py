@@ -114,6 +114,7 @@ class Follower:
         self._gateway.authenticator = authenticator
         self._gateway.inference = config.inference
         self._gateway.name = config.deployment
+        self._gateway.label_studio = config.label_studio
         self._gateway.metrics.describe(config.namespace, config.deployment, config.objectives)
         former, monitor = self._gateway.monitor.capturer, self._gateway.monitor
         monitor.capturer = self._capturer(config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from fovea_serving.captures.records import AnsweredPair
 from fovea_serving.gateway.capturing import Capturer
 from fovea_serving.gateway.monitoring import Monitor
 from fovea_serving.gateway.problems import FeedbackDisabled, UnknownRequest
-from fovea_serving.gateway.requests import REQUEST_ID
+from fovea_serving.gateway.requests import REQUEST_ID, parse_object
 from fovea_serving.upstreams import UpstreamUnavailable
 
 MAX_BYTES = 16 * 2**20
@@ -95,7 +94,7 @@ class _Kept:
 
 
 def _take(capturer: Capturer, body: bytes) -> _Kept:
-    content = _object(body)
+    content = parse_object(body)
     request_id, label = content.get("requestId"), label_of(content)
     if not isinstance(request_id, str) or not request_id:
         raise InvalidInput("`requestId` is missing", "requestId", "give that of the answer")
@@ -125,13 +124,3 @@ def _outcome(task: Task, pair: AnsweredPair, label: Label) -> PairOutcome:
     if candidate and stable:
         return "both"
     return "candidate" if candidate else "stable" if stable else "neither"
-
-
-def _object(body: bytes) -> Mapping[str, JsonValue]:
-    try:
-        content = json.loads(body)
-    except ValueError as error:
-        raise InvalidInput(f"the body is no JSON: {error}", "body") from error
-    if not isinstance(content, dict):
-        raise InvalidInput("the body is no JSON object", "body")
-    return content

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fovea_api.errors import FoveaError
+from fovea_api.gateway import LabelStudioHost
 from fovea_api.modeldeployment import Inference
 
 from fovea_serving.backends.cpus import usable_cpus
@@ -81,6 +82,8 @@ class Gateway:
         self.inference = inference or Inference()
         self.authenticator: Authenticator = Everybody()
         self.name = ""
+        self.label_studio: LabelStudioHost | None = None
+        """Where images of Label Studio's tasks may be fetched from."""
         self.routing = Routing()
         self.configured = False
         """Whether a configuration has been applied."""
@@ -158,6 +161,16 @@ class Gateway:
         )
         self._tried(call, images, choice, 200, answered.answers)
         return answered
+
+    async def suggest(self, version: Version, images: Sequence[bytes]) -> Sequence[Answer]:
+        """Answers of a version to images that are no traffic, such as those that somebody labels: neither counted nor
+        kept. Raises what `predict` raises.
+        """
+        limit = self.inference.max_image_megapixels
+        for image in images:
+            check_header(image, limit, "image")
+        with self.admission.admit(len(images)):
+            return await self._in_time(version, images, lambda manifest, defaults: defaults)
 
     @property
     def at_work(self) -> int:

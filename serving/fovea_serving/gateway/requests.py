@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import uuid
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 from fovea_api.bundle import BundleManifest
 from fovea_api.errors import InvalidInput
+from pydantic import JsonValue
 from starlette.datastructures import FormData, QueryParams, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -58,6 +60,17 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise RequestTooLarge(f"the body has more than {limit:,} bytes", None, f"send at most {limit:,}")
         parts.append(part)
     return b"".join(parts)
+
+
+def parse_object(body: bytes) -> dict[str, JsonValue]:
+    """The JSON object that a body is. Raises InvalidInput."""
+    try:
+        content = json.loads(body)
+    except ValueError as error:
+        raise InvalidInput(f"the body is no JSON: {error}", "body") from error
+    if not isinstance(content, dict):
+        raise InvalidInput("the body is no JSON object", "body")
+    return content
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -76,6 +76,7 @@ def test_a_gateways_process_keeps_requests_and_takes_the_clients_labels(
         ],
         "captures": {"uri": f"file://{tmp_path}/captures", "sampleRate": 1, "lowConfidenceBelow": 0},
         "feedback": True,
+        "authentication": {"type": "None"},
     }
     (tmp_path / "gateway.json").write_text(GatewayConfig.model_validate(content).model_dump_json(by_alias=True))
     port = free_port()

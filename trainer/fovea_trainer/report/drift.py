@@ -83,7 +83,7 @@ def moved(reference: ReferenceProfile, live: ReferenceProfile) -> list[Moved]:
     found = []
     for name, feature in FEATURES.items():
         before, now = reference.features.get(name, ()), live.features.get(name, ())
-        if len(before) == len(now) == feature.bins and sum(before) and sum(now):
+        if len(before) == len(now) == feature.bins and any(before) and any(now):
             effect = cliffs_delta(before, now)
             found.append(Moved(name, feature.description, before, now, effect, _bins(feature)))
     names = sorted({*reference.classes, *live.classes}, key=lambda each: -reference.classes.get(each, 0.0))
@@ -216,7 +216,7 @@ def _caption(each: MeasuredPicture, reference: ReferenceProfile) -> str:
     odd: list[tuple[float, str]] = []
     for name, value in each.features.items():
         counts = reference.features.get(name, ())
-        if len(counts) == FEATURES[name].bins and sum(counts):
+        if len(counts) == FEATURES[name].bins and any(counts):
             index = int(np.searchsorted(FEATURES[name].edges, value))
             rank = ranks(counts)[index]
             if min(rank, 1 - rank) < ODD_SHARE:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from fovea_api import names
-from fovea_api.gateway import CONFIG_KEY, GatewayConfig, ServedVersion
-from fovea_api.modeldeployment import DeployedVersion
+from fovea_api.gateway import CONFIG_KEY, GatewayConfig, LabelStudioHost, ServedVersion
+from fovea_api.modeldeployment import TOKEN, DeployedVersion, LabelStudio
 from pydantic import JsonValue
 
 from fovea_operator.kinds.modeldeployment.canary import Versions
@@ -42,6 +42,7 @@ from fovea_operator.workloads.deployment import (
     build_triton_service,
     triton_address,
 )
+from fovea_operator.workloads.pod_template import SECRETS_ROOT
 from fovea_operator.workloads.rayservice import (
     DASHBOARD_PORT,
     METRICS_PORT,
@@ -95,8 +96,17 @@ def gateway_config(serving: Serving, versions: Versions, reason: str, gateways: 
         objectives=spec.objectives,
         captures=spec.monitoring.captures,
         feedback=spec.monitoring.feedback is not None and spec.monitoring.feedback.enabled,
+        label_studio=_label_studio(spec.monitoring.label_studio),
         gateways=gateways,
     )
+
+
+def _label_studio(given: LabelStudio | None) -> LabelStudioHost | None:
+    """Where the gateway may fetch images, with the file of the mounted token."""
+    if given is None:
+        return None
+    token = f"{SECRETS_ROOT}/{given.secret_ref.name}/{TOKEN}" if given.secret_ref is not None else None
+    return LabelStudioHost(url=given.url, token=token)
 
 
 def _all_served(serving: Serving, versions: Versions) -> Iterator[ServedVersion]:

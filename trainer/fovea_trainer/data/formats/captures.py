@@ -19,7 +19,7 @@ from pydantic import JsonValue
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree
-from fovea_trainer.data.formats.coco import segmentation
+from fovea_trainer.data.formats.coco import read_segmentation
 from fovea_trainer.data.records import Box, FileImage, Labels, Region, SourceImage
 
 
@@ -75,5 +75,5 @@ def _corners(box: JsonValue) -> tuple[float, float, float, float]:
 
 
 def _region(mask: JsonValue, name: str, place: str) -> Region:
-    _, runs, size = segmentation(mask)
+    _, runs, size = read_segmentation(mask)
     return Region(name, runs=runs, size=size, place=place)

@@ -248,14 +248,14 @@ class COCO:
             except InvalidInput:
                 box = None
             try:
-                polygons, runs, size = segmentation(segmentation)
+                polygons, runs, size = read_segmentation(segmentation)
             except InvalidInput as error:
                 return Annotation(category, place, crowd, box, fault=error.message)
             return Annotation(category, place, crowd, box, polygons, runs, size)
         if self.options.task == Task.CLASSIFICATION:
             return Annotation(category, place, crowd, (0.0, 0.0, math.inf, math.inf))
         if not item.get("bbox") and segmentation:
-            polygons, runs, _ = segmentation(segmentation)
+            polygons, runs, _ = read_segmentation(segmentation)
             if not runs:
                 xs = [x for polygon in polygons for x in polygon[0::2]]
                 ys = [y for polygon in polygons for y in polygon[1::2]]
@@ -362,7 +362,7 @@ def _four(value: JsonValue) -> tuple[float, float, float, float]:
     raise InvalidInput(f"`bbox` is {_short(value)}, not [x, y, width, height]")
 
 
-def segmentation(value: JsonValue) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...], tuple[int, int]]:
+def read_segmentation(value: JsonValue) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...], tuple[int, int]]:
     if isinstance(value, dict):
         size, counts = value.get("size"), value.get("counts")
         if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
