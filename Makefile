@@ -22,7 +22,7 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-demo:  ## From labelled images to a trained detector, on a real Kubernetes where one can be had (CLUSTER=…|local)
+demo:  ## From labelled images to a detector that looks after itself, on a real Kubernetes where one can be had (CLUSTER=…|local)
 	$(PYTHON) examples/demo.py
 
 generate: venv helm  ## Writes CRDs, the API reference, the architectures, alerts and dashboards, the chart's rights and the docs' tables

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""`make demo`: from labelled images to a detector that answers, on a real Kubernetes where the machine can have one.
+"""`make demo`: from labelled images to a detector that answers, and then to one that looks after itself (loop.py), on a
+real Kubernetes where the machine can have one.
 
 It takes what the machine can have, and says what it took: devcluster (Debian as root); kind (with docker, kind, kubectl
 and helm); current, that of your KUBECONFIG, with KubeRay on it, kubectl and helm, and OPERATOR_IMAGE, TRAINER_IMAGE and
 SERVING_IMAGE, built from images/ and pushed to where it pulls from; else local, the same story by hand without
 Kubernetes. CLUSTER names another choice. kind and current need STORE_SECRET. Everything else is in the manifests;
-NAMESPACE is where they are applied (fovea-demo). Writes .demo/summary.json and .demo/report.html.
+NAMESPACE is where they are applied (fovea-demo). LOOP=no ends it where the detector answers. Writes .demo/index.html,
+which tells what happened, and what it links to.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import page
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / ".demo"
@@ -102,7 +107,10 @@ def main() -> int:
     with stage("serving"):
         deployment = follow("modeldeployment")
         answered = ask()
-    return summarize(dataset, job, deployment, answered, f"{cluster}: {why}; context {context}, {server}")
+    code = summarize(dataset, job, deployment, answered, f"{cluster}: {why}; context {context}, {server}")
+    if code == 0 and os.environ.get("LOOP") != "no":
+        code = subprocess.run([sys.executable, ROOT / "examples" / "loop.py"]).returncode
+    return code
 
 
 def choose() -> tuple[str, str]:
@@ -198,12 +206,14 @@ def by_hand(why: str) -> int:
         "bundle": trained["artifact"], "metrics": trained["metrics"], "successCriteria": criteria,
         "eligible": all(each["met"] for each in criteria),
     }  # fmt: skip
-    report = Path(trained["report"]).read_bytes()
+    OUT.mkdir(exist_ok=True)
+    shutil.copyfile(built["report"], OUT / "dataset.html")
+    shutil.copyfile(trained["report"], OUT / "report.html")
     image = min((ROOT / "examples/data/bccd/BCCD/JPEGImages").glob("*.jpg"))
     with stage("predicting"):
         (answer,) = json.loads(output_of([*fovea, "predict", result["bundle"], str(image), "-o", "json"])).values()
     serving = {"image": image.name, "objects": counted(answer["objects"])}
-    return write_summary(dataset, result, report, serving, f"local: {why}")
+    return write_summary(dataset, result, serving, f"local: {why}")
 
 
 def output_of(command: list[str], allowed: tuple[int, ...] = (0,)) -> str:
@@ -311,6 +321,10 @@ def ask() -> dict:
         question = ("curl", "--silent", "--show-error", "--fail", "--max-time", "30", "--data-binary", f"@{image}", url)
         print(f"  {' '.join(question)}", flush=True)
         answer = json.loads(output(*question))
+        picture = (*question[:-1], f"{url}?render=1", "--output", OUT / "answer.jpg")
+        OUT.mkdir(exist_ok=True)
+        run(*picture)
+        screenshot(f"http://127.0.0.1:{port}/")
         seconds_ = sorted(
             float(output(*question, "--output", os.devnull, "--write-out", "%{time_total}")) for _ in range(REQUESTS)
         )
@@ -325,6 +339,17 @@ def ask() -> dict:
     }
 
 
+def screenshot(url: str) -> None:
+    """A picture of the page that the service has for people, where Chromium is here (`make test-page` installs it)."""
+    if (browser := shutil.which("chromium")) is None:
+        return
+    with TemporaryDirectory() as profile:
+        options = (f"--user-data-dir={profile}", "--window-size=1100,800", "--virtual-time-budget=5000")
+        command = [browser, "--headless", "--no-sandbox", *options, f"--screenshot={OUT / 'service.png'}", url]
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+
+
 def counted(objects: list[dict]) -> dict[str, int]:
     """Objects of each class."""
     return {name: sum(it["class"] == name for it in objects) for name in sorted({it["class"] for it in objects})}
@@ -332,18 +357,27 @@ def counted(objects: list[dict]) -> dict[str, int]:
 
 def summarize(dataset: dict, job: dict, deployment: dict, answered: dict, where: str) -> int:
     result = job["status"]["result"]
-    report = subprocess.run(
-        ["kubectl", "-n", NAMESPACE, "exec", "loader", "--", "sh", "-c",
-         f"fovea report '{result['bundle']}' --to /tmp/report.html >/dev/null && cat /tmp/report.html"],
-        capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    return write_summary(dataset, result, report, {"url": deployment["status"]["url"], **answered}, where)
+    fetch_report(dataset["status"]["artifact"], "dataset.html")
+    fetch_report(result["bundle"], "report.html")
+    return write_summary(dataset, result, {"url": deployment["status"]["url"], **answered}, where)
 
 
-def write_summary(dataset: dict, result: dict, report: bytes, serving: dict, where: str) -> int:
-    """Figures and report, in files and on the terminal; the exit code."""
-    OUT.mkdir(exist_ok=True)
-    (OUT / "report.html").write_bytes(report)
+def fetch_report(artifact: str, name: str) -> None:
+    """Brings the report of a dataset version or a bundle."""
+    bring(f"fovea report '{artifact}'", name)
+
+
+def bring(command: str, name: str) -> None:
+    """Brings the file that a command of `fovea` writes; the loader, in which it runs, has access to the store."""
+    script = f"{command} --to /tmp/{name} >/dev/null && cat /tmp/{name}"
+    words = ["kubectl", "-n", NAMESPACE, "exec", "loader", "--", "sh", "-c", script]
+    (OUT / name).write_bytes(subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def write_summary(dataset: dict, result: dict, serving: dict, where: str) -> int:
+    """Figures, in files and on the terminal; the exit code. What an earlier loop has left is another model's."""
+    for name in ("loop.json", "retrained.html", "drift.html"):
+        (OUT / name).unlink(missing_ok=True)
     summary = {
         "cluster": where,
         "dataset": {
@@ -367,7 +401,7 @@ def write_summary(dataset: dict, result: dict, report: bytes, serving: dict, whe
     print(f"answer  {serving['image']}: {counts}")
     if "url" in serving:
         print(f"url     {serving['url']}/v1/predict, p95 {serving['latencyP95Milliseconds']:g} ms")
-    print(f"bundle  {result['bundle']}\nreport  {OUT / 'report.html'}\nfigures {OUT / 'summary.json'}")
+    print(f"bundle  {result['bundle']}\nfigures {OUT / 'summary.json'}\npage    {page.write(OUT)}")
     return 0 if result["eligible"] else 3
 
 

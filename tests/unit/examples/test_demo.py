@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo.py"
 NOBODY = 65534
 AS_NOBODY = f"""
 import os, runpy, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))  # as for a script
 demo = runpy.run_path(sys.argv[1])
 os.getuid() or os.setuid({NOBODY})  # after the imports: root's Python need not be everybody's
 sys.exit(demo["main"]())
@@ -131,10 +135,72 @@ def test_an_image_in_the_charts_values(image: str, values: str) -> None:
     assert load_demo().operator_values(image) == values
 
 
+SUMMARY = {
+    "cluster": "devcluster: this is Debian, and you are root",
+    "dataset": {"images": 364, "annotations": 4888, "splits": {"train": 255, "validation": 36, "test": 73}},
+    "metrics": {"test/mAP50": 0.886},
+    "successCriteria": [{"metric": "test/mAP50", "min": 0.85, "met": True}],
+    "serving": {
+        "image": "a.jpg", "objects": {"RBC": 15}, "url": "http://cells", "latencyP95Milliseconds": 120.0,
+    },
+    "seconds": {"training": 600.0},
+}  # fmt: skip
+GATE = {"metric": "errorRate", "message": "errorRate is <below> 0.1"}
+LOOP = {
+    "usual": {"state": "None", "message": "60 images"},
+    "detected": {"state": "Detected", "message": "of 40 images: effects brightness -1.00"},
+    "before": {"images": 73, "f1": 0.43, "run": "r-1"},
+    "after": {"images": 73, "f1": 0.81, "run": "r-2"},
+    "versions": [{"images": 364}, {"images": 439}],
+    "retraining": {"run": "r-2", "outcome": "Promoted", "message": "better by 0.2"},
+    "rollout": [{"phase": "Canary", "weight": 50, "analysis": [GATE]}],
+    "events": [{"time": "2026-01-01T10:00:00.000000Z", "reason": "Promoted", "message": "version r-2 serves"}],
+    "minutes": 6.1,
+    "seconds": {"the rollout": 60.0},
+}
+
+
+def test_the_page_tells_what_happened_and_links_what_there_is(tmp_path: Path) -> None:
+    page = load("page")
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    (tmp_path / "report.html").touch()
+    (tmp_path / "answer.jpg").write_bytes(b"picture")
+    shown = page.write(tmp_path).read_text()
+    assert 'href="report.html"' in shown
+    assert "drift.html" not in shown, "there is none"
+    assert "data:image/jpeg;base64," in shown
+    assert "0.886" in shown
+    assert "took over" not in shown, "the loop did not run"
+    (tmp_path / "loop.json").write_text(json.dumps(LOOP))
+    shown = page.write(tmp_path).read_text()
+    for words in ("0.43", "0.81", "75 of the new images", "errorRate is &lt;below&gt; 0.1", "10:00:00", "version r-2"):
+        assert words in shown, words
+    assert not re.search(r'(src|href)="(https?:|//)', shown), "self-contained"
+
+
+def test_the_loop_example_is_that_of_the_demo_but_for_what_the_loop_needs() -> None:
+    """People apply it over the others: what it does not mean to change must be the same there."""
+    (plain, _), (service,) = documents("blood-cells.yaml"), documents("blood-cells-serving.yaml")
+    dataset, looped = documents("blood-cells-loop.yaml")
+    first, captures = dataset["spec"]["sources"]
+    assert {**dataset["spec"], "sources": [first], "refresh": None} == {**plain["spec"], "refresh": None}
+    assert captures["uri"] == looped["spec"]["monitoring"]["captures"]["uri"]
+    for name in service["spec"].keys() - {"rollout"}:
+        assert looped["spec"][name] == service["spec"][name]
+
+
+def documents(name: str) -> list[Any]:
+    return list(yaml.safe_load_all((DEMO.parent / name).read_text()))
+
+
 def load_demo() -> Any:
-    spec = importlib.util.spec_from_file_location("demo", DEMO)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("demo")
+
+
+def load(name: str) -> Any:
+    """A module beside the demo, which imports others there."""
+    sys.path.insert(0, str(DEMO.parent))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(DEMO.parent))
