@@ -42,3 +42,6 @@ ANNOTATION_APPROVE = f"{GROUP}/approve"
 
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 LABEL_PRIORITY = "kueue.x-k8s.io/priority-class"
+
+RAY_TRIAL = "trial"
+"""Ray's custom resource of which a sweep's trial on several workers reserves one beside them."""

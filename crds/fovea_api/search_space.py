@@ -14,7 +14,7 @@ from fovea_api.architectures import find
 from fovea_api.common import Task
 from fovea_api.compatibility import incompatibilities, unmeasured
 from fovea_api.dataset import DatasetSpec
-from fovea_api.errors import FoveaError, InvalidInput, NotSupported, problems
+from fovea_api.errors import FoveaError, InvalidInput, problems
 from fovea_api.metrics import monitorable
 from fovea_api.partial import merge
 from fovea_api.paths import with_at
@@ -59,22 +59,11 @@ def impossibilities(spec: TuningSweepSpec, dataset: DatasetSpec | None = None) -
         return conditions
     return (
         *unsupported(spec.template.spec),
-        *_several_workers(spec),
         *_impossible_values(spec, dataset),
         *_unmeasured_objectives(spec, dataset),
         *_idle_budget(spec),
         *_unfit_weights(spec),
     )
-
-
-def _several_workers(spec: TuningSweepSpec) -> Iterator[InvalidInput]:
-    """Trials on several workers each."""
-    if (spec.compute or spec.template.spec.compute).workers > 1:
-        yield NotSupported(
-            "a trial on several workers is not available in this version",
-            "spec.compute.workers" if spec.compute is not None else "spec.template.spec.compute.workers",
-            "give each trial one worker with more CPUs or GPUs, or raise trials.parallel",
-        )
 
 
 def _wrong_conditions(parameters: Sequence[Parameter]) -> Iterator[InvalidInput]:

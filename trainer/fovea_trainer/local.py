@@ -6,6 +6,7 @@ What a cluster's pods do, by the same code; only the Run objects, which nobody k
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from fovea_api.compatibility import incompatibilities
 from fovea_api.criteria import CriterionResult, evaluate_criteria
 from fovea_api.dataset import Dataset, Format, Recipe, Source
 from fovea_api.errors import InvalidInput, InvalidManifest, refuse
+from fovea_api.names import RAY_TRIAL
 from fovea_api.run import (
     DatasetInput,
     Execution,
@@ -54,6 +56,8 @@ from fovea_trainer.results import read_result, runs_of
 from fovea_trainer.run import check_store, execute
 
 DEFAULT_STORE = "fovea-store"
+MOST_AT_ONCE = 1000.0
+"""Trials of a sweep on several workers each that may work at once: its `trials.parallel` is what limits them."""
 
 
 def train_manifest(
@@ -260,7 +264,9 @@ def _ray(used: bool) -> Iterator[None]:
         return
     import ray
 
-    ray.init(ignore_reinit_error=True)
+    # The resources of a Ray that is connected to are its own.
+    custom = None if "RAY_ADDRESS" in os.environ else {RAY_TRIAL: MOST_AT_ONCE}
+    ray.init(ignore_reinit_error=True, resources=custom)
     try:
         yield
     finally:

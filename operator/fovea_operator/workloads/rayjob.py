@@ -7,9 +7,11 @@ container without a security context, which the restricted Pod Security Standard
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
 from fovea_api.trainingjob import Compute
@@ -138,8 +140,18 @@ def _replaced_head(pods: Sequence[View]) -> str:
     return ""
 
 
-def build_ray_job(work: Work, compute: Compute, workers: int, policy: RunPolicy, settings: Settings) -> JsonObject:
-    """A Ray cluster of a head, which works on nothing itself, and workers; deleted `ttlAfterFinished` after the end."""
+def build_ray_job(
+    work: Work,
+    compute: Compute,
+    workers: int,
+    policy: RunPolicy,
+    settings: Settings,
+    custom: Mapping[str, int] = MappingProxyType({}),
+) -> JsonObject:
+    """A Ray cluster of a head, which works on nothing itself, and workers; deleted `ttlAfterFinished` after the end.
+
+    `custom`: custom resources of Ray that each worker offers.
+    """
     head = _with_store_check(pod_template(work, HEAD, compute.head.resources, compute.pod_template, settings))
     worker = pod_template(work, WORKER, compute.resources, compute.pod_template, settings)
     spec: JsonObject = {
@@ -163,7 +175,8 @@ def build_ray_job(work: Work, compute: Compute, workers: int, policy: RunPolicy,
                     "replicas": workers,
                     "minReplicas": workers,
                     "maxReplicas": workers,
-                    "rayStartParams": {},
+                    # KubeRay puts the value into a shell's command line as it is
+                    "rayStartParams": {"resources": json.dumps(json.dumps(dict(custom)))} if custom else {},
                     "template": worker,
                 }
             ],

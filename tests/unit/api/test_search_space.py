@@ -132,9 +132,6 @@ SITUATIONS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"objectives": [{"metric": "validation/mAP75", "goal": "Maximize"}]},
         "InvalidInput", "spec.objectives[0].metric", "the scheduler None",
     ),
-    "trials on several workers": (
-        {"compute": {"workers": 2}}, "NotSupported", "spec.compute.workers", "raise trials.parallel",
-    ),
     "GPU hours without a GPU": (
         {"budget": {"gpuHours": 1}}, "InvalidInput", "spec.budget.gpuHours", "use cpuHours",
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -128,6 +130,19 @@ def test_a_sweep_makes_one_run_on_the_version_and_its_ray_job_with_a_worker_a_tr
     assert cluster["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 3
     narrow = made(plan(sweep(trials={"max": 20, "parallel": 1})), RUN)[0]
     assert narrow.key == run.key, "how many train at once changes no result"
+
+
+def test_trials_on_several_workers_have_what_ray_places_them_by() -> None:
+    """As the shell reads it that KubeRay writes `ray start --resources=…` into."""
+    (job,) = made(plan(sweep(trials={"max": 20, "parallel": 2}, compute={"workers": 3})), RAY_JOB)
+    cluster: Any = job.manifest["spec"]
+    (group,) = cluster["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["replicas"] == 6
+    (words,) = shlex.split(group["rayStartParams"]["resources"])
+    assert json.loads(words) == {"trial": 1}
+    (narrow,) = made(plan(sweep()), RAY_JOB)
+    plain: Any = narrow.manifest["spec"]
+    assert plain["rayClusterSpec"]["workerGroupSpecs"][0]["rayStartParams"] == {}
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str | None, bool]] = {

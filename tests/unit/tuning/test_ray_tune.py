@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from fovea_api.common import Resources
 from fovea_api.errors import Interrupted
+from fovea_api.names import RAY_TRIAL
+from fovea_api.run import Execution
 from fovea_trainer.local import tune_manifest
 from fovea_trainer.tuning.errors import TakenOver
 from fovea_trainer.tuning.journal import Phase
-from fovea_trainer.tuning.ray_tune import _Searcher, _Watch, carry_out
+from fovea_trainer.tuning.ray_tune import _Searcher, _Watch, carry_out, room_for
 from fovea_trainer.tuning.trial import Outcome
 from ray import cloudpickle, tune
+from ray.util import placement_group_table
+from ray.util.state import list_actors
 from studies import recipe, study
 from test_tune_by_hand import journal, sweep
+from test_tune_by_hand import tune as tune_by_hand
 
 
 @pytest.fixture
@@ -43,6 +52,69 @@ def test_eight_trials_end_on_two_cpus_with_early_stopping(tmp_path: Path) -> Non
     assert sorted(entry.epochs for entry in journal(tmp_path / "store")) == [1] * 6 + [4] * 2
     assert all(entry.phase in (Phase.SUCCEEDED, Phase.STOPPED_EARLY) for entry in journal(tmp_path / "store"))
     assert result.sweep.best is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_trials_of_two_workers_each_end_on_two_cpus_after_a_kill(tmp_path: Path) -> None:
+    """Two trials may work at once, but there are CPUs for the workers of one. The process is killed in the second one,
+    then a worker of Ray Train is."""
+    compute = {"workers": 2, "resources": {"requests": {"cpu": "1"}}}
+    path = sweep(tmp_path, epochs=2, trials={"max": 2, "parallel": 2}, compute=compute)
+    store = tmp_path / "store"
+    process = tune_by_hand(path, store, "--ray")
+    wait_until(lambda: [each.phase for each in journal(store)] == [Phase.PAUSED, Phase.RUNNING], process)
+    process.kill()
+    process.communicate()
+    first, _ = journal(store)
+    ray.init(num_cpus=2, resources={RAY_TRIAL: 2}, log_to_driver=False)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            sweeping = pool.submit(tune_manifest, path, str(store), ray=True)
+            kill_a_worker()
+            result = sweeping.result()
+        assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
+        assert ray.available_resources()["CPU"] == 2
+    finally:
+        ray.shutdown()
+    assert result.sweep is not None
+    counts = result.sweep.trials
+    assert (counts.succeeded, counts.stopped_early, counts.failed, counts.running) == (1, 1, 0, 0)
+    entries = journal(store)
+    assert entries[0].curve[:1] == first.curve, "what was known is not made again"
+    assert sorted(entry.epochs for entry in entries) == [1, 2]
+    assert all(entry.usage.cpu_hours == pytest.approx(2 * entry.seconds / 3600) for entry in entries)
+    assert not list(store.rglob("state.pt"))
+
+
+def wait_until(what: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def kill_a_worker() -> None:
+    """Kills the process of a worker of Ray Train, as soon as there is one."""
+    workers: list[int] = []
+
+    def found() -> bool:
+        actors = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+        workers.extend(actor.pid for actor in actors)
+        return bool(workers)
+
+    wait_until(lambda: ray.is_initialized() and found())
+    os.kill(workers[0], signal.SIGKILL)
+
+
+def test_no_more_trials_begin_than_there_is_room_for(tmp_path: Path) -> None:
+    """One that waits for its workers would count against the budget."""
+    execution = Execution(workers=2, resources=Resources(requests={"cpu": "2"}, limits={"nvidia.com/gpu": "1"}))
+    assert room_for(execution, {"CPU": 12.0, "GPU": 5.0, "memory": 1.0}) == 2
+    assert room_for(execution, {"CPU": 12.0}) == 0
+    searcher = _Searcher(study(tmp_path, recipe(trials={"max": 4, "parallel": 4})), lambda: None, lambda: 2)
+    assert [searcher.suggest(name) is not None for name in "abc"] == [True, True, False]
 
 
 def test_tune_can_pickle_a_searcher_that_reports_to_a_cluster(tmp_path: Path) -> None:

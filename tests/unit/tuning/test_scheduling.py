@@ -21,7 +21,7 @@ from fovea_trainer.tuning.errors import BudgetTooSmall, NoTrialWithinLimits, Too
 from fovea_trainer.tuning.journal import Entry, Phase
 from fovea_trainer.tuning.manifest import describe
 from fovea_trainer.tuning.scheduling import MedianStopping, Population, SuccessiveHalving, misses
-from fovea_trainer.tuning.trial import Job, Outcome, TrialContext
+from fovea_trainer.tuning.trial import InProcess, Job, Outcome
 from studies import RATE, carry_out, entry, outcome, recipe, study
 
 STOPPING = {"scheduler": "ASHA", "graceEpochs": 1, "reductionFactor": 3}
@@ -407,12 +407,12 @@ def test_the_clock_goes_on_and_the_deadline_holds_while_a_trial_works(tmp_path: 
     made = study(tmp_path, recipe(budget={"wallClock": "1h"}))
     job = made.next()
     assert job is not None
-    context = TrialContext(job, threading.Event(), made.tick)
+    context = InProcess(job, threading.Event(), made.tick)
     made._ticked, made._kept = made._ticked - 40, made._kept - 40
     context.report_progress(Progress())
     assert study(tmp_path, recipe())._clock.seconds >= 40, "kept, though no trial has paused"
     assert not context.stopping()
-    late = TrialContext(dataclasses.replace(job, deadline=time.time() - 1), threading.Event(), made.tick)
+    late = InProcess(dataclasses.replace(job, deadline=time.time() - 1), threading.Event(), made.tick)
     assert late.stopping(), "it has waited for a worker until the budget was spent"
 
 

@@ -150,16 +150,10 @@ class _Fit:
                 if self._progress_due():
                     self._report_progress()
             if context.stopping():
-                self._read_losses()
-                self._save(True)
+                self._save_within_epoch()
                 raise Interrupted(f"training was stopped in epoch {state.epoch + 1} and its state saved")
             if reading and state.step < steps and self._checkpoint_due():
-                self._read_losses()
-                state.loss_sum = total(state.loss_sum, context) / context.workers  # the first worker's is kept
-                state.loss_parts = {
-                    name: total(part, context) / context.workers for name, part in sorted(state.loss_parts.items())
-                }
-                self._save(True)
+                self._save_within_epoch()
                 self._log("checkpoint saved in epoch %d, after %d of %d steps", state.epoch + 1, state.step, steps)
         self._read_losses()
         return total(state.loss_sum, context) / steps
@@ -210,6 +204,15 @@ class _Fit:
     def _checkpoint_due(self) -> bool:
         """Whether the last checkpoint is long ago; the first worker's clock decides for all."""
         return first_workers(time.monotonic() - self.saved >= self.plan.checkpoint_seconds, self.context)
+
+    def _save_within_epoch(self) -> None:
+        state, context = self.state, self.context
+        self._read_losses()
+        state.loss_sum = total(state.loss_sum, context) / context.workers  # the first worker's is kept
+        state.loss_parts = {
+            name: total(part, context) / context.workers for name, part in sorted(state.loss_parts.items())
+        }
+        self._save(True)
 
     def _save(self, save: bool) -> None:
         state = self.state

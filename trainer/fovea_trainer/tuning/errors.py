@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fovea_api.errors import FoveaError, Interrupted
+from fovea_api.errors import FoveaError, Interrupted, Retryable
 from fovea_api.sweep import SweepSummary
 
 
@@ -30,3 +30,7 @@ class NoTrialWithinLimits(SweepFailed):
 
 class TakenOver(Interrupted):
     """Another process goes on with the sweep: a later attempt, or the same command given twice."""
+
+
+class TrialLost(Retryable):
+    """The workers of a trial died; it is no fault of the sweep, and the study counts how often."""

@@ -2,8 +2,8 @@
 
 So a trial that pauses or ends early has ended for Tune: its placement group goes, nothing hangs; what is known stays
 in the journal, where Tune's own `restore` loses the searcher's state and failed trials (ray#30861, ray#30584). A trial
-calls the trainer function itself, without Ray Train, whose own workers and Tune's would wait for each other's CPUs
-(ray#54305). Actors are reused, so only a first trial waits for the libraries.
+on one worker calls the trainer function itself; for one on several see `workers`. Actors are reused, so only a first
+trial waits for the libraries.
 """
 
 from __future__ import annotations
@@ -15,14 +15,21 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ray
 from fovea_api.errors import FoveaError, Interrupted
+from fovea_api.names import RAY_TRIAL
+from fovea_api.run import Execution
 from ray import tune
 from ray.tune.search import Searcher
 
 from fovea_trainer.training.run import asked_to_stop, worker_resources
+from fovea_trainer.tuning.errors import TrialLost
 from fovea_trainer.tuning.study import Study
 from fovea_trainer.tuning.trial import Job, Outcome
 
+DRIVER = {"CPU": 0.0, RAY_TRIAL: 1.0}
+"""What a trial on several workers reserves beside them: no CPU, for Ray Train's workers would wait for what it holds
+(ray#54305), but something, for Ray places nothing that asks for nothing."""
 MOST_JOBS = 1_000_000
 """Parts of trials that Tune may be asked for: more than 10,000 trials have."""
 
@@ -46,6 +53,8 @@ class _Trainable(tune.Trainable):
         torch.set_num_threads(worker_threads(self._job.spec.execution))  # Ray sets one
         try:
             return {"outcome": attempt(self._job), "done": True}
+        except TrialLost:  # as if its own process had died
+            raise
         except FoveaError as error:  # Ray would wrap it in a text
             return {"fault": error, "done": True}
 
@@ -63,9 +72,9 @@ class _Trainable(tune.Trainable):
 class _Searcher(Searcher):
     """Asks the study for jobs and reports their outcomes to it."""
 
-    def __init__(self, study: Study, heard: Callable[[], None]) -> None:
+    def __init__(self, study: Study, heard: Callable[[], None], room: Callable[[], int] = lambda: MOST_JOBS) -> None:
         super().__init__(metric=None, mode=None)
-        self._study, self._heard = study, heard
+        self._study, self._heard, self._room = study, heard, room
         self._jobs: dict[str, Job] = {}
         self.fault: FoveaError | None = None
         """What ends the sweep: nothing further begins."""
@@ -77,6 +86,8 @@ class _Searcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self.fault is not None:
             return str(Searcher.FINISHED)
+        if self._jobs and len(self._jobs) >= self._room():  # what waits for a worker would count as work
+            return None
         try:
             job = self._study.next()
         except FoveaError as error:
@@ -141,13 +152,19 @@ class _Watch(tune.Callback):
             self._heard()
 
 
+def room_for(execution: Execution, cluster: Mapping[str, float]) -> int:
+    """How many trials a Ray cluster of these resources has room for at a time."""
+    needed = {name: execution.workers * amount for name, amount in worker_resources(execution).items() if amount}
+    return int(min(cluster.get(name, 0.0) // amount for name, amount in needed.items()))
+
+
 def carry_out(study: Study, heard: Callable[[], None]) -> None:
     """Carries out a study's jobs on the Ray that is connected to, as many at once as the sweep allows and Ray has room
     for. Raises what a trial's surroundings are at fault of, what the study raises, and Interrupted."""
     execution = study.spec.execution
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    searcher = _Searcher(study, heard)
-    resources = worker_resources(execution)
+    searcher = _Searcher(study, heard, lambda: room_for(execution, ray.cluster_resources()))  # type: ignore[no-untyped-call]
+    resources = worker_resources(execution) if execution.workers == 1 else DRIVER
     with tempfile.TemporaryDirectory(prefix="fovea-tune-") as folder, asked_to_stop() as stop:
         tuner = tune.Tuner(
             tune.with_resources(_Trainable, tune.PlacementGroupFactory([resources])),

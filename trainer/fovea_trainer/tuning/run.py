@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -20,12 +19,12 @@ from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.reporting import Reporter
 from fovea_trainer.results import owner_folder
 from fovea_trainer.training.run import asked_to_stop, worker_resources
-from fovea_trainer.tuning.errors import SweepFailed
+from fovea_trainer.tuning.errors import SweepFailed, TrialLost
 from fovea_trainer.tuning.journal import Journal
 from fovea_trainer.tuning.manifest import SWEEPS, earlier_trials, leave
 from fovea_trainer.tuning.study import Study
 from fovea_trainer.tuning.table import TrialListener
-from fovea_trainer.tuning.trial import Job, Outcome, work
+from fovea_trainer.tuning.trial import InProcess, Job, Outcome, work
 
 STUDIES = "studies"
 
@@ -57,10 +56,10 @@ def tune(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunR
             "give validation a share in the Dataset's splits.ratios",
         )
     folder = study_folder(spec, recipe)
-    reserved = worker_resources(spec.execution)
+    reserved, workers = worker_resources(spec.execution), spec.execution.workers if environment.ray else 1
     study = Study(
         spec, recipe, environment, Journal(folder), earlier_trials(spec.inputs.earlier_trials),
-        (reserved["CPU"], reserved.get("GPU", 0.0)),
+        (workers * reserved["CPU"], workers * reserved.get("GPU", 0.0)),
     )  # fmt: skip
     if study.entries:
         log.info("the journal has %d trials, with which the sweep goes on", len(study.entries))
@@ -89,7 +88,6 @@ def tune(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunR
         error.summary, error.report = study.summary(), left.report
         log.info("report: %s", left.report)
         raise error
-    shutil.rmtree(environment.work_dir / "checkpoints", ignore_errors=True)
     return RunResult(
         completed_at=datetime.now(UTC),
         artifact=left.artifact,
@@ -126,11 +124,15 @@ def _carry_out(study: Study, heard: Callable[[], None]) -> None:
 
 def attempt(job: Job, stop: threading.Event | None = None, heard: Callable[[], None] = lambda: None) -> Outcome:
     """Works on a job, and calls `heard` every few seconds; an error of the trial is its outcome. Raises what is no
-    fault of the trial: Interrupted, and faults of the surroundings."""
+    fault of the trial: Interrupted, TrialLost, and faults of the surroundings."""
     began = time.monotonic()
     try:
-        return work(job, stop, heard)
-    except Interrupted:
+        if job.environment.ray and job.spec.execution.workers > 1:
+            from fovea_trainer.tuning.workers import work_on_workers
+
+            return work_on_workers(job)
+        return work(job, InProcess(job, stop or threading.Event(), heard))
+    except (Interrupted, TrialLost):
         raise
     except Exception as error:
         outside = outside_cause(error)

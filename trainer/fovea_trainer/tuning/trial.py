@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from fovea_api.common import Metrics
-from fovea_api.errors import Interrupted
+from fovea_api.errors import CorruptData, Interrupted
 from fovea_api.run import RunSpec, RunType, run_identity
 from fovea_api.trainingjob import Recipe
 from fovea_store import NotFound, StorePath
 from pydantic import JsonValue
 
 from fovea_trainer.environment import RunEnvironment
-from fovea_trainer.training.context import SingleProcess
+from fovea_trainer.training.context import Context, SingleProcess
 from fovea_trainer.training.finish import measure
 from fovea_trainer.training.fitting import fitted
 from fovea_trainer.training.loop import fit
@@ -28,7 +28,7 @@ from fovea_trainer.training.state import FILE, State
 from fovea_trainer.training.trained import restore
 from fovea_trainer.training.training_run import TrainingRun
 
-CHECKPOINT, LOCAL = "checkpoint", "checkpoints"
+CHECKPOINT = "checkpoint"
 
 log = logging.getLogger(__name__)
 
@@ -90,51 +90,48 @@ def trial_spec(sweep: RunSpec, recipe: Recipe, frozen: Mapping[str, JsonValue]) 
     return sweep.model_copy(update={**update, "inputs": inputs})
 
 
-class TrialContext(SingleProcess):
-    """Training in this process; the checkpoint is in the trial's folder of the store, where any pod finds it."""
-
-    def __init__(self, job: Job, stop: threading.Event, heard: Callable[[], None]) -> None:
-        folder = StorePath.parse(job.folder) / CHECKPOINT
-        local = folder.local_path() if folder.is_local else job.environment.work_dir / LOCAL / job.name
-        super().__init__(local, 1, lambda progress: heard(), stop)  # a sweep reports its trials, not their steps
-        self._remote = None if folder.is_local else folder
-        self._local = local
-        self._deadline = job.deadline
-        if self._remote is not None:
-            shutil.rmtree(local, ignore_errors=True)
-            for name in self._remote.folders():
-                if (self._remote / name / FILE).is_file():
-                    (self._remote / name).download_tree(local / name)
+class TrialContext(Context, Protocol):
+    """What a part of a trial needs of its surroundings."""
 
     @property
     def out_of_time(self) -> bool:
-        return self._deadline is not None and time.time() >= self._deadline
+        """Whether it stops because the budget allows no more."""
+
+
+class InProcess(SingleProcess):
+    """A trial in this process; the checkpoint is in the trial's folder of the store, where any pod finds it."""
+
+    def __init__(self, job: Job, stop: threading.Event, heard: Callable[[], None]) -> None:
+        # A sweep reports its trials, not their steps.
+        super().__init__(job.environment.work_dir, 1, lambda progress: heard(), stop)
+        self._job = job
+
+    @property
+    def out_of_time(self) -> bool:
+        return self._job.deadline is not None and time.time() >= self._job.deadline
+
+    def resume(self) -> State | None:
+        return load_checkpoint(StorePath.parse(self._job.folder))
 
     def report(self, state: State, save: bool) -> None:
-        super().report(state, save)
-        if save and self._remote is not None:
-            (newest,) = [folder.name for folder in self._local.iterdir()]
-            (self._remote / newest).upload_tree(self._local / newest, last=FILE)
-            for name in self._remote.folders():
-                if name != newest:
-                    (self._remote / name).delete()
+        if save:
+            keep_checkpoint(StorePath.parse(self._job.folder), state)
 
     def stopping(self) -> bool:
         return super().stopping() or self.out_of_time
 
 
-def work(job: Job, stop: threading.Event | None = None, heard: Callable[[], None] = lambda: None) -> Outcome:
-    """Trains a part of a trial, and calls `heard` every few seconds. Raises what a training raises, and Interrupted
-    when it was asked to stop."""
+def work(job: Job, context: TrialContext) -> Outcome:
+    """Trains a part of a trial; on several workers each does its share, and the first one measures. Raises what a
+    training raises, and Interrupted when it was asked to stop."""
     began = time.monotonic()
     run = TrainingRun(job.spec, job.environment)
     version = run.open()
     total = fitted(run.recipe, version).training.epochs
     until = min(job.until or total, total)
-    context = TrialContext(job, stop or threading.Event(), heard)
     state = context.resume()
     if state is None or state.epoch < until:
-        plan = run.plan(0, tracked=False, until=until)
+        plan = run.plan(context.rank, tracked=False, until=until)
         try:
             state = fit(run.recipe, version, context, plan)
         except Interrupted:
@@ -144,7 +141,8 @@ def work(job: Job, stop: threading.Event | None = None, heard: Callable[[], None
             assert state is not None
             return Outcome(_curve(state), total, cut=True, seconds=time.monotonic() - began)
     ended = state.epoch >= total or state.stopped
-    artefact = {} if job.measured and not ended else _measured(run, state, splits=ended)
+    known = (job.measured and not ended) or context.rank > 0
+    artefact = {} if known else _measured(run, state, splits=ended)
     return Outcome(_curve(state), total, artefact, ended, seconds=time.monotonic() - began)
 
 
@@ -158,6 +156,30 @@ def _measured(run: TrainingRun, state: State, *, splits: bool) -> dict[str, floa
     the validation split."""
     with tempfile.TemporaryDirectory(prefix="fovea-trial-") as folder:
         return measure(restore(run, state), Path(folder), splits=splits)
+
+
+def keep_checkpoint(folder: StorePath, state: State) -> None:
+    """Keeps a state as the newest checkpoint of a trial, and no other."""
+    checkpoints, name = folder / CHECKPOINT, f"{state.epoch:06}-{state.step:08}"
+    with tempfile.TemporaryDirectory(prefix="fovea-checkpoint-") as local:
+        (checkpoints / name).upload_tree(state.save(Path(local) / name), last=FILE)
+    for other in checkpoints.folders():
+        if other != name:
+            (checkpoints / other).delete()
+
+
+def load_checkpoint(folder: StorePath) -> State | None:
+    """The newest checkpoint of a trial; None: there is none that can be read."""
+    newest = newest_checkpoint(folder)
+    if not newest:
+        return None
+    with tempfile.TemporaryDirectory(prefix="fovea-checkpoint-") as local:
+        (folder / CHECKPOINT / newest).download_tree(Path(local))
+        try:
+            return State.load(Path(local))
+        except CorruptData as error:
+            log.warning("%s; the trial begins anew", error.message)
+            return None
 
 
 def forget_checkpoint(folder: StorePath) -> None:

@@ -43,9 +43,10 @@ def execution_settings(spec: TuningSweepSpec, settings: Settings) -> ExecutionSe
 def child_builder(spec: TuningSweepSpec, settings: Settings) -> ChildBuilder:
     """What builds the RayJob of an attempt: the workers of all trials that train at the same time."""
     compute, parallel = compute_of(spec), spec.trials.parallel
+    custom = {names.RAY_TRIAL: 1} if compute.workers > 1 else {}
 
     def build(work: Work) -> JsonObject:
-        return build_ray_job(work, compute, parallel * compute.workers, spec.run_policy, settings)
+        return build_ray_job(work, compute, parallel * compute.workers, spec.run_policy, settings, custom)
 
     digest = pods_digest(compute, spec.run_policy, settings.submitter_memory_limit, str(parallel))
     return ChildBuilder(RAY_JOB, build, digest)
