@@ -28,6 +28,7 @@ FIRST_CHOICE: Mapping[Task, str] = {
     Task.CLASSIFICATION: "efficientnet-lite0",
     Task.DETECTION: "retinanet-efficientnet-lite0",
     Task.SEMANTIC_SEGMENTATION: "unet-efficientnet-lite0",
+    Task.INSTANCE_SEGMENTATION: "maskrcnn",
 }
 """The architecture to start a task with: small, and its pretrained weights come with the installation."""
 

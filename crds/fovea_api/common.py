@@ -403,6 +403,11 @@ class Task(StrEnum):
     SEMANTIC_SEGMENTATION = "SemanticSegmentation"
     INSTANCE_SEGMENTATION = "InstanceSegmentation"
 
+    @property
+    def finds_objects(self) -> bool:
+        """Whether the answer is a list of objects, each with a box, a class and a score."""
+        return self in (Task.DETECTION, Task.INSTANCE_SEGMENTATION)
+
 
 class DeletionPolicy(StrEnum):
     """What happens to data in the store when its object is deleted."""

@@ -122,7 +122,7 @@ def chosen_loss(architecture: Architecture, asked: Loss, focal: bool) -> Loss:
 
 def ignored_by_loss(architecture: Architecture, recipe: Recipe) -> Iterator[InvalidInput]:
     """Options of the recipe that would have no effect with its loss, where the loss itself is suitable."""
-    detector, known, balance = architecture.task is Task.DETECTION, architecture.losses, recipe.input.balance
+    detector, known, balance = architecture.task.finds_objects, architecture.losses, recipe.input.balance
     loss = chosen_loss(architecture, recipe.training.loss, balance == "FocalLoss")
     what = architecture.name if detector else f"the loss {loss}"
     # The named loss of a detector is that of its boxes; its classes' loss is focal in all cases or in none.
@@ -141,7 +141,7 @@ def ignored_by_loss(architecture: Architecture, recipe: Recipe) -> Iterator[Inva
 
 
 def _or_another(architecture: Architecture, suited: tuple[str, ...]) -> str:
-    others = [name for name in architecture.losses if name in suited and architecture.task is not Task.DETECTION]
+    others = [name for name in architecture.losses if name in suited and not architecture.task.finds_objects]
     return f", or use the loss {' or '.join(others)}" if others else ""
 
 

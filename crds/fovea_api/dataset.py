@@ -74,6 +74,7 @@ SUPPORTED_FORMATS: Mapping[Task, tuple[Format, ...]] = {
     ),
     Task.DETECTION: (Format.PASCAL_VOC, Format.COCO, Format.YOLO, Format.CAPTURES),
     Task.SEMANTIC_SEGMENTATION: (Format.MASKS, Format.COCO, Format.CAPTURES),
+    Task.INSTANCE_SEGMENTATION: (Format.COCO, Format.YOLO, Format.PASCAL_VOC, Format.CAPTURES),
 }
 """The tasks that a version can be built for, and the formats that its sources can be read from."""
 
@@ -450,12 +451,6 @@ class DatasetSpec(Recipe):
             field=".task",
         ),
         Rule(
-            f"self.task in {[str(task) for task in SUPPORTED_FORMATS]}",
-            f"this task is not available in this version; use one of {', '.join(SUPPORTED_FORMATS)}",
-            lambda obj: obj.task in SUPPORTED_FORMATS,
-            ".task",
-        ),
-        Rule(
             f"self.task != '{Task.SEMANTIC_SEGMENTATION}' || !has(self.classes) || "
             f"size(self.classes) <= {MOST_MASK_CLASSES}",
             f"masks hold {MOST_MASK_CLASSES} classes; merge some by classMap",
@@ -537,8 +532,7 @@ def references(spec: DatasetSpec) -> Iterator[Reference]:
 
 def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
     """What a recipe asks for that the API knows and this version cannot do, each with its field and the remedy."""
-    tasks = ", ".join(SUPPORTED_FORMATS)
-    wishes = [(recipe.task not in SUPPORTED_FORMATS, "spec.task", recipe.task.value, f"use one of {tasks}")]
+    wishes = list[tuple[bool, str, str, str]]()
     for index, source in enumerate(recipe.sources):
         video, generator = f"spec.sources[{index}].video", f"spec.sources[{index}].generator"
         wishes += [

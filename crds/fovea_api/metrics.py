@@ -7,29 +7,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from fovea_api.common import Task
 
 SPLITS = ("train", "validation", "test")
+_OBJECTS = ("mAP", "mAP50", "mAP75", "precision", "recall", "f1", "meanMatchIoU", "scoreThreshold")
+"""Of what finds objects; how much two overlap is decided by boxes in detection, by masks in instance segmentation."""
+_SIZES = ("mAPSmall", "mAPMedium", "mAPLarge")
 PRIMARY: Mapping[Task, str] = {
     Task.CLASSIFICATION: "accuracy",
     Task.DETECTION: "mAP",
+    Task.INSTANCE_SEGMENTATION: "mAP",
     Task.SEMANTIC_SEGMENTATION: "dice",
 }
 """The metric that picks the best epoch, unless the recipe names another."""
 MEASURED: Mapping[Task, tuple[str, ...]] = {
     Task.CLASSIFICATION: ("accuracy", "f1", "loss"),
     Task.DETECTION: ("mAP", "mAP50", "precision", "recall", "loss"),
+    Task.INSTANCE_SEGMENTATION: ("mAP", "mAP50", "precision", "recall", "loss"),
     Task.SEMANTIC_SEGMENTATION: ("dice", "iou", "loss"),
 }
 """The metrics of the validation split that there are after an epoch."""
 EVALUATED: Mapping[Task, tuple[str, ...]] = {
     Task.CLASSIFICATION: ("accuracy", "precision", "recall", "f1", "ece"),
-    Task.DETECTION: ("mAP", "mAP50", "mAP75", "precision", "recall", "f1", "meanMatchIoU", "scoreThreshold"),
+    Task.DETECTION: _OBJECTS,
+    Task.INSTANCE_SEGMENTATION: _OBJECTS,
     Task.SEMANTIC_SEGMENTATION: ("dice", "iou", "pixelAccuracy"),
 }
 """The metrics of a whole split, measured on the exported artefact."""
-BY_SIZE: Mapping[Task, tuple[str, ...]] = {Task.DETECTION: ("mAPSmall", "mAPMedium", "mAPLarge")}
+BY_SIZE: Mapping[Task, tuple[str, ...]] = {Task.DETECTION: _SIZES, Task.INSTANCE_SEGMENTATION: _SIZES}
 """Those that the slice objectSize adds."""
 BY_CLASS: Mapping[Task, tuple[str, ...]] = {
     Task.CLASSIFICATION: ("precision", "recall", "f1"),
     Task.DETECTION: ("AP", "AP50"),
+    Task.INSTANCE_SEGMENTATION: ("AP", "AP50"),
     Task.SEMANTIC_SEGMENTATION: ("dice", "iou"),
 }
 """The metrics of each class, `<split>/<metric>/<class>`."""
@@ -45,6 +52,7 @@ OF_THE_MODEL = (
 COMPARED: Mapping[Task, str] = {
     Task.CLASSIFICATION: "accuracy",
     Task.DETECTION: "mAP50",
+    Task.INSTANCE_SEGMENTATION: "mAP50",
     Task.SEMANTIC_SEGMENTATION: "dice",
 }
 """The metric by which a retrained model is compared with the served one: one whose error the bootstrap gives."""

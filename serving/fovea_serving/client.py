@@ -62,6 +62,8 @@ class DetectedObject:
     score: float
     box: tuple[float, float, float, float]
     """Left, top, right, bottom."""
+    mask: Mask | None = None
+    """Its pixels, where the model finds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +156,11 @@ class Client:
         if name is not None:
             label["class"] = name
         if objects is not None:
-            label["objects"] = [{"class": each.name, "box": list(each.box)} for each in objects]
+            label["objects"] = [
+                {"class": each.name, "box": list(each.box), **_run_lengths(each.mask)} for each in objects
+            ]
         if masks is not None:
-            encoded = {each: {"size": list(mask.size), "counts": mask.counts} for each, mask in masks.items()}
-            label["classes"] = [{"class": each, "mask": mask} for each, mask in encoded.items()]
+            label["classes"] = [{"class": each, **_run_lengths(mask)} for each, mask in masks.items()]
         if wrong is not None:
             label["wrong"] = wrong
         headers = {"Content-Type": "application/json"}
@@ -218,7 +221,10 @@ def _form(images: Sequence[bytes]) -> tuple[bytes, str]:
 
 
 def _prediction(content: Mapping[str, Any], run: str, request_id: str) -> ImagePrediction:
-    objects = [DetectedObject(each["class"], each["score"], _box(each["box"])) for each in content.get("objects", ())]
+    objects = [
+        DetectedObject(each["class"], each["score"], _box(each["box"]), _mask(each.get("mask")))
+        for each in content.get("objects", ())
+    ]
     classes = [
         ClassResult(each["class"], each.get("score"), each.get("pixels"), _mask(each.get("mask")))
         for each in content.get("classes", ())
@@ -233,6 +239,10 @@ def _box(edges: Sequence[float]) -> tuple[float, float, float, float]:
 
 def _mask(content: Mapping[str, Any] | None) -> Mask | None:
     return None if content is None else Mask((content["size"][0], content["size"][1]), content["counts"])
+
+
+def _run_lengths(mask: Mask | None) -> dict[str, object]:
+    return {} if mask is None else {"mask": {"size": list(mask.size), "counts": mask.counts}}
 
 
 def _detail(error: urllib.error.HTTPError) -> str:

@@ -72,9 +72,9 @@ WRONG = (
     Changed(_D, {"spec.task": REMOVE}, "spec.task", "Required"),
     Changed(
         _D,
-        {"spec.task": "InstanceSegmentation"},
-        "spec.task",
-        "use one of Classification, Detection, SemanticSegmentation",
+        {"spec.task": "InstanceSegmentation", f"{LAB}.format": "Masks"},
+        "spec.sources",
+        "InstanceSegmentation can be read from COCO, YOLO, PascalVOC",
     ),
     Changed(_D, {"spec.sources": []}, "spec.sources", "at least 1"),
     Changed(_D, {"spec.sources": REMOVE}, "spec.sources", "Required"),
@@ -424,6 +424,7 @@ WRONG = (
 MODELS = {kind.__name__.lower(): kind for kind in KINDS}
 
 RIGHT = (
+    Changed(_D, {"spec.task": "InstanceSegmentation", f"{LAB}.format": "YOLO"}),
     Changed(_D, {"spec.splits.ratios": {"train": 1, "validation": 0, "test": 0}}),
     Changed(_D, {"spec.task": "SemanticSegmentation", f"{LAB}.format": "Masks", f"{LAB}.maskValues": {"cell": 255}}),
     Changed(

@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue, ValidationError
 
 from fovea_trainer.data.build import CheckResult, check_dataset
-from fovea_trainer.data.guess import given_splits, guess_format, suited_splits, task_of
+from fovea_trainer.data.guess import given_splits, guess_format, guess_task, suited_splits
 from fovea_trainer.data.sources import is_download, open_source, source_path
 from fovea_trainer.data.version import open_version
 from fovea_trainer.environment import RunEnvironment
@@ -204,10 +204,12 @@ def folder_recipe(folder: Path, format_: str | None, task: str | None, classes: 
     `work` is a local folder for what must be unpacked to see the format.
     """
     uri = f"file://{folder.absolute()}"
-    if format_ is None:
-        format_ = guess_format(open_source(Source.model_construct(name="check", uri=uri), work / "look"))
+    if format_ is None or task is None:
+        tree = open_source(Source.model_construct(name="check", uri=uri), work / "look")
+        format_ = format_ or guess_format(tree)
+        task = task or str(guess_task(Format(format_), tree) if format_ in list(Format) else Task.DETECTION)
     content: dict[str, JsonValue] = {
-        "task": task or (str(task_of(Format(format_))) if format_ in list(Format) else str(Task.DETECTION)),
+        "task": task,
         "sources": [{"name": "folder", "uri": "pvc://check/folder", "format": format_}],
         "classes": list(classes),
     }

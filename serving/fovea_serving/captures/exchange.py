@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from faster_coco_eval import mask as coco_mask
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from numpy.typing import NDArray
@@ -198,7 +199,9 @@ def _coco_shapes(each: Picture, content: Mapping[str, JsonValue]) -> Iterator[tu
     width, height = each.size
     for part in parts_of(content, "objects"):
         left, top, right, bottom = part["box"]
-        yield part, {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
+        area = part.get("pixels", (right - left) * (bottom - top))
+        pixels = {"segmentation": part["mask"]} if "mask" in part else {}
+        yield part, {**pixels, "bbox": [left, top, right - left, bottom - top], "area": area}
     if each.found.capture.task == Task.CLASSIFICATION:
         if (best := best_class(content)) is not None:
             yield best, {"bbox": [0, 0, width, height], "area": width * height}
@@ -338,14 +341,23 @@ def _read_coco(text: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
         objects, classes, whole = list[JsonValue](), list[JsonValue](), [0, 0, image["width"], image["height"]]
         for each in parts[image["id"]]:
             name, box = names[each["category_id"]], each.get("bbox")
-            if isinstance(each.get("segmentation"), dict):
-                classes.append({"class": name, "mask": each["segmentation"]})
+            pixels = _run_lengths(each.get("segmentation"), image["width"], image["height"])
+            if "mask" in pixels:
+                classes.append({"class": name, **pixels})
             elif box is None or list(box) == whole:
                 classes.append({"class": name})
             if box is not None:
                 left, top, width, height = box
-                objects.append({"class": name, "box": [left, top, left + width, top + height]})
+                objects.append({"class": name, "box": [left, top, left + width, top + height], **pixels})
         yield image["file_name"], {"objects": objects, "classes": classes}
+
+
+def _run_lengths(segmentation: Any, width: int, height: int) -> dict[str, JsonValue]:
+    """The `mask` of an annotation, which labelling tools write as run lengths or polygons; nothing of one without."""
+    if isinstance(segmentation, list) and segmentation:
+        drawn = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+        segmentation = {"size": [height, width], "counts": drawn["counts"].decode("ascii")}
+    return {"mask": segmentation} if segmentation else {}
 
 
 def _read_cvat(text: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:

@@ -95,7 +95,7 @@ _LABEL: dict[str, Any] = {
     "objects": {
         "type": "array",
         "description": "All objects of the image.",
-        "items": {"type": "object", "properties": {"class": {"type": "string"}, "box": _BOX}},
+        "items": {"type": "object", "properties": {"class": {"type": "string"}, "box": _BOX, "mask": _MASK}},
     },
     "classes": {
         "type": "array",
@@ -158,7 +158,13 @@ SCHEMAS: dict[str, Any] = {
                             "type": "array",
                             "items": {
                                 "type": "object",
-                                "properties": {"class": {"type": "string"}, "score": {"type": "number"}, "box": _BOX},
+                                "properties": {
+                                    "class": {"type": "string"},
+                                    "score": {"type": "number"},
+                                    "box": _BOX,
+                                    "pixels": {"type": "integer"},
+                                    "mask": _MASK,
+                                },
                             },
                         },
                         "classes": {

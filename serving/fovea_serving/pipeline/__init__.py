@@ -6,6 +6,7 @@ from fovea_serving.pipeline.postprocess import Postprocess
 from fovea_serving.pipeline.predictions import (
     Classification,
     Detection,
+    InstanceSegmentation,
     NamedPrediction,
     Prediction,
     SemanticSegmentation,
@@ -21,6 +22,7 @@ __all__ = [
     "DecodedImage",
     "Detection",
     "Geometry",
+    "InstanceSegmentation",
     "NamedPrediction",
     "Postprocess",
     "Prediction",

@@ -30,9 +30,11 @@ class Geometry:
         """Boxes `[N, 4]` xyxy from original pixels to input pixels; not clipped."""
         return (boxes * self._scales + self._offsets).astype(np.float32)
 
-    def to_original(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    def to_original(self, boxes: NDArray[np.float32], *, clipped: bool = True) -> NDArray[np.float32]:
         """Boxes `[N, 4]` xyxy from input pixels to original pixels; clipped to the image."""
         moved = (boxes - self._offsets) / self._scales
+        if not clipped:
+            return moved.astype(np.float32)
         width, height = self.original
         return np.clip(moved, 0, np.array([width, height, width, height])).astype(np.float32)
 

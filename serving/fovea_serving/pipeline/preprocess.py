@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import cv2
 import numpy as np
@@ -12,6 +12,8 @@ from fovea_api.trainingjob import Resize
 from numpy.typing import NDArray
 
 from fovea_serving.pipeline.geometry import Geometry
+
+Pixel = TypeVar("Pixel", np.uint8, np.int16)
 
 IGNORE = 255
 """Class index of mask pixels that belong to no class: unlabelled, padding, outside of a crop."""
@@ -85,24 +87,26 @@ class Preprocess:
         geometry = self.geometry(mask.shape[1], mask.shape[0])
         return self._place(mask, geometry, cv2.INTER_NEAREST_EXACT, IGNORE)
 
+    def fit_instances(self, layer: NDArray[np.int16]) -> NDArray[np.int16]:
+        """Numbers of objects `[h, w]` at the input size; padding becomes 0, which is none."""
+        return self._place(layer, self.geometry(layer.shape[1], layer.shape[0]), cv2.INTER_NEAREST_EXACT, 0)
+
     def normalize(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """`[3, h, w]` of `(rgb / 255 - mean) / std`."""
         factor = 1 / (255 * np.array(self.std, np.float32))
         shift = np.array(self.mean, np.float32) / np.array(self.std, np.float32)
         return np.ascontiguousarray((image * factor - shift).transpose(2, 0, 1))
 
-    def _place(
-        self, image: NDArray[np.uint8], geometry: Geometry, interpolation: int, padding: int
-    ) -> NDArray[np.uint8]:
+    def _place(self, image: NDArray[Pixel], geometry: Geometry, interpolation: int, padding: int) -> NDArray[Pixel]:
         width, height = (round(length * scale) for length, scale in zip(geometry.original, geometry.scale, strict=True))
         fitted = image
         if (width, height) != geometry.original:
-            fitted = cv2.resize(image, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
+            fitted = cv2.resize(image, (width, height), interpolation=interpolation).astype(image.dtype, copy=False)
         if (width, height) == geometry.input:
             return fitted
         left, top = (int(offset) for offset in geometry.offset)
         fitted = fitted[max(0, -top) :, max(0, -left) :][: self.height, : self.width]
-        placed = np.full((self.height, self.width, *image.shape[2:]), padding, np.uint8)
+        placed = np.full((self.height, self.width, *image.shape[2:]), padding, image.dtype)
         top, left = max(0, top), max(0, left)
         placed[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted
         return placed

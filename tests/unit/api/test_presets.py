@@ -43,7 +43,7 @@ def test_a_preset_leaves_nothing_open_and_is_a_valid_recipe(architecture: Archit
     assert set(silent_paths(laid)) == left == {"training.schedule.warmupEpochs"}, "warmupShare says it"
     assert laid.training.ema is not None
     assert laid.training.gradient_clip_norm
-    assert (laid.training.optimizer.backbone_rate < 1) == (architecture.task is not Task.DETECTION)
+    assert (laid.training.optimizer.backbone_rate < 1) == (not architecture.task.finds_objects)
     windows = [each.random_crop for each in laid.input.augmentations if each.random_crop is not None]
     assert bool(windows) == (architecture.task is Task.SEMANTIC_SEGMENTATION)
 

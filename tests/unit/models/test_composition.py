@@ -20,6 +20,7 @@ from fovea_trainer.models.weights import load_state, load_words
 from fovea_trainer.tasks import Targets
 from fovea_trainer.tasks.classification.targets import ClassTargets
 from fovea_trainer.tasks.detection.targets import BoxTargets
+from fovea_trainer.tasks.instance_segmentation.targets import InstanceTargets
 from fovea_trainer.tasks.semantic_segmentation.targets import MaskTargets
 from torch import nn
 
@@ -43,6 +44,11 @@ def targets(task: Task) -> Targets:
         Task.DETECTION: BoxTargets(
             (torch.tensor([[5.0, 5, 60, 50]]), torch.zeros(0, 4)),
             (torch.tensor([1]), torch.tensor([], dtype=torch.long)),
+        ),
+        Task.INSTANCE_SEGMENTATION: InstanceTargets(
+            (torch.tensor([[5.0, 5, 60, 50]]), torch.zeros(0, 4)),
+            (torch.tensor([1]), torch.tensor([], dtype=torch.long)),
+            (torch.ones(1, 64, 96, dtype=torch.int16), torch.zeros(1, 64, 96, dtype=torch.int16)),
         ),
         Task.SEMANTIC_SEGMENTATION: MaskTargets(torch.randint(0, 3, (2, 64, 96))),
     }[task]

@@ -22,6 +22,7 @@ from fovea_trainer.models.registry import build_network, entry_of, input_size, r
 from fovea_trainer.tasks import Targets
 from fovea_trainer.tasks.classification.targets import ClassTargets
 from fovea_trainer.tasks.detection.targets import BoxTargets
+from fovea_trainer.tasks.instance_segmentation.targets import InstanceTargets
 from fovea_trainer.tasks.semantic_segmentation.targets import MaskTargets
 
 SMALL = {**{f"resnet{layers}": {"width": 0.25} for layers in (18, 34, 50, 101)},
@@ -57,6 +58,11 @@ def batch(task: Task, width: int = 128, height: int = 96) -> tuple[torch.Tensor,
         Task.DETECTION: BoxTargets(
             boxes=(boxes, none, boxes, none),
             labels=tuple(torch.tensor([0, 2] * (index % 2 == 0), dtype=torch.int64) for index in range(4)),
+        ),
+        Task.INSTANCE_SEGMENTATION: InstanceTargets(
+            boxes=(boxes, none, boxes, none),
+            labels=tuple(torch.tensor([0, 2] * (index % 2 == 0), dtype=torch.int64) for index in range(4)),
+            instances=tuple(torch.ones(1, 96, 128, dtype=torch.int16) for _ in range(4)),
         ),
         Task.SEMANTIC_SEGMENTATION: MaskTargets(torch.randint(0, 3, (4, 96, 128))),
     }

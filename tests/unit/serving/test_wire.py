@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from fovea_api.common import Task
-from fovea_serving.pipeline import Classification, Detection, Prediction, SemanticSegmentation
+from fovea_serving.pipeline import Classification, Detection, InstanceSegmentation, Prediction, SemanticSegmentation
+from fovea_serving.pipeline.run_lengths import encode
 from fovea_serving.upstreams import Answer, PredictOptions
 from fovea_serving.upstreams.wire import UnreadableMessage, read_answers, read_request, write_answers, write_request
 
@@ -15,6 +16,12 @@ PREDICTIONS = {
     Task.CLASSIFICATION: Classification(np.array([0.25, 0.75], np.float32), top_k=1),
     Task.DETECTION: Detection(
         np.array([[1, 2, 3, 4.5]], np.float32), np.array([2], np.int64), np.array([0.9], np.float32)
+    ),
+    Task.INSTANCE_SEGMENTATION: InstanceSegmentation.of_masks(
+        [encode(np.ones((2, 3), bool), 1, 1, 5, 4), encode(np.eye(4, dtype=bool), 0, 0, 5, 4)],
+        np.array([2, 0]),
+        np.array([0.9, 0.5], np.float32),
+        (5, 4),
     ),
     Task.SEMANTIC_SEGMENTATION: SemanticSegmentation(np.array([[0, 1, 255], [2, 2, 0]], np.uint8).T),
 }

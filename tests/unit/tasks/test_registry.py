@@ -105,15 +105,18 @@ class Counting(TaskDefinition):
 
 
 def test_a_task_registers_itself_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_DEFINITIONS, "_entries", dict(_DEFINITIONS.entries()))
+    others = {task: known for task, known in _DEFINITIONS.entries().items() if task != Counting.task}
+    monkeypatch.setattr(_DEFINITIONS, "_entries", others)
     register(Counting)
     assert isinstance(definition(Task.INSTANCE_SEGMENTATION), Counting)
     with pytest.raises(ValueError, match="a task for InstanceSegmentation is registered twice"):
         register(Counting)
 
 
-def test_the_packages_are_found_and_the_others_are_refused() -> None:
-    for task in (Task.CLASSIFICATION, Task.DETECTION, Task.SEMANTIC_SEGMENTATION):
+def test_the_packages_are_found_and_the_others_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for task in Task:
         assert definition(task).task is task
+    others = {task: known for task, known in _DEFINITIONS.entries().items() if task != Counting.task}
+    monkeypatch.setattr(_DEFINITIONS, "_entries", others)
     with pytest.raises(NotSupported, match=r"does not know the task InstanceSegmentation.*use one of Classification"):
         definition(Task.INSTANCE_SEGMENTATION)

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 from fovea_api.common import Task
 from fovea_api.version import DatasetVersion
+from fovea_serving.pipeline.run_lengths import encode
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
@@ -26,6 +27,7 @@ class Sample:
     labels: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     difficult: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     mask_bytes: bytes | None = None
+    masks: tuple[bytes, ...] = ()
     width: int = SIZE
     height: int = SIZE
 
@@ -44,7 +46,7 @@ def png(image: NDArray[np.uint8]) -> bytes:
 
 
 def squares(task: Task, train: int = 24, validation: int = 8) -> Version:
-    """One bright square each: the class is its colour, red or blue; as an image, a box or a mask."""
+    """One bright square each: the class is its colour, red or blue; as an image, a box, a mask or an object."""
     random = np.random.default_rng(0)
     samples = []
     for index in range(train + validation):
@@ -64,6 +66,7 @@ def squares(task: Task, train: int = 24, validation: int = 8) -> Version:
                 boxes,
                 np.array([label], np.int32),
                 mask_bytes=png(mask),
+                masks=(encode(mask > 0, 0, 0, SIZE, SIZE),),
             )
         )
     splits = {"train": samples[:train], "validation": samples[train:]}

@@ -11,8 +11,8 @@ from pydantic import JsonValue
 from torchvision.transforms.v2 import functional
 
 
-def drawn(shape: str = "square") -> Labelled:
-    """A bright shape of class 1 on black, 64 x 96, its box and its mask."""
+def drawn(shape: str = "square", *, objects: bool = False) -> Labelled:
+    """A bright shape of class 1 on black, 64 x 96, its box and its mask, and on request its pixels as an object."""
     image = np.zeros((3, 64, 96), np.uint8)
     mask = np.zeros((64, 96), np.uint8)
     rows, columns = np.mgrid[0:64, 0:96]
@@ -22,8 +22,9 @@ def drawn(shape: str = "square") -> Labelled:
         inside = ((columns + 0.5 - 45) / 15) ** 2 + ((rows + 0.5 - 30) / 10) ** 2 <= 1
     image[:, inside], mask[inside] = 255, 1
     return Labelled(
-        torch.from_numpy(image), torch.tensor([[30.0, 20, 60, 40]]), torch.tensor([1]), torch.from_numpy(mask)
-    )
+        torch.from_numpy(image), torch.tensor([[30.0, 20, 60, 40]]), torch.tensor([1]), torch.from_numpy(mask),
+        instances=torch.from_numpy(mask[None].astype(np.int16)) if objects else None,
+    )  # fmt: skip
 
 
 def seen(image: torch.Tensor) -> tuple[int, int, int, int]:
@@ -53,6 +54,37 @@ def test_box_and_mask_follow_the_image(spec: dict[str, JsonValue], seed: int) ->
     bright = result.image[0].numpy() > 180
     agree = ((result.mask.numpy() == 1) == bright).mean()
     assert agree > 0.97
+
+
+@pytest.mark.parametrize("spec", [*GEOMETRIC, {"rotate": {"degrees": 45}}], ids=lambda spec: next(iter(spec)))
+@pytest.mark.parametrize("seed", range(3))
+def test_the_pixels_of_an_object_follow_the_image_and_its_box_is_theirs(spec: dict[str, JsonValue], seed: int) -> None:
+    """Also where a box alone would be too large: that of a square which was rotated."""
+    result = change(spec, drawn(objects=True), seed)
+    assert result.instances is not None
+    bright = result.image[0].numpy() > 127
+    assert ((result.instances[0].numpy() == 1) == bright).mean() > 0.97
+    rows, columns = np.nonzero(result.instances[0].numpy())
+    expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert result.boxes.tolist() == [expected]
+
+
+def test_numbers_of_objects_follow_when_one_leaves() -> None:
+    """Two objects of one layer and a third that overlaps; the window cuts the first away."""
+    layers = torch.zeros(2, 40, 40, dtype=torch.int16)
+    layers[0, 2:8, 2:8], layers[0, 20:36, 20:36], layers[1, 24:38, 24:38] = 1, 2, 3
+    boxes = torch.tensor([[2.0, 2, 8, 8], [20, 20, 36, 36], [24, 24, 38, 38]])
+    item = Labelled(torch.zeros(3, 40, 40, dtype=torch.uint8), boxes, torch.tensor([5, 6, 7]), instances=layers)
+    shifted = next(
+        result for seed in range(200)
+        if len((result := change({"randomCrop": {"width": 24, "height": 24}}, item, seed)).boxes) == 2
+        and (item.labels[1:] == result.labels).all()
+    )  # fmt: skip
+    assert shifted.instances is not None
+    for number, box in enumerate(shifted.boxes.int().tolist(), 1):
+        rows, columns = (shifted.instances == number).any(0).nonzero(as_tuple=True)
+        assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert shifted.instances.max() == 2
 
 
 @pytest.mark.parametrize("seed", range(8))

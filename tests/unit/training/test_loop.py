@@ -206,6 +206,7 @@ def test_a_loss_that_is_no_number_is_never_part_of_a_checkpoint(
     [
         ("retinanet-efficientnet-lite0", Task.DETECTION),
         ("fasterrcnn", Task.DETECTION),
+        ("maskrcnn", Task.INSTANCE_SEGMENTATION),
         ("unet-efficientnet-lite0", Task.SEMANTIC_SEGMENTATION),
         ("mobilenet-v3", Task.CLASSIFICATION),
     ],

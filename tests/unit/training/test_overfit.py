@@ -26,6 +26,7 @@ ENOUGH = {
     Task.CLASSIFICATION: {"accuracy": 1.0},
     Task.DETECTION: {"mAP50": 0.99, "mAP": 0.5},  # boxes of 16 to 28 pixels: one more or less costs overlap
     Task.SEMANTIC_SEGMENTATION: {"dice": 0.95},
+    Task.INSTANCE_SEGMENTATION: {"mAP50": 0.99, "mAP": 0.5},
 }
 OTHERWISE = {"deeplabv3": {"dice": 0.7}}
 """What can be had of maps of a stride of 16 pixels, where squares have sides of 16 to 28."""
@@ -36,6 +37,7 @@ OPTIONS = {
     "resnet101": {"width": 0.125, "stem": "Small"},
     "retinanet-efficientnet-lite0": {"fpnChannels": 32},
     "fasterrcnn": {"fpnChannels": 32, "proposals": 16},
+    "maskrcnn": {"fpnChannels": 32, "proposals": 16, "maskChannels": 16},
     "retinanet": {"fpnChannels": 32, "backbone": "test_resnet"},
     "yolo": {"neckChannels": 32, "backbone": "test_resnet"},
     "fcos": {"fpnChannels": 32, "backbone": "test_resnet"},

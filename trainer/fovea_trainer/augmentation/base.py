@@ -14,6 +14,7 @@ from fovea_api.trainingjob import Augmentation
 from fovea_serving.pipeline import IGNORE
 from fovea_serving.registry import Registry
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects  # type: ignore[import-untyped]
 from torch import Tensor
 
 FILL = 114
@@ -32,6 +33,8 @@ class Labelled:
         boxes: xyxy in pixels, float32 [B, 4]; while it is being changed they may reach beyond the image.
         labels: Class index of each box, int64 [B].
         mask: Class index of each pixel, uint8 [H, W].
+        instances: In each pixel 1 + the index of the object there, 0 for none, int16 [L, H, W]; objects that overlap
+            lie on different layers.
         label: Class index of the image.
     """
 
@@ -40,6 +43,7 @@ class Labelled:
     labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     mask: Tensor | None = None
     label: int = -1
+    instances: Tensor | None = None
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -49,6 +53,25 @@ class Labelled:
     def with_pixels(self, pixels: NDArray[np.uint8]) -> Labelled:
         """The same labels on other pixels [H, W, 3]."""
         return replace(self, image=torch.from_numpy(pixels).permute(2, 0, 1))
+
+    def with_planes(self, change: Callable[[NDArray[Any], int], NDArray[Any]]) -> Labelled:
+        """The labels that are pictures changed alike: `change(plane, outside)` gets each, [H, W], and the value of what
+        is of no class or object."""
+        mask, instances = self.mask, self.instances
+        if mask is not None:
+            mask = torch.from_numpy(np.ascontiguousarray(change(mask.numpy(), IGNORE)))
+        if instances is not None:
+            layers = [change(layer, 0) for layer in instances.numpy()]
+            instances = torch.from_numpy(np.ascontiguousarray(np.stack(layers)))
+        return replace(self, mask=mask, instances=instances)
+
+    def with_objects(self, kept: Tensor) -> Labelled:
+        """Some of the objects, bool [B]; the numbers of `instances` follow."""
+        instances = self.instances
+        if instances is not None:
+            numbers = torch.cat([kept.new_zeros(1), kept]).cumsum(0) * torch.cat([kept.new_zeros(1), kept])
+            instances = numbers.to(torch.int16)[instances.long()]
+        return replace(self, boxes=self.boxes[kept], labels=self.labels[kept], instances=instances)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +136,28 @@ class Augment:
 
 
 def _visible(item: Labelled) -> Labelled:
-    """The boxes clipped to the image, without those of which too little is left."""
+    """The boxes clipped to the image, without those of which too little is left; around the pixels of their objects
+    where these are known."""
     height, width = item.image.shape[-2:]
     limit = item.boxes.new_tensor([width, height, width, height])
     clipped = item.boxes.clamp(min=0).minimum(limit)
-    size, before = clipped[:, 2:] - clipped[:, :2], item.boxes[:, 2:] - item.boxes[:, :2]
-    kept = (size >= MIN_BOX_PIXELS).all(1) & (size.prod(1) >= MIN_VISIBILITY * before.prod(1))
-    return replace(item, boxes=clipped[kept], labels=item.labels[kept])
+    before = item.boxes[:, 2:] - item.boxes[:, :2]
+    enough = (clipped[:, 2:] - clipped[:, :2]).prod(1) >= MIN_VISIBILITY * before.prod(1)
+    if item.instances is not None:
+        clipped = boxes_around(item.instances, len(clipped))
+    kept = ((clipped[:, 2:] - clipped[:, :2]) >= MIN_BOX_PIXELS).all(1) & enough
+    return replace(item, boxes=clipped).with_objects(kept)
+
+
+def boxes_around(instances: Tensor, count: int) -> Tensor:
+    """xyxy around the pixels of each of `count` objects of layers [L, H, W], float32 [count, 4]; 0 without pixels."""
+    boxes = torch.zeros(count, 4)
+    for layer in instances.numpy():
+        for index, place in enumerate(find_objects(layer, count)):
+            if place is not None:
+                rows, columns = place
+                boxes[index] = torch.tensor([columns.start, rows.start, columns.stop, rows.stop])
+    return boxes
 
 
 def warp(item: Labelled, matrix: NDArray[np.float64]) -> Labelled:
@@ -133,15 +171,13 @@ def warp(item: Labelled, matrix: NDArray[np.float64]) -> Labelled:
     centred = matrix.copy()
     centred[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
     pixels = cv2.warpAffine(item.pixels, centred, (width, height), flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 3)
-    mask = item.mask
-    if mask is not None:
-        mask = torch.from_numpy(
-            cv2.warpAffine(mask.numpy(), centred, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORE)
-        )
+
+    def moved(plane: NDArray[Any], outside: int) -> NDArray[Any]:
+        return cv2.warpAffine(plane, centred, (width, height), flags=cv2.INTER_NEAREST, borderValue=outside)
+
     linear, shift = (torch.from_numpy(part).float() for part in (matrix[:, :2], matrix[:, 2]))
     low, high = item.boxes[:, :2], item.boxes[:, 2:]
     centre = (low + high) / 2 @ linear.T + shift
     reach = (((high - low) / 2) ** 2 @ (linear**2).T).sqrt()
-    return replace(
-        item.with_pixels(np.asarray(pixels, np.uint8)), boxes=torch.cat([centre - reach, centre + reach], 1), mask=mask
-    )
+    boxes = torch.cat([centre - reach, centre + reach], 1)
+    return replace(item.with_pixels(np.asarray(pixels, np.uint8)).with_planes(moved), boxes=boxes)

@@ -21,8 +21,8 @@ class HorizontalFlip(Transform):
             return item
         boxes = item.boxes.clone()
         boxes[:, [0, 2]] = item.image.shape[-1] - item.boxes[:, [2, 0]]
-        mask = None if item.mask is None else item.mask.flip(1)
-        return replace(item.with_pixels(np.asarray(cv2.flip(item.pixels, 1), np.uint8)), boxes=boxes, mask=mask)
+        flipped = item.with_pixels(np.asarray(cv2.flip(item.pixels, 1), np.uint8))
+        return replace(flipped.with_planes(lambda plane, _: np.flip(plane, 1)), boxes=boxes)
 
 
 @register
@@ -36,5 +36,5 @@ class VerticalFlip(Transform):
             return item
         boxes = item.boxes.clone()
         boxes[:, [1, 3]] = item.image.shape[-2] - item.boxes[:, [3, 1]]
-        mask = None if item.mask is None else item.mask.flip(0)
-        return replace(item.with_pixels(np.asarray(cv2.flip(item.pixels, 0), np.uint8)), boxes=boxes, mask=mask)
+        flipped = item.with_pixels(np.asarray(cv2.flip(item.pixels, 0), np.uint8))
+        return replace(flipped.with_planes(lambda plane, _: np.flip(plane, 0)), boxes=boxes)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from fovea_serving.pipeline import IGNORE
+from numpy.typing import NDArray
 
 from fovea_trainer.augmentation.base import FILL, Context, Labelled, Transform, register
 
@@ -20,19 +20,18 @@ class RandomCrop(Transform):
 
     def __call__(self, item: Labelled, context: Context) -> Labelled:
         width, height = self.options.width, self.options.height
-        pixels, mask, boxes = item.pixels, item.mask, item.boxes
-        down, across = max(0, height - pixels.shape[0]), max(0, width - pixels.shape[1])
-        if down or across:
-            around = (down // 2, down - down // 2, across // 2, across - across // 2)
-            pixels = np.asarray(cv2.copyMakeBorder(pixels, *around, cv2.BORDER_CONSTANT, value=(FILL,) * 3), np.uint8)
-            if mask is not None:
-                mask = torch.from_numpy(cv2.copyMakeBorder(mask.numpy(), *around, cv2.BORDER_CONSTANT, value=IGNORE))
-            boxes = boxes + boxes.new_tensor([across // 2, down // 2] * 2)
-        top = int(context.random.integers(pixels.shape[0] - height + 1))
-        left = int(context.random.integers(pixels.shape[1] - width + 1))
-        window = np.ascontiguousarray(pixels[top : top + height, left : left + width])
-        return replace(
-            item.with_pixels(window),
-            boxes=boxes - boxes.new_tensor([left, top] * 2),
-            mask=None if mask is None else mask[top : top + height, left : left + width].contiguous(),
-        )
+        rows, columns = item.image.shape[-2:]
+        down, across = max(0, height - rows), max(0, width - columns)
+        top = int(context.random.integers(rows + down - height + 1)) - down // 2
+        left = int(context.random.integers(columns + across - width + 1)) - across // 2
+
+        def window(plane: NDArray[Any], outside: int | tuple[int, int, int]) -> NDArray[Any]:
+            if down or across:
+                around = (down // 2, down - down // 2, across // 2, across - across // 2)
+                plane = np.asarray(cv2.copyMakeBorder(plane, *around, cv2.BORDER_CONSTANT, value=outside))
+            first, start = top + down // 2, left + across // 2
+            return plane[first : first + height, start : start + width]
+
+        pixels = np.ascontiguousarray(window(item.pixels, (FILL,) * 3))
+        cut = item.with_pixels(pixels).with_planes(window)
+        return replace(cut, boxes=item.boxes - item.boxes.new_tensor([left, top] * 2))

@@ -150,7 +150,7 @@ def _positions(pixels: NDArray[np.uint8], colors: Sequence[int]) -> NDArray[np.u
 
 def check_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[list[Box], list[Finding]]:
     """The boxes that are right, clipped to the image, and what was wrong with the others."""
-    good: dict[tuple[str, tuple[float, float, float, float]], Box] = {}
+    good: dict[tuple[object, ...], Box] = {}
     findings: list[Finding] = []
 
     def report(kind: FindingKind, box: Box, message: str) -> None:
@@ -182,9 +182,10 @@ def check_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[list[Box
             )
         # float32 is what a version stores: equal there is equal.
         x1, y1, x2, y2 = (float(np.float32(value)) for value in (x1, y1, x2, y2))
-        key = (box.name, (x1, y1, x2, y2))
+        outline = box.outline and (box.outline.polygons, box.outline.runs)
+        key = (box.name, x1, y1, x2, y2, outline)
         if key in good:
             report(FindingKind.DUPLICATE_BOX, box, f"{words} is there twice")
             continue
-        good[key] = Box(box.name, x1, y1, x2, y2, box.difficult, box.place)
+        good[key] = Box(box.name, x1, y1, x2, y2, box.difficult, box.place, box.outline)
     return list(good.values()), findings

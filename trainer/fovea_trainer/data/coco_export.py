@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from fovea_serving.pipeline.run_lengths import areas, encoded
 
 from fovea_trainer.data.draft import Draft
 from fovea_trainer.data.index import Index, Row, rows
@@ -35,13 +36,16 @@ def write_coco(draft: Draft, sources: Sequence[OpenSource], index: Index, split:
 def _coco_annotations(row: Row, sources: Sequence[OpenSource], classes: tuple[str, ...]) -> Iterator[dict[str, object]]:
     if row.content.label is not None:
         yield {"category_id": classes.index(row.content.label) + 1}
-    for box in row.content.boxes:
+    masks = [encoded(counts.encode(), row.width, row.height) for counts in row.content.masks]
+    areas_of = areas(masks).tolist()
+    for index, box in enumerate(row.content.boxes):
         x1, y1, x2, y2 = box[1:5]
         width, height = x2 - x1, y2 - y1
         yield {
             "category_id": classes.index(box[0]) + 1,
+            **({"segmentation": {**masks[index], "counts": row.content.masks[index]}} if masks else {}),
             "bbox": [x1, y1, width, height],
-            "area": width * height,
+            "area": areas_of[index] if masks else width * height,
             "iscrowd": int(box[5]),
         }
     if row.content.mask is not None or row.content.regions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from fovea_api.common import Task
 from fovea_api.dataset import SUPPORTED_FORMATS, Format, Recipe, Splits
 from fovea_api.errors import InvalidInput
 
+from fovea_trainer.data.findings import FindingKind
 from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.formats.masks import IMAGE_FOLDERS, MASK_FOLDERS
 from fovea_trainer.data.records import SourceImage
@@ -49,10 +51,31 @@ def guess_format(tree: Tree) -> Format:
     raise InvalidInput("the files look like no format that can be read", str(tree.root), "say which by --format")
 
 
-def task_of(format: Format) -> Task:
-    """What a format is mostly used for."""
+def guess_task(format: Format, tree: Tree) -> Task:
+    """What the labels are for: instance segmentation where most objects have outlines, else what the format is mostly
+    used for."""
+    if format in SUPPORTED_FORMATS[Task.INSTANCE_SEGMENTATION] and _has_outlines(format, tree):
+        return Task.INSTANCE_SEGMENTATION
     order = (Task.DETECTION, Task.CLASSIFICATION, Task.SEMANTIC_SEGMENTATION)
     return next(task for task in order if format in SUPPORTED_FORMATS[task])
+
+
+def _has_outlines(format: Format, tree: Tree) -> bool:
+    """Whether most objects of the first images are labelled pixel by pixel."""
+    reader = open_reader(format, tree, Options(Task.INSTANCE_SEGMENTATION))
+    objects = outlined = 0
+    try:
+        images = (each for each in reader.scan() if isinstance(each, SourceImage))
+        for each in itertools.islice(images, LOOKED_INTO):
+            try:
+                labels = each.labels or reader.read(each)
+            except InvalidInput:
+                continue  # a finding, once it is read
+            objects += len(labels.boxes) or any(one.kind == FindingKind.UNLABELLED for one in labels.findings)
+            outlined += sum(not box.difficult for box in labels.boxes)
+    except InvalidInput:
+        return False  # no object has one, or nothing can be read: a build says why
+    return outlined > objects / 2
 
 
 def given_splits(recipe: Recipe, work: Path) -> Mapping[str | None, int]:

@@ -192,6 +192,7 @@ class Row:
                 *(self.digest, self.split, source, self.name, self.group, self.width, self.height),
                 *(self.labels(classes), self.boxes(), [box[5] for box in self.content.boxes]),
                 *(self.content.mask_digest, [[r.name, r.polygons, r.runs] for r in self.content.regions]),
+                *([self.content.masks] if self.content.masks else []),
             ],
             separators=(",", ":"),
         ).encode()

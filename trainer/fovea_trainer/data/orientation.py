@@ -59,5 +59,9 @@ def turn_labels(labels: Labels, orientation: int, width: int, height: int) -> La
         polygons = tuple(tuple(rotated(polygon).ravel().tolist()) for polygon in of.polygons)
         return replace(of, polygons=polygons, box=of.box and corners(of.box))
 
-    boxes = tuple(Box(box.name, *corners(box.corners), box.difficult, box.place) for box in labels.boxes)
+    def moved(box: Box) -> Box:
+        outline = None if box.outline is None else region(box.outline)
+        return Box(box.name, *corners(box.corners), box.difficult, box.place, outline)
+
+    boxes = tuple(map(moved, labels.boxes))
     return replace(labels, boxes=boxes, regions=tuple(map(region, labels.regions)), size=(width, height))

@@ -42,6 +42,7 @@ def pictures(draft: Draft, sources: Sequence[OpenSource], index: Index, digests:
                     label=row.content.label,
                     boxes=row.boxes(),
                     labels=row.labels(draft.classes) if row.content.boxes else [],
+                    masks=[counts.encode() for counts in row.content.masks],
                     mask=mask if isinstance(mask := stored["mask"], bytes) else None,
                 )
             )

@@ -14,11 +14,13 @@ import cv2
 import numpy as np
 from fovea_api.common import MAX_CLASS_NAME, Task
 from fovea_api.errors import InvalidInput
+from fovea_serving.pipeline.run_lengths import encode
 from fovea_store import NotFound
 from numpy.typing import NDArray
 
 from fovea_trainer.data.checks import (
     MAX_FILE_BYTES,
+    MIN_BOX_SIDE,
     ROUNDING,
     Inspection,
     check_boxes,
@@ -41,7 +43,7 @@ from fovea_trainer.data.records import (
     Region,
     SourceImage,
 )
-from fovea_trainer.data.regions import draw, fault_of, ignored
+from fovea_trainer.data.regions import draw, fault_of, ignored, outlined_by_box, pixels_of, scaled
 from fovea_trainer.data.text import composed
 
 
@@ -93,6 +95,8 @@ class Content:
 
     label: str | None = None
     boxes: tuple[tuple[str, float, float, float, float, bool], ...] = ()
+    masks: tuple[str, ...] = ()
+    """COCO's compressed run lengths of each box's pixels, where the task asks for them."""
     regions: tuple[Region, ...] = ()
     mask: MaskFile | None = None
     mask_digest: str = ""
@@ -105,14 +109,15 @@ class Content:
             *(self.mask.orientation, self.mask.colors),
         ]
         regions = [[r.name, r.polygons, r.runs, r.size] for r in self.regions]
-        return json.dumps([self.label, self.boxes, regions, mask, self.mask_digest, self.pixels])
+        return json.dumps([self.label, self.boxes, self.masks, regions, mask, self.mask_digest, self.pixels])
 
     @classmethod
     def from_json(cls, text: str) -> Content:
-        label, boxes, regions, mask, mask_digest, pixels = json.loads(text)
+        label, boxes, masks, regions, mask, mask_digest, pixels = json.loads(text)
         return cls(
             label,
             tuple((b[0], b[1], b[2], b[3], b[4], b[5]) for b in boxes),
+            tuple(masks),
             tuple(Region(r[0], tuple(tuple(p) for p in r[1]), tuple(r[2]), (r[3][0], r[3][1])) for r in regions),
             MaskFile(mask[0], bytes.fromhex(mask[1]), bytes.fromhex(mask[2]), mask[3], tuple(mask[4]))
             if mask
@@ -252,7 +257,7 @@ def _content(
         regions = tuple(_region(source, region, width, height, findings) for region in labels.regions)
         return Content(regions=regions), tuple(sorted({region.name for region in regions if region.name}))
     known = [
-        Box(name, *box.corners, box.difficult, box.place)
+        replace(box, name=name)
         for box in labels.boxes
         if (name := _known(source, box.name, box.place, findings)) is not None
     ]
@@ -267,13 +272,42 @@ def _content(
             findings.append(Finding(FindingKind.UNLABELLED, labels.place, "the image has no class"))
         return (Content(label=names[0]), (names[0],)) if len(names) == 1 else (None, ())
     if labels.size == RELATIVE:
-        known = [
-            Box(b.name, b.x1 * width, b.y1 * height, b.x2 * width, b.y2 * height, b.difficult, b.place) for b in known
-        ]
+        known = [_absolute(box, width, height) for box in known]
     good, of_boxes = check_boxes(known, width, height)
     findings.extend(of_boxes)
-    boxes = tuple(sorted((box.name, *box.corners, box.difficult) for box in good))
-    return Content(boxes=boxes), tuple(sorted({box.name for box in good}))
+    masks = [""] * len(good)
+    if source.options.outlines:
+        drawn = [_outlined(box, width, height, findings) for box in good]
+        good, masks = [each[0] for each in drawn if each], [each[1] for each in drawn if each]
+    objects = sorted(((box.name, *box.corners, box.difficult), mask) for box, mask in zip(good, masks, strict=True))
+    return (
+        Content(boxes=tuple(box for box, _ in objects), masks=tuple(mask for _, mask in objects if mask)),
+        tuple(sorted({box.name for box in good})),
+    )
+
+
+def _absolute(box: Box, width: int, height: int) -> Box:
+    """A box in shares of the image's sides, in pixels."""
+    x1, y1, x2, y2 = box.x1 * width, box.y1 * height, box.x2 * width, box.y2 * height
+    return replace(box, x1=x1, y1=y1, x2=x2, y2=y2, outline=box.outline and scaled(box.outline, width, height))
+
+
+def _outlined(box: Box, width: int, height: int, findings: list[Finding]) -> tuple[Box, str] | None:
+    """An object with the box around its pixels, and these as compressed run lengths; None where it has too few."""
+    fault = "the object has a box and no outline" if box.outline is None else fault_of(box.outline, width, height)
+    if fault:
+        findings.append(Finding(FindingKind.IGNORED_REGION, box.place, fault))
+        box = outlined_by_box(box)
+    assert box.outline is not None
+    pixels = pixels_of(box.outline, width, height)
+    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+    if min(np.ptp(rows) + 1 if len(rows) else 0, np.ptp(columns) + 1 if len(columns) else 0) < MIN_BOX_SIDE:
+        message = f"the outline of the {box.name} holds {pixels.sum()} pixels"
+        findings.append(Finding(FindingKind.DEGENERATE_BOX, box.place, message))
+        return None
+    left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    counts = encode(pixels[top:bottom, left:right], left, top, width, height).decode("ascii")
+    return replace(box, x1=float(left), y1=float(top), x2=float(right), y2=float(bottom)), counts
 
 
 def _region(source: OpenSource, region: Region, width: int, height: int, findings: list[Finding]) -> Region:

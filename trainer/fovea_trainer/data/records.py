@@ -62,23 +62,6 @@ ImageRef = FileImage | RawImage
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """An object: x1, y1, x2, y2 in pixels of the displayed image, absolute, not yet checked."""
-
-    name: str
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-    difficult: bool = False
-    place: str = ""
-
-    @property
-    def corners(self) -> tuple[float, float, float, float]:
-        return (self.x1, self.y1, self.x2, self.y2)
-
-
-@dataclass(frozen=True, slots=True)
 class Region:
     """Pixels of one class: polygons [[x1, y1, x2, y2, …], …], or run lengths down the columns (COCO)."""
 
@@ -91,6 +74,25 @@ class Region:
     place: str = ""
     box: tuple[float, float, float, float] | None = None
     """x1, y1, x2, y2 of its box, where there is one beside the pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An object: x1, y1, x2, y2 in pixels of the displayed image, absolute, not yet checked."""
+
+    name: str
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    difficult: bool = False
+    place: str = ""
+    outline: Region | None = None
+    """Its pixels, where they are labelled and the task asks for them."""
+
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        return (self.x1, self.y1, self.x2, self.y2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,8 @@ class SourceImage:
     """The split that the source puts it in: train, validation, test."""
     labels: Labels | None = None
     labels_path: str | None = None
+    outlines_path: str | None = None
+    """A picture whose pixels say which object they are of."""
     group: str = ""
     """What the source says that it belongs to; images of a group stay in one split. Empty: it does not say."""
 
@@ -154,5 +158,7 @@ class SourceImage:
         yield self.image.path
         if self.labels_path is not None:
             yield self.labels_path
+        if self.outlines_path is not None:
+            yield self.outlines_path
         if self.labels is not None and self.labels.mask is not None:
             yield self.labels.mask.path

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fovea_trainer.data.records import IGNORE, Region
+from fovea_trainer.data.records import IGNORE, Box, Region
 
 MAX_OUTLINE = 2_000_000
 """Pixels of all outlines of a region; drawing takes time and memory by them."""
@@ -39,6 +39,38 @@ def ignored(region: Region, width: int, height: int) -> Region:
     return replace(region, name="", polygons=(rectangle(x1, y1, x2, y2),), runs=(), size=(0, 0), box=None)
 
 
+def corners_of(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 around polygons."""
+    xs, ys = ([value for polygon in polygons for value in polygon[axis::2]] for axis in (0, 1))
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def region_corners(region: Region) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 around a region; of run lengths those of their whole image."""
+    return corners_of(region.polygons) if region.polygons else (0.0, 0.0, float(region.size[1]), float(region.size[0]))
+
+
+def scaled(region: Region, width: int, height: int) -> Region:
+    """A region whose polygons are in shares of the image's sides, in pixels."""
+    factor = (width, height)
+    polygons = (tuple(value * factor[index % 2] for index, value in enumerate(polygon)) for polygon in region.polygons)
+    return replace(region, polygons=tuple(polygons))
+
+
+def region_of(pixels: NDArray[np.bool_], name: str, place: str) -> Region:
+    """A region that is drawn already, from its pixels `[height, width]`."""
+    flat = np.concatenate([[False], pixels.T.ravel(), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    runs = np.diff(np.concatenate([[0], edges, [pixels.size]]))
+    return Region(name, runs=tuple(runs.tolist()), size=(pixels.shape[0], pixels.shape[1]), place=place)
+
+
+def outlined_by_box(box: Box) -> Box:
+    """An object whose pixels nobody knows: one that is neither learned from nor missed; those of its box stand for
+    it."""
+    return replace(box, difficult=True, outline=Region(box.name, (rectangle(*box.corners),), place=box.place))
+
+
 def draw(regions: Sequence[Region], classes: Sequence[str], width: int, height: int) -> NDArray[np.uint8]:
     """Class indices [height, width], later regions over earlier; IGNORE for regions without a name.
 
@@ -47,11 +79,12 @@ def draw(regions: Sequence[Region], classes: Sequence[str], width: int, height: 
     ground = classes.index("background") if "background" in classes else IGNORE
     indices = np.full((height, width), ground, np.uint8)
     for region in regions:
-        indices[_inside(region, width, height)] = classes.index(region.name) if region.name else IGNORE
+        indices[pixels_of(region, width, height)] = classes.index(region.name) if region.name else IGNORE
     return indices
 
 
-def _inside(region: Region, width: int, height: int) -> NDArray[np.bool_]:
+def pixels_of(region: Region, width: int, height: int) -> NDArray[np.bool_]:
+    """Which pixels `[height, width]` are of a region that has no fault."""
     if region.runs:
         flags = np.arange(len(region.runs)) % 2 == 1
         return np.repeat(flags, region.runs).reshape(width, height).T

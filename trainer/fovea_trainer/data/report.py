@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from fovea_api.common import Task
 from fovea_api.version import DatasetVersion
-from fovea_serving.pipeline import decode, decode_mask
+from fovea_serving.pipeline import decode, decode_mask, run_lengths
 from markupsafe import Markup
 
 from fovea_trainer.data.findings import Tally
@@ -39,6 +38,8 @@ class Picture:
     boxes: Sequence[Sequence[float]] = ()
     labels: Sequence[int] = ()
     mask: bytes | None = None
+    masks: Sequence[bytes] = ()
+    """Compressed run lengths of each box's pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def _sizes(version: DatasetVersion, statistics: Statistics) -> Markup:
     common = statistics.sizes.most_common(8)
     rows = [(f"{width} × {height}", count) for (width, height), count in common]
     images = base.table(["Pixels, up to", "Images"], rows, "Image sizes, most frequent first")
-    if version.task != Task.DETECTION:
+    if not statistics.object_sizes:
         return images
     figure, axes = base.new_figure(6.2, 2.9)
     edges = (np.arange(SHARE_BINS) + 0.5) / SHARE_BINS
@@ -193,8 +194,12 @@ def _samples(version: DatasetVersion, contents: Contents) -> Markup:
 
 
 def _picture(picture: Picture, classes: Sequence[str], width: int | None = None) -> Markup:
-    image, scale = base.fit(decode(picture.image), PICTURE_SIDE)
-    if len(picture.boxes):
+    decoded = decode(picture.image)
+    image, scale = base.fit(decoded, PICTURE_SIDE)
+    if picture.masks:
+        masks = (run_lengths.decode(counts, decoded.shape[1], decoded.shape[0]) for counts in picture.masks)
+        image = base.draw_objects(image, masks, picture.labels)
+    elif len(picture.boxes):
         # The legend names the colours; names on hundreds of boxes would hide the picture.
         boxes = np.asarray(picture.boxes, float) * scale
         image = base.draw_boxes(image, boxes, picture.labels, classes if len(boxes) <= 6 else [""] * len(classes))

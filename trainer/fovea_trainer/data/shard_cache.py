@@ -27,8 +27,8 @@ from fovea_api.version import Shard
 from fovea_store import NotFound, StorePath
 from fovea_store.errors import StoreFull, StoreUnavailable, explained
 
-IMAGE_COLUMNS = ("image", "mask")
-"""Columns that hold files; all others are labels."""
+IMAGE_COLUMNS = ("image", "mask", "masks")
+"""Columns that hold pixels; all others are labels."""
 FREE_SHARE = 0.6
 """Share of the free disk that shards may take where no limit is given; decoded images may take DISK_SHARE of it."""
 ATTEMPTS, PAUSE_SECONDS = 4, 2.0

@@ -124,4 +124,5 @@ def record(row: Row, sources: Sequence[OpenSource], classes: tuple[str, ...]) ->
         "labels": row.labels(classes) if row.content.boxes else [],
         "difficult": [box[5] for box in row.content.boxes],
         "mask": mask_png(mask) if mask is not None else None,
+        "masks": [counts.encode() for counts in row.content.masks],
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
         ("labels", pa.list_(pa.int32())),
         ("difficult", pa.list_(pa.bool_())),
         ("mask", pa.binary()),
+        ("masks", pa.list_(pa.binary())),
     ]
 )
 ASSIGNMENTS = "assignments.parquet"
@@ -76,15 +77,17 @@ class Sample:
     difficult: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     """[N] whether a box is hard to see or a crowd."""
     group: str = ""
+    masks: tuple[bytes, ...] = ()
+    """[N] COCO's compressed run lengths of each box's pixels in the image; none where the task is another."""
 
 
 class StoredSample(Sample):
     """A sample of a shard; its files are read from there when they are asked for."""
 
     __slots__ = ("_files",)
-    _files: Callable[[str], bytes | None]
+    _files: Callable[[str], Any]
 
-    def __init__(self, labels: pa.RecordBatch, row: int, files: Callable[[str], bytes | None]) -> None:
+    def __init__(self, labels: pa.RecordBatch, row: int, files: Callable[[str], Any]) -> None:
         def get(name: str) -> pa.Scalar:
             return labels.column(name)[row]
 
@@ -102,14 +105,19 @@ class StoredSample(Sample):
     @property
     def image_bytes(self) -> bytes:
         """The file as it was found."""
-        data = self._files("image")
-        assert data is not None
+        data: bytes = self._files("image")
         return data
 
     @property
     def mask_bytes(self) -> bytes | None:
         """PNG of class indices; None where the task is another."""
-        return self._files("mask")
+        data: bytes | None = self._files("mask")
+        return data
+
+    @property
+    def masks(self) -> tuple[bytes, ...]:
+        """Run lengths of each box's pixels."""
+        return tuple(self._files("masks") or ())
 
 
 class Split(Sequence[Sample]):
@@ -166,12 +174,12 @@ class Split(Sequence[Sample]):
             self._labels[shard] = mapped(self.cache.labels(self.shards[shard]))
         return self._labels[shard]
 
-    def _file(self, shard: int, row: int, column: str) -> bytes | None:
+    def _file(self, shard: int, row: int, column: str) -> Any:
         if shard not in self._images:
             self._images = {number: images for number, images in self._images.items() if images.cached}
             self._images[shard] = self.cache.read(self.shards[shard])
-        data: bytes | None = self._images[shard].table.column(column)[row].as_py()
-        return data
+        table = self._images[shard].table
+        return table.column(column)[row].as_py() if column in table.column_names else None  # older ones have fewer
 
 
 @dataclass(frozen=True)
@@ -242,14 +250,19 @@ def write_shard(rows: Iterator[dict[str, object]], file: Path) -> int:
     count, held, pending = 0, 0, list[dict[str, object]]()
     compression = {name: "NONE" if name in ("image", "mask") else "ZSTD" for name in SCHEMA.names}
     # Nested columns are named by their leaves.
-    compression |= {"boxes.list.element.list.element": "ZSTD", "labels.list.element": "ZSTD"}
+    compression |= {
+        "boxes.list.element.list.element": "ZSTD",
+        "labels.list.element": "ZSTD",
+        "masks.list.element": "ZSTD",
+    }
     with pq.ParquetWriter(
         file, SCHEMA, compression=compression, use_dictionary=["source", "group"], write_statistics=False
     ) as writer:
         for row in rows:
             pending.append(row)
             count += 1
-            held += sum(len(value) for value in row.values() if isinstance(value, bytes))
+            parts = (part for value in row.values() for part in (value if isinstance(value, list) else [value]))
+            held += sum(len(part) for part in parts if isinstance(part, bytes))
             if held >= ROW_GROUP_BYTES:
                 writer.write_table(pa.Table.from_pylist(pending, SCHEMA))
                 pending, held = [], 0

@@ -14,6 +14,7 @@ OUTPUT_SHAPES = {
     "logits": "[N, classes], for SemanticSegmentation [N, classes, height, width]: before softmax",
     "boxes": "[N, anchors, 4]: left, top, right, bottom in pixels of the input",
     "scores": "[N, anchors, classes]: 0 to 1",
+    "masks": "[N, anchors, rows, columns]: 0 to 1, the probability of the object on a grid over its box",
 }
 """What each output holds."""
 

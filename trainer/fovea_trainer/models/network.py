@@ -52,8 +52,8 @@ class Network(nn.Module, ABC, Generic[Raw, T]):
     @abstractmethod
     def decode(self, raw: Raw) -> dict[str, Tensor]:
         """The outputs of the exported graph by name: classification `logits` [N, C]; detection `boxes` [N, A, 4]
-        (xyxy, input pixels) and `scores` [N, A, C] (0 to 1, background removed, NMS outside); segmentation `logits`
-        [N, C, H, W]."""
+        (xyxy, input pixels) and `scores` [N, A, C] (0 to 1, background removed, NMS outside); instance segmentation
+        also `masks` [N, A, M, M] (0 to 1, on a grid over the box); semantic segmentation `logits` [N, C, H, W]."""
 
     @abstractmethod
     def backbone(self) -> nn.Module:

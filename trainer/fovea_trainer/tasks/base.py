@@ -30,10 +30,6 @@ class Sample(LabelledSample, Protocol):
 
     @property
     def image_bytes(self) -> bytes: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
 
 
 class Targets(Protocol):

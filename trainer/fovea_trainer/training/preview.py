@@ -46,6 +46,9 @@ def draw(item: Labelled, classes: Sequence[str]) -> base.Image:
         size = (image.shape[1], image.shape[0])
         mask = np.asarray(cv2.resize(item.mask.numpy(), size, interpolation=cv2.INTER_NEAREST), np.uint8)
         return base.draw_mask(image, mask, first=1)
+    if item.instances is not None:
+        masks = ((item.instances == number).any(0).numpy() for number in range(1, len(item.labels) + 1))
+        return base.draw_objects(image, masks, item.labels.numpy())
     if item.label >= 0:
         return base.draw_boxes(image, [[0, 0, image.shape[1] - 1, image.shape[0] - 1]], [item.label], classes)
     return base.draw_boxes(image, item.boxes.numpy() * scale, item.labels.numpy(), classes)

@@ -9,12 +9,14 @@ from fovea_serving.pipeline.predictions.base import (
 )
 from fovea_serving.pipeline.predictions.classification import Classification, softmax
 from fovea_serving.pipeline.predictions.detection import Detection, nms
+from fovea_serving.pipeline.predictions.instance_segmentation import InstanceSegmentation
 from fovea_serving.pipeline.predictions.semantic_segmentation import SemanticSegmentation
 
 __all__ = [
     "Classification",
     "DecodingSettings",
     "Detection",
+    "InstanceSegmentation",
     "NamedPrediction",
     "Prediction",
     "SemanticSegmentation",

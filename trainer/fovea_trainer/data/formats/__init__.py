@@ -214,6 +214,11 @@ class Options:
         )
 
     @property
+    def outlines(self) -> bool:
+        """Whether an object is learned by its pixels, so that a box alone does not show it."""
+        return self.task == Task.INSTANCE_SEGMENTATION
+
+    @property
     def mask_classes(self) -> list[str]:
         """The classes of masks: those of the recipe, else those that have a value or a colour."""
         named = {self.class_map.get(raw, raw) for raw in (*self.mask_values, *self.mask_colors)}

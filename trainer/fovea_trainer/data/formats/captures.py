@@ -56,7 +56,8 @@ def _labels(each: Picture, place: str) -> Labels:
     return Labels(
         name=parts[0][1] if parts and "mask" not in parts[0][0] else None,
         boxes=tuple(
-            Box(str(part["class"]), *_corners(part["box"]), place=place) for part in _parts(content.get("objects"))
+            Box(str(part["class"]), *_corners(part["box"]), place=place, outline=_outline(part, place))
+            for part in _parts(content.get("objects"))
         ),
         regions=tuple(_region(part["mask"], name, place) for part, name in parts if "mask" in part),
         size=each.size,
@@ -72,6 +73,10 @@ def _corners(box: JsonValue) -> tuple[float, float, float, float]:
     assert isinstance(box, list)
     x1, y1, x2, y2 = (float(side) for side in box if isinstance(side, int | float))
     return x1, y1, x2, y2
+
+
+def _outline(part: dict[str, JsonValue], place: str) -> Region | None:
+    return _region(part["mask"], str(part["class"]), place) if "mask" in part else None
 
 
 def _region(mask: JsonValue, name: str, place: str) -> Region:

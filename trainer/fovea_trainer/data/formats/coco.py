@@ -25,6 +25,7 @@ from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.json_stream import stream_arrays
 from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Labels, NamedClass, Region, SourceImage
+from fovea_trainer.data.regions import corners_of, outlined_by_box, region_corners
 from fovea_trainer.data.text import encoding_of
 
 MAX_POINTS = 1_000_000
@@ -101,6 +102,8 @@ class COCO:
             yield Finding(FindingKind.UNREADABLE_FILE, fault.location or "", fault.message)
         if self.options.task == Task.SEMANTIC_SEGMENTATION:
             yield from self._rest(contents)
+        if self.options.outlines:
+            _refuse_boxes(contents)
         located: dict[str, list[tuple[Content, Entry]]] = defaultdict(list)
         for content in contents:
             yield from content.findings
@@ -176,9 +179,10 @@ class COCO:
                 if segments:
                     complete = complete and (annotation.box is not None or not annotation.fault)
                     regions.append(_region(annotation, name))
+                elif name and self.options.outlines:
+                    boxes.extend(_outlined(annotation, name, findings))
                 elif name and annotation.box is not None:
-                    x, y, width, height = annotation.box
-                    boxes.append(Box(name, x, y, x + width, y + height, annotation.crowd, annotation.place))
+                    boxes.append(_box(annotation, name, annotation.box))
         named = {split: place for split, place in splits.items() if split is not None}
         if len(named) > 1:
             message = f"{path} is in the splits {' and '.join(f'{split} ({place})' for split, place in named.items())}"
@@ -242,7 +246,7 @@ class COCO:
         category = _identity(item, "category_id")
         crowd = str(item.get("iscrowd")).lower() in ("1", "1.0", "true")
         segmentation = item.get("segmentation")
-        if self.options.task == Task.SEMANTIC_SEGMENTATION:
+        if self.options.task == Task.SEMANTIC_SEGMENTATION or self.options.outlines:
             try:
                 box = _four(item.get("bbox"))
             except InvalidInput:
@@ -257,10 +261,8 @@ class COCO:
         if not item.get("bbox") and segmentation:
             polygons, runs, _ = read_segmentation(segmentation)
             if not runs:
-                xs = [x for polygon in polygons for x in polygon[0::2]]
-                ys = [y for polygon in polygons for y in polygon[1::2]]
-                box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
-                return Annotation(category, place, crowd, box)
+                x1, y1, x2, y2 = corners_of(polygons)
+                return Annotation(category, place, crowd, (x1, y1, x2 - x1, y2 - y1))
         return Annotation(category, place, crowd, _four(item.get("bbox")))
 
 
@@ -272,6 +274,38 @@ def split_of_file(file: str) -> str | None:
     """The split that a file's name has among its words, or its innermost folder that names one."""
     words = re.split(r"[^a-z]+", PurePosixPath(file).stem.lower())
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None) or split_of(file)
+
+
+def _refuse_boxes(contents: Sequence[Content]) -> None:
+    """Raises InvalidInput where objects have boxes alone."""
+    of_file = {content.file: [one for image in content.annotations.values() for one in image] for content in contents}
+    every = [annotation for annotations in of_file.values() for annotation in annotations]
+    if every and all(annotation.fault for annotation in every):
+        raise InvalidInput(
+            f"no object has an outline: {every[0].fault}",
+            every[0].place,
+            "give each a `segmentation` of polygons or run lengths, or learn boxes by task: Detection",
+        )
+
+
+def _box(annotation: Annotation, name: str, box: tuple[float, float, float, float]) -> Box:
+    x, y, width, height = box
+    return Box(name, x, y, x + width, y + height, annotation.crowd, annotation.place)
+
+
+def _outlined(annotation: Annotation, name: str, findings: list[Finding]) -> Iterator[Box]:
+    """The object with its outline; one whose outline cannot be read is not learned from."""
+    region = _region(annotation, name)
+    if annotation.fault:
+        kind = FindingKind.IGNORED_REGION if annotation.box else FindingKind.INVALID_LABEL
+        findings.append(Finding(kind, annotation.place, annotation.fault))
+        if annotation.box is not None:
+            yield outlined_by_box(_box(annotation, name, annotation.box))
+        return
+    corners = region_corners(region)
+    if annotation.box is not None and min(annotation.box[2:]) > 0:
+        corners = _box(annotation, name, annotation.box).corners
+    yield Box(name, *corners, annotation.crowd, annotation.place, region)
 
 
 def _region(annotation: Annotation, name: str) -> Region:

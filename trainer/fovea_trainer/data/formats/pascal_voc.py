@@ -13,23 +13,31 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 
+import numpy as np
 from fovea_api.errors import InvalidInput
 from fovea_store import StorePath
 
+from fovea_trainer.data.checks import MAX_FILE_BYTES, read_mask
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import ANNOTATION_BYTES, Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.xml_tree import UNREADABLE, Element, parse_xml, xml_text
 from fovea_trainer.data.image_files import IMAGE_SUFFIXES
-from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Labels, SourceImage
+from fovea_trainer.data.records import IGNORE, SPLIT_NAMES, Box, FileImage, Labels, Region, SourceImage
+from fovea_trainer.data.regions import outlined_by_box, pixels_of, region_of
 from fovea_trainer.data.text import composed
 
 READERS = 16
 """Annotation files that are read at once to learn which images they name; stores answer slowly."""
 SEGMENTATIONS = ("segmentationclass", "segmentationobject")
+OBJECTS = "SegmentationObject"
+LISTED, SEGMENTED = ("ImageSets", "Main"), ("ImageSets", "Segmentation")
+"""Folders with the lists of the splits: of all images, and of those whose pixels are labelled."""
+SAME_PLACE = 0.3
+"""Intersection over union of an object's box with that around its pixels, from which both are of one object."""
 _NAME = re.compile(r"<filename>([^<]*)</filename>")
 _SIGN = re.compile(r"\s+-?[01]$")
 """What lists of one class have behind a name."""
@@ -40,6 +48,9 @@ class PascalVOC:
     """Reader of PascalVOC."""
 
     tree: Tree
+    outlines: bool = False
+    """Whether objects are learned by their pixels: those of SegmentationObject/*.png, whose values count the objects of
+    the XML file from 1."""
 
     def scan(self) -> Iterator[SourceImage | Finding]:
         annotations = list(self.tree.with_suffix(".xml"))
@@ -48,6 +59,12 @@ class PascalVOC:
                 "there are no XML files",
                 str(self.tree.root),
                 "PascalVOC has Annotations/*.xml and JPEGImages/*.jpg",
+            )
+        if self.outlines and not any("SegmentationObject" in path.split("/") for path in self.tree.images):
+            raise InvalidInput(
+                "no object has an outline: there is no SegmentationObject/*.png",
+                str(self.tree.root),
+                "add these pictures, or learn boxes by task: Detection",
             )
         splits, findings = self._splits()
         yield from findings
@@ -67,13 +84,27 @@ class PascalVOC:
                 self.tree.opened.add(path)  # a finding already
                 yield Finding(FindingKind.LISTED_TWICE, path, message)
             else:
-                yield SourceImage(path, FileImage(path), splits.get(path, split_of(path)), labels_path=of_image)
+                split = splits.get(path, split_of(path))
+                yield SourceImage(path, FileImage(path), split, None, of_image, self._outlines_of(of_image))
 
     def read(self, item: SourceImage) -> Labels:
         if item.labels_path is None:
             message = "the image has no annotation file"
             return Labels(findings=(Finding(FindingKind.UNLABELLED, item.name, message),), place=item.name)
-        return parse_annotation(self.tree / item.labels_path, item.labels_path)
+        if not self.outlines:
+            return parse_annotation(self.tree / item.labels_path, item.labels_path)
+        pictured = item.outlines_path and read_outlines(self.tree, item.outlines_path)
+        labels = parse_annotation(self.tree / item.labels_path, item.labels_path, pictured or {})
+        if labels.boxes and not pictured:
+            message = "the image has objects and no picture of them in SegmentationObject"
+            return Labels(findings=(Finding(FindingKind.UNLABELLED, item.labels_path, message),), place=labels.place)
+        return labels
+
+    def _outlines_of(self, annotation: str | None) -> str | None:
+        """The picture of the objects of an annotation file, in the folder beside its own."""
+        if annotation is None or not self.outlines:
+            return None
+        return self.tree.find(str(PurePosixPath(annotation).parent.parent / OBJECTS / f"{_stem(annotation)}.png"))
 
     @cached_property
     def _images(self) -> Sequence[str]:
@@ -145,10 +176,12 @@ class PascalVOC:
         splits: dict[str, str | None] = {}
         findings: list[Finding] = []
         both = set(self.tree.with_suffix("/trainval.txt"))
+        folders = {PurePosixPath(path).parts[-3:-1] for path in self.tree.with_suffix(".txt")}
+        lists = SEGMENTED if self.outlines and SEGMENTED in folders else LISTED
         for path in sorted(self.tree.with_suffix(".txt"), key=lambda path: (path in both, path)):
             parts = PurePosixPath(path).parts
             split = "train" if path in both else SPLIT_NAMES.get(PurePosixPath(path).stem.lower())
-            if split is None or parts[-3:-1] != ("ImageSets", "Main"):
+            if split is None or parts[-3:-1] != lists:
                 continue
             for number, line in enumerate(self.tree.read_text(path)[0].splitlines(), 1):
                 place = f"{path}:{number}"
@@ -176,7 +209,7 @@ class PascalVOC:
 
 
 def open_reader(tree: Tree, options: Options) -> Reader:
-    return PascalVOC(tree)
+    return PascalVOC(tree, options.outlines)
 
 
 FAR = 3
@@ -206,8 +239,21 @@ def _without_suffix(path: str) -> str:
     return path[: -len(suffix)] if (suffix := PurePosixPath(path).suffix).lower() in IMAGE_SUFFIXES else path
 
 
-def parse_annotation(file: StorePath, path: str) -> Labels:
-    """The boxes of an annotation file. Raises InvalidInput with `path:line`; bad objects become findings."""
+def read_outlines(tree: Tree, path: str) -> dict[int, Region]:
+    """The pixels of each object by its number, from 1 on; 255 is of none. Raises InvalidInput."""
+    values = read_mask((tree / path).read_bytes(MAX_FILE_BYTES), path)
+    numbers = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    return {int(number): region_of(values == number, "", path) for number in numbers if number not in (0, IGNORE)}
+
+
+def parse_annotation(file: StorePath, path: str, outlines: Mapping[int, Region] | None = None) -> Labels:
+    """The boxes of an annotation file. Raises InvalidInput with `path:line`; bad objects become findings.
+
+    Args:
+        file: The file.
+        path: What errors call it.
+        outlines: The pixels of the objects by their number; None: boxes are asked for.
+    """
     root = parse_xml(file.read_bytes(ANNOTATION_BYTES), path)
     if root.tag != "annotation":
         raise InvalidInput(
@@ -215,14 +261,41 @@ def parse_annotation(file: StorePath, path: str) -> Labels:
         )
     boxes: list[Box] = []
     findings: list[Finding] = []
-    for element in root.children:
-        if element.tag != "object":
-            continue
+    objects = [element for element in root.children if element.tag == "object"]
+    for number, element in enumerate(objects, 1):
         try:
-            boxes.append(_object(element, path))
+            box = _object(element, path)
+            boxes.append(box if outlines is None else _outlined(box, number, outlines, findings))
         except InvalidInput as error:
             findings.append(Finding(FindingKind.INVALID_LABEL, error.location or path, error.message))
+    for number in sorted(outlines or {}):
+        if number > len(objects):
+            message = f"the value {number} is of no object: {path} has {len(objects)}"
+            findings.append(Finding(FindingKind.INVALID_LABEL, (outlines or {})[number].place, message))
     return Labels(boxes=tuple(boxes), size=_size(root), place=f"{path}:{root.line}", findings=tuple(findings))
+
+
+def _outlined(box: Box, number: int, outlines: Mapping[int, Region], findings: list[Finding]) -> Box:
+    """An object with its pixels; one without, or with those of another place, is not learned from."""
+    region, message = outlines.get(number), f"no pixel of {OBJECTS} has the object's number {number}"
+    if region is not None:
+        pixels = pixels_of(region, *region.size[::-1])
+        rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+        around = Box("", float(columns[0]), float(rows[0]), float(columns[-1]) + 1, float(rows[-1]) + 1)
+        if _overlap(box, around) >= SAME_PLACE:
+            return replace(box, outline=replace(region, name=box.name, place=box.place))
+        message = f"the pixels of the value {number} in {region.place} lie elsewhere than the object's box"
+    findings.append(Finding(FindingKind.IGNORED_REGION, box.place, message))
+    return outlined_by_box(box)
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Intersection over union; 0 of boxes without an area."""
+    width = min(one.x2, other.x2) - max(one.x1, other.x1)
+    height = min(one.y2, other.y2) - max(one.y1, other.y1)
+    both = max(width, 0) * max(height, 0)
+    union = sum((box.x2 - box.x1) * (box.y2 - box.y1) for box in (one, other)) - both
+    return both / union if union > 0 else 0.0
 
 
 def _object(element: Element, path: str) -> Box:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from fovea_api.errors import InvalidInput
@@ -20,7 +20,8 @@ from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.yolo_columns import Columns, columns_of, numbers
 from fovea_trainer.data.formats.yolo_description import NAME_FILES, Description, Names, descriptions, name_lists
-from fovea_trainer.data.records import RELATIVE, Box, FileImage, Labels, NamedClass, SourceImage, split_named
+from fovea_trainer.data.records import RELATIVE, Box, FileImage, Labels, NamedClass, Region, SourceImage, split_named
+from fovea_trainer.data.regions import outlined_by_box
 
 SAMPLE = 100
 """Label files of a description that are looked at to learn what the columns mean."""
@@ -43,6 +44,8 @@ class YOLO:
     tree: Tree
     names: Names
     """What classes are called where no file names them."""
+    outlines: bool = False
+    """Whether objects are learned by their pixels."""
     scopes: dict[str, Scope] = field(default_factory=dict)
     """By folder; filled by `scan`, and sent to the workers with it."""
 
@@ -79,7 +82,10 @@ class YOLO:
             place = f"{path}:{number}"
             try:
                 if line.strip():
-                    boxes.append(_object(line, place, scope))
+                    boxes.append(_object(line, place, scope) if not self.outlines else _outlined(line, place, scope))
+                    if boxes[-1].difficult:
+                        message = "the object has a box and no outline"
+                        findings.append(Finding(FindingKind.IGNORED_REGION, place, message))
             except InvalidInput as error:
                 kind = FindingKind.UNKNOWN_CLASS if isinstance(error, NoSuchClass) else FindingKind.INVALID_LABEL
                 findings.append(Finding(kind, place, error.message, error.remedy or ""))
@@ -106,6 +112,8 @@ class YOLO:
             rows = [row for path in _spread(paths, SAMPLE) for row in self._rows(path)]
             _refuse_shifted({row[0] for row in rows}, names, paths[0])
             columns = columns_of([row[1:] for row in rows], description.keypoints)
+            if self.outlines:
+                _refuse_boxes(columns, rows, paths[0])
             if columns == Columns.SCORED:
                 message = "the lines have a confidence or a track number behind the box, as predictions have"
                 yield Finding(FindingKind.PREDICTED_LABELS, paths[0], message)
@@ -130,7 +138,26 @@ class NoSuchClass(InvalidInput):
 def open_reader(tree: Tree, options: Options) -> Reader:
     numbered = all(name.isdecimal() for name in options.classes)
     names = {} if numbered else dict(enumerate(options.classes))
-    return YOLO(tree, Names(names, "spec.classes"))
+    return YOLO(tree, Names(names, "spec.classes"), options.outlines)
+
+
+def _refuse_boxes(columns: Columns, rows: Sequence[Sequence[float]], place: str) -> None:
+    """Raises InvalidInput where lines are boxes, of which no outline is learned."""
+    if rows and columns in (Columns.BOXES, Columns.SCORED, Columns.KEYPOINTS):
+        raise InvalidInput(
+            f"no object has an outline: the lines are {columns}",
+            place,
+            "export polygons (`class x1 y1 x2 y2 x3 y3 …`), or learn boxes by task: Detection",
+        )
+
+
+def _outlined(line: str, place: str, scope: Scope) -> Box:
+    """An object with its polygon; one that is a box is not learned from."""
+    box = _object(line, place, scope)
+    polygon = scope.columns.outline(numbers(line.split()[1:]))
+    if polygon is None:
+        return outlined_by_box(box)
+    return replace(box, outline=Region(box.name, (polygon,), place=place))
 
 
 def _object(line: str, place: str, scope: Scope) -> Box:

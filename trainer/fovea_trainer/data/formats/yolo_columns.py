@@ -68,6 +68,17 @@ class Columns(StrEnum):
                 return _around(values[:-1])
         raise InvalidInput(f"the line has {count + 1} numbers, where the others are {self}")
 
+    def outline(self, values: Sequence[float]) -> tuple[float, ...] | None:
+        """The polygon x1, y1, x2, y2, … of a line that `corners` takes; None of one that is a box."""
+        match self:
+            case Columns.ORIENTED if len(values) in (8, 9):
+                return tuple(values[:8])
+            case Columns.POLYGONS if len(values) > 5:
+                return tuple(values)
+            case Columns.SCORED_POLYGONS if len(values) > 5:
+                return tuple(values[:-1])
+        return None
+
 
 def columns_of(rows: Sequence[Sequence[float]], keypoints: tuple[int, int] | None) -> Columns:
     """What the lines of a data set are.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from fovea_api.architectures import Option, OptionValue
@@ -42,10 +43,18 @@ REGRESSION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 class LevelPool(nn.Module):
-    """RoIAlign of every proposal from the level that fits its size; shapes depend on no value."""
+    """RoIAlign of every proposal from the level that fits its size; shapes depend on no value.
+
+    Args:
+        side: Of a pooled proposal, in cells.
+    """
+
+    def __init__(self, side: int = POOL) -> None:
+        super().__init__()
+        self.side = side
 
     def forward(self, features: Sequence[Tensor], boxes: list[Tensor], shapes: object = None) -> Tensor:
-        """[sum of proposals, C, POOL, POOL] from proposals xyxy in input pixels; for training and export alike."""
+        """[sum of proposals, C, side, side] from proposals xyxy in input pixels; for training and export alike."""
         index = torch.cat([box.new_full((box.shape[0], 1), image) for image, box in enumerate(boxes)])
         return self.pool(features, torch.cat([index, torch.cat(boxes)], 1))
 
@@ -55,7 +64,7 @@ class LevelPool(nn.Module):
         # Equation 1 of Lin et al. (2017): a box of 112 px is seen best at stride 8, one of 224 at 16.
         level = torch.floor(torch.log2(area.sqrt() / 112 + 1e-6)).clamp(0, len(BODY_STRIDES) - 1)
         pooled = [
-            roi_align(values, rois, (POOL, POOL), 1 / stride, 2)
+            roi_align(values, rois, (self.side, self.side), 1 / stride, 2)
             * (level == index).to(values.dtype)[:, None, None, None]
             for index, (values, stride) in enumerate(zip(features, BODY_STRIDES, strict=False))
         ]
@@ -100,7 +109,25 @@ class RawProposals:
         return self.features[0].shape[0]
 
 
-class FasterRCNN(Network[RawProposals, BoxTargets]):
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The proposals that a batch is trained on, for each image.
+
+    Args:
+        proposals: xyxy in input pixels, [P, 4].
+        objects: Index of the object that each is matched with, int64 [P]; without meaning for the background.
+        labels: Class index + 1 of each; 0 is the background, int64 [P].
+    """
+
+    proposals: list[Tensor]
+    objects: list[Tensor]
+    labels: list[Tensor]
+
+
+B = TypeVar("B", bound=BoxTargets)
+
+
+class FasterRCNN(Network[RawProposals, B]):
     """Two-stage detector with a fixed number of proposals."""
 
     task = Task.DETECTION
@@ -132,8 +159,12 @@ class FasterRCNN(Network[RawProposals, BoxTargets]):
         size = (images.shape[-2], images.shape[-1])
         return RawProposals(levels, objectness, deltas, self.anchors(levels), per_level, size)
 
-    def loss(self, raw: RawProposals, targets: BoxTargets) -> dict[str, Tensor]:
+    def loss(self, raw: RawProposals, targets: B) -> dict[str, Tensor]:
         """The losses of both stages, after torchvision's RegionProposalNetwork.forward and RoIHeads.forward."""
+        return self.sampled_loss(raw, targets)[0]
+
+    def sampled_loss(self, raw: RawProposals, targets: B) -> tuple[dict[str, Tensor], Sampled]:
+        """The losses of both stages, and the proposals that the second one was trained on."""
         objects = [
             {"boxes": boxes, "labels": labels + 1}  # 0 is the background
             for boxes, labels in zip(targets.boxes, targets.labels, strict=True)
@@ -146,22 +177,16 @@ class FasterRCNN(Network[RawProposals, BoxTargets]):
 
         decoded = self.rpn.box_coder.decode(deltas.detach(), anchors).view(raw.images, -1, 4)
         proposals, _ = self.rpn.filter_proposals(decoded, objectness, sizes, list(raw.per_level))
-        proposals, _, labels, expected = self.roi.select_training_samples(proposals, objects)
+        proposals, indices, labels, expected = self.roi.select_training_samples(proposals, objects)
         scores, shifts = self._second_stage(self.roi.box_roi_pool(raw.features, proposals, sizes))
         second_class, second_box = fastrcnn_loss(scores.float(), shifts.float(), labels, expected)
-        return {
-            "objectness": first_class,
-            "proposalBox": first_box,
-            "class": second_class,
-            "box": second_box,
-        }
+        parts = {"objectness": first_class, "proposalBox": first_box, "class": second_class, "box": second_box}
+        return parts, Sampled(proposals, indices, labels)
 
     def decode(self, raw: RawProposals) -> dict[str, Tensor]:
         proposals = self._propose(raw)
         count = proposals.shape[1]
-        image = torch.arange(raw.images, device=proposals.device, dtype=proposals.dtype)
-        rois = torch.cat([image[:, None, None].expand(-1, count, 1), proposals], 2).flatten(0, 1)
-        scores, deltas = self._second_stage(self.roi.box_roi_pool.pool(raw.features, rois))
+        scores, deltas = self._second_stage(self.roi.box_roi_pool.pool(raw.features, rois_of(proposals)))
         deltas = deltas[:, :4].float().reshape(-1, count, 4)
         scores = scores.float().softmax(-1)[:, 1:].reshape(-1, count, self.num_classes)
         return {"boxes": decode(deltas, proposals, *raw.size, REGRESSION_WEIGHTS), "scores": scores}
@@ -185,6 +210,12 @@ class FasterRCNN(Network[RawProposals, BoxTargets]):
         return boxes.gather(1, kept.unsqueeze(-1).expand(-1, -1, 4))
 
 
+def rois_of(boxes: Tensor) -> Tensor:
+    """[N * P, 5]: index of the image, then xyxy, from the boxes of each image [N, P, 4]."""
+    image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)
+    return torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes], 2).flatten(0, 1)
+
+
 def _iou(boxes: Tensor) -> Tensor:
     """Intersection over union of all pairs, [N, K, K], from xyxy [N, K, 4]."""
     low = boxes[:, :, None, :2].maximum(boxes[:, None, :, :2])
@@ -194,7 +225,7 @@ def _iou(boxes: Tensor) -> Tensor:
     return both / (area[:, :, None] + area[:, None, :] - both).clamp(min=1e-6)
 
 
-def build(body: Body, options: Options, classes: int, loss: LossSettings, pretrained: bool) -> FasterRCNN:
+def build(body: Body, options: Options, classes: int, loss: LossSettings, pretrained: bool) -> FasterRCNN[BoxTargets]:
     channels = options.integer("fpnChannels")
     anchors = anchors_for(options, SIZES_PER_LEVEL)
     pyramid = Pyramid(body, channels, anchors.strides, pretrained)
@@ -207,18 +238,25 @@ def fit(
     return fit_anchor_options(options, samples, preprocess, SIZES_PER_LEVEL)
 
 
-FASTER_RCNN = Head(
-    "fasterrcnn", task=Task.DETECTION, losses=("CrossEntropy",), build=build, fit=fit,
-    options=(
+NOTES = (
+    "Proposals are thinned by Fast NMS in the graph; the final NMS is not part of it.",
+    "Box regression is shared by all classes.",
+)
+
+
+def proposal_options(proposals: int) -> tuple[Option, ...]:
+    """The options of a two-stage head, with its default number of proposals."""
+    return (
         Option(name="fpnChannels", type="Integer", default=96, min=16, max=512,
                description="Channels of the feature pyramid."),
         *anchor_options(),
-        Option(name="proposals", type="Integer", default=200, min=16, max=2000,
+        Option(name="proposals", type="Integer", default=proposals, min=16, max=2000,
                description="Proposals of an image; the number of boxes in the exported output."),
-    ),
-    size=(320, 320), multiple=16, licence="BSD-3-Clause",
-    notes=("Proposals are thinned by Fast NMS in the graph; the final NMS is not part of it.",
-           "Box regression is shared by all classes."),
-    preset=PRESET,
+    )  # fmt: skip
+
+
+FASTER_RCNN = Head(
+    "fasterrcnn", task=Task.DETECTION, losses=("CrossEntropy",), build=build, fit=fit, options=proposal_options(200),
+    size=(320, 320), multiple=16, licence="BSD-3-Clause", notes=NOTES, preset=PRESET,
 )  # fmt: skip
 register(FASTER_RCNN)

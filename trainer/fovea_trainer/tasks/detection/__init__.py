@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fovea_trainer.data.version import Split
-from fovea_trainer.evaluation.result import EvaluationResult
+from fovea_trainer.evaluation.result import EvaluationResult, LabelledSample
 from fovea_trainer.report.base import Image, Section
 from fovea_trainer.tasks.base import EvaluationRequest, Labelled, Pairs, Sample, StoredSample, TaskDefinition
 from fovea_trainer.tasks.detection.evaluation import detection_summary, evaluate_detection, operating_point
 from fovea_trainer.tasks.detection.learnable import check_objects
-from fovea_trainer.tasks.detection.matching import ground_truth_of
+from fovea_trainer.tasks.detection.matching import GroundTruth, ground_truth_of
 from fovea_trainer.tasks.detection.report import (
     draw_labels,
     error_section,
@@ -42,6 +42,10 @@ class Detection(TaskDefinition):
     headline_metrics = ("mAP50", "mAP")
     unit = "objects"
 
+    def ground_truth(self, sample: LabelledSample) -> GroundTruth:
+        """The objects of a sample."""
+        return ground_truth_of(sample)
+
     def annotate(self, sample: Sample, image: Tensor, preprocess: Preprocess, geometry: Geometry) -> Labelled:
         boxes, labels = objects_in_input(sample, geometry)
         return Labelled(image, torch.from_numpy(boxes), torch.from_numpy(labels))
@@ -57,13 +61,13 @@ class Detection(TaskDefinition):
         return check_objects(train, preprocess)
 
     def epoch_metrics(self, num_classes: int) -> EpochMetrics:
-        return CollectedMetrics(ground_truth_of, detection_summary)
+        return CollectedMetrics(self.ground_truth, detection_summary)
 
     def operating_point(self, pairs: Pairs) -> float | None:
-        return operating_point(pairs)
+        return operating_point(pairs, self.ground_truth)
 
     def evaluate(self, pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
-        return evaluate_detection(pairs, request)
+        return evaluate_detection(pairs, request, self.task, self.ground_truth)
 
     def right_answer(self, sample: StoredSample, num_classes: int) -> Prediction:
         objects = ground_truth_of(sample)

@@ -1,23 +1,21 @@
-"""COCO's average precision, by torchmetrics with faster-coco-eval."""
+"""COCO's average precision, by faster-coco-eval."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from faster_coco_eval import COCO, COCOeval_faster
 from fovea_serving.pipeline import Detection
 from numpy.typing import NDArray
-from torch import Tensor
-from torchmetrics.detection import MeanAveragePrecision
 
-from fovea_trainer.tasks.detection.matching import MATCH_IOU, GroundTruth
+from fovea_trainer.tasks.detection.matching import GroundTruth
 
 MAX_DETECTIONS = (1, 10, 300)
-"""Boxes of an image that count, best first. Dense scenes (blood smears) hold more than COCO's 100."""
+"""Objects of an image that count, best first. Dense scenes (blood smears) hold more than COCO's 100."""
+SIZES = ("small", "medium", "large")
+"""By COCO's areas: up to 32 x 32 pixels, up to 96 x 96, and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +33,17 @@ class AveragePrecision:
 def average_precision(
     ground_truths: Sequence[GroundTruth], detections: Sequence[Detection], classes: int
 ) -> AveragePrecision:
-    """Average precision over IoU 0.50 to 0.95, at most 300 boxes an image. No objects: all is 0."""
-    nothing = np.full(classes, np.nan)
-    if not any(len(image.labels) for image in ground_truths):
-        return AveragePrecision(0.0, 0.0, 0.0, {}, nothing, nothing)
-    labels = np.concatenate([image.labels for image in ground_truths])
-    occurs = np.bincount(labels, minlength=classes) > 0
-    if not any(len(image) for image in detections):  # torchmetrics has no figures per class then
-        zeros = np.where(occurs, 0.0, np.nan)
-        return AveragePrecision(0.0, 0.0, 0.0, {}, zeros, zeros)
-    overall = _coco(ground_truths, detections, None, class_metrics=True)
-    per_class, per_class_50 = nothing.copy(), nothing.copy()
-    for index, value in zip(overall["classes"].reshape(-1).tolist(), overall["map_per_class"].reshape(-1), strict=True):
-        if occurs[index]:
-            per_class[index] = max(0.0, float(value))
-    for index in np.flatnonzero(occurs):
-        at_50 = _coco(ground_truths, detections, int(index), class_metrics=False)["map_50"]
-        per_class_50[index] = max(0.0, float(at_50))
+    """Average precision over IoU 0.50 to 0.95, at most 300 objects an image. No objects: all is 0."""
+    precision, occurring = _precision(ground_truths, detections)
+    per_class, per_class_50 = np.full(classes, np.nan), np.full(classes, np.nan)
+    for place, label in enumerate(occurring):
+        per_class[label] = _mean(precision[:, :, place, 0], np.nan)
+        per_class_50[label] = _mean(precision[0, :, place, 0], np.nan)
     return AveragePrecision(
-        mean=max(0.0, float(overall["map"])),
-        at_50=max(0.0, float(overall["map_50"])),
-        at_75=max(0.0, float(overall["map_75"])),
-        sizes={name: float(overall[f"map_{name}"]) for name in ("small", "medium", "large")},
+        mean=_mean(precision[..., 0], 0.0),
+        at_50=_mean(precision[0, ..., 0], 0.0),
+        at_75=_mean(precision[5, ..., 0], 0.0),
+        sizes={name: _mean(precision[..., place], -1.0) for place, name in enumerate(SIZES, 1)} if occurring else {},
         per_class=per_class,
         per_class_50=per_class_50,
     )
@@ -66,42 +53,39 @@ def mean_average_precision(
     ground_truths: Sequence[GroundTruth], detections: Sequence[Detection]
 ) -> tuple[float, float]:
     """mAP and mAP50 alone, as `average_precision` gives them."""
-    if not any(len(image.labels) for image in ground_truths) or not any(len(image) for image in detections):
-        return 0.0, 0.0
-    figures = _coco(ground_truths, detections, None, class_metrics=False)
-    return max(0.0, float(figures["map"])), max(0.0, float(figures["map_50"]))
+    precision, _ = _precision(ground_truths, detections)
+    return _mean(precision[..., 0], 0.0), _mean(precision[0, ..., 0], 0.0)
 
 
-def _coco(
-    ground_truths: Sequence[GroundTruth], detections: Sequence[Detection], only: int | None, *, class_metrics: bool
-) -> dict[str, Tensor]:
-    """torchmetrics' figures; of one class (`only`), at IoU 0.5."""
-    metric = MeanAveragePrecision(
-        backend="faster_coco_eval",
-        class_metrics=class_metrics,
-        max_detection_thresholds=list(MAX_DETECTIONS),
-        iou_thresholds=None if only is None else [MATCH_IOU],
-    )
-    metric.warn_on_many_detections = False
-    for image, predicted in zip(ground_truths, detections, strict=True):
-        kept = np.ones(len(predicted), bool) if only is None else predicted.labels == only
-        labelled = np.ones(len(image.labels), bool) if only is None else image.labels == only
-        metric.update(
-            [
-                {
-                    "boxes": torch.from_numpy(predicted.boxes[kept]),
-                    "scores": torch.from_numpy(predicted.scores[kept]),
-                    "labels": torch.from_numpy(predicted.labels[kept]),
-                }
-            ],
-            [
-                {
-                    "boxes": torch.from_numpy(image.boxes[labelled]),
-                    "labels": torch.from_numpy(image.labels[labelled]),
-                    "iscrowd": torch.from_numpy(image.difficult[labelled].astype(np.int64)),
-                }
-            ],
-        )
-    with contextlib.redirect_stdout(io.StringIO()):
-        result: dict[str, Tensor] = metric.compute()
-    return result
+def _mean(precision: NDArray[np.float64], nothing: float) -> float:
+    """The mean of what is defined: COCO marks by -1 where there is no object."""
+    defined = precision[precision > -1]
+    return float(defined.mean()) if defined.size else nothing
+
+
+def _precision(
+    ground_truths: Sequence[GroundTruth], detections: Sequence[Detection]
+) -> tuple[NDArray[np.float64], list[int]]:
+    """COCO's precision `[10, 101, K, 4]` by IoU from 0.50 to 0.95, recall from 0 to 1, class, and size (all, small,
+    medium, large); and the K classes, those that occur."""
+    occurring = np.unique(np.concatenate([np.zeros(0, np.int64), *(image.labels for image in ground_truths)])).tolist()
+    labelled = [{**one, "image_id": index} for index, image in enumerate(ground_truths) for one in image.annotations()]
+    predicted = [
+        {**one, "image_id": index}
+        for index, (image, objects) in enumerate(zip(detections, ground_truths, strict=True))
+        for one in objects.results(image)
+    ]
+    if not labelled or not predicted:
+        return np.where(bool(labelled), 0.0, -1.0) * np.ones((10, 101, len(occurring), 4)), occurring
+    for number, one in enumerate(labelled, 1):
+        one["id"] = number
+    images = [{"id": index, **image.image()} for index, image in enumerate(ground_truths)]
+    categories = [{"id": label} for label in occurring]
+    truth = COCO({"images": images, "annotations": labelled, "categories": categories})
+    kind = "segm" if "segmentation" in labelled[0] else "bbox"
+    run = COCOeval_faster(truth, truth.loadRes(predicted), kind, rle_iou_max_workers=1)
+    run.params.maxDets = list(MAX_DETECTIONS)
+    run.evaluate()
+    run.accumulate()
+    shape = (10, 101, len(occurring), 4, len(MAX_DETECTIONS))
+    return np.asarray(run.eval["precision"], np.float64).reshape(shape)[..., -1], occurring

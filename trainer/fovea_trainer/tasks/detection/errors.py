@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from fovea_serving.pipeline import Detection
 
-from fovea_trainer.tasks.detection.matching import MATCH_IOU, GroundTruth, Matches, iou_matrix
+from fovea_trainer.tasks.detection.matching import MATCH_IOU, GroundTruth, Matches
 
 BACKGROUND_IOU = 0.1
 """Overlap from which a wrong box is about an object, not about background."""
@@ -23,7 +23,7 @@ ERRORS = {
 def count_errors(ground_truth: GroundTruth, detections: Detection, matches: Matches) -> dict[str, int]:
     """Errors of an image by kind."""
     errors = dict.fromkeys(ERRORS, 0)
-    overlap = iou_matrix(detections.boxes, ground_truth.boxes)
+    overlap = ground_truth.overlap(detections)
     same = detections.labels[:, None] == ground_truth.labels[None]
     explained = ground_truth.difficult.copy()
     explained[matches.object[matches.object >= 0]] = True

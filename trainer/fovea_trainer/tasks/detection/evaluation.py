@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from fovea_api.common import Task
@@ -16,6 +16,7 @@ from fovea_trainer.evaluation.result import (
     Curve,
     EvaluationResult,
     ImageScore,
+    LabelledSample,
     Mistake,
     named,
     slices_of,
@@ -33,7 +34,13 @@ CURVE_POINTS = 200
 """Points of a curve at most, so that reports stay small."""
 
 
-def evaluate_detection(pairs: Pairs, request: EvaluationRequest) -> EvaluationResult:
+GroundTruths = Callable[[LabelledSample], GroundTruth]
+"""How the objects of a sample are read: they say themselves how much a detection overlaps them."""
+
+
+def evaluate_detection(
+    pairs: Pairs, request: EvaluationRequest, task: Task = Task.DETECTION, read: GroundTruths = ground_truth_of
+) -> EvaluationResult:
     """mAP, mAP50, mAP75, AP per class and size, precision-recall curves; and at the model's confidence threshold:
     precision, recall, F1, mean IoU of the matches, confusion with background, kinds of errors."""
     names, columns = [], []
@@ -43,7 +50,7 @@ def evaluate_detection(pairs: Pairs, request: EvaluationRequest) -> EvaluationRe
         assert isinstance(prediction, Detection)
         names.append(sample.name)
         columns.append({"source": sample.source, "group": sample.group})
-        ground_truths.append(ground_truth_of(sample))
+        ground_truths.append(read(sample))
         detections.append(prediction)
     classes = request.classes
     average = average_precision(ground_truths, detections, len(classes))
@@ -73,7 +80,7 @@ def evaluate_detection(pairs: Pairs, request: EvaluationRequest) -> EvaluationRe
         return _precision_metrics(part)[request.primary]
 
     return EvaluationResult(
-        task=Task.DETECTION,
+        task=task,
         split=request.split,
         classes=classes,
         images=len(names),
@@ -167,13 +174,13 @@ def _area(box: tuple[float, float, float, float]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def operating_point(pairs: Pairs) -> float:
+def operating_point(pairs: Pairs, read: GroundTruths = ground_truth_of) -> float:
     """The score of the best F1."""
     ground_truths: list[GroundTruth] = []
     detections: list[Detection] = []
     for sample, prediction in pairs:
         assert isinstance(prediction, Detection)
-        ground_truths.append(ground_truth_of(sample))
+        ground_truths.append(read(sample))
         detections.append(prediction.above(0.0))
     return best_threshold(ground_truths, detections, match_all(ground_truths, detections))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from fovea_serving.pipeline import Detection
@@ -26,6 +27,36 @@ class GroundTruth:
     def __len__(self) -> int:
         """The objects that count."""
         return int((~self.difficult).sum())
+
+    def overlap(self, detections: Detection) -> NDArray[np.float64]:
+        """Intersection over union `[D, N]` of detections with these objects."""
+        return iou_matrix(detections.boxes, self.boxes)
+
+    def image(self) -> dict[str, int]:
+        """What COCO's evaluation reads of the image."""
+        return {}
+
+    def annotations(self) -> list[dict[str, Any]]:
+        """What COCO's evaluation reads of each object."""
+        corners = self.boxes.astype(np.float64)
+        sides = corners[:, 2:] - corners[:, :2]
+        return [
+            {"bbox": [*low, *size], "area": size[0] * size[1], "category_id": label, "iscrowd": int(difficult)}
+            for low, size, label, difficult in zip(
+                corners[:, :2].tolist(), sides.tolist(), self.labels.tolist(), self.difficult, strict=True
+            )
+        ]
+
+    def results(self, detections: Detection) -> list[dict[str, Any]]:
+        """What COCO's evaluation reads of each detection."""
+        corners = detections.boxes.astype(np.float64)
+        return [
+            {"bbox": [*low, *size], "category_id": label, "score": score}
+            for low, size, label, score in zip(
+                corners[:, :2].tolist(), (corners[:, 2:] - corners[:, :2]).tolist(), detections.labels.tolist(),
+                detections.scores.tolist(), strict=True,
+            )
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +102,7 @@ def match(ground_truth: GroundTruth, detections: Detection, *, same_class: bool)
 
     A detection that overlaps nothing but a difficult object does not count, neither as right nor as wrong.
     """
-    overlap = iou_matrix(detections.boxes, ground_truth.boxes)
+    overlap = ground_truth.overlap(detections)
     if same_class:
         overlap = np.where(detections.labels[:, None] == ground_truth.labels[None], overlap, 0.0)
     count = len(detections)

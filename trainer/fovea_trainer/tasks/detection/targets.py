@@ -49,8 +49,13 @@ def objects_in_input(sample: LabelledSample, geometry: Geometry) -> tuple[NDArra
 
     Crowds and difficult objects are none of them, as in detectron2 and in torchvision's reference.
     """
+    boxes, kept = boxes_in_input(sample, geometry)
+    return boxes[kept], ground_truth_of(sample).labels[kept]
+
+
+def boxes_in_input(sample: LabelledSample, geometry: Geometry) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """All boxes of a sample xyxy in input pixels, [N, 4], clipped to it; and which objects are learned from, [N]."""
     objects = ground_truth_of(sample)
     width, height = geometry.input
     boxes = np.clip(geometry.to_input(objects.boxes), 0, np.array([width, height, width, height], np.float32))
-    kept = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_BOX_PIXELS).all(1) & ~objects.difficult
-    return boxes[kept], objects.labels[kept]
+    return boxes, ((boxes[:, 2:] - boxes[:, :2]) >= MIN_BOX_PIXELS).all(1) & ~objects.difficult
