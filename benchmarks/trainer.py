@@ -39,7 +39,7 @@ from fovea_trainer.data.version import OpenVersion, Sample, open_version
 from fovea_trainer.models.registry import entry_of
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.context import SingleProcess
-from fovea_trainer.training.dataset import Collate, Normalize, SplitDataset, preprocessing
+from fovea_trainer.training.dataset import Collate, Normalize, SplitDataset, augmentation, preprocessing
 from fovea_trainer.training.fitting import fitted
 from fovea_trainer.training.loading import TrainingBatches
 from fovea_trainer.training.loop import Plan, fit
@@ -144,9 +144,9 @@ class Setting:
 
     def train_split(self) -> SplitDataset:
         recipe = self.recipe
-        preprocess = preprocessing(entry_of(recipe.model.architecture).architecture, recipe.input)
-        task = definition(self.version.manifest.task)
-        return SplitDataset(self.version.train, task, preprocess, Augment(recipe.input.augmentations))
+        architecture = entry_of(recipe.model.architecture).architecture
+        preprocess, augment = preprocessing(architecture, recipe.input), augmentation(architecture, recipe)
+        return SplitDataset(self.version.train, definition(self.version.manifest.task), preprocess, augment)
 
 
 def main() -> None:

@@ -327,8 +327,9 @@ def _supplies(recipe: Mapping[str, JsonValue]) -> Iterator[tuple[str, JsonValue,
 
 
 def _is_silent(recipe: Mapping[str, JsonValue], path: str) -> bool:
-    if path == "training.loss":  # the balance FocalLoss chooses one, too
-        return at(recipe, path) in (None, "Default") and at(recipe, "input.balance") != "FocalLoss"
+    if path == "training.loss":  # `losses` and the balance FocalLoss choose one, too
+        chosen = at(recipe, "training.losses") or at(recipe, "input.balance") == "FocalLoss"
+        return at(recipe, path) in (None, "Default") and not chosen
     if path == "input.size" and at(recipe, "input.sizing") is not None:
         return False
     return at(recipe, path) is None

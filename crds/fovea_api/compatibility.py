@@ -7,7 +7,9 @@ the names of the metrics and the Dataset. The trainer holds itself to the same f
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from pydantic.alias_generators import to_camel
 
 from fovea_api.architectures import Architecture, InvalidOption, catalogue, configured, find, read_options
 from fovea_api.backbones import PERMISSIVE
@@ -16,12 +18,22 @@ from fovea_api.dataset import DatasetSpec
 from fovea_api.errors import InvalidInput
 from fovea_api.metrics import BY_CLASS, evaluated, monitorable
 from fovea_api.presets import with_preset
-from fovea_api.trainingjob import Input, Loss, ModelChoice, Recipe, TrainingJobSpec
+from fovea_api.trainingjob import Augmentation, Input, Loss, ModelChoice, Recipe, Training, TrainingJobSpec
 
-SMOOTHED = (Loss.CROSS_ENTROPY, Loss.DICE_CROSS_ENTROPY)
+SMOOTHED = (Loss.CROSS_ENTROPY, Loss.DICE_CROSS_ENTROPY, Loss.BINARY_CROSS_ENTROPY)
 """Losses of classes that take label smoothing."""
 WEIGHTED = (*SMOOTHED, Loss.FOCAL)
 """Losses of classes that take class weights."""
+
+
+SEGMENTATION = (Task.SEMANTIC_SEGMENTATION, Task.INSTANCE_SEGMENTATION)
+AUGMENTED_TASKS: Mapping[str, tuple[Task, ...]] = {
+    "mix_up": (Task.CLASSIFICATION,),
+    "cut_mix": (Task.CLASSIFICATION,),
+    "mosaic": (Task.DETECTION, *SEGMENTATION),
+    "copy_paste": SEGMENTATION,
+}
+"""Tasks of the augmentations that are not for all."""
 
 
 class TaskMismatch(InvalidInput):
@@ -46,9 +58,10 @@ def incompatibilities(spec: TrainingJobSpec, dataset: DatasetSpec | None = None)
         return mismatch  # all else depends on which of the two is right
     return (
         *wrong_weights(architecture, spec.model),
-        *wrong_loss(architecture, spec.training.loss),
+        *wrong_losses(architecture, spec.training),
         *ignored_by_loss(architecture, spec),
         *wrong_sizes(architecture, spec.input),
+        *wrong_augmentations(architecture, spec.input),
         *_small_batch(spec),
         *wrong_monitored(architecture.task, spec),
         *_wrong_criteria(architecture.task, spec, dataset.classes if dataset is not None else ()),
@@ -102,40 +115,52 @@ def wrong_weights(architecture: Architecture, model: ModelChoice) -> Iterator[In
             )
 
 
-def wrong_loss(architecture: Architecture, loss: Loss) -> Iterator[InvalidInput]:
-    """A named loss that an architecture cannot be trained with."""
-    if loss is not Loss.DEFAULT and loss not in architecture.losses:
-        yield UnsuitableLoss(
-            f"{architecture.name} cannot be trained with the loss {loss}",
-            "spec.training.loss",
-            f"use Default or one of {', '.join(architecture.losses)}",
-        )
+def wrong_losses(architecture: Architecture, training: Training) -> Iterator[InvalidInput]:
+    """Named losses that an architecture cannot be trained with."""
+    places: list[tuple[str, Loss]] = [
+        (f"spec.training.losses[{index}].name", term.name) for index, term in enumerate(training.losses)
+    ]
+    if training.loss is not Loss.DEFAULT:
+        places.append(("spec.training.loss", training.loss))
+    for place, loss in places:
+        if loss not in architecture.losses:
+            default = "Default or " if place == "spec.training.loss" else ""
+            yield UnsuitableLoss(
+                f"{architecture.name} cannot be trained with the loss {loss}",
+                place,
+                f"use {default}one of {', '.join(architecture.losses)}",
+            )
+    if training.losses and len(architecture.losses) == 1:
+        yield UnsuitableLoss(f"{architecture.name} has a single loss", "spec.training.losses", "remove it")
 
 
-def chosen_loss(architecture: Architecture, asked: Loss, focal: bool) -> Loss:
-    """The loss for what was asked, where it is suitable; `focal`: balance FocalLoss."""
+def chosen_losses(architecture: Architecture, training: Training, focal: bool) -> Mapping[Loss, float]:
+    """The losses of a recipe with their weights, where they are suitable; `focal`: balance FocalLoss."""
     known = architecture.losses
-    if asked is Loss.DEFAULT:
-        return Loss.FOCAL if focal and Loss.FOCAL in known else Loss(known[0])
-    return asked
+    if training.losses:
+        return {term.name: term.weight for term in training.losses}
+    if training.loss is Loss.DEFAULT:
+        return {Loss.FOCAL if focal and Loss.FOCAL in known else Loss(known[0]): 1.0}
+    return {training.loss: 1.0}
 
 
 def ignored_by_loss(architecture: Architecture, recipe: Recipe) -> Iterator[InvalidInput]:
     """Options of the recipe that would have no effect with its loss, where the loss itself is suitable."""
     detector, known, balance = architecture.task.finds_objects, architecture.losses, recipe.input.balance
-    loss = chosen_loss(architecture, recipe.training.loss, balance == "FocalLoss")
-    what = architecture.name if detector else f"the loss {loss}"
+    losses = chosen_losses(architecture, recipe.training, balance == "FocalLoss")
+    words = " + ".join(losses)
+    what = architecture.name if detector else f"the loss {words}"
     # The named loss of a detector is that of its boxes; its classes' loss is focal in all cases or in none.
-    focal = Loss.FOCAL in known if detector else loss is Loss.FOCAL
+    focal = Loss.FOCAL in known if detector else Loss.FOCAL in losses
     if balance == "FocalLoss" and not focal:
         possible = Loss.FOCAL in known
         remedy = "leave training.loss at Default, or set it to Focal" if possible else "use Oversample or Undersample"
-        trained = f"is trained with {loss}" if possible else "has no focal loss"
+        trained = f"is trained with {words}" if possible else "has no focal loss"
         yield UnsuitableLoss(f"{architecture.name} {trained}", "spec.input.balance", remedy)
-    if balance == "ClassWeights" and (detector or loss not in WEIGHTED):
+    if balance == "ClassWeights" and (detector or not set(losses) & set(WEIGHTED)):
         remedy = "use Oversample or Undersample" + _or_another(architecture, WEIGHTED)
         yield UnsuitableLoss(f"{what} takes no class weights", "spec.input.balance", remedy)
-    if recipe.training.label_smoothing and (detector or loss not in SMOOTHED):
+    if recipe.training.label_smoothing and (detector or not set(losses) & set(SMOOTHED)):
         remedy = "set it to 0" + _or_another(architecture, SMOOTHED)
         yield UnsuitableLoss(f"{what} takes no label smoothing", "spec.training.labelSmoothing", remedy)
 
@@ -169,6 +194,23 @@ def wrong_sizes(architecture: Architecture, given: Input) -> Iterator[InvalidInp
                 place,
                 f"the nearest is {near}",
             )
+
+
+def wrong_augmentations(architecture: Architecture, given: Input) -> Iterator[InvalidInput]:
+    """Augmentations that do not suit the task, the architecture or each other."""
+    place, task = "spec.input.augmentations", architecture.task
+    fields = [field for item in given.augmentations for field in Augmentation.exactly_one if getattr(item, field)]
+    for index, field in enumerate(fields):
+        name, at = to_camel(field), f"{place}[{index}].{to_camel(field)}"
+        if task not in AUGMENTED_TASKS.get(field, (task,)):
+            yield InvalidOption(f"{name} is not for {task}", at, f"it is for {' and '.join(AUGMENTED_TASKS[field])}")
+        elif field == "multi_scale" and architecture.fixed_size:
+            yield InvalidOption(f"{architecture.name} takes inputs of one size", at, "remove it")
+        elif field == "multi_scale" and index < len(fields) - 1:
+            yield InvalidOption("an augmentation follows that does not know the new size", at, "put it last")
+        elif field == "random_resized_crop" and (others := {"random_crop", "mosaic"} & set(fields)):
+            words = " and ".join(to_camel(other) for other in sorted(others))
+            yield InvalidOption(f"{words} take the picture at another scale", at, f"remove it, or {words}")
 
 
 def wrong_monitored(task: Task, recipe: Recipe) -> Iterator[InvalidInput]:

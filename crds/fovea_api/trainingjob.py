@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -182,6 +183,120 @@ class Blur(Model):
     """Probability, 0 to 1."""
 
 
+def _is_ordered(what: str, obj: Model) -> bool:
+    return bool(getattr(obj, f"min_{what}") <= getattr(obj, f"max_{what}"))
+
+
+Share = Annotated[Number, Field(gt=0, le=1)]
+AspectRatio = Annotated[Number, Field(ge=0.01, le=100)]
+Alpha = Annotated[Number, Field(gt=0, le=100)]
+_AREAS_AND_RATIOS = tuple(
+    Rule(
+        f"self.min{what} <= self.max{what}",
+        f"min{what} must not exceed max{what}",
+        partial(_is_ordered, what.lower()),
+        f".min{what}",
+    )
+    for what in ("Area", "Ratio")
+)
+
+
+class Mix(Model):
+    """An augmentation that combines several images. The others are changed by the augmentations before it in the list,
+    too."""
+
+    probability: Fraction = 1.0
+    """Probability, 0 to 1."""
+    close_last_epochs: Annotated[Int, Field(ge=0, le=100_000)] | None = None
+    """Number of epochs at the end without this augmentation. Default: a tenth of the epochs, rounded down."""
+
+
+class RandomResizedCrop(Model):
+    """Random part of the image, with boxes and masks, resized to the input size."""
+
+    min_area: Share = 0.08
+    """Minimum area of the part, as a fraction of the image."""
+    max_area: Share = 1.0
+    """Maximum area of the part, as a fraction of the image."""
+    min_ratio: AspectRatio = 0.75
+    """Minimum aspect ratio of the part, width over height."""
+    max_ratio: AspectRatio = 1.3333
+    """Maximum aspect ratio of the part, width over height."""
+
+    rules: ClassVar = _AREAS_AND_RATIOS
+
+
+class RandomErasing(Model):
+    """Random rectangle filled with noise; the mask is ignored there, and objects that it hides are left out."""
+
+    min_area: Share = 0.02
+    """Minimum area of the rectangle, as a fraction of the image."""
+    max_area: Share = 0.33
+    """Maximum area of the rectangle, as a fraction of the image."""
+    min_ratio: AspectRatio = 0.3
+    """Minimum aspect ratio of the rectangle, width over height."""
+    max_ratio: AspectRatio = 3.3
+    """Maximum aspect ratio of the rectangle, width over height."""
+    probability: Fraction = 0.25
+    """Probability, 0 to 1."""
+
+    rules: ClassVar = _AREAS_AND_RATIOS
+
+
+class RandAugment(Model):
+    """RandAugment: random operations of 14 (colours, shear, translation, rotation), all of one magnitude."""
+
+    operations: Annotated[Int, Field(ge=1, le=14)] = 2
+    """Number of operations per image, applied one after the other."""
+    magnitude: Annotated[Int, Field(ge=0, le=30)] = 9
+    """Magnitude of all operations, 0 to 30."""
+
+
+class MixUp(Mix):
+    """MixUp: a blend of two images, with the classes of both in the same proportion. For Classification."""
+
+    alpha: Alpha = 0.2
+    """Parameter of the Beta(alpha, alpha) distribution of the proportion: small values keep one of the two images."""
+
+
+class CutMix(Mix):
+    """CutMix: a rectangle is replaced by that of another image; the classes count by their area. For Classification."""
+
+    alpha: Alpha = 1.0
+    """Parameter of the Beta(alpha, alpha) distribution of the area; 1: all areas are equally likely."""
+
+
+class Mosaic(Mix):
+    """Mosaic: four images that meet at a random point, with boxes and masks. For Detection and segmentation."""
+
+    min: Annotated[Number, Field(gt=0, le=10)] = 0.5
+    """Minimum scale of the images; 1: as large as without a mosaic."""
+    max: Annotated[Number, Field(gt=0, le=10)] = 1.5
+    """Maximum scale of the images."""
+
+    rules: ClassVar = (Rule("self.min <= self.max", "min must not exceed max", lambda obj: obj.min <= obj.max, ".min"),)
+
+
+class CopyPaste(Mix):
+    """Copy-paste: half of the classes of another image, chosen at random, are pasted with their masks. For
+    SemanticSegmentation."""
+
+    probability: Fraction = 0.5
+    """Probability, 0 to 1."""
+
+
+class MultiScale(Model):
+    """Multi-scale training: the images of each step are resized by one random factor, with boxes and masks. It must be
+    the last augmentation."""
+
+    min: Annotated[Number, Field(gt=0, le=4)] = 0.75
+    """Minimum factor on the input size."""
+    max: Annotated[Number, Field(gt=0, le=4)] = 1.25
+    """Maximum factor on the input size."""
+
+    rules: ClassVar = (Rule("self.min <= self.max", "min must not exceed max", lambda obj: obj.min <= obj.max, ".min"),)
+
+
 class Augmentation(Model):
     """One augmentation of the training images."""
 
@@ -199,6 +314,22 @@ class Augmentation(Model):
     """Random crop."""
     blur: Blur | None = None
     """Random Gaussian blur."""
+    random_resized_crop: RandomResizedCrop | None = None
+    """Random part of the image, resized to the input size."""
+    random_erasing: RandomErasing | None = None
+    """Random rectangle filled with noise."""
+    rand_augment: RandAugment | None = None
+    """Random operations of one magnitude."""
+    mix_up: MixUp | None = None
+    """Blend of two images and their classes."""
+    cut_mix: CutMix | None = None
+    """Rectangle of another image, with a part of its class."""
+    mosaic: Mosaic | None = None
+    """Mosaic of four images."""
+    copy_paste: CopyPaste | None = None
+    """Parts of another image, with their masks."""
+    multi_scale: MultiScale | None = None
+    """Random input size for each step."""
 
     exactly_one: ClassVar = (
         "horizontal_flip",
@@ -208,6 +339,14 @@ class Augmentation(Model):
         "random_scale",
         "random_crop",
         "blur",
+        "random_resized_crop",
+        "random_erasing",
+        "rand_augment",
+        "mix_up",
+        "cut_mix",
+        "mosaic",
+        "copy_paste",
+        "multi_scale",
     )
 
 
@@ -346,6 +485,7 @@ class Loss(StrEnum):
 
     DEFAULT = "Default"
     CROSS_ENTROPY = "CrossEntropy"
+    BINARY_CROSS_ENTROPY = "BinaryCrossEntropy"
     FOCAL = "Focal"
     DICE = "Dice"
     DICE_CROSS_ENTROPY = "DiceCrossEntropy"
@@ -356,6 +496,19 @@ class Loss(StrEnum):
     DIOU = "DIoU"
     CIOU = "CIoU"
     SMOOTH_L1 = "SmoothL1"
+
+
+class WeightedLoss(Model):
+    """A term of a sum of losses."""
+
+    name: Loss
+    """Name of a loss of the task."""
+    weight: Annotated[Number, Field(gt=0, le=1000)] = 1.0
+    """Factor on the loss."""
+
+    rules: ClassVar = (
+        Rule("self.name != 'Default'", "a term needs the name of a loss", lambda obj: obj.name != "Default", ".name"),
+    )
 
 
 class Training(PresetModel):
@@ -373,6 +526,8 @@ class Training(PresetModel):
     this, with the memory of one batch."""
     loss: Loss = Loss.DEFAULT
     """Default, or the name of a loss of the task."""
+    losses: Annotated[tuple[WeightedLoss, ...], Field(max_length=8), ListMap(("name",))] = ()
+    """Losses whose weighted sum is minimized, in place of `loss`; for a detector, those of its boxes."""
     optimizer: Optimizer = Optimizer()
     """Optimizer and learning rate."""
     schedule: Schedule = Schedule()
@@ -404,6 +559,12 @@ class Training(PresetModel):
                 or obj.schedule.warmup_epochs <= obj.epochs
             ),
             ".schedule.warmupEpochs",
+        ),
+        Rule(
+            "self.loss == 'Default' || size(self.losses) == 0",
+            "give loss or losses, not both",
+            lambda obj: obj.loss == Loss.DEFAULT or not obj.losses,
+            ".losses",
         ),
     )
 

@@ -12,6 +12,7 @@ from fovea_api.trainingjob import TrainingJobSpec
 
 RETINANET, RESNET = {"architecture": "retinanet-efficientnet-lite0"}, {"architecture": "resnet18"}
 UNET = {"architecture": "unet-efficientnet-lite0"}
+FASTER_RCNN = {"architecture": "fasterrcnn"}
 
 
 def spec(model: dict[str, Any], **more: Any) -> TrainingJobSpec:
@@ -55,6 +56,34 @@ SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
     "an unsuited loss": (
         problems(spec(RETINANET, training={"loss": "Dice"})),
         "UnsuitableLoss", "spec.training.loss", "use Default or one of Focal, SmoothL1, GIoU, DIoU, CIoU",
+    ),
+    "an unsuited term of a sum of losses": (
+        problems(spec(UNET, training={"losses": [{"name": "Dice"}, {"name": "GIoU"}]})),
+        "UnsuitableLoss", "spec.training.losses[1].name", "use one of DiceCrossEntropy, ",
+    ),
+    "a sum of losses where there is one": (
+        problems(spec(FASTER_RCNN, training={"losses": [{"name": "CrossEntropy"}]})),
+        "UnsuitableLoss", "spec.training.losses", "remove it",
+    ),
+    "blends of images with objects": (
+        problems(spec(RETINANET, input={"augmentations": [{"blur": {}}, {"mixUp": {}}]})),
+        "InvalidOption", "spec.input.augmentations[1].mixUp", "it is for Classification",
+    ),
+    "a mosaic of classified images": (
+        problems(spec(RESNET, input={"augmentations": [{"mosaic": {}}]})),
+        "InvalidOption", "spec.input.augmentations[0].mosaic", "it is for Detection and SemanticSegmentation",
+    ),
+    "a change after that of the size": (
+        problems(spec(RETINANET, input={"augmentations": [{"multiScale": {}}, {"blur": {}}]})),
+        "InvalidOption", "spec.input.augmentations[0].multiScale", "put it last",
+    ),
+    "several sizes of inputs that have one": (
+        problems(spec({"architecture": "timm/test_vit"}, input={"augmentations": [{"multiScale": {}}]})),
+        "InvalidOption", "spec.input.augmentations[0].multiScale", "remove it",
+    ),
+    "two scales of whole pictures": (
+        problems(spec(UNET, input={"augmentations": [{"mosaic": {}}, {"randomResizedCrop": {}}]})),
+        "InvalidOption", "spec.input.augmentations[1].randomResizedCrop", "remove it, or mosaic",
     ),
     "class weights of a detector": (
         problems(spec(RETINANET, input={"balance": "ClassWeights"})),

@@ -35,7 +35,7 @@ def boxes(count: int, seed: int = 0, longest: float = 120) -> torch.Tensor:
 
 def retinanet(loss: Loss = Loss.FOCAL) -> RetinaNet:
     torch.manual_seed(0)
-    network = build(NetworkDescription("retinanet", Body("mobilenetv3_small_050"), SMALL, 3), LossSettings(loss))
+    network = build(NetworkDescription("retinanet", Body("mobilenetv3_small_050"), SMALL, 3), LossSettings({loss: 1.0}))
     assert isinstance(network, RetinaNet)
     return network.eval()
 

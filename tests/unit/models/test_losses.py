@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
+import timm.loss
 import torch
 import torchvision
 from fovea_api.compatibility import UnsuitableLoss
-from fovea_api.trainingjob import Loss
-from fovea_trainer.models.losses import BOX_LOSSES, LossSettings, choose_loss, class_loss
+from fovea_api.trainingjob import Loss, Training
+from fovea_trainer.models.losses import BOX_LOSSES, LossSettings, box_loss, choose_losses, class_loss
 from fovea_trainer.models.registry import entry_of
+from fovea_trainer.tasks.classification.targets import ClassTargets
 from fovea_trainer.training.dataset import class_weights
 from torch.nn import functional as F
 
@@ -29,7 +31,7 @@ def pixels() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def settings(name: Loss, weights: tuple[float, ...] = (), smoothing: float = 0.0) -> LossSettings:
-    return LossSettings(name, weights, smoothing)
+    return LossSettings({name: 1.0}, weights, smoothing)
 
 
 def test_cross_entropy_is_the_mean_negative_log_likelihood(pixels: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -130,12 +132,14 @@ def test_a_single_pixel_counts_as_one() -> None:
 
 def test_the_loss_is_the_one_asked_for_or_the_architectures_own() -> None:
     classifier, detector = (entry_of(name).architecture for name in ("resnet18", "retinanet-efficientnet-lite0"))
-    assert choose_loss(classifier, Loss.DEFAULT, False) is Loss.CROSS_ENTROPY
-    assert choose_loss(classifier, Loss.DEFAULT, True) is Loss.FOCAL
-    assert choose_loss(classifier, Loss.CROSS_ENTROPY, True) is Loss.CROSS_ENTROPY
-    assert choose_loss(detector, Loss.GIOU, False) is Loss.GIOU
+    assert choose_losses(classifier, Training(), False) == {Loss.CROSS_ENTROPY: 1}
+    assert choose_losses(classifier, Training(), True) == {Loss.FOCAL: 1}
+    assert choose_losses(classifier, Training(loss=Loss.CROSS_ENTROPY), True) == {Loss.CROSS_ENTROPY: 1}
+    assert choose_losses(detector, Training(loss=Loss.GIOU), False) == {Loss.GIOU: 1}
     with pytest.raises(UnsuitableLoss, match="use Default or one of Focal, SmoothL1, GIoU, DIoU, CIoU"):
-        choose_loss(detector, Loss.DICE, False)
+        choose_losses(detector, Training(loss=Loss.DICE), False)
+    summed = Training.model_validate({"losses": [{"name": "GIoU", "weight": 2}, {"name": "SmoothL1"}]})
+    assert choose_losses(detector, summed, False) == {Loss.GIOU: 2, Loss.SMOOTH_L1: 1}
 
 
 def test_lovasz_is_that_of_segmentation_models_pytorch(pixels: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -185,3 +189,52 @@ def test_losses_of_boxes_are_their_formulas() -> None:
     apart = torch.tensor([[8.0, 0, 12, 4]])  # hull 12 x 4
     assert float(BOX_LOSSES[Loss.GIOU](one, apart)) == pytest.approx(1 + 16 / 48, abs=1e-4)
     assert float(BOX_LOSSES[Loss.IOU](one, apart)) == 1
+
+
+def test_a_sum_of_losses_has_each_by_its_weight(pixels: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, target = pixels
+    summed = LossSettings({Loss.DICE: 0.5, Loss.CROSS_ENTROPY: 0.25, Loss.LOVASZ: 2.0})
+    parts = {name: float(class_loss(logits, target, settings(name), 255)) for name in summed.terms}
+    expected = sum(weight * parts[name] for name, weight in summed.terms.items())
+    assert class_loss(logits, target, summed, 255) == pytest.approx(expected, rel=1e-6)
+    one, other = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4]]), torch.tensor([[2.0, 0, 6, 4], [8, 0, 12, 4]])
+    boxes = box_loss(one, other, LossSettings({Loss.IOU: 1.0, Loss.GIOU: 3.0}))
+    assert boxes.tolist() == pytest.approx([4 * 2 / 3, 1 + 3 * (1 + 16 / 48)], abs=1e-4)
+
+
+def test_binary_cross_entropy_is_torchs_and_timms(pixels: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, target = pixels
+    labels = F.one_hot(target.clamp(max=2), 3).movedim(-1, 1).float()
+    weight = torch.tensor(WEIGHTS).view(3, 1, 1)
+    reference = F.binary_cross_entropy_with_logits(logits, labels, weight, reduction="none")
+    expected = reference.movedim(1, -1)[target != 255].mean()
+    loss = class_loss(logits, target, settings(Loss.BINARY_CROSS_ENTROPY, WEIGHTS), 255)
+    assert loss == pytest.approx(float(expected), abs=1e-6)
+    images, classes = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 3, 1, 1, 2])
+    smooth = class_loss(images, classes, settings(Loss.BINARY_CROSS_ENTROPY, smoothing=0.2))
+    assert smooth == pytest.approx(float(timm.loss.BinaryCrossEntropy(smoothing=0.2)(images, classes)), abs=1e-6)
+    assert class_loss(logits, torch.full_like(target, 255), settings(Loss.BINARY_CROSS_ENTROPY), 255) == 0
+
+
+@pytest.mark.parametrize("name", [Loss.CROSS_ENTROPY, Loss.FOCAL, Loss.BINARY_CROSS_ENTROPY])
+@pytest.mark.parametrize("weights", [(), WEIGHTS])
+def test_the_loss_of_a_mixture_is_that_of_its_classes_by_their_shares(name: Loss, weights: tuple[float, ...]) -> None:
+    """As in the papers of MixUp and CutMix; and a pure image has the loss that it has without mixtures."""
+    logits = torch.randn(1, 3, generator=torch.Generator().manual_seed(2))
+    whole = [float(class_loss(logits, torch.tensor([label]), settings(name, weights))) for label in range(3)]
+    weight = torch.tensor(weights if weights and name is Loss.CROSS_ENTROPY else (1.0, 1.0, 1.0))
+    shares = torch.tensor([[0.3, 0.0, 0.7]])
+    expected = sum(float(shares[0, label] * weight[label]) * whole[label] for label in range(3))
+    mixture = class_loss(logits, shares, settings(name, weights))
+    assert mixture == pytest.approx(expected / float((shares[0] * weight).sum()), rel=1e-5)
+    for smoothing in (0.0, 0.1):
+        given = settings(name, weights, smoothing)
+        pure = class_loss(logits.repeat(2, 1), torch.eye(3)[[2, 0]], given)
+        assert pure == pytest.approx(float(class_loss(logits.repeat(2, 1), torch.tensor([2, 0]), given)), rel=1e-5)
+
+
+def test_mixtures_of_a_batch_become_shares_of_the_classes() -> None:
+    mixed = ClassTargets.of([{2: 0.75, 0: 0.25}, {1: 1.0}])
+    assert mixed.of_classes(3).tolist() == [[0.25, 0, 0.75], [0, 1, 0]]
+    pure = ClassTargets.of([{2: 1.0}, {1: 1.0}])
+    assert (pure.shares, pure.of_classes(3).tolist()) == (None, [2, 1])

@@ -13,10 +13,10 @@ from fovea_api.architectures import InvalidOption, UnknownArchitecture, catalogu
 from fovea_api.common import Task
 from fovea_api.compatibility import UnsuitableLoss, ignored_by_loss
 from fovea_api.errors import InvalidInput
-from fovea_api.trainingjob import Input, Loss, ModelChoice, Pretrained, Recipe
+from fovea_api.trainingjob import Input, Loss, ModelChoice, Pretrained, Recipe, Training
 from fovea_trainer.export import Exportable, check_parity, exporter
 from fovea_trainer.models import catalogue as generator
-from fovea_trainer.models.losses import LossSettings, choose_loss
+from fovea_trainer.models.losses import LossSettings, choose_losses
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.registry import build_network, entry_of, input_size, register
 from fovea_trainer.tasks import Targets
@@ -44,7 +44,7 @@ def network(name: str, **choice: object) -> AnyNetwork:
     architecture = find(name)
     architecture = configured(architecture, choice.get("options", {}))
     weights = Pretrained(weights="ImageNet" if "ImageNet" in architecture.packaged else "None")
-    loss = LossSettings(choose_loss(architecture, Loss.DEFAULT, False))
+    loss = LossSettings(choose_losses(architecture, Training(), False))
     torch.manual_seed(0)
     return build_network(ModelChoice.model_validate({"architecture": name, "pretrained": weights, **choice}), 3, loss)
 
@@ -129,7 +129,7 @@ def test_wrong_names_options_weights_losses_and_sizes_say_what_would_be_right() 
     with pytest.raises(InvalidInput, match="has no COCO weights"):
         build_network(ModelChoice(architecture="resnet18", pretrained=Pretrained(weights="COCO")), 3, LossSettings())
     with pytest.raises(UnsuitableLoss, match="use Default or one of Focal, SmoothL1, GIoU, DIoU, CIoU"):
-        choose_loss(find("retinanet-efficientnet-lite0"), Loss.DICE, False)
+        choose_losses(find("retinanet-efficientnet-lite0"), Training(loss=Loss.DICE), False)
     with pytest.raises(InvalidInput, match="multiples of 32, not 100 x 64"):
         input_size(find("unet-efficientnet-lite0"), Input.model_validate({"size": {"width": 100, "height": 64}}))
 
@@ -143,7 +143,7 @@ def test_a_name_can_be_registered_once() -> None:
 @pytest.mark.parametrize("loss", [Loss.SMOOTH_L1, Loss.GIOU, Loss.DIOU, Loss.CIOU])
 def test_other_box_losses(loss: Loss) -> None:
     choice = ModelChoice(architecture="retinanet-efficientnet-lite0", pretrained=Pretrained(weights="None"))
-    net = build_network(choice, 3, LossSettings(loss))
+    net = build_network(choice, 3, LossSettings({loss: 1.0}))
     images, targets = batch(net.task)
     assert all(torch.isfinite(value) for value in net.loss(net(images), targets).values())
 

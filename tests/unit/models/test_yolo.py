@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from fovea_api.trainingjob import Loss
 from fovea_trainer.models.assignment import OVERLAP_POWER, POINTS_PER_OBJECT, SCORE_POWER, assign
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.description import NetworkDescription, build
@@ -120,7 +121,7 @@ def test_the_loss_is_its_formula_for_each_image_and_their_mean() -> None:
         cross = F.binary_cross_entropy(probability, target, reduction="none")
         expected.append((float(((target - probability) ** 2 * cross).sum()) / total, 2 * parts / total))
     assert float(losses["class"]) == pytest.approx(sum(one for one, _ in expected) / 2, rel=1e-3)
-    network.loss_settings = LossSettings(network.loss_settings.name.IOU)
+    network.loss_settings = LossSettings({Loss.IOU: 1.0})
     assert float(network.loss(raw, targets)["box"]) == pytest.approx(sum(two for _, two in expected) / 2, rel=1e-3)
 
 

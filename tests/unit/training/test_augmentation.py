@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fovea_api.trainingjob import Augmentation
-from fovea_trainer.augmentation import FILL, TRANSFORMS, Augment, Context, Labelled, Transform, register
+from fovea_trainer.augmentation import FILL, TRANSFORMS, Augment, Context, Labelled, Step, Transform, register
 from pydantic import JsonValue
 from torchvision.transforms.v2 import functional
 
@@ -33,8 +33,8 @@ def seen(image: torch.Tensor) -> tuple[int, int, int, int]:
 
 
 def change(spec: dict[str, JsonValue], item: Labelled, seed: int, epoch: int = 0) -> Labelled:
-    augment = Augment([Augmentation.model_validate(spec)])
-    return augment(item, Context(np.random.default_rng(seed), epoch, 1, lambda _: drawn()))
+    augment = Augment([Augmentation.model_validate(spec)], epochs=10)
+    return augment(item, seed, Step(epoch, 7, (0,), item.size, lambda _: drawn()))
 
 
 GEOMETRIC: list[dict[str, JsonValue]] = [
@@ -42,6 +42,8 @@ GEOMETRIC: list[dict[str, JsonValue]] = [
     {"verticalFlip": {"probability": 1}},
     {"randomScale": {"min": 0.6, "max": 1.0}},
     {"randomCrop": {"width": 80, "height": 48}},
+    {"randomResizedCrop": {"minArea": 0.5}},
+    {"multiScale": {"min": 0.5, "max": 1.5}},
 ]
 
 
@@ -178,9 +180,9 @@ def test_a_transform_is_a_file_that_registers_itself_and_sees_other_samples_and_
         field = "blur"
 
         def __call__(self, item: Labelled, context: Context) -> Labelled:
-            if context.epoch < 1:
+            if context.step.epoch < 1:
                 return item
-            other = context.load(int(context.random.integers(context.samples)))
+            other = context.other()
             pixels = item.pixels
             pixels[:, :48] = other.pixels[:, :48]
             return item.with_pixels(pixels)

@@ -38,11 +38,11 @@ def worker(folder: Path) -> SingleProcess:
 
 def test_the_loss_gets_smoothing_and_class_weights_of_the_recipe() -> None:
     plain = make_network(recipe(), VERSION).loss_settings
-    assert (plain.name, plain.label_smoothing, plain.class_weights) == (Loss.CROSS_ENTROPY, 0.0, ())
+    assert (plain.terms, plain.label_smoothing, plain.class_weights) == ({Loss.CROSS_ENTROPY: 1.0}, 0.0, ())
     settings = make_network(recipe("ClassWeights", labelSmoothing=0.1), VERSION).loss_settings
     assert settings.label_smoothing == 0.1
     assert settings.class_weights == pytest.approx((1.0, 1.0)), "as many red squares as blue ones"
-    assert make_network(recipe("FocalLoss"), VERSION).loss_settings.name is Loss.FOCAL
+    assert make_network(recipe("FocalLoss"), VERSION).loss_settings.terms == {Loss.FOCAL: 1.0}
 
 
 def test_a_rare_class_weighs_more_by_the_inverse_of_its_share() -> None:

@@ -22,7 +22,7 @@ def network(architecture: str = "resnet18", freeze: str = "None") -> AnyNetwork:
         {"architecture": architecture, "pretrained": {"weights": "None"}, "freeze": freeze}
     )
     loss = Loss(entry_of(architecture).architecture.losses[0])
-    return build_network(choice, 3, LossSettings(loss))
+    return build_network(choice, 3, LossSettings({loss: 1.0}))
 
 
 def settings(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, tuple[float, float]]:

@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fovea_trainer.training.order import MAX_REPEATS, WINDOW_SHARDS, Draw, Order, WorkerBatches, mix, repeat_factors
+from fovea_trainer.training.order import (
+    MAX_REPEATS,
+    POOL,
+    WINDOW_SHARDS,
+    Draw,
+    Order,
+    WorkerBatches,
+    mix,
+    repeat_factors,
+)
 
 
 def order(images: int = 23, batch: int = 4) -> Order:
@@ -68,7 +77,8 @@ def test_the_order_and_the_seeds_are_those_of_earlier_versions() -> None:
     """Or a training that goes on after an upgrade shows some images twice and others never."""
     assert Order(np.ones(5), 2, seed=7).epoch(3).tolist() == [[4, 2], [0, 1], [3, 4]]
     assert mix(7, 0, 1, 2) == 5020255682690021425
-    assert list(WorkerBatches(Order(np.ones(5), 2, seed=7), 3, 2, 1, 2)) == [[Draw(4, mix(7, 3, 2, 1), 3)]]
+    ((draw,),) = WorkerBatches(Order(np.ones(5), 2, seed=7), 3, 2, 1, 2)
+    assert draw == Draw(4, mix(7, 3, 2, 1), 3, mix(7, 3, 2), draw.pool)
 
 
 def test_the_last_step_is_filled_up_from_the_start_of_the_epoch() -> None:
@@ -117,3 +127,23 @@ def test_images_of_many_shards_are_mixed_in_windows_of_shards() -> None:
         assert max(begun) <= WINDOW_SHARDS
     few = Order(np.ones(20), 7, seed=1, shards=(5,) * WINDOW_SHARDS)
     assert np.array_equal(few.epoch(0), Order(np.ones(20), 7, seed=1).epoch(0)), "few shards are one window"
+
+
+def test_an_image_is_combined_with_those_of_its_step_and_around_it() -> None:
+    """The same for every worker, and within the images whose shards are at hand."""
+    order = Order(np.ones(100), 5, seed=1, accumulated=2)
+    images = order.epoch(0)
+    first, last = order.pool(images, 0), order.pool(images, 9)
+    assert first.tolist() == images.ravel()[:POOL].tolist()
+    assert last.tolist() == images.ravel()[-POOL:].tolist()
+    assert set(images[6]) < set(order.pool(images, 6))
+    assert len(order.pool(images, 6)) == POOL
+    assert order.pool(images, 6)[-1] == images[6, -1]
+    large = Order(np.ones(100), 50, seed=1)
+    assert large.pool(large.epoch(0), 1).tolist() == large.epoch(0)[1].tolist()
+    assert Order(np.ones(3), 2, seed=1).pool(Order(np.ones(3), 2, seed=1).epoch(0), 0).size == 4
+    batches = WorkerBatches(order, 0, 3, 1, 3)
+    for positions, draws in zip(batches.positions(True), batches, strict=True):
+        assert {draw.index for draw in draws} | set(draws[0].pool) == set(positions.tolist())
+    for positions, draws in zip(batches.positions(False), batches, strict=True):
+        assert [draw.index for draw in draws] == positions.tolist()

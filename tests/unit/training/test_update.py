@@ -42,7 +42,7 @@ class Small(Network[Tensor, Labels]):
     task = Task.CLASSIFICATION
 
     def __init__(self) -> None:
-        super().__init__(3, LossSettings(Loss.CROSS_ENTROPY))
+        super().__init__(3, LossSettings({Loss.CROSS_ENTROPY: 1.0}))
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU())
         self.head = nn.Linear(8, 3)
@@ -233,7 +233,7 @@ def test_the_state_goes_on_as_if_it_had_not_been_saved(tmp_path: Path) -> None:
 def test_published_weights_are_loaded_and_not_overwritten() -> None:
     """The packaged ImageNet weights, as timm's network of the same name has them."""
     choice = ModelChoice.model_validate({"architecture": "efficientnet-lite0", "pretrained": {"weights": "ImageNet"}})
-    state = build_network(choice, 3, LossSettings(Loss.CROSS_ENTROPY)).backbone().state_dict()
+    state = build_network(choice, 3, LossSettings({Loss.CROSS_ENTROPY: 1.0})).backbone().state_dict()
     published = lite0_state()
     assert set(published) - set(state) == {"classifier.weight", "classifier.bias"}
     assert all(torch.equal(value, published[name]) for name, value in state.items())

@@ -8,11 +8,25 @@ from fovea_trainer.augmentation.base import (
     MIN_VISIBILITY,
     TRANSFORMS,
     Augment,
+    Combination,
     Context,
     Labelled,
+    Step,
     Transform,
     register,
     warp,
 )
 
-__all__ = ["FILL", "MIN_VISIBILITY", "TRANSFORMS", "Augment", "Context", "Labelled", "Transform", "register", "warp"]
+__all__ = [
+    "FILL",
+    "MIN_VISIBILITY",
+    "TRANSFORMS",
+    "Augment",
+    "Combination",
+    "Context",
+    "Labelled",
+    "Step",
+    "Transform",
+    "register",
+    "warp",
+]

@@ -15,7 +15,7 @@ class Blur(Transform):
     field = "blur"
 
     def __call__(self, item: Labelled, context: Context) -> Labelled:
-        if context.random.random() >= self.options.probability:
+        if not self.applies(context):
             return item
         sigma = context.random.uniform(min(0.1, self.options.sigma), self.options.sigma)
         return item.with_pixels(np.asarray(cv2.GaussianBlur(item.pixels, (0, 0), sigma), np.uint8))

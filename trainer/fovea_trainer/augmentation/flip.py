@@ -17,7 +17,7 @@ class HorizontalFlip(Transform):
     field = "horizontal_flip"
 
     def __call__(self, item: Labelled, context: Context) -> Labelled:
-        if context.random.random() >= self.options.probability:
+        if not self.applies(context):
             return item
         boxes = item.boxes.clone()
         boxes[:, [0, 2]] = item.image.shape[-1] - item.boxes[:, [2, 0]]
@@ -32,7 +32,7 @@ class VerticalFlip(Transform):
     field = "vertical_flip"
 
     def __call__(self, item: Labelled, context: Context) -> Labelled:
-        if context.random.random() >= self.options.probability:
+        if not self.applies(context):
             return item
         boxes = item.boxes.clone()
         boxes[:, [1, 3]] = item.image.shape[-2] - item.boxes[:, [3, 1]]

@@ -14,7 +14,7 @@ class RandomScale(Transform):
     field = "random_scale"
 
     def __call__(self, item: Labelled, context: Context) -> Labelled:
-        if context.random.random() >= self.options.probability:
+        if not self.applies(context):
             return item
         scale = context.random.uniform(self.options.min, self.options.max)
         size = np.array([item.image.shape[-1], item.image.shape[-2]])

@@ -16,7 +16,7 @@ class Rotate(Transform):
     field = "rotate"
 
     def __call__(self, item: Labelled, context: Context) -> Labelled:
-        if context.random.random() >= self.options.probability:
+        if not self.applies(context):
             return item
         angle = math.radians(context.random.uniform(-self.options.degrees, self.options.degrees))
         turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])

@@ -66,8 +66,8 @@ def build(description: NetworkDescription, loss: LossSettings, pretrained: bool 
     head = heads().get(description.head)
     if head is None:
         raise InvalidInput(f"there is no head {description.head!r}", None, f"use one of {', '.join(sorted(heads()))}")
-    if loss.name is Loss.DEFAULT:
-        loss = replace(loss, name=Loss(head.losses[0]))
+    if not loss.terms:
+        loss = replace(loss, terms={Loss(head.losses[0]): 1.0})
     options = Options(description.options)
     network = head.build(description.body, options, description.num_classes, loss, pretrained)
     network.description = description.to_json()

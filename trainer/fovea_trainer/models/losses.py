@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from fovea_api.architectures import Architecture
-from fovea_api.compatibility import chosen_loss, wrong_loss
+from fovea_api.compatibility import chosen_losses, wrong_losses
 from fovea_api.errors import refuse
-from fovea_api.trainingjob import Loss
+from fovea_api.trainingjob import Loss, Training
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
@@ -35,20 +35,25 @@ class LossSettings:
     """What is minimized.
 
     Args:
-        name: The loss; Default is the architecture's own.
+        terms: The losses whose sum it is, with their weights; empty: the architecture's own.
         class_weights: Weight of each class, mean 1; empty: all alike.
         label_smoothing: Share of the target that is spread over all classes.
     """
 
-    name: Loss = Loss.DEFAULT
+    terms: Mapping[Loss, float] = field(default_factory=dict)
     class_weights: tuple[float, ...] = ()
     label_smoothing: float = 0.0
 
 
-def choose_loss(architecture: Architecture, asked: Loss, focal: bool) -> Loss:
-    """The loss for what was asked; `focal`: balance FocalLoss. Raises UnsuitableLoss."""
-    refuse(wrong_loss(architecture, asked))
-    return chosen_loss(architecture, asked, focal)
+def choose_losses(architecture: Architecture, training: Training, focal: bool) -> Mapping[Loss, float]:
+    """The losses of a recipe with their weights; `focal`: balance FocalLoss. Raises UnsuitableLoss."""
+    refuse(wrong_losses(architecture, training))
+    return chosen_losses(architecture, training, focal)
+
+
+def box_loss(predicted: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
+    """Loss of boxes xyxy [N, 4] against the boxes of their objects, [N]."""
+    return torch.stack([weight * BOX_LOSSES[name](predicted, target) for name, weight in settings.terms.items()]).sum(0)
 
 
 def class_loss(logits: Tensor, target: Tensor, settings: LossSettings, ignore_index: int | None = None) -> Tensor:
@@ -56,43 +61,79 @@ def class_loss(logits: Tensor, target: Tensor, settings: LossSettings, ignore_in
 
     Args:
         logits: [N, C, ...].
-        target: Class indices, int64 [N, ...].
+        target: Class indices, int64 [N, ...]; or for losses of single places the share of each class, [N, C, ...],
+            as mixed images have them: then the loss is that of each class by its share.
         settings: What is minimized.
         ignore_index: Index in `target` that does not count (a mask's unlabelled pixels); None: all count.
     """
-    weight = logits.new_tensor(settings.class_weights) if settings.class_weights else None
     ignored = NO_INDEX if ignore_index is None else ignore_index
+    return torch.stack(
+        [weight * _CLASS_LOSSES[name](logits, target, settings, ignored) for name, weight in settings.terms.items()]
+    ).sum()
+
+
+def _weights(logits: Tensor, settings: LossSettings) -> Tensor:
+    """Weight of each class, [C]."""
+    return logits.new_tensor(settings.class_weights) if settings.class_weights else logits.new_ones(logits.shape[1])
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, settings: LossSettings, ignored: int) -> Tensor:
+    """Mean over what counts, by the weights of the true classes."""
+    smoothing = settings.label_smoothing
+    if not target.is_floating_point():
+        weight = _weights(logits, settings) if settings.class_weights else None
+        return F.cross_entropy(logits, target, weight, ignore_index=ignored, label_smoothing=smoothing)
+    weighted = _weights(logits, settings).view(1, -1, *[1] * (logits.ndim - 2))
+    smooth = target * (1 - smoothing) + smoothing / logits.shape[1]
+    return -(smooth * weighted * logits.log_softmax(1)).sum() / (target * weighted).sum()
+
+
+def _focal(logits: Tensor, target: Tensor, settings: LossSettings, ignored: int) -> Tensor:
+    """Mean over what counts, whatever the weights of the classes."""
+    shares, valid = _shares(logits, target, ignored)
+    weight = _weights(logits, settings).view(1, -1, *[1] * (logits.ndim - 2))
+    log = logits.log_softmax(1)
+    loss = (shares * weight * (1 - log.exp()) ** FOCAL_GAMMA * -log).sum()
+    return loss / valid.sum().clamp(min=1)
+
+
+def _binary_cross_entropy(logits: Tensor, target: Tensor, settings: LossSettings, ignored: int) -> Tensor:
+    """Mean over classes and what counts: of each class against all others, as in Wightman et al., "ResNet Strikes
+    Back" (2021)."""
+    shares, valid = _shares(logits, target, ignored)
+    smooth = shares * (1 - settings.label_smoothing) + settings.label_smoothing / logits.shape[1]
+    weight = _weights(logits, settings).view(-1, *[1] * (logits.ndim - 2))
+    loss = F.binary_cross_entropy_with_logits(logits, smooth, weight, reduction="none") * valid.unsqueeze(1)
+    return loss.sum() / (valid.sum() * logits.shape[1]).clamp(min=1)
+
+
+def _shares(logits: Tensor, target: Tensor, ignored: int) -> tuple[Tensor, Tensor]:
+    """The share of each class, [N, C, ...], 0 where it does not count; and whether it does, [N, ...]."""
+    if target.is_floating_point():
+        return target, torch.ones_like(target[:, 0], dtype=torch.bool)
     valid = target != ignored
-    parts = []
-    if settings.name in (Loss.CROSS_ENTROPY, Loss.DICE_CROSS_ENTROPY):
-        smoothing = settings.label_smoothing
-        parts.append(F.cross_entropy(logits, target, weight, ignore_index=ignored, label_smoothing=smoothing))
-    if settings.name is Loss.FOCAL:
-        parts.append(_focal(logits, target, weight, ignored) / valid.sum().clamp(min=1))
-    if settings.name in (Loss.DICE, Loss.DICE_CROSS_ENTROPY):
-        parts.append(_tversky(logits, target, valid, 0.5, 0.5))
-    if settings.name is Loss.TVERSKY:
-        parts.append(_tversky(logits, target, valid, TVERSKY_MISSES, TVERSKY_FALSE))
-    if settings.name is Loss.LOVASZ:
-        parts.append(_lovasz(logits, target, valid))
-    return torch.stack(parts).sum()
+    shares = F.one_hot(torch.where(valid, target, 0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    return shares * valid.unsqueeze(1), valid
 
 
-def _focal(logits: Tensor, target: Tensor, weight: Tensor | None, ignored: int) -> Tensor:
-    """Sum of the focal loss over what counts."""
-    loss = F.cross_entropy(logits, target, ignore_index=ignored, reduction="none")
-    loss = (1 - torch.exp(-loss)) ** FOCAL_GAMMA * loss
-    if weight is not None:
-        loss = loss * weight[torch.where(target == ignored, 0, target)]
-    return loss.sum()
+def _dice(logits: Tensor, target: Tensor, settings: LossSettings, ignored: int) -> Tensor:
+    """The soft Dice loss of Milletari et al., "V-Net" (2016)."""
+    return _regions(logits, target, ignored, 0.5, 0.5)
 
 
-def _tversky(logits: Tensor, target: Tensor, valid: Tensor, misses: float, false: float) -> Tensor:
-    """1 - the soft Tversky index, mean over the classes that occur. With weights of a half it is the soft Dice loss of
-    Milletari et al., "V-Net" (2016), of which numerator and denominator are counted twice here."""
-    labels = F.one_hot(torch.where(valid, target, 0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-    mask = valid.unsqueeze(1)
-    probability, labels = logits.softmax(1) * mask, labels * mask
+def _dice_cross_entropy(logits: Tensor, target: Tensor, settings: LossSettings, ignored: int) -> Tensor:
+    return _cross_entropy(logits, target, settings, ignored) + _dice(logits, target, settings, ignored)
+
+
+def _tversky(logits: Tensor, target: Tensor, settings: LossSettings, ignored: int) -> Tensor:
+    return _regions(logits, target, ignored, TVERSKY_MISSES, TVERSKY_FALSE)
+
+
+def _regions(logits: Tensor, target: Tensor, ignored: int, misses: float, false: float) -> Tensor:
+    """1 - the soft Tversky index, mean over the classes that occur. With weights of a half it is the soft Dice index,
+    of which numerator and denominator are counted twice here."""
+    labels, valid = _shares(logits, target, ignored)
+    probability = logits.softmax(1) * valid.unsqueeze(1)
     axes = [0, *range(2, logits.ndim)]
     size, hit = labels.sum(axes), (probability * labels).sum(axes)
     missed, wrong = size - hit, probability.sum(axes) - hit
@@ -101,9 +142,10 @@ def _tversky(logits: Tensor, target: Tensor, valid: Tensor, misses: float, false
     return 1 - (index * occurs).sum() / occurs.sum().clamp(min=1)
 
 
-def _lovasz(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def _lovasz(logits: Tensor, target: Tensor, settings: LossSettings, ignored: int) -> Tensor:
     """The Lovász extension of 1 - intersection over union, mean over the classes that occur: Berman et al., "The
     Lovász-Softmax loss" (2018)."""
+    valid = target != ignored
     probability = logits.softmax(1).movedim(1, -1)[valid]
     labels = F.one_hot(target[valid], logits.shape[1]).to(logits.dtype)
     errors, order = (labels - probability).abs().sort(0, descending=True)
@@ -113,6 +155,18 @@ def _lovasz(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     steps = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
     occurs = size > 0
     return ((errors * steps).sum(0) * occurs).sum() / occurs.sum().clamp(min=1)
+
+
+_CLASS_LOSSES: Mapping[Loss, Callable[[Tensor, Tensor, LossSettings, int], Tensor]] = {
+    Loss.CROSS_ENTROPY: _cross_entropy,
+    Loss.BINARY_CROSS_ENTROPY: _binary_cross_entropy,
+    Loss.FOCAL: _focal,
+    Loss.DICE: _dice,
+    Loss.DICE_CROSS_ENTROPY: _dice_cross_entropy,
+    Loss.TVERSKY: _tversky,
+    Loss.LOVASZ: _lovasz,
+}
+"""Mean losses of logits [N, C, ...], targets, settings, and the index that does not count."""
 
 
 def paired_iou(one: Tensor, other: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fovea_trainer.augmentation import Augment, Context, Labelled
+from fovea_trainer.augmentation import Augment, Labelled, Step
 from fovea_trainer.data.version import Split
 from fovea_trainer.models.registry import input_size
 from fovea_trainer.tasks import Sample, Targets, TaskDefinition
+from fovea_trainer.training.fitting import PLAIN_MULTIPLE
 from fovea_trainer.training.image_cache import ImageCache, Slots
 from fovea_trainer.training.order import Draw, Order, repeat_factors
 
@@ -30,6 +30,12 @@ def preprocessing(architecture: Architecture, given: Input) -> Preprocess:
     mean = architecture.mean if given.normalize is None else given.normalize.mean
     std = architecture.std if given.normalize is None else given.normalize.std
     return Preprocess(size.width, size.height, given.resize, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+
+
+def augmentation(architecture: Architecture, recipe: Recipe) -> Augment:
+    """The random changes of a recipe whose epochs are known."""
+    multiple = architecture.multiple if architecture.multiple > 1 else PLAIN_MULTIPLE
+    return Augment(recipe.input.augmentations, recipe.training.epochs, multiple)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +79,20 @@ class SplitDataset(Dataset[Example]):
 
     def __getitem__(self, draw: int | Draw) -> Example:
         index = draw if isinstance(draw, int) else draw.index
-        item, geometry = self._prepared(index, whole=isinstance(draw, Draw) and self.augment.crops)
+        item, geometry = self._prepared(index, isinstance(draw, Draw))
         if isinstance(draw, Draw):
-            load = partial(self._load, whole=self.augment.crops)
-            item = self.augment(item, Context(np.random.default_rng(draw.seed), draw.epoch, len(self), load))
+            size = self.preprocess.width, self.preprocess.height
+            item = self.augment(item, draw.seed, Step(draw.epoch, draw.step_seed, draw.pool, size, self._load))
         return Example(item, geometry)
 
-    def _load(self, index: int, whole: bool) -> Labelled:
-        return self._prepared(index, whole)[0]
+    def _load(self, index: int) -> Labelled:
+        return self._prepared(index, augmented=True)[0]
 
-    def _prepared(self, index: int, whole: bool) -> tuple[Labelled, Geometry]:
-        """An image with its labels at the input size; `whole`: at the scale of that, without border or cut."""
+    def _prepared(self, index: int, augmented: bool) -> tuple[Labelled, Geometry]:
+        """An image with its labels at the input size; `augmented`: as the first augmentation takes it."""
         sample = self.samples[index]
-        preprocess = self._fitting(sample.width, sample.height) if whole else self.preprocess
-        kept = self._kept if whole == self.augment.crops else None
+        preprocess = self._fitting(sample.width, sample.height) if augmented else self.preprocess
+        kept = self._kept if augmented or not self.augment.whole else None
         pixels = None if kept is None else kept.read(index)
         if pixels is not None:
             geometry = preprocess.geometry(sample.width, sample.height)
@@ -99,11 +105,15 @@ class SplitDataset(Dataset[Example]):
         return self.task.annotate(sample, image, preprocess, geometry), geometry
 
     def _fitting(self, width: int, height: int) -> Preprocess:
-        """What is done to an image of this size: with random windows it is not yet cut or surrounded."""
-        if not self.augment.crops:
+        """What is done to an image of this size that is augmented; a whole picture is not yet cut or surrounded, and
+        no larger than its file where it is larger than the input."""
+        if not self.augment.whole:
             return self.preprocess
         geometry = self.preprocess.geometry(width, height)
-        scaled = (max(1, round(side * scale)) for side, scale in zip(geometry.original, geometry.scale, strict=True))
+        detail = max(1.0, min(self.augment.whole, 1 / max(geometry.scale)))
+        scaled = (
+            max(1, round(side * scale * detail)) for side, scale in zip(geometry.original, geometry.scale, strict=True)
+        )
         across, down = scaled
         return replace(self.preprocess, width=across, height=down, resize=Resize.STRETCH)
 

@@ -73,9 +73,9 @@ class TrainingBatches(_Batches):
 
     def epoch(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """The batches of an epoch from a step on, both counted from 0."""
-        images = self._order.epoch(epoch)[first_step:].reshape(-1, self._order.batch_size)
         batches = WorkerBatches(self._order, epoch, first_step, self._rank, self._workers)
-        return self._iterate(batches, list(images[:, self._rank :: self._workers]))
+        combines = self.dataset.augment.combines
+        return self._iterate(batches, batches.positions(combines))
 
 
 class ValidationBatches(_Batches):

@@ -21,7 +21,7 @@ from fovea_trainer.models.weights import load_state, load_words, read_state
 from fovea_trainer.tasks import definition
 from fovea_trainer.training.base_weights import BaseWeights
 from fovea_trainer.training.context import Context
-from fovea_trainer.training.dataset import Normalize, SplitDataset, preprocessing, training_order
+from fovea_trainer.training.dataset import Normalize, SplitDataset, augmentation, preprocessing, training_order
 from fovea_trainer.training.distributed import first_workers, total
 from fovea_trainer.training.fitting import Images, fitted, scale_notes
 from fovea_trainer.training.image_cache import ImageCache
@@ -96,8 +96,9 @@ class _Fit:
             raise InvalidInput(f"the train split has {len(train)} images", "spec.splits", "give it two at least")
         held_out = version.split("validation") if version.manifest.splits.get("validation") else []
         check_monitored(recipe, task, bool(held_out))
-        preprocess = preprocessing(architecture_of(recipe.model), recipe.input)
-        augment, cache = Augment(recipe.input.augmentations), plan.image_cache
+        architecture = architecture_of(recipe.model)
+        preprocess = preprocessing(architecture, recipe.input)
+        augment, cache = augmentation(architecture, recipe), plan.image_cache
         self.train = SplitDataset(train, definition(task), preprocess, augment, cache)
         self.validation = SplitDataset(held_out, definition(task), preprocess, Augment(()), cache)
         self.order = training_order(recipe, self.train, len(version.manifest.classes), context.workers)

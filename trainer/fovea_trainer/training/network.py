@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from fovea_api.compatibility import ignored_by_loss, wrong_task
+from fovea_api.compatibility import ignored_by_loss, wrong_augmentations, wrong_task
 from fovea_api.errors import refuse
 from fovea_api.trainingjob import Recipe
 from fovea_api.version import DatasetVersion
 
-from fovea_trainer.models.losses import LossSettings, choose_loss
+from fovea_trainer.models.losses import LossSettings, choose_losses
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.registry import architecture_of, build_network
 from fovea_trainer.tasks import Sample, definition
@@ -32,12 +32,13 @@ def make_network(recipe: Recipe, version: Version) -> AnyNetwork:
     manifest = version.manifest
     refuse(wrong_task(architecture, manifest.task))
     refuse(ignored_by_loss(architecture, recipe))
+    refuse(wrong_augmentations(architecture, recipe.input))
     balance, num_classes = recipe.input.balance, len(manifest.classes)
     weights: tuple[float, ...] = ()
     if balance == "ClassWeights":
         weights = class_weights(class_counts(version.split("train"), definition(manifest.task), num_classes))
-    loss = choose_loss(architecture, recipe.training.loss, balance == "FocalLoss")
-    settings = LossSettings(loss, weights, recipe.training.label_smoothing)
+    terms = choose_losses(architecture, recipe.training, balance == "FocalLoss")
+    settings = LossSettings(terms, weights, recipe.training.label_smoothing)
     torch.manual_seed(recipe.training.seed)
     preprocess = preprocessing(architecture, recipe.input)
     return build_network(recipe.model, num_classes, settings, version.split("train"), preprocess)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 WINDOW_SHARDS = 4
 """Shards whose images are mixed with each other. A build puts images into shards by their digests, which is at random:
 a window of up to 16,384 images is as good a mixture as the whole, and no more shards have to be on the disk at once."""
+POOL = 32
+"""Images, at least, that an image may be combined with by Mosaic and the like; an epoch may have fewer."""
 MAX_REPEATS = 10.0
 """An image of a rare class is shown at most this often in an epoch: beyond it, it would be learnt by heart."""
 
@@ -66,14 +68,35 @@ class Order:
             index = np.concatenate([index, np.resize(index[-max(size, missing) :], missing)])
         return np.resize(index, (self.steps_per_epoch, self.images_per_step)).astype(np.int64)
 
+    def pool(self, images: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+        """Indices of the images that those of a step may be combined with: of the step, and of those around it where
+        it has fewer than POOL. So their shards are at hand, whatever the size of the split.
+
+        Args:
+            images: Those of the epoch, [steps, images_per_step].
+            step: Counted from 0.
+        """
+        end = max((step + 1) * self.images_per_step, POOL)
+        return images.ravel()[max(0, end - max(POOL, self.images_per_step)) : end]
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One image of a step: its index, the seed of its augmentation, and the epoch, counted from 0."""
+    """One image of a step.
+
+    Args:
+        index: Of the image.
+        seed: Of its augmentation.
+        epoch: Counted from 0.
+        step_seed: The same for all images of the step, over all workers.
+        pool: Indices of the images that it may be combined with, as `Order.pool` has them.
+    """
 
     index: int
     seed: int
     epoch: int = 0
+    step_seed: int = 0
+    pool: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +110,26 @@ class WorkerBatches:
     workers: int
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        size = self.order.batch_size
-        for step, images in enumerate(self.order.epoch(self.epoch)[self.first_step :], self.first_step):
+        size, epoch = self.order.batch_size, self.order.epoch(self.epoch)
+        for step, images in enumerate(epoch[self.first_step :], self.first_step):
+            step_seed, pool = mix(self.order.seed, self.epoch, step), tuple(self.order.pool(epoch, step).tolist())
             for start in range(0, self.order.images_per_step, size):
                 yield [
-                    Draw(int(images[place]), mix(self.order.seed, self.epoch, step, place), self.epoch)
+                    Draw(int(images[place]), mix(self.order.seed, self.epoch, step, place), self.epoch, step_seed, pool)
                     for place in range(start + self.rank, start + size, self.workers)
                 ]
 
     def __len__(self) -> int:
         return (self.order.steps_per_epoch - self.first_step) * self.order.accumulated
+
+    def positions(self, combined: bool) -> list[NDArray[np.int64]]:
+        """Indices of the images that each batch needs: its own, and those of its step's pool if they are combined."""
+        epoch, accumulated = self.order.epoch(self.epoch), self.order.accumulated
+        own = epoch[self.first_step :].reshape(-1, self.order.batch_size)[:, self.rank :: self.workers]
+        if not combined:
+            return list(own)
+        pools = [self.order.pool(epoch, step) for step in range(self.first_step, len(epoch))]
+        return [np.concatenate([images, pools[number // accumulated]]) for number, images in enumerate(own)]
 
 
 def mix(*numbers: int) -> int:

@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 from fovea_api.trainingjob import Recipe
 
-from fovea_trainer.augmentation import Augment, Labelled
+from fovea_trainer.augmentation import Labelled
 from fovea_trainer.data.version import OpenVersion
 from fovea_trainer.models.registry import architecture_of
 from fovea_trainer.report import base
 from fovea_trainer.tasks import definition
-from fovea_trainer.training.dataset import SplitDataset, preprocessing
+from fovea_trainer.training.dataset import SplitDataset, augmentation, preprocessing
 from fovea_trainer.training.fitting import fitted
-from fovea_trainer.training.order import Draw, Order, mix
+from fovea_trainer.training.order import Order, WorkerBatches
 
 IMAGES, COLUMNS = 16, 4
 TILE_PIXELS = 320
@@ -31,11 +31,12 @@ def augmented_images(recipe: Recipe, version: OpenVersion, count: int = IMAGES) 
     """
     recipe = fitted(recipe, version)
     samples, manifest = version.split("train"), version.manifest
-    preprocess = preprocessing(architecture_of(recipe.model), recipe.input)
-    dataset = SplitDataset(samples, definition(manifest.task), preprocess, Augment(recipe.input.augmentations))
-    seed = recipe.training.seed
-    order = Order(np.ones(len(samples)), min(count, len(samples)), seed).epoch(0)[0]
-    drawn = [dataset[Draw(int(index), mix(seed, 0, 0, place))].labelled for place, index in enumerate(order)]
+    architecture = architecture_of(recipe.model)
+    preprocess, augment = preprocessing(architecture, recipe.input), augmentation(architecture, recipe)
+    dataset = SplitDataset(samples, definition(manifest.task), preprocess, augment)
+    order = Order(np.ones(len(samples)), min(count, len(samples)), recipe.training.seed)
+    step = next(iter(WorkerBatches(order, epoch=0, first_step=0, rank=0, workers=1)))
+    drawn = [dataset[draw].labelled for draw in step]
     return grid([draw(item, manifest.classes) for item in drawn])
 
 
@@ -49,8 +50,12 @@ def draw(item: Labelled, classes: Sequence[str]) -> base.Image:
     if item.instances is not None:
         masks = ((item.instances == number).any(0).numpy() for number in range(1, len(item.labels) + 1))
         return base.draw_objects(image, masks, item.labels.numpy())
-    if item.label >= 0:
-        return base.draw_boxes(image, [[0, 0, image.shape[1] - 1, image.shape[0] - 1]], [item.label], classes)
+    if item.classes:
+        names = list(classes)
+        most = max(item.classes, key=lambda label: item.classes[label])
+        if len(item.classes) > 1:
+            names[most] = " + ".join(f"{share:.2f} {classes[label]}" for label, share in item.classes.items())
+        return base.draw_boxes(image, [[0, 0, image.shape[1] - 1, image.shape[0] - 1]], [most], names)
     return base.draw_boxes(image, item.boxes.numpy() * scale, item.labels.numpy(), classes)
 
 

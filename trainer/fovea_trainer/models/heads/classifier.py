@@ -34,7 +34,7 @@ class Classifier(Network[Tensor, ClassTargets]):
         return logits
 
     def loss(self, raw: Tensor, targets: ClassTargets) -> dict[str, Tensor]:
-        return {"class": class_loss(raw.float(), targets.labels, self.loss_settings)}
+        return {"class": class_loss(raw.float(), targets.of_classes(self.num_classes), self.loss_settings)}
 
     def decode(self, raw: Tensor) -> dict[str, Tensor]:
         return {"logits": raw}
@@ -73,8 +73,8 @@ def classifier(dropout: float) -> Head:
         name="dropout", type="Number", default=dropout, min=0, max=0.9, description="Dropout before the head."
     )
     return Head(
-        "classifier", task=Task.CLASSIFICATION, losses=("CrossEntropy", "Focal"), build=build, options=(option,),
-        preset=PRESET,
+        "classifier", task=Task.CLASSIFICATION, losses=("CrossEntropy", "Focal", "BinaryCrossEntropy"), build=build,
+        options=(option,), preset=PRESET,
     )  # fmt: skip
 
 

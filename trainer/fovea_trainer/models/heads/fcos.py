@@ -18,7 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.heads.base import Head, Options, register
 from fovea_trainer.models.heads.detection import PRESET
-from fovea_trainer.models.losses import BOX_LOSSES, LossSettings
+from fovea_trainer.models.losses import LossSettings, box_loss
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.points import around, distances_to, grid
 from fovea_trainer.models.pyramid import STRIDES, Pyramid
@@ -106,7 +106,7 @@ class FCOS(Network[RawDistances, BoxTargets]):
         centred = F.binary_cross_entropy_with_logits(
             raw.centredness[index, at].float(), centredness(distances_to(matched, raw.points[at])), reduction="sum"
         )
-        of_boxes = BOX_LOSSES[self.loss_settings.name](predicted[at], matched).sum()
+        of_boxes = box_loss(predicted[at], matched, self.loss_settings).sum()
         return sigmoid_focal_loss(logits, classes, reduction="sum") / count, of_boxes / count, centred / count
 
 

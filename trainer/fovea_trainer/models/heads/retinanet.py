@@ -66,7 +66,6 @@ class RetinaNet(Network[RawBoxes, BoxTargets]):
         # Without norms the head's four layers, initialized by 0.01, let so little through that it learns late.
         norm = partial(nn.GroupNorm, math.gcd(channels, NORM_GROUPS))
         self.head = RetinaNetHead(channels, anchors.per_location, classes, norm)
-        self.head.regression_head._loss_type = BOX_LOSSES[loss.name]
         self.matcher = Matcher(MATCH_IOU, BACKGROUND_IOU, allow_low_quality_matches=True)
 
     def backbone(self) -> nn.Module:
@@ -84,8 +83,12 @@ class RetinaNet(Network[RawBoxes, BoxTargets]):
             {"boxes": boxes, "labels": labels} for boxes, labels in zip(targets.boxes, targets.labels, strict=True)
         ]
         outputs = {"cls_logits": raw.logits.float(), "bbox_regression": raw.deltas.float()}
-        losses = self.head.compute_loss(objects, outputs, [raw.anchors] * len(objects), matches)
-        return {"class": losses["classification"], "box": losses["bbox_regression"]}
+        of_classes, of_boxes = self.head.classification_head, self.head.regression_head
+        boxes = []
+        for name, weight in self.loss_settings.terms.items():
+            of_boxes._loss_type = BOX_LOSSES[name]
+            boxes.append(weight * of_boxes.compute_loss(objects, outputs, [raw.anchors] * len(objects), matches))
+        return {"class": of_classes.compute_loss(objects, outputs, matches), "box": torch.stack(boxes).sum()}
 
     def decode(self, raw: RawBoxes) -> dict[str, Tensor]:
         boxes = decode(raw.deltas.float(), raw.anchors, *raw.size)

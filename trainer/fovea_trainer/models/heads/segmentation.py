@@ -17,7 +17,7 @@ from fovea_trainer.models.network import Network
 from fovea_trainer.models.weights import create, load_state
 from fovea_trainer.tasks.semantic_segmentation.targets import MaskTargets
 
-LOSSES = ("DiceCrossEntropy", "CrossEntropy", "Dice", "Focal", "Tversky", "Lovasz")
+LOSSES = ("DiceCrossEntropy", "CrossEntropy", "Dice", "Focal", "Tversky", "Lovasz", "BinaryCrossEntropy")
 PRESET: Mapping[str, JsonValue] = {
     "input": {
         "sizing": {"longerSide": 512, "enlarge": 1.0, "smallest": 128},

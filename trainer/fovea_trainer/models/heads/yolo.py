@@ -18,7 +18,7 @@ from fovea_trainer.models.assignment import Assignment, assign
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.heads.base import Head, Options, register
 from fovea_trainer.models.heads.detection import PRESET
-from fovea_trainer.models.losses import BOX_LOSSES, LossSettings
+from fovea_trainer.models.losses import LossSettings, box_loss
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.path_aggregation import PathAggregation, conv
 from fovea_trainer.models.points import around, distances_to, grid
@@ -122,7 +122,7 @@ class Yolo(Network[RawPoints, BoxTargets]):
         focus = (quality - logits.sigmoid()).abs() ** GAMMA
         of_classes = (focus * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")).sum() / total
         matched = boxes[assignment.objects]
-        overlap = BOX_LOSSES[self.loss_settings.name](predicted[assignment.points], matched)
+        overlap = box_loss(predicted[assignment.points], matched, self.loss_settings)
         sides = raw.sides[index, assignment.points].float().reshape(-1, 4, BINS)
         distances = distances_to(matched, raw.points[assignment.points]) / raw.strides[assignment.points]
         distribution = distribution_loss(sides, distances).mean(1)

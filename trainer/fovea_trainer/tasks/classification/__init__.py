@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import torch
 from fovea_api.common import Task
 from fovea_serving.pipeline import Classification as ClassPrediction
 from fovea_serving.pipeline import Geometry, Prediction, Preprocess
@@ -36,10 +35,10 @@ class Classification(TaskDefinition):
     unit = "images"
 
     def annotate(self, sample: Sample, image: Tensor, preprocess: Preprocess, geometry: Geometry) -> Labelled:
-        return Labelled(image, label=sample.label)
+        return Labelled(image, classes={sample.label: 1.0})
 
     def collate(self, items: Sequence[Labelled]) -> ClassTargets:
-        return ClassTargets(torch.tensor([item.label for item in items]))
+        return ClassTargets.of([item.classes for item in items])
 
     def class_counts(self, sample: Sample, num_classes: int) -> NDArray[np.int64]:
         return np.bincount([sample.label], minlength=num_classes)

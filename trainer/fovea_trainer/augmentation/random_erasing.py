@@ -1,0 +1,51 @@
+"""Images with a hidden part."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from fovea_serving.pipeline import IGNORE
+
+from fovea_trainer.augmentation.base import MIN_VISIBILITY, Context, Labelled, Transform, register
+
+ATTEMPTS = 10
+"""Rectangles that are drawn until one fits into the image; then it stays as it is."""
+
+
+@register
+class RandomErasing(Transform):
+    """A rectangle of random area and aspect ratio full of noise: Zhong et al., "Random Erasing Data Augmentation"
+    (2020), with the distribution of torchvision's RandomErasing."""
+
+    field = "random_erasing"
+
+    def __call__(self, item: Labelled, context: Context) -> Labelled:
+        random = context.random
+        if not self.applies(context) or (place := self.rectangle(item.size, random)) is None:
+            return item
+        left, top, right, bottom = place
+        pixels = item.pixels.copy()
+        pixels[top:bottom, left:right] = random.integers(0, 256, (bottom - top, right - left, 3), np.uint8)
+        mask = item.mask
+        if mask is not None:
+            mask = mask.clone()
+            mask[top:bottom, left:right] = IGNORE
+        low = item.boxes[:, :2].maximum(item.boxes.new_tensor([left, top]))
+        high = item.boxes[:, 2:].minimum(item.boxes.new_tensor([right, bottom]))
+        hidden = (high - low).clamp(min=0).prod(1)
+        seen = hidden <= (1 - MIN_VISIBILITY) * (item.boxes[:, 2:] - item.boxes[:, :2]).prod(1)
+        return replace(item.with_pixels(pixels), boxes=item.boxes[seen], labels=item.labels[seen], mask=mask)
+
+    def rectangle(self, size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, int, int] | None:
+        """Left, top, right and bottom of what is hidden of an image of this width and height; None: nothing fits."""
+        options, (across, down) = self.options, size
+        for _ in range(ATTEMPTS):
+            area = across * down * random.uniform(options.min_area, options.max_area)
+            ratio = math.exp(random.uniform(math.log(options.min_ratio), math.log(options.max_ratio)))
+            width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < width < across and 0 < height < down:
+                left, top = int(random.integers(across - width + 1)), int(random.integers(down - height + 1))
+                return left, top, left + width, top + height
+        return None
