@@ -72,7 +72,7 @@ class Counting(TaskDefinition):
     unit = "images"
 
     def annotate(self, sample: Sample, image: Tensor, preprocess: Preprocess, geometry: Geometry) -> Labelled:
-        return Labelled(image, label=len(sample.labels))
+        return Labelled(image, classes={len(sample.labels): 1.0})
 
     def collate(self, items: Sequence[Labelled]) -> ClassTargets:
         raise NotImplementedError
