@@ -217,3 +217,40 @@ def test_a_training_on_mixtures_learns_and_resumes_to_the_same_weights(tmp_path:
     fit(recipe, version, SingleProcess(tmp_path / "part", 1, lambda progress: None), Plan(until=1))
     again = fit(recipe, version, SingleProcess(tmp_path / "part", 1, lambda progress: None))
     assert all(torch.equal(value, again.network[name]) for name, value in whole.network.items())
+
+
+def test_objects_are_pasted_with_their_pixels() -> None:
+    """They lie above the image's own, whose pixels they hide; what is hidden whole is gone."""
+    below, above = torch.zeros(1, 40, 60, dtype=torch.int16), torch.zeros(1, 40, 60, dtype=torch.int16)
+    below[0, 5:15, 5:15], below[0, 20:38, 30:58] = 1, 2
+    above[0, 2:18, 2:18] = 1
+    dark, bright = (torch.full((3, 40, 60), value, dtype=torch.uint8) for value in (10, 200))
+    boxes = torch.tensor([[5.0, 5, 15, 15], [30, 20, 58, 38]])
+    item = Labelled(dark, boxes, torch.tensor([3, 4]), instances=below)
+    other = Labelled(bright, torch.tensor([[2.0, 2, 18, 18]]), torch.tensor([7]), instances=above)
+    augment = Augment([Augmentation.model_validate({"copyPaste": {"probability": 1}})], epochs=10)
+    result = augment(item, 0, Step(0, 0, (0,), (60, 40), lambda _: other))
+    assert result.labels.tolist() == [4, 7]
+    assert result.boxes.tolist() == [[30, 20, 58, 38], [2, 2, 18, 18]]
+    assert result.instances is not None
+    assert ((result.instances == 2).any(0) == (result.image[0] == 200)).all()
+
+
+def test_the_objects_of_a_mosaic_are_numbered_on() -> None:
+    """The box of each is the one around its pixels, which are as bright as its class."""
+
+    def one(number: int) -> Labelled:
+        layers, image = torch.zeros(1, 48, 64, dtype=torch.int16), torch.zeros(3, 48, 64, dtype=torch.uint8)
+        layers[0, 4:44, 4:60] = 1
+        image[:, 4:44, 4:60] = 50 * (number + 1)
+        return Labelled(image, torch.tensor([[4.0, 4, 60, 44]]), torch.tensor([number]), instances=layers)
+
+    augment = Augment([Augmentation.model_validate({"mosaic": {"probability": 1, "min": 1, "max": 1}})], epochs=10)
+    for seed in range(6):
+        result = augment(one(0), seed, Step(0, 0, (1, 2, 3), (64, 48), one))
+        assert result.instances is not None
+        for number, (label, box) in enumerate(zip(result.labels.tolist(), result.boxes.int().tolist(), strict=True), 1):
+            pixels = (result.instances == number).any(0)
+            rows, columns = pixels.nonzero(as_tuple=True)
+            assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert (result.image[0][pixels].float() - 50 * (label + 1)).abs().median() < 2

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fovea_trainer.augmentation.base import Combination, Context, Labelled, centred, register, visible, warp
+from fovea_trainer.augmentation.base import Combination, Context, Labelled, aligned, centred, register, visible, warp
 
 
 @register
@@ -44,7 +44,8 @@ def tile(item: Labelled, scale: float, size: tuple[int, int], right: bool, below
     if 0 in size:
         empty = torch.zeros(3, size[1], size[0], dtype=torch.uint8)
         mask = None if item.mask is None else torch.zeros(size[1], size[0], dtype=torch.uint8)
-        return replace(item, image=empty, mask=mask, boxes=item.boxes[:0], labels=item.labels[:0])
+        instances = None if item.instances is None else torch.zeros(1, size[1], size[0], dtype=torch.int16)
+        return replace(item, image=empty, mask=mask, boxes=item.boxes[:0], labels=item.labels[:0], instances=instances)
     return visible(warp(item, np.column_stack([scale * np.eye(2), shift]), size))
 
 
@@ -56,10 +57,12 @@ def composed(tiles: list[Labelled], corners: list[tuple[int, int]]) -> Labelled:
 
     boxes = [item.boxes + item.boxes.new_tensor(corner * 2) for item, corner in zip(tiles, corners, strict=True)]
     masks = [item.mask for item in tiles if item.mask is not None]
+    instances = aligned(tiles)
     return replace(
         tiles[0],
         image=joined([item.image for item in tiles]),
         boxes=torch.cat(boxes),
         labels=torch.cat([item.labels for item in tiles]),
         mask=joined(masks) if masks else None,
+        instances=joined(instances) if instances else None,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from fovea_serving.pipeline import IGNORE
+from numpy.typing import NDArray
 
 from fovea_trainer.augmentation.base import MIN_VISIBILITY, Context, Labelled, Transform, register
 
@@ -28,15 +28,17 @@ class RandomErasing(Transform):
         left, top, right, bottom = place
         pixels = item.pixels.copy()
         pixels[top:bottom, left:right] = random.integers(0, 256, (bottom - top, right - left, 3), np.uint8)
-        mask = item.mask
-        if mask is not None:
-            mask = mask.clone()
-            mask[top:bottom, left:right] = IGNORE
+
+        def erased(plane: NDArray[Any], outside: int) -> NDArray[Any]:
+            plane = plane.copy()
+            plane[top:bottom, left:right] = outside
+            return plane
+
         low = item.boxes[:, :2].maximum(item.boxes.new_tensor([left, top]))
         high = item.boxes[:, 2:].minimum(item.boxes.new_tensor([right, bottom]))
         hidden = (high - low).clamp(min=0).prod(1)
         seen = hidden <= (1 - MIN_VISIBILITY) * (item.boxes[:, 2:] - item.boxes[:, :2]).prod(1)
-        return replace(item.with_pixels(pixels), boxes=item.boxes[seen], labels=item.labels[seen], mask=mask)
+        return item.with_pixels(pixels).with_planes(erased).with_objects(seen)
 
     def rectangle(self, size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, int, int] | None:
         """Left, top, right and bottom of what is hidden of an image of this width and height; None: nothing fits."""
