@@ -121,6 +121,24 @@ class Generator(Model):
     """Format of the program's output."""
 
 
+class Labels(Model):
+    """Location of labels."""
+
+    uri: Uri
+    """Folder or file with the labels."""
+    format: Format
+    """Format of the labels."""
+
+
+class Captures(Model):
+    """Images captured by a deployment, by its name. Superseded by uri with the format Captures; gives no images."""
+
+    model_deployment_ref: Ref
+    """ModelDeployment that captures the images."""
+    labels: Labels
+    """Location of the labels."""
+
+
 MOST_MASK_CLASSES = 255
 """A pixel of a mask is a byte, of which one value means that it has no class."""
 MaskValues = Annotated[Mapping[ClassName, Annotated[Int, Field(ge=0, le=255)]], Field(max_length=MOST_MASK_CLASSES)]
@@ -171,8 +189,10 @@ class Source(Model):
     """Frames of a video or a camera."""
     generator: Generator | None = None
     """Program that writes a dataset."""
+    captures: Captures | None = None
+    """Superseded: name the folder of the captures in uri, with the format Captures. This source is empty."""
 
-    exactly_one: ClassVar = ("uri", "video", "generator")
+    exactly_one: ClassVar = ("uri", "video", "generator", "captures")
     rules: ClassVar = (
         Rule(
             "has(self.uri) == has(self.format)",
@@ -525,6 +545,9 @@ def references(spec: DatasetSpec) -> Iterator[Reference]:
     for index, source in enumerate(spec.sources):
         if source.secret_ref is not None:
             yield Reference("Secret", source.secret_ref.name, f"spec.sources[{index}].secretRef")
+        if source.captures is not None:
+            name = source.captures.model_deployment_ref.name
+            yield Reference("ModelDeployment", name, f"spec.sources[{index}].captures.modelDeploymentRef")
     if spec.prelabel is not None:
         name = spec.prelabel.model_deployment_ref.name
         yield Reference("ModelDeployment", name, "spec.prelabel.modelDeploymentRef")
@@ -547,7 +570,10 @@ def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
 
 
 def empty_sources(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Sources that give nothing because no deployment has a model in this version: name, and why in words."""
+    """Sources that give nothing in this version: name, and why in words."""
+    for source in recipe.sources:
+        if source.captures is not None:
+            yield source.name, "captures are read from their folder: name it in uri, with the format Captures"
     if recipe.prelabel is not None:
         name = recipe.prelabel.model_deployment_ref.name
         yield "prelabel", f"ModelDeployment {name!r} has no model, so nothing is labelled"

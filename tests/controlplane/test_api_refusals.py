@@ -81,7 +81,7 @@ WRONG = (
     Changed(_D, {f"{LAB}.name": "Lab 1"}, f"{S}.name", "should match"),
     Changed(_D, {"spec.sources.1.name": "lab"}, "spec.sources", "duplicate entries"),
     Changed(_D, {f"{LAB}.uri": "ftp://lab/bccd"}, f"{S}.uri", "should match"),
-    Changed(_D, {f"{LAB}.uri": REMOVE}, S, "exactly one of uri, video, generator"),
+    Changed(_D, {f"{LAB}.uri": REMOVE}, S, "exactly one of uri, video, generator, captures"),
     Changed(_D, {f"{LAB}.video": {"uri": "pvc://a/b.mp4"}}, S, "exactly one of"),
     Changed(_D, {f"{LAB}.format": REMOVE}, f"{S}.format", "format belongs to uri"),
     Changed(_D, {f"{LAB}.format": "VOC"}, f"{S}.format", "PascalVOC"),

@@ -10,6 +10,10 @@ from fovea_api.common import Task
 from fovea_api.dataset import SUPPORTED_FORMATS, Dataset, empty_sources
 
 LAB = {"name": "lab", "uri": "s3://b/lab", "format": "COCO"}
+CAPTURES = {
+    "name": "production",
+    "captures": {"modelDeploymentRef": {"name": "cells"}, "labels": {"uri": "s3://b/labels", "format": "CVAT"}},
+}
 PRELABEL = {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}
 
 
@@ -67,9 +71,10 @@ def test_each_wish_of_a_dataset_is_refused_with_its_field(given: dataset.Recipe,
 
 
 def test_what_needs_a_deployment_is_empty_and_not_refused() -> None:
-    given = recipe(LAB, prelabel=PRELABEL)
+    given = recipe(LAB, CAPTURES, prelabel=PRELABEL)
     assert dataset.unsupported(given) == ()
     assert list(empty_sources(given)) == [
+        ("production", "captures are read from their folder: name it in uri, with the format Captures"),
         ("prelabel", "ModelDeployment 'cells' has no model, so nothing is labelled"),
     ]
     assert list(empty_sources(recipe(LAB))) == []
