@@ -11,7 +11,7 @@ from fovea_api.errors import InvalidInput
 from fovea_serving.gateway.open_inference import Tensor
 from fovea_serving.pipeline import InstanceSegmentation, Postprocess, Preprocess
 from fovea_serving.pipeline.predictions.instance_segmentation import paste
-from fovea_serving.pipeline.run_lengths import decode, encode, pack, unpack
+from fovea_serving.pipeline.run_lengths import decode, decode_part, encode, pack, unpack
 from fovea_serving.pipeline.tiles import tiles_of
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -47,6 +47,8 @@ def test_run_lengths_of_a_part_are_those_that_pycocotools_gives_the_whole() -> N
         counts = encode(part, left, top, width, height)
         assert counts == coco_mask.encode(np.asfortranarray(whole, np.uint8))["counts"]
         assert (decode(counts, width, height) == whole).all()
+        assert (decode_part(counts, (left, top, left + columns, top + rows), height) == part).all()
+        assert (decode_part(counts, (0, 0, width, height), height) == whole).all()
     assert unpack(pack([b"a", b"", b"bcd"])) == [b"a", b"", b"bcd"]
     assert pack([]).shape == (0, 0)
 

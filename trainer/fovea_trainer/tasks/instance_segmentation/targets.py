@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from fovea_serving.pipeline.run_lengths import bounds, decode, encoded
+from fovea_serving.pipeline.run_lengths import bounds, decode_part, encoded
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,10 +49,10 @@ def instance_layers(masks: Sequence[bytes], size: tuple[int, int]) -> list[NDArr
     """
     width, height = size
     layers = [np.zeros((height, width), np.int16)]
-    boxes = bounds([encoded(counts, width, height) for counts in masks]).astype(int)
+    boxes = bounds([encoded(counts, width, height) for counts in masks]).astype(int).tolist()
     for number, (counts, (left, top, right, bottom)) in enumerate(zip(masks, boxes, strict=True), 1):
         window = (slice(top, bottom), slice(left, right))
-        part = decode(counts, width, height)[window]
+        part = decode_part(counts, (left, top, right, bottom), height)
         free = (layer for layer in layers if not layer[window][part].any())
         layer = next(free, None)
         if layer is None:
