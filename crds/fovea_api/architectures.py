@@ -141,6 +141,9 @@ class Architecture(Model):
     """Options that must be left at their defaults where training starts with published weights."""
     losses: tuple[str, ...]
     """Named losses, the default one first."""
+    focal: bool = False
+    """Whether the loss of its classes is a focal one, whatever is named: of detectors, whose named loss is that of the
+    boxes."""
     options: tuple[Option, ...] = ()
     """Its settings."""
     licence: str

@@ -150,10 +150,9 @@ def ignored_by_loss(architecture: Architecture, recipe: Recipe) -> Iterator[Inva
     losses = chosen_losses(architecture, recipe.training, balance == "FocalLoss")
     words = " + ".join(losses)
     what = architecture.name if detector else f"the loss {words}"
-    # The named loss of a detector is that of its boxes; its classes' loss is focal in all cases or in none.
-    focal = Loss.FOCAL in known if detector else Loss.FOCAL in losses
+    focal = architecture.focal if detector else Loss.FOCAL in losses
     if balance == "FocalLoss" and not focal:
-        possible = Loss.FOCAL in known
+        possible = Loss.FOCAL in known and not detector
         remedy = "leave training.loss at Default, or set it to Focal" if possible else "use Oversample or Undersample"
         trained = f"is trained with {words}" if possible else "has no focal loss"
         yield UnsuitableLoss(f"{architecture.name} {trained}", "spec.input.balance", remedy)

@@ -115,6 +115,7 @@ def compose(
         weights=("None", "ImageNet"),
         packaged=("ImageNet",) if origin.packaged else (),
         losses=head.losses,
+        focal=head.focal,
         licence=head.licence,
         weights_licence=origin.licence,
         options=(*options, *head.options),

@@ -62,6 +62,7 @@ class Head:
         licence: Of its code.
         notes: Peculiarities of training or export.
         preset: Part of a recipe, in its JSON form: what is meant where a recipe is silent.
+        focal: Whether the loss of a detector's classes is a focal one, whatever loss is named.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Head:
     licence: str = "Apache-2.0"
     notes: tuple[str, ...] = ()
     preset: Mapping[str, JsonValue] = field(default_factory=dict)
+    focal: bool = False
 
 
 _HEADS: Registry[Head] = Registry("fovea_trainer.models.heads", "a head")

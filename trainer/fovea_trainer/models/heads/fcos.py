@@ -154,6 +154,6 @@ FCOS_HEAD = Head(
     notes=("The named loss is that of the boxes; that of the classes is the focal loss in all cases.",
            f"Objects under {STRIDES[0]} input pixels may lie between the points, and are then not learned.",
            "NMS is not part of the exported graph."),
-    preset=PRESET,
+    preset=PRESET, focal=True,
 )  # fmt: skip
 register(FCOS_HEAD)

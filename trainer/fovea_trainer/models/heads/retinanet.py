@@ -123,6 +123,6 @@ RETINANET = Head(
     size=(320, 320), multiple=16, licence="BSD-3-Clause",
     notes=("The classes' loss is focal in all cases; the named loss is that of the boxes (Focal: L1).",
            "NMS is not part of the exported graph."),
-    preset=PRESET,
+    preset=PRESET, focal=True,
 )  # fmt: skip
 register(RETINANET)

@@ -161,6 +161,6 @@ YOLO = Head(
     notes=("The named loss is that of the boxes; that of the classes is the quality focal loss in all cases.",
            f"Objects are at most {2 * (BINS - 1) * BODY_STRIDES[-1]} input pixels wide or high.",
            "NMS is not part of the exported graph."),
-    preset=PRESET,
+    preset=PRESET, focal=True,
 )  # fmt: skip
 register(YOLO)
