@@ -278,8 +278,8 @@ class Mosaic(Mix):
 
 
 class CopyPaste(Mix):
-    """Copy-paste: half of the classes of another image, chosen at random, are pasted with their masks. For
-    SemanticSegmentation."""
+    """Copy-paste: half of the objects of another image, chosen at random, are pasted with their masks; in
+    SemanticSegmentation, half of its classes. For segmentation."""
 
     probability: Fraction = 0.5
     """Probability, 0 to 1."""
