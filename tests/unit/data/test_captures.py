@@ -97,6 +97,9 @@ def test_labels_of_other_tasks_are_read_and_broken_ones_are_found(tmp_path: Path
     assert (first[1].name, first[0].group) == ("WBC", first[0].name.split("/")[0])
     assert not second[1].complete
     assert len(second[1].findings) == 1
+    first, second = read_all(Format.CAPTURES, tmp_path / "classes", Task.DETECTION)
+    assert not first[1].complete, "a class says nothing about objects, not that there are none"
+    assert [one.message for one in first[1].findings] == ["a label of Classification says nothing about Detection"]
     mask = np.zeros((40, 60), bool)
     mask[3:9, 5:50] = True
     store = filled(tmp_path / "masks", {"a": 0}, Task.SEMANTIC_SEGMENTATION)

@@ -7,10 +7,11 @@ yet is an empty source, so that a Dataset can be applied before the first image 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from fovea_serving.captures import CaptureStore
 from fovea_serving.captures.exchange import Picture, pictures
@@ -22,18 +23,28 @@ from fovea_trainer.data.formats import Options, Reader, Tree
 from fovea_trainer.data.formats.coco import read_segmentation
 from fovea_trainer.data.records import Box, FileImage, Labels, Region, SourceImage
 
+LABELLED_BY: Mapping[Task, tuple[Task, ...]] = {
+    Task.CLASSIFICATION: (Task.CLASSIFICATION, Task.DETECTION, Task.INSTANCE_SEGMENTATION),
+    Task.DETECTION: (Task.DETECTION, Task.INSTANCE_SEGMENTATION),
+    Task.INSTANCE_SEGMENTATION: (Task.INSTANCE_SEGMENTATION, Task.DETECTION),
+    Task.SEMANTIC_SEGMENTATION: (Task.SEMANTIC_SEGMENTATION,),
+}
+"""The tasks of deployments whose labels say something about a task: a label of an image's class has no object, which in
+Detection would mean that the image shows none."""
+
 
 @dataclass(frozen=True)
 class Captures:
     """Reader of captures."""
 
     tree: Tree
+    task: Task
 
     def scan(self) -> Iterator[SourceImage | Finding]:
         for each in pictures(CaptureStore(self.tree.root, timedelta.max)) if self.tree.files else ():
             path = f"{each.found.folder}/{each.found.capture.images[each.index].file}"
             if each.label is not None and path in self.tree.files:
-                yield SourceImage(each.name, FileImage(path), labels=_labels(each, path), group=each.group)
+                yield SourceImage(each.name, FileImage(path), labels=_labels(each, path, self.task), group=each.group)
         self.tree.opened.update(self.tree.files)
 
     def read(self, item: SourceImage) -> Labels:
@@ -41,16 +52,19 @@ class Captures:
 
 
 def open_reader(tree: Tree, options: Options) -> Reader:
-    return Captures(tree)
+    return Captures(tree, options.task)
 
 
-def _labels(each: Picture, place: str) -> Labels:
-    """What is known of an image; a label that is none is a finding."""
-    image, content = each.found.capture.images[each.index], each.label or {}
+def _labels(each: Picture, place: str, task: Task) -> Labels:
+    """What is known of an image; a label that is none is a finding, and so is one that says nothing about the task."""
+    capture, content = each.found.capture, each.label or {}
+    fault = "" if capture.task in LABELLED_BY[task] else f"a label of {capture.task} says nothing about {task}"
     try:
-        prediction_of(each.found.capture.task, image, content)  # or it says what is wrong
+        prediction_of(capture.task, capture.images[each.index], content)  # or it says what is wrong
     except InvalidInput as error:
-        finding = Finding(FindingKind.INVALID_LABEL, place, f"the label cannot be read: {error.message}")
+        fault = f"the label cannot be read: {error.message}"
+    if fault:
+        finding = Finding(FindingKind.INVALID_LABEL, place, fault)
         return Labels(place=place, findings=(finding,), complete=False)
     parts = [(part, str(part["class"])) for part in _parts(content.get("classes"))]
     return Labels(
