@@ -125,6 +125,7 @@ def test_precision_and_recall_are_those_at_the_given_threshold_not_at_the_best_o
 def test_nothing_detected_is_zero_and_no_crash() -> None:
     result = evaluate((sample([ONE], [0]), detected()), (sample([], [], name="b"), detected()))
     assert result.metric("mAP") == result.metric("f1") == 0
+    assert not any(name.startswith("test/mAPL") for name in result.metrics), "no object is large"
     assert result.errors["missed"] == 1
     assert result.worst[0].name == "a"
 

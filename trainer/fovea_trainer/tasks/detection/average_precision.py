@@ -20,7 +20,7 @@ SIZES = ("small", "medium", "large")
 
 @dataclass(frozen=True, slots=True)
 class AveragePrecision:
-    """COCO's figures; NaN for a class, and -1 for a size, without objects."""
+    """COCO's figures; NaN for a class, and -1 for a size, without objects; no sizes where nothing was detected."""
 
     mean: float
     at_50: float
@@ -35,6 +35,7 @@ def average_precision(
 ) -> AveragePrecision:
     """Average precision over IoU 0.50 to 0.95, at most 300 objects an image. No objects: all is 0."""
     precision, occurring = _precision(ground_truths, detections)
+    known = occurring and any(map(len, detections))
     per_class, per_class_50 = np.full(classes, np.nan), np.full(classes, np.nan)
     for place, label in enumerate(occurring):
         per_class[label] = _mean(precision[:, :, place, 0], np.nan)
@@ -43,7 +44,7 @@ def average_precision(
         mean=_mean(precision[..., 0], 0.0),
         at_50=_mean(precision[0, ..., 0], 0.0),
         at_75=_mean(precision[5, ..., 0], 0.0),
-        sizes={name: _mean(precision[..., place], -1.0) for place, name in enumerate(SIZES, 1)} if occurring else {},
+        sizes={name: _mean(precision[..., place], -1.0) for place, name in enumerate(SIZES, 1)} if known else {},
         per_class=per_class,
         per_class_50=per_class_50,
     )
