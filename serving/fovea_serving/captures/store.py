@@ -127,7 +127,8 @@ class CaptureStore:
 
         Images are found by their names: one whose record was not written, or was replaced, is no less of that person.
         """
-        image, deleted = re.compile(rf"{re.escape(request_id)}-\d+\.\w+"), False
+        # a record is none of the images: `a-1.json` is that of the request `a-1`, as an image of a batch is called
+        image, deleted = re.compile(rf"{re.escape(request_id)}-\d+\.(?!json$)\w+"), False
         for day in self.days():
             own = [self.root / day / name for name in self._names(day) if image.fullmatch(name)]
             for folder in (self.root / day, self.root / day / ANSWERS):

@@ -421,11 +421,12 @@ def test_who_withdraws_leaves_nothing_behind(tmp_path: Path) -> None:
         (tmp_path / day / "answers").mkdir(parents=True)
         for name in ("a-0.jpg", "a-1.png", "a.json", "a~label.json", "answers/a.json", "answers/a~pair.json"):
             (tmp_path / day / name).write_text("{}")
-        (tmp_path / day / "a-0-0.jpg").write_text("of another request")
+        for name in ("a-0-0.jpg", "a-0.json"):
+            (tmp_path / day / name).write_text("of another request")
     (tmp_path / "2026-11-26/a.json").unlink()
     store = CaptureStore(StorePath.parse(str(tmp_path)), timedelta(days=30))
     assert store.delete("a")
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"a-0-0.jpg"}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"a-0-0.jpg", "a-0.json"}
     assert not store.delete("a")
 
 
