@@ -33,7 +33,7 @@ from fovea_serving.pipeline.run_lengths import mask_of
 
 BURST_SECONDS = 10.0
 """Pause of a client that ends a group."""
-_NAME = re.compile(r"(?:.*/)?(?P<id>[A-Za-z0-9._:-]+)-(?P<index>\d+)\.\w+")
+_NAME = re.compile(r"(?:.*/)?(?P<id>[A-Za-z0-9._:-]{1,128})-(?P<index>\d{1,6})\.\w+")
 _SURE = 0.05
 """Weight that a picture keeps of which the model is certain: it may be wrong all the same."""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import aiohttp
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from fovea_api.common import Task
-from fovea_api.errors import InvalidInput
+from fovea_api.errors import InvalidInput, Recoverable
 from fovea_api.gateway import LabelStudioHost
 from fovea_store import NotFound
 from pydantic import JsonValue
@@ -74,7 +73,7 @@ def tag_of(config: str, task: Task) -> Tag:
         raise InvalidInput("a document type is not read", "label_config", "remove <!DOCTYPE …>")
     try:
         root = ET.fromstring(config)
-    except ET.ParseError as error:
+    except (ET.ParseError, ValueError) as error:  # the latter for text that no encoding has
         raise InvalidInput(f"no XML: {error}", "label_config") from error
     images = {each.get("name"): each.get("value", "") for each in root.iter("Image")}
     for each in root.iter(wanted):
@@ -140,7 +139,7 @@ async def _image(gateway: Gateway, value: str, place: str, most: int) -> bytes:
         head, _, content = value.partition(",")
         try:
             return base64.b64decode(content, validate=True) if head.endswith(";base64") else b""
-        except binascii.Error as error:
+        except ValueError as error:
             raise InvalidInput(f"no base64: {error}", place) from error
     capturer, captured = gateway.monitor.capturer, request_of(value)
     if capturer is not None and captured is not None:
@@ -155,7 +154,10 @@ async def _image(gateway: Gateway, value: str, place: str, most: int) -> bytes:
             except NotFound:
                 return None
 
-        kept = await asyncio.get_running_loop().run_in_executor(capturer.feedback_threads, read)
+        try:
+            kept = await asyncio.get_running_loop().run_in_executor(capturer.feedback_threads, read)
+        except Recoverable as error:
+            raise UpstreamUnavailable(f"the store of the captures does not answer: {error}") from error
         if kept is not None:
             return kept
     return await _fetched(gateway.label_studio, value, place, most)
@@ -166,15 +168,11 @@ async def _fetched(host: LabelStudioHost | None, value: str, place: str, most: i
     if host is None:
         words = "the image is none of the captures, and no Label Studio is named from which others are read"
         raise ForbiddenImage(words, place, "set spec.monitoring.labelStudio")
-    base = urlsplit(host.url)
-    url = urljoin(host.url.rstrip("/") + "/", value.lstrip("/") if value.startswith("/") else value)
-    parts, prefix = urlsplit(url), base.path.rstrip("/")
-    served = any(parts.path.startswith(prefix + path) for path in SERVED_PATHS)
-    climbs = ".." in unquote(parts.path).split("/")
-    if (parts.scheme, parts.netloc) != (base.scheme, base.netloc) or not served or climbs:
+    url = _served_url(host, value)
+    if url is None:
         words = f"images are read from {host.url}{SERVED_PATHS[0]} alone, not from {value[:128]!r}"
         raise ForbiddenImage(words, place, "upload it to Label Studio, or serve it as its local file")
-    headers = {"Authorization": f"Token {Path(host.token).read_text().strip()}"} if host.token is not None else {}
+    headers = _authorization(host)
     timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
     try:
         async with (
@@ -191,3 +189,29 @@ async def _fetched(host: LabelStudioHost | None, value: str, place: str, most: i
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         raise UpstreamUnavailable(f"Label Studio cannot be reached: {error}", host.url) from error
     return content
+
+
+def _served_url(host: LabelStudioHost, value: str) -> str | None:
+    """Where Label Studio serves an image of a task; None: it lies elsewhere, or the value is no URL."""
+    base = urlsplit(host.url)
+    try:
+        url = urljoin(host.url.rstrip("/") + "/", value.lstrip("/") if value.startswith("/") else value)
+        parts, prefix = urlsplit(url), base.path.rstrip("/")
+        url.encode()
+    except ValueError:  # brackets that hold no address, or text that no encoding has
+        return None
+    served = any(parts.path.startswith(prefix + path) for path in SERVED_PATHS)
+    climbs = ".." in unquote(parts.path).split("/")
+    return url if (parts.scheme, parts.netloc) == (base.scheme, base.netloc) and served and not climbs else None
+
+
+def _authorization(host: LabelStudioHost) -> Mapping[str, str]:
+    """The header with the token, read anew for each image, because it may be renewed. Raises UpstreamUnavailable."""
+    if host.token is None:
+        return {}
+    try:
+        return {"Authorization": f"Token {Path(host.token).read_text().strip()}"}
+    except OSError as error:  # a pod from before the Secret was named does not have it
+        words = f"the token for Label Studio cannot be read: {error.strerror}"
+        remedy = "the Secret of spec.monitoring.labelStudio needs the key token"
+        raise UpstreamUnavailable(words, host.url, remedy) from error

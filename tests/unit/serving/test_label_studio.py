@@ -16,6 +16,7 @@ from fovea_api.gateway import LabelStudioHost
 from fovea_serving.captures import CaptureStore
 from fovea_serving.gateway.authentication import ApiKeys
 from fovea_serving.gateway.gateway import Gateway
+from fovea_store import StoreUnavailable
 
 from tests.prometheus import free_port
 from tests.unit.serving.test_captures import BLUE, client_of, eventually, keeping, opened, png, value
@@ -147,6 +148,8 @@ async def test_an_image_of_label_studio_is_fetched_with_its_token(
         "s3://bucket/blue.png",
         "//169.254.169.254/data/x",
         "/data/upload/1/away.png",
+        "http://[::1",
+        "data:image/png;base64,\u00e9\u00e9\u00e9\u00e9",
     ],
 )
 async def test_nothing_is_fetched_from_elsewhere(gateway: Gateway, studio: LabelStudioHost, image: str) -> None:
@@ -156,6 +159,23 @@ async def test_nothing_is_fetched_from_elsewhere(gateway: Gateway, studio: Label
     assert refused.status_code == 400
     assert "tasks[0].data.photo" in refused.json()["detail"]
     assert "t-1" not in json.dumps(refused.json())
+
+
+async def test_a_store_or_a_token_that_is_away_is_unavailable_and_no_fault_of_the_gateway(
+    gateway: Gateway, studio: LabelStudioHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.label_studio = studio.model_copy(update={"token": str(tmp_path / "none")})
+    answer = await ask(gateway, "/data/upload/1/blue.png")
+    assert (answer.status_code, "key token" in answer.json()["detail"]) == (503, True)
+    keeping(gateway, f"file://{tmp_path}/captures", sampleRate=1)
+
+    def away(*_: object) -> None:
+        raise StoreUnavailable("the store does not answer", "s3://captures")
+
+    monkeypatch.setattr(CaptureStore, "find", away)
+    assert (await ask(gateway, "c0/a-1-0.png")).status_code == 503
+    assert (await ask(gateway, f"c0/{'a' * 300}-0.png")).status_code == 400
+    assert (await ask(gateway, f"c0/a-{'1' * 5000}.png")).status_code == 400
 
 
 async def test_whoever_asks_shows_a_key_also_as_the_password_of_basic_authentication(
@@ -183,6 +203,7 @@ async def test_broken_bodies_are_refused_with_the_place(gateway: Gateway) -> Non
             (b"[", "body"),
             (b"{}", "tasks"),
             (json.dumps({"tasks": [{}], "label_config": CLASSES}).encode(), "tasks[0].data.photo"),
+            (json.dumps({"tasks": [{}], "label_config": "<View \ud800/>"}).encode(), "label_config"),
             (json.dumps({"tasks": [{}] * 33, "label_config": CLASSES}).encode(), "33 tasks"),
         ):
             refused: httpx.Response = await client.post("/predict", content=body)
