@@ -68,7 +68,13 @@ class World:
         self.gateway.route(Routing(versions, mirrored=mirrored, revision="r-7"))
 
     async def ask(self, count: int, choice: trial.Choice | None = None) -> list[str]:
-        """The versions that answered; empty for each error."""
+        """The versions that answered; empty for each error. Copies have been answered too."""
+        found = await self.answers(count, choice)
+        await self.settle()
+        return found
+
+    async def answers(self, count: int, choice: trial.Choice | None = None) -> list[str]:
+        """The same while copies are under way."""
 
         def defaults(manifest: BundleManifest, given: PredictOptions) -> PredictOptions:
             return given
@@ -80,9 +86,7 @@ class World:
             except Exception:
                 return ""
 
-        found = [await one(number) for number in range(count)]
-        await self.settle()
-        return found
+        return [await one(number) for number in range(count)]
 
     async def settle(self) -> None:
         while self.gateway._background:
@@ -224,11 +228,9 @@ async def test_copies_hold_few_bytes_of_images(world: World, monkeypatch: pytest
     monkeypatch.setattr(trial, "MAX_COPY_BYTES", 2 * len(world.image))
     world.route(0, "Shadow")
     world.models["new"].go_on.clear()
-    asking = asyncio.create_task(world.ask(5))
-    while world.models["stable"].asked < 5:
-        await asyncio.sleep(0.01)
+    await world.answers(5)
     world.models["new"].go_on.set()
-    await asking
+    await world.settle()
     assert world.counted("requests", "new", "shadow") == 2
     await world.ask(2)
     assert world.counted("requests", "new", "shadow") == 4, "those that have ended hold nothing"
@@ -240,15 +242,12 @@ async def test_a_shadow_that_hangs_slows_and_fails_no_request_and_what_is_too_mu
     monkeypatch.setattr(trial, "MAX_COPIES", 4)
     world.route(0, "Shadow")
     world.models["new"].go_on.clear()
-    asking = asyncio.create_task(world.ask(10))
-    while world.models["stable"].asked < 10:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.05)
+    assert set(await world.answers(10)) == {"stable"}
     shed = {"namespace": "team", "deployment": "colours", "run": "new", "role": "shadow"}
     samples = read_samples(world.gateway.metrics)
     assert samples[("fovea_serving_copies_shed_total", *sorted(shed.items()))] == 6
     world.models["new"].go_on.set()
-    assert set(await asking) == {"stable"}
+    await world.settle()
     for run, role in (("stable", "stable"), ("new", "shadow")):
         assert world.counted("requests", run, role) == 4, "both have had the same"
 
