@@ -34,7 +34,7 @@ async def predict_lines(
         async with at_once:
             while True:
                 try:
-                    with gateway.call(own_id, client) as call:
+                    with gateway.call(own_id, client, waits=True) as call:
                         answered = await gateway.predict(call, [image], choice)
                     manifest = answered.version.model.manifest
                     prediction = prediction_json(answered.answers[0], manifest.classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -32,6 +33,9 @@ from fovea_serving.upstreams import Answer, InvalidOptions, Overloaded, PredictO
 
 log = logging.getLogger(__name__)
 
+SHED_SECONDS = 10.0
+"""How long too much load is known by what the stable version turned away: at such times it has room again and again for
+an instant, and a candidate that turns requests away does no worse."""
 CLIENT_CLOSED = 499
 """The customary code for a request whose client did not wait; it appears in metrics only."""
 
@@ -43,10 +47,12 @@ class Call:
     Args:
         request_id: Its id, which also decides over the version.
         client: Digest of who asks.
+        waits: Whether it is asked again until there is room.
     """
 
     request_id: str
     client: str
+    waits: bool = False
     version: Version | None = None
     begun: float | None = None
     """When it was there as a whole, by `time.perf_counter`."""
@@ -92,6 +98,8 @@ class Gateway:
         self.admission = self._admission()
         self.admission_of_candidate = self._admission()
         """Its own: a candidate that hangs turns no other requests away."""
+        self._stable_was_full = -math.inf
+        """When the stable version turned a request away last, by `time.monotonic`."""
         self.metrics = Metrics()
         self.monitor = Monitor(self.metrics.drift)
         self._background: set[asyncio.Task[None]] = set()
@@ -110,9 +118,9 @@ class Gateway:
                 self._in_background(version.model.upstream.close())
 
     @contextmanager
-    def call(self, request_id: str, client: str) -> Iterator[Call]:
+    def call(self, request_id: str, client: str, *, waits: bool = False) -> Iterator[Call]:
         """While a request is answered; counts it at the end, whatever its end is."""
-        call = Call(request_id, client)
+        call = Call(request_id, client, waits)
         code, reason = 500, "Unexpected"
         try:
             yield call
@@ -215,8 +223,10 @@ class Gateway:
                 async with self._deadline():
                     return await self._ask(call, images, choice)
         except Overloaded:
-            asked = call.version or version
-            if asked.role == "Candidate" and self.admission.has_room(work):
+            asked, now = call.version or version, time.monotonic()
+            if asked.role != "Candidate":
+                self._stable_was_full = now
+            elif not call.waits and now - self._stable_was_full > SHED_SECONDS and self.admission.has_room(work):
                 call.version, call.tested, call.turned_away = asked, True, True
             raise
 

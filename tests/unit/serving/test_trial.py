@@ -147,6 +147,28 @@ async def test_what_a_candidate_turns_away_has_failed_if_stable_had_room_for_it(
     world.gateway.admission.at_work = world.gateway.admission_of_candidate.at_work = 0
 
 
+async def test_where_both_turn_requests_away_there_is_too_much_load(world: World) -> None:
+    """At such times the gateway sees room at the stable version again and again, or all the time: a queue of its
+    runtime is full."""
+    world.route(50)
+    world.models["stable"].error = Overloaded("full")
+    assert "" in await world.ask(20)
+    world.models["new"].error, world.models["stable"].error = Overloaded("full"), None
+    assert "" in await world.ask(20)
+    assert world.counted("failures", "new", "candidate") == 0
+
+
+async def test_what_waits_for_room_was_not_turned_away(world: World) -> None:
+    """An image of a batch."""
+    world.route(50)
+    world.gateway.admission_of_candidate.at_work = 10_000
+    of_new = next(name for name in map(str, range(50)) if world.gateway.routing.choose(name).role == "Candidate")
+    with pytest.raises(Overloaded), world.gateway.call(of_new, "somebody", waits=True) as call:
+        await world.gateway.predict(call, [world.image], lambda manifest, given: given)
+    assert world.counted("failures", "new", "candidate") == 0
+    world.gateway.admission_of_candidate.at_work = 0
+
+
 async def test_without_a_candidate_nothing_is_counted(world: World) -> None:
     world.route(0)
     world.gateway.route(Routing(world.gateway.routing.versions[:1]))
