@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from fovea_api.common import Task
 from fovea_api.errors import FoveaError, InvalidInput, MissingExtra, Recoverable
 from pydantic import JsonValue
 
@@ -19,6 +20,10 @@ IMAGE_QUALITY = 95
 """Of the pictures that CVAT shows; the labels are of the files as they are."""
 DONE = "completed"
 """State of a job whose frames are labelled."""
+ANNOTATION = "annotation"
+"""Type of a job whose labels are the task's: neither ground truth, which checks others' labels, nor a replica."""
+TASKS = (Task.CLASSIFICATION, Task.DETECTION)
+"""Those whose predictions are tags and boxes."""
 
 
 class CvatUnavailable(Recoverable):
@@ -38,9 +43,9 @@ class Server:
     """
 
     url: str
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     organization: str | None = None
 
     @contextmanager
@@ -84,6 +89,9 @@ def push(store: CaptureStore, listed: Sequence[Picture], server: Server, name: s
 
     Raises InvalidInput, CvatUnavailable, and what stores raise.
     """
+    if (other := next((each for each in listed if each.found.capture.task not in TASKS), None)) is not None:
+        remedy = "export them as COCO: fovea captures export --format COCO"
+        raise InvalidInput(f"predictions of {other.found.capture.task} do not go to CVAT", store.root.uri, remedy)
     with server.client() as client, TemporaryDirectory(prefix="fovea-cvat-") as work:
         from cvat_sdk import models
 
@@ -113,26 +121,32 @@ def push(store: CaptureStore, listed: Sequence[Picture], server: Server, name: s
 def pull(store: CaptureStore, server: Server, number: int) -> tuple[int, int]:
     """Keeps the labels of a task's completed jobs.
 
-    Every image of a completed job counts as labelled, also one without objects. Raises as `push` does. Returns how many
-    requests have a label now, and how many images found no request.
+    Every image of a completed job counts as labelled, also one without objects, but for those that were deleted. Raises
+    as `push` does, and InvalidInput where an image has other shapes than boxes: without them its label would be wrong.
+    Returns how many requests have a label now, and how many images found no request.
     """
     with server.client() as client:
         task = client.tasks.retrieve(number)
         names = {label.id: label.name for label in task.get_labels()}
-        jobs = [job for job in task.get_jobs() if str(job.state) == DONE]
-        done = {frame for job in jobs for frame in range(job.start_frame, job.stop_frame + 1)}
+        meta = task.get_meta()
+        files = [frame.name for frame in meta.frames]
+        jobs = [job for job in task.get_jobs() if (str(job.type), str(job.state)) == (ANNOTATION, DONE)]
+        done = {frame for job in jobs for frame in range(job.start_frame, job.stop_frame + 1)} - {*meta.deleted_frames}
         found: dict[int, dict[str, list[JsonValue]]] = {frame: {"objects": [], "classes": []} for frame in done}
         annotations = task.get_annotations()
+        for frame, kind in _no_boxes(annotations):
+            if frame in done:
+                remedy = "draw upright boxes, or export it as COCO 1.0 and take that: fovea captures import"
+                raise InvalidInput(f"{files[frame]} has a {kind}", f"task {number}", remedy)
         for shape in annotations.shapes:
-            if shape.frame in done and str(shape.type) == "rectangle":
+            if shape.frame in done:
                 box: list[JsonValue] = [float(edge) for edge in shape.points]
                 found[shape.frame]["objects"].append({"class": names[shape.label_id], "box": box})
         for tag in annotations.tags:
             if tag.frame in done:
                 found[tag.frame]["classes"].append({"class": names[tag.label_id]})
-        files = [frame.name for frame in task.get_frames_info()]
         contents: list[tuple[str, Mapping[str, JsonValue]]] = [
-            (files[frame], {field: list(parts) for field, parts in found[frame].items()}) for frame in sorted(done)
+            (files[frame], {name: list(parts) for name, parts in found[frame].items()}) for frame in sorted(done)
         ]
     return keep_labels(store, contents)
 
@@ -141,3 +155,13 @@ def _predicted(each: Picture) -> Iterator[dict[str, Any]]:
     yield from parts_of(each.prediction, "objects")
     if (best := best_class(each.prediction)) is not None:
         yield best
+
+
+def _no_boxes(annotations: Any) -> Iterator[tuple[int, str]]:
+    """What is drawn and is no upright box: frame and kind."""
+    for shape in annotations.shapes:
+        if str(shape.type) != "rectangle":
+            yield shape.frame, str(shape.type)
+        elif shape.get("rotation"):
+            yield shape.frame, "rotated rectangle"
+    yield from ((shape.frame, "track") for track in annotations.tracks for shape in track.shapes)

@@ -37,6 +37,8 @@ class Cvat:
         self.order: list[str] = []
         self.annotations: dict[str, Any] = {"version": 0, "tags": [], "shapes": [], "tracks": []}
         self.states = ["completed"]
+        self.types = ["annotation"]
+        self.deleted: list[int] = []
         self.down = False
 
     def labels(self) -> list[dict[str, Any]]:
@@ -54,7 +56,7 @@ class Cvat:
             "assignee_updated_date": None, "validation_mode": None, "consensus_enabled": False,
         }  # fmt: skip
 
-    def job(self, number: int, start: int, stop: int, state: str) -> dict[str, Any]:
+    def job(self, number: int, start: int, stop: int, state: str, kind: str) -> dict[str, Any]:
         return {
             "id": number, "url": f"{self.url}/api/jobs/{number}", "task_id": 5, "project_id": None, "assignee": None,
             "guide_id": None, "dimension": "2d", "bug_tracker": None, "status": "annotation", "stage": "annotation",
@@ -62,7 +64,7 @@ class Cvat:
             "stop_frame": stop, "data_chunk_size": 36, "data_compressed_chunk_type": "imageset",
             "data_original_chunk_type": "imageset", "created_date": WHEN, "updated_date": WHEN,
             "issues": {"url": f"{self.url}/api/issues", "count": 0}, "labels": {"url": f"{self.url}/api/labels"},
-            "type": "annotation", "organization": None, "target_storage": None, "source_storage": None,
+            "type": kind, "organization": None, "target_storage": None, "source_storage": None,
             "assignee_updated_date": None, "parent_job_id": None, "consensus_replicas": 0, "task_name": "captures",
         }  # fmt: skip
 
@@ -90,15 +92,15 @@ class Cvat:
             case ("GET", "/api/tasks/5/data/meta"):
                 frames = [{"width": 60, "height": 40, "name": name, "related_files": 0} for name in self.order]
                 size = {"size": len(frames), "start_frame": 0, "stop_frame": len(frames) - 1}
-                more = {"image_quality": 95, "frame_filter": "", "frames": frames, "deleted_frames": []}
+                more = {"image_quality": 95, "frame_filter": "", "frames": frames, "deleted_frames": self.deleted}
                 return web.json_response({**size, **more, "chunk_size": 36, "chunks_updated_date": WHEN})
             case ("GET", "/api/labels"):
                 return web.json_response({"count": 1, "next": None, "previous": None, "results": self.labels()})
             case ("GET", "/api/jobs"):
                 share = len(self.order) // len(self.states)
                 jobs = [
-                    self.job(index + 1, index * share, (index + 1) * share - 1, state)
-                    for index, state in enumerate(self.states)
+                    self.job(index + 1, index * share, (index + 1) * share - 1, state, kind)
+                    for index, (state, kind) in enumerate(zip(self.states, self.types, strict=True))
                 ]
                 return web.json_response({"count": len(jobs), "next": None, "previous": None, "results": jobs})
             case ("PUT", "/api/tasks/5/annotations"):
@@ -162,13 +164,39 @@ def test_predictions_go_out_and_labels_of_completed_jobs_come_back(cvat: Cvat, t
     kind = "shapes" if task == Task.DETECTION else "tags"
     assert {part["source"] for part in cvat.annotations[kind]} == {"auto"}
     cvat.annotations[kind] = [part for part in cvat.annotations[kind] if part["frame"] == 0][:1]
-    cvat.states = ["completed", "in progress"]
+    cvat.states, cvat.types = ["completed", "completed"], ["annotation", "ground_truth"]
+    assert pull(store, server, 5) == (1, 0)
+    assert pictures(store)[1].label is None, "ground truth checks labels of others"
+    cvat.states, cvat.types = ["completed", "in progress"], ["annotation", "annotation"]
     assert pull(store, server, 5) == (1, 0)
     labels = {each.found.capture.id: each.label for each in pictures(store)}
     assert labels["a"] is None, "its job is not completed"
     assert labels["b"] is not None
     part = labels["b"]["objects" if task == Task.DETECTION else "classes"][0]  # type: ignore[index, call-overload]
     assert part == ({"class": "RBC", "box": BOX} if task == Task.DETECTION else {"class": "RBC"})
+
+
+def test_an_image_is_not_labelled_that_was_deleted_or_has_more_than_boxes(cvat: Cvat, tmp_path: Path) -> None:
+    store, server = filled(tmp_path, {"a": 0}), Server(cvat.url, token="t-1")
+    assert push(store, pictures(store), server, "cells") == 5
+    cvat.annotations["shapes"][0]["rotation"] = 30.0
+    with pytest.raises(InvalidInput, match="has a rotated rectangle"):
+        pull(store, server, 5)
+    cvat.annotations["shapes"][0] |= {"type": "polygon", "points": [0.0, 0.0, 9.0, 0.0, 9.0, 9.0], "rotation": 0.0}
+    with pytest.raises(InvalidInput, match="has a polygon"):
+        pull(store, server, 5)
+    cvat.deleted = [0]
+    assert pull(store, server, 5) == (0, 0)
+    assert pictures(store)[0].label is None
+
+
+def test_masks_do_not_go_to_cvat_and_no_secret_stands_in_words(tmp_path: Path) -> None:
+    store = filled(tmp_path, {"a": 0}, Task.SEMANTIC_SEGMENTATION)
+    server = Server("http://127.0.0.1:9", token="t-1", password="p-1")
+    with pytest.raises(InvalidInput, match="do not go to CVAT"):
+        push(store, pictures(store), server, "cells")
+    assert "t-1" not in repr(server)
+    assert "p-1" not in repr(server)
 
 
 def test_the_commands_say_what_they_did(cvat: Cvat, tmp_path: Path) -> None:
