@@ -22,6 +22,7 @@ import numpy as np
 from faster_coco_eval import mask as coco_mask
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
+from fovea_store import NotFound
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
@@ -92,11 +93,17 @@ def pictures(store: CaptureStore) -> list[Picture]:
 def listed_in(store: CaptureStore, left_out: frozenset[str]) -> list[str]:
     """Ids of the requests of which `exclude` lists an image, by its name or by the SHA-256 of its file."""
     found = (
-        each.found.capture.id
-        for each in pictures(store)
-        if each.name in left_out or hashlib.sha256(store.read_image(each.found, each.index)).hexdigest() in left_out
+        each.found.capture.id for each in pictures(store) if each.name in left_out or _digest(store, each) in left_out
     )
     return list(dict.fromkeys(found))
+
+
+def _digest(store: CaptureStore, each: Picture) -> str | None:
+    """SHA-256 of the file; None: a deletion that was interrupted has left its record alone."""
+    try:
+        return hashlib.sha256(store.read_image(each.found, each.index)).hexdigest()
+    except NotFound:
+        return None
 
 
 def request_of(name: str) -> tuple[str, int] | None:

@@ -45,7 +45,7 @@ class LiveProfile:
     Args:
         profile: What those of the uniform sample are like; its accuracy is that of the labelled ones.
         is_uniform: Whether they are a uniform sample; else there are too few of it, and edge cases are among them.
-        labelled: How many of them have a label.
+        labelled: How many of them have a label that can be read.
         first: When the first was answered.
         last: When the last was answered.
         pictures: All that were measured, edge cases too.
@@ -87,12 +87,11 @@ def live_profile(
     is_uniform = len(sampled) >= min(FEWEST_SAMPLED, len(found))
     builder, labelled = ProfileBuilder(manifest.task, manifest.classes, None), 0
     for each in sampled if is_uniform else found:
-        capture, label = each.picture.found.capture, each.picture.found.label
+        capture, right = each.picture.found.capture, _right(each.picture)
         prediction = prediction_type(capture.task).from_dict(
             each.picture.prediction, manifest.classes, each.picture.size
         )
-        right = None if label is None else is_right_answer(capture.task, capture.images, label)
-        labelled += label is not None
+        labelled += right is not None
         builder.add(each.features, prediction, right)
     times = [each.found.capture.time for each in chosen]
     return LiveProfile(builder.finish((), ()), is_uniform, labelled, min(times), last, tuple(found))
@@ -106,6 +105,15 @@ def most_different(found: Sequence[MeasuredPicture], count: int) -> list[Measure
         (others if each.picture.group in seen else first).append(each)
         seen.add(each.picture.group)
     return (first + others)[:count]
+
+
+def _right(each: Picture) -> bool | None:
+    """Whether its request was answered rightly; None: nobody said so, or an imported label does not fit the task."""
+    capture, label = each.found.capture, each.found.label
+    try:
+        return None if label is None else is_right_answer(capture.task, capture.images, label)
+    except InvalidInput:
+        return None
 
 
 def _spread(listed: list[Picture]) -> list[Picture]:

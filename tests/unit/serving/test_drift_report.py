@@ -88,6 +88,8 @@ def store(tmp_path: Path) -> CaptureStore:
     for index in range(5):
         capture(store, f"edge{index}", noisy(random, 250), index, "lowConfidence")
     capture(store, "old", noisy(random, 128), -7 * 1440)
+    (unread,) = (each for each in store.all() if each.capture.id == "dark4")
+    store.label(unread, Label(time=NOON, source="import", images=({"classes": "no list"},)))
     for found in [each for each in store.all() if each.capture.id in ("dark1", "dark2", "dark3")]:
         right = "red" if found.capture.id == "dark1" else "blue"
         label = Label(time=NOON, source="import", images=({"classes": [{"class": right}]},))
