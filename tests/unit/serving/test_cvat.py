@@ -21,7 +21,6 @@ from fovea_cli.captures import command
 from fovea_serving.captures.cvat import CvatUnavailable, Server, pull, push
 from fovea_serving.captures.exchange import pictures
 
-from tests.prometheus import free_port
 from tests.unit.serving.test_capture_exchange import BOX, filled, png
 
 WHEN = "2026-11-26T12:00:00Z"
@@ -31,7 +30,7 @@ class Cvat:
     """One task on a CVAT server."""
 
     def __init__(self) -> None:
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = ""
         self.made: dict[str, Any] = {}
         self.files: dict[str, bytes] = {}
         self.order: list[str] = []
@@ -142,7 +141,8 @@ def cvat() -> Iterator[Cvat]:
         app.router.add_route("*", "/{anything:.*}", found.answer)
         runner = web.AppRunner(app)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", int(found.url.rpartition(":")[2])).start()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        found.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
 
     loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever)

@@ -40,9 +40,9 @@ def png(colour: tuple[int, int, int]) -> bytes:
 @pytest.fixture
 def runtime(bundle: Path) -> Iterator[str]:
     """The bundle's model behind the wire format of a replica of Ray Serve, without Ray."""
-    port, loop = free_port(), asyncio.new_event_loop()
+    loop = asyncio.new_event_loop()
 
-    async def start() -> None:
+    async def start() -> int:
         upstream = LocalUpstream(Predictor.from_bundle(load_bundle(bundle), threads=1))
 
         async def answer(request: web.Request) -> web.Response:
@@ -53,9 +53,10 @@ def runtime(bundle: Path) -> Iterator[str]:
         app.router.add_post("/model", answer)
         runner = web.AppRunner(app)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return int(runner.addresses[0][1])
 
-    loop.run_until_complete(start())
+    port = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     yield f"http://127.0.0.1:{port}/model"

@@ -18,7 +18,6 @@ from fovea_serving.gateway.authentication import ApiKeys
 from fovea_serving.gateway.gateway import Gateway
 from fovea_store import StoreUnavailable
 
-from tests.prometheus import free_port
 from tests.unit.serving.test_captures import BLUE, client_of, eventually, keeping, opened, png, value
 
 CHOICES = """<Choices name="kind" toName="img"><Choice value="red"/></Choices>"""
@@ -57,14 +56,14 @@ async def studio(tmp_path: Path) -> AsyncIterator[LabelStudioHost]:
     async def secret(request: web.Request) -> web.Response:
         raise AssertionError("nothing but images is asked for")
 
-    app, port = web.Application(), free_port()
+    app = web.Application()
     app.router.add_get("/ls/data/upload/1/{name}", upload)
     app.router.add_get("/{anything:.*}", secret)
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
     (tmp_path / "token").write_text("t-1\n")
-    yield LabelStudioHost(url=f"http://127.0.0.1:{port}/ls", token=str(tmp_path / "token"))
+    yield LabelStudioHost(url=f"http://127.0.0.1:{runner.addresses[0][1]}/ls", token=str(tmp_path / "token"))
     await runner.cleanup()
 
 
