@@ -181,14 +181,15 @@ async def _fetched(host: LabelStudioHost | None, value: str, place: str, most: i
         ):
             if response.status != 200:
                 raise InvalidInput(f"Label Studio answers {response.status}", place, "check path and token")
-            content = b""
+            parts, length = [], 0
             async for part in response.content.iter_chunked(1 << 16):
-                content += part
-                if len(content) > most:
+                length += len(part)
+                if length > most:
                     raise RequestTooLarge(f"the image has more than {most:,} bytes", place)
+                parts.append(part)
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         raise UpstreamUnavailable(f"Label Studio cannot be reached: {error}", host.url) from error
-    return content
+    return b"".join(parts)
 
 
 def _served_url(host: LabelStudioHost, value: str) -> str | None:

@@ -97,7 +97,7 @@ def _split(body: bytes, length: str | None) -> tuple[dict[str, Any], bytes]:
     try:
         size = len(body) if length is None else int(length)
         content = json.loads(body[:size])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for very many brackets
         raise InvalidInput(f"the request is no JSON: {error}", "body", "see GET /v2/models/NAME") from error
     if not isinstance(content, dict) or not 0 <= size <= len(body):
         raise InvalidInput("the request is no JSON object", "body", "see GET /v2/models/NAME")

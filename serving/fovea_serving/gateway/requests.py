@@ -66,7 +66,7 @@ def parse_object(body: bytes) -> dict[str, JsonValue]:
     """The JSON object that a body is. Raises InvalidInput."""
     try:
         content = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for very many brackets
         raise InvalidInput(f"the body is no JSON: {error}", "body") from error
     if not isinstance(content, dict):
         raise InvalidInput("the body is no JSON object", "body")

@@ -200,6 +200,7 @@ async def test_broken_bodies_are_refused_with_the_place(gateway: Gateway) -> Non
     async with client_of(gateway) as client:
         for body, place in (
             (b"[", "body"),
+            (b"[" * 100_000, "body"),
             (b"{}", "tasks"),
             (json.dumps({"tasks": [{}], "label_config": CLASSES}).encode(), "tasks[0].data.photo"),
             (json.dumps({"tasks": [{}], "label_config": "<View \ud800/>"}).encode(), "label_config"),
