@@ -267,8 +267,11 @@ def _ray(used: bool) -> Iterator[None]:
     import ray
 
     # The resources of a Ray that is connected to are its own.
-    custom = None if "RAY_ADDRESS" in os.environ else {RAY_TRIAL: MOST_AT_ONCE}
-    ray.init(ignore_reinit_error=True, resources=custom)
+    started_here = os.environ.get("RAY_ADDRESS", "local") in ("", "local")
+    try:
+        ray.init(ignore_reinit_error=True, resources={RAY_TRIAL: MOST_AT_ONCE} if started_here else None)
+    except ValueError:  # `ray start` was called on this machine before, and that is connected to
+        ray.init()
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ from fovea_api.common import Resources
 from fovea_api.errors import Interrupted
 from fovea_api.names import RAY_TRIAL
 from fovea_api.run import Execution
-from fovea_trainer.local import tune_manifest
+from fovea_trainer.local import MOST_AT_ONCE, _ray, tune_manifest
 from fovea_trainer.tuning.errors import TakenOver
 from fovea_trainer.tuning.journal import Phase
 from fovea_trainer.tuning.ray_tune import _Searcher, _Watch, carry_out, room_for
@@ -106,6 +106,24 @@ def kill_a_worker() -> None:
 
     wait_until(lambda: ray.is_initialized() and found())
     os.kill(workers[0], signal.SIGKILL)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_ray_that_was_started_on_this_machine_is_connected_to(started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses resources that a Ray of one's own is started with."""
+    calls: list[Any] = []
+
+    def init(resources: Any = None, **options: Any) -> None:
+        if started and resources is not None:
+            raise ValueError("When connecting to an existing cluster, resources must not be provided.")
+        calls.append(resources)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
+    with _ray(True):
+        assert calls == ([None] if started else [{RAY_TRIAL: MOST_AT_ONCE}])
+    assert calls[-1] == "shutdown"
 
 
 def test_no_more_trials_begin_than_there_is_room_for(tmp_path: Path) -> None:
