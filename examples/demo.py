@@ -343,7 +343,7 @@ def screenshot(url: str) -> None:
     """A picture of the page that the service has for people, where Chromium is here (`make test-page` installs it)."""
     if (browser := shutil.which("chromium")) is None:
         return
-    with TemporaryDirectory() as profile:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # its processes may write there to the last
         options = (f"--user-data-dir={profile}", "--window-size=1100,800", "--virtual-time-budget=5000")
         command = [browser, "--headless", "--no-sandbox", *options, f"--screenshot={OUT / 'service.png'}", url]
         with suppress(subprocess.TimeoutExpired):

@@ -3,8 +3,8 @@
 
 It applies examples/blood-cells-loop.yaml where examples/demo.py has been, plays the laboratory (examples/production.py,
 in the pod that has the pictures), and looks on: drift is detected, the labels become a version, the served model learns
-from it, is compared, and takes over step by step. KUBECONFIG and NAMESPACE say
-where. Writes .demo/loop.json and .demo/index.html.
+from it, is compared, and takes over step by step. KUBECONFIG and NAMESPACE say where; a namespace has one such story.
+Writes .demo/loop.json and .demo/index.html.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ import page
 from demo import NAME, NAMESPACE, OUT, ROOT, bring, fetch_report, output, seconds, stage
 
 MANIFEST = ROOT / "examples" / "blood-cells-loop.yaml"
-CAPTURES = f"s3://fovea/captures/{NAMESPACE}/blood-cells"
-"""Each namespace has a folder of its own."""
 USUAL, LABELLED = 60, 75
 """Images of the day before, and images that the laboratory labels."""
-READING = timedelta(seconds=110)
-"""Time until the dataset is read again: as long as the laboratory takes."""
+LATER, SOON = timedelta(minutes=50), timedelta(seconds=5)
+"""When the dataset is read again: not before the laboratory is done, and then at the next minute."""
 CHANGED = "75s"
 """How long the laboratory takes for its labels: what the report of the drift is of."""
 SLOW, FAST = 90, 240
@@ -42,8 +40,14 @@ trial: list[dict[str, Any]] = []
 
 def main() -> int:
     began, first, bundle = time.monotonic(), get("dataset")["status"], status()["stable"]["bundle"]
+    if history():
+        sys.exit(
+            f"demo: the model in the namespace {NAMESPACE} has learned from the laboratory already. To see it again "
+            f"name another one by NAMESPACE, or delete it: kubectl delete namespace {NAMESPACE}"
+        )
+    captures = f"s3://fovea/captures/{NAMESPACE}/{get('modeldeployment')['metadata']['uid']}"
     lab = Laboratory(f"http://{NAME}.{NAMESPACE}.svc", first["artifact"])
-    apply(datetime.now(UTC) + READING)
+    apply(captures, datetime.now(UTC) + LATER)
     with stage("a usual day"):
         wait(lambda: drift().get("version"))
         print(f"  {lab.does('usual', USUAL)}")
@@ -53,9 +57,10 @@ def main() -> int:
         before = lab.score()
         print(f"  F1 of the model that serves: {before['f1']:.3f} of {before['images']} such images", flush=True)
         print(f"  {lab.does('changed', LABELLED)}")
+        apply(captures, datetime.now(UTC) + SOON)
         detected = wait(lambda: drift() if drift()["state"] == "Detected" else None)
         print(f"  drift: {detected['state']}; {detected['message']}")
-        bring(f"fovea drift report {bundle} {CAPTURES} --last {CHANGED}", "drift.html")
+        bring(f"fovea drift report {bundle} {captures} --last {CHANGED}", "drift.html")
     with stage("a version of the labels, a run, a comparison"), lab.steady(SLOW):
         wait(lambda: candidate() or outcome())
     with stage("the rollout"), lab.steady(FAST):
@@ -78,7 +83,8 @@ def main() -> int:
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
     (OUT / "loop.json").write_text(json.dumps(story, indent=2))
-    fetch_report(get("run", retraining["run"])["status"]["result"]["artifact"], "retrained.html")
+    if (artifact := retrained(retraining)) is not None:
+        fetch_report(artifact, "retrained.html")
     summary = json.loads((OUT / "summary.json").read_text())
     for title, words in page.sentences(summary, story):
         print(f"\n{title}\n  {words}")
@@ -86,10 +92,11 @@ def main() -> int:
     return 0 if retraining["outcome"] == "Promoted" else 3
 
 
-def apply(reading: datetime) -> None:
-    """Applies the example, in which two values depend on place and time: captures of each namespace have a folder of
-    their own, and the dataset is read again when the laboratory is done, and not at the next quarter of an hour."""
-    text = MANIFEST.read_text().replace("s3://fovea/captures/blood-cells", CAPTURES)
+def apply(captures: str, reading: datetime) -> None:
+    """Applies the example, in which two values depend on place and time: captures of each deployment have a folder of
+    their own, also of one that has taken the place of a deleted one, and the dataset is read again when the laboratory
+    is done, and not at the next quarter of an hour."""
+    text = MANIFEST.read_text().replace("s3://fovea/captures/blood-cells", captures)
     minute = (reading + timedelta(seconds=59)).minute
     text = re.sub(r'(?<=schedule: )"[^"]*"', f'"{minute} * * * *"', text)
     command = ["kubectl", "-n", NAMESPACE, "apply", "--server-side", "--force-conflicts", "-f", "-"]
@@ -124,21 +131,34 @@ def candidate() -> dict[str, Any] | None:
     return found
 
 
+def history() -> list[dict[str, Any]]:
+    """The retrainings, newest first."""
+    found: list[dict[str, Any]] = status().get("retraining", {}).get("history", [])
+    return found
+
+
 def outcome() -> dict[str, Any] | None:
     """The newest retraining, once it has ended."""
     candidate()
-    history = status().get("retraining", {}).get("history", [])
-    return history[0] if history and history[0].get("outcome") not in (None, "RollingOut") else None
+    return next((each for each in history()[:1] if each.get("outcome") not in (None, "RollingOut")), None)
+
+
+def retrained(retraining: dict[str, Any]) -> str | None:
+    """Address of the model that a retraining made; None: it made none."""
+    if "run" not in retraining:
+        return None
+    artifact: str | None = get("run", retraining["run"])["status"].get("result", {}).get("artifact")
+    return artifact
 
 
 def progress() -> str:
     """What goes on, on a line."""
     dataset, now = get("dataset")["status"], status()
-    tried, history = now.get("candidate"), now.get("retraining", {}).get("history", [])
+    tried, retrainings = now.get("candidate"), now.get("retraining", {}).get("history", [])
     if tried is not None:
         asked = tried.get("counts", {}).get("candidate/total", 0)
         return f"rollout of {tried['name']}: {tried['phase']}, {tried.get('weight', 0)} %, {asked:g} requests"
-    if history and (run := history[0].get("run")):
+    if retrainings and (run := retrainings[0].get("run")):
         found = get("run", run).get("status", {}).get("progress", {})
         return f"run {run}: {found.get('stage', 'starts')}, {found.get('percent', 0) // 20 * 20} %"
     words = now.get("retraining", {}).get("message", "")

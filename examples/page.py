@@ -86,7 +86,7 @@ def sentences(summary: Mapping[str, Any], loop: Mapping[str, Any] | None) -> Ite
     )
     tried = [f"{each['phase']} at {each.get('weight', 0)} %" for each in loop["rollout"]]
     yield (
-        "The better model took over",
+        "The better model took over" if event["outcome"] == "Promoted" else "The model that serves has stayed",
         f"Outcome: {event['outcome']}"
         + (f", by way of {', '.join(tried)}" if tried else "")
         + ". The same changed images "

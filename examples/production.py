@@ -31,6 +31,8 @@ EXPOSURE = 0.6
 """Light of the new lamp, as a share of the old one's."""
 SLIDE, PAUSE_SECONDS = 15, 11.0
 """Images of a slide, and the pause before the next one: what comes without a pause stays in one split."""
+ASKED_AGAIN = 5
+"""Times that an image is sent again whose answer did not come in time."""
 PACE_SECONDS = 0.25
 """From one image to the next: a gateway looks at the pixels of at most five images a second."""
 
@@ -62,13 +64,14 @@ def f1(sample: Sample, answer: ImagePrediction, classes: Sequence[str]) -> float
 
 
 def ask(client: Client, image: bytes) -> ImagePrediction:
-    """The answer to an image; one that did not come in time is asked for again, as on a busy machine."""
-    while True:
+    """The answer to an image; one that did not come in time is asked for again, as on a busy machine, a few times."""
+    for _ in range(ASKED_AGAIN):
         try:
             return client.predict(image)
         except RequestFailed as error:
             if error.status != HTTPStatus.GATEWAY_TIMEOUT:
                 raise
+    return client.predict(image)
 
 
 def paced(samples: Iterable[Sample], seconds: float = PACE_SECONDS) -> Iterator[Sample]:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,40 @@ def test_the_page_tells_what_happened_and_links_what_there_is(tmp_path: Path) ->
     for words in ("0.43", "0.81", "75 of the new images", "errorRate is &lt;below&gt; 0.1", "10:00:00", "version r-2"):
         assert words in shown, words
     assert not re.search(r'(src|href)="(https?:|//)', shown), "self-contained"
+    kept = {**LOOP, "retraining": {"outcome": "Refused", "message": "no such option"}}  # it has no run
+    (tmp_path / "loop.json").write_text(json.dumps(kept))
+    shown = page.write(tmp_path).read_text()
+    assert "The model that serves has stayed" in shown
+    assert "took over" not in shown
+    assert "Outcome: Refused" in shown
+
+
+def test_the_loop_is_not_told_of_a_namespace_whose_model_has_learned_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier one has left would be reported as this one's."""
+    loop = load("loop")
+    retraining = {"history": [{"outcome": "Promoted"}]}
+    monkeypatch.setattr(
+        loop, "get", lambda kind, name="": {"status": {"stable": {"bundle": "s3://b"}, "retraining": retraining}}
+    )
+    monkeypatch.setattr(loop, "apply", lambda *given: pytest.fail("it was applied"))
+    with pytest.raises(SystemExit, match="has learned from the laboratory already"):
+        loop.main()
+    assert loop.retrained({"outcome": "Refused"}) is None
+
+
+def test_the_dataset_is_read_again_at_the_next_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute that has begun when the schedule is applied comes again in an hour."""
+    loop, applied = load("loop"), []
+    monkeypatch.setattr(loop.subprocess, "run", lambda command, input, **options: applied.append(input))
+    for second, minute in ((54, 0), (56, 1), (0, 0)):
+        loop.apply("s3://fovea/captures/x", datetime(2026, 1, 1, 9, 59, second, tzinfo=UTC) + loop.SOON)
+        dataset, deployment = yaml.safe_load_all(applied.pop())
+        assert dataset["spec"]["refresh"]["schedule"] == f"{minute} * * * *"
+        assert (
+            dataset["spec"]["sources"][1]["uri"]
+            == deployment["spec"]["monitoring"]["captures"]["uri"]
+            == "s3://fovea/captures/x"
+        )
 
 
 def test_the_loop_example_is_that_of_the_demo_but_for_what_the_loop_needs() -> None:
