@@ -220,14 +220,15 @@ def ray_state(value: View | None, pods: Sequence[View], version: DeployedVersion
     status, words = text(active, "status"), _ray_words(known)
     if status == "RUNNING" and head_is_ready(pods):
         return VersionState(ready=True, answers=True, replicas=replicas)
+    moving = _moves(value)
+    answers = (bool(status) or moving) and replicas > 0 and head_is_ready(pods)
     if text(known, "status") == "DEPLOY_FAILED":
         reason, message = "BundleRefused", f"Ray Serve gave version {version.name} up: {words}"
-        return VersionState(replicas=replicas, reason=reason, message=message, refused=True)
-    moving = _moves(value)
+        kept = moving and answers  # it is the other cluster that gave it up
+        return VersionState(answers=kept, replicas=replicas, reason=reason, message=message, refused=True)
     started = ("Moving", "a new Ray cluster starts beside the one that answers") if moving else None
     known_trouble = _why(pods, version, status)
     reason, message = known_trouble or started or ("Loading", f"version {version.name} is being loaded; {words}")
-    answers = (bool(status) or moving) and replicas > 0 and head_is_ready(pods)
     return VersionState(answers=answers, replicas=replicas, reason=reason, message=message.rstrip("; "))
 
 

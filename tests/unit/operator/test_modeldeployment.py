@@ -356,6 +356,12 @@ def test_a_deployment_is_ready_while_ray_moves_it_to_another_cluster() -> None:
     world.settle()
     assert world.says()[:2] == ("True", "Serving")
     assert world.says("Reconciling")[:2] == ("True", "Moving")
+    failed: JsonObject = {"applicationStatuses": {OLD: {"status": "DEPLOY_FAILED", "message": "no such device"}}}
+    pending = {"rayClusterName": "cells-b", **failed}
+    world.child(RAY_SERVICE, "cells")["status"] = {**state, "pendingServiceStatus": pending}
+    world.settle()
+    assert world.says()[:2] == ("True", "Serving"), "the cluster before answers as it did"
+    assert world.says("Stalled")[:2] == ("True", "BundleRefused")
     world.child(RAY_SERVICE, "cells")["status"] = {**state, "numServeEndpoints": 0}
     world.settle()
     assert world.says()[:2] == ("False", "Loading")

@@ -332,6 +332,8 @@ class _Planner:
             words = "finishes its requests" if self.elsewhere is None else "stays until all gateways have left it"
             return progressing("Draining", f"version {retiring.name} {words}")
         state = self.state(self.rollout.stable) if self.rollout.stable is not None else VersionState(ready=True)
+        if state.answers and state.refused:
+            return stalled(state.reason, state.message)
         return progressing(state.reason or "Scaling", state.message) if state.answers and not state.ready else None
 
     def trial(self, candidate: CandidateVersion) -> Assessment:
