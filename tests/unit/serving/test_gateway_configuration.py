@@ -119,11 +119,11 @@ async def test_another_timeout_is_that_of_versions_which_answer_already(bundle: 
 
 
 async def test_captures_that_cannot_be_kept_stop_no_version(bundle: Path, opened: list[Counted], image: bytes) -> None:
-    """An address that is no store's, and then a store."""
+    """A claim that is not mounted, and then a store."""
     gateway = Gateway()
     follower = Follower(gateway, Surroundings())
     config = config_of(bundle, ("a", "Stable", 100))
-    await follower.apply(config.model_copy(update={"captures": CapturePolicy(uri="https://example.org/captures")}))
+    await follower.apply(config.model_copy(update={"captures": CapturePolicy(uri="pvc://absent/captures")}))
     assert (await gateway.predict(Call("1", "somebody"), [image], choice)).version.name == "a"
     assert gateway.monitor.capturer is None
     await follower.apply(config.model_copy(update={"captures": CapturePolicy(uri=f"file://{bundle.parent}/kept")}))
