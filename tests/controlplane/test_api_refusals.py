@@ -89,7 +89,7 @@ WRONG = (
         _D,
         {f"{LAB}.format": "CVAT"},
         f"{S}.format",
-        "use one of COCO, IDX, ImageFolder, Masks, PascalVOC, YOLO",
+        "use one of COCO, Captures, IDX, ImageFolder, Masks, PascalVOC, YOLO",
     ),
     Changed(_D, {f"{LAB}.format": "ImageFolder"}, "spec.sources", "Detection can be read from PascalVOC, COCO, YOLO"),
     Changed(_D, {"spec.task": "SemanticSegmentation"}, "spec.sources", "can be read from Masks, COCO"),
