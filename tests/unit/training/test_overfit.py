@@ -32,7 +32,7 @@ OTHERWISE = {"deeplabv3": {"dice": 0.7}}
 """What can be had of maps of a stride of 16 pixels, where squares have sides of 16 to 28."""
 OPTIONS = {
     "resnet18": {"width": 0.25, "stem": "Small"},
-    "resnet34": {"width": 0.125, "stem": "Small"},
+    "resnet34": {"width": 0.25, "stem": "Small"},
     "resnet50": {"width": 0.125, "stem": "Small"},
     "resnet101": {"width": 0.125, "stem": "Small"},
     "retinanet-efficientnet-lite0": {"fpnChannels": 32},
