@@ -9,10 +9,11 @@ import torch
 from fovea_api.trainingjob import Loss
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.description import NetworkDescription, build
+from fovea_trainer.models.heads.detection import RawBoxes
 from fovea_trainer.models.heads.fasterrcnn import FasterRCNN, LevelPool, RawProposals, _iou
 from fovea_trainer.models.heads.fcos import FCOS, NO_OBJECT, match
-from fovea_trainer.models.heads.retinanet import RawBoxes, RetinaNet
-from fovea_trainer.models.heads.ssd import NEGATIVES_PER_POSITIVE, SSD, RawDefaultBoxes
+from fovea_trainer.models.heads.retinanet import RetinaNet
+from fovea_trainer.models.heads.ssd import NEGATIVES_PER_POSITIVE, SSD
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.norms import BatchNorm
 from fovea_trainer.models.points import grid
@@ -198,13 +199,13 @@ def ssd(name: str = "ssd") -> SSD:
     return network.eval()
 
 
-def default_boxes(network: SSD) -> RawDefaultBoxes:
+def default_boxes(network: SSD) -> RawBoxes:
     """Random raw outputs for one image of 128 x 96."""
     with torch.no_grad():
         plain = network(torch.zeros(1, 3, 96, 128))
     random = torch.Generator().manual_seed(1)
     logits = torch.randn(plain.logits.shape, generator=random)
-    return RawDefaultBoxes(logits, torch.randn(plain.deltas.shape, generator=random), plain.anchors, plain.size)
+    return RawBoxes(logits, torch.randn(plain.deltas.shape, generator=random), plain.anchors, plain.size)
 
 
 def torchvisions_ssd() -> TorchvisionSSD:
@@ -240,7 +241,7 @@ def test_ssds_loss_of_a_batch_is_the_mean_over_images_and_an_empty_one_teaches_b
     hardest = -raw.logits[0].log_softmax(-1)[:, 0].topk(NEGATIVES_PER_POSITIVE, largest=False).values
     assert float(empty["class"]) == pytest.approx(float(hardest.sum()), rel=1e-5)
     assert float(empty["box"]) == 0
-    two = RawDefaultBoxes(raw.logits.repeat(2, 1, 1), raw.deltas.repeat(2, 1, 1), raw.anchors, raw.size)
+    two = RawBoxes(raw.logits.repeat(2, 1, 1), raw.deltas.repeat(2, 1, 1), raw.anchors, raw.size)
     both = network.loss(two, BoxTargets((target, nothing), (labels, none)))
     for name, value in both.items():
         assert value == pytest.approx(float(alone[name] + empty[name]) / 2, rel=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,10 @@ MIN_BOX_PIXELS = 2.0
 """Boxes of which less than this is left in width or height are dropped."""
 MIN_VISIBILITY = 0.25
 """Boxes of whose area less than this share is left in the image are dropped: what is left need not show the object."""
+
+
+ATTEMPTS = 10
+"""Parts of an image that are drawn until one fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +219,28 @@ def visible(item: Labelled) -> Labelled:
         clipped = boxes_around(item.instances, len(clipped))
     kept = ((clipped[:, 2:] - clipped[:, :2]) >= MIN_BOX_PIXELS).all(1) & enough
     return replace(item, boxes=clipped).with_objects(kept)
+
+
+def drawn_part(
+    size: tuple[int, int], options: Any, random: np.random.Generator, most: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """A part of random area and aspect ratio anywhere in an image: left, top, width and height; None: none that was
+    drawn fits. The distribution is that of torchvision's RandomResizedCrop and RandomErasing.
+
+    Args:
+        size: Width and height of the image.
+        options: Least and most of area (in that of the image) and of width over height.
+        random: Random numbers.
+        most: Width and height that the part may have.
+    """
+    across, down = size
+    for _ in range(ATTEMPTS):
+        area = across * down * random.uniform(options.min_area, options.max_area)
+        ratio = math.exp(random.uniform(math.log(options.min_ratio), math.log(options.max_ratio)))
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= most[0] and 0 < height <= most[1]:
+            return int(random.integers(across - width + 1)), int(random.integers(down - height + 1)), width, height
+    return None
 
 
 def aligned(images: Sequence[Labelled]) -> list[Tensor]:

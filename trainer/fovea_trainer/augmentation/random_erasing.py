@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fovea_trainer.augmentation.base import MIN_VISIBILITY, Context, Labelled, Transform, register
-
-ATTEMPTS = 10
-"""Rectangles that are drawn until one fits into the image; then it stays as it is."""
+from fovea_trainer.augmentation.base import MIN_VISIBILITY, Context, Labelled, Transform, drawn_part, register
 
 
 @register
@@ -42,12 +38,8 @@ class RandomErasing(Transform):
 
     def rectangle(self, size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, int, int] | None:
         """Left, top, right and bottom of what is hidden of an image of this width and height; None: nothing fits."""
-        options, (across, down) = self.options, size
-        for _ in range(ATTEMPTS):
-            area = across * down * random.uniform(options.min_area, options.max_area)
-            ratio = math.exp(random.uniform(math.log(options.min_ratio), math.log(options.max_ratio)))
-            width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < width < across and 0 < height < down:
-                left, top = int(random.integers(across - width + 1)), int(random.integers(down - height + 1))
-                return left, top, left + width, top + height
-        return None
+        part = drawn_part(size, self.options, random, (size[0] - 1, size[1] - 1))
+        if part is None:
+            return None
+        left, top, width, height = part
+        return left, top, left + width, top + height

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from fovea_trainer.augmentation.base import Context, Labelled, Transform, register, warp
-
-ATTEMPTS = 10
-"""Parts that are drawn until one fits into the image; then it is the largest in the middle."""
+from fovea_trainer.augmentation.base import Context, Labelled, Transform, drawn_part, register, warp
 
 
 @register
@@ -29,14 +24,11 @@ class RandomResizedCrop(Transform):
         return warp(item, np.array([[across, 0, -left * across], [0, down, -top * down]]), context.step.size)
 
     def part(self, size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, int, int]:
-        """Left, top, width and height of the part of an image of this width and height."""
+        """Left, top, width and height of the part of an image of this width and height; where none that was drawn
+        fits, the largest in the middle."""
         options, (across, down) = self.options, size
-        for _ in range(ATTEMPTS):
-            area = across * down * random.uniform(options.min_area, options.max_area)
-            ratio = math.exp(random.uniform(math.log(options.min_ratio), math.log(options.max_ratio)))
-            width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < width <= across and 0 < height <= down:
-                return int(random.integers(across - width + 1)), int(random.integers(down - height + 1)), width, height
+        if (part := drawn_part(size, options, random, size)) is not None:
+            return part
         ratio = min(max(across / down, options.min_ratio), options.max_ratio)
         width, height = min(across, max(1, round(down * ratio))), min(down, max(1, round(across / ratio)))
         return (across - width) // 2, (down - height) // 2, width, height

@@ -43,7 +43,7 @@ from fovea_trainer.data.records import (
     Region,
     SourceImage,
 )
-from fovea_trainer.data.regions import draw, fault_of, ignored, outlined_by_box, pixels_of, scaled
+from fovea_trainer.data.regions import draw, extent, fault_of, ignored, outlined_by_box, pixels_of, scaled
 from fovea_trainer.data.text import composed
 
 
@@ -300,12 +300,11 @@ def _outlined(box: Box, width: int, height: int, findings: list[Finding]) -> tup
         box = outlined_by_box(box)
     assert box.outline is not None
     pixels = pixels_of(box.outline, width, height)
-    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-    if min(np.ptp(rows) + 1 if len(rows) else 0, np.ptp(columns) + 1 if len(columns) else 0) < MIN_BOX_SIDE:
+    left, top, right, bottom = extent(pixels)
+    if min(right - left, bottom - top) < MIN_BOX_SIDE:
         message = f"the outline of the {box.name} holds {pixels.sum()} pixels"
         findings.append(Finding(FindingKind.DEGENERATE_BOX, box.place, message))
         return None
-    left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
     counts = encode(pixels[top:bottom, left:right], left, top, width, height).decode("ascii")
     return replace(box, x1=float(left), y1=float(top), x2=float(right), y2=float(bottom)), counts
 

@@ -65,6 +65,12 @@ def region_of(pixels: NDArray[np.bool_], name: str, place: str) -> Region:
     return Region(name, runs=tuple(runs.tolist()), size=(pixels.shape[0], pixels.shape[1]), place=place)
 
 
+def extent(pixels: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the pixels `[height, width]`; all 0 where there are none."""
+    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+    return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else (0, 0, 0, 0)
+
+
 def outlined_by_box(box: Box) -> Box:
     """An object whose pixels nobody knows: one that is neither learned from nor missed; those of its box stand for
     it."""

@@ -22,5 +22,9 @@ def decode(deltas: Tensor, anchors: Tensor, height: int, width: int, weights: Se
     shift = deltas[..., :2] / deltas.new_tensor(weights[:2])
     scale = (deltas[..., 2:] / deltas.new_tensor(weights[2:])).clamp(max=MAX_LOG_SCALE)
     centre, half = centre + shift * size, scale.exp() * size / 2
-    limit = deltas.new_tensor([width, height])
-    return torch.cat([(centre - half).clamp(min=0).minimum(limit), (centre + half).clamp(min=0).minimum(limit)], -1)
+    return clipped(torch.cat([centre - half, centre + half], -1), height, width)
+
+
+def clipped(boxes: Tensor, height: int, width: int) -> Tensor:
+    """What of boxes xyxy [..., 4] lies in the image."""
+    return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height] * 2))

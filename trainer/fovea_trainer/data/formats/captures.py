@@ -14,7 +14,7 @@ from datetime import timedelta
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from fovea_serving.captures import CaptureStore
-from fovea_serving.captures.exchange import Picture, pictures
+from fovea_serving.captures.exchange import Picture, parts_of, pictures
 from fovea_serving.captures.records import prediction_of
 from pydantic import JsonValue
 
@@ -66,21 +66,17 @@ def _labels(each: Picture, place: str, task: Task) -> Labels:
     if fault:
         finding = Finding(FindingKind.INVALID_LABEL, place, fault)
         return Labels(place=place, findings=(finding,), complete=False)
-    parts = [(part, str(part["class"])) for part in _parts(content.get("classes"))]
+    parts = [(part, str(part["class"])) for part in parts_of(content, "classes")]
     return Labels(
         name=parts[0][1] if parts and "mask" not in parts[0][0] else None,
         boxes=tuple(
             Box(str(part["class"]), *_corners(part["box"]), place=place, outline=_outline(part, place))
-            for part in _parts(content.get("objects"))
+            for part in parts_of(content, "objects")
         ),
         regions=tuple(_region(part["mask"], name, place) for part, name in parts if "mask" in part),
         size=each.size,
         place=place,
     )
-
-
-def _parts(listed: JsonValue) -> Iterator[dict[str, JsonValue]]:
-    yield from (part for part in listed if isinstance(part, dict)) if isinstance(listed, list) else ()
 
 
 def _corners(box: JsonValue) -> tuple[float, float, float, float]:

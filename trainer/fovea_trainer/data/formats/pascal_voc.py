@@ -27,7 +27,7 @@ from fovea_trainer.data.formats import ANNOTATION_BYTES, Options, Reader, Tree, 
 from fovea_trainer.data.formats.xml_tree import UNREADABLE, Element, parse_xml, xml_text
 from fovea_trainer.data.image_files import IMAGE_SUFFIXES
 from fovea_trainer.data.records import IGNORE, SPLIT_NAMES, Box, FileImage, Labels, Region, SourceImage
-from fovea_trainer.data.regions import outlined_by_box, pixels_of, region_of
+from fovea_trainer.data.regions import extent, outlined_by_box, pixels_of, region_of
 from fovea_trainer.data.text import composed
 
 READERS = 16
@@ -279,10 +279,8 @@ def _outlined(box: Box, number: int, outlines: Mapping[int, Region], findings: l
     """An object with its pixels; one without, or with those of another place, is not learned from."""
     region, message = outlines.get(number), f"no pixel of {OBJECTS} has the object's number {number}"
     if region is not None:
-        pixels = pixels_of(region, *region.size[::-1])
-        rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-        around = Box("", float(columns[0]), float(rows[0]), float(columns[-1]) + 1, float(rows[-1]) + 1)
-        if _overlap(box, around) >= SAME_PLACE:
+        left, top, right, bottom = map(float, extent(pixels_of(region, *region.size[::-1])))
+        if _overlap(box, Box("", left, top, right, bottom)) >= SAME_PLACE:
             return replace(box, outline=replace(region, name=box.name, place=box.place))
         message = f"the pixels of the value {number} in {region.place} lie elsewhere than the object's box"
     findings.append(Finding(FindingKind.IGNORED_REGION, box.place, message))

@@ -1,13 +1,18 @@
-"""What the heads of detectors share: anchors that are given as options, or follow from the dataset."""
+"""What the heads of detectors share: raw outputs at anchors, which are options or follow from the data, and losses."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from fovea_api.architectures import Option, OptionValue
 from fovea_serving.pipeline import Preprocess
 from pydantic import JsonValue
+from torch import Tensor
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_iou
 
 from fovea_trainer.models.anchors import DEFAULT_RATIOS, Anchors, fit_anchors, ladder
 from fovea_trainer.models.heads.base import Options
@@ -44,6 +49,38 @@ PRESET: Mapping[str, JsonValue] = {
 }
 """What detectors are trained with where a recipe is silent. So short a training has no time for a slow backbone, or for
 objects of twice the size range: docs/performance.md has what was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawBoxes:
+    """Raw outputs of N images with A anchors.
+
+    Args:
+        logits: [N, A, C]; where the head has a background, [N, A, C + 1], and it comes first.
+        deltas: [N, A, 4] in the parametrization of `boxes.decode`, by the head's weights.
+        anchors: xyxy in input pixels, [A, 4].
+        size: Height and width of the input.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    size: tuple[int, int]
+
+
+def match(matcher: Matcher, boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Index of the object [B, 4] that each anchor [A, 4] learns, or what the matcher has for none, int64 [A]."""
+    if len(boxes) == 0:
+        return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
+    matches: Tensor = matcher(box_iou(boxes, anchors))
+    return matches
+
+
+def mean_losses(names: Sequence[str], of_images: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
+    """The parts of a loss by name, each the mean of those of the images: whatever worker has an image, it counts
+    alike."""
+    parts = zip(names, zip(*of_images, strict=True), strict=True)
+    return {name: torch.stack(values).mean() for name, values in parts}
 
 
 def anchor_options() -> tuple[Option, ...]:

@@ -7,14 +7,14 @@ matrix operation; and every proposal is pooled from all levels, of which its own
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
-from fovea_api.architectures import Option, OptionValue
+from fovea_api.architectures import Option
 from fovea_api.common import Task
-from fovea_serving.pipeline import Preprocess
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
@@ -29,7 +29,6 @@ from fovea_trainer.models.heads.detection import PRESET, anchor_options, anchors
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.pyramid import BODY_STRIDES, Pyramid
-from fovea_trainer.tasks import Sample
 from fovea_trainer.tasks.detection.targets import BoxTargets
 
 SIZES_PER_LEVEL = 1
@@ -232,12 +231,7 @@ def build(body: Body, options: Options, classes: int, loss: LossSettings, pretra
     return FasterRCNN(pyramid, channels, anchors, options.integer("proposals"), classes, loss)
 
 
-def fit(
-    options: Options, samples: Sequence[Sample], preprocess: Preprocess
-) -> tuple[Mapping[str, OptionValue], tuple[str, ...]]:
-    return fit_anchor_options(options, samples, preprocess, SIZES_PER_LEVEL)
-
-
+fit = partial(fit_anchor_options, sizes_per_level=SIZES_PER_LEVEL)
 NOTES = (
     "Proposals are thinned by Fast NMS in the graph; the final NMS is not part of it.",
     "Box regression is shared by all classes.",

@@ -16,8 +16,9 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegres
 from torchvision.ops import sigmoid_focal_loss
 
 from fovea_trainer.models.bodies import Body
+from fovea_trainer.models.boxes import clipped
 from fovea_trainer.models.heads.base import Head, Options, register
-from fovea_trainer.models.heads.detection import PRESET
+from fovea_trainer.models.heads.detection import PRESET, mean_losses
 from fovea_trainer.models.losses import LossSettings, box_loss
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.points import around, distances_to, grid
@@ -86,14 +87,11 @@ class FCOS(Network[RawDistances, BoxTargets]):
         for index, (boxes, labels) in enumerate(zip(targets.boxes, targets.labels, strict=True)):
             objects = match(raw.points, raw.strides, boxes)
             parts.append(self._of_image(raw, index, predicted[index], boxes, labels, objects))
-        names = ("class", "box", "centredness")
-        return {name: torch.stack(values).mean() for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+        return mean_losses(("class", "box", "centredness"), parts)
 
     def decode(self, raw: RawDistances) -> dict[str, Tensor]:
-        boxes = raw.boxes
-        limit = boxes.new_tensor([raw.size[1], raw.size[0]] * 2)
         scores = (raw.logits.float().sigmoid() * raw.centredness.float().sigmoid().unsqueeze(-1)).sqrt()
-        return {"boxes": boxes.clamp(min=0).minimum(limit), "scores": scores}
+        return {"boxes": clipped(raw.boxes, *raw.size), "scores": scores}
 
     def _of_image(
         self, raw: RawDistances, index: int, predicted: Tensor, boxes: Tensor, labels: Tensor, objects: Tensor

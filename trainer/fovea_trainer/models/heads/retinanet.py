@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
-from fovea_api.architectures import Option, OptionValue
+from fovea_api.architectures import Option
 from fovea_api.common import Task
 from fovea_api.trainingjob import Loss
-from fovea_serving.pipeline import Preprocess
 from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops import box_iou
 
 from fovea_trainer.models.anchors import MATCH_IOU, Anchors
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.boxes import decode
 from fovea_trainer.models.heads.base import Head, Options, register
-from fovea_trainer.models.heads.detection import PRESET, anchor_options, anchors_for, fit_anchor_options
+from fovea_trainer.models.heads.detection import (
+    PRESET,
+    RawBoxes,
+    anchor_options,
+    anchors_for,
+    fit_anchor_options,
+    match,
+)
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.pyramid import Pyramid
-from fovea_trainer.tasks import Sample
 from fovea_trainer.tasks.detection.targets import BoxTargets
 
 BOX_LOSSES = {Loss.FOCAL: "l1", Loss.SMOOTH_L1: "smooth_l1", Loss.GIOU: "giou", Loss.DIOU: "diou", Loss.CIOU: "ciou"}
@@ -35,23 +37,6 @@ NORM_GROUPS = 32
 BACKGROUND_IOU = 0.4
 """Overlap below which an anchor is background; between it and MATCH_IOU it does not count."""
 SIZES_PER_LEVEL = 2
-
-
-@dataclass(frozen=True, slots=True)
-class RawBoxes:
-    """Raw outputs of N images with A anchors.
-
-    Args:
-        logits: [N, A, C].
-        deltas: [N, A, 4] in the parametrization of `boxes.decode`.
-        anchors: xyxy in input pixels, [A, 4].
-        size: Height and width of the input.
-    """
-
-    logits: Tensor
-    deltas: Tensor
-    anchors: Tensor
-    size: tuple[int, int]
 
 
 class RetinaNet(Network[RawBoxes, BoxTargets]):
@@ -78,7 +63,7 @@ class RetinaNet(Network[RawBoxes, BoxTargets]):
         return RawBoxes(outputs["cls_logits"], outputs["bbox_regression"], self.anchors(levels), size)
 
     def loss(self, raw: RawBoxes, targets: BoxTargets) -> dict[str, Tensor]:
-        matches = [self._match(boxes, raw.anchors) for boxes in targets.boxes]
+        matches = [match(self.matcher, boxes, raw.anchors) for boxes in targets.boxes]
         objects = [
             {"boxes": boxes, "labels": labels} for boxes, labels in zip(targets.boxes, targets.labels, strict=True)
         ]
@@ -94,12 +79,6 @@ class RetinaNet(Network[RawBoxes, BoxTargets]):
         boxes = decode(raw.deltas.float(), raw.anchors, *raw.size)
         return {"boxes": boxes, "scores": raw.logits.float().sigmoid()}
 
-    def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        if len(boxes) == 0:
-            return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
-        match: Tensor = self.matcher(box_iou(boxes, anchors))
-        return match
-
 
 def build(body: Body, options: Options, classes: int, loss: LossSettings, pretrained: bool) -> RetinaNet:
     channels = options.integer("fpnChannels")
@@ -107,14 +86,9 @@ def build(body: Body, options: Options, classes: int, loss: LossSettings, pretra
     return RetinaNet(Pyramid(body, channels, anchors.strides, pretrained), channels, anchors, classes, loss)
 
 
-def fit(
-    options: Options, samples: Sequence[Sample], preprocess: Preprocess
-) -> tuple[Mapping[str, OptionValue], tuple[str, ...]]:
-    return fit_anchor_options(options, samples, preprocess, SIZES_PER_LEVEL)
-
-
 RETINANET = Head(
-    "retinanet", task=Task.DETECTION, losses=("Focal", "SmoothL1", "GIoU", "DIoU", "CIoU"), build=build, fit=fit,
+    "retinanet", task=Task.DETECTION, losses=("Focal", "SmoothL1", "GIoU", "DIoU", "CIoU"), build=build,
+    fit=partial(fit_anchor_options, sizes_per_level=SIZES_PER_LEVEL),
     options=(
         Option(name="fpnChannels", type="Integer", default=96, min=16, max=512,
                description="Channels of the feature pyramid and the heads."),

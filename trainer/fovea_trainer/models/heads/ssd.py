@@ -3,31 +3,35 @@ torchvision's heads and matcher."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
-from fovea_api.architectures import Option, OptionValue
+from fovea_api.architectures import Option
 from fovea_api.common import Task
 from fovea_api.trainingjob import Loss
-from fovea_serving.pipeline import Preprocess
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder, SSDMatcher
 from torchvision.models.detection.ssd import SSDHead
 from torchvision.models.detection.ssdlite import SSDLiteHead
-from torchvision.ops import box_iou
 
 from fovea_trainer.models.anchors import MATCH_IOU, Anchors
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.boxes import decode
 from fovea_trainer.models.extra_levels import ExtraLevels
 from fovea_trainer.models.heads.base import Head, Options, register
-from fovea_trainer.models.heads.detection import PRESET, anchor_options, anchors_for, fit_anchor_options
+from fovea_trainer.models.heads.detection import (
+    PRESET,
+    RawBoxes,
+    anchor_options,
+    anchors_for,
+    fit_anchor_options,
+    match,
+    mean_losses,
+)
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.norms import BatchNorm
-from fovea_trainer.tasks import Sample
 from fovea_trainer.tasks.detection.targets import BoxTargets
 
 SIZES_PER_LEVEL = 2
@@ -37,25 +41,9 @@ REGRESSION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """The inverse variances 0.1 and 0.2 of the paper's implementation."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawDefaultBoxes:
-    """Raw outputs of N images with A anchors, which the paper calls default boxes.
-
-    Args:
-        logits: [N, A, C + 1]; index 0 is the background.
-        deltas: [N, A, 4] in the parametrization of `boxes.decode`, by REGRESSION_WEIGHTS.
-        anchors: xyxy in input pixels, [A, 4].
-        size: Height and width of the input.
-    """
-
-    logits: Tensor
-    deltas: Tensor
-    anchors: Tensor
-    size: tuple[int, int]
-
-
-class SSD(Network[RawDefaultBoxes, BoxTargets]):
-    """One-stage detector on unmerged feature maps. Outputs are decoded in the graph; NMS is outside."""
+class SSD(Network[RawBoxes, BoxTargets]):
+    """One-stage detector on unmerged feature maps, whose anchors the paper calls default boxes. Outputs are decoded in
+    the graph; NMS is outside."""
 
     task = Task.DETECTION
 
@@ -73,23 +61,22 @@ class SSD(Network[RawDefaultBoxes, BoxTargets]):
     def backbone(self) -> nn.Module:
         return self.neck.body
 
-    def forward(self, images: Tensor) -> RawDefaultBoxes:
+    def forward(self, images: Tensor) -> RawBoxes:
         levels = self.neck(images)
         outputs = self.head(levels)
         size = (images.shape[-2], images.shape[-1])
-        return RawDefaultBoxes(outputs["cls_logits"], outputs["bbox_regression"], self.anchors(levels), size)
+        return RawBoxes(outputs["cls_logits"], outputs["bbox_regression"], self.anchors(levels), size)
 
-    def loss(self, raw: RawDefaultBoxes, targets: BoxTargets) -> dict[str, Tensor]:
+    def loss(self, raw: RawBoxes, targets: BoxTargets) -> dict[str, Tensor]:
         parts = [
             self._of_image(logits, deltas, raw.anchors, boxes, labels)
             for logits, deltas, boxes, labels in zip(
                 raw.logits.float(), raw.deltas.float(), targets.boxes, targets.labels, strict=True
             )
         ]
-        of_classes, of_boxes = zip(*parts, strict=True)
-        return {"class": torch.stack(of_classes).mean(), "box": torch.stack(of_boxes).mean()}
+        return mean_losses(("class", "box"), parts)
 
-    def decode(self, raw: RawDefaultBoxes) -> dict[str, Tensor]:
+    def decode(self, raw: RawBoxes) -> dict[str, Tensor]:
         boxes = decode(raw.deltas.float(), raw.anchors, *raw.size, REGRESSION_WEIGHTS)
         return {"boxes": boxes, "scores": raw.logits.float().softmax(-1)[..., 1:]}
 
@@ -98,7 +85,7 @@ class SSD(Network[RawDefaultBoxes, BoxTargets]):
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy with hard negatives, and smooth L1, both over the number of anchors with an object. An image
         without objects has the negatives of one anchor, for else it would teach nothing."""
-        matched = self._match(boxes, anchors)
+        matched = match(self.matcher, boxes, anchors)
         positive = matched >= 0
         expected = torch.zeros_like(matched)  # background
         expected[positive] = labels[matched[positive]] + 1
@@ -108,19 +95,6 @@ class SSD(Network[RawDefaultBoxes, BoxTargets]):
         target = self.coder.encode_single(boxes[matched[positive]], anchors[positive])
         box = F.smooth_l1_loss(deltas[positive], target, reduction="sum")
         return (errors * counted).sum() / count, box / count
-
-    def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Index of the object of each anchor, or -1, int64 [A]."""
-        if len(boxes) == 0:
-            return torch.full((len(anchors),), SSDMatcher.BELOW_LOW_THRESHOLD, device=anchors.device)
-        match: Tensor = self.matcher(box_iou(boxes, anchors))
-        return match
-
-
-def fit(
-    options: Options, samples: Sequence[Sample], preprocess: Preprocess
-) -> tuple[Mapping[str, OptionValue], tuple[str, ...]]:
-    return fit_anchor_options(options, samples, preprocess, SIZES_PER_LEVEL)
 
 
 def head(name: str, separable: bool) -> Head:
@@ -132,7 +106,8 @@ def head(name: str, separable: bool) -> Head:
         return SSD(neck, anchors, separable, classes, loss)
 
     return Head(
-        name, task=Task.DETECTION, losses=(Loss.SMOOTH_L1,), build=build, fit=fit,
+        name, task=Task.DETECTION, losses=(Loss.SMOOTH_L1,), build=build,
+        fit=partial(fit_anchor_options, sizes_per_level=SIZES_PER_LEVEL),
         options=(
             Option(name="extraChannels", type="Integer", default=256, min=16, max=1024,
                    description="Channels of the levels that are coarser than the backbone's; an even number."),

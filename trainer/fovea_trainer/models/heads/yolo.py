@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from fovea_trainer.models.assignment import Assignment, assign
 from fovea_trainer.models.bodies import Body
+from fovea_trainer.models.boxes import clipped
 from fovea_trainer.models.heads.base import Head, Options, register
-from fovea_trainer.models.heads.detection import PRESET
+from fovea_trainer.models.heads.detection import PRESET, mean_losses
 from fovea_trainer.models.losses import LossSettings, box_loss
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.path_aggregation import PathAggregation, conv
@@ -105,12 +106,10 @@ class Yolo(Network[RawPoints, BoxTargets]):
             with torch.no_grad():
                 assignment = assign(logits[index].sigmoid(), predicted[index], raw.points, boxes, labels)
             parts.append(self._of_image(raw, index, predicted[index], boxes, labels, assignment))
-        names = ("class", "box", "distribution")
-        return {name: torch.stack(values).mean() for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+        return mean_losses(("class", "box", "distribution"), parts)
 
     def decode(self, raw: RawPoints) -> dict[str, Tensor]:
-        limit = raw.boxes.new_tensor([raw.size[1], raw.size[0]] * 2)
-        return {"boxes": raw.boxes.clamp(min=0).minimum(limit), "scores": raw.logits.float().sigmoid()}
+        return {"boxes": clipped(raw.boxes, *raw.size), "scores": raw.logits.float().sigmoid()}
 
     def _of_image(
         self, raw: RawPoints, index: int, predicted: Tensor, boxes: Tensor, labels: Tensor, assignment: Assignment
