@@ -53,7 +53,7 @@ def build(
 @command.command("check")
 @click.argument("place", type=click.Path(exists=True, path_type=Path))
 @click.option("--format", "format_", help="Format of the labels; absent: the one that the files look like.")
-@click.option("--task", help="Detection, Classification or SemanticSegmentation; absent: what the format is for.")
+@click.option("--task", help="Such as Detection or InstanceSegmentation; absent: what the format is for.")
 @click.option("--class", "classes", multiple=True, help="A class, in order of the index; absent: as the labels say.")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that read images.")
 @output_option

@@ -21,7 +21,7 @@ from fovea_cli.output import output_option, print_json
 )
 @click.option("--name", help="Name of the Dataset and the TrainingJob; absent: the folder's.")
 @click.option("--format", "format_", help="Format of the labels; absent: the one that the files look like.")
-@click.option("--task", help="Detection, Classification or SemanticSegmentation; absent: what the format is for.")
+@click.option("--task", help="Such as Detection or InstanceSegmentation; absent: what the format is for.")
 @click.option("--class", "classes", multiple=True, help="A class, in order of the index; absent: as the labels say.")
 @click.option("--architecture", help="See `fovea models`; absent: the smallest of the task.")
 @click.option("--uri", help="Where a cluster will read the images.  [default: pvc://datasets/NAME]")

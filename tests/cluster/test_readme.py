@@ -33,11 +33,11 @@ def test_try_it_is_what_ci_runs() -> None:
 GUIDE = {
     "first-model.md": {
         "kubectl apply -f docs/guide/first-namespace.yaml": "with other names, by the fixture demo",
-        "fovea push photos pvc://datasets/photos --namespace vision": "with a stand-in for kubectl, by tests/unit/cli",
-        "kubectl -n vision apply -f photos.yaml": "for the example, by test_kubernetes",
-        "kubectl -n vision get datasets,trainingjobs": "by test_kubernetes",
-        "kubectl -n vision wait --for=condition=Ready trainingjob/photos --timeout=2h": "by test_kubernetes",
-        "fovea pull photos --namespace vision": "with a stand-in for kubectl, by tests/unit/cli",
+        "fovea push photos pvc://datasets/photos --namespace vision": "by test_newcomer",
+        "kubectl -n vision apply -f photos.yaml": "by test_newcomer",
+        "kubectl -n vision get datasets,trainingjobs": "by test_newcomer",
+        "kubectl -n vision wait --for=condition=Ready trainingjob/photos --timeout=2h": "by test_newcomer",
+        "fovea pull photos --namespace vision": "by test_newcomer",
     },
     "platform.md": {
         "helm upgrade --install fovea charts/fovea": "with other images, by the fixture demo",

@@ -15,11 +15,14 @@ from fovea_api.dataset import Recipe
 from fovea_api.errors import InvalidInput
 from fovea_api.metrics import PRIMARY
 from fovea_api.names import API_VERSION
+from fovea_api.presets import with_preset
+from fovea_api.trainingjob import Recipe as TrainingRecipe
 from pydantic import JsonValue
 
 from fovea_trainer.data.build import CheckResult
 from fovea_trainer.local import check_folder
 from fovea_trainer.manifest import LOCAL_SOURCE
+from fovea_trainer.training.fitting import long_enough
 
 SOURCE = "folder"
 """What the source is called."""
@@ -183,14 +186,30 @@ spec:
   datasetRef: {{name: {start.name}}}
   model:
     architecture: {network.name}{f"     # or {others}; `fovea models`" if others else ""}
-  # What is left out, the architecture's preset fills in, for these images:
-  # input: {{size: {{width: {network.width}, height: {network.height}}}}}
-  # training: {{epochs: 30, batchSize: 16, optimizer: {{learningRate: 1.0e-3}}}}
+{_usual(network, summary.splits.get("train", 0))}
   # successCriteria:     # a model that misses one is never served
   # - {{metric: {goal.metric}, min: {goal.min}}}
   # compute:             # for a cluster with GPUs
   #   resources: {{limits: {{nvidia.com/gpu: "1"}}}}
 """
+
+
+def _usual(network: Architecture, images: int) -> str:
+    """What the architecture's preset comes to for a train split of so many images, as comments."""
+    recipe = with_preset(TrainingRecipe.model_validate({"model": {"architecture": network.name}}))
+    training, sizing = long_enough(recipe.training, images), recipe.input.sizing
+    lines = [
+        "# What is left out, the architecture's preset fills in. For these images that is, to begin changes from:",
+        f"# training: {{epochs: {training.epochs}, batchSize: {training.batch_size}, "
+        f"optimizer: {{learningRate: {training.optimizer.learning_rate:g}}}}}",
+    ]
+    if sizing is not None:
+        sides = f"{sizing.longer_side} pixels on the longer side"
+        if sizing.object_pixels:
+            sides += f", up to {sizing.largest} where objects are small"
+        side = sizing.longer_side
+        lines.append(f"# input: {{size: {{width: {side}, height: {side}}}}}     # left out: {sides}")
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def _listed(classes: Sequence[str]) -> str:

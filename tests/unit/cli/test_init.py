@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -31,6 +32,11 @@ def test_a_folder_of_classes_becomes_a_manifest_that_trains(
     dataset, job = manifest.find(Dataset, None).spec, manifest.find(TrainingJob, None).spec
     assert (dataset.classes, dataset.splits.method) == (("blue", "red"), "FromSource")
     assert job.input.size is None, "the preset finds it"
+    usual = re.search("^  # (training: .*)$", (tmp_path / "photos.yaml").read_text(), flags=re.MULTILINE)
+    assert usual is not None
+    assert yaml.safe_load(usual[1]) == {
+        "training": {"epochs": 300, "batchSize": 64, "optimizer": {"learningRate": 0.001}}
+    }, "300 steps at least, of which 16 images make one an epoch"
     again = fovea("init", "My Photos", "--name", "photos")
     assert (again.exit_code, "the file exists (give another --file" in again.stderr) == (1, True)
     assert fovea("init", "My Photos", "--name", "photos", "--force").exit_code == 0

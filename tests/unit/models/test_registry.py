@@ -158,7 +158,7 @@ def test_other_box_losses(loss: Loss) -> None:
         ("fasterrcnn", "ClassWeights", "Default", 0, "fasterrcnn takes no class weights (use Oversample or Undersampl"),
         ("resnet18", "None", "Focal", 0.1, "labelSmoothing: the loss Focal takes no label smoothing (set it to 0, or"),
         ("resnet18", "FocalLoss", "Default", 0.1, "the loss Focal takes no label smoothing"),
-        ("unet-efficientnet-lite0", "None", "Dice", 0.1, "or use the loss DiceCrossEntropy or CrossEntropy or BinaryCrossEntropy)"),
+        ("unet-efficientnet-lite0", "None", "Dice", 0.1, "DiceCrossEntropy or CrossEntropy or BinaryCrossEntropy)"),
         (
             "fasterrcnn",
             "None",

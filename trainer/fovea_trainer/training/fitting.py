@@ -71,7 +71,7 @@ class Images:
 
 def fitted(recipe: Recipe, version: Version) -> Recipe:
     """The recipe with what follows from a dataset version spelled out; one that leaves nothing open as it is."""
-    training = _long_enough(recipe.training, version.manifest.splits.get("train", 0))
+    training = long_enough(recipe.training, version.manifest.splits.get("train", 0))
     result = recipe if training is recipe.training else recipe.model_copy(update={"training": training})
     given = recipe.input
     if given.size is not None or given.sizing is None:
@@ -82,7 +82,8 @@ def fitted(recipe: Recipe, version: Version) -> Recipe:
     return result.model_copy(update={"input": given.model_copy(update=update)})
 
 
-def _long_enough(training: Training, images: int) -> Training:
+def long_enough(training: Training, images: int) -> Training:
+    """The training with its epochs, and those in which its rate rises, for a train split of so many images."""
     schedule = training.schedule
     if training.min_steps == 0 and schedule.warmup_share is None:
         return training
