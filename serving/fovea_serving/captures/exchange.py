@@ -26,7 +26,7 @@ from fovea_store import NotFound
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from fovea_serving.captures.records import Answered, Label
+from fovea_serving.captures.records import Answered, Capture, Label, prediction_of
 from fovea_serving.captures.store import CaptureStore
 from fovea_serving.pipeline import decode
 from fovea_serving.pipeline.properties import thumbnail
@@ -54,9 +54,14 @@ class Picture:
     group: str
 
     @property
+    def file(self) -> str:
+        """Name of its file, which no other image has."""
+        return self.found.capture.images[self.index].file
+
+    @property
     def name(self) -> str:
         """Path of the image in an export."""
-        return f"{self.group}/{self.found.capture.images[self.index].file}"
+        return f"{self.group}/{self.file}"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -91,9 +96,16 @@ def pictures(store: CaptureStore) -> list[Picture]:
 
 
 def listed_in(store: CaptureStore, left_out: frozenset[str]) -> list[str]:
-    """Ids of the requests of which `exclude` lists an image, by its name or by the SHA-256 of its file."""
+    """Ids of the requests of which `exclude` lists an image: by its name in a version or an export, or by the SHA-256
+    of its file.
+
+    The group in an exported name does not count: it is another once the first capture of a burst is deleted.
+    """
+    names = {request_of(word) for word in left_out} - {None}
     found = (
-        each.found.capture.id for each in pictures(store) if each.name in left_out or _digest(store, each) in left_out
+        each.found.capture.id
+        for each in pictures(store)
+        if (each.found.capture.id, each.index) in names or _digest(store, each) in left_out
     )
     return list(dict.fromkeys(found))
 
@@ -311,22 +323,36 @@ def take_labels(store: CaptureStore, file: Path, form: str) -> tuple[int, int]:
 def keep_labels(store: CaptureStore, named: Iterable[tuple[str, Mapping[str, JsonValue]]]) -> tuple[int, int]:
     """Keeps labels, each with the name of its image; a request is labelled where all of its images are.
 
-    Returns how many requests have a label now, and how many images found no request.
+    Returns how many requests have a label now, and how many images found no request. Raises InvalidInput, and keeps
+    none, where one does not fit the task of its request.
     """
     labels: dict[str, dict[int, Mapping[str, JsonValue]]] = defaultdict(dict)
     for name, content in named:
         if (match := _NAME.fullmatch(name)) is not None:
             labels[match["id"]][int(match["index"])] = content
-    taken = unknown = 0
+    fitting = list[tuple[Answered, tuple[Mapping[str, JsonValue], ...]]]()
+    unknown = 0
     for request_id, images in labels.items():
         found = store.find(request_id)
         if found is None or set(images) != set(range(len(found.capture.images))):
             unknown += len(images)
             continue
-        ordered = tuple(images[index] for index in sorted(images))
+        for index, content in images.items():
+            _check(found.capture, index, content)
+        fitting.append((found, tuple(images[index] for index in sorted(images))))
+    for found, ordered in fitting:
         store.label(found, Label(time=datetime.now(UTC), source="import", images=ordered))
-        taken += 1
-    return taken, unknown
+    return len(fitting), unknown
+
+
+def _check(capture: Capture, index: int, label: Mapping[str, JsonValue]) -> None:
+    try:
+        prediction_of(capture.task, capture.images[index], label)
+    except InvalidInput as error:
+        place = f"the label of {capture.images[index].file or f'{capture.id}-{index}'}"
+        raise InvalidInput(
+            f"it does not fit the task {capture.task}: {error.message}", place, "correct it where it was made"
+        ) from error
 
 
 def _read(file: Path, form: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -140,12 +141,24 @@ class CaptureStore:
         return deleted
 
     def expire(self, now: datetime) -> int:
-        """Deletes the days that are older than the retention; their number."""
+        """Deletes the days that are older than the retention; their number.
+
+        A folder of that name in which no record of a capture can be read is not ours, and stays.
+        """
         last = day_of(now - self.retention)
-        old = [day for day in self.days() if day < last]
+        old = [day for day in self.days() if day < last and self._holds_captures(day)]
         for day in old:
             (self.root / day).delete()
         return len(old)
+
+    def _holds_captures(self, day: str) -> bool:
+        """Whether a record of a day can be read."""
+        for entry in (self.root / day).files():
+            if entry.path.endswith(RECORD) and not entry.path.endswith((LABEL, PAIR)):
+                with suppress(ValidationError, NotFound):
+                    Capture.model_validate_json((self.root / day / entry.path).read_bytes(MOST_RECORD_BYTES))
+                    return True
+        return False
 
     def _names(self, day: str) -> set[str]:
         """The files of a day, without those that are being written."""

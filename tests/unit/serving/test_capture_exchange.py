@@ -14,7 +14,7 @@ from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from fovea_cli.captures import command
 from fovea_serving.captures import Capture, CaptureStore, ImageAnswer
-from fovea_serving.captures.exchange import FORMATS, export, k_centre, pictures, take_labels
+from fovea_serving.captures.exchange import FORMATS, export, k_centre, keep_labels, pictures, take_labels
 from fovea_store import StorePath
 from fovea_trainer.data.formats import Options, Tree
 from fovea_trainer.data.formats.coco import open_reader
@@ -99,6 +99,15 @@ def test_unknown_images_and_broken_files_change_nothing(tmp_path: Path) -> None:
     (tmp_path / "broken.xml").write_text("<annotations")
     with pytest.raises(InvalidInput, match="this is no CVAT file"):
         take_labels(store, tmp_path / "broken.xml", "CVAT")
+
+
+def test_labels_of_another_task_are_refused_and_none_is_kept(tmp_path: Path) -> None:
+    store = filled(tmp_path / "captures", {"a": 0, "b": 100}, Task.CLASSIFICATION)
+    right, wrong = {"classes": [{"class": "WBC"}]}, {"objects": [{"class": "WBC", "box": [0.0, 0.0, 2.0, 2.0]}]}
+    with pytest.raises(InvalidInput, match="it does not fit the task Classification"):
+        keep_labels(store, [("a-0.png", right), ("b-0.png", wrong)])
+    assert [each.label for each in pictures(store)] == [None, None]
+    assert keep_labels(store, [("a-0.png", right)]) == (1, 0)
 
 
 def test_the_order_prefers_the_unsure_and_avoids_repetition() -> None:

@@ -54,6 +54,8 @@ from fovea_store.filesystems import filesystem
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.unit.serving.test_capture_exchange import filled
+
 SERVER = shutil.which("versitygw")
 RED, BLUE, GREY = (230, 20, 20), (0, 0, 255), (128, 128, 128)
 
@@ -437,12 +439,15 @@ def test_a_file_that_is_being_written_is_no_capture(tmp_path: Path) -> None:
 
 
 def test_days_beyond_the_retention_are_deleted(tmp_path: Path) -> None:
-    for day in ("2026-10-01", "2026-11-01", "2026-11-26", "notes"):
-        (tmp_path / day).mkdir()
-        (tmp_path / day / "a.json").write_text("{}")
-    store = CaptureStore(StorePath.parse(str(tmp_path)), timedelta(days=30))
+    store = filled(tmp_path, {"a": -56 * 86400, "b": -25 * 86400, "c": 0})
+    store = CaptureStore(store.root, timedelta(days=30))
+    for others in ("notes", "2026-09-30"):
+        (tmp_path / others).mkdir()
+        (tmp_path / others / "a.json").write_text("{}")
     assert store.expire(datetime(2026, 11, 26, 12, tzinfo=UTC)) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2026-11-01", "2026-11-26", "notes"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2026-09-30", "2026-11-01", "2026-11-26", "notes"], (
+        "what is not ours stays"
+    )
 
 
 # Features

@@ -1,7 +1,8 @@
 """Captures of a ModelDeployment, read where the gateways keep them: `spec.monitoring.captures.uri`.
 
 Images with a label are the data; those that wait for one are no loss and no finding. An image is called
-`<group>/<file>`: what one client sent without a pause is a group, which stays in one split. A folder that is not there
+`<request id>-<number>.<suffix>`, whatever else is deleted. What one client sent without a pause is a group, which stays
+in one split. A folder that is not there
 yet is an empty source, so that a Dataset can be applied before the first image is captured.
 """
 
@@ -42,9 +43,9 @@ class Captures:
 
     def scan(self) -> Iterator[SourceImage | Finding]:
         for each in pictures(CaptureStore(self.tree.root, timedelta.max)) if self.tree.files else ():
-            path = f"{each.found.folder}/{each.found.capture.images[each.index].file}"
+            path = f"{each.found.folder}/{each.file}"
             if each.label is not None and path in self.tree.files:
-                yield SourceImage(each.name, FileImage(path), labels=_labels(each, path, self.task), group=each.group)
+                yield SourceImage(each.file, FileImage(path), labels=_labels(each, path, self.task), group=each.group)
         self.tree.opened.update(self.tree.files)
 
     def read(self, item: SourceImage) -> Labels:
