@@ -56,7 +56,7 @@ class Picture:
     @property
     def file(self) -> str:
         """Name of its file, which no other image has."""
-        return self.found.capture.images[self.index].file
+        return str(self.found.capture.images[self.index].file)
 
     @property
     def name(self) -> str:
