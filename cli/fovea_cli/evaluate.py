@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from fovea_cli.formats import model_format_option
 from fovea_cli.output import output_option, print_json, print_table
 from fovea_cli.remote import bundle_folder, claim_options
 
@@ -19,6 +20,7 @@ from fovea_cli.remote import bundle_folder, claim_options
     type=click.FloatRange(0, 1),
     help="Score from which an object counts as reported.  [default: the bundle's]",
 )
+@model_format_option("--model-format")
 @click.option("--format", "format_", help="Format of a folder's labels; absent: the one that the files look like.")
 @claim_options
 @output_option
@@ -28,6 +30,7 @@ def command(
     split: str,
     confidence: float | None,
     format_: str | None,
+    model_format: str | None,
     namespace: str | None,
     image: str | None,
     output: str,
@@ -42,7 +45,9 @@ def command(
 
     loaded = load_bundle(bundle_folder(bundle, namespace, image))
     progress = _Progress()
-    result = evaluate_bundle(loaded, dataset, split, confidence=confidence, format_=format_, progress=progress)
+    result = evaluate_bundle(
+        loaded, dataset, split, confidence=confidence, format_=format_, model_format=model_format, progress=progress
+    )
     progress.close()
     if output == "json":
         print_json(result.to_dict())

@@ -13,7 +13,7 @@ from fovea_cli.remote import bundle_folder, claim_options
 
 @click.command("export")
 @click.argument("bundle")
-@click.option("--format", "format_", required=True, help="As in spec.export.formats: ONNX, ExportedProgram, StateDict.")
+@click.option("--format", "format_", required=True, help="As in spec.export.formats: ONNX, OpenVINO, StateDict, …")
 @click.option(
     "--to", type=click.Path(dir_okay=False, path_type=Path), help="The file.  [default: the format's own name, here]"
 )
@@ -42,8 +42,9 @@ def command(
     from fovea_trainer.use import export_bundle, pictures_in
 
     target = to or Path(exporter(format_).file)
-    if target.exists() and not force:
-        raise InvalidInput("the file exists", str(target), "give another file by --to, or replace it with --force")
+    for file in exporter(format_).files(target):
+        if file.exists() and not force:
+            raise InvalidInput("the file exists", str(file), "give another file by --to, or replace it with --force")
     loaded = load_bundle(bundle_folder(bundle, namespace, image))
     proof = export_bundle(loaded, format_, target, pictures_in(images))
     if output == "json":

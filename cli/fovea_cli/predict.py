@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fovea_cli.formats import model_format_option
 from fovea_cli.output import output_option, print_json, print_table
 from fovea_cli.remote import bundle_folder, claim_options
 
@@ -26,6 +27,7 @@ from fovea_cli.remote import bundle_folder, claim_options
     type=click.FloatRange(0, 1),
     help="Score from which an object is reported.  [default: the bundle's, where F1 is best on its validation split]",
 )
+@model_format_option("--format", "--model-format")
 @click.option("--overlapping", is_flag=True, help="Report one object as several classes, where the model is in doubt.")
 @click.option("--masks", is_flag=True, help="With -o json: the pixels of each class as COCO run-length encodings.")
 @claim_options
@@ -38,6 +40,7 @@ def command(
     confidence: float | None,
     overlapping: bool,
     masks: bool,
+    model_format: str | None,
     namespace: str | None,
     image: str | None,
     output: str,
@@ -52,9 +55,11 @@ def command(
     if target is not None:
         if draw is not None:
             raise click.UsageError("give --to or --draw")
-        _write(folder, images, target, confidence, overlapping)
+        _write(folder, images, target, confidence, overlapping, model_format)
         return
-    predictions = predict_files(folder, images, draw, confidence=confidence, overlapping=overlapping)
+    predictions = predict_files(
+        folder, images, draw, confidence=confidence, overlapping=overlapping, format_=model_format
+    )
     if output == "json":
         threshold = {} if predictions.confidence is None else {"confidence": predictions.confidence}
         print_json({str(path): {**each.to_dict(masks=masks), **threshold} for path, each in predictions.files.items()})
@@ -68,12 +73,25 @@ def command(
         click.echo(f"\nobjects from a score of {predictions.confidence:.3g} on ({whose})")
 
 
-def _write(folder: Path, images: tuple[Path, ...], target: Path, confidence: float | None, overlapping: bool) -> None:
+def _write(
+    folder: Path,
+    images: tuple[Path, ...],
+    target: Path,
+    confidence: float | None,
+    overlapping: bool,
+    model_format: str | None,
+) -> None:
     from fovea_serving.bulk import predict_to_parquet
     from fovea_serving.predict import images_of
 
     with click.progressbar(length=len(images_of(images)), label=str(target), file=sys.stderr) as bar:
         count = predict_to_parquet(
-            folder, images, target, confidence=confidence, overlapping=overlapping, progress=bar.update
+            folder,
+            images,
+            target,
+            confidence=confidence,
+            overlapping=overlapping,
+            format_=model_format,
+            progress=bar.update,
         )
     click.echo(f"{count} images")

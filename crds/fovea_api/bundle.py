@@ -69,6 +69,19 @@ class BundleFile(Model):
     """SHA-256, in hexadecimal."""
 
 
+class BundleFormat(Model):
+    """The model in one of the formats that were asked for."""
+
+    format: Word
+    """As in `spec.export.formats`."""
+    file: Annotated[str, Field(max_length=512)]
+    """Path of the file below the bundle's directory; of several, the one that is opened."""
+    difference: Metrics | None = None
+    """The largest difference from the trained network on real images, by output. Absent: nothing runs the format."""
+    metrics: Metrics = {}
+    """Of the whole last evaluated split, latency and size, as measured on this file. Empty: nothing runs the format."""
+
+
 class BundleMetrics(Model):
     """Metrics before and after compression."""
 
@@ -140,6 +153,8 @@ class BundleManifest(Model):
     """Arithmetic of the model that is served unless a deployment asks for another. Absent: FP32, which is in all."""
     metrics: BundleMetrics
     """Metrics before and after compression."""
+    formats: tuple[BundleFormat, ...] | None = None
+    """The formats that were asked for, where there is another than ONNX."""
     problem: StatedProblem = StatedProblem()
     """The problem in words."""
     lineage: Lineage

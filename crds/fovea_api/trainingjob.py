@@ -648,11 +648,12 @@ class Export(Model):
     """Export formats of the model."""
 
     formats: Annotated[
-        tuple[Literal["ONNX", "TFLite", "ExportedProgram", "StateDict"], ...],
-        Field(min_length=1, max_length=4),
+        tuple[Literal["ONNX", "OpenVINO", "TFLite", "ExportedProgram", "StateDict"], ...],
+        Field(min_length=1, max_length=5),
         Set(),
     ] = ("ONNX",)
-    """Formats in the bundle. ONNX is always included, because it is evaluated and served."""
+    """Formats in the bundle. ONNX is always included, because it is evaluated and served. Each that can be run is held
+    against the trained network and evaluated like it."""
     deferred: Annotated[tuple[Literal["TensorRT"], ...], Field(max_length=1), Set()] = ()
     """Formats built later by a Job on the target node; they do not affect the outcome of the run."""
     dynamic_batch: Bool = True

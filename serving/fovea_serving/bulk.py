@@ -48,6 +48,7 @@ def predict_to_parquet(
     *,
     confidence: float | None = None,
     overlapping: bool = False,
+    format_: str | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> int:
     """Writes a row for each image file, those in the folders given included; gives the number of rows.
@@ -61,6 +62,7 @@ def predict_to_parquet(
         target: The Parquet file.
         confidence: Smallest score of an object, 0 to 1; None: the bundle's own threshold.
         overlapping: Whether one object may be reported as several classes.
+        format_: The format of the model that predicts; None: the ONNX model that is served.
         progress: Called with the number of files that were done, those of an earlier call first.
 
     Raises:
@@ -68,13 +70,13 @@ def predict_to_parquet(
         InvalidInput: there is no image, or parts of another bundle or threshold lie there.
     """
     verified = load_bundle(bundle)
-    predictor = Predictor.from_bundle(verified)
+    predictor = Predictor.from_bundle(verified, format_=format_)
     if confidence is not None:
         predictor.postprocess = replace(predictor.postprocess, confidence_threshold=confidence)
     files = images_of(paths)
     parts = target.with_name(f"{target.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
-    how = f"{verified.digest} {predictor.postprocess.confidence_threshold:g} {overlapping}".encode()
+    how = f"{verified.digest} {predictor.postprocess.confidence_threshold:g} {overlapping} {format_}".encode()
     schema = SCHEMA.with_metadata({DIGEST: how})
     done = set(_done(parts, how))
     progress(len(done))

@@ -62,6 +62,15 @@ class Bundle:
             raise InvalidBundle(f"has no model in {precision}", str(self.path / MANIFEST), remedy)
         return self.path / MODELS[precision]
 
+    def exported(self, name: str) -> Path:
+        """The file of a format. Raises InvalidBundle where the bundle has none, or none that can be run."""
+        files = {each.format: each.file for each in self.manifest.formats or () if each.difference is not None}
+        files = {**files, "ONNX": MODEL}
+        if name not in files:
+            remedy = f"use {' or '.join(sorted(files))}, or train with export.formats [ONNX, {name}]"
+            raise InvalidBundle(f"has no {name} that can be run", str(self.path / MANIFEST), remedy)
+        return self.path / files[name]
+
     def golden(self, precision: str | None = None) -> list[float] | None:
         """The numbers of the stated answer to the golden image, in this precision; None: the bundle states none."""
         return golden_of(self.manifest, precision, lambda name: (self.path / name).read_bytes())

@@ -40,6 +40,7 @@ def predict_files(
     *,
     confidence: float | None = None,
     overlapping: bool = False,
+    format_: str | None = None,
 ) -> FilePredictions:
     """Predicts image files, and those in the folders given, with a bundle.
 
@@ -49,6 +50,7 @@ def predict_files(
         draw: Folder that gets a PNG of each image with the prediction drawn. Absent: none.
         confidence: Smallest score of an object, 0 to 1; absent: the bundle's own threshold.
         overlapping: Whether one object may be reported as several classes.
+        format_: The format of the model that predicts; None: the ONNX model that is served.
 
     Raises:
         InvalidBundle, CorruptBundle: the bundle cannot be used.
@@ -56,7 +58,7 @@ def predict_files(
         InvalidInput: there is no image, or two images would be drawn to the same file.
     """
     verified = load_bundle(bundle)
-    predictor = Predictor.from_bundle(verified)
+    predictor = Predictor.from_bundle(verified, format_=format_)
     if confidence is not None:
         predictor.postprocess = replace(predictor.postprocess, confidence_threshold=confidence)
     files = images_of(paths)

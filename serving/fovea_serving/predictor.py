@@ -51,12 +51,31 @@ class Predictor:
         self._max_batch = self.fixed_batch or max_batch
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, *, precision: str | None = None, threads: int = 0, max_batch: int = 8) -> Self:
-        """The predictor of a verified bundle, in FP32, INT8 or, by None, the bundle's own choice."""
+    def from_bundle(
+        cls,
+        bundle: Bundle,
+        *,
+        precision: str | None = None,
+        format_: str | None = None,
+        threads: int = 0,
+        max_batch: int = 8,
+    ) -> Self:
+        """The predictor of a verified bundle.
+
+        Args:
+            bundle: The bundle.
+            precision: FP32, INT8 or, by None, the bundle's own choice.
+            format_: One of `spec.export.formats`, all of which are FP32; None: the ONNX file of this precision.
+            threads: Threads on a CPU; 0: as many as this process may use.
+            max_batch: Images that are run at once at most.
+        """
         manifest = bundle.manifest
         preprocess = Preprocess.from_manifest(manifest.preprocessing)
         postprocess = Postprocess.from_manifest(manifest.task, manifest.postprocessing)
-        model = bundle.model_of(precision) if precision else bundle.model
+        if format_ is not None:
+            model = bundle.exported(format_)
+        else:
+            model = bundle.model_of(precision) if precision else bundle.model
         return cls(model, preprocess, postprocess, threads=threads, max_batch=max_batch)
 
     def predict(

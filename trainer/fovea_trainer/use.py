@@ -36,6 +36,7 @@ def evaluate_bundle(
     *,
     confidence: float | None = None,
     format_: str | None = None,
+    model_format: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """The quality of a bundle's model on labelled images that it need not have been trained on.
@@ -47,6 +48,7 @@ def evaluate_bundle(
         split: Which split of a version or of a manifest's Dataset.
         confidence: Score from which objects count as reported; absent: the bundle's own.
         format_: Format of a folder's labels; absent: the one that the files look like.
+        model_format: Format of the model that is measured; absent: the ONNX model that is served.
         progress: Called with (images done, images in all).
 
     Raises:
@@ -73,7 +75,7 @@ def evaluate_bundle(
                 dataset,
                 "list the model's classes in the Dataset's spec.classes, in their order",
             )
-        predictor = Predictor.from_bundle(bundle)
+        predictor = Predictor.from_bundle(bundle, format_=model_format)
         if confidence is not None:
             predictor.postprocess = replace(predictor.postprocess, confidence_threshold=confidence)
         samples = version.split("train" if split == EVERYTHING else split)
@@ -93,18 +95,22 @@ def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[P
         What was compared, in words.
 
     Raises:
-        NotSupported: there is no such format, or it is not written yet.
+        NotSupported: there is no such format.
+        MissingExtra: the library that writes it is not installed.
         InvalidInput: the bundle has no weights.
         ParityError: the file does not compute what the weights do.
     """
     form, manifest = exporter(format_), bundle.manifest
-    weights = bundle.path / WEIGHTS
+    weights, suffix = bundle.path / WEIGHTS, Path(form.file).suffix
+    if target.suffix != suffix:
+        raise InvalidInput(f"a file of {form.format} is called *{suffix}", str(target), "give it that ending")
     if WEIGHTS not in {entry.path for entry in manifest.files}:
         raise InvalidInput(f"the bundle has no {WEIGHTS}", str(bundle.path), "export the training's bundle")
     predictor = Predictor.from_bundle(bundle)
     preprocess = predictor.preprocess
     size = (preprocess.width, preprocess.height)
-    model = Exportable.of(restore(weights), size, dynamic_batch=predictor.fixed_batch is None)
+    network = Exportable.of(restore(weights), size, dynamic_batch=predictor.fixed_batch is None)
+    model = replace(network, onnx=bundle.model_of("FP32"))
     target.parent.mkdir(parents=True, exist_ok=True)
     form.write(model, target)
     if form.format == "ONNX":

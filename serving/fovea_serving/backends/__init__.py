@@ -2,6 +2,17 @@
 
 from fovea_serving.backends.base import Backend, BackendOptions, Device, InvalidModel
 from fovea_serving.backends.cpus import usable_cpus
+from fovea_serving.backends.library import OPENVINO, Library
 from fovea_serving.backends.registry import open_backend, register
 
-__all__ = ["Backend", "BackendOptions", "Device", "InvalidModel", "open_backend", "register", "usable_cpus"]
+__all__ = [
+    "OPENVINO",
+    "Backend",
+    "BackendOptions",
+    "Device",
+    "InvalidModel",
+    "Library",
+    "open_backend",
+    "register",
+    "usable_cpus",
+]

@@ -44,7 +44,7 @@ def test_what_works_in_a_training_is_not_refused() -> None:
         "model": {"architecture": "resnet18"},
         "compression": {"quantization": {"mode": "Static"}},
         "evaluation": {"latency": {"resources": {"requests": {"cpu": "1"}}}},
-        "export": {"formats": ["ONNX", "ExportedProgram", "StateDict"]},
+        "export": {"formats": ["ONNX", "OpenVINO", "ExportedProgram", "StateDict"]},
     }
     assert trainingjob.unsupported(trainingjob.Recipe.model_validate(recipe)) == ()
 

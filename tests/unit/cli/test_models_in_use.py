@@ -52,6 +52,68 @@ def test_export_writes_other_formats_that_compute_the_same(fovea: Fovea, trained
     assert (other.exit_code, "the trainer does not write CoreML" in other.stderr) == (1, True)
 
 
+def test_every_format_that_runs_is_measured_like_the_served_model(trained: Trained) -> None:
+    bundle = yaml.safe_load((trained.bundle / "bundle.yaml").read_text())
+    formats = {each["format"]: each for each in bundle["formats"]}
+    assert set(formats) == {"ONNX", "OpenVINO", "ExportedProgram", "StateDict"}
+    stored = {entry["path"] for entry in bundle["files"]}
+    assert {each["file"] for each in formats.values()} | {"openvino/model.bin"} <= stored
+    assert "difference" not in formats["StateDict"]
+    assert not formats["StateDict"]["metrics"]
+    served = bundle["metrics"]["exported"]
+    for name in ("ONNX", "OpenVINO", "ExportedProgram"):
+        measured = formats[name]["metrics"]
+        assert formats[name]["difference"]["logits"] < 1e-4
+        assert measured["test/accuracy"] == served["test/accuracy"]
+        assert measured["test/ece"] == pytest.approx(served["test/ece"], abs=1e-5)
+        assert measured["latency/p50Milliseconds"] > 0
+    size = sum((trained.bundle / "openvino" / f"model.{part}").stat().st_size for part in ("xml", "bin")) / 1e6
+    assert formats["OpenVINO"]["metrics"]["size/megabytes"] == pytest.approx(size)
+    assert set(bundle["lineage"]["versions"]) >= {"openvino", "onnxruntime"}
+    assert "openvino/model.xml" in (trained.bundle / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["openvino", "ExportedProgram"])
+def test_a_format_predicts_and_is_evaluated_as_the_served_model(fovea: Fovea, trained: Trained, name: str) -> None:
+    pictures = trained.pictures / "test"
+    served, other = (
+        json.loads(fovea("predict", trained.bundle, pictures, *option, "-o", "json").stdout)
+        for option in ((), ("--format", name))
+    )
+    assert served.keys() == other.keys()
+    for file, prediction in served.items():
+        scores, theirs = ([each["score"] for each in found[file]["classes"]] for found in (served, other))
+        assert theirs == pytest.approx(scores, abs=1e-4), prediction
+    done = fovea("evaluate", trained.bundle, pictures, "--model-format", name, "-o", "json")
+    measured = json.loads(done.stdout)["metrics"]
+    assert measured["all/accuracy"] == pytest.approx(trained.result["metrics"]["test/accuracy"])
+
+
+def test_a_format_that_the_bundle_lacks_is_refused_with_those_it_has(
+    fovea: Fovea, trained: Trained, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.bundle, tmp_path / "plain")
+    manifest = tmp_path / "plain" / "bundle.yaml"
+    content = yaml.safe_load(manifest.read_text())
+    manifest.write_text(yaml.safe_dump({**content, "formats": [content["formats"][0]]}))
+    done = fovea("predict", tmp_path / "plain", trained.pictures / "test", "--format", "OpenVINO")
+    assert done.exit_code == 1
+    assert "has no OpenVINO that can be run" in done.stderr
+    assert "train with export.formats [ONNX, OpenVINO]" in done.stderr
+
+
+def test_openvino_is_written_from_a_bundle(fovea: Fovea, trained: Trained, tmp_path: Path) -> None:
+    target, images = tmp_path / "net.xml", trained.pictures / "test"
+    done = fovea("export", trained.bundle, "--format", "OpenVINO", "--to", target, "--images", images)
+    assert done.exit_code == 0, done.output
+    assert "PyTorch and net.xml agree on 8 images" in done.stdout
+    target.unlink()
+    again = fovea("export", trained.bundle, "--format", "OpenVINO", "--to", target)
+    assert (again.exit_code, "net.bin" in again.stderr, "--force" in again.stderr) == (1, True, True)
+    other = fovea("export", trained.bundle, "--format", "OpenVINO", "--to", tmp_path / "other.onnx")
+    assert (other.exit_code, "a file of OpenVINO is called *.xml" in other.stderr) == (1, True)
+
+
 def test_an_onnx_file_says_what_it_is(trained: Trained) -> None:
     bundle = yaml.safe_load((trained.bundle / "bundle.yaml").read_text())
     about = ort.InferenceSession(str(trained.bundle / "model.onnx")).get_modelmeta().custom_metadata_map

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ import pytest
 import timm
 import torch
 from fovea_api.common import Task
-from fovea_api.errors import NotSupported
+from fovea_api.errors import MissingExtra, NotSupported
+from fovea_api.trainingjob import Recipe
+from fovea_serving.backends import BackendOptions, Device, InvalidModel, open_backend
 from fovea_serving.pipeline import Postprocess, Preprocess, decode
 from fovea_serving.predictor import Predictor
 from fovea_trainer.export import (
@@ -25,6 +29,7 @@ from fovea_trainer.export import (
     quantize_static,
     save_weights,
 )
+from fovea_trainer.training.finish import check_supported
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -119,6 +124,9 @@ def test_every_task_is_exported(
     path = export(model, tmp_path)
     check_parity(model, path, batch)
     check_parity(model, export(model, tmp_path, "ExportedProgram"), batch)
+    openvino = export(replace(model, onnx=path), tmp_path, "OpenVINO")
+    check_parity(model, openvino, batch)
+    assert open_backend(openvino, BackendOptions(Postprocess(task).outputs)).fixed_batch == (None if dynamic else 1)
     written = onnx.load(str(path))
     shape = written.graph.input[0].type.tensor_type.shape.dim
     assert written.graph.input[0].name == "image"
@@ -194,8 +202,41 @@ def test_an_exported_program_is_held_against_the_network(
         check_parity(exportable(other), file, batch)
 
 
+def test_openvino_serves_several_threads_and_no_gpu(
+    classifier: Classifier, exported: Path, batch: np.ndarray, tmp_path: Path
+) -> None:
+    file = export(replace(exportable(classifier), onnx=exported), tmp_path, "OpenVINO")
+    assert {each.name for each in file.parent.iterdir()} == {"model.xml", "model.bin"}
+    options = BackendOptions(("logits",), threads=1)
+    backend = open_backend(file, options)
+    assert backend.device is Device.CPU
+    with torch.no_grad():
+        expected = classifier(torch.from_numpy(batch)).numpy()
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda image: backend.run(image[None])["logits"], [*batch] * 8))
+    for index, answer in enumerate(answers):
+        np.testing.assert_allclose(answer, expected[[index % len(batch)]], atol=1e-4)
+    with pytest.raises(InvalidModel, match=r"OpenVINO has no CUDA here.*use ONNX"):
+        open_backend(file, BackendOptions(("logits",), Device.CUDA))
+    with pytest.raises(InvalidModel, match=r"inputs \['image'\] and outputs \['logits'\]"):
+        open_backend(file, BackendOptions(("boxes", "scores")))
+    file.write_text("<net/>")
+    with pytest.raises(InvalidModel, match="OpenVINO cannot load the model"):
+        open_backend(file, options)
+
+
+def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Before anything is trained; `None` in `sys.modules` is what Python takes for a module that is not there."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    recipe = Recipe.model_validate({"model": {"architecture": "resnet18"}, "export": {"formats": ["ONNX", "OpenVINO"]}})
+    with pytest.raises(MissingExtra, match=r"pip install 'fovea\[openvino\]'"):
+        check_supported(recipe)
+    with pytest.raises(MissingExtra, match=r"OpenVINO needs packages that are not installed"):
+        open_backend(tmp_path / "model.xml", BackendOptions(("logits",)))
+
+
 def test_an_unknown_format_is_refused_with_those_there_are() -> None:
-    with pytest.raises(NotSupported, match=r"does not write TFLite \(use one of ExportedProgram, ONNX, StateDict\)"):
+    with pytest.raises(NotSupported, match=r"does not write TFLite \(use one of ExportedProgram, ONNX, OpenVINO, S"):
         exporter("TFLite")
 
 

@@ -53,6 +53,6 @@ def measure_latency(predictor: Predictor, images: Sequence[Image | bytes], predi
     return Latency(float(p50), float(p95), len(milliseconds))
 
 
-def size_megabytes(model: Path) -> Mapping[str, float]:
-    """Size of the exported model in megabytes (10^6 bytes), by the name of the criterion."""
-    return {"size/megabytes": model.stat().st_size / 1e6}
+def size_megabytes(*files: Path) -> Mapping[str, float]:
+    """Size of the exported model, of all its files, in megabytes (10^6 bytes), by the name of the criterion."""
+    return {"size/megabytes": sum(file.stat().st_size for file in files) / 1e6}

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from fovea_api.common import Task
 from fovea_api.errors import FoveaError, NotSupported
+from fovea_serving.backends import Library
 from fovea_serving.pipeline import prediction_type
 from fovea_serving.registry import Registry
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class Exportable:
         task: Says how the outputs are called.
         size: (width, height) of the input in pixels; fixed in the file.
         dynamic_batch: Whether N may be any number; otherwise it is 1.
+        onnx: The same module as an ONNX file, where it is written already: formats that are made from one read it.
     """
 
     module: nn.Module
@@ -56,6 +58,7 @@ class Exportable:
     task: Task
     size: tuple[int, int]
     dynamic_batch: bool = True
+    onnx: Path | None = None
 
     @classmethod
     def of(cls, network: AnyNetwork, size: tuple[int, int], dynamic_batch: bool) -> Exportable:
@@ -74,17 +77,23 @@ class Exporter(ABC):
 
     Attributes:
         format: Its name in the API.
-        file: Name of the file in the bundle.
+        file: Name of the file in the bundle; of several, the one that is opened.
         runnable: Whether a backend of `fovea_serving` runs the file, so that it is held against the trained network.
+        library: What writes it, where that is no part of the trainer.
     """
 
     format: str
     file: str
     runnable: bool
+    library: Library | None = None
 
     @abstractmethod
     def write(self, model: Exportable, path: Path) -> None:
-        """Writes the file. Raises ExportError."""
+        """Writes the file. Raises ExportError, MissingExtra."""
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """All files that `write` makes for this path."""
+        return (path,)
 
 
 _EXPORTERS: Registry[Exporter] = Registry("fovea_trainer.export.exporters", "an exporter")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fovea_api.bundle import Lineage
+from fovea_api.bundle import BundleFormat, Lineage
 from fovea_api.criteria import CriterionResult
 from fovea_api.metrics import SPLITS
 from fovea_api.version import DatasetVersion
@@ -132,6 +132,33 @@ def metrics(
         lead += " The interval is where 95 % of the values lie when the images are drawn anew (bootstrap)."
     body = base.columns(*parts) if len(parts) > 1 else base.join(*parts)
     return Section("Metrics", base.join(body, *(base.paragraph(note) for note in notes)), lead)
+
+
+def formats(exported: Sequence[BundleFormat], headline: EvaluationResult | None) -> list[Section]:
+    """The formats beside ONNX: how close they are to the trained network, and how good, fast and large."""
+    if not exported:
+        return []
+    primary = f"{headline.split}/{headline.primary}" if headline is not None else None
+    shown = [primary] if primary is not None else []
+    shown += ["latency/p50Milliseconds", "size/megabytes"]
+    rows = [
+        (
+            each.format,
+            Markup("<code>{}</code>").format(each.file),
+            "not compared" if each.difference is None else f"{max(each.difference.values()):.2g}",
+            *(base.rounded(each.metrics.get(name)) for name in shown),
+        )
+        for each in exported
+    ]
+    titles = [
+        *([f"{headline.split.capitalize()}: {NAMES.get(headline.primary, headline.primary)}"] if headline else []),
+        *(NAMES[name.split("/")[1]] for name in shown[-2:]),
+    ]
+    lead = (
+        "Each file was held against the trained network on real images, by the largest difference of an output, and "
+        "measured like the model that is served; in 32-bit floating point."
+    )
+    return [Section("Formats", base.table(["Format", "File", "Difference", *titles], rows), lead)]
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fovea_api.bundle import Lineage
+from fovea_api.bundle import BundleFormat, Lineage
 from fovea_api.criteria import CriterionResult
 from fovea_api.run import TrainingSummary
 from fovea_api.version import DatasetVersion
@@ -39,6 +39,7 @@ class TrainingReport:
         samples: The evaluated splits' images, and those of `train`.
         parent: Metrics of the bundle that training started from; empty where there is none.
         champion: Metrics of the model that is served, on the same images; empty where it was not compared with one.
+        formats: The formats that the model was exported in, where there is another than ONNX.
         complexity: How large the network is.
         augmented: A picture of the first training images, augmented.
         notes: Sentences about what was decided on the way, such as a fallback from INT8.
@@ -55,6 +56,7 @@ class TrainingReport:
     predictor: Predictor
     samples: Mapping[str, Sequence[Sample]]
     notes: Sequence[str] = field(default=())
+    formats: Sequence[BundleFormat] = ()
     before: Mapping[str, float] = field(default_factory=dict)
     parent: Mapping[str, float] = field(default_factory=dict)
     champion: Mapping[str, float] = field(default_factory=dict)
@@ -87,6 +89,7 @@ def render_training_report(report: TrainingReport) -> str:
             report.complexity,
             report.notes,
         ),
+        *outcome.formats(report.formats, headline),
         *(quality.sections(headline) if headline else []),
         *(quality.images(headline, report.samples[headline.split], report.predictor) if headline else []),
         provenance.learning(report.history, report.training),

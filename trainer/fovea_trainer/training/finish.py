@@ -5,28 +5,29 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
-from fovea_api.bundle import MANIFEST, BundleManifest, BundleMetrics, Lineage
+from fovea_api.bundle import MANIFEST, BundleFormat, BundleManifest, BundleMetrics, Lineage
 from fovea_api.criteria import evaluate_criteria
 from fovea_api.errors import FoveaError, NotSupported
 from fovea_api.profile import PROFILE
 from fovea_api.run import Progress, RunResult, TrainingSummary
 from fovea_api.trainingjob import Recipe, unsupported
-from fovea_serving.bundle import MODEL, MODELS, REPORT, WEIGHTS, bundle_digest, parse_manifest
+from fovea_serving.bundle import MODEL, MODELS, REPORT, bundle_digest, parse_manifest
 from fovea_serving.pipeline.golden import ANSWERS, golden_image, golden_numbers
 from fovea_store import StorePath
 
 from fovea_trainer.evaluation.result import EvaluationResult
-from fovea_trainer.export import check_parity, exporter, save_weights, write_metadata
+from fovea_trainer.export import exporter, write_metadata
 from fovea_trainer.models.complexity import complexity
-from fovea_trainer.models.description import KEY, NetworkDescription
+from fovea_trainer.models.description import NetworkDescription
 from fovea_trainer.report.training import TrainingReport, write_report
 from fovea_trainer.training.comparison import SPLIT, Comparison, compare
 from fovea_trainer.training.context import Listener
+from fovea_trainer.training.formats import export, measure_formats
 from fovea_trainer.training.loop import NO_VALIDATION
 from fovea_trainer.training.manifest import describe_bundle, describe_lineage
 from fovea_trainer.training.preflight import check_version
@@ -40,16 +41,17 @@ from fovea_trainer.training.trained import Trained, restore
 from fovea_trainer.training.training_run import TrainingRun
 
 NO_TEST = "There is no test split: all metrics are of images that had a say in the training or in its choices."
-PARITY_IMAGES = 8
-"""Real images on which PyTorch and an exported file must agree."""
 
 log = logging.getLogger(__name__)
 
 
 def check_supported(recipe: Recipe) -> None:
-    """Refuses, before any work, what this version cannot do. Raises NotSupported."""
+    """Refuses, before any work, what this version cannot do, or not here. Raises NotSupported, MissingExtra."""
     if problems := unsupported(recipe):
         raise NotSupported("; ".join(map(str, problems)))
+    for name in recipe.export.formats:
+        if (library := exporter(name).library) is not None:
+            library.load()
 
 
 def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
@@ -70,15 +72,16 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     )
     stage("Exporting", TRAINING_PERCENT)
     log.info("the weights of epoch %d are exported", state.best_epoch)
-    _export(trained, folder)
+    exported = export(trained, folder)
     stage("Evaluating", TRAINING_PERCENT + 3)
     delivered = _evaluate(trained, folder, stage)
+    formats = measure_formats(exported, delivered)
     for model in {folder / MODEL, delivered.model}:
         known = delivered.trained
         write_metadata(model, known.version.manifest.classes, known.preprocess, known.postprocess)
     comparison = _compare(run, delivered)
     stage("Reporting", TRAINING_PERCENT + 7)
-    bundle = _describe(run, state, delivered, summary, folder, comparison)
+    bundle = _describe(run, state, delivered, formats, summary, folder, comparison)
     stage("Storing", TRAINING_PERCENT + 9)
     (folder / MANIFEST).write_text(yaml.safe_dump(bundle.to_dict(), sort_keys=False))
     digest = bundle_digest(bundle)
@@ -105,22 +108,11 @@ def measure(trained: Trained, folder: Path, *, splits: bool) -> dict[str, float]
         splits: Whether it is evaluated on the splits, too; else latency, size and complexity alone.
     """
     (folder / "evaluation").mkdir(parents=True)
-    _export(trained, folder)
+    export(trained, folder)
     if not splits:
         return trained.metrics(folder / MODEL, {})
     delivered = _evaluate(trained, folder, lambda stage, percent: None)
     return delivered.trained.metrics(delivered.model, delivered.evaluations)
-
-
-def _export(trained: Trained, folder: Path) -> None:
-    """Writes the weights and every format that was asked for; what a backend runs is held against the network."""
-    save_weights(trained.network, folder / WEIGHTS, {KEY: trained.description})
-    images = trained.batch("train", 0, PARITY_IMAGES)
-    for name in trained.recipe.export.formats:
-        form = exporter(name)
-        form.write(trained.exportable, folder / form.file)
-        if form.runnable:
-            log.info("%s", check_parity(trained.exportable, folder / form.file, images))
 
 
 def _evaluate(trained: Trained, folder: Path, stage: Callable[[str, int], None]) -> Delivered:
@@ -156,6 +148,7 @@ def _describe(
     run: TrainingRun,
     state: State,
     delivered: Delivered,
+    formats: Sequence[BundleFormat],
     summary: TrainingSummary,
     folder: Path,
     comparison: Comparison | None,
@@ -180,6 +173,7 @@ def _describe(
             metrics=metrics,
             before=delivered.before,
             criteria=criteria,
+            formats=formats,
             predictor=trained.predictor(delivered.model),
             samples={split: trained.version.split(split) for split in {"train", *delivered.evaluations}},
             notes=[*_notes(delivered), *([comparison.note] if comparison else _about_parent(parent, lineage))],
@@ -193,7 +187,7 @@ def _describe(
     profile = reference_profile(trained, delivered.model)
     (folder / PROFILE).write_text(profile.model_dump_json(by_alias=True, exclude_none=True))
     both = BundleMetrics(before_compression=delivered.before, exported=metrics)
-    return describe_bundle(trained, lineage, folder, both, delivered.quantized)
+    return describe_bundle(trained, lineage, folder, both, formats, delivered.quantized)
 
 
 def _state_golden_answers(trained: Trained, folder: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
 
 from fovea_api.bundle import (
     BundleFile,
+    BundleFormat,
     BundleManifest,
     BundleMetrics,
     DatasetLineage,
@@ -18,6 +20,7 @@ from fovea_api.bundle import (
 from fovea_api.trainingjob import Size
 from fovea_serving.bundle import file_digest
 
+from fovea_trainer.export import exporter
 from fovea_trainer.training.state import State
 from fovea_trainer.training.trained import Trained
 from fovea_trainer.training.training_run import TrainingRun
@@ -29,6 +32,8 @@ def describe_lineage(run: TrainingRun, trained: Trained, state: State) -> Lineag
     """Everything that the model came from."""
     dataset = run.spec.inputs.dataset
     assert dataset is not None
+    optional = [exporter(name).library for name in trained.recipe.export.formats]
+    libraries = (*LIBRARIES, *(library.distribution for library in optional if library is not None))
     return Lineage(
         dataset=DatasetLineage(name=dataset.name, version=dataset.version),
         recipe=trained.recipe.to_dict(),
@@ -41,12 +46,17 @@ def describe_lineage(run: TrainingRun, trained: Trained, state: State) -> Lineag
         precision=state.precision or None,
         best_epoch=state.best_epoch,
         image=run.spec.image,
-        versions={"python": platform.python_version(), **{name: package_version(name) for name in LIBRARIES}},
+        versions={"python": platform.python_version(), **{name: package_version(name) for name in libraries}},
     )
 
 
 def describe_bundle(
-    trained: Trained, lineage: Lineage, folder: Path, metrics: BundleMetrics, quantized: bool
+    trained: Trained,
+    lineage: Lineage,
+    folder: Path,
+    metrics: BundleMetrics,
+    formats: Sequence[BundleFormat],
+    quantized: bool,
 ) -> BundleManifest:
     """The manifest of the files in a folder; `quantized`: the 8-bit model is the one to be served."""
     preprocess = trained.preprocess
@@ -65,6 +75,7 @@ def describe_bundle(
         postprocessing=trained.postprocess.to_manifest(),
         precision="INT8" if quantized else None,
         metrics=metrics,
+        formats=tuple(formats) or None,
         problem=trained.version.manifest.problem,
         lineage=lineage,
         files=tuple(
