@@ -204,6 +204,8 @@ def _lines(deployment: ModelDeployment, found: ModelDeploymentStatus) -> Iterato
         yield f"Stable:     {found.stable.name}   {_bar(weight)} {weight} %"
     if candidate is not None:
         yield f"Candidate:  {candidate.name}   {_bar(candidate.weight)} {candidate.weight} %   {candidate.phase}"
+        if (test := candidate.load_test) is not None:
+            yield f"Load test:  {test.message or 'under way'}"
         yield f"Requests:   {candidate.counts.get('candidate/total', 0):,.0f} of at least {rollout.min_requests:,}"
         yield from _gates(candidate.analysis)
     if found.retiring is not None:

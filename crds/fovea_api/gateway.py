@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fovea_api.common import Bool, Int, Model, ObjectName, Percent, Uri
+from fovea_api.common import Bool, Int, Model, Number, ObjectName, Percent, Uri
 from fovea_api.modeldeployment import (
     Authentication,
     CapturePolicy,
@@ -45,6 +45,21 @@ class ServedVersion(Model):
     """File in the gateway's pod with the key that must have signed the bundle. Absent: it need not be signed."""
     address: Annotated[str, Field(max_length=2048)]
     """Where the runtime answers: `http://host:port/path` of a Ray Serve application, `host:port` of Triton's gRPC."""
+
+
+class VersionLoad(Model):
+    """A load test of a version that gets no requests yet."""
+
+    id: Annotated[str, Field(max_length=64)]
+    """Names the test; it is run once by each process."""
+    version: ServedVersion
+    """What is asked."""
+    gateways: Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(min_length=1, max_length=64)]
+    """Host names of the gateways that share the load; no other takes part."""
+    rate_per_second: Annotated[Number, Field(gt=0)] | None = None
+    """Rate of the requests of all gateways together. Absent: each asks again as soon as it has its answer."""
+    seconds: Annotated[Number, Field(gt=0)]
+    """Duration, in seconds."""
 
 
 class LabelStudioHost(Model):
@@ -83,6 +98,8 @@ class GatewayConfig(Model):
     """Whether labels are taken by request id; all answers are kept for it, beside the captures."""
     label_studio: LabelStudioHost | None = None
     """Label Studio whose tasks are predicted. Absent: images are read from the tasks and the captures alone."""
+    load_test: VersionLoad | None = None
+    """Load test that is due. Absent: none."""
     gateways: Annotated[Int, Field(ge=1)] = 1
     """Gateways that share the limits of the captures."""
 

@@ -187,7 +187,8 @@ class Authentication(Model):
 
 
 class ServiceObjectives(Model):
-    """Service level objectives; they are reported and are the basis of alerts."""
+    """Service level objectives: tested under load before a version gets requests, reported while it serves, and the
+    basis of alerts."""
 
     latency_p95_milliseconds: Milliseconds | None = None
     """95th percentile of the latency, in milliseconds."""
@@ -653,6 +654,44 @@ class ModelDeploymentSpec(Model):
 # --- Status ---------------------------------------------------------------------------------------------
 
 
+class ObjectiveResult(Model):
+    """State of one objective."""
+
+    metric: Word
+    """Name of the objective."""
+    target: Number
+    """Target value of the objective."""
+    measured: Number | None = None
+    """Measured value. Absent: not measured."""
+    met: Bool | None = None
+    """Whether the objective is met. Absent: not enough measurements."""
+
+
+class LoadTest(Model):
+    """Short load on a version before it gets requests, at the rate of the objectives."""
+
+    subject: Annotated[str, Field(max_length=16)]
+    """Digest of what is tested: the version, its resources and replicas, and the objectives."""
+    started: Time
+    """Start of the test."""
+    gateways: Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=64)] = ()
+    """Pods of the gateway that share the load."""
+    rate_per_second: Annotated[Number, Field(gt=0)] | None = None
+    """Rate of the requests. Absent: each gateway asks again as soon as it has its answer."""
+    seconds: Annotated[Number, Field(gt=0)]
+    """Duration of the load, in seconds."""
+    finished: Time | None = None
+    """End of the test. Absent: under way."""
+    requests: Count = 0
+    """Number of requests sent."""
+    failed: Count = 0
+    """Number of them that failed or were shed."""
+    results: Annotated[tuple[ObjectiveResult, ...], Field(max_length=8)] = ()
+    """State of each objective under this load."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """Explanation of the result."""
+
+
 class DeployedVersion(Model):
     """Version of the model in the runtime."""
 
@@ -670,6 +709,8 @@ class DeployedVersion(Model):
     """Secret with the key that verifies the bundle's signature. Absent: it need not be signed."""
     since: Time | None = None
     """Time since when the version has been stable, candidate or retiring."""
+    load_test: LoadTest | None = None
+    """Test of the objectives before the version got requests. Absent: there was none."""
 
 
 class StableVersion(DeployedVersion):
@@ -756,19 +797,6 @@ class RolledBackVersion(DeployedVersion):
     """Value of the annotation fovea.dev/retry at the rollback."""
     analysis: Annotated[tuple[GateResult, ...], Field(max_length=16)] = ()
     """Results of the gates that decided."""
-
-
-class ObjectiveResult(Model):
-    """State of one objective."""
-
-    metric: Word
-    """Name of the objective."""
-    target: Number
-    """Target value of the objective."""
-    measured: Number | None = None
-    """Measured value. Absent: not measured."""
-    met: Bool | None = None
-    """Whether the objective is met. Absent: not enough measurements."""
 
 
 class DetectorResult(Model):

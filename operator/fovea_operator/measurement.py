@@ -6,7 +6,7 @@ What is not known is None, never good or bad.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -29,6 +29,9 @@ REVISION = "fovea_serving_configuration"
 TESTED, FAILED = "fovea_serving_rollout_requests_total", "fovea_serving_rollout_failures_total"
 SLOW, COMPARED = "fovea_serving_rollout_slow_total", "fovea_serving_rollout_compared_total"
 """Series by which a candidate is tested: requests, those that failed, those over a limit, and compared answers."""
+LOAD_REQUESTS, LOAD_SECONDS = "fovea_serving_load_test_requests_total", "fovea_serving_load_test_seconds_bucket"
+LOAD_DURATION, LOAD_FINISHED = "fovea_serving_load_test_duration_seconds", "fovea_serving_load_test_finished"
+"""Series of a load test: its requests by status code, their latency, how long it took, and whether it is over."""
 DRIFT: Mapping[str, str] = {CLASSES: "class"} | {f"{feature.metric}_bucket": "le" for feature in FEATURES.values()}
 """Series of a gateway that count what images and answers are like, each with the label that matters."""
 LABELS: Mapping[str, str] = {
@@ -43,10 +46,16 @@ LABELS: Mapping[str, str] = {
     FAILED: "",
     SLOW: "milliseconds",
     COMPARED: "answers",
+    LOAD_REQUESTS: "test,code",
+    LOAD_SECONDS: "test,le",
+    LOAD_DURATION: "test",
+    LOAD_FINISHED: "test",
     LABELLED: "outcome",
     LABELLED_PAIRS: "outcome",
 }
 """The series that are read, each with the labels that matter beside run and role, separated by commas."""
+ANSWERED = "200"
+"""Status code of an answer."""
 STABLE, SHADOW = "stable", "shadow"
 """Values of the label `role`."""
 MIN_REQUESTS = 20
@@ -75,6 +84,35 @@ class Sample:
     def time(self) -> datetime:
         """The same as status records it, to the microsecond."""
         return datetime.fromtimestamp(self.at, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the gateways report of a load test."""
+
+    finished: int = 0
+    """Gateways that are done with it."""
+    requests: Mapping[str, float] = field(default_factory=dict)
+    """Requests by status code."""
+    buckets: Mapping[float, float] = field(default_factory=dict)
+    """Answers that took at most so many seconds."""
+    answered_per_second: float = 0.0
+    """Requests that were answered in a second, of all gateways together."""
+
+    @property
+    def total(self) -> float:
+        """Requests that were sent."""
+        return sum(self.requests.values())
+
+    @property
+    def failed(self) -> float:
+        """Those that the service failed, without those that it shed."""
+        return sum(count for code, count in self.requests.items() if code.startswith("5"))
+
+    @property
+    def answered(self) -> float:
+        """Those that were answered."""
+        return self.requests.get(ANSWERED, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +171,8 @@ class Measured:
 
     def within(self, seconds: float) -> float | None:
         """Share of requests that took at most so long; exact where a bucket ends there."""
-        edges = sorted(self.buckets.items())
-        total = edges[-1][1] if edges else 0.0
-        if total < MIN_REQUESTS:
-            return None
-        return max((count for edge, count in edges if edge <= seconds * (1 + 1e-9)), default=0.0) / total
+        total = max(self.buckets.values(), default=0.0)
+        return within(self.buckets, seconds) / total if total >= MIN_REQUESTS else None
 
     def follows(self, revision: str, pods: int) -> bool:
         """Whether so many gateway pods follow this revision of the configuration, and none another."""
@@ -162,6 +197,10 @@ class Measured:
         """Time of the last sample; None: there is none."""
         return max((samples[-1].time for samples in self.samples.values() if samples), default=None)
 
+    def load(self, test: str) -> Load:
+        """What the gateways have reported last of a load test, by its id; they count each test from zero."""
+        return _of_load_test((samples[-1] for samples in self.samples.values() if samples), test)
+
     def increase_since(self, time: datetime) -> Mapping[Series, float]:
         """How much each counter grew after a time, in all pods together. A pod that was first seen later is counted
         from then on; one whose counters began anew is counted from zero."""
@@ -176,11 +215,12 @@ class Measured:
 NOTHING = Measured()
 
 
-def quantile(buckets: Mapping[float, float], share: float) -> float | None:
-    """Seconds within which this share of requests was answered, as by PromQL's histogram_quantile; None: too few."""
+def quantile(buckets: Mapping[float, float], share: float, least: int = MIN_REQUESTS) -> float | None:
+    """Seconds within which this share of requests was answered, as by PromQL's histogram_quantile; None: fewer than
+    `least` requests."""
     edges = sorted(buckets.items())
     total = edges[-1][1] if edges else 0.0
-    if total < MIN_REQUESTS:
+    if total < least:
         return None
     low, before = 0.0, 0.0
     for edge, count in edges:
@@ -188,6 +228,11 @@ def quantile(buckets: Mapping[float, float], share: float) -> float | None:
             return low if math.isinf(edge) else low + (edge - low) * (share * total - before) / (count - before)
         low, before = edge, count
     return None
+
+
+def within(buckets: Mapping[float, float], seconds: float) -> float:
+    """Requests that took at most so long; exact where a bucket ends there."""
+    return max((count for edge, count in buckets.items() if edge <= seconds * (1 + 1e-9)), default=0.0)
 
 
 def read_sample(text: str, at: float) -> Sample:
@@ -235,6 +280,27 @@ def summarize(pods: Mapping[str, Sequence[Sample]], silent: int) -> Measured:
         silent=silent,
         samples={pod: tuple(samples) for pod, samples in pods.items()},
     )
+
+
+def _of_load_test(samples: Iterable[Sample], test: str) -> Load:
+    """What gateways report of a load test; of one that is not done with it, nothing."""
+    finished, answered = 0, 0.0
+    requests: dict[str, float] = {}
+    buckets: dict[float, float] = {}
+    for sample in samples:
+        own = [(each, value) for each, value in sample.values.items() if each.label.split(",")[0] == test]
+        if not any(each.name == LOAD_FINISHED and value for each, value in own):
+            continue
+        finished += 1
+        seconds = next((value for each, value in own if each.name == LOAD_DURATION), 0.0)
+        for each, value in own:
+            label = each.label.partition(",")[2]
+            if each.name == LOAD_REQUESTS:
+                requests[label] = requests.get(label, 0.0) + value
+                answered += value / seconds if label == ANSWERED and seconds else 0.0
+            elif each.name == LOAD_SECONDS:
+                buckets[float(label)] = buckets.get(float(label), 0.0) + value
+    return Load(finished, requests, buckets, answered)
 
 
 def _revision(sample: Sample) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 from pathlib import Path
@@ -21,14 +21,18 @@ from fovea_api.common import Task
 from fovea_api.errors import FoveaError
 from fovea_api.gateway import GatewayConfig, ServedVersion
 from fovea_operator import scraping
-from fovea_operator.objects import MODEL_DEPLOYMENT
+from fovea_operator.kinds.modeldeployment import load_test as operator_load_test
+from fovea_operator.objects import MODEL_DEPLOYMENT, RAY_SERVICE
 from fovea_serving.bundle import load_bundle
 from fovea_serving.gateway import configuration
+from fovea_serving.gateway import load_test as gateway_load_test
 from fovea_serving.gateway.configuration import Follower, Surroundings
 from fovea_serving.gateway.gateway import Gateway as RealGatewayState
 from fovea_serving.gateway.metrics import Metrics
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.predictor import Predictor
+from fovea_serving.upstreams import Answer, PredictOptions
+from fovea_serving.upstreams.base import DEFAULTS
 from fovea_serving.upstreams.local import LocalUpstream
 from fovea_store import StorePath
 from kubernetes.client import ApiException
@@ -71,6 +75,8 @@ class Gateway:
         """Share of the candidate's requests that fail."""
         self.weights: list[Weights] = []
         """All that it was given, by bundle, one after the other."""
+        self.load_tests: list[str] = []
+        """Those that it was asked for."""
 
     async def run(self) -> None:
         while True:
@@ -90,6 +96,13 @@ class Gateway:
             self.metrics.routing(self.routing)
         if weights:
             self.weights.append(weights)
+        if given.load_test is not None and given.load_test.id not in self.load_tests:
+            self.load_tests.append(given.load_test.id)
+            labels = (self.world.namespace, "cells", given.load_test.version.name, given.load_test.id)
+            self.metrics.load_test.begin(labels, None)
+            for _ in range(100):
+                self.metrics.load_test.request(labels, 200, 0.01)
+            self.metrics.load_test.end(labels, given.load_test.seconds)
 
     @property
     def story(self) -> list[dict[str, float]]:
@@ -149,14 +162,17 @@ class RealGateway:
         self.failed: dict[str, str] = {}
         """The error of each request that failed, by its id."""
         self.answered = 0
+        self.asked: set[str] = set()
+        """Bundles that requests were sent to."""
 
     async def run(self) -> None:
-        follower, last = Follower(self.gateway, Surroundings()), None
+        follower, last = Follower(self.gateway, Surroundings(host="played-gateway")), None
         clients = [asyncio.create_task(self.ask()) for _ in range(3)]
         try:
             while True:
                 with contextlib.suppress(ApiException):  # there is no ConfigMap yet
                     if (given := await asyncio.to_thread(config, self.world)) != last:
+                        self.asked |= {each["bundle"] for each in given.get("versions", ())}
                         await follower.apply(GatewayConfig.model_validate(given))
                         last = given
                 await asyncio.sleep(0.1)
@@ -202,11 +218,13 @@ def load_what_is_asked_for(world: World) -> None:
 
 
 async def second_is_tried(world: World, gateway: Gateway) -> None:
+    more: dict[str, Any] = {"rollout": ROLLOUT, "objectives": {"latencyP95Milliseconds": 1000}}
     async with world.operator(**SETTINGS):
-        await world.apply(deployment(FIRST, rollout=ROLLOUT))
+        await world.apply(deployment(FIRST, **more))
         await serves(world, FIRST)
     gateway.weights.clear()
-    await world.apply(deployment(SECOND, rollout=ROLLOUT))
+    gateway.load_tests.clear()
+    await world.apply(deployment(SECOND, **more))
 
 
 async def test_an_operator_that_dies_at_every_write_promotes_step_by_step(world: World, gateway: Gateway) -> None:
@@ -217,6 +235,8 @@ async def test_an_operator_that_dies_at_every_write_promotes_step_by_step(world:
         await world.until(lambda: gateway.weights[-1] == ((SECOND, 100.0),))
     expected = [{FIRST: 100}, {FIRST: 90, SECOND: 10}, {FIRST: 50, SECOND: 50}, {SECOND: 100}]
     assert gateway.story == expected, "no step is passed over, and none is taken back"
+    assert len(gateway.load_tests) == 1
+    assert status(world)["stable"]["loadTest"]["requests"] == 100
 
 
 async def test_an_operator_that_dies_at_every_write_takes_a_bad_candidate_out(world: World, gateway: Gateway) -> None:
@@ -282,3 +302,43 @@ async def test_real_bundles_behind_a_real_gateway(world: World, real: RealGatewa
             assert status(world)["stable"] == before
         failed = await rolled_out(f"file://{good}", lambda: status(world)["stable"]["bundle"] == f"file://{good}")
         assert failed == {}
+
+
+class Slow(LocalUpstream):
+    """A runtime that takes its time."""
+
+    async def predict(self, images: Sequence[bytes], options: PredictOptions = DEFAULTS) -> list[Answer]:
+        await asyncio.sleep(1)
+        return await super().predict(images, options)
+
+
+async def test_a_version_that_is_too_slow_under_load_gets_no_request(
+    world: World, real: RealGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stable = write_bundle(tmp_path, lambda folder: write_detector(folder / "model.onnx"), Task.DETECTION)
+    copy = tmp_path / "slow" / stable.name
+    StorePath.parse(str(stable)).download_tree(copy)
+    candidate = f"file://{copy}"
+
+    def opened(served: ServedVersion, manifest: BundleManifest, given: GatewayConfig) -> LocalUpstream:
+        upstream = Slow if served.bundle == candidate else LocalUpstream
+        return upstream(Predictor.from_bundle(load_bundle(stable), threads=1))
+
+    monkeypatch.setattr(configuration, "open_upstream", opened)
+    monkeypatch.setattr(operator_load_test, "LEAST_SECONDS", 5)
+    monkeypatch.setattr(gateway_load_test, "WARM_UP_SECONDS", 0.1)
+    objectives = {"latencyP95Milliseconds": 500}
+    more: dict[str, Any] = {"rollout": ROLLOUT, "objectives": objectives, "authentication": {"type": "None"}}
+    async with world.operator(**SETTINGS):
+        await world.apply(deployment(f"file://{stable}", **more))
+        await serves(world, f"file://{stable}")
+        assert status(world)["stable"]["loadTest"]["requests"] > 0
+        await world.apply(deployment(candidate, **more))
+        await world.until(lambda: candidate in str(world.get(RAY_SERVICE, "cells")))
+        await asyncio.to_thread(loaded, world)
+        await world.until(lambda: "rolledBack" in status(world))
+        failed = status(world)["rolledBack"]
+        assert (failed["reason"], failed["bundle"]) == ("ObjectivesMissed", candidate)
+        assert "latencyP95Milliseconds is" in failed["message"]
+        assert real.asked == {f"file://{stable}"}
+        assert real.failed == {}

@@ -31,6 +31,8 @@ NAME_LENGTH = 47
 DRAIN_SECONDS = 5
 """Seconds that a pod which is asked to stop goes on before it hears of it: endpoints take that long to forget it."""
 
+_HOST_NAME_LENGTH = 63
+
 
 def child_name(name: str, suffix: str = "", limit: int = NAME_LENGTH) -> str:
     """The owner's name, a DNS label, with a suffix; its start and a digest where that is too long."""
@@ -145,6 +147,12 @@ def is_ready(pod: View) -> bool:
 def of_component(pods: Sequence[View], component: str) -> Iterator[View]:
     """The pods that are this component."""
     yield from (pod for pod in pods if text(mapping(pod, "metadata", "labels"), names.LABEL_COMPONENT) == component)
+
+
+def host_names(pods: Sequence[View]) -> Iterator[str]:
+    """Host names of the gateway pods that are ready, as the kubelet gives them."""
+    for pod in filter(is_ready, of_component(pods, GATEWAY)):
+        yield text(pod, "metadata", "name")[:_HOST_NAME_LENGTH].rstrip("-.")
 
 
 def trouble(pods: Sequence[View], memory_field: str) -> tuple[str, str] | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fovea_api.bundle import MANIFEST, BundleManifest
@@ -21,6 +23,8 @@ from fovea_serving.gateway.authentication import ApiKeys, Authenticator, Everybo
 from fovea_serving.gateway.capturing import Capturer
 from fovea_serving.gateway.gateway import Gateway
 from fovea_serving.gateway.kubernetes import ApiServer
+from fovea_serving.gateway.load_test import LoadPlan, LoadTester
+from fovea_serving.gateway.metrics import MULTIPROCESS
 from fovea_serving.gateway.routing import Routing, Served, Version
 from fovea_serving.signature import SIGNATURE, unsigned, verify_signed_file
 from fovea_serving.upstreams import UpstreamUnavailable, open_upstream
@@ -43,11 +47,13 @@ class Surroundings:
         store_credentials: Folder of the credentials of the store that holds the bundles, see StorePath.
         api_keys: Folder whose files are the API keys: a mounted Secret.
         api: The API server that reviews tokens. None: that of the cluster which the process runs in.
+        host: Name of this gateway among those that share a load test: in a pod, the pod's.
     """
 
     store_credentials: str | None = None
     api_keys: Path | None = None
     api: ApiServer | None = None
+    host: str = field(default_factory=socket.gethostname)
 
 
 class Follower:
@@ -64,6 +70,7 @@ class Follower:
         self._authentication: tuple[Authentication, str, str] | None = None
         self._captures: tuple[CapturePolicy | None, bool, int] = (None, False, 1)
         self._open: dict[_Identity, Served] = {}
+        self._load_tester = LoadTester(surroundings.host, gateway.metrics.load_test, gateway.new_admission)
 
     async def follow(self, configs: AsyncIterator[GatewayConfig]) -> None:
         """Applies each configuration; while one cannot be applied, the one before goes on."""
@@ -77,6 +84,7 @@ class Follower:
         finally:
             if applying is not None:
                 applying.cancel()
+            await self._load_tester.close()
 
     async def _apply_until_done(self, config: GatewayConfig) -> None:
         while True:
@@ -125,16 +133,24 @@ class Follower:
             _identity(served, config): version.model for served, version in zip(config.versions, versions, strict=True)
         }
         log.info("routing: %s", ", ".join(f"{v.name} {v.role} {v.weight:g} %" for v in versions) or config.reason)
+        await self._load_tester.follow(_load_plan(config), lambda: self._opened(config))
         if former is not None and former is not monitor.capturer:
             await asyncio.to_thread(former.close)
+
+    async def _opened(self, config: GatewayConfig) -> Served:
+        """The version that is to be tested under load, on connections of its own. Raises what opening one raises."""
+        assert config.load_test is not None
+        return await self._new(config.load_test.version, config)
 
     async def _version(self, served: ServedVersion, config: GatewayConfig, opened: list[Served]) -> Version:
         model = self._open.get(_identity(served, config))
         if model is None:
-            manifest, digest, golden, profile = await asyncio.to_thread(self._read, served)
-            model = Served.of(manifest, digest, open_upstream(served, manifest, config), golden, profile)
-            opened.append(model)
+            opened.append(model := await self._new(served, config))
         return Version(served.name, served.role, served.weight, model, served.latency_limits_milliseconds)
+
+    async def _new(self, served: ServedVersion, config: GatewayConfig) -> Served:
+        manifest, digest, golden, profile = await asyncio.to_thread(self._read, served)
+        return Served.of(manifest, digest, open_upstream(served, manifest, config), golden, profile)
 
     def _read(self, served: ServedVersion) -> tuple[BundleManifest, str, list[float] | None, ReferenceProfile | None]:
         """The manifest, its digest, the stated answer to the golden image and the profile, of a bundle in its store.
@@ -191,6 +207,15 @@ class Follower:
                 authenticator = ServiceAccountTokens(api, config.namespace, config.deployment)
         self._authentication = required
         return authenticator
+
+
+def _load_plan(config: GatewayConfig) -> LoadPlan | None:
+    """The load test that is due."""
+    if config.load_test is None or MULTIPROCESS in os.environ:
+        return None
+    milliseconds = config.objectives.latency_p95_milliseconds if config.objectives is not None else None
+    objective = milliseconds / 1000 if milliseconds is not None else None
+    return LoadPlan(config.load_test, (config.namespace, config.deployment), config.inference, objective)
 
 
 async def _sees(version: Version) -> None:

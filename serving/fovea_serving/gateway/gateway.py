@@ -95,8 +95,8 @@ class Gateway:
         """Whether a configuration has been applied."""
         self.draining = False
         self._settings = settings
-        self.admission = self._admission()
-        self.admission_of_candidate = self._admission()
+        self.admission = self.new_admission()
+        self.admission_of_candidate = self.new_admission()
         """Its own: a candidate that hangs turns no other requests away."""
         self._stable_was_full = -math.inf
         """When the stable version turned a request away last, by `time.monotonic`."""
@@ -110,7 +110,7 @@ class Gateway:
         kept = {id(version.model) for version in routing.versions}
         former, self.routing = self.routing, routing
         if former.candidate is None:
-            self.admission_of_candidate = self._admission()
+            self.admission_of_candidate = self.new_admission()
         self.metrics.routing(routing)
         self.monitor.route(routing.versions)
         for version in former.versions:
@@ -296,7 +296,8 @@ class Gateway:
             words = f"no answer within {self.inference.timeout_seconds:g} s"
             raise DeadlineExceeded(words, None, "send smaller images or ask again") from None
 
-    def _admission(self) -> Admission:
+    def new_admission(self) -> Admission:
+        """One with nothing at work and nothing measured."""
         settings = self._settings
         always = self.inference.batching.max_size + usable_cpus()
         return Admission(settings.max_wait_seconds, always, settings.max_at_work)

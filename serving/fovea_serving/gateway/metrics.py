@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from fovea_serving.gateway.drift_metrics import LABELS, DriftMetrics
+from fovea_serving.gateway.load_test import LoadTestMetrics
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.pipeline.header import ImageHeader
 from fovea_serving.upstreams import Answer
@@ -49,6 +50,7 @@ class Metrics:
         """Edge of a latency bucket at the objective, in seconds."""
         registry = self.registry
         self.drift = DriftMetrics(registry)
+        self.load_test = LoadTestMetrics(registry, SECONDS)
         self._requests = Counter(
             "fovea_serving_requests", "Requests, by the status of the answer.", (*LABELS, "code"), registry=registry
         )

@@ -5,7 +5,7 @@ from fovea_api.modeldeployment import ModelDeployment, references
 from fovea_operator.kinds.modeldeployment.build import CHILDREN
 from fovea_operator.kinds.modeldeployment.gauges import GAUGES
 from fovea_operator.kinds.modeldeployment.observe import observe_deployment
-from fovea_operator.kinds.modeldeployment.plan import ROLLOUTS_ENDED, plan_deployment
+from fovea_operator.kinds.modeldeployment.plan import LOAD_TESTS_ENDED, ROLLOUTS_ENDED, plan_deployment
 from fovea_operator.objects import MODEL_DEPLOYMENT
 from fovea_operator.registry import KindEntry, Rights, reconciler
 
@@ -17,6 +17,6 @@ ENTRY = KindEntry(
     children=CHILDREN,
     # A gateway may ask this of the API server, and nobody can grant what he has not.
     rights=(Rights("authorization.k8s.io", ("localsubjectaccessreviews",), ("create",)),),
-    metrics=(ROLLOUTS_ENDED,),
+    metrics=(ROLLOUTS_ENDED, LOAD_TESTS_ENDED),
     gauges=GAUGES,
 )

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from fovea_api import names
-from fovea_api.gateway import CONFIG_KEY, GatewayConfig, LabelStudioHost, ServedVersion
+from fovea_api.gateway import CONFIG_KEY, GatewayConfig, LabelStudioHost, ServedVersion, VersionLoad
 from fovea_api.modeldeployment import TOKEN, DeployedVersion, LabelStudio
 from pydantic import JsonValue
 
 from fovea_operator.kinds.modeldeployment.canary import Versions
 from fovea_operator.kinds.modeldeployment.counting import latency_limits
+from fovea_operator.kinds.modeldeployment.load_test import identity
 from fovea_operator.objects import (
     AUTOSCALER,
     CONFIG_MAP,
@@ -97,7 +98,23 @@ def gateway_config(serving: Serving, versions: Versions, reason: str, gateways: 
         captures=spec.monitoring.captures,
         feedback=spec.monitoring.feedback is not None and spec.monitoring.feedback.enabled,
         label_studio=_label_studio(spec.monitoring.label_studio),
+        load_test=_load_test(serving, versions),
         gateways=gateways,
+    )
+
+
+def _load_test(serving: Serving, versions: Versions) -> VersionLoad | None:
+    """The load that a candidate is to get now."""
+    candidate = versions.under_load
+    test = candidate.load_test if candidate is not None else None
+    if candidate is None or test is None or not test.gateways:
+        return None
+    return VersionLoad(
+        id=identity(test),
+        version=_served(serving, versions, candidate, "Candidate", 0),
+        gateways=test.gateways,
+        rate_per_second=test.rate_per_second,
+        seconds=test.seconds,
     )
 
 

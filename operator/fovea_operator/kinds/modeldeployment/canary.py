@@ -27,6 +27,7 @@ from fovea_api.modeldeployment import (
     DeployedVersion,
     GateMetric,
     GateResult,
+    LoadTest,
     ModelDeploymentStatus,
     RolledBackVersion,
     Rollout,
@@ -38,6 +39,8 @@ from fovea_operator.evidence.gates import Counts, Decision, Evidence, Rates, Req
 from fovea_operator.kinds.modeldeployment.bundles import is_same
 
 COMMAND, RETRY = names.ANNOTATION_ROLLOUT, names.ANNOTATION_RETRY
+OBJECTIVES_MISSED = "ObjectivesMissed"
+"""Reason of a rollback because of the load test."""
 _MESSAGE, _TOKEN = 1024, 256
 """Characters of a message and of an annotation's value that status holds."""
 WARM_UP_SHARE = 0.05
@@ -88,6 +91,12 @@ class Versions:
         return found if found is not None and found.phase is RolloutPhase.SHADOW else None
 
     @property
+    def under_load(self) -> CandidateVersion | None:
+        """The candidate, while it is tested under load."""
+        found = self.candidate
+        return found if found is not None and found.phase is RolloutPhase.LOADING and is_under_way(found) else None
+
+    @property
     def loaded(self) -> tuple[DeployedVersion, ...]:
         """The versions that the runtime has to hold, each once, in an order that no switch changes: a switch changes
         nothing there. A candidate that waits for another version to drain is not among them."""
@@ -127,6 +136,10 @@ class Observed:
     """Value of the annotation `fovea.dev/rollout`."""
     retry: str = ""
     """Value of the annotation `fovea.dev/retry`."""
+    load_test: LoadTest | None = None
+    """The candidate's load test as it is to be recorded, while the candidate is ready; None: none is due."""
+    missed: str = ""
+    """Which objectives it missed that stable meets, once it is finished; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +184,18 @@ def _retarget(old: Versions, target: DeployedVersion, observed: Observed) -> Adv
     failed = old.rolled_back if is_same(target, old.rolled_back) else None
     if failed is not None and observed.retry in ("", failed.retry):
         return cleared, None
-    given = _as_deployed(target)
+    given = _as_deployed(target) | {"load_test": _known_load_test(old, target)}
     fresh = {"since": observed.now, "phase": RolloutPhase.PENDING, "retry": observed.retry}
     candidate = CandidateVersion(**given | fresh)
     begun = Transition("RolloutStarted", f"the rollout of version {target.name} starts")
     return replace(cleared, candidate=candidate, rolled_back=None if failed is not None else old.rolled_back), begun
+
+
+def _known_load_test(old: Versions, target: DeployedVersion) -> LoadTest | None:
+    """The finished test of a version that was there a moment ago: it is not repeated, unless it was what failed."""
+    if old.rolled_back is not None and old.rolled_back.reason != OBJECTIVES_MISSED and is_same(target, old.rolled_back):
+        return old.rolled_back.load_test
+    return old.retiring.load_test if old.retiring is not None and is_same(target, old.retiring) else None
 
 
 def _withdrawn(old: Versions, now: datetime) -> Versions:
@@ -198,7 +218,9 @@ def _left_at(retiring: DeployedVersion, elsewhere: datetime | None) -> DeployedV
 
 
 def _as_deployed(version: DeployedVersion) -> dict[str, Any]:
-    return {name: value for name, value in dict(version).items() if name in DeployedVersion.model_fields}
+    """What is common to all versions; a load test that was broken off says nothing."""
+    common = {name: value for name, value in dict(version).items() if name in DeployedVersion.model_fields}
+    return common | ({"load_test": None} if is_under_way(version) else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +267,20 @@ class _Rollout:
     def loading(self, command: str) -> Advanced:
         if command == "pause":
             return self.pause("Requested", f"paused by the annotation {COMMAND}")
-        if self.observed.ready:
-            if self.old.stable is None:
-                return self.promote("the first version serves without a test")
-            return self.enter(0)
-        return self.late() or self.keep()
+        if not self.observed.ready:
+            return self.late() or self.keep()
+        tested = self.candidate.model_copy(update={"load_test": self.observed.load_test})
+        return replace(self, candidate=tested).loaded()
+
+    def loaded(self) -> Advanced:
+        """A candidate that is ready is tested under load first, and then by requests."""
+        if is_under_way(self.candidate):
+            return self.keep()
+        if self.old.stable is None:
+            return self.promote("the first version serves without a rollout")
+        if self.observed.missed and self.rollout.strategy != "Recreate":
+            return self.fail(self.observed.missed, OBJECTIVES_MISSED)
+        return self.enter(0)
 
     def tested(self, command: str) -> Advanced:
         """Shadow and canary: counts are added up, and the gates decide."""
@@ -272,7 +303,7 @@ class _Rollout:
     def paused(self, command: str) -> Advanced:
         if self.observed.retry not in ("", self.candidate.retry):
             changes = {"phase": RolloutPhase.PENDING, "weight": 0, "step": 0, "started": None, "paused": None}
-            changes |= {"pause": None, "retry": self.observed.retry}
+            changes |= {"pause": None, "retry": self.observed.retry, "load_test": None}
             return self.reported("RolloutRestarted", "starts again from its first step", **_FRESH, **changes)
         if self.candidate.pause == "Failed":
             return self.keep()
@@ -382,12 +413,14 @@ class _Rollout:
         changes = {"phase": RolloutPhase.PAUSED, "paused": self.observed.now, "pause": cause}
         if cause == "Failed":
             changes |= {"weight": 0}
+        if is_under_way(self.candidate):
+            changes |= {"load_test": None}
         return self.reported("RolloutPaused", message, **changes)
 
-    def fail(self, message: str) -> Advanced:
+    def fail(self, message: str, reason: str = "GateFailed") -> Advanced:
         if self.rollout.on_failure == "Pause":
             return self.pause("Failed", message)
-        return self.roll_back("GateFailed", message)
+        return self.roll_back(reason, message)
 
     def inconclusive(self, message: str) -> Advanced:
         wanted = self.rollout.on_inconclusive
@@ -414,6 +447,11 @@ class _Rollout:
 
     def keep(self, **changes: object) -> Advanced:
         return replace(self.old, candidate=self.candidate.model_copy(update=changes)), None
+
+
+def is_under_way(version: DeployedVersion) -> bool:
+    """Whether a version's load test is under way."""
+    return version.load_test is not None and version.load_test.finished is None
 
 
 def is_compared_in_latency(rollout: Rollout) -> bool:

@@ -14,6 +14,7 @@ from fovea_api.modeldeployment import (
     CandidateVersion,
     DeployedVersion,
     DriftStatus,
+    LoadTest,
     ModelDeploymentStatus,
     ObjectiveResult,
     RetrainingStatus,
@@ -33,7 +34,7 @@ from fovea_operator.conditions import (
     stalled,
     suspended,
 )
-from fovea_operator.kinds.modeldeployment import drift, objectives, retraining
+from fovea_operator.kinds.modeldeployment import drift, load_test, objectives, retraining
 from fovea_operator.kinds.modeldeployment.build import (
     CHILDREN,
     gateway_children,
@@ -43,11 +44,20 @@ from fovea_operator.kinds.modeldeployment.build import (
     url,
 )
 from fovea_operator.kinds.modeldeployment.bundles import is_same, resolve
-from fovea_operator.kinds.modeldeployment.canary import COMMAND, RETRY, Observed, Transition, Versions, advance
+from fovea_operator.kinds.modeldeployment.canary import (
+    COMMAND,
+    RETRY,
+    Observed,
+    Transition,
+    Versions,
+    advance,
+    is_under_way,
+)
 from fovea_operator.kinds.modeldeployment.counting import counted, stable_latency
 from fovea_operator.kinds.modeldeployment.retraining import Advanced, withdrawn
 from fovea_operator.kinds.modeldeployment.retraining_inputs import observed_of
 from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
+from fovea_operator.measurement import Load
 from fovea_operator.metrics import MetricDefinition
 from fovea_operator.objects import DEPLOYMENT, MODEL_DEPLOYMENT, RAY_SERVICE, JsonObject, Key, text, uid_of
 from fovea_operator.prerequisites import missing
@@ -63,6 +73,7 @@ from fovea_operator.workloads.serving import (
     REPLICA,
     Serving,
     VersionState,
+    host_names,
     is_ready,
     of_component,
     trouble,
@@ -73,6 +84,10 @@ SUPPORTED = "FullySupported"
 """Condition: whether all that the spec asks for acts in this version."""
 ROLLOUTS_ENDED = MetricDefinition("fovea_rollouts_ended_total", "Rollouts that ended.", ("outcome", "reason"))
 """Promoted, or RolledBack with the reason."""
+LOAD_TESTS_ENDED = MetricDefinition(
+    "fovea_load_tests_ended_total", "Load tests of versions before they get requests.", ("outcome",)
+)
+"""Met, Missed or Unknown."""
 _SECOND = 1.0
 _WARNINGS = frozenset({"RolledBack", "RolloutPaused"})
 _RETRY = f"another bundle is tried by itself, this one again by a new value of the annotation {RETRY}"
@@ -142,6 +157,7 @@ class _Planner:
         annotations = self.snapshot.deployment.metadata.annotations
         state = self.state(candidate) if candidate is not None else VersionState()
         found = counted(self.recorded, self.serving.spec.rollout, measured)
+        test = self.load_test if candidate is not None and state.ready else None
         return Observed(
             now=self.snapshot.now,
             ready=state.ready,
@@ -154,7 +170,35 @@ class _Planner:
             command=annotations.get(COMMAND, ""),
             retry=annotations.get(RETRY, ""),
             stable_latency=stable_latency(self.recorded, measured),
+            load_test=test,
+            missed=load_test.missed(test, self.known_misses) if test is not None else "",
         )
+
+    @cached_property
+    def load_test(self) -> LoadTest | None:
+        """The load test of a candidate that is ready; without replicas nothing can be tested."""
+        candidate, measured = self.recorded.candidate, self.snapshot.measured
+        if candidate is None or self.at_zero:
+            return None
+        known = candidate.load_test
+        return load_test.advance(
+            known,
+            self.serving.spec,
+            candidate,
+            self.state(candidate).replicas,
+            [*host_names(self.snapshot.pods)],
+            measured.load(load_test.identity(known)) if known is not None else Load(),
+            self.snapshot.now,
+        )
+
+    @property
+    def known_misses(self) -> frozenset[str]:
+        """Objectives that the version which serves misses, by its requests or by its own load test."""
+        stable = self.recorded.stable
+        tested = stable.load_test.results if stable is not None and stable.load_test is not None else ()
+        by_requests = {each.metric: each.met for each in self.old.objectives if each.met is not None}
+        known = {each.metric: each.met for each in tested} | by_requests
+        return frozenset(metric for metric, met in known.items() if met is False)
 
     @cached_property
     def drift(self) -> DriftStatus | None:
@@ -257,7 +301,8 @@ class _Planner:
         stable, candidate = self.rollout.stable, self.rollout.candidate
         if self.rollout.retiring is not None or (stable is not None and not self.answers(stable)):
             return _SECOND
-        waits = [self.settings.metrics_seconds] if stable is not None and candidate is not None else []
+        looks = candidate is not None and (stable is not None or is_under_way(candidate))
+        waits = [self.settings.metrics_seconds] if looks else []
         if (spec := self.serving.spec.monitoring.drift) is not None:
             waits += filter(None, [drift.look_after(self.drift, spec, self.snapshot.now)])
         return min((*waits, *self.looks_at_retraining()), default=None)
@@ -355,6 +400,9 @@ class _Planner:
         state = self.state(candidate)
         if state.refused:
             return stalled(state.reason, state.message)
+        if (test := candidate.load_test) is not None and is_under_way(candidate):
+            words = f"version {candidate.name} is tested under load for {test.seconds:g} s before it gets requests"
+            return progressing("LoadTest", words)
         return progressing(state.reason or "Loading", state.message or f"version {candidate.name} is being loaded")
 
     def failed(self) -> Assessment | None:
@@ -424,7 +472,8 @@ class _Planner:
         """The conditions of this kind alone."""
         generation, now = self.snapshot.deployment.metadata.generation, self.snapshot.now
         if results:
-            status, finding = objectives.assess(results)
+            stable = self.rollout.stable
+            status, finding = objectives.assess(results, stable.load_test if stable is not None else None)
             known = condition_of(self.old, objectives.CONDITION)
             yield condition_at(known, objectives.CONDITION, status, finding, generation, now)
         if self.drift is not None:
@@ -454,6 +503,12 @@ class _Planner:
             return "Degraded"
         return "Progressing" if assessment.reconciling is not None else "Ready"
 
+    @property
+    def ended_load_test(self) -> LoadTest | None:
+        """The load test that is recorded as finished now."""
+        before, test = self.recorded.under_load, self.observed.load_test
+        return test if before is not None and test is not None and test.finished is not None else None
+
     # --- Events --------------------------------------------------------------------------------------------------
 
     def events(self, assessment: Assessment) -> Iterator[Write]:
@@ -462,6 +517,10 @@ class _Planner:
         if (transition := self.advanced[1]) is not None:
             type_: Literal["Normal", "Warning"] = "Warning" if transition.reason in _WARNINGS else "Normal"
             yield Emit(key, type_, transition.reason, transition.message, f"{transition.reason}@{_state(old)}")
+        if (test := self.ended_load_test) is not None:
+            outcome = load_test.outcome(test)
+            words = f"version {old.candidate.name if old.candidate is not None else ''}: {test.message}"
+            yield Emit(key, "Normal" if outcome == "Met" else "Warning", f"LoadTest{outcome}", words, f"{test.started}")
         if old.retiring is not None and now.retiring is None:
             words = f"version {old.retiring.name} has finished its requests and was removed"
             yield Emit(key, "Normal", "VersionRemoved", words, f"{old.retiring.name}@{old.retiring.since}")
@@ -477,7 +536,9 @@ class _Planner:
         yield from self.stalled_event(assessment)
 
     def counts(self) -> Iterator[Write]:
-        """The rollout that ended, for the operator's own metrics; a first version is none."""
+        """What ended, for the operator's own metrics: a load test, or a rollout; a first version is none."""
+        if (test := self.ended_load_test) is not None:
+            yield Count(LOAD_TESTS_ENDED.name, (load_test.outcome(test),))
         transition, failed = self.advanced[1], self.rollout.rolled_back
         if transition is None or self.recorded.stable is None:
             return
