@@ -8,6 +8,7 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from fovea_api.common import (
     AnyValue,
@@ -374,6 +375,10 @@ class Sizing(Model):
     """Limit of that growth, in pixels."""
 
 
+def _has_at_most_one(name: str, given: Input) -> bool:
+    return sum(getattr(item, name) is not None for item in given.augmentations) <= 1
+
+
 class Input(PresetModel):
     """Preprocessing (stored in the bundle and applied by serving), augmentation and class balancing."""
 
@@ -389,6 +394,16 @@ class Input(PresetModel):
     """Augmentations, in order of application; []: none. Default: the preset of the architecture."""
     balance: Literal["None", "Oversample", "Undersample", "ClassWeights", "FocalLoss"] = "None"
     """Handling of class imbalance."""
+
+    rules: ClassVar = tuple(
+        Rule(
+            f"!has(self.augmentations) || self.augmentations.filter(item, has(item.{to_camel(name)})).size() <= 1",
+            f"list {to_camel(name)} once: each further one would draw several times as many images",
+            partial(_has_at_most_one, name),
+            ".augmentations",
+        )
+        for name in ("mix_up", "cut_mix", "mosaic", "copy_paste")
+    )
 
 
 # --- Training -------------------------------------------------------------------------------------------

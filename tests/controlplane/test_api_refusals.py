@@ -169,6 +169,9 @@ WRONG = (
     Changed(_T, {"spec.input.normalize.std.1": 0}, "spec.input.normalize.std[1]", "greater than 0"),
     Changed(_T, {"spec.input.augmentations.0": {}}, "spec.input.augmentations[0]", "exactly one of"),
     Changed(
+        _T, {"spec.input.augmentations": [{"mosaic": {}}, {"mosaic": {}}]}, "spec.input.augmentations", "mosaic once"
+    ),
+    Changed(
         _T,
         {"spec.input.augmentations.0.rotate": {"degrees": 5}},
         "spec.input.augmentations[0]",
