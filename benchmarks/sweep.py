@@ -23,15 +23,20 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import optuna
+import ray
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/unit/tuning"))
+from fovea_trainer.tuning import ray_tune
 from fovea_trainer.tuning.journal import Clock, Entry, Journal
 from fovea_trainer.tuning.study import Study
 from fovea_trainer.tuning.trial import Outcome
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
 from studies import recipe, study
 
 EPOCHS = 27
@@ -230,13 +235,63 @@ def sampler() -> optuna.samplers.TPESampler:
     return optuna.samplers.TPESampler(multivariate=True, group=True, seed=0)
 
 
-def benchmark_overhead(folder: Path, trials: int = 40, pairs: int = 5) -> dict[str, Any]:
-    """Milliseconds that a trial takes beside its training, ours and Optuna's one after the other, several times."""
+class Instant(tune.Trainable):
+    """A trial that is over at once, as Fovea's and as Ray Tune's own."""
+
+    def setup(self, config: Mapping[str, Any]) -> None:
+        pass
+
+    def step(self) -> dict[str, Any]:
+        metrics = {"validation/accuracy": 0.5}
+        return {"outcome": Outcome([metrics] * EPOCHS, EPOCHS, metrics, True, seconds=1.0), "value": 0.5, "done": True}
+
+    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        pass
+
+
+def on_ray(folder: Path, trials: int) -> float:
+    """Seconds of a sweep on Ray whose trials are over at once."""
+    work = study(folder, recipe(EPOCHS, parameters=VARIABLES, trials={"max": trials}, stopping=NO_STOPPING))
+    began = time.perf_counter()
+    with patch.object(ray_tune, "_Trainable", Instant):
+        ray_tune.carry_out(work, lambda: None)
+    return time.perf_counter() - began
+
+
+def plain_ray_tune(folder: Path, trials: int) -> float:
+    """Seconds of Ray Tune with its own OptunaSearch."""
+    tuner = tune.Tuner(
+        tune.with_resources(Instant, {"CPU": 1}),
+        param_space={name: tune.uniform(LOW, HIGH) for name in CARRIERS},
+        tune_config=tune.TuneConfig(
+            search_alg=OptunaSearch(sampler=sampler()),
+            num_samples=trials,
+            max_concurrent_trials=1,
+            reuse_actors=True,
+            metric="value",
+            mode="max",
+        ),
+        run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
+    )
+    began = time.perf_counter()
+    tuner.fit()
+    return time.perf_counter() - began
+
+
+OVERHEADS = {"Optuna": (in_process, plain_optuna), "Ray Tune": (on_ray, plain_ray_tune)}
+"""Ours and theirs: in this process, and on Ray."""
+
+
+def benchmark_overhead(against: str, folder: Path, trials: int = 40, pairs: int = 5) -> dict[str, Any]:
+    """Milliseconds that a trial takes beside its training, ours and theirs one after the other, several times."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    runs = (in_process, plain_optuna)
+    runs = OVERHEADS[against]
     seconds = [[run(folder / f"{number}-{run.__name__}", trials) for run in runs] for number in range(pairs + 1)]
-    each = 1e3 * np.array(seconds[1:]) / trials  # the first pair loads libraries
-    shown = {"fovea": each[:, 0], "Optuna": each[:, 1], "difference": each[:, 0] - each[:, 1]}
+    each = 1e3 * np.array(seconds[1:]) / trials  # the first pair loads libraries and starts workers
+    shown = {"fovea": each[:, 0], against: each[:, 1], "difference": each[:, 0] - each[:, 1]}
     return {"trials": trials, "pairs": pairs, **{name: interval(list(values)) for name, values in shown.items()}}
 
 
@@ -256,8 +311,11 @@ def main() -> None:
             figures["NAS-Bench-201"] = benchmark_table(["Random", "NSGA2", "TPE"], given.seeds, Path(folder))
             print(json.dumps(figures["NAS-Bench-201"]), flush=True)
         if given.only in (None, "overhead"):
-            figures["milliseconds a trial"] = benchmark_overhead(Path(folder))
-            print(json.dumps(figures["milliseconds a trial"]), flush=True)
+            ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            for against in OVERHEADS:
+                what = f"milliseconds a trial, beside {against}"
+                figures[what] = benchmark_overhead(against, Path(folder))
+                print(json.dumps({what: figures[what]}), flush=True)
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1))
 
