@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fovea_api.bundle import MANIFEST, BundleManifest
 from fovea_api.errors import FoveaError, InvalidInput, problems
@@ -251,11 +253,34 @@ def _identity(served: ServedVersion, config: GatewayConfig) -> _Identity:
 
 
 def parse_config(text: str | bytes, place: str) -> GatewayConfig:
-    """The configuration that a text is. Raises InvalidInput, which names the field."""
+    """The configuration that a text is. Raises InvalidInput, which names the field.
+
+    A field that only a later operator knows is left out with a warning, so that a gateway of an older image goes on
+    following versions and weights; but for those that say who may ask, and which bundle is trusted.
+    """
     try:
         return GatewayConfig.model_validate_json(text)
     except ValidationError as error:
+        unknown = [each["loc"] for each in error.errors() if each["type"] == "extra_forbidden"]
+        if len(unknown) == error.error_count() and not any(path[0] in _OBEYED for path in unknown):
+            names = ", ".join(".".join(map(str, path)) for path in unknown)
+            log.warning("%s: this version of the gateway does not know %s, and leaves it out", place, names)
+            return GatewayConfig.model_validate(_without(json.loads(text), unknown))
         raise InvalidInput("; ".join(f"{path}: {words}" for path, words in problems(error)), place) from error
+
+
+_OBEYED = ("authentication", "versions")
+"""Parts in which an unknown field may not be left out: it might restrict something."""
+
+
+def _without(content: Any, paths: Sequence[tuple[int | str, ...]]) -> Any:
+    """JSON without the fields at these paths."""
+    for *parents, name in paths:
+        holder = content
+        for parent in parents:
+            holder = holder[parent]
+        del holder[name]
+    return content
 
 
 async def parsed(texts: AsyncIterator[str], place: str) -> AsyncIterator[GatewayConfig]:

@@ -12,12 +12,13 @@ import cv2
 import numpy as np
 import pytest
 from fovea_api.bundle import BundleManifest
+from fovea_api.errors import InvalidInput
 from fovea_api.gateway import GatewayConfig, ServedVersion
 from fovea_api.modeldeployment import CapturePolicy, Inference
 from fovea_serving.bundle import load_bundle
 from fovea_serving.gateway import configuration
 from fovea_serving.gateway.authentication import ApiKeys, Everybody
-from fovea_serving.gateway.configuration import Follower, Surroundings, parsed, watch_file
+from fovea_serving.gateway.configuration import Follower, Surroundings, parse_config, parsed, watch_file
 from fovea_serving.gateway.gateway import Call, Gateway
 from fovea_serving.gateway.routing import Routing, Version
 from fovea_serving.predictor import Predictor
@@ -103,6 +104,22 @@ async def test_a_shadow_gets_copies_and_no_answer_comes_from_it(
     await gateway.close()
     assert {each.version.name for each in answered} == {"a"}
     assert {upstream.name: upstream.asked for upstream in opened} == {"a": 5, "s": 5}
+
+
+def test_what_only_a_later_operator_knows_is_left_out_and_who_may_ask_is_not(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(bundle, ("a", "Stable", 100), captures={"uri": "s3://x/y"})
+    content = config.to_dict()
+    later = content | {"hologram": {"x": 1}, "captures": {"uri": "s3://x/y", "hologram": 1}}
+    assert parse_config(json.dumps(later), "gateway.json") == config
+    assert "captures.hologram, hologram" in caplog.text
+    (version,) = content["versions"]
+    for name, part in (("authentication", {"type": "None", "mfa": True}), ("versions", [{**version, "trust": "x"}])):
+        with pytest.raises(InvalidInput, match=f"{name}.*(mfa|trust)"):
+            parse_config(json.dumps(content | {name: part}), "gateway.json")
+    with pytest.raises(InvalidInput, match="deployment"):
+        parse_config(json.dumps(later | {"deployment": 3}), "gateway.json")
 
 
 async def test_another_timeout_is_that_of_versions_which_answer_already(bundle: Path, opened: list[Counted]) -> None:
