@@ -919,6 +919,15 @@ class RetrainingStatus(Model):
     """Retrainings, newest first."""
 
 
+class GatewaysStatus(Model):
+    """Gateway pods that do not follow."""
+
+    behind_since: Time | None = None
+    """Time since when a gateway has followed other versions or weights than the recorded ones. Absent: none does."""
+    restarted: Time | None = None
+    """Time of the last replacement of the gateway pods because of that."""
+
+
 class ModelDeploymentStatus(Status):
     """Observed state of a ModelDeployment."""
 
@@ -940,6 +949,8 @@ class ModelDeploymentStatus(Status):
     """Version whose rollout failed last."""
     rollout_command: Annotated[str, Field(max_length=320)] = ""
     """Value of the annotation fovea.dev/rollout that was acted on."""
+    gateways: GatewaysStatus | None = None
+    """Gateway pods that do not follow. Absent: all have followed so far."""
     objectives: Annotated[tuple[ObjectiveResult, ...], Field(max_length=8), ListMap(("metric",))] = ()
     """State of each objective."""
     metrics: Metrics = {}

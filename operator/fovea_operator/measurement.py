@@ -27,8 +27,10 @@ REQUESTS, SECONDS = "fovea_serving_requests_total", "fovea_serving_request_secon
 REVISION = "fovea_serving_configuration"
 """Series of a gateway: requests by status code, their latency, and the configuration that it follows."""
 TESTED, FAILED = "fovea_serving_rollout_requests_total", "fovea_serving_rollout_failures_total"
+SHED = "fovea_serving_rollout_shed_total"
 SLOW, COMPARED = "fovea_serving_rollout_slow_total", "fovea_serving_rollout_compared_total"
-"""Series by which a candidate is tested: requests, those that failed, those over a limit, and compared answers."""
+"""Series by which a candidate is tested: requests, those that failed, those that it turned away, those over a limit,
+and compared answers."""
 LOAD_REQUESTS, LOAD_SECONDS = "fovea_serving_load_test_requests_total", "fovea_serving_load_test_seconds_bucket"
 LOAD_DURATION, LOAD_FINISHED = "fovea_serving_load_test_duration_seconds", "fovea_serving_load_test_finished"
 """Series of a load test: its requests by status code, their latency, how long it took, and whether it is over."""
@@ -44,6 +46,7 @@ LABELS: Mapping[str, str] = {
     REVISION: "revision",
     TESTED: "",
     FAILED: "",
+    SHED: "",
     SLOW: "milliseconds",
     COMPARED: "answers",
     LOAD_REQUESTS: "test,code",

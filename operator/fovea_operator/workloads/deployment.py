@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 
 from fovea_api import names
 from fovea_api.common import Resources
@@ -28,6 +29,8 @@ from fovea_operator.workloads.serving import (
 
 GATEWAY_PORT, GATEWAY_GRPC_PORT, GATEWAY_METRICS_PORT = 8080, 8001, 9090
 TRITON_HTTP_PORT, TRITON_GRPC_PORT, TRITON_METRICS_PORT = 8000, 8001, 8002
+_RESTARTED = "kubectl.kubernetes.io/restartedAt"
+"""Annotation by which `kubectl rollout restart` replaces pods."""
 _MODEL = "model"
 """Name of the model in Triton's repository."""
 _SHARED_MEMORY = "256Mi"
@@ -38,8 +41,10 @@ _START_SECONDS = 600
 """Time for a pod to fetch a bundle and to load its model."""
 
 
-def build_gateway(serving: Serving, versions: Sequence[DeployedVersion], settings: Settings) -> JsonObject:
-    """The gateway: it stays while runtimes and versions come and go."""
+def build_gateway(
+    serving: Serving, versions: Sequence[DeployedVersion], settings: Settings, restarted: datetime | None = None
+) -> JsonObject:
+    """The gateway: it stays while runtimes and versions come and go. `restarted`: another time replaces its pods."""
     secret, label_studio = serving.spec.authentication.secret_ref, serving.spec.monitoring.label_studio
     secrets = [secret, label_studio.secret_ref if label_studio is not None else None]
     volumes, mounts = key_volumes(versions, *(each.name for each in secrets if each is not None))
@@ -79,6 +84,10 @@ def build_gateway(serving: Serving, versions: Sequence[DeployedVersion], setting
         pod={"serviceAccountName": serving.child(GATEWAY), "topologySpreadConstraints": [_spread(serving, GATEWAY)]},
     )
     template = serving.pod(GATEWAY, versions, settings, content)
+    if restarted is not None:
+        metadata = mapping(template, "metadata")
+        annotations = {**mapping(metadata, "annotations"), _RESTARTED: restarted.isoformat()}
+        template = {**template, "metadata": {**metadata, "annotations": annotations}}
     labels = serving.component(GATEWAY)
     return _deployment(serving, serving.child(GATEWAY), labels, template, settings.gateway_replicas)
 

@@ -128,6 +128,12 @@ class Metrics:
             (*LABELS, "milliseconds"),
             registry=registry,
         )
+        self._tested_shed = Counter(
+            "fovea_serving_rollout_shed",
+            "Requests that the candidate turned away while the stable version had room; not among the others.",
+            LABELS,
+            registry=registry,
+        )
         self._compared = Counter(
             "fovea_serving_rollout_compared",
             "Requests that candidate and stable answered both, by whether they agree.",
@@ -178,10 +184,14 @@ class Metrics:
             self._latency.labels(*labels).observe(seconds)
 
     def tested(self, version: Version, code: int, seconds: float) -> None:
-        """A request by which a candidate is tested, as it was answered. One that it turned away (429) has failed."""
+        """A request by which a candidate is tested, as it was answered. One that it turned away (429) is counted apart:
+        whether that is a failure depends on whether it may still scale up."""
         labels = self._labels(version)
+        if code == 429:
+            self._tested_shed.labels(*labels).inc()
+            return
         self._tested.labels(*labels).inc()
-        if code >= 500 or code == 429:
+        if code >= 500:
             self._tested_failed.labels(*labels).inc()
         for limit in version.limits:
             if 1000 * seconds > limit:
@@ -254,7 +264,7 @@ class Metrics:
         self._limits = counted
 
     def _count_from_zero(self, version: Version, labels: tuple[str, ...]) -> None:
-        for counter in (self._tested, self._tested_failed, self._copies_shed):
+        for counter in (self._tested, self._tested_failed, self._tested_shed, self._copies_shed):
             counter.labels(*labels)
         for limit in version.limits:
             self._tested_slow.labels(*labels, limit_label(limit))
@@ -282,7 +292,8 @@ class Metrics:
     def _by_version(self) -> Iterator[Counter | Gauge | Histogram]:
         yield from (self._requests, self._errors, self._latency, self._batch_size, self._classes)
         yield from (self._kilobytes, self._formats, self._weight, self._ready)
-        yield from (self._tested, self._tested_failed, self._tested_slow, self._compared, self._copies_shed)
+        yield from (self._tested, self._tested_failed, self._tested_shed, self._tested_slow)
+        yield from (self._compared, self._copies_shed)
         yield from self.drift.by_version()
 
     def _labels(self, version: Version | None) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from fovea_api.run import Run
 from fovea_api.trainingjob import TrainingJob
 from fovea_operator.kinds.modeldeployment.plan import plan_deployment
 from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
-from fovea_operator.measurement import FAILED, NOTHING, SLOW, TESTED, Measured, Sample, Series, summarize
+from fovea_operator.measurement import FAILED, NOTHING, SHED, SLOW, TESTED, Measured, Sample, Series, summarize
 from fovea_operator.objects import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -620,9 +620,11 @@ class Gateways:
         self.world.step()
 
 
-def rollout(**spec: Any) -> tuple[World, Gateways]:
+def rollout(scaling: JsonObject | None = None, **spec: Any) -> tuple[World, Gateways]:
     """OLD serves, NEW is loaded and gets its first requests."""
-    world = World(deployment(rollout=spec), (training(OLD, 1),), {OLD}, measured=FOLLOWED, gateways=2)
+    world = World(
+        deployment(rollout=spec, scaling=scaling or {}), (training(OLD, 1),), {OLD}, measured=FOLLOWED, gateways=2
+    )
     world.measured = Measured(revisions=dict.fromkeys(("10.0.0.0", "10.0.0.1"), CURRENT))
     world.settle()
     assert world.answering == [OLD]
@@ -708,6 +710,55 @@ def test_what_was_counted_twice_or_before_the_warm_up_or_by_an_operator_before_i
     gateways.values[1] = {Series(TESTED, NEW, "candidate"): 7}  # a gateway began anew
     gateways.look()
     assert world.status["candidate"]["counts"]["candidate/total"] == 107
+
+
+@pytest.mark.parametrize(
+    ("scaling", "minutes", "goes_on"), [("autoscaled", 4, True), ("autoscaled", 7, False), ("fixed", 4, False)]
+)
+def test_what_a_candidate_turns_away_while_it_may_scale_up_is_no_failure(
+    scaling: str, minutes: int, goes_on: bool
+) -> None:
+    """Nothing is for ever: a candidate that is still too small after that has failed these requests."""
+    bounds = {"minReplicas": 1, "maxReplicas": 4} if scaling == "autoscaled" else {}
+    world, gateways = rollout(scaling=bounds, interval="20m", gates=[{"metric": "errorRate", "max": 0.01}])
+    for _ in range(minutes * 6 - 1):
+        gateways.answer(candidate=50)
+        gateways.count(SHED, NEW, "candidate", 10)
+        gateways.look()
+    assert (NEW in weights(world)) == goes_on
+
+
+def test_a_gateway_that_does_not_follow_is_replaced_and_the_rollout_goes_on() -> None:
+    world = served()
+    world.trainings, world.running = (training(NEW, 2), *world.trainings), {OLD, NEW}
+
+    def restarted() -> str:
+        annotations = mapping(world.child(DEPLOYMENT, "cells-gateway"), "spec", "template", "metadata", "annotations")
+        return str(annotations.get("kubectl.kubernetes.io/restartedAt", ""))
+
+    def pass_time(seconds: int) -> None:
+        for _ in range(seconds // 10):
+            behind = [Sample(world.now.timestamp(), {})]
+            revisions = {"10.0.0.1": CURRENT, "10.0.0.2": "before"}
+            world.measured = Measured(revisions=revisions, samples={"10.0.0.2": behind})
+            world.settle(steps=1, seconds=10)
+
+    pass_time(250)
+    assert restarted() == ""
+    pass_time(100)
+    first = restarted()
+    assert first != ""
+    assert world.events.count("GatewaysRestarted") == 1
+    pass_time(250)
+    assert restarted() == first
+    pass_time(100)
+    assert restarted() > first, "what did not help is tried again"
+    world.measured = FOLLOWED
+    last = restarted()
+    world.settle(steps=10, seconds=10)
+    assert list(world.loaded) == [NEW]
+    assert restarted() == last, "what follows is not replaced again"
+    assert "behindSince" not in world.status["gateways"]
 
 
 def test_nothing_measured_waits_until_the_deadline() -> None:

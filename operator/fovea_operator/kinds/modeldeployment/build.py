@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Literal
 
 from fovea_api import names
@@ -156,7 +157,11 @@ def _digest(value: JsonValue) -> str:
 
 
 def gateway_children(
-    serving: Serving, versions: Sequence[DeployedVersion], config: GatewayConfig, settings: Settings
+    serving: Serving,
+    versions: Sequence[DeployedVersion],
+    config: GatewayConfig,
+    settings: Settings,
+    restarted: datetime | None = None,
 ) -> tuple[JsonObject, ...]:
     """The gateway, its account and configuration, and its Service."""
     budget = [_disruption_budget(serving)] if settings.gateway_replicas > 1 else []
@@ -165,7 +170,7 @@ def gateway_children(
         _role(serving),
         _role_binding(serving),
         _config_map(serving, config),
-        build_gateway(serving, versions, settings),
+        build_gateway(serving, versions, settings, restarted),
         _service(serving),
         *budget,
     )

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
+from fovea_api.common import parse_duration
 from fovea_api.gateway import limit_label
-from fovea_api.modeldeployment import CandidateVersion, GateMetric, Rollout
+from fovea_api.modeldeployment import CandidateVersion, GateMetric, ModelDeploymentSpec, Rollout
 from fovea_api.profile import LABELLED, LABELLED_PAIRS
 
 from fovea_operator.evidence.gates import Compared, Counts, Requests
 from fovea_operator.kinds.modeldeployment.canary import Versions
-from fovea_operator.measurement import COMPARED, FAILED, SLOW, STABLE, TESTED, Measured, Series
+from fovea_operator.measurement import COMPARED, FAILED, SHED, SLOW, STABLE, TESTED, Measured, Series
 
 _DIGITS = 4
 """Of a limit in milliseconds."""
+SCALE_UP_SECONDS = 300.0
+"""Time in which an autoscaler brings a replica: a new node, an image, a bundle."""
 
 
 def latency_limits(rollout: Rollout, candidate: CandidateVersion, *, stable: bool) -> tuple[float | None, float | None]:
@@ -41,10 +45,30 @@ def stable_latency(versions: Versions, measured: Measured) -> float | None:
     return _rounded(1000 * found)
 
 
-def counted(versions: Versions, rollout: Rollout, measured: Measured) -> tuple[Counts, datetime] | None:
+def may_scale_up(candidate: CandidateVersion, spec: ModelDeploymentSpec, replicas: int, now: datetime) -> bool:
+    """Whether what a candidate turns away is no failure of it yet: an autoscaler brings replicas after the load came.
+    That has its time from the start of a step: half of the interval, and SCALE_UP_SECONDS at most.
+
+    Args:
+        candidate: With the start of its step.
+        spec: The deployment's.
+        replicas: The candidate's, that are ready.
+        now: The time.
+    """
+    most, started = spec.scaling.max_replicas, candidate.step_started
+    if most is None or replicas >= most or started is None:
+        return False
+    allowed = min(parse_duration(spec.rollout.interval) / 2, timedelta(seconds=SCALE_UP_SECONDS))
+    return now - started < allowed
+
+
+def counted(
+    versions: Versions, rollout: Rollout, measured: Measured, *, forgive_shed: bool = False
+) -> tuple[Counts, datetime] | None:
     """What was counted since the last look that status records, and until when. None: nothing can be read.
 
-    The first look after the warm-up of a step finds where counting begins, and counts nothing.
+    The first look after the warm-up of a step finds where counting begins, and counts nothing. `forgive_shed`: requests
+    that the candidate turned away are left out; else they have failed.
     """
     candidate, until = versions.candidate, measured.last
     if candidate is None or versions.stable is None or until is None:
@@ -56,6 +80,9 @@ def counted(versions: Versions, rollout: Rollout, measured: Measured) -> tuple[C
     role = "candidate" if candidate.step else "shadow"
     compared = _by_label(grown, COMPARED, candidate.name or "", role)
     tested = _requests(grown, candidate.name or "", role, latency_limits(rollout, candidate, stable=False))
+    if not forgive_shed:
+        shed = sum(_by_label(grown, SHED, candidate.name or "", role).values())
+        tested = replace(tested, total=tested.total + shed, failed=tested.failed + shed)
     stable = _requests(grown, versions.stable.name or "", STABLE, latency_limits(rollout, candidate, stable=True))
     pairs = _by_label(grown, LABELLED_PAIRS, candidate.name or "", role)
     labels = {outcome: pairs.get(outcome, 0.0) for outcome in ("both", "candidate", "stable", "neither")}

@@ -14,6 +14,7 @@ from fovea_api.modeldeployment import (
     CandidateVersion,
     DeployedVersion,
     DriftStatus,
+    GatewaysStatus,
     LoadTest,
     ModelDeploymentStatus,
     ObjectiveResult,
@@ -53,7 +54,7 @@ from fovea_operator.kinds.modeldeployment.canary import (
     advance,
     is_under_way,
 )
-from fovea_operator.kinds.modeldeployment.counting import counted, stable_latency
+from fovea_operator.kinds.modeldeployment.counting import counted, may_scale_up, stable_latency
 from fovea_operator.kinds.modeldeployment.retraining import Advanced, withdrawn
 from fovea_operator.kinds.modeldeployment.retraining_inputs import observed_of
 from fovea_operator.kinds.modeldeployment.snapshot import DeploymentSnapshot
@@ -88,6 +89,8 @@ LOAD_TESTS_ENDED = MetricDefinition(
     "fovea_load_tests_ended_total", "Load tests of versions before they get requests.", ("outcome",)
 )
 """Met, Missed or Unknown."""
+BEHIND_SECONDS = 300.0
+"""Time that a gateway may follow another configuration until the pods are replaced, and until they are again."""
 _SECOND = 1.0
 _WARNINGS = frozenset({"RolledBack", "RolloutPaused"})
 _RETRY = f"another bundle is tried by itself, this one again by a new value of the annotation {RETRY}"
@@ -156,7 +159,9 @@ class _Planner:
         candidate, measured = self.recorded.candidate, self.snapshot.measured
         annotations = self.snapshot.deployment.metadata.annotations
         state = self.state(candidate) if candidate is not None else VersionState()
-        found = counted(self.recorded, self.serving.spec.rollout, measured)
+        spec, now = self.serving.spec, self.snapshot.now
+        scales = candidate is not None and may_scale_up(candidate, spec, state.replicas, now)
+        found = counted(self.recorded, spec.rollout, measured, forgive_shed=scales)
         test = self.load_test if candidate is not None and state.ready else None
         return Observed(
             now=self.snapshot.now,
@@ -248,6 +253,18 @@ class _Planner:
         return self.snapshot.measured.elsewhere(self.config.revision)
 
     @cached_property
+    def gateways(self) -> GatewaysStatus | None:
+        """Gateways that do not follow. They are replaced after a while: no rollout goes on as long as one of them still
+        sends requests by former weights, and what keeps it from following is known to itself alone."""
+        known, now = self.old.gateways or GatewaysStatus(), self.snapshot.now
+        since = (known.behind_since or now) if self.elsewhere is not None else None
+        restarted = known.restarted
+        if since is not None and now - max(since, restarted or since) >= timedelta(seconds=BEHIND_SECONDS):
+            restarted = now
+        found = GatewaysStatus(behind_since=since, restarted=restarted)
+        return found if found != GatewaysStatus() else None
+
+    @cached_property
     def followed(self) -> bool:
         """Whether every gateway says that it goes by the recorded versions and weights."""
         gateways = sum(map(is_ready, of_component(self.snapshot.pods, GATEWAY)))
@@ -303,6 +320,8 @@ class _Planner:
             return _SECOND
         looks = candidate is not None and (stable is not None or is_under_way(candidate))
         waits = [self.settings.metrics_seconds] if looks else []
+        if self.elsewhere is not None:
+            waits.append(self.settings.metrics_seconds)
         if (spec := self.serving.spec.monitoring.drift) is not None:
             waits += filter(None, [drift.look_after(self.drift, spec, self.snapshot.now)])
         return min((*waits, *self.looks_at_retraining()), default=None)
@@ -321,7 +340,8 @@ class _Planner:
         """Gateway and its configuration first: it answers with the reason until a version does."""
         config = self.config_with(f"{assessment.reason}: {assessment.message}")
         versions = self.recorded.loaded
-        yield from gateway_children(self.serving, versions, config, self.settings)
+        restarted = self.old.gateways.restarted if self.old.gateways is not None else None
+        yield from gateway_children(self.serving, versions, config, self.settings, restarted)
         if self.at_zero:  # Ray keeps no cluster for nothing; a Deployment costs nothing without pods
             versions = tuple(version for version in versions if version.runtime == "Triton")
         around = route(self.serving)
@@ -390,7 +410,9 @@ class _Planner:
             return progressing("Shadow", words)
         if candidate.phase is RolloutPhase.CANARY:
             step = f"step {candidate.step} of {len(rollout.steps)}"
-            words = f"version {candidate.name} gets {candidate.weight} % of the requests, {step}{_evidence(candidate)}"
+            lagging = "; not all gateways have taken it up" if candidate.step_started is None else ""
+            words = f"version {candidate.name} gets {candidate.weight} % of the requests, {step}{lagging}"
+            words += _evidence(candidate)
             return progressing("Canary", words)
         if candidate.phase is RolloutPhase.PAUSED:
             words = f"the rollout of version {candidate.name} is paused at {candidate.weight} %"
@@ -449,6 +471,7 @@ class _Planner:
             retiring=rollout.retiring,
             rolled_back=rollout.rolled_back,
             rollout_command=rollout.command,
+            gateways=self.gateways,
             objectives=results,
             metrics=objectives.metrics(self.snapshot.measured),
             drift=self.drift,
@@ -517,6 +540,13 @@ class _Planner:
         if (transition := self.advanced[1]) is not None:
             type_: Literal["Normal", "Warning"] = "Warning" if transition.reason in _WARNINGS else "Normal"
             yield Emit(key, type_, transition.reason, transition.message, f"{transition.reason}@{_state(old)}")
+        former = old.gateways.restarted if old.gateways is not None else None
+        if self.gateways is not None and self.gateways.restarted != former:
+            words = (
+                f"a gateway has followed other versions or weights than the recorded ones for {BEHIND_SECONDS:.0f} s; "
+                "all are replaced, one after the other. The log of the old pod says why it did not follow"
+            )
+            yield Emit(key, "Warning", "GatewaysRestarted", words, f"{self.gateways.restarted}")
         if (test := self.ended_load_test) is not None:
             outcome = load_test.outcome(test)
             words = f"version {old.candidate.name if old.candidate is not None else ''}: {test.message}"
