@@ -7,6 +7,7 @@ Debian's Prometheus is built without it.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,13 @@ from monitoring.scraping import GATEWAYS, OPERATOR
 from tests.kube import ROOT
 
 CONFIGURATION = ROOT / "monitoring" / "prometheus"
+
+
+def keda_example() -> dict[str, Any]:
+    """KEDA's ScaledObject in docs/operations.md."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL)
+    (found,) = (block for block in blocks if "kind: ScaledObject" in block)
+    return dict(yaml.safe_load(found))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import yaml
 from charts.document import CHART, helm, render
 from tests.controlplane.conftest import ControlPlane
 from tests.kube import ROOT
+from tests.prometheus import keda_example
 
 CRD = "datasets.fovea.dev"
 DATASET = {
@@ -92,12 +93,19 @@ def test_install_upgrade_uninstall(
     assert "NotFound" in removed.stderr
 
 
+def source_of(module: str, package: str) -> Path:
+    """The source of a Go module that devcluster/modules pins, for the CRDs in it."""
+    command = ["go", "mod", "download", "-json", package]
+    folder = ROOT / "devcluster" / "modules" / module
+    return Path(
+        json.loads(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout)["Dir"]
+    )
+
+
 def test_prometheus_operator_takes_what_watches_fovea(control_plane: ControlPlane, namespace: str) -> None:
     """By its own CRDs, strictly: an unknown field is an error."""
-    module = ROOT / "devcluster" / "modules" / "prometheus-operator"
-    command = ["go", "mod", "download", "-json", "github.com/prometheus-operator/prometheus-operator"]
-    found = json.loads(subprocess.run(command, cwd=module, capture_output=True, text=True, check=True).stdout)
-    folder = Path(found["Dir"]) / "example" / "prometheus-operator-crd"
+    source = source_of("prometheus-operator", "github.com/prometheus-operator/prometheus-operator")
+    folder = source / "example" / "prometheus-operator-crd"
     kinds = ("podmonitors", "prometheusrules", "servicemonitors")
     control_plane.install_crds(*(folder / f"monitoring.coreos.com_{kind}.yaml" for kind in kinds))
     enabled = ",".join(f"metrics.{name}.enabled=true" for name in ("podMonitor", "prometheusRule", "serviceMonitor"))
@@ -105,6 +113,22 @@ def test_prometheus_operator_takes_what_watches_fovea(control_plane: ControlPlan
     control_plane.kubectl("apply", "--server-side", "--validate=strict", "-f", "-", input=manifests)
     made = control_plane.kubectl("-n", namespace, "get", ",".join(kinds), "-o", "name").split()
     assert len(made) == len(kinds)
+
+
+def test_keda_takes_the_documented_autoscaler_of_a_deployment(control_plane: ControlPlane, namespace: str) -> None:
+    """By KEDA's own CRD, strictly; what it scales has the scale subresource that KEDA writes."""
+    bases = source_of("keda", "github.com/kedacore/keda/v2") / "config" / "crd" / "bases"
+    control_plane.install_crds(bases / "keda.sh_scaledobjects.yaml")
+    scaled = keda_example()
+    manifest = yaml.safe_dump(scaled)
+    control_plane.kubectl("-n", namespace, "apply", "--server-side", "--validate=strict", "-f", "-", input=manifest)
+    target = scaled["spec"]["scaleTargetRef"]
+    spec = {"model": {"uri": "s3://models/cells/"}, "runtime": "Triton"}
+    found = {name: target[name] for name in ("apiVersion", "kind")}
+    control_plane.apply({**found, "metadata": {"name": target["name"]}, "spec": spec}, namespace=namespace)
+    control_plane.kubectl("-n", namespace, "scale", f"modeldeployment/{target['name']}", "--replicas=3")
+    asked = ("get", "modeldeployment", target["name"], "-o", "jsonpath={.spec.scaling.replicas}")
+    assert control_plane.kubectl("-n", namespace, *asked) == "3"
 
 
 RUN = {

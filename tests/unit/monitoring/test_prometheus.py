@@ -36,7 +36,7 @@ from prometheus_client import generate_latest
 from monitoring.alerts import alerts
 from monitoring.dashboards import DASHBOARDS
 from monitoring.scraping import GATEWAYS, OPERATOR
-from tests.prometheus import PodPort, Prometheus, free_port, running
+from tests.prometheus import PodPort, Prometheus, free_port, keda_example, running
 
 HOSTS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 """Of the gateways; the last does not answer."""
@@ -245,6 +245,9 @@ def look(asked: Prometheus, pods: set[str]) -> None:
         for query in panel.queries
         if not asked.has_data(query.expr)
     ]
+    trigger = keda_example()["spec"]["triggers"][0]["metadata"]
+    scales_by = trigger["query"].replace("haematology", OWNER.namespace).replace("blood-cells", OWNER.name)
+    assert len(asked.query(scales_by)) == 1, "KEDA takes a single number"
     assert not empty + [alert.name for alert in alerts() if not asked.has_data(alert.value)]
     assert asked.firing() == {
         "FoveaObjectStalled",
