@@ -91,6 +91,8 @@ lock:  ## Renews requirements/*.txt
 	  $(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra $$extra --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-index-url --no-emit-find-links --no-annotate -o requirements/$$extra.txt \
 	    $$([ $$extra = dev ] || echo -c requirements/dev.txt) || exit 1; done
+	sed 's/ .*//; /^--/d; /^ /d; /^$$/d' requirements/tflite-converter.txt | $(BIN)/uv pip compile --quiet - --no-deps --python-version 3.11 \
+	  --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate -o requirements/tflite-converter.txt
 
 clean:  ## Removes the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -13,7 +13,7 @@ from fovea_cli.remote import bundle_folder, claim_options
 
 @click.command("export")
 @click.argument("bundle")
-@click.option("--format", "format_", required=True, help="As in spec.export.formats: ONNX, OpenVINO, StateDict, …")
+@click.option("--format", "format_", required=True, help="As in spec.export.formats: ONNX, OpenVINO, TFLite, …")
 @click.option(
     "--to", type=click.Path(dir_okay=False, path_type=Path), help="The file.  [default: the format's own name, here]"
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-RUN = ("ONNX", "OpenVINO", "ExportedProgram")
+RUN = ("ONNX", "OpenVINO", "TFLite", "ExportedProgram")
 """Formats that can be run."""
 
 

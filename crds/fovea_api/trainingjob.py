@@ -933,7 +933,6 @@ def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
             "measuring latency on another node than the run's",
             "remove it; compute.podTemplate.nodeSelector places the run",
         ),
-        ("TFLite" in export.formats, "spec.export.formats", "TFLite", "remove it; ONNX is always delivered"),
         ("TensorRT" in export.deferred, "spec.export.deferred", "TensorRT", "remove it; ONNX is always delivered"),
     )
     return tuple(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from types import ModuleType
 
 from fovea_api.errors import MissingExtra
@@ -32,5 +34,12 @@ class Library:
         except ModuleNotFoundError as error:
             raise MissingExtra(self.extra, self.use) from error
 
+    @property
+    def version(self) -> Mapping[str, str]:
+        """The package's version by its name. Raises MissingExtra."""
+        self.load()
+        return {self.distribution: version(self.distribution)}
+
 
 OPENVINO = Library("openvino", "openvino", extra="openvino", use="OpenVINO")
+LITERT = Library("ai_edge_litert.interpreter", "ai-edge-litert", extra="tflite", use="TFLite")

@@ -34,6 +34,5 @@ def test_what_cannot_be_done_yet_is_reported_with_its_field() -> None:
     assert [each.location for each in trainingjob.unsupported(job.spec)] == [
         "spec.compression.pruning",
         "spec.compression.distillation",
-        "spec.export.formats",
         "spec.export.deferred",
     ]

@@ -28,7 +28,6 @@ PRELABEL = {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}
             "spec.evaluation.latency.resources",
         ),
         ({"evaluation": {"latency": {"nodeSelector": {"disk": "ssd"}}}}, "spec.evaluation.latency.nodeSelector"),
-        ({"export": {"formats": ["ONNX", "TFLite"]}}, "spec.export.formats"),
         ({"export": {"deferred": ["TensorRT"]}}, "spec.export.deferred"),
     ],
 )
@@ -44,7 +43,7 @@ def test_what_works_in_a_training_is_not_refused() -> None:
         "model": {"architecture": "resnet18"},
         "compression": {"quantization": {"mode": "Static"}},
         "evaluation": {"latency": {"resources": {"requests": {"cpu": "1"}}}},
-        "export": {"formats": ["ONNX", "OpenVINO", "ExportedProgram", "StateDict"]},
+        "export": {"formats": ["ONNX", "OpenVINO", "TFLite", "ExportedProgram", "StateDict"]},
     }
     assert trainingjob.unsupported(trainingjob.Recipe.model_validate(recipe)) == ()
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -235,9 +236,26 @@ def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.M
         open_backend(tmp_path / "model.xml", BackendOptions(("logits",)))
 
 
+@pytest.mark.parametrize(("python", "words"), [("/bin/false", "/bin/false does not have"), ("/no/python", "no Python")])
+def test_without_its_converter_tflite_is_refused_before_a_training(
+    python: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOVEA_LITERT_PYTHON", python)
+    recipe = Recipe.model_validate({"model": {"architecture": "resnet18"}, "export": {"formats": ["ONNX", "TFLite"]}})
+    with pytest.raises(NotSupported, match=words):
+        check_supported(recipe)
+
+
+@pytest.mark.skipif(find_spec("litert_torch") is None, reason="the converter is installed by hand: see the guide")
+@pytest.mark.parametrize(("module", "task"), [(Detector(), Task.DETECTION), (Segmenter(), Task.SEMANTIC_SEGMENTATION)])
+def test_tflite_computes_the_same(module: nn.Module, task: Task, batch: np.ndarray, tmp_path: Path) -> None:
+    model = exportable(module, task)
+    check_parity(model, export(model, tmp_path, "TFLite"), batch)
+
+
 def test_an_unknown_format_is_refused_with_those_there_are() -> None:
-    with pytest.raises(NotSupported, match=r"does not write TFLite \(use one of ExportedProgram, ONNX, OpenVINO, S"):
-        exporter("TFLite")
+    with pytest.raises(NotSupported, match=r"does not write CoreML \(use one of ExportedProgram, ONNX, OpenVINO, S"):
+        exporter("CoreML")
 
 
 def test_quantization_makes_it_smaller_and_stays_close(exported: Path, batch: np.ndarray, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from fovea_api.common import Task
 from fovea_api.errors import FoveaError, NotSupported
-from fovea_serving.backends import Library
 from fovea_serving.pipeline import prediction_type
 from fovea_serving.registry import Registry
 from torch import Tensor, nn
@@ -79,17 +78,23 @@ class Exporter(ABC):
         format: Its name in the API.
         file: Name of the file in the bundle; of several, the one that is opened.
         runnable: Whether a backend of `fovea_serving` runs the file, so that it is held against the trained network.
-        library: What writes it, where that is no part of the trainer.
     """
 
     format: str
     file: str
     runnable: bool
-    library: Library | None = None
 
     @abstractmethod
     def write(self, model: Exportable, path: Path) -> None:
         """Writes the file. Raises ExportError, MissingExtra."""
+
+    def libraries(self) -> Mapping[str, str]:
+        """Versions of what writes and runs the format, by name, where that is no part of the trainer.
+
+        Raises:
+            MissingExtra, NotSupported: it is not here.
+        """
+        return {}
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files that `write` makes for this path."""

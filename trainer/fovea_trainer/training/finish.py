@@ -50,8 +50,7 @@ def check_supported(recipe: Recipe) -> None:
     if problems := unsupported(recipe):
         raise NotSupported("; ".join(map(str, problems)))
     for name in recipe.export.formats:
-        if (library := exporter(name).library) is not None:
-            library.load()
+        exporter(name).libraries()
 
 
 def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:

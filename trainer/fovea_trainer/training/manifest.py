@@ -32,8 +32,9 @@ def describe_lineage(run: TrainingRun, trained: Trained, state: State) -> Lineag
     """Everything that the model came from."""
     dataset = run.spec.inputs.dataset
     assert dataset is not None
-    optional = [exporter(name).library for name in trained.recipe.export.formats]
-    libraries = (*LIBRARIES, *(library.distribution for library in optional if library is not None))
+    versions = {name: package_version(name) for name in LIBRARIES}
+    for name in trained.recipe.export.formats:
+        versions |= exporter(name).libraries()
     return Lineage(
         dataset=DatasetLineage(name=dataset.name, version=dataset.version),
         recipe=trained.recipe.to_dict(),
@@ -46,7 +47,7 @@ def describe_lineage(run: TrainingRun, trained: Trained, state: State) -> Lineag
         precision=state.precision or None,
         best_epoch=state.best_epoch,
         image=run.spec.image,
-        versions={"python": platform.python_version(), **{name: package_version(name) for name in libraries}},
+        versions={"python": platform.python_version(), **versions},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from fovea_serving.backends import OPENVINO
@@ -15,7 +16,7 @@ from fovea_trainer.export.exporters.onnx import Onnx
 class OpenVino(Exporter):
     """Input and outputs are called as in ONNX. Weights stay float32."""
 
-    format, file, runnable, library = "OpenVINO", "openvino/model.xml", True, OPENVINO
+    format, file, runnable = "OpenVINO", "openvino/model.xml", True
 
     def write(self, model: Exportable, path: Path) -> None:
         openvino = OPENVINO.load()
@@ -30,6 +31,9 @@ class OpenVino(Exporter):
                 openvino.save_model(graph, str(path), compress_to_fp16=False)
             except RuntimeError as error:
                 raise ExportError(f"OpenVINO cannot convert the model: {str(error)[:500]}", str(path)) from error
+
+    def libraries(self) -> Mapping[str, str]:
+        return OPENVINO.version
 
     def files(self, path: Path) -> tuple[Path, ...]:
         return path, path.with_suffix(".bin")
