@@ -278,8 +278,8 @@ async def test_a_shadow_that_hangs_slows_and_fails_no_request_and_what_is_too_mu
 async def test_a_candidate_that_hangs_turns_no_request_to_stable_away(world: World) -> None:
     world.gateway._settings = Settings(max_wait_seconds=0.001, max_at_work=8)
     world.route(50)
-    world.gateway.admission = world.gateway._admission()
-    world.gateway.admission_of_candidate = world.gateway._admission()
+    world.gateway.admission = world.gateway.new_admission()
+    world.gateway.admission_of_candidate = world.gateway.new_admission()
     world.models["new"].go_on.clear()
 
     async def one(number: int) -> Any:
