@@ -387,6 +387,33 @@ class RunProgress(Progress):
         return Progress.model_validate({name: getattr(self, name) for name in Progress.model_fields})
 
 
+StageName = Literal["Trained", "Pruned", "Quantized"]
+
+
+class CompressionStage(Model):
+    """The exported model after one stage of compression, measured as it would be served."""
+
+    name: StageName
+    """Trained: as it was before any compression. Pruned: with fewer channels, after fine-tuning. Quantized: in 8-bit
+    integers."""
+    metric: Annotated[str, Field(max_length=128)] | None = None
+    """Primary metric, such as test/mAP. Absent: no split was evaluated."""
+    value: Number | None = None
+    """Value of that metric."""
+    interval: Annotated[tuple[Number, ...], Field(min_length=2, max_length=2)] | None = None
+    """95 % interval of that value, from the bootstrap over the images."""
+    latency_milliseconds: Annotated[Number, Field(ge=0)]
+    """Median latency of one image on one CPU core, in milliseconds."""
+    megabytes: Annotated[Number, Field(ge=0)]
+    """Size of the model file in megabytes."""
+    giga_macs: Annotated[Number, Field(ge=0)]
+    """Multiply-accumulate operations for one image, in billions."""
+    mega_parameters: Annotated[Number, Field(ge=0)]
+    """Number of parameters, in millions."""
+    floating_layers: Annotated[tuple[Annotated[str, Field(max_length=128)], ...], Field(max_length=256)] = ()
+    """Layers that were left in floating point because quantization harmed them most, the most sensitive first."""
+
+
 class TrainingSummary(Model):
     """Summary of a training."""
 
@@ -403,6 +430,8 @@ class TrainingSummary(Model):
     """Value of the monitored metric at the best epoch. Absent: no validation split."""
     cpu_hours: Annotated[Number, Field(ge=0)] = 0
     """CPU core hours of the training loop's own process. The compute time of its pods is the Run's `status.usage`."""
+    compression: Annotated[tuple[CompressionStage, ...], Field(max_length=3), ListMap(("name",))] = ()
+    """Stages of compression in their order; the last one is the exported model. Absent: nothing was compressed."""
 
 
 class RunError(Model):

@@ -44,7 +44,7 @@ from fovea_api.common import (
 from fovea_api.criteria import Criterion, CriterionResult, MetricName, evaluate_criteria
 from fovea_api.errors import NotSupported
 from fovea_api.metrics import SPLITS
-from fovea_api.run import RequestedRuns, RunOwnerStatus
+from fovea_api.run import CompressionStage, RequestedRuns, RunOwnerStatus
 
 Seed = Annotated[Int, Field(ge=0, le=2**31 - 1)]
 
@@ -618,12 +618,12 @@ class Evaluation(Model):
 
 
 class Pruning(Model):
-    """Removes the least important channels."""
+    """Removes the least important channels after training, then fine-tunes."""
 
     sparsity: Annotated[Number, Field(gt=0, lt=1)]
-    """Fraction of the channels to remove."""
+    """Fraction of the channels to remove from each layer; 0.3 leaves about half of the computation, 0.5 a quarter."""
     fine_tune_epochs: Annotated[Int, Field(ge=0, le=10_000)] = 2
-    """Number of fine-tuning epochs after pruning."""
+    """Number of epochs of fine-tuning, in addition to training.epochs."""
 
 
 class Distillation(Model):
@@ -645,7 +645,8 @@ class Quantization(Model):
     calibration_images: Annotated[Int, Field(ge=1, le=100_000)] = 128
     """Number of train images for calibration."""
     max_metric_drop: Fraction = 0.01
-    """Maximum drop of the primary metric; a larger drop falls back to FP32, which is reported."""
+    """Maximum drop of the primary metric. With a larger drop, up to 40 % of the layers stay in floating point, those
+    that quantization harms most; if that is not enough, the model stays in FP32. Both are reported."""
 
 
 class Compression(Model):
@@ -843,6 +844,8 @@ class TrainingResult(Model):
     """Primary metric on the test split, or on validation if there is no test split, such as `test/mAP 0.612`."""
     success_criteria: Annotated[tuple[CriterionResult, ...], Field(max_length=64), ListMap(("metric",))] = ()
     """Success criteria: required and measured values, and whether they are met."""
+    compression: Annotated[tuple[CompressionStage, ...], Field(max_length=3), ListMap(("name",))] = ()
+    """Stages of compression in their order; the last one is the exported model. Absent: nothing was compressed."""
     eligible: Bool
     """Whether the bundle may be served: its quality was measured on a validation or test split, and all criteria are
     met."""
@@ -913,7 +916,6 @@ def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
     compression, export, latency = recipe.compression, recipe.export, recipe.evaluation.latency
     quantization = compression.quantization
     wishes = (
-        (compression.pruning is not None, "spec.compression.pruning", "pruning", "remove it"),
         (compression.distillation is not None, "spec.compression.distillation", "distillation", "remove it"),
         (
             quantization is not None and quantization.mode == "Dynamic",

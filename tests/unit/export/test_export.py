@@ -30,6 +30,7 @@ from fovea_trainer.export import (
     quantize_static,
     save_weights,
 )
+from fovea_trainer.export.quantization import decibels
 from fovea_trainer.training.finish import check_supported
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -267,6 +268,13 @@ def test_quantization_makes_it_smaller_and_stays_close(exported: Path, batch: np
     full, quantized = (Predictor(path, Preprocess(*SIZE), task).run(batch)["logits"] for path in (exported, small))
     assert np.corrcoef(full.ravel(), quantized.ravel())[0, 1] > 0.9
     assert np.abs(full - quantized).max() > 0
+
+
+def test_the_signal_to_noise_ratio_of_outputs_is_that_of_the_closed_form() -> None:
+    one, other = np.full((2, 5), 3.0, np.float32), np.full((2, 5), 10.0, np.float32)
+    assert decibels([one], [one + 0.3]) == pytest.approx(20)
+    assert decibels([one, other], [one + 0.3, other]) == pytest.approx(20 + 10 * np.log10(2)), "mean over the outputs"
+    assert decibels([one], [one]) > 200
 
 
 def weights_of(model: onnx.ModelProto, type: int) -> list[np.ndarray]:

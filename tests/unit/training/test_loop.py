@@ -13,7 +13,8 @@ import torch
 from fovea_api.common import Task
 from fovea_api.errors import Interrupted, InvalidInput
 from fovea_api.run import Progress
-from fovea_api.trainingjob import Recipe
+from fovea_api.trainingjob import Compression, Input, ModelChoice, Recipe
+from fovea_trainer.models.description import NetworkDescription, assemble
 from fovea_trainer.training import loop
 from fovea_trainer.training.context import SingleProcess
 from fovea_trainer.training.loop import Plan, TrainingDiverged, fit
@@ -99,6 +100,69 @@ def test_resuming_within_an_epoch_gives_what_an_uninterrupted_run_gives(tmp_path
             fit(job, version, SingleProcess(tmp_path / "parts", 2, Listener(), stop))
     parts = fit(job, version, SingleProcess(tmp_path / "parts", 2, Listener()))
     assert equal(whole, parts)
+
+
+def pruned_recipe(epochs: int, **training: JsonValue) -> Recipe:
+    """What learns the squares, is pruned and fine-tuned."""
+    job = recipe(epochs=4, optimizer={"learningRate": 0.02}, **training)
+    pruning = {"pruning": {"sparsity": 0.5, "fineTuneEpochs": epochs}}
+    return job.model_copy(update={"compression": Compression.model_validate(pruning)})
+
+
+def test_the_best_weights_are_pruned_and_fine_tuned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    reported, version, job = Listener(), squares(Task.CLASSIFICATION), pruned_recipe(3)
+    state = fit(job, version, SingleProcess(tmp_path, 2, reported))
+    assert (state.epoch, state.pruned_after, len(state.history)) == (7, 4, 7)
+    assert state.best_epoch >= 4
+    assert state.best_value == 1.0
+    channels = {name: value.shape[0] for name, value in state.unpruned.items() if value.ndim == 4}
+    assert {name: state.best_weights[name].shape[0] for name in channels} == {
+        name: count // 2 for name, count in channels.items()
+    }
+    stages = dict.fromkeys((report.stage, report.epochs) for report in reported)
+    assert list(stages) == [("Training", 7), ("FineTuning", 7)]
+    rates = [epoch["train/learningRate"] for epoch in state.history]
+    assert max(rates[:4]) > 1e-3 > rates[3], "the rate has fallen when training ends"
+    assert max(rates[4:]) > 1e-3 > rates[6], "and rises and falls once more"
+    (note,) = NetworkDescription.from_json(state.description).notes
+    assert note.startswith("Pruning removed 50% of the channels: ")
+    assert note in caplog.text
+    assert "pruned and not yet fine-tuned: validation/accuracy" in caplog.text
+    assert len(assemble(NetworkDescription.from_json(state.description), state.best_weights, "test").state_dict())
+
+
+def test_resuming_within_fine_tuning_gives_what_an_uninterrupted_run_gives(tmp_path: Path) -> None:
+    version, job = squares(Task.CLASSIFICATION), pruned_recipe(2)
+    whole = fit(job, version, SingleProcess(tmp_path / "whole", 99, Listener()))
+    for name in ("000004-00000000", "000005-00000000"):  # as it was pruned; in the middle of fine-tuning
+        context = SingleProcess(tmp_path / name, 99, Listener())
+        State.load(tmp_path / "whole" / name).save(tmp_path / name / name)
+        assert equal(whole, fit(job, version, context))
+    stop = threading.Event()
+    stop.set()
+    killed = SingleProcess(tmp_path / "killed", 99, Listener(), stop)
+    State.load(tmp_path / "whole" / "000004-00000000").save(tmp_path / "killed" / "000004-00000000")
+    with pytest.raises(Interrupted, match="epoch 5"):
+        fit(job, version, killed)
+    assert equal(whole, fit(job, version, SingleProcess(tmp_path / "killed", 99, Listener())))
+
+
+def test_without_fine_tuning_the_pruned_weights_are_kept(tmp_path: Path) -> None:
+    version = squares(Task.CLASSIFICATION)
+    state = fit(pruned_recipe(0), version, SingleProcess(tmp_path, 1, Listener()))
+    assert (state.epoch, state.best_epoch, state.pruned_after) == (4, 4, 4)
+    assert state.best_weights["body.conv1.weight"].shape[0] == state.unpruned["body.conv1.weight"].shape[0] // 2
+    assert State.load(tmp_path / "000004-00000000").pruned_after == 4, "the checkpoint has them"
+
+
+def test_what_cannot_be_pruned_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    model = ModelChoice.model_validate({"architecture": "timm/test_vit", "pretrained": {"weights": "None"}})
+    size = Input.model_validate({"size": {"width": 160, "height": 160}, "augmentations": []})
+    job = pruned_recipe(1).model_copy(update={"model": model, "input": size})
+    with pytest.raises(InvalidInput, match="cannot be pruned"):
+        fit(job, squares(Task.CLASSIFICATION), SingleProcess(tmp_path, 1, Listener()))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_that_cannot_be_read_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fovea_api.common import Task
-from fovea_api.trainingjob import Recipe
+from fovea_api.trainingjob import Compression, Recipe
 from fovea_trainer.training.batch_norm import uses_sync
 from fovea_trainer.training.context import SingleProcess
 from fovea_trainer.training.loop import fit
@@ -41,12 +41,14 @@ def recipe(**training: JsonValue) -> Recipe:
     )
 
 
+PRUNED = Compression.model_validate({"pruning": {"sparsity": 0.5, "fineTuneEpochs": 1}})
 RECIPES = {
     "plain": recipe(),
     "unequal": recipe(batchSize=7, ema={"decay": 0.9}, gradientClipNorm=0.5),
     "accumulated": recipe(batchSize=4, gradientAccumulationSteps=2),
     "own-statistics": recipe(syncBatchNorm="Never", ema={"decay": 0.9}),
     "resumed": recipe(syncBatchNorm="Never", ema={"decay": 0.9}),
+    "pruned": recipe().model_copy(update={"compression": PRUNED}),
 }
 
 
@@ -86,6 +88,13 @@ def test_the_workers_validate_and_keep_one_model(two: dict[str, list[State]], na
     assert first.history == second.history
     assert first.best_epoch == second.best_epoch
     assert difference(first.best_weights, second.best_weights) == 0
+
+
+def test_the_workers_prune_alike_and_go_on(two: dict[str, list[State]]) -> None:
+    first, second = two["pruned"]
+    assert (first.epoch, first.pruned_after) == (3, 2)
+    assert first.network["body.conv1.weight"].shape[0] == first.unpruned["body.conv1.weight"].shape[0] // 2
+    assert difference(first.network, second.network) == 0
 
 
 def test_statistics_of_their_own_are_other_statistics(two: dict[str, list[State]], tmp_path: Path) -> None:

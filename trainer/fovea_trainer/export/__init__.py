@@ -3,15 +3,18 @@
 from fovea_trainer.export.exporter import Exportable, Exporter, ExportError, exporter, formats
 from fovea_trainer.export.metadata import write_metadata
 from fovea_trainer.export.parity import Parity, ParityError, check_parity
-from fovea_trainer.export.quantization import quantize_static
+from fovea_trainer.export.quantization import CalibratedModel, LayerSensitivity, calibrated, quantize_static
 from fovea_trainer.export.weights import save_weights
 
 __all__ = [
+    "CalibratedModel",
     "ExportError",
     "Exportable",
     "Exporter",
+    "LayerSensitivity",
     "Parity",
     "ParityError",
+    "calibrated",
     "check_parity",
     "exporter",
     "formats",

@@ -1,14 +1,20 @@
-"""8-bit integers by ONNX Runtime's static quantization (QDQ)."""
+"""8-bit integers by ONNX Runtime's static quantization (QDQ), and how much each layer suffers from them."""
 
 from __future__ import annotations
 
 import logging
+import math
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
+from fovea_serving.backends import usable_cpus
 from fovea_serving.predictor import INPUT
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
@@ -18,46 +24,152 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 OPERATIONS = ["Conv", "Gemm", "MatMul"]
 """Where the time goes. The decoding of boxes stays in floating point: 256 steps are too coarse for pixels."""
 
-
-class _Batches(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, batches: Iterable[NDArray[np.float32]]) -> None:
-        self._batches: Iterator[NDArray[np.float32]] = iter(batches)
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch}
+Images = NDArray[np.float32]
+"""Normalized float32 [N, 3, H, W]."""
 
 
-def quantize_static(
-    model: Path, path: Path, batches: Iterable[NDArray[np.float32]], *, for_tensorrt: bool = False
-) -> Path:
-    """Writes the ONNX model with 8-bit weights (per channel) and activations.
+@dataclass(frozen=True, slots=True)
+class LayerSensitivity:
+    """How much a model's outputs suffer where a single layer is quantized.
+
+    Args:
+        node: Name of the layer's node in the ONNX graph.
+        layer: Name of its weights: that of the layer in the network, where the exporter kept it.
+        decibels: Signal-to-quantization-noise ratio of the outputs: the lower, the more sensitive is the layer.
+    """
+
+    node: str
+    layer: str
+    decibels: float
+
+
+class CalibratedModel:
+    """An ONNX model whose ranges of activations are known: variants of it in 8 bits cost no further calibration.
+
+    Args:
+        model: The ONNX model in floating point.
+        folder: An empty folder, which it needs as long as it lives; `calibrated` gives it one.
+        batches: Train images, on which the ranges are measured.
+        for_tensorrt: Whether TensorRT is to read the file.
+    """
+
+    def __init__(self, model: Path, folder: Path, batches: Iterable[Images], for_tensorrt: bool) -> None:
+        self._prepared, self._ranges = folder / "prepared.onnx", folder / "ranges.json"
+        self._for_tensorrt = for_tensorrt
+        with _root_logger_in_use():
+            quant_pre_process(str(model), str(self._prepared), skip_symbolic_shape=True)
+        self._everything = self._write(folder / "everything.onnx", batches)
+        graph = onnx.load(str(self._prepared)).graph
+        weights = {tensor.name for tensor in graph.initializer}
+        self.layers: dict[str, str] = {
+            node.name: _layer_name(node.input[1]) if node.input[1] in weights else node.name
+            for node in graph.node
+            if node.op_type in OPERATIONS
+        }
+        """Names of the layers that can be quantized, by the names of their nodes."""
+
+    def write(self, path: Path, floating: Iterable[str] = ()) -> Path:
+        """Writes the model with 8-bit weights (per channel) and activations.
+
+        Args:
+            path: The file.
+            floating: Names of the nodes that stay in floating point.
+        """
+        left = list(floating)
+        return self._write(path, None, exclude=left) if left else shutil.copyfile(self._everything, path)
+
+    def sensitivities(self, images: Images) -> list[LayerSensitivity]:
+        """Of every layer, the most sensitive first: each is quantized by itself and the outputs are compared."""
+        expected = _outputs(self._prepared, images)
+        found = []
+        with tempfile.TemporaryDirectory() as folder:
+            for node, layer in self.layers.items():
+                single = self._write(Path(folder) / "single.onnx", None, only=[node])
+                found.append(LayerSensitivity(node, layer, decibels(expected, _outputs(single, images))))
+        return sorted(found, key=lambda each: each.decibels)
+
+    def _write(
+        self,
+        path: Path,
+        batches: Iterable[Images] | None,
+        *,
+        exclude: Sequence[str] = (),
+        only: Sequence[str] = (),
+    ) -> Path:
+        tensorrt = self._for_tensorrt
+        with _root_logger_in_use():
+            ort_quantize_static(
+                str(self._prepared),
+                str(path),
+                None if batches is None else _Batches(batches),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=OPERATIONS,
+                nodes_to_quantize=list(only),
+                nodes_to_exclude=list(exclude),
+                per_channel=True,
+                reduce_range=not tensorrt,
+                activation_type=QuantType.QInt8 if tensorrt else QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibration_cache_path=self._ranges,
+                extra_options={"ActivationSymmetric": True, "QuantizeBias": False} if tensorrt else {},
+            )
+        return path
+
+
+@contextmanager
+def calibrated(model: Path, batches: Iterable[Images], *, for_tensorrt: bool = False) -> Iterator[CalibratedModel]:
+    """The model with its ranges of activations, as long as the context lasts.
 
     Weights use 7 of the 8 bits, because processors without VNNI saturate otherwise. TensorRT knows no zero points
     other than 0 and no 8-bit biases, and its weights take all 8 bits.
 
     Args:
         model: The ONNX model in floating point.
-        path: The file to write.
-        batches: Normalized float32 `[N, 3, H, W]` of train images, on which the ranges are measured.
+        batches: Train images, on which the ranges are measured.
         for_tensorrt: Whether TensorRT is to read the file.
     """
-    with tempfile.TemporaryDirectory() as folder, _root_logger_in_use():
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
-        ort_quantize_static(
-            str(prepared),
-            str(path),
-            _Batches(batches),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=OPERATIONS,
-            per_channel=True,
-            reduce_range=not for_tensorrt,
-            activation_type=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            extra_options={"ActivationSymmetric": True, "QuantizeBias": False} if for_tensorrt else {},
-        )
-    return path
+    with tempfile.TemporaryDirectory() as folder:
+        yield CalibratedModel(model, Path(folder), batches, for_tensorrt)
+
+
+def quantize_static(model: Path, path: Path, batches: Iterable[Images], *, for_tensorrt: bool = False) -> Path:
+    """Writes the ONNX model with all its layers in 8 bits; see `calibrated`."""
+    with calibrated(model, batches, for_tensorrt=for_tensorrt) as ready:
+        return ready.write(path)
+
+
+def decibels(expected: Sequence[Images], measured: Sequence[Images]) -> float:
+    """Signal-to-quantization-noise ratio: 10 log10 of the power of the outputs over that of their error.
+
+    Of several outputs the mean of the relative errors counts, so that each has a say whatever its unit.
+    """
+    noise = [
+        float(np.square(other.astype(np.float64) - one).sum() / max(np.square(one.astype(np.float64)).sum(), 1e-30))
+        for one, other in zip(expected, measured, strict=True)
+    ]
+    return -10 * math.log10(max(float(np.mean(noise)), 1e-30))
+
+
+def _outputs(model: Path, images: Images) -> list[Images]:
+    """All outputs of a model, image by image, as it also runs that takes one at a time."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cpus()
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    rows = [session.run(None, {INPUT: images[index : index + 1]}) for index in range(len(images))]
+    return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+
+def _layer_name(weight: str) -> str:
+    return weight.removeprefix("module.network.").removesuffix(".weight")
+
+
+class _Batches(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, batches: Iterable[Images]) -> None:
+        self._batches: Iterator[Images] = iter(batches)
+
+    def get_next(self) -> dict[str, Images] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from fovea_api.architectures import OptionValue
 from fovea_api.errors import InvalidInput
 from fovea_api.trainingjob import Loss
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fovea_trainer.models.bodies import Body
@@ -72,6 +72,15 @@ def build(description: NetworkDescription, loss: LossSettings, pretrained: bool 
     network = head.build(description.body, options, description.num_classes, loss, pretrained)
     network.description = description.to_json()
     return network
+
+
+def is_same_network(network: AnyNetwork, weights: Path) -> bool:
+    """Whether a file of weights says that it is of a network of the same make and classes, whatever its channels."""
+    try:
+        own, other = NetworkDescription.from_json(network.description), read_description(weights)
+    except (InvalidInput, SafetensorError):
+        return False
+    return (own.head, own.body, own.num_classes) == (other.head, other.body, other.num_classes)
 
 
 def read_description(weights: Path) -> NetworkDescription:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from typing import Any, Generic, Self, TypeVar
 
 from fovea_api.common import Task
@@ -54,6 +55,14 @@ class Network(nn.Module, ABC, Generic[Raw, T]):
         """The outputs of the exported graph by name: classification `logits` [N, C]; detection `boxes` [N, A, 4]
         (xyxy, input pixels) and `scores` [N, A, C] (0 to 1, background removed, NMS outside); instance segmentation
         also `masks` [N, A, M, M] (0 to 1, on a grid over the box); semantic segmentation `logits` [N, C, H, W]."""
+
+    def traced(self, images: Tensor) -> list[Tensor]:
+        """Outputs that depend on every layer, and on nothing that picks among boxes: what channels are connected by."""
+        raw = self(images)
+        if isinstance(raw, Tensor):
+            return [raw]
+        values = [getattr(raw, field.name) for field in fields(raw)]
+        return [value for value in values if isinstance(value, Tensor) and value.shape[0] == len(images)]
 
     @abstractmethod
     def backbone(self) -> nn.Module:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from fovea_api.bundle import BundleFormat, Lineage
 from fovea_api.criteria import CriterionResult
 from fovea_api.metrics import SPLITS
+from fovea_api.run import CompressionStage
 from fovea_api.version import DatasetVersion
 from markupsafe import Markup
 
@@ -36,6 +37,8 @@ NAMES = {
     "p95Milliseconds": "Latency, 95th percentile (ms)",
     "megabytes": "Model file (MB)",
 }
+COSTS = ("Latency, median (ms)", "Model file (MB)", "Multiply-accumulates (billions)", "Parameters (millions)")
+"""Columns of the table of compression."""
 
 
 def problem(version: DatasetVersion, lineage: Lineage) -> Section:
@@ -161,7 +164,33 @@ def formats(exported: Sequence[BundleFormat], headline: EvaluationResult | None)
     return [Section("Formats", base.table(["Format", "File", "Difference", *titles], rows), lead)]
 
 
-def _interval(bounds: tuple[float, float] | None) -> str:
+def compression(stages: Sequence[CompressionStage]) -> list[Section]:
+    """The exported model after each stage of compression: how good, how fast, how large."""
+    if not stages:
+        return []
+    metric = next((stage.metric for stage in stages if stage.metric is not None), None)
+    rows = [
+        (
+            stage.name,
+            *([base.rounded(stage.value), _interval(stage.interval)] if metric is not None else []),
+            base.rounded(stage.latency_milliseconds),
+            base.rounded(stage.megabytes),
+            base.rounded(stage.giga_macs),
+            base.rounded(stage.mega_parameters),
+        )
+        for stage in stages
+    ]
+    columns = ["Stage", *([metric, "95 %"] if metric is not None else []), *COSTS]
+    floating = [layer for stage in stages for layer in stage.floating_layers]
+    parts = [base.table(columns, rows)]
+    if floating:
+        parts.append(base.paragraph("Layers in floating point, the most sensitive to 8-bit integers first:"))
+        parts.append(base.bullets(floating))
+    lead = "Each stage was exported and measured as it would be served; the last one is delivered."
+    return [Section("Compression", base.join(*parts), lead)]
+
+
+def _interval(bounds: Sequence[float] | None) -> str:
     return "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 

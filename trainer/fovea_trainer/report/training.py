@@ -90,6 +90,7 @@ def render_training_report(report: TrainingReport) -> str:
             report.notes,
         ),
         *outcome.formats(report.formats, headline),
+        *outcome.compression(report.training.compression),
         *(quality.sections(headline) if headline else []),
         *(quality.images(headline, report.samples[headline.split], report.predictor) if headline else []),
         provenance.learning(report.history, report.training),

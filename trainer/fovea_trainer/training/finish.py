@@ -14,19 +14,19 @@ from fovea_api.bundle import MANIFEST, BundleFormat, BundleManifest, BundleMetri
 from fovea_api.criteria import evaluate_criteria
 from fovea_api.errors import FoveaError, NotSupported
 from fovea_api.profile import PROFILE
-from fovea_api.run import Progress, RunResult, TrainingSummary
+from fovea_api.run import Progress, RunResult, StageName, TrainingSummary
 from fovea_api.trainingjob import Recipe, unsupported
 from fovea_serving.bundle import MODEL, MODELS, REPORT, bundle_digest, parse_manifest
 from fovea_serving.pipeline.golden import ANSWERS, golden_image, golden_numbers
 from fovea_store import StorePath
 
-from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.export import exporter, write_metadata
 from fovea_trainer.models.complexity import complexity
 from fovea_trainer.models.description import NetworkDescription
 from fovea_trainer.report.training import TrainingReport, write_report
 from fovea_trainer.training.comparison import SPLIT, Comparison, compare
 from fovea_trainer.training.context import Listener
+from fovea_trainer.training.fitting import total_epochs
 from fovea_trainer.training.formats import export, measure_formats
 from fovea_trainer.training.loop import NO_VALIDATION
 from fovea_trainer.training.manifest import describe_bundle, describe_lineage
@@ -34,10 +34,10 @@ from fovea_trainer.training.preflight import check_version
 from fovea_trainer.training.preview import augmented_images
 from fovea_trainer.training.profile import reference_profile
 from fovea_trainer.training.progress import TRAINING_PERCENT, best_of, latest_metrics
-from fovea_trainer.training.quantize import Delivered, quantize
+from fovea_trainer.training.quantize import quantize
 from fovea_trainer.training.selection import monitored_metric
 from fovea_trainer.training.state import State
-from fovea_trainer.training.trained import Trained, restore
+from fovea_trainer.training.trained import Delivered, Measured, Trained, restore, restore_unpruned
 from fovea_trainer.training.training_run import TrainingRun
 
 NO_TEST = "There is no test split: all metrics are of images that had a say in the training or in its choices."
@@ -65,18 +65,21 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     (folder / "evaluation").mkdir(parents=True)
     summary = _summary_of(trained, state)
     metrics = latest_metrics(state)
-    stage = _Stages(
-        report,
-        Progress(epoch=state.epoch, epochs=trained.recipe.training.epochs, metrics=metrics, best=summary.best),
-    )
-    stage("Exporting", TRAINING_PERCENT)
+    epochs = total_epochs(trained.recipe, state.pruned_after)
+    stage = _Stages(report, Progress(epoch=state.epoch, epochs=epochs, metrics=metrics, best=summary.best))
+    unpruned, before = restore_unpruned(run, state), None
+    if unpruned is not None:
+        stage("Compressing", TRAINING_PERCENT)
+        before = _measure_unpruned(unpruned, run.environment.work_dir / "unpruned")
+    stage("Exporting", TRAINING_PERCENT + 2)
     log.info("the weights of epoch %d are exported", state.best_epoch)
     exported = export(trained, folder)
     stage("Evaluating", TRAINING_PERCENT + 3)
-    delivered = _evaluate(trained, folder, stage)
+    delivered = _evaluate(trained, folder, stage, before)
     formats = measure_formats(exported, delivered)
-    for model in {folder / MODEL, delivered.model}:
-        known = delivered.trained
+    summary = summary.model_copy(update={"compression": delivered.table})
+    known = delivered.served.trained
+    for model in {folder / MODEL, delivered.served.model}:
         write_metadata(model, known.version.manifest.classes, known.preprocess, known.postprocess)
     comparison = _compare(run, delivered)
     stage("Reporting", TRAINING_PERCENT + 7)
@@ -110,34 +113,60 @@ def measure(trained: Trained, folder: Path, *, splits: bool) -> dict[str, float]
     export(trained, folder)
     if not splits:
         return trained.metrics(folder / MODEL, {})
-    delivered = _evaluate(trained, folder, lambda stage, percent: None)
-    return delivered.trained.metrics(delivered.model, delivered.evaluations)
+    return dict(_evaluate(trained, folder, lambda stage, percent: None).served.metrics)
 
 
-def _evaluate(trained: Trained, folder: Path, stage: Callable[[str, int], None]) -> Delivered:
-    """The exported model measured on the splits, and the 8-bit one in its place if it is asked for and as good."""
-    model, splits = folder / MODEL, [split for split in trained.recipe.evaluation.splits if len(trained.samples(split))]
-    trained = trained.with_threshold(model)
-    evaluations: dict[str, EvaluationResult] = {split: trained.evaluate(model, split) for split in splits}
-    delivered = Delivered(trained, model, evaluations, {}, False, "")
+def _measure_unpruned(trained: Trained, folder: Path) -> Measured:
+    """The model before it was pruned, exported and measured for comparison; it is not delivered."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    exporter("ONNX").write(trained.exportable, folder / MODEL)
+    return _measure(trained, folder)
+
+
+def _evaluate(
+    trained: Trained, folder: Path, stage: Callable[[str, int], None], unpruned: Measured | None = None
+) -> Delivered:
+    """The exported model measured on the splits, and the 8-bit one in its place if it is asked for and as good.
+
+    Args:
+        trained: What was exported.
+        folder: Where it lies.
+        stage: Told what is done.
+        unpruned: The model before it was pruned. None: it was not.
+    """
+    full = _measure(trained, folder)
+    stages: dict[StageName, Measured] = {"Trained": full} if unpruned is None else {"Trained": unpruned, "Pruned": full}
+    notes: tuple[str, ...] = ()
     if trained.recipe.compression.quantization is not None:
         stage("Compressing", TRAINING_PERCENT + 5)
-        delivered = quantize(trained, model, evaluations)
-        log.info(delivered.reason)
-    for split, evaluation in delivered.evaluations.items():
+        quantized = quantize(full)
+        if quantized.measured is not None:
+            stages["Quantized"] = quantized.measured
+        notes = (quantized.reason,)
+        log.info(quantized.reason)
+    delivered = Delivered(stages, notes)
+    for split, evaluation in delivered.served.evaluations.items():
         log.info("on the %d images of the %s split: %s", evaluation.images, split, _line(evaluation.metrics))
         (folder / "evaluation" / f"{split}.json").write_text(json.dumps(evaluation.to_dict()))
     return delivered
 
 
+def _measure(trained: Trained, folder: Path) -> Measured:
+    """The exported model in floating point, measured on the splits of the recipe."""
+    model, splits = folder / MODEL, [split for split in trained.recipe.evaluation.splits if len(trained.samples(split))]
+    trained = trained.with_threshold(model)
+    return trained.measured(model, {split: trained.evaluate(model, split) for split in splits})
+
+
 def _compare(run: TrainingRun, delivered: Delivered) -> Comparison | None:
     """The delivered model beside the one that is served. None: nobody serves one."""
-    champion, trained = run.spec.inputs.champion, delivered.trained
+    champion, served = run.spec.inputs.champion, delivered.served
     if champion is None:
         return None
-    challenger = delivered.evaluations.get(SPLIT)
+    trained, challenger = served.trained, served.evaluations.get(SPLIT)
     if challenger is None and trained.samples(SPLIT):
-        challenger = trained.evaluate(delivered.model, SPLIT)
+        challenger = trained.evaluate(served.model, SPLIT)
     comparison = compare(champion, challenger, trained.version, run.environment.work_dir / "champion")
     log.info(comparison.note)
     return comparison
@@ -153,8 +182,8 @@ def _describe(
     comparison: Comparison | None,
 ) -> BundleManifest:
     """Writes the report; gives the manifest."""
-    trained = delivered.trained
-    metrics = trained.metrics(delivered.model, delivered.evaluations)
+    served = delivered.served
+    trained, metrics = served.trained, served.metrics
     criteria = evaluate_criteria(run.spec.success_criteria, metrics)
     for criterion in criteria:
         log.info("success criterion %s: %s", "met" if criterion.met else "missed", criterion)
@@ -168,13 +197,13 @@ def _describe(
             lineage=lineage,
             training=summary,
             history=state.history,
-            evaluations=tuple(delivered.evaluations.values()),
+            evaluations=tuple(served.evaluations.values()),
             metrics=metrics,
             before=delivered.before,
             criteria=criteria,
             formats=formats,
-            predictor=trained.predictor(delivered.model),
-            samples={split: trained.version.split(split) for split in {"train", *delivered.evaluations}},
+            predictor=trained.predictor(served.model),
+            samples={split: trained.version.split(split) for split in {"train", *served.evaluations}},
             notes=[*_notes(delivered), *([comparison.note] if comparison else _about_parent(parent, lineage))],
             champion=comparison.champion if comparison is not None else {},
             parent={} if parent is None or comparison is not None else parent.metrics.exported,
@@ -183,10 +212,10 @@ def _describe(
         ),
     )
     _state_golden_answers(trained, folder)
-    profile = reference_profile(trained, delivered.model)
+    profile = reference_profile(trained, served.model)
     (folder / PROFILE).write_text(profile.model_dump_json(by_alias=True, exclude_none=True))
     both = BundleMetrics(before_compression=delivered.before, exported=metrics)
-    return describe_bundle(trained, lineage, folder, both, formats, delivered.quantized)
+    return describe_bundle(trained, lineage, folder, both, formats, "Quantized" in delivered.stages)
 
 
 def _state_golden_answers(trained: Trained, folder: Path) -> None:
@@ -219,13 +248,12 @@ def _about_parent(parent: BundleManifest | None, lineage: Lineage) -> list[str]:
 
 def _notes(delivered: Delivered) -> list[str]:
     """What a reader of the report must know beside the figures."""
-    trained, needed = delivered.trained, {"validation": NO_VALIDATION, "test": NO_TEST}
+    trained, needed = delivered.served.trained, {"validation": NO_VALIDATION, "test": NO_TEST}
     missing = [words for split, words in needed.items() if not trained.samples(split)]
     for words in missing:
         log.warning(words)
     described = NetworkDescription.from_json(trained.description).notes
-    decision = [delivered.reason] if delivered.reason else []
-    return [*described, *missing, *check_version(trained.version, trained.recipe), *decision]
+    return [*described, *missing, *check_version(trained.version, trained.recipe), *delivered.notes]
 
 
 def _summary_of(trained: Trained, state: State) -> TrainingSummary:

@@ -25,6 +25,8 @@ MAX_ASPECT = 3.0
 """Width over height that counts as this at most, and as its inverse at least."""
 SMALL_OBJECTS = 0.25
 """Share of the objects that may be smaller than `objectPixels`."""
+FINE_TUNING_RATE = 0.5
+"""Share of the learning rate that a pruned network is fine-tuned with."""
 PLAIN_MULTIPLE = 32
 """Sides are multiples of this where an architecture takes all: the stride of the usual bodies."""
 MUCH_ENLARGED, MUCH_SHRUNK = 2.5, 0.25
@@ -80,6 +82,27 @@ def fitted(recipe: Recipe, version: Version) -> Recipe:
     augmentations = tuple(_within(item, size) for item in given.augmentations)
     update: Mapping[str, object] = {"size": size, "sizing": None, "augmentations": augmentations}
     return result.model_copy(update={"input": given.model_copy(update=update)})
+
+
+def total_epochs(recipe: Recipe, pruned_after: int = 0) -> int:
+    """Epochs of a fitted recipe, those of fine-tuning included; `pruned_after`: those before it, where it has begun."""
+    pruning = recipe.compression.pruning
+    return (pruned_after or recipe.training.epochs) + (pruning.fine_tune_epochs if pruning is not None else 0)
+
+
+def fine_tuning(training: Training, epochs: int) -> Training:
+    """How a pruned network is trained: as it was before, in fewer epochs.
+
+    The learning rate rises and falls once more, to FINE_TUNING_RATE of its peak: to begin where training ended, at
+    nearly 0, recovers less (Renda et al., "Comparing Rewinding and Fine-tuning in Neural Network Pruning", 2020).
+    """
+    share = epochs / training.epochs
+    schedule = training.schedule.model_copy(update={"warmup_epochs": training.schedule.warmup_epochs * share})
+    if schedule.step_epochs is not None:
+        schedule = schedule.model_copy(update={"step_epochs": max(1, round(schedule.step_epochs * share))})
+    rate = training.optimizer.learning_rate * FINE_TUNING_RATE
+    optimizer = training.optimizer.model_copy(update={"learning_rate": rate})
+    return training.model_copy(update={"epochs": max(1, epochs), "schedule": schedule, "optimizer": optimizer})
 
 
 def long_enough(training: Training, images: int) -> Training:

@@ -14,8 +14,7 @@ from fovea_trainer.evaluation.latency import size_megabytes
 from fovea_trainer.export import Exporter, Parity, check_parity, exporter, save_weights
 from fovea_trainer.export.exporters.onnx import Onnx
 from fovea_trainer.models.description import KEY
-from fovea_trainer.training.quantize import Delivered
-from fovea_trainer.training.trained import Trained
+from fovea_trainer.training.trained import Delivered, Trained
 
 PARITY_IMAGES = 8
 """Real images on which PyTorch and an exported file must agree."""
@@ -74,9 +73,11 @@ def measure_formats(exported: Sequence[Exported], delivered: Delivered) -> tuple
 
 def _metrics(exported: Exported, delivered: Delivered) -> Mapping[str, float]:
     """Metrics of the last evaluated split as a whole, latency and size."""
-    trained, split = delivered.trained, next(reversed([*delivered.evaluations]), None)
+    served = delivered.served
+    trained, split = served.trained, next(reversed([*served.evaluations]), None)
+    metrics: Mapping[str, float]
     if exported.file.name == MODEL:
-        metrics = delivered.before or trained.metrics(exported.file, delivered.evaluations)
+        metrics = delivered.floating.metrics
     else:
         evaluated = {split: trained.evaluate(exported.file, split)} if split is not None else {}
         metrics = trained.metrics(exported.file, evaluated)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,10 +14,13 @@ from itertools import islice
 import torch
 from fovea_api.errors import FoveaError, Interrupted, InvalidInput
 from fovea_api.trainingjob import Recipe, Size
+from torch import Tensor
 
 from fovea_trainer.augmentation import Augment
-from fovea_trainer.models.description import NetworkDescription
+from fovea_trainer.models.complexity import complexity
+from fovea_trainer.models.description import NetworkDescription, fit_shapes, is_same_network
 from fovea_trainer.models.network import AnyNetwork
+from fovea_trainer.models.pruning import TRACED_SIZE, layer_channels, prune
 from fovea_trainer.models.registry import architecture_of
 from fovea_trainer.models.weights import load_state, load_words, read_state
 from fovea_trainer.tasks import definition
@@ -23,7 +28,7 @@ from fovea_trainer.training.base_weights import BaseWeights
 from fovea_trainer.training.context import Context
 from fovea_trainer.training.dataset import Normalize, SplitDataset, augmentation, preprocessing, training_order
 from fovea_trainer.training.distributed import first_workers, total
-from fovea_trainer.training.fitting import Images, fitted, scale_notes
+from fovea_trainer.training.fitting import Images, fine_tuning, fitted, scale_notes, total_epochs
 from fovea_trainer.training.image_cache import ImageCache
 from fovea_trainer.training.loading import TrainingBatches, ValidationBatches
 from fovea_trainer.training.network import Version, make_network
@@ -76,7 +81,8 @@ def fit(recipe: Recipe, version: Version, context: Context, plan: Plan = Plan())
     """Trains, or goes on where the newest checkpoint of the context ends, and gives the state at the end or the pause.
 
     The weights to export are `state.best_weights`: of the epoch with the best primary metric on the validation
-    split (of the last one, where there is no such split), averaged where the recipe has `ema`.
+    split (of the last one, where there is no such split), averaged where the recipe has `ema`. Where the recipe prunes,
+    the best weights of training are pruned and trained on, and `state.best_weights` are of the pruned network.
 
     Raises:
         TrainingDiverged: the loss is not finite.
@@ -105,31 +111,97 @@ class _Fit:
         self.batches = TrainingBatches(self.train, self.order, context)
         self.validation_batches = ValidationBatches(self.validation, self.training.batch_size, context)
         self.monitored = monitored_metric(recipe, task)
-        self.last_epoch = min(self.training.epochs, plan.until or self.training.epochs)
+        self.version, self.pruning = version, recipe.compression.pruning
+        self.normalize = Normalize(preprocess, context.device)
 
         network = make_network(recipe, version)
         self.state = context.resume() or State()
         self.state.description = self.state.description or network.description
         if plan.base_weights is not None and not self.state.network:
             _start_from(plan.base_weights, network, self.state)
+        if self.pruning is not None and not self.state.pruned_after:
+            self._pruned(network)  # what cannot be pruned is refused before it is trained
         self.resumed = bool(self.state.network)
-        normalize = Normalize(preprocess, context.device)
-        self.updater = Updater(network, self.training, context, self._precision(), self.state, normalize)
+        self._begin_stage(network)
         self.started, self.cpu_started = time.monotonic() - self.state.seconds, time.process_time()
         self.cpu_before = self.state.cpu_seconds
         self.reported, self.saved, self.speed = 0.0, time.monotonic(), 0.0
         self.unread: list[StepLoss] = []
         self.read_steps = read_steps(context.device)
 
-    # --- Epochs ---
+    # --- Stages ---
 
     def run(self) -> State:
         self._introduce()
+        self._train()
+        if self._prunes():
+            self._prune()
+            self._train()
+        return self.state
+
+    def _begin_stage(self, network: AnyNetwork) -> None:
+        """Gets ready to train, or to fine-tune what was pruned, from the state or the network as it is."""
+        state, training, until = self.state, self.training, self.plan.until
+        self.first_epoch, self.epochs = 0, total_epochs(self.recipe)
+        if self.pruning is not None and state.pruned_after:
+            training = fine_tuning(training, self.pruning.fine_tune_epochs)
+            self.first_epoch, self.epochs = state.pruned_after, total_epochs(self.recipe, state.pruned_after)
+        fit_shapes(network, state.network)
+        last = self.epochs if state.pruned_after else self.training.epochs
+        self.last_epoch = min(last, until or last)
+        self.updater = Updater(network, training, self.context, self._precision(), state, self.normalize)
+
+    def _prunes(self) -> bool:
+        """Whether training has ended, and what comes next is to prune."""
+        state, until = self.state, self.plan.until
+        ended = state.stopped or state.epoch >= self.training.epochs
+        return self.pruning is not None and not state.pruned_after and ended and (until is None or until > state.epoch)
+
+    def _prune(self) -> None:
+        """Prunes the best weights of training and gets ready to fine-tune them; what they are worth as they are is the
+        first value that is compared."""
+        state, network = self.state, make_network(self.recipe, self.version)
+        trained = make_network(self.recipe, self.version)
+        fit_shapes(trained, state.best_weights)
+        trained.load_state_dict(state.best_weights)
+        weights = first_workers(self._pruned(trained, layer_channels(network)), self.context)
+        state.begin_fine_tuning(weights)
+        self._begin_stage(network)
+        assert self.pruning is not None
+        size = (self.train.preprocess.width, self.train.preprocess.height)
+        before, after = complexity(trained, *size), complexity(copy.deepcopy(self.updater.averaged), *size)
+        note = (
+            f"Pruning removed {self.pruning.sparsity:.0%} of the channels: {after.macs / 1e9:.4g} of "
+            f"{before.macs / 1e9:.4g} billion multiply-accumulates ({after.macs / before.macs:.0%}) and "
+            f"{after.parameters / 1e6:.4g} of {before.parameters / 1e6:.4g} million parameters are left."
+        )
+        described = NetworkDescription.from_json(state.description)
+        state.description = replace(described, notes=(*described.notes, note)).to_json()
+        self._log(note)
+        metrics = self._validate()
+        if metrics:
+            values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            self._log("pruned and not yet fine-tuned: %s", values)
+        keep_best(state, self.monitored, metrics, self.updater.averaged)
+        self._save(True)
+
+    def _pruned(self, network: AnyNetwork, channels: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+        assert self.pruning is not None
+        return prune(network, self.pruning.sparsity, TRACED_SIZE, channels)
+
+    # --- Epochs ---
+
+    def _train(self) -> None:
         while self.state.epoch < self.last_epoch and not self.state.stopped:
             began = time.monotonic()
             loss = self._train_epoch()
             self._end_epoch(loss, began)
-        return self.state
+
+    def _validate(self) -> dict[str, float]:
+        """Metrics of the validation split, by what would be exported now; none where there is no such split."""
+        if not len(self.validation):
+            return {}
+        return validate(self.updater.averaged, self.validation_batches, self.context, self.updater.precision)
 
     def _train_epoch(self) -> float:
         """Mean loss of the epoch, over all workers."""
@@ -141,7 +213,7 @@ class _Fit:
         while parts := [(images, targets) for images, targets, _ in islice(batches, accumulated)]:
             step = state.epoch * steps + state.step
             torch.manual_seed(mix(self.training.seed, step, context.rank))  # dropout, sampled anchors
-            self.unread.append(self.updater.step(parts, step, steps))
+            self.unread.append(self.updater.step(parts, step - self.first_epoch * steps, steps))
             state.step += 1
             images_done += self.order.images_per_step
             reading = state.step % self.read_steps == 0  # on all workers alike
@@ -165,6 +237,7 @@ class _Fit:
         for loss in read_losses(self.unread):
             if not math.isfinite(loss.value):
                 epoch, step = divmod(loss.step, self.order.steps_per_epoch)
+                epoch += self.first_epoch
                 raise TrainingDiverged(
                     f"the loss is {loss.value} in epoch {epoch + 1}, step {step + 1}",
                     "spec.training",
@@ -174,7 +247,8 @@ class _Fit:
             for name, part in loss.parts.items():
                 state.loss_parts[name] = state.loss_parts.get(name, 0.0) + part
             if self.plan.tracker is not None:
-                self.plan.tracker.log_step(loss.value * self.context.workers, loss.learning_rate, loss.step + 1)
+                number = loss.step + self.first_epoch * self.order.steps_per_epoch + 1
+                self.plan.tracker.log_step(loss.value * self.context.workers, loss.learning_rate, number)
         self.unread.clear()
 
     def _end_epoch(self, loss: float, began: float) -> None:
@@ -186,8 +260,7 @@ class _Fit:
             metrics |= {f"train/loss/{name}": total(part, self.context) / steps for name, part in parts}
         metrics["train/learningRate"] = updater.learning_rate
         state.epoch, state.step, state.loss_sum, state.loss_parts = state.epoch + 1, 0, 0.0, {}
-        if len(self.validation):
-            metrics |= validate(updater.averaged, self.validation_batches, self.context, updater.precision)
+        metrics |= self._validate()
         state.history.append(metrics)
         keep_best(state, self.monitored, metrics, updater.averaged)
         if self.training.early_stopping is not None:
@@ -239,7 +312,7 @@ class _Fit:
 
     def _introduce(self) -> None:
         """Logs what is trained on what."""
-        training, device, workers = self.training, self.context.device, self.context.workers
+        device, workers = self.context.device, self.context.workers
         threads = f"{torch.get_num_threads()} threads"
         place = f"the CPU ({threads})" if device.type == "cpu" else torch.cuda.get_device_name(device)
         self._log(
@@ -250,7 +323,7 @@ class _Fit:
             len(self.train),
             self.train.preprocess.width,
             self.train.preprocess.height,
-            training.epochs,
+            self.epochs,
             self.order.steps_per_epoch,
             self.order.images_per_step,
             self.updater.precision.name,
@@ -269,7 +342,7 @@ class _Fit:
             self._log("training goes on after epoch %d, step %d", self.state.epoch, self.state.step)
 
     def _log_epoch(self, metrics: dict[str, float], seconds: float, saved: bool) -> None:
-        for line in epoch_lines(self.state, self.training, metrics, seconds, saved):
+        for line in epoch_lines(self.state, self.training, self.epochs, metrics, seconds, saved):
             self._log(line)
 
     def _progress_due(self) -> bool:
@@ -282,7 +355,7 @@ class _Fit:
         self.context.report_progress(
             training_progress(
                 self.state,
-                self.training.epochs,
+                self.epochs,
                 self.order.steps_per_epoch,
                 now - self.started,
                 self.speed,
@@ -297,8 +370,18 @@ def read_steps(device: torch.device) -> int:
     return 1 if device.type == "cpu" else READ_STEPS
 
 
+def has_ended(recipe: Recipe, state: State) -> bool:
+    """Whether a training by a fitted recipe is over, and not just interrupted or paused."""
+    if recipe.compression.pruning is not None and not state.pruned_after:
+        return False
+    return state.stopped or state.epoch >= total_epochs(recipe, state.pruned_after)
+
+
 def _start_from(base: BaseWeights, network: AnyNetwork, state: State) -> None:
-    fresh = load_state(network, read_state(base.file), base.uri)
+    weights = read_state(base.file)
+    if is_same_network(network, base.file):
+        fit_shapes(network, weights)  # they may have been pruned
+    fresh = load_state(network, weights, base.uri)
     described = NetworkDescription.from_json(network.description)
     notes = (*described.notes, load_words(network, fresh, base.uri))
     state.description = replace(described, notes=notes).to_json()

@@ -36,7 +36,7 @@ def training_progress(
     if state.step:
         metrics["train/loss"] = rounded(loss / state.step)
     return Progress(
-        stage="Training",
+        stage="FineTuning" if state.pruned_after else "Training",
         epoch=round(done, 2),
         epochs=epochs,
         percent=int(TRAINING_PERCENT * done / epochs),
@@ -48,20 +48,21 @@ def training_progress(
 
 
 def epoch_lines(
-    state: State, training: Training, metrics: Mapping[str, float], seconds: float, saved: bool
+    state: State, training: Training, epochs: int, metrics: Mapping[str, float], seconds: float, saved: bool
 ) -> Iterator[str]:
     """What the log says of an epoch that has ended: its metrics, and why training ends early where it does.
 
     Args:
         state: The state after the epoch.
         training: How long training may go on.
+        epochs: Epochs in all.
         metrics: Of the epoch.
         seconds: That it took.
         saved: Whether there is a checkpoint of it.
     """
     values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     best = " (the best so far)" if state.best_value is not None and state.best_epoch == state.epoch else ""
-    yield f"epoch {state.epoch}/{training.epochs} in {seconds:.0f} s: {values}{best}{'; checkpoint saved' * saved}"
+    yield f"epoch {state.epoch}/{epochs} in {seconds:.0f} s: {values}{best}{'; checkpoint saved' * saved}"
     stopping = training.early_stopping
     if state.stopped and stopping is not None:
         yield f"training ends early: {stopping.metric} got no better for {stopping.patience} epochs"

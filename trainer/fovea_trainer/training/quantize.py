@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from fovea_serving.bundle import MODELS
 
-from fovea_trainer.evaluation.result import EvaluationResult
-from fovea_trainer.export import quantize_static
-from fovea_trainer.training.trained import CHOICE_IMAGES, Trained
+from fovea_trainer.export import CalibratedModel, LayerSensitivity, calibrated
+from fovea_trainer.training.trained import CHOICE_IMAGES, Measured
+
+FLOATING_SHARES = (0.05, 0.1, 0.2, 0.4)
+"""Shares of the layers, the most sensitive ones, that are left in floating point in turn until the metric holds. With
+more of them the conversions between the two would cost what the 8-bit layers gain."""
+SENSITIVITY_IMAGES = 4
+"""Train images on which every layer is quantized by itself; more change the order of the layers little."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,52 +29,90 @@ class Choice:
     reason: str
 
 
-def choose(metric: str, before: float | None, after: float | None, max_drop: float) -> Choice:
+def choose(
+    metric: str, before: float | None, after: float | None, max_drop: float, floating: str = "", even: str = ""
+) -> Choice:
     """The 8-bit model if the metric (higher is better) drops by at most `max_drop`, otherwise FP32.
 
     A metric that has no value, as where no image shows an object, proves nothing: FP32 then.
+
+    Args:
+        metric: Its name.
+        before: Its value in FP32.
+        after: Its value in 8-bit integers.
+        max_drop: The drop that is allowed.
+        floating: What to add where the 8-bit model is delivered, such as which layers are left in floating point.
+        even: What to add where FP32 is delivered.
     """
     if before is None or after is None:
         return Choice(False, f"FP32 is delivered: {metric} has no value to compare 8-bit integers by.")
     change = f"{metric} is {after:.4f} with 8-bit integers and {before:.4f} in FP32"
     if before - after <= max_drop:
-        return Choice(True, f"INT8 is delivered: {change}, within the allowed drop of {max_drop:g}.")
-    return Choice(False, f"FP32 is delivered: {change}, more than the allowed drop of {max_drop:g}.")
+        return Choice(True, f"INT8 is delivered: {change}, within the allowed drop of {max_drop:g}{floating}.")
+    return Choice(False, f"FP32 is delivered: {change}, more than the allowed drop of {max_drop:g}{even}.")
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
-    """The exported model that is served, what it was measured to be, and the metrics before compression, if any."""
+class Quantized:
+    """The 8-bit model, or None where FP32 is delivered; and why, as a sentence."""
 
-    trained: Trained
-    model: Path
-    evaluations: Mapping[str, EvaluationResult]
-    before: Mapping[str, float]
-    quantized: bool
+    measured: Measured | None
     reason: str
 
 
-def quantize(trained: Trained, model: Path, evaluations: Mapping[str, EvaluationResult]) -> Delivered:
+def quantize(full: Measured) -> Quantized:
     """Writes the 8-bit model beside the other one, and keeps it if it is good enough.
 
-    The choice is made on the validation split, or on train images where there is none; never on the test split. It
-    goes by the primary metric; by the task's usual one where that is the loss, which no exported model has.
+    Where it is not, the layers that suffer most are left in floating point, more and more of them. The choice is made
+    on the validation split, or on train images where there is none; never on the test split. It goes by the primary
+    metric; by the task's usual one where that is the loss, which no exported model has.
     """
+    trained, model = full.trained, full.model
     recipe = trained.recipe
     settings = recipe.compression.quantization
     assert settings is not None
     small = model.with_name(MODELS["INT8"])
-    batches = trained.calibration(settings.calibration_images)
-    quantize_static(model, small, batches, for_tensorrt="TensorRT" in recipe.export.deferred)
     split = "validation" if trained.samples("validation") else "train"
-    limit = None if split in evaluations else CHOICE_IMAGES
-    full = evaluations.get(split) or trained.evaluate(model, split, limit)
-    tried = trained.evaluate(small, split, limit)
-    metric = full.primary
-    choice = choose(f"{split}/{metric}", full.metric(metric), tried.metric(metric), settings.max_metric_drop)
+    limit = None if split in full.evaluations else CHOICE_IMAGES
+    reference = full.evaluations.get(split) or trained.evaluate(model, split, limit)
+    name, before = reference.primary, reference.metric(reference.primary)
+    batches = trained.calibration(settings.calibration_images)
+    with calibrated(model, batches, for_tensorrt="TensorRT" in recipe.export.deferred) as ready:
+        left: Sequence[LayerSensitivity] = ()
+        for left in _variants(ready, full):
+            ready.write(small, [layer.node for layer in left])
+            after = trained.evaluate(small, split, limit).metric(name)
+            choice = choose(f"{split}/{name}", before, after, settings.max_metric_drop, *_words(left, ready))
+            if choice.quantized or before is None or after is None:
+                break
     if not choice.quantized:
         small.unlink()
-        return Delivered(trained, model, evaluations, {}, False, choice.reason)
-    before, trained = trained.metrics(model, evaluations), trained.with_threshold(small)
-    after = {name: trained.evaluate(small, name) for name in evaluations}
-    return Delivered(trained, small, after, before, True, choice.reason)
+        return Quantized(None, choice.reason)
+    trained = trained.with_threshold(small)
+    evaluations = {split: trained.evaluate(small, split) for split in full.evaluations}
+    measured = trained.measured(small, evaluations)
+    return Quantized(replace(measured, floating=tuple(layer.layer for layer in left)), choice.reason)
+
+
+def _variants(ready: CalibratedModel, full: Measured) -> Iterator[Sequence[LayerSensitivity]]:
+    """The layers to leave in floating point: none, then more and more of the most sensitive ones."""
+    yield ()
+    total = len(ready.layers)
+    counts = sorted({math.ceil(share * total) for share in FLOATING_SHARES} - {total})
+    if not counts:
+        return
+    log.info("the metric drops too much with 8-bit integers: each of the %d layers is quantized by itself", total)
+    ranked = ready.sensitivities(full.trained.batch("train", 0, SENSITIVITY_IMAGES))
+    for layer in ranked[: counts[-1]]:
+        log.info("quantized by itself, %s leaves the outputs %.1f dB above their error", layer.layer, layer.decibels)
+    for count in counts:
+        yield ranked[:count]
+
+
+def _words(left: Sequence[LayerSensitivity], ready: CalibratedModel) -> tuple[str, str]:
+    """What to say of the layers that are left in floating point, where the 8-bit model is delivered and where not."""
+    if not left:
+        return "", ""
+    some = f"{len(left)} of {len(ready.layers)} layers"
+    names = ", ".join(layer.layer for layer in left)
+    return f"; {some} stay in floating point: {names}", f", even with the most sensitive {some} in floating point"

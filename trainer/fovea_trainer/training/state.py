@@ -31,6 +31,8 @@ class State:
         stopped: Whether early stopping has ended training.
         base_digest: Digest of the weights that training has started from, with `base_uri` and `base_run` as in
             BaseWeights; empty: published weights, or none.
+        pruned_after: Epochs that were trained before the network was pruned; 0: it was not.
+        unpruned: The weights that were pruned.
         loss_sum: Loss of the steps done of the next epoch, summed; `loss_parts` the same of each of its parts.
         description: What the network is made of, as `NetworkDescription` writes it.
     """
@@ -50,6 +52,8 @@ class State:
     base_uri: str = ""
     base_run: str = ""
     description: str = ""
+    pruned_after: int = 0
+    unpruned: dict[str, Tensor] = field(default_factory=dict)
     loss_sum: float = 0.0
     loss_parts: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
@@ -57,6 +61,13 @@ class State:
     ema: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
+
+    def begin_fine_tuning(self, weights: Mapping[str, Tensor]) -> None:
+        """Goes on from the pruned weights of the best epoch; which epoch is the best is open again."""
+        self.pruned_after, self.unpruned, self.network = self.epoch, self.best_weights, dict(weights)
+        self.ema, self.optimizer, self.scaler = {}, {}, {}
+        self.best_epoch, self.best_value, self.best_weights = 0, None, {}
+        self.monitored_best, self.epochs_without_improvement, self.stopped = None, 0, False
 
     def save(self, folder: Path) -> Path:
         """Writes the state into a folder. Raises CheckpointNotSaved; earlier checkpoints stay as they are."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from fovea_api.run import CompressionStage, StageName
 from fovea_api.trainingjob import Recipe
 from fovea_serving.backends import Device
 from fovea_serving.pipeline import Postprocess, Preprocess, decode
 from fovea_serving.predictor import Predictor
+from torch import Tensor
 
 from fovea_trainer.data.version import OpenVersion, Sample
 from fovea_trainer.evaluation.evaluate import choose_threshold, evaluate
@@ -30,6 +32,8 @@ CHOICE_IMAGES = 1000
 """Images that decide between two exported models, and on a threshold, where their split is not evaluated anyway."""
 LATENCY_IMAGES = 32
 """Different images that the latency is measured on."""
+NAME_LENGTH, MOST_LAYERS = 128, 256
+"""Of a layer, and layers, in the status of a run."""
 CALIBRATION_BATCH = 8
 """Images that are calibrated on at once, where the exported model takes more than one."""
 
@@ -96,11 +100,97 @@ class Trained:
         size = complexity(self.network, *self.size)
         return {**metrics, **latency.metrics, **size_megabytes(model), **size.metrics}
 
+    def measured(self, model: Path, evaluations: Mapping[str, EvaluationResult]) -> Measured:
+        """An exported model with its metrics, which take some seconds to measure."""
+        return Measured(self, model, evaluations, self.metrics(model, evaluations))
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An exported model and what it was measured to be.
+
+    Args:
+        trained: The network that was exported, with the threshold that suits the exported model.
+        model: The file.
+        evaluations: By split, in the order of the recipe.
+        metrics: All of them, as `Trained.metrics` gives them.
+        floating: Layers of an 8-bit model that stay in floating point.
+    """
+
+    trained: Trained
+    model: Path
+    evaluations: Mapping[str, EvaluationResult]
+    metrics: Mapping[str, float]
+    floating: tuple[str, ...] = ()
+
+    def stage(self, name: StageName) -> CompressionStage:
+        """As a row of the table of compression; the last split's primary metric is the one that is shown."""
+        *_, last = self.evaluations.values() if self.evaluations else (None,)
+        metrics = self.metrics
+        return CompressionStage(
+            name=name,
+            metric=None if last is None else f"{last.split}/{last.primary}",
+            value=None if last is None else last.metric(last.primary),
+            interval=None if last is None else last.intervals.get(last.primary),
+            latency_milliseconds=metrics["latency/p50Milliseconds"],
+            megabytes=metrics["size/megabytes"],
+            giga_macs=metrics["complexity/gigaMacs"],
+            mega_parameters=metrics["complexity/megaParameters"],
+            floating_layers=tuple(layer[-NAME_LENGTH:] for layer in self.floating[:MOST_LAYERS]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The model that is served, after the stages of compression.
+
+    Args:
+        stages: The exported model after each stage by its name, in their order: Trained, Pruned, Quantized. The last
+            one is served.
+        notes: Sentences about what was decided, for the report.
+    """
+
+    stages: Mapping[StageName, Measured]
+    notes: tuple[str, ...]
+
+    @property
+    def served(self) -> Measured:
+        """The one after the last stage."""
+        *_, last = self.stages.values()
+        return last
+
+    @property
+    def floating(self) -> Measured:
+        """The last one in floating point, which is in every bundle."""
+        *_, last = (measured for name, measured in self.stages.items() if name != "Quantized")
+        return last
+
+    @property
+    def before(self) -> Mapping[str, float]:
+        """Metrics of the trained model as it was; empty where nothing was compressed."""
+        first, *later = self.stages.values()
+        return first.metrics if later else {}
+
+    @property
+    def table(self) -> tuple[CompressionStage, ...]:
+        """The stages as rows; none where nothing was compressed."""
+        rows = tuple(measured.stage(name) for name, measured in self.stages.items())
+        return rows if len(rows) > 1 else ()
+
 
 def restore(run: TrainingRun, state: State) -> Trained:
-    """The network of a training's best epoch."""
+    """The network of a training's best epoch; where it was pruned, what was left and fine-tuned."""
+    return _with_weights(run, state, state.best_weights)
+
+
+def restore_unpruned(run: TrainingRun, state: State) -> Trained | None:
+    """The network of the best epoch before it was pruned. None: it was not."""
+    return _with_weights(run, state, state.unpruned) if state.pruned_after else None
+
+
+def _with_weights(run: TrainingRun, state: State, weights: Mapping[str, Tensor]) -> Trained:
     version = run.open()
     recipe = fitted(run.recipe, version)
-    network = assemble(NetworkDescription.from_json(state.description), state.best_weights, "the last checkpoint")
+    network = assemble(NetworkDescription.from_json(state.description), weights, "the last checkpoint")
     preprocess = preprocessing(architecture_of(recipe.model), recipe.input)
     return Trained(network, state.description, preprocess, network.postprocess, version, recipe)

@@ -144,7 +144,7 @@ class Updater:
 
         Args:
             batches: This worker's parts of the batches whose gradients are added up.
-            step: Number of the step, from 0.
+            step: Number of the step, from 0; of fine-tuning, counted anew.
             steps_per_epoch: Steps in an epoch.
         """
         training = self._training
@@ -209,8 +209,9 @@ class Updater:
 
     def _restore(self, state: State) -> None:
         self.network.load_state_dict(state.network)
-        self._optimizer.load_state_dict(state.optimizer)
+        if state.optimizer:  # none where fine-tuning begins
+            self._optimizer.load_state_dict(state.optimizer)
         if self._ema is not None:
-            self._ema.module.load_state_dict(state.ema)
+            self._ema.module.load_state_dict(state.ema or state.network)
         if state.scaler:
             self._scaler.load_state_dict(state.scaler)

@@ -22,8 +22,8 @@ from pydantic import JsonValue
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.training.context import Context, SingleProcess
 from fovea_trainer.training.finish import measure
-from fovea_trainer.training.fitting import fitted
-from fovea_trainer.training.loop import fit
+from fovea_trainer.training.fitting import fitted, total_epochs
+from fovea_trainer.training.loop import fit, has_ended
 from fovea_trainer.training.state import FILE, State
 from fovea_trainer.training.trained import restore
 from fovea_trainer.training.training_run import TrainingRun
@@ -127,7 +127,8 @@ def work(job: Job, context: TrialContext) -> Outcome:
     began = time.monotonic()
     run = TrainingRun(job.spec, job.environment)
     version = run.open()
-    total = fitted(run.recipe, version).training.epochs
+    recipe = fitted(run.recipe, version)
+    total = total_epochs(recipe)
     until = min(job.until or total, total)
     state = context.resume()
     if state is None or state.epoch < until:
@@ -140,7 +141,7 @@ def work(job: Job, context: TrialContext) -> Outcome:
             state = context.resume()
             assert state is not None
             return Outcome(_curve(state), total, cut=True, seconds=time.monotonic() - began)
-    ended = state.epoch >= total or state.stopped
+    ended = has_ended(recipe, state)
     known = (job.measured and not ended) or context.rank > 0
     artefact = {} if known else _measured(run, state, splits=ended)
     return Outcome(_curve(state), total, artefact, ended, seconds=time.monotonic() - began)

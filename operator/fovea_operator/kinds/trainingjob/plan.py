@@ -238,6 +238,7 @@ def _result(job: TrainingJob, old: TrainingJobStatus, view: RunView | None) -> T
             metrics=made.metrics,
             headline=headline(made.metrics),
             success_criteria=evaluated,
+            compression=made.training.compression if made.training is not None else (),
             eligible=eligible(evaluated, made.metrics),
         )
     if old.result is None:

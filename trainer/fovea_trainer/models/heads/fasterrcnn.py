@@ -158,6 +158,11 @@ class FasterRCNN(Network[RawProposals, B]):
         size = (images.shape[-2], images.shape[-1])
         return RawProposals(levels, objectness, deltas, self.anchors(levels), per_level, size)
 
+    def traced(self, images: Tensor) -> list[Tensor]:
+        raw: RawProposals = self(images)
+        pooled = self.roi.box_roi_pool(raw.features, fixed_proposals(images))
+        return [raw.objectness, raw.deltas, *self._second_stage(pooled)]
+
     def loss(self, raw: RawProposals, targets: B) -> dict[str, Tensor]:
         """The losses of both stages, after torchvision's RegionProposalNetwork.forward and RoIHeads.forward."""
         return self.sampled_loss(raw, targets)[0]
@@ -207,6 +212,12 @@ class FasterRCNN(Network[RawProposals, B]):
         scores = torch.where(worst > PROPOSAL_IOU, scores - 1e4, scores)
         _, kept = scores.topk(min(self.proposals, candidates), 1)
         return boxes.gather(1, kept.unsqueeze(-1).expand(-1, -1, 4))
+
+
+def fixed_proposals(images: Tensor) -> list[Tensor]:
+    """The same proposal in every image, xyxy [1, 4]: half of it in width and height."""
+    height, width = images.shape[-2:]
+    return [images.new_tensor([[0.0, 0.0, width / 2, height / 2]])] * len(images)
 
 
 def rois_of(boxes: Tensor) -> Tensor:

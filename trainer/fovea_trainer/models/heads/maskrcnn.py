@@ -24,6 +24,7 @@ from fovea_trainer.models.heads.fasterrcnn import (
     LevelPool,
     RawProposals,
     fit,
+    fixed_proposals,
     proposal_options,
     rois_of,
 )
@@ -50,6 +51,10 @@ class MaskRCNN(FasterRCNN[InstanceTargets]):
         self.mask_pool = LevelPool(MASK_POOL)
         self.mask_head = MaskRCNNHeads(channels, [mask_channels] * MASK_LAYERS, 1)
         self.mask_predictor = MaskRCNNPredictor(mask_channels, mask_channels, classes)
+
+    def traced(self, images: Tensor) -> list[Tensor]:
+        features = self(images).features
+        return [*super().traced(images), self._mask_logits(self.mask_pool(features, fixed_proposals(images)))]
 
     def loss(self, raw: RawProposals, targets: InstanceTargets) -> dict[str, Tensor]:
         """The losses of Faster R-CNN and that of the masks, after torchvision's RoIHeads.forward: binary
