@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -114,10 +116,28 @@ def test_openvino_is_written_from_a_bundle(fovea: Fovea, trained: Trained, tmp_p
     assert (other.exit_code, "a file of OpenVINO is called *.xml" in other.stderr) == (1, True)
 
 
+def test_an_edge_package_answers_as_fovea_predict(fovea: Fovea, trained: Trained, tmp_path: Path) -> None:
+    target, picture = tmp_path / "edge.zip", trained.pictures / "test" / "red" / "test-0.png"
+    done = fovea("export", trained.bundle, "--package", target)
+    assert (done.exit_code, "not signed" in done.stdout) == (0, True), done.output
+    again = fovea("export", trained.bundle, "--package", target)
+    assert (again.exit_code, "--force" in again.stderr) == (1, True)
+    shutil.unpack_archive(target, tmp_path / "edge")
+    command = [sys.executable, str(tmp_path / "edge" / "predict.py"), str(picture)]
+    answer = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    served = json.loads(fovea("predict", trained.bundle, picture, "-o", "json").stdout)[str(picture)]
+    assert [each["class"] for each in answer["classes"]] == [each["class"] for each in served["classes"]]
+    scores, known = ([each["score"] for each in found["classes"]] for found in (answer, served))
+    assert scores == pytest.approx(known, abs=1e-5)
+    both = fovea("export", trained.bundle, "--package", target, "--format", "ONNX")
+    assert (both.exit_code, "either --format or --package" in both.stderr) == (2, True)
+
+
 def test_an_onnx_file_says_what_it_is(trained: Trained) -> None:
     bundle = yaml.safe_load((trained.bundle / "bundle.yaml").read_text())
     about = ort.InferenceSession(str(trained.bundle / "model.onnx")).get_modelmeta().custom_metadata_map
     assert about["fovea.task"] == "Classification"
+    assert about["fovea.opset"] == "18"
     assert json.loads(about["fovea.classes"]) == bundle["classes"]
     given = json.loads(about["fovea.input"])
     assert {name: given[name] for name in ("mean", "std", "resize", "padValue")} == {

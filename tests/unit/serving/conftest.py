@@ -176,6 +176,12 @@ def bundle_of_two(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def describe() -> Callable[[Path, Task], BundleManifest]:
+    """The manifest of a folder's files."""
+    return manifest_of
+
+
+@pytest.fixture
 def model_writer() -> Callable[[Path, int | str], None]:
     return write_model
 

@@ -20,8 +20,8 @@ OUTPUT_SHAPES = {
 
 
 def write_metadata(path: Path, classes: Sequence[str], preprocess: Preprocess, postprocess: Postprocess) -> None:
-    """Writes the file's `metadata_props`: JSON texts under `fovea.task`, `.classes`, `.input`, `.outputs` and
-    `.postprocessing`. The network itself is left as it is.
+    """Writes the file's `metadata_props`: JSON texts under `fovea.task`, `.classes`, `.input`, `.outputs`,
+    `.postprocessing` and `.opset`. The network itself is left as it is.
 
     Args:
         path: The ONNX file.
@@ -49,6 +49,7 @@ def write_metadata(path: Path, classes: Sequence[str], preprocess: Preprocess, p
         "postprocessing": postprocess.to_manifest().to_dict(),
     }
     model = onnx.load(str(path))
+    about["opset"] = next(each.version for each in model.opset_import if not each.domain)
     del model.metadata_props[:]
     texts = {f"fovea.{name}": value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
     onnx.helper.set_model_props(model, texts)

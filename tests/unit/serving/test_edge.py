@@ -1,0 +1,224 @@
+"""An edge package answers as Fovea does, where numpy, ONNX Runtime and Pillow are all that can be imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from fovea_api.bundle import BundleManifest, Postprocessing, Preprocessing
+from fovea_api.common import Task
+from fovea_api.errors import NotSupported
+from fovea_api.trainingjob import Resize, Size
+from fovea_serving.bundle import Bundle, load_bundle
+from fovea_serving.edge import write_package
+from fovea_serving.predict import predict_files
+from fovea_serving.signature import SIGNATURE, UntrustedBundle, verify_signature
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+Make = Callable[[Task, Resize], Bundle]
+PHOTOS = sorted((Path(__file__).parents[3] / "examples/data/bccd/BCCD/JPEGImages").glob("*.jpg"))[:3]
+WIDTH, HEIGHT, STRIDE = 96, 64, 4
+ABSENT = ("cv2", "fovea_api", "fovea_serving", "onnx", "pydantic", "torch", "yaml")
+RUN = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({ABSENT}))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def detector(random: np.random.Generator) -> tuple[list[Any], dict[str, np.ndarray], dict[str, list[Any]]]:
+    """Boxes that overlap, around the cells of a grid, by a convolution."""
+    rows, columns = HEIGHT // STRIDE, WIDTH // STRIDE
+    centers = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(1, -1, 2) * STRIDE + STRIDE / 2
+    constants = {
+        "kernel": random.normal(0, 0.02, (5, 3, 1, 1)) * np.ones((8, 8)),
+        "shape": np.array([0, 5, -1]),
+        "centers": centers,
+        "preference": random.normal(0, 3, (1, rows * columns, 3)),
+        "sides": np.array([2, 3]),
+        "seven": np.array(7.0),
+        "nine": np.array(9.0),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["map"], strides=[STRIDE] * 2, pads=[2, 2, 2, 2]),
+        helper.make_node("Reshape", ["map", "shape"], ["flat"]),
+        helper.make_node("Transpose", ["flat"], ["rows"], perm=[0, 2, 1]),
+        helper.make_node("Split", ["rows", "sides"], ["size", "raw"], axis=2),
+        helper.make_node("Add", ["raw", "preference"], ["logits"]),  # no two boxes are nearly as good
+        helper.make_node("Sigmoid", ["logits"], ["scores"]),
+        helper.make_node("Tanh", ["size"], ["between"]),
+        helper.make_node("Mul", ["between", "seven"], ["growth"]),
+        helper.make_node("Add", ["growth", "nine"], ["half"]),
+        helper.make_node("Sub", ["centers", "half"], ["low"]),
+        helper.make_node("Add", ["centers", "half"], ["high"]),
+        helper.make_node("Concat", ["low", "high"], ["boxes"], axis=2),
+    ]
+    return nodes, constants, {"boxes": ["batch", rows * columns, 4], "scores": ["batch", rows * columns, 3]}
+
+
+def segmenter(random: np.random.Generator) -> tuple[list[Any], dict[str, np.ndarray], dict[str, list[Any]]]:
+    constants = {"kernel": random.normal(0, 0.25, (3, 3, 7, 7))}
+    nodes = [helper.make_node("Conv", ["image", "kernel"], ["logits"], pads=[3, 3, 3, 3])]
+    return nodes, constants, {"logits": ["batch", 3, HEIGHT, WIDTH]}
+
+
+def classifier(random: np.random.Generator) -> tuple[list[Any], dict[str, np.ndarray], dict[str, list[Any]]]:
+    nodes, constants, _ = segmenter(random)
+    nodes[0].output[0] = "map"
+    nodes.append(helper.make_node("ReduceMax", ["map", "axes"], ["logits"], keepdims=0))
+    return nodes, {**constants, "axes": np.array([2, 3])}, {"logits": ["batch", 3]}
+
+
+NETWORKS = {Task.DETECTION: detector, Task.SEMANTIC_SEGMENTATION: segmenter, Task.CLASSIFICATION: classifier}
+
+
+@pytest.fixture
+def bundle_of(tmp_path: Path, describe: Callable[[Path, Task], BundleManifest]) -> Callable[[Task, Resize], Bundle]:
+    return lambda task, resize: _bundle(tmp_path / "bundle", task, resize, describe)
+
+
+def _bundle(folder: Path, task: Task, resize: Resize, describe: Callable[[Path, Task], BundleManifest]) -> Bundle:
+    nodes, constants, outputs = NETWORKS[task](np.random.default_rng(0))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, HEIGHT, WIDTH])
+    written = [
+        numpy_helper.from_array(value if value.dtype.kind == "i" else value.astype(np.float32), name)
+        for name, value in constants.items()
+    ]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
+    graph = helper.make_graph(nodes, "network", [image], infos, written)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    folder.mkdir()
+    onnx.save(model, str(folder / "model.onnx"))
+    size = Size(width=WIDTH, height=HEIGHT)
+    preprocessing = Preprocessing(size=size, resize=resize, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    fields = {"preprocessing": preprocessing, "postprocessing": Postprocessing(confidence_threshold=0.7)}
+    manifest = describe(folder, task).model_copy(update=fields)
+    (folder / "bundle.yaml").write_text(yaml.safe_dump(manifest.to_dict()))
+    return load_bundle(folder)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Real photos: as they are, turned by EXIF, in grey and smaller than the network's input."""
+    folder = tmp_path_factory.mktemp("pictures")
+    turned, grey, small = folder / "turned.png", folder / "grey.png", folder / "small.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(PHOTOS[0]) as photo:
+        photo.save(turned, exif=exif)
+        photo.convert("L").save(grey)
+        photo.resize((57, 31)).save(small)
+    return [*PHOTOS, turned, grey, small]
+
+
+def unpacked(package: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(package) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def answers(folder: Path, pictures: list[Path]) -> dict[Path, dict[str, Any]]:
+    code = RUN.replace("sys.argv[0]", repr(str(folder / "predict.py")))
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, pictures)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {Path(line.pop("image")): line for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("task", "resize"),
+    [
+        *((Task.DETECTION, resize) for resize in Resize),
+        (Task.SEMANTIC_SEGMENTATION, Resize.LETTERBOX),
+        (Task.SEMANTIC_SEGMENTATION, Resize.CENTER_CROP),
+        (Task.CLASSIFICATION, Resize.STRETCH),
+    ],
+)
+def test_it_answers_as_fovea_does(
+    task: Task, resize: Resize, pictures: list[Path], bundle_of: Make, tmp_path: Path
+) -> None:
+    bundle = bundle_of(task, resize)
+    folder = unpacked(write_package(bundle, tmp_path / "edge.zip"), tmp_path / "edge")
+    theirs = answers(folder, pictures)
+    ours = {file: each.to_dict() for file, each in predict_files(bundle.path, pictures).files.items()}
+    assert theirs.keys() == ours.keys()
+    for file, expected in ours.items():
+        _compare(task, theirs[file], expected)
+    assert len({json.dumps(answer) for answer in ours.values()}) == len(ours), "the answers differ between the pictures"
+    if task is Task.DETECTION:
+        assert max(len(answer["objects"]) for answer in ours.values()) > 5
+
+
+def _compare(task: Task, answer: dict[str, Any], expected: dict[str, Any]) -> None:
+    if task is Task.SEMANTIC_SEGMENTATION:
+        pixels, known = ({each["class"]: each["pixels"] for each in found["classes"]} for found in (answer, expected))
+        assert pixels == pytest.approx(known, abs=0.003 * answer["width"] * answer["height"])
+        return
+    if task is Task.CLASSIFICATION:
+        one, other = ({each["class"]: each["score"] for each in found["classes"]} for found in (answer, expected))
+        assert one == pytest.approx(other, abs=0.005)
+        return
+    left = list(answer["objects"])
+    for known in expected["objects"]:
+        left = [each for each in left if not _same(each, known)]
+    # A grey level by which two ways of resizing differ may decide between two boxes that are as good.
+    assert abs(len(answer["objects"]) - len(expected["objects"])) + len(left) <= 0.1 * len(expected["objects"])
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return bool(
+        one["class"] == other["class"]
+        and abs(one["score"] - other["score"]) < 0.005
+        and np.abs(np.subtract(one["box"], other["box"])).max() < 1
+    )
+
+
+def test_every_file_has_its_digest_and_the_same_bundle_gives_the_same_package(bundle_of: Make, tmp_path: Path) -> None:
+    bundle = bundle_of(Task.DETECTION, Resize.LETTERBOX)
+    first, second = (write_package(bundle, tmp_path / f"{name}.zip") for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    folder = unpacked(first, tmp_path / "edge")
+    names = {file.name for file in folder.iterdir()}
+    assert names == {
+        "README.md", "SHA256SUMS", "labels.txt", "model.json", "model.onnx", "predict.py", "requirements.txt",
+    }  # fmt: skip
+    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=True)
+    assert {line.split(":")[0] for line in done.stdout.splitlines()} == names - {"SHA256SUMS"}
+    assert (folder / "labels.txt").read_text() == "red\ngreen\nblue\n"
+    about = json.loads((folder / "model.json").read_text())
+    assert (about["bundle"], about["outputs"]) == (bundle.digest, ["boxes", "scores"])
+
+
+def test_a_signed_package_is_what_the_owner_of_the_key_made(
+    bundle_of: Make, tmp_path: Path, keys: tuple[Path, Path], other_keys: tuple[Path, Path]
+) -> None:
+    bundle = bundle_of(Task.CLASSIFICATION, Resize.STRETCH)
+    folder = unpacked(write_package(bundle, tmp_path / "edge.zip", keys[0]), tmp_path / "edge")
+    verify_signature(folder, keys[1])
+    assert f"--signature {SIGNATURE}" in (folder / "README.md").read_text()
+    with pytest.raises(UntrustedBundle):
+        verify_signature(folder, other_keys[1])
+    (folder / "predict.py").write_text("print('another')")
+    with pytest.raises(UntrustedBundle):
+        verify_signature(folder, keys[1])
+
+
+def test_a_task_that_the_runner_does_not_know_is_refused(
+    bundle_of: Make, edit: Callable[[Path, Callable[[dict[str, object]], None]], Path], tmp_path: Path
+) -> None:
+    bundle = bundle_of(Task.DETECTION, Resize.STRETCH)
+    other = edit(bundle.path, lambda content: content.update(task="InstanceSegmentation"))
+    with pytest.raises(NotSupported, match="no edge package is made for InstanceSegmentation"):
+        write_package(load_bundle(other), tmp_path / "edge.zip")
