@@ -6,8 +6,9 @@
 Every number is a median over rounds in which each way has its turn: what else the machine does meets all of them.
 The ratios and the CPU time carry to other machines; answers a second do not.
 
-`triton` needs the server that `make tools` installs, `litserve` needs `pip install litserve`. `soak` runs only when
-it is named: `--case soak --seconds 120 --rounds 10` takes twenty minutes.
+`triton` needs the server that `make tools` installs; `litserve` is left out without `pip install litserve`. `soak` runs
+only when it is named: `--case soak --seconds 120 --rounds 10` takes twenty minutes. All others together take about ten
+on an idle machine; `--seconds 1 --rounds 1` shows in two or three whether all of it runs, and no figures to go by.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
+from importlib.util import find_spec
 from pathlib import Path
 
 import aiohttp
@@ -603,9 +605,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     images = [file.read_bytes() for file in sorted(given.images.rglob("*.jpg"))[:32]]
+    cases = given.case or [name for name in CASES if name != "soak"]
+    if "litserve" in cases and find_spec("litserve") is None:
+        if given.case:
+            parser.error("the case litserve needs `pip install litserve`")
+        print("litserve is left out: it is not installed")
+        cases.remove("litserve")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # ends what was started, too
     results = {}
     with tempfile.TemporaryDirectory(prefix="fovea-benchmark-") as work:
-        for name in given.case or [name for name in CASES if name != "soak"]:
+        for name in cases:
             setting = Setting(given.bundle.resolve(), images, given.seconds, given.rounds, Path(work))
             results[name] = asyncio.run(CASES[name](setting))
             print(f"\n{name}")
