@@ -23,18 +23,19 @@ from fovea_cli.remote import claim_options, open_remote
 def command(source: str, to: Path | None, namespace: str | None, image: str | None, output: str) -> None:
     """Copies a SOURCE to this machine: the name of a TrainingJob, or the URI of a bundle, a version or any folder.
 
-    A TrainingJob's bundle is the one of its status, which kubectl gives. A bundle is verified: every file against the
+    A folder of this machine is given with a slash, as ./NAME; without one, it is the name of a TrainingJob. A
+    TrainingJob's bundle is the one of its status, which kubectl gives. A bundle is verified: every file against the
     digests of its bundle.yaml, and that one against the digest that the bundle is named by. What is here already is
     not copied again, so that an interrupted copy goes on by the same command.
     """
     from fovea_api.bundle import MANIFEST
     from fovea_serving.bundle import load_bundle, verify_digest
-    from fovea_store.filesystems import split_uri
     from fovea_store.transfer import plan_pull
 
     from fovea_cli.kubectl import bundle_of
 
-    uri = source if split_uri(source)[0] or Path(source).exists() else bundle_of(source, namespace)
+    named = "/" not in source or source.startswith("trainingjob/")  # also where the images' folder has the same name
+    uri = bundle_of(source, namespace) if named else source
     name = uri.rstrip("/").rpartition("/")[2]
     folder = to or Path(name)
     with open_remote(uri, namespace, image) as remote:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.conftest import FOVEA, Demo
+from tests.cluster.conftest import FOVEA, Demo, short_job
 from tests.kube import ROOT
 
 pytestmark = pytest.mark.timeout(3000)
@@ -63,7 +63,7 @@ def test_from_a_folder_to_a_model_that_is_used(demo: Demo, tmp_path: Path) -> No
     assert "read as YOLO for Detection" in run("fovea init photos")
     manifest = tmp_path / "photos.yaml"
     dataset, job = yaml.safe_load_all(manifest.read_text())
-    job["spec"] |= {"input": {"size": {"width": 224, "height": 160}}, "training": {"epochs": 2}}
+    job["spec"] |= {name: short_job(2, 0)["spec"][name] for name in ("input", "training", "compute", "runPolicy")}
     manifest.write_text(yaml.safe_dump_all([dataset, job]))
 
     namespace, push, *others = (each.replace("vision", demo.namespace) for each in guide_commands())

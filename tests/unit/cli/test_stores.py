@@ -162,6 +162,7 @@ def test_pull_by_the_name_of_a_training_job(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "answer").write_text(json.dumps(job | {"status": {"result": result}}))
+    Path("colours").mkdir()  # the images' folder, in which they are called what the TrainingJob is called
     done = fovea("pull", "colours", "--namespace", "lab")
     assert done.exit_code == 0, done.output
     assert content(tmp_path / trained.bundle.name) == content(trained.bundle)
