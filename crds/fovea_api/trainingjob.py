@@ -630,11 +630,11 @@ class Distillation(Model):
     """Knowledge distillation from a larger model."""
 
     teacher_ref: Ref
-    """TrainingJob whose newest eligible bundle is the teacher."""
+    """TrainingJob whose newest eligible bundle is the teacher; it must have the same classes."""
     weight: Fraction = 0.5
-    """Weight of the teacher in the loss."""
+    """Weight of the teacher in the loss; the loss on the labels has the rest."""
     temperature: Annotated[Number, Field(gt=0, le=100)] = 4.0
-    """Temperature applied to the teacher's logits."""
+    """Temperature of the class probabilities, for Classification and SemanticSegmentation."""
 
 
 class Quantization(Model):
@@ -916,7 +916,6 @@ def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
     compression, export, latency = recipe.compression, recipe.export, recipe.evaluation.latency
     quantization = compression.quantization
     wishes = (
-        (compression.distillation is not None, "spec.compression.distillation", "distillation", "remove it"),
         (
             quantization is not None and quantization.mode == "Dynamic",
             "spec.compression.quantization.mode",

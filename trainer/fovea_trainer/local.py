@@ -21,6 +21,7 @@ from fovea_api.dataset import Dataset, Format, Recipe, Source
 from fovea_api.errors import InvalidInput, InvalidManifest, refuse
 from fovea_api.names import RAY_TRIAL
 from fovea_api.run import (
+    BundleInput,
     DatasetInput,
     Execution,
     RunInputs,
@@ -332,7 +333,7 @@ def _training_spec(job: TrainingJob, source: Dataset, built: RunResult, store: s
         checkpoints_kept=spec.checkpoint.keep,
     )
     made = _spec(RunType.TRAINING, RunOwner(kind="TrainingJob", name=job.metadata.name), spec.recipe(),
-                 RunInputs(dataset=dataset), execution, store)  # fmt: skip
+                 RunInputs(dataset=dataset, teacher=_teacher(spec, store)), execution, store)  # fmt: skip
     return made.model_copy(update={"success_criteria": spec.success_criteria})
 
 
@@ -360,7 +361,11 @@ def _sweep_spec(sweep: TuningSweep, source: Dataset, built: RunResult, store: st
         checkpoints_kept=1,
         parallel_trials=spec.trials.parallel,
     )
-    inputs = RunInputs(dataset=_dataset_input(template, source, built), earlier_trials=_earlier_trials(spec, store))
+    inputs = RunInputs(
+        dataset=_dataset_input(template, source, built),
+        teacher=_teacher(template, store),
+        earlier_trials=_earlier_trials(spec, store),
+    )
     owner = RunOwner(kind="TuningSweep", name=sweep.metadata.name)
     return _spec(RunType.TUNING_SWEEP, owner, spec.recipe(), inputs, execution, store)
 
@@ -382,6 +387,24 @@ def _earlier_trials(spec: TuningSweepSpec, store: str) -> TrialsInput | None:
         folder = newest_sweep(given.tuning_sweep_ref.name, store)
     digest = hashlib.sha256((folder / SWEEP_MANIFEST).read_bytes()).hexdigest()
     return TrialsInput(digest=f"sha256-{digest}", artifact=str(folder))
+
+
+def _teacher(spec: TrainingJobSpec, store: str) -> BundleInput | None:
+    """The newest bundle of the job that is distilled from: in this store. Raises InvalidInput."""
+    distillation = spec.compression.distillation
+    if distillation is None:
+        return None
+    name = distillation.teacher_ref.name
+    runs = runs_of(store, RunOwner(kind="TrainingJob", name=name))
+    results = [made.result for each in runs.folders() if (made := read_result(runs / each)) is not None]
+    newest = max(results, key=lambda result: result.completed_at, default=None)
+    if newest is None or newest.artifact is None or newest.digest is None:
+        raise InvalidInput(
+            f"there is no bundle of TrainingJob {name!r} in this store",
+            "spec.compression.distillation.teacherRef",
+            "train it first, into the same store",
+        )
+    return BundleInput(digest=newest.digest, artifact=newest.artifact)
 
 
 def _refuse_references(spec: TrainingJobSpec) -> None:

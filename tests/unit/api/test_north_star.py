@@ -32,6 +32,5 @@ def test_what_cannot_be_done_yet_is_reported_with_its_field() -> None:
     ]
     job = trainingjob.TrainingJob.model_validate(example("trainingjob"))
     assert [each.location for each in trainingjob.unsupported(job.spec)] == [
-        "spec.compression.distillation",
         "spec.export.deferred",
     ]

@@ -20,7 +20,6 @@ PRELABEL = {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}
 @pytest.mark.parametrize(
     ("part", "field"),
     [
-        ({"compression": {"distillation": {"teacherRef": {"name": "large"}}}}, "spec.compression.distillation"),
         ({"compression": {"quantization": {"mode": "Dynamic"}}}, "spec.compression.quantization.mode"),
         (
             {"evaluation": {"latency": {"resources": {"requests": {"cpu": "4"}}}}},
@@ -40,7 +39,11 @@ def test_each_wish_of_a_training_is_refused_with_its_field(part: dict[str, Any],
 def test_what_works_in_a_training_is_not_refused() -> None:
     recipe = {
         "model": {"architecture": "resnet18"},
-        "compression": {"pruning": {"sparsity": 0.3}, "quantization": {"mode": "Static"}},
+        "compression": {
+            "pruning": {"sparsity": 0.3},
+            "distillation": {"teacherRef": {"name": "large"}},
+            "quantization": {"mode": "Static"},
+        },
         "evaluation": {"latency": {"resources": {"requests": {"cpu": "1"}}}},
         "export": {"formats": ["ONNX", "OpenVINO", "TFLite", "ExportedProgram", "StateDict"]},
     }

@@ -27,6 +27,7 @@ from fovea_trainer.tasks import definition
 from fovea_trainer.training.base_weights import BaseWeights
 from fovea_trainer.training.context import Context
 from fovea_trainer.training.dataset import Normalize, SplitDataset, augmentation, preprocessing, training_order
+from fovea_trainer.training.distillation import Teacher, TeacherFiles
 from fovea_trainer.training.distributed import first_workers, total
 from fovea_trainer.training.fitting import Images, fine_tuning, fitted, scale_notes, total_epochs
 from fovea_trainer.training.image_cache import ImageCache
@@ -64,6 +65,7 @@ class Plan:
         checkpoint_every: Epochs between two checkpoints.
         checkpoint_seconds: Seconds after which there is one in any case.
         base_weights: Weights to start from instead of published ones.
+        teacher: Network that the recipe distils from.
         tracker: Keeps the curves; on the first worker only.
         until: Epochs after which training pauses, with a checkpoint. None: at its end.
         image_cache: Keeps decoded images for the epochs after the first; None: they are decoded in each.
@@ -72,6 +74,7 @@ class Plan:
     checkpoint_every: int = 1
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     base_weights: BaseWeights | None = None
+    teacher: TeacherFiles | None = None
     tracker: Tracker | None = None
     until: int | None = None
     image_cache: ImageCache | None = None
@@ -112,6 +115,11 @@ class _Fit:
         self.validation_batches = ValidationBatches(self.validation, self.training.batch_size, context)
         self.monitored = monitored_metric(recipe, task)
         self.version, self.pruning = version, recipe.compression.pruning
+        self.teacher: Teacher | None = None
+        distillation = recipe.compression.distillation
+        if distillation is not None and plan.teacher is not None:
+            plan.teacher.check(task, version.manifest.classes)
+            self.teacher = plan.teacher.load(distillation, context.device)
         self.normalize = Normalize(preprocess, context.device)
 
         network = make_network(recipe, version)
@@ -149,7 +157,7 @@ class _Fit:
         fit_shapes(network, state.network)
         last = self.epochs if state.pruned_after else self.training.epochs
         self.last_epoch = min(last, until or last)
-        self.updater = Updater(network, training, self.context, self._precision(), state, self.normalize)
+        self.updater = Updater(network, training, self.context, self._precision(), state, self.normalize, self.teacher)
 
     def _prunes(self) -> bool:
         """Whether training has ended, and what comes next is to prune."""

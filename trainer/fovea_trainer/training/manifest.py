@@ -44,6 +44,7 @@ def describe_lineage(run: TrainingRun, trained: Trained, state: State) -> Lineag
         base_weights=state.base_digest or trained.recipe.model.pretrained.weights or "None",
         base_uri=state.base_uri or None,
         parent_run=state.base_run or None,
+        teacher=run.spec.inputs.teacher.digest if run.spec.inputs.teacher is not None else None,
         precision=state.precision or None,
         best_epoch=state.best_epoch,
         image=run.spec.image,

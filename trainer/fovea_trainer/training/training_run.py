@@ -13,6 +13,7 @@ from fovea_trainer.data.version import OpenVersion, open_version
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.results import folder_of, owner_folder
 from fovea_trainer.training.base_weights import fetch_base_weights
+from fovea_trainer.training.distillation import fetch_teacher
 from fovea_trainer.training.fitting import fitted
 from fovea_trainer.training.image_cache import ImageCache
 from fovea_trainer.training.loop import Plan
@@ -70,10 +71,12 @@ class TrainingRun:
         if rank == 0 and tracked:
             name, job = self.environment.name, self.spec.owner.name
             tracker = Tracker(events, self.folder / "tensorboard" / events.name, name, job, self._flat())
+        teacher = self.spec.inputs.teacher
         source = self.spec.inputs.base_weights or self.recipe.model.pretrained.uri
         return Plan(
             checkpoint_every=self.spec.execution.checkpoint_every_epochs,
             base_weights=None if source is None else fetch_base_weights(source, self.environment.work_dir / "base"),
+            teacher=None if teacher is None else fetch_teacher(teacher, self.environment.work_dir / "teacher"),
             tracker=tracker,
             until=until,
             image_cache=ImageCache(self.environment.work_dir, self.environment.share(IMAGES_SHARE)),

@@ -18,6 +18,7 @@ from fovea_trainer.models.network import AnyNetwork, Network
 from fovea_trainer.tasks import Targets
 from fovea_trainer.training import batch_norm
 from fovea_trainer.training.context import Context
+from fovea_trainer.training.distillation import Teacher
 from fovea_trainer.training.distributed import distributed
 from fovea_trainer.training.optimizer import build_optimizer, momentum_of, set_rates
 from fovea_trainer.training.precision import Precision
@@ -99,6 +100,7 @@ class Updater:
         precision: Arithmetic of the forward pass.
         state: Where training goes on; a new one: from the network as it is.
         normalize: Gives a batch's images, uint8, as float32 on the device; one batch at a time is there so.
+        teacher: Whose answers are a part of the loss.
     """
 
     def __init__(
@@ -109,13 +111,14 @@ class Updater:
         precision: Precision,
         state: State,
         normalize: Callable[[Tensor], Tensor],
+        teacher: Teacher | None = None,
     ) -> None:
         if batch_norm.uses_sync(training.sync_batch_norm, training.batch_size, context.workers):
             batch_norm.synchronize(network, context.device)
         self._layout = memory_format(network, context.device)
         self.network = network.to(context.device).to(memory_format=self._layout)
         self.precision = precision
-        self._training, self._context, self._normalize = training, context, normalize
+        self._training, self._context, self._normalize, self._teacher = training, context, normalize, teacher
         self._optimizer = build_optimizer(self.network, training.optimizer)
         self._scaler = precision.scaler()
         decay = 0.0 if training.ema is None else training.ema.decay
@@ -186,6 +189,8 @@ class Updater:
             with self.precision.autocast(), batch_norm.refusing_single_values():
                 raw = model(self._normalize(images).contiguous(memory_format=self._layout))
                 parts: Mapping[str, Tensor] = self.network.loss(raw, targets.to(device))
+                if self._teacher is not None:
+                    parts = self._teacher.mix(parts, self.network.decode(raw), images)
             stacked = torch.stack([part.float() for part in parts.values()])
             loss = stacked.sum()
             # To look at it costs nothing on a CPU, where the gradient of what is no number can end the process.
