@@ -57,7 +57,7 @@ test: install  ## Everything, fast tests first, with the seconds of each stage
 	done
 
 test-unit: venv tools  ## Without a cluster
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit  # two threads of a small network wait for each other on a busy machine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/unit  # two threads of a small network wait for each other on a busy machine
 
 test-controlplane: venv tools  ## Against a real API server, which the devcluster brings up
 	devcluster/devcluster up --control-plane

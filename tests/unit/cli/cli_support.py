@@ -27,6 +27,9 @@ class Trained:
         return Path(self.result["artifact"])
 
 
+FORMATS = ["OpenVINO", "StateDict", "ONNX", "ExportedProgram"]
+
+
 def write_manifest(path: Path, pictures: Path, **spec: object) -> Path:
     """A Dataset of the folder and a TrainingJob of one epoch; `spec` replaces fields of the latter."""
     dataset = {
@@ -45,6 +48,7 @@ def write_manifest(path: Path, pictures: Path, **spec: object) -> Path:
         "input": {"size": {"width": 32, "height": 32}},
         "training": {"epochs": 1, "batchSize": 8, "precision": "FP32"},
         "evaluation": {"splits": ["test"]},
+        "export": {"formats": FORMATS},
         "successCriteria": [{"metric": "size/megabytes", "max": 100}],
         **spec,
     }

@@ -15,8 +15,6 @@ from fovea_cli.main import cli
 sys.path.append(str(Path(__file__).parent))  # for cli_support: test folders are no packages
 from cli_support import Fovea, Trained, write_manifest
 
-FORMATS = ["OpenVINO", "StateDict", "ONNX", "ExportedProgram"]
-
 
 @pytest.fixture(scope="session")
 def fovea() -> Fovea:
@@ -50,7 +48,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(fovea: Fovea, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
-    manifest = write_manifest(folder / "colours.yaml", pictures, export={"formats": FORMATS})
+    manifest = write_manifest(folder / "colours.yaml", pictures)
     done = fovea("train", "-f", manifest, "--store", folder / "store", "--output", "json")
     assert done.exit_code == 0, done.output
     return Trained(manifest, pictures, folder / "store", json.loads(done.stdout))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Fovea, Trained, write_manifest
+from cli_support import Fovea, Trained
 
 KUBECTL = """#!/bin/sh
 # A stand-in for kubectl: the pod's file system is a folder here, and its shell this machine's.
@@ -203,6 +203,5 @@ def test_a_finished_run_leaves_no_second_copy_and_gc_frees_the_rest(
     after = json.loads(fovea("store", "ls", store, "-o", "json").stdout)
     assert after["bytes"] == before - plan["freed"]
     assert (len(after["artifacts"]), after["garbage"]) == (2, [])
-    manifest = write_manifest(tmp_path / "colours.yaml", trained.pictures)
-    again = fovea("train", "-f", manifest, "--store", store, "-o", "json")
+    again = fovea("train", "-f", trained.manifest, "--store", store, "-o", "json")
     assert json.loads(again.stdout)["digest"] == trained.bundle.name, "the result is adopted as before"
