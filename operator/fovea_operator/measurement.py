@@ -33,7 +33,8 @@ SLOW, COMPARED = "fovea_serving_rollout_slow_total", "fovea_serving_rollout_comp
 and compared answers."""
 LOAD_REQUESTS, LOAD_SECONDS = "fovea_serving_load_test_requests_total", "fovea_serving_load_test_seconds_bucket"
 LOAD_DURATION, LOAD_FINISHED = "fovea_serving_load_test_duration_seconds", "fovea_serving_load_test_finished"
-"""Series of a load test: its requests by status code, their latency, how long it took, and whether it is over."""
+"""Series of a load test: its requests by status code, their latency, the time in which the answers came,
+and whether it is over."""
 DRIFT: Mapping[str, str] = {CLASSES: "class"} | {f"{feature.metric}_bucket": "le" for feature in FEATURES.values()}
 """Series of a gateway that count what images and answers are like, each with the label that matters."""
 LABELS: Mapping[str, str] = {

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ OPEN_SECONDS = 15.0
 RETRY_SECONDS = 0.5
 SHORTEST_SECONDS = 0.01
 """Pause between the starts of two requests, where no rate is given."""
+STRAGGLERS = 0.05
+"""Part of the answers, the last ones, whose time says nothing of the throughput."""
 
 _LABELS = ("namespace", "deployment", "run", "test")
 _OK, _TIMEOUT = 200, 504
@@ -58,7 +61,7 @@ class LoadTestMetrics:
         )
         self._duration = Gauge(
             "fovea_serving_load_test_duration_seconds",
-            "Time from the first request to the last answer.",
+            "Time in which the answers came, see `answering_time`.",
             _LABELS,
             registry=registry,
         )
@@ -185,21 +188,42 @@ class LoadTester:
             log.info("load test %s is over", plan.test.id)
 
     async def _load(self, plan: LoadPlan, upstream: Upstream) -> float:
-        """Seconds from the first request to the last answer."""
+        """Seconds in which the answers came."""
         admission, interval = self._admission(), plan.interval
         await _one_after_the_other(lambda: _asked(plan, upstream, admission), WARM_UP_SECONDS)
+
+        answered: list[float] = []
 
         async def ask() -> None:
             begun = time.perf_counter()
             code = await _asked(plan, upstream, admission)
-            self._metrics.request(plan.labels, code, time.perf_counter() - begun)
+            ended = time.perf_counter()
+            self._metrics.request(plan.labels, code, ended - begun)
+            if code == _OK:
+                answered.append(ended)
 
-        begun = time.perf_counter()
         if interval is None:
             await _one_after_the_other(ask, plan.test.seconds)
         else:
             await _at_intervals(ask, interval, plan.test.seconds)
-        return time.perf_counter() - begun
+        return answering_time(answered, plan.test.seconds)
+
+
+def answering_time(answered: Sequence[float], seconds: float) -> float:
+    """Seconds that the answers took together, at least those of the load.
+
+    From the first answer on, for what one takes is latency and no throughput; and by all but the last of them
+    (STRAGGLERS), extrapolated, so that a single late one does not count for all.
+
+    Args:
+        answered: When requests were answered, in any order.
+        seconds: Duration of the load.
+    """
+    if not answered:
+        return seconds
+    times = sorted(answered)
+    kept = math.ceil((1 - STRAGGLERS) * len(times))
+    return max(seconds, (times[kept - 1] - times[0]) * len(times) / kept)
 
 
 async def _open(opened: Callable[[], Awaitable[Served]]) -> Served:

@@ -166,3 +166,11 @@ async def test_a_bundle_that_cannot_be_read_holds_up_nothing_and_is_not_reported
     assert tested.gateway.configured
     await asyncio.sleep(0.6)
     assert tested.reported().finished == 0
+
+
+def test_throughput_is_not_held_down_by_latency_or_by_a_single_late_answer() -> None:
+    slow_but_steady = [0.7 + number / 20 for number in range(200)]
+    assert load_test.answering_time(slow_but_steady, 10) == 10
+    assert load_test.answering_time([*slow_but_steady[:-1], 20.0], 10) == 10
+    assert load_test.answering_time([0.1 + number / 7 for number in range(100)], 10) == pytest.approx(100 / 7, rel=0.02)
+    assert load_test.answering_time([], 10) == 10

@@ -34,7 +34,7 @@ GRACE_SECONDS = 60.0
 """Time beyond the load, and the timeout of a request, in which the gateways must open the version, let it warm up and
 report; no rollout waits longer."""
 KEPT_RATE = 0.95
-"""Part of a rate that counts as the rate: the last answers come after the last request."""
+"""Part of a rate that counts as the rate: requests are not sent to the instant."""
 _MESSAGE = 1024
 
 
