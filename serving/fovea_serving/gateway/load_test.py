@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 WARM_UP_SECONDS = 2.0
 """Time of the requests before the load, one after the other, that are not counted."""
-OPEN_SECONDS = 15.0
-"""Time in which the version has to be opened; as much again has it to answer rightly."""
+OPEN_SECONDS, ANSWER_SECONDS = 15.0, 15.0
+"""Time in which the version has to be opened, and then to answer rightly."""
 RETRY_SECONDS = 0.5
 SHORTEST_SECONDS = 0.01
 """Pause between the starts of two requests, where no rate is given."""
@@ -240,7 +240,7 @@ async def _open(opened: Callable[[], Awaitable[Served]]) -> Served:
 async def _answers(model: Served) -> None:
     """Waits for a while until the version answers rightly."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(OPEN_SECONDS):
+        async with asyncio.timeout(ANSWER_SECONDS):
             while True:
                 try:
                     return await model.health.check()
