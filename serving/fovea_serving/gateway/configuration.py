@@ -265,7 +265,7 @@ def parse_config(text: str | bytes, place: str) -> GatewayConfig:
         if len(unknown) == error.error_count() and not any(path[0] in _OBEYED for path in unknown):
             names = ", ".join(".".join(map(str, path)) for path in unknown)
             log.warning("%s: this version of the gateway does not know %s, and leaves it out", place, names)
-            return GatewayConfig.model_validate(_without(json.loads(text), unknown))
+            return parse_config(json.dumps(_without(json.loads(text), unknown)), place)  # what is left may be wrong too
         raise InvalidInput("; ".join(f"{path}: {words}" for path, words in problems(error)), place) from error
 
 

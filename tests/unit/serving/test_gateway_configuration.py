@@ -120,6 +120,8 @@ def test_what_only_a_later_operator_knows_is_left_out_and_who_may_ask_is_not(
             parse_config(json.dumps(content | {name: part}), "gateway.json")
     with pytest.raises(InvalidInput, match="deployment"):
         parse_config(json.dumps(later | {"deployment": 3}), "gateway.json")
+    with pytest.raises(InvalidInput, match="captures"):
+        parse_config(json.dumps(later | {"captures": {"uri": "https://x/y", "hologram": 1}}), "gateway.json")
 
 
 async def test_another_timeout_is_that_of_versions_which_answer_already(bundle: Path, opened: list[Counted]) -> None:
