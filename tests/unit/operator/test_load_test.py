@@ -246,6 +246,9 @@ def test_the_first_version_serves_and_the_condition_says_what_it_misses() -> Non
     status, reason, message = world.says("ObjectivesMet")
     assert (status, reason) == ("False", "ObjectivesMissedUnderLoad")
     assert "latencyP95Milliseconds is" in message
+    world.value["spec"]["objectives"] = {"latencyP95Milliseconds": 900}
+    world.settle()
+    assert world.says("ObjectivesMet")[:2] == ("Unknown", "TooLittleMeasured"), "it spoke of other objectives"
 
 
 def test_what_serves_misses_too_is_not_held_against_a_version() -> None:

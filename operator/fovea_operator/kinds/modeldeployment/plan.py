@@ -205,6 +205,14 @@ class _Planner:
         known = {each.metric: each.met for each in tested} | by_requests
         return frozenset(metric for metric, met in known.items() if met is False)
 
+    @property
+    def stable_load_test(self) -> LoadTest | None:
+        """The load test of the version that serves, while it speaks of the spec's objectives and resources."""
+        stable = self.rollout.stable
+        if stable is None or stable.load_test is None:
+            return None
+        return stable.load_test if stable.load_test.subject == load_test.subject(self.serving.spec, stable) else None
+
     @cached_property
     def drift(self) -> DriftStatus | None:
         """Whether the requests of the version that serves have changed."""
@@ -495,8 +503,7 @@ class _Planner:
         """The conditions of this kind alone."""
         generation, now = self.snapshot.deployment.metadata.generation, self.snapshot.now
         if results:
-            stable = self.rollout.stable
-            status, finding = objectives.assess(results, stable.load_test if stable is not None else None)
+            status, finding = objectives.assess(results, self.stable_load_test)
             known = condition_of(self.old, objectives.CONDITION)
             yield condition_at(known, objectives.CONDITION, status, finding, generation, now)
         if self.drift is not None:
