@@ -7,7 +7,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from fovea_api.modeldeployment import DeployedVersion, Gate, ModelDeploymentStatus, Rollout, RolloutPhase, StableVersion
+from fovea_api.modeldeployment import (
+    DeployedVersion,
+    Gate,
+    LoadTest,
+    ModelDeploymentStatus,
+    Rollout,
+    RolloutPhase,
+    StableVersion,
+)
 from fovea_operator.evidence.gates import Counts, Requests
 from fovea_operator.kinds.modeldeployment.canary import Advanced, Observed, Transition, Versions, advance
 from hypothesis import given, settings
@@ -276,6 +284,14 @@ class TestNothingMeasured:
         assert run.events == ["RolloutStarted", "RolledBack"]
         assert run.versions.rolled_back is not None
         assert run.versions.rolled_back.reason == "Inconclusive"
+
+    def test_a_load_test_that_begins_again_and_again_ends_by_the_deadline(self) -> None:
+        run = Simulation().until(RolloutPhase.LOADING)
+        for _ in range(40):
+            run.look(minutes=10, load_test=LoadTest(subject="s", started=run.now, seconds=10))
+        assert run.events == ["RolloutStarted", "RolledBack"]
+        assert run.versions.rolled_back is not None
+        assert run.versions.rolled_back.load_test is None
 
 
 class TestCommands:

@@ -275,7 +275,7 @@ class _Rollout:
     def loaded(self) -> Advanced:
         """A candidate that is ready is tested under load first, and then by requests."""
         if is_under_way(self.candidate):
-            return self.keep()
+            return self.late() or self.keep()  # each change of the spec begins it anew
         if self.old.stable is None:
             return self.promote("the first version serves without a rollout")
         if self.observed.missed and self.rollout.strategy != "Recreate":
