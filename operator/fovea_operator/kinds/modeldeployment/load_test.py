@@ -35,7 +35,8 @@ GRACE_SECONDS = 60.0
 report; no rollout waits longer."""
 KEPT_RATE = 0.95
 """Part of a rate that counts as the rate: requests are not sent to the instant."""
-_MESSAGE = 1024
+_MESSAGE, _MOST_GATEWAYS = 1024, 64
+"""Characters of a message, and gateways, that status holds."""
 
 
 def subject(spec: ModelDeploymentSpec, version: DeployedVersion) -> str:
@@ -111,7 +112,7 @@ def _begun(spec: ModelDeploymentSpec, digest: str, replicas: int, gateways: Sequ
     return LoadTest(
         subject=digest,
         started=now,
-        gateways=tuple(sorted(gateways)),
+        gateways=tuple(sorted(gateways))[:_MOST_GATEWAYS],
         rate_per_second=rounded(rate) if rate is not None else None,
         seconds=math.ceil(seconds),
     )
