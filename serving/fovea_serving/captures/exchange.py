@@ -314,8 +314,9 @@ FORMATS = tuple(_WRITERS)
 def take_labels(store: CaptureStore, file: Path, form: str) -> tuple[int, int]:
     """Keeps the labels of a file: how many requests have one now, and how many images found no request.
 
-    Every image of a COCO or CVAT file counts as labelled, also one without objects; of Label Studio's tasks those that
-    have an annotation. Raises InvalidInput where the file cannot be read.
+    Every image of a COCO or CVAT file counts as labelled, also one without objects, but for one without a class where
+    the task is classification; of Label Studio's tasks those that have an annotation. Raises InvalidInput where the
+    file cannot be read.
     """
     return keep_labels(store, _read(file, form))
 
@@ -337,12 +338,18 @@ def keep_labels(store: CaptureStore, named: Iterable[tuple[str, Mapping[str, Jso
         if found is None or set(images) != set(range(len(found.capture.images))):
             unknown += len(images)
             continue
+        if found.capture.task == Task.CLASSIFICATION and not all(map(_has_parts, images.values())):
+            continue  # COCO and CVAT list images that nobody has labelled yet
         for index, content in images.items():
             _check(found.capture, index, content)
         fitting.append((found, tuple(images[index] for index in sorted(images))))
     for found, ordered in fitting:
         store.label(found, Label(time=datetime.now(UTC), source="import", images=ordered))
     return len(fitting), unknown
+
+
+def _has_parts(label: Mapping[str, JsonValue]) -> bool:
+    return bool(label.get("classes") or label.get("objects"))
 
 
 def _check(capture: Capture, index: int, label: Mapping[str, JsonValue]) -> None:

@@ -20,6 +20,7 @@ from fovea_trainer.data.formats import Options, Tree
 from fovea_trainer.data.formats.coco import open_reader
 from fovea_trainer.data.records import SourceImage
 from PIL import Image
+from pydantic import JsonValue
 
 START = datetime(2026, 11, 26, 10, tzinfo=UTC)
 BOX = [10.0, 5.0, 30.0, 25.0]
@@ -107,7 +108,8 @@ def test_labels_of_another_task_are_refused_and_none_is_kept(tmp_path: Path) -> 
     with pytest.raises(InvalidInput, match="it does not fit the task Classification"):
         keep_labels(store, [("a-0.png", right), ("b-0.png", wrong)])
     assert [each.label for each in pictures(store)] == [None, None]
-    assert keep_labels(store, [("a-0.png", right)]) == (1, 0)
+    nothing: dict[str, JsonValue] = {"objects": [], "classes": []}
+    assert keep_labels(store, [("a-0.png", right), ("b-0.png", nothing)]) == (1, 0), "b is not labelled yet"
 
 
 def test_the_order_prefers_the_unsure_and_avoids_repetition() -> None:
