@@ -127,6 +127,17 @@ def test_when_every_trial_fails_the_reason_is_named(tmp_path: Path) -> None:
     assert "spec.trials.maxFailed" in stderr
 
 
+def test_a_trial_without_fine_tuning_is_pruned_where_its_training_ends(tmp_path: Path) -> None:
+    path = sweep(tmp_path, epochs=1, trials={"max": 1}, objectives=OBJECTIVES[:1])
+    document = list(yaml.safe_load_all(path.read_text()))
+    compression = {"pruning": {"sparsity": 0.5, "fineTuneEpochs": 0}}
+    document[1]["spec"]["template"]["spec"]["compression"] = compression
+    path.write_text(yaml.safe_dump_all(document))
+    result = tune_manifest(path, str(tmp_path / "store"))
+    assert result.sweep is not None
+    assert (result.sweep.trials.succeeded, result.sweep.ended) == (1, "AllTrials")
+
+
 def test_an_impossible_space_is_refused_before_any_work(tmp_path: Path) -> None:
     path = sweep(tmp_path, parameters=[{"path": "model.architecture", "choice": ["resnet19"]}])
     with pytest.raises(InvalidInput, match=r"spec.parameters\[0\]: .*did you mean resnet18"):

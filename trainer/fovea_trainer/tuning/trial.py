@@ -129,9 +129,9 @@ def work(job: Job, context: TrialContext) -> Outcome:
     version = run.open()
     recipe = fitted(run.recipe, version)
     total = total_epochs(recipe)
-    until = min(job.until or total, total)
+    until = job.until if 0 < job.until < total else None
     state = context.resume()
-    if state is None or state.epoch < until:
+    if state is None or not (has_ended(recipe, state) or (until is not None and state.epoch >= until)):
         plan = run.plan(context.rank, tracked=False, until=until)
         try:
             state = fit(run.recipe, version, context, plan)
