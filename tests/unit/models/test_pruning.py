@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from fovea_api.errors import InvalidInput
 from fovea_api.trainingjob import ModelChoice
+from fovea_trainer.export import save_weights
 from fovea_trainer.models.complexity import complexity
-from fovea_trainer.models.description import NetworkDescription, assemble
+from fovea_trainer.models.description import KEY, NetworkDescription, assemble, is_same_network
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.pruning import kept_channels, layer_channels, output_layers, prune
@@ -67,6 +70,19 @@ def test_pruning_once_more_changes_nothing() -> None:
     twice = prune(again, 0.3, channels=layer_channels(whole))
     assert {name: value.shape for name, value in twice.items()} == {name: value.shape for name, value in once.items()}
     assert all(torch.equal(value, once[name]) for name, value in twice.items())
+
+
+def test_weights_of_other_options_are_no_pruned_ones(tmp_path: Path) -> None:
+    parent = network("retinanet")
+    file = save_weights(parent, tmp_path / "parent.safetensors", {KEY: parent.description})
+    pruned = assemble(NetworkDescription.from_json(parent.description), prune(parent, 0.5), "test")
+    smaller = save_weights(pruned, tmp_path / "pruned.safetensors", {KEY: parent.description})
+    for own, same in (
+        (parent, True),
+        (network("retinanet", fpnChannels=64), False),
+        (network("retinanet", anchorRatios=[0.5, 1.0, 2.0, 3.0]), False),
+    ):
+        assert (is_same_network(own, file), is_same_network(own, smaller)) == (same, same)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import torch
 from fovea_api.architectures import OptionValue
 from fovea_api.errors import InvalidInput
 from fovea_api.trainingjob import Loss
@@ -75,12 +76,16 @@ def build(description: NetworkDescription, loss: LossSettings, pretrained: bool 
 
 
 def is_same_network(network: AnyNetwork, weights: Path) -> bool:
-    """Whether a file of weights says that it is of a network of the same make and classes, whatever its channels."""
+    """Whether a file of weights says that it is of a network of this make and these shapes, before any pruning."""
     try:
-        own, other = NetworkDescription.from_json(network.description), read_description(weights)
-    except (InvalidInput, SafetensorError):
+        other = build(read_description(weights), LossSettings())
+    except (InvalidInput, KeyError, SafetensorError):  # an option that weights of an earlier version do not have
         return False
-    return (own.head, own.body, own.num_classes) == (other.head, other.body, other.num_classes)
+    return _shapes(network) == _shapes(other)
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in network.state_dict().items()}
 
 
 def read_description(weights: Path) -> NetworkDescription:
