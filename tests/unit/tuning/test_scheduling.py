@@ -128,6 +128,8 @@ def test_a_limit_that_cannot_be_kept_ends_a_trial() -> None:
     assert misses(given, measured(size_megabytes=4.1)) == "size/megabytes is 4.1, its limit 4"
     smaller = measured(size_megabytes=4.1).model_copy(update={"recipe": {"compression": {"quantization": {}}}})
     assert misses(given, smaller) == "", "8-bit integers make it smaller"
+    pruned = measured(size_megabytes=4.1).model_copy(update={"recipe": {"compression": {"pruning": {"sparsity": 0.3}}}})
+    assert misses(given, pruned) == "", "it is pruned after it is trained"
 
 
 def test_with_several_objectives_the_front_goes_on() -> None:

@@ -109,9 +109,12 @@ def misses(recipe: SweepRecipe, entry: Entry) -> str:
     """Why a paused trial cannot keep a limit, whatever it still learns; empty: it may.
 
     Size and complexity stay as they are; a latency is measured again, so a small miss decides nothing. Quantization may
-    mend all of it but the complexity.
+    mend all of it but the complexity, and pruning, which comes after training, that as well.
     """
-    quantized = "quantization" in str(entry.recipe.get("compression"))
+    compression = str(entry.recipe.get("compression"))
+    if "pruning" in compression:
+        return ""
+    quantized = "quantization" in compression
     for objective in recipe.objectives:
         value, kind = entry.artefact.get(objective.metric), objective.metric.partition("/")[0]
         if value is None or objective.limit is None or kind == "validation" or (quantized and kind != "complexity"):
