@@ -76,7 +76,9 @@ def predict_to_parquet(
     files = images_of(paths)
     parts = target.with_name(f"{target.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
-    how = f"{verified.digest} {predictor.postprocess.confidence_threshold:g} {overlapping} {format_}".encode()
+    how = f"{verified.digest} {predictor.postprocess.confidence_threshold:g} {overlapping}".encode()
+    if format_ is not None:
+        how += f" {format_}".encode()
     schema = SCHEMA.with_metadata({DIGEST: how})
     done = set(_done(parts, how))
     progress(len(done))
