@@ -674,6 +674,8 @@ class LoadTest(Model):
     """Digest of what is tested: the version, its resources and replicas, and the objectives."""
     started: Time
     """Start of the test."""
+    attempt: Annotated[Int, Field(ge=1, le=2)] = 1
+    """Number of the test: a miss is tested once more."""
     gateways: Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=64)] = ()
     """Pods of the gateway that share the load."""
     rate_per_second: Annotated[Number, Field(gt=0)] | None = None
