@@ -23,8 +23,9 @@ import page
 from demo import NAME, NAMESPACE, OUT, ROOT, bring, fetch_report, output, seconds, stage
 
 MANIFEST = ROOT / "examples" / "blood-cells-loop.yaml"
-USUAL, LABELLED = 60, 75
-"""Images of the day before, and images that the laboratory labels."""
+USUAL, LABELLED = 30, 75
+"""Images of the day before, and images that the laboratory labels. The former are as many as a window of the example
+needs (`minSamples`), so that no window has images of both."""
 LATER, SOON = timedelta(minutes=50), timedelta(seconds=5)
 """When the dataset is read again: not before the laboratory is done, and then at the next minute."""
 CHANGED = "75s"
