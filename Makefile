@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FOVEA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fovea
 export PATH := $(abspath $(BIN)):$(FOVEA_CACHE)/bin:$(PATH)
 
-.PHONY: help install venv demo generate check-generated helm lint test test-unit test-controlplane test-cluster test-slow test-page fuzz mutants tools lock clean
+.PHONY: help install venv demo generate check-generated helm lint test test-unit test-kubernetes test-controlplane test-cluster test-slow test-page fuzz mutants tools lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -48,7 +48,7 @@ lint: check-generated  ## ruff, mypy, import contracts, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-TESTS := lint test-unit test-controlplane test-cluster
+TESTS := lint test-unit test-kubernetes
 
 test: install  ## Everything, fast tests first, with the seconds of each stage
 	@for stage in $(TESTS); do \
@@ -58,6 +58,14 @@ test: install  ## Everything, fast tests first, with the seconds of each stage
 
 test-unit: venv tools  ## Without a cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/unit  # two threads of a small network wait for each other on a busy machine
+
+test-kubernetes: venv tools  ## The next two at once: one mostly waits, the other mostly trains on one core
+	@log=$$(mktemp); \
+	$(MAKE) --no-print-directory test-controlplane > $$log 2>&1 & beside=$$!; \
+	trap 'kill $$beside 2> /dev/null; rm -f $$log' EXIT; \
+	$(MAKE) --no-print-directory test-cluster; status=$$?; \
+	wait $$beside || status=1; \
+	cat $$log; exit $$status
 
 test-controlplane: venv tools  ## Against a real API server, which the devcluster brings up
 	devcluster/devcluster up --control-plane

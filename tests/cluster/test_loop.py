@@ -14,7 +14,7 @@ from fovea_trainer.data.version import open_version
 from tests.cluster.conftest import Demo
 from tests.kube import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.timeout(1800)
 KIND, NAME = "modeldeployment", "blood-cells"
 
 
