@@ -36,6 +36,8 @@ STAKES = (0.1, 0.2, 0.4, 0.8)
 """Fractions of the wealth that are staked on each image, for small changes and large ones."""
 BETWEEN = 3.0
 """Standard deviations between windows that are no change."""
+FEWEST_WINDOWS = 10
+"""Windows below which their spread is not known: of two, one of which has changed a bit, it would hide any change."""
 
 _LASTING = 0.97
 """Largest correlation of neighbouring windows that is taken into account."""
@@ -142,14 +144,14 @@ class Spread:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation between windows of the score's true mean, as an upper bound of about 95 %.
+        """Standard deviation between windows of the score's true mean, as an upper bound of about 95 %; of few: 0.
 
         It is their spread without the sampling error. What lasts from one window to the next makes it less certain: of
         windows with a correlation r between neighbours, a variance is known as from N (1 - r^2) / (1 + r^2) of them
         (Bayley and Hammersley, JRSS Supplement 8, 1946).
         """
         count = self.windows
-        if count < 2:
+        if count < FEWEST_WINDOWS:
             return 0.0
         centre = self.total / count
         observed = (self.squares - count * centre**2) / (count - 1)

@@ -158,6 +158,25 @@ def test_windows_that_differ_by_themselves_widen_the_tolerance() -> None:
     assert world.hour(mean=0.75).state == "Detected"
 
 
+@pytest.mark.parametrize("first", [0.5, 0.54, 0.6], ids=["as ever", "a few changed", "many changed"])
+def test_a_change_on_the_first_day_is_found_in_windows_too_small_for_a_finding_each(first: float) -> None:
+    world = World(Drift(min_samples=30))
+    world.step()
+    world.hour(images=30)
+    world.hour(images=30, mean=first)
+    assert world.hour(images=30, mean=0.8).state != "Detected"
+    states = [world.hour(images=30, mean=0.8).state for _ in range(3)]
+    assert states[-1] == "Detected"
+
+
+def test_daily_windows_are_learned_from_for_longer_than_a_week() -> None:
+    world = World(Drift(window="24h"))
+    world.step()
+    for day in range(8):
+        world.now += 23 * HOUR
+        assert world.hour(mean=0.5 + 0.04 * (-1) ** day).state == "None"
+
+
 def test_the_first_week_takes_the_references_place() -> None:
     world = World(Drift(reference="FirstWeek"), items=0)
     world.step()

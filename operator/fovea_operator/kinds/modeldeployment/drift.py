@@ -6,7 +6,8 @@ replaced loses a part of a window, and nothing else. Missing images make the sta
 
 With a reference of the training, detectors bet from the first window on; in the first week they overlook what is no
 large effect, since nobody knows yet how much windows differ. A reference of the first week in production is collected
-first, and the week after it is the one in which windows are compared.
+first, and the week after it is the one in which windows are compared. A window that differs by a large effect teaches
+nothing, also where its images are too few for a finding: else what has changed early would be taken for usual.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fovea_api.profile import FEATURES, bin_counts
 from fovea_operator.conditions import Finding
 from fovea_operator.evidence.drift import (
     BETWEEN,
+    FEWEST_WINDOWS,
     REFERENCE_ITEMS,
     Feature,
     Monitor,
@@ -200,7 +202,7 @@ def _compared(
     old: DriftStatus, spec: Drift, observed: Observed, features: Sequence[Feature], items: float
 ) -> DriftStatus:
     """After a whole window."""
-    learning = old.started is None or observed.now - old.started < WEEK
+    learning = old.started is None or observed.now - old.started < WEEK or old.windows < FEWEST_WINDOWS
     known = {name: Spread(*values) for name, values in old.spreads.items()}
     watched = [score for feature in features for score in scores(feature, spec.min_effect)]
     allowed = [(score, _tolerance(score, features, known.get(score.name, Spread()), learning)) for score in watched]
@@ -215,8 +217,9 @@ def _compared(
     state = "Detected" if after.alarm else "Suspected" if after.suspects else "None"
     if learning and state == "None":
         for score in watched:
-            counts = observed.window[score.feature]
-            known[score.name] = known.get(score.name, Spread()).after(score, counts)
+            counts, large = observed.window[score.feature], _large(score, features)
+            if sum(counts) > 0 and abs(score.of(counts) - score.mean) <= large:
+                known[score.name] = known.get(score.name, Spread()).after(score, counts)
     results = tuple(_results(features, observed.window, after))
     budget = kept_budget(allowed, items, spec.false_alarms_per_year, hours) if items < REFERENCE_ITEMS else None
     status = old.model_copy(
@@ -234,11 +237,14 @@ def _compared(
 
 def _tolerance(score: Score, features: Sequence[Feature], spread: Spread, learning: bool) -> float:
     """Distance from the reference's mean that is no change."""
-    least = score.least
-    if learning:
-        feature = next(feature for feature in features if feature.name == score.feature)
-        least = max(least, next(each.least for each in scores(feature, "Large") if each.name == score.name))
+    least = max(score.least, _large(score, features)) if learning else score.least
     return max(least, BETWEEN * spread.deviation)
+
+
+def _large(score: Score, features: Sequence[Feature]) -> float:
+    """Distance from the reference's mean that is a large effect."""
+    feature = next(feature for feature in features if feature.name == score.feature)
+    return next(each.least for each in scores(feature, "Large") if each.name == score.name)
 
 
 def _features(spec: Drift, reference: Histograms, window: Histograms) -> Iterator[Feature]:
