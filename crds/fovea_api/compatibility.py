@@ -23,7 +23,7 @@ from fovea_api.trainingjob import Augmentation, Input, Loss, ModelChoice, Recipe
 SMOOTHED = (Loss.CROSS_ENTROPY, Loss.DICE_CROSS_ENTROPY, Loss.BINARY_CROSS_ENTROPY)
 """Losses of classes that take label smoothing."""
 WEIGHTED = (*SMOOTHED, Loss.FOCAL)
-"""Losses of classes that take class weights."""
+"""Losses of classes that take class weights; those of all detectors do."""
 
 
 SEGMENTATION = (Task.SEMANTIC_SEGMENTATION, Task.INSTANCE_SEGMENTATION)
@@ -156,7 +156,7 @@ def ignored_by_loss(architecture: Architecture, recipe: Recipe) -> Iterator[Inva
         remedy = "leave training.loss at Default, or set it to Focal" if possible else "use Oversample or Undersample"
         trained = f"is trained with {words}" if possible else "has no focal loss"
         yield UnsuitableLoss(f"{architecture.name} {trained}", "spec.input.balance", remedy)
-    if balance == "ClassWeights" and (detector or not set(losses) & set(WEIGHTED)):
+    if balance == "ClassWeights" and not detector and not set(losses) & set(WEIGHTED):
         remedy = "use Oversample or Undersample" + _or_another(architecture, WEIGHTED)
         yield UnsuitableLoss(f"{what} takes no class weights", "spec.input.balance", remedy)
     if recipe.training.label_smoothing and (detector or not set(losses) & set(SMOOTHED)):

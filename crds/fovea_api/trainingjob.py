@@ -90,7 +90,7 @@ class ModelChoice(Model):
     pretrained: Pretrained = Pretrained(weights="ImageNet")
     """Source of the initial weights."""
     freeze: Literal["None", "Backbone", "BackboneExceptNorm"] = "None"
-    """Part of the network to freeze."""
+    """Part of the network to freeze. Fine-tuning after pruning trains all of it."""
     accept_licence: Word | None = None
     """Licence of the published weights that is accepted, where it restricts their use, such as CC-BY-NC-4.0."""
 
@@ -392,8 +392,12 @@ class Input(PresetModel):
     """Normalization. Default: that of the published weights of the architecture."""
     augmentations: Annotated[tuple[Augmentation, ...], Field(max_length=32), ByPreset()] = ()
     """Augmentations, in order of application; []: none. Default: the preset of the architecture."""
-    balance: Literal["None", "Oversample", "Undersample", "ClassWeights", "FocalLoss"] = "None"
-    """Handling of class imbalance."""
+    balance: Literal["None", "Oversample", "RepeatFactors", "Undersample", "ClassWeights", "FocalLoss"] = "None"
+    """Handling of class imbalance. Oversample shows images of rare classes more often, until they are as frequent as
+    the most frequent class; RepeatFactors by the square root of that; Undersample shows images of frequent classes less
+    often. ClassWeights gives the images, objects or pixels of each class the same total weight in the loss of classes,
+    which must be CrossEntropy, DiceCrossEntropy, BinaryCrossEntropy or Focal, or a detector's. FocalLoss: the loss is
+    Focal."""
 
     rules: ClassVar = tuple(
         Rule(

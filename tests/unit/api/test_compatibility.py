@@ -85,9 +85,10 @@ SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
         problems(spec(UNET, input={"augmentations": [{"mosaic": {}}, {"randomResizedCrop": {}}]})),
         "InvalidOption", "spec.input.augmentations[1].randomResizedCrop", "remove it, or mosaic",
     ),
-    "class weights of a detector": (
-        problems(spec(RETINANET, input={"balance": "ClassWeights"})),
-        "UnsuitableLoss", "spec.input.balance", "use Oversample or Undersample",
+    "class weights of a loss of regions": (
+        problems(spec(UNET, training={"loss": "Dice"}, input={"balance": "ClassWeights"})),
+        "UnsuitableLoss", "spec.input.balance",
+        "use Oversample or Undersample, or use the loss DiceCrossEntropy or CrossEntropy or Focal or",
     ),
     "an input size that does not fit": (
         problems(spec(UNET, input={"size": {"width": 500, "height": 512}})),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from fovea_api.common import Task
 from fovea_api.trainingjob import Loss
 from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.description import NetworkDescription, build
+from fovea_trainer.models.heads.base import Head, heads
 from fovea_trainer.models.heads.detection import RawBoxes
 from fovea_trainer.models.heads.fasterrcnn import FasterRCNN, LevelPool, RawProposals, _iou
 from fovea_trainer.models.heads.fcos import FCOS, NO_OBJECT, match
@@ -18,6 +21,7 @@ from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.norms import BatchNorm
 from fovea_trainer.models.points import grid
 from fovea_trainer.tasks.detection.targets import BoxTargets
+from fovea_trainer.tasks.instance_segmentation.targets import InstanceTargets
 from torch import nn
 from torchvision.models.detection import FCOS as TorchvisionFCOS
 from torchvision.models.detection._utils import BoxCoder, SSDMatcher
@@ -189,6 +193,82 @@ def test_the_first_stages_loss_is_that_of_torchvision() -> None:
     background = (overlap < 0.3) & (overlap < overlap.max())
     assert (labels[0][background] == 0).all()
     assert (labels[0][(overlap >= 0.7) | (overlap == overlap.max())] == 1).all()
+
+
+CLASS_WEIGHTS = (5.0, 0.5, 2.0)
+
+
+def detector_losses(head: Head, weights: tuple[float, ...]) -> dict[str, float]:
+    """Losses of a small network on an image with objects of the classes 0 and 1 and an empty one, by these weights."""
+    torch.manual_seed(0)
+    small = {"fpnChannels": 16, "neckChannels": 16, "maskChannels": 16}
+    options = {option.name: small.get(option.name, option.default) for option in head.options}
+    description = NetworkDescription(head.name, Body("mobilenetv3_small_050"), options, 3)
+    network = build(description, LossSettings({}, weights)).eval()
+    masks = torch.zeros(1, 128, 128, dtype=torch.int16)
+    masks[0, 10:60, 10:60], masks[0, 20:120, 70:120] = 1, 2
+    boxes, labels = torch.tensor([[10.0, 10, 60, 60], [70, 20, 120, 120]]), torch.tensor([0, 1])
+    target = (boxes, boxes[:0]), (labels, labels[:0])
+    instances = (masks, torch.zeros_like(masks))
+    targets = BoxTargets(*target) if head.task is Task.DETECTION else InstanceTargets(*target, instances)
+    with torch.no_grad():
+        raw = network(torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(1)))
+        torch.manual_seed(2)  # sampled anchors and proposals
+        return {name: float(value) for name, value in network.loss(raw, targets).items()}
+
+
+@pytest.mark.parametrize("name", [name for name, head in heads().items() if head.task.finds_objects])
+def test_class_weights_weigh_what_has_an_object_in_every_detectors_loss_of_classes(name: str) -> None:
+    """Which is linear in them: background + weight x part of the class, of the classes that occur."""
+    head = heads()[name]
+    plain, parts = detector_losses(head, ()), []
+    for label in range(3):
+        weights = [1.0, 1.0, 1.0]
+        weights[label] = 2.0
+        doubled = detector_losses(head, tuple(weights))
+        parts.append(doubled["class"] - plain["class"])
+        assert {name: value for name, value in doubled.items() if name != "class"} == {
+            name: value for name, value in plain.items() if name != "class"
+        }, "boxes and masks are of no class"
+    assert parts[0] > 0.01 * plain["class"] < 100 * parts[1]
+    assert parts[2] == pytest.approx(0, abs=1e-6)
+    expected = plain["class"] + sum((weight - 1) * part for weight, part in zip(CLASS_WEIGHTS, parts, strict=True))
+    assert detector_losses(head, CLASS_WEIGHTS)["class"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_class_weights_of_one_stage_are_those_of_the_rows_of_their_objects() -> None:
+    network, label = fcos(), 2
+    with torch.no_grad():
+        raw = network(torch.randn(1, 3, *SIZE))
+    target = torch.tensor([[20.0, 20, 160, 150]])
+    targets = BoxTargets((target,), (torch.tensor([label]),))
+    plain = network.loss(raw, targets)["class"]
+    network.loss_settings = replace(network.loss_settings, class_weights=CLASS_WEIGHTS)
+    (rows,) = torch.where(match(raw.points, raw.strides, target) != NO_OBJECT)
+    logits = raw.logits[0, rows]
+    focal = sigmoid_focal_loss(logits, torch.eye(3)[label].expand_as(logits), reduction="sum") / len(rows)
+    expected = float(plain + (CLASS_WEIGHTS[label] - 1) * focal)
+    assert network.loss(raw, targets)["class"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_class_weights_of_the_second_stage_are_those_of_a_weighted_cross_entropy() -> None:
+    """Where every proposal is called background, with a margin of 9."""
+    network, label = faster_rcnn(), 0
+    raw = raw_proposals(network)
+    target = BoxTargets((torch.tensor([[0.0, 0, 128, 96]]),), (torch.tensor([label]),))
+    losses = []
+    with torch.no_grad():
+        network.roi.box_predictor.scores.weight.zero_()
+        network.roi.box_predictor.scores.bias.copy_(torch.tensor([9.0, 0.0, 0.0, 0.0]))
+        for weights in ((), CLASS_WEIGHTS):
+            network.loss_settings = LossSettings(network.loss_settings.terms, weights)
+            torch.manual_seed(0)
+            losses.append(float(network.loss(raw, target)["class"]))
+    right = math.log(1 + 3 * math.exp(-9))
+    wrong = 9 + right
+    share = (losses[0] - right) / (wrong - right)  # of the proposals that have the object
+    assert 0 < share < 1
+    assert losses[1] == pytest.approx(CLASS_WEIGHTS[label] * share * wrong + (1 - share) * right, rel=1e-4)
 
 
 def ssd(name: str = "ssd") -> SSD:

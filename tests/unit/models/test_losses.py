@@ -114,9 +114,16 @@ def test_a_batch_in_which_nothing_counts_has_no_loss() -> None:
         assert float(class_loss(torch.randn(1, 3, 2, 2), target, settings(name), 255)) in (0.0, 1.0)
 
 
-def test_class_weights_are_inverse_to_the_frequency_with_mean_one() -> None:
+def test_class_weights_are_inverse_to_the_frequency_and_one_on_average() -> None:
     weights = class_weights(np.array([[1, 0, 2], [3, 4, 0]]))  # 4, 4 and 2 annotations
-    assert weights == pytest.approx((0.75, 0.75, 1.5))
+    assert weights == pytest.approx((10 / (3 * 4), 10 / (3 * 4), 10 / (3 * 2)))
+
+
+def test_class_weights_leave_the_size_of_the_binary_loss() -> None:
+    logits, target = torch.zeros(4, 3), torch.tensor([0, 1, 2, 2])
+    plain = class_loss(logits, target, settings(Loss.BINARY_CROSS_ENTROPY))
+    assert plain == pytest.approx(math.log(2))
+    assert class_loss(logits, target, settings(Loss.BINARY_CROSS_ENTROPY, (40.0, 1.0, 3.0))) == pytest.approx(plain)
 
 
 def test_a_single_pixel_counts_as_one() -> None:

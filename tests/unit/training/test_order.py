@@ -94,6 +94,7 @@ def test_the_last_step_is_filled_up_from_the_start_of_the_epoch() -> None:
     ("balance", "expected"),
     [
         ("Oversample", [1, 1, 1, 4 / 3, 4, 4 / 3, 1]),
+        ("RepeatFactors", [1, 1, 1, (4 / 3) ** 0.5, 2, (4 / 3) ** 0.5, 1]),
         ("Undersample", [1 / 4, 1 / 4, 1 / 4, 1 / 3, 1, 1 / 3, 1]),
         ("None", [1] * 7),
     ],

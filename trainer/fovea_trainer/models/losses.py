@@ -36,7 +36,7 @@ class LossSettings:
 
     Args:
         terms: The losses whose sum it is, with their weights; empty: the architecture's own.
-        class_weights: Weight of each class, mean 1; empty: all alike.
+        class_weights: Weight of each class, 1 on average over what is labelled; empty: all alike.
         label_smoothing: Share of the target that is spread over all classes.
     """
 
@@ -54,6 +54,23 @@ def choose_losses(architecture: Architecture, training: Training, focal: bool) -
 def box_loss(predicted: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
     """Loss of boxes xyxy [N, 4] against the boxes of their objects, [N]."""
     return torch.stack([weight * BOX_LOSSES[name](predicted, target) for name, weight in settings.terms.items()]).sum(0)
+
+
+def object_weights(count: int, at: Tensor, labels: Tensor, settings: LossSettings) -> Tensor:
+    """Weight of each prediction of a detector in the loss of its classes, float32 [count].
+
+    A prediction counts by the weight of its object's class, in all of its scores; one of the background counts 1.
+
+    Args:
+        count: Number of predictions.
+        at: Which of them have an object: a mask [count], or K indices.
+        labels: Classes of the objects of these, int64 [K].
+        settings: What is minimized.
+    """
+    weights = torch.ones(count, device=labels.device)
+    if settings.class_weights:
+        weights[at] = weights.new_tensor(settings.class_weights)[labels]
+    return weights
 
 
 def class_loss(logits: Tensor, target: Tensor, settings: LossSettings, ignore_index: int | None = None) -> Tensor:
@@ -98,11 +115,12 @@ def _focal(logits: Tensor, target: Tensor, settings: LossSettings, ignored: int)
 
 
 def _binary_cross_entropy(logits: Tensor, target: Tensor, settings: LossSettings, ignored: int) -> Tensor:
-    """Mean over classes and what counts: of each class against all others, as in Wightman et al., "ResNet Strikes
-    Back" (2021)."""
+    """Mean over classes, by their weights, and what counts: of each class against all others, as in Wightman et al.,
+    "ResNet Strikes Back" (2021)."""
     shares, valid = _shares(logits, target, ignored)
     smooth = shares * (1 - settings.label_smoothing) + settings.label_smoothing / logits.shape[1]
-    weight = _weights(logits, settings).view(-1, *[1] * (logits.ndim - 2))
+    weight = _weights(logits, settings)
+    weight = (weight / weight.mean()).view(-1, *[1] * (logits.ndim - 2))
     loss = F.binary_cross_entropy_with_logits(logits, smooth, weight, reduction="none") * valid.unsqueeze(1)
     return loss.sum() / (valid.sum() * logits.shape[1]).clamp(min=1)
 

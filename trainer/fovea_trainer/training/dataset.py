@@ -21,7 +21,7 @@ from fovea_trainer.models.registry import input_size
 from fovea_trainer.tasks import Sample, Targets, TaskDefinition
 from fovea_trainer.training.fitting import PLAIN_MULTIPLE
 from fovea_trainer.training.image_cache import ImageCache, Slots
-from fovea_trainer.training.order import Draw, Order, repeat_factors
+from fovea_trainer.training.order import RESAMPLED, Draw, Order, repeat_factors
 
 
 def preprocessing(architecture: Architecture, given: Input) -> Preprocess:
@@ -172,9 +172,11 @@ def class_counts(samples: Sequence[Sample], task: TaskDefinition, num_classes: i
 
 
 def class_weights(counts: NDArray[np.int64]) -> tuple[float, ...]:
-    """Weight of each class, inverse to its number of annotations [N, C] (images, objects, pixels), with mean 1."""
-    weights = 1 / np.maximum(counts.sum(0), 1)
-    return tuple(float(weight) for weight in weights * len(weights) / weights.sum())
+    """Weight of each class, inverse to its number of annotations [N, C] (images, objects, pixels) and 1 on average over
+    them all, so that a loss keeps its size: scikit-learn's "balanced". A class that does not occur has 1."""
+    of_class = counts.sum(0)
+    balanced = of_class.sum() / ((of_class > 0).sum().clip(1) * np.maximum(of_class, 1))
+    return tuple(np.where(of_class > 0, balanced, 1.0).tolist())
 
 
 def training_order(recipe: Recipe, train: SplitDataset, num_classes: int, workers: int) -> Order:
@@ -187,7 +189,7 @@ def training_order(recipe: Recipe, train: SplitDataset, num_classes: int, worker
             "use fewer workers or larger batches",
         )
     factors = np.ones(len(train))
-    if balance in ("Oversample", "Undersample"):
+    if balance in RESAMPLED:
         counts = class_counts(train.samples, train.task, num_classes)
         factors = repeat_factors([np.flatnonzero(image).tolist() for image in counts], balance)
     samples = train.samples

@@ -21,6 +21,9 @@ POOL = 32
 MAX_REPEATS = 10.0
 """An image of a rare class is shown at most this often in an epoch: beyond it, it would be learnt by heart."""
 
+RESAMPLED = ("Oversample", "RepeatFactors", "Undersample")
+"""Values of `spec.input.balance` that change how often an image is shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -140,21 +143,22 @@ def mix(*numbers: int) -> int:
 def repeat_factors(classes: Sequence[Sequence[int]], balance: str) -> NDArray[np.float64]:
     """How often each image is shown in an epoch.
 
-    Oversample repeats images of rare classes until these are as frequent as the most frequent one (as the repeat
-    factors of Gupta et al., "LVIS", 2019); Undersample shows images of frequent classes only as often as the rarest.
+    Oversample repeats images of rare classes until these are as frequent as the most frequent one; RepeatFactors by the
+    square root of that (Gupta et al., "LVIS", 2019, with the most frequent class for the threshold); Undersample shows
+    images of frequent classes only as often as the rarest.
 
     Args:
         classes: For each image the class indices that occur in it.
         balance: As in `spec.input.balance`.
     """
     result = np.ones(len(classes))
-    if balance not in ("Oversample", "Undersample") or not any(classes):
+    if balance not in RESAMPLED or not any(classes):
         return result
     counts = np.bincount([label for labels in classes for label in set(labels)]).astype(float)
     occurring = counts[counts > 0]
     for index, labels in enumerate(classes):
         if labels:
             rarest = min(counts[label] for label in labels)
-            over = balance == "Oversample"
-            result[index] = min(MAX_REPEATS, occurring.max() / rarest) if over else occurring.min() / rarest
+            ratio = (occurring.min() if balance == "Undersample" else occurring.max()) / rarest
+            result[index] = min(MAX_REPEATS, ratio**0.5 if balance == "RepeatFactors" else ratio)
     return result

@@ -16,6 +16,7 @@ import torch
 from fovea_api.architectures import Option
 from fovea_api.common import Task
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
@@ -26,7 +27,7 @@ from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.boxes import decode
 from fovea_trainer.models.heads.base import Head, Options, register
 from fovea_trainer.models.heads.detection import PRESET, anchor_options, anchors_for, fit_anchor_options
-from fovea_trainer.models.losses import LossSettings
+from fovea_trainer.models.losses import LossSettings, object_weights
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.pyramid import BODY_STRIDES, Pyramid
 from fovea_trainer.tasks.detection.targets import BoxTargets
@@ -183,7 +184,10 @@ class FasterRCNN(Network[RawProposals, B]):
         proposals, _ = self.rpn.filter_proposals(decoded, objectness, sizes, list(raw.per_level))
         proposals, indices, labels, expected = self.roi.select_training_samples(proposals, objects)
         scores, shifts = self._second_stage(self.roi.box_roi_pool(raw.features, proposals, sizes))
-        second_class, second_box = fastrcnn_loss(scores.float(), shifts.float(), labels, expected)
+        _, second_box = fastrcnn_loss(scores.float(), shifts.float(), labels, expected)
+        classes = torch.cat(labels)
+        weights = object_weights(len(classes), classes > 0, classes[classes > 0] - 1, self.loss_settings)
+        second_class = (F.cross_entropy(scores.float(), classes, reduction="none") * weights).mean()
         parts = {"objectness": first_class, "proposalBox": first_box, "class": second_class, "box": second_box}
         return parts, Sampled(proposals, indices, labels)
 

@@ -19,7 +19,7 @@ from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.boxes import clipped
 from fovea_trainer.models.heads.base import Head, Options, register
 from fovea_trainer.models.heads.detection import PRESET, mean_losses
-from fovea_trainer.models.losses import LossSettings, box_loss
+from fovea_trainer.models.losses import LossSettings, box_loss, object_weights
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.points import around, distances_to, grid
 from fovea_trainer.models.pyramid import STRIDES, Pyramid
@@ -105,7 +105,9 @@ class FCOS(Network[RawDistances, BoxTargets]):
             raw.centredness[index, at].float(), centredness(distances_to(matched, raw.points[at])), reduction="sum"
         )
         of_boxes = box_loss(predicted[at], matched, self.loss_settings).sum()
-        return sigmoid_focal_loss(logits, classes, reduction="sum") / count, of_boxes / count, centred / count
+        weights = object_weights(len(logits), at, labels[objects[at]], self.loss_settings)
+        of_classes = (sigmoid_focal_loss(logits, classes).sum(1) * weights).sum()
+        return of_classes / count, of_boxes / count, centred / count
 
 
 def match(points: Tensor, strides: Tensor, boxes: Tensor) -> Tensor:

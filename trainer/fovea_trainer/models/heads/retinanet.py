@@ -12,6 +12,7 @@ from fovea_api.trainingjob import Loss
 from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import sigmoid_focal_loss
 
 from fovea_trainer.models.anchors import MATCH_IOU, Anchors
 from fovea_trainer.models.bodies import Body
@@ -25,7 +26,7 @@ from fovea_trainer.models.heads.detection import (
     fit_anchor_options,
     match,
 )
-from fovea_trainer.models.losses import LossSettings
+from fovea_trainer.models.losses import LossSettings, object_weights
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.pyramid import Pyramid
 from fovea_trainer.tasks.detection.targets import BoxTargets
@@ -68,12 +69,22 @@ class RetinaNet(Network[RawBoxes, BoxTargets]):
             {"boxes": boxes, "labels": labels} for boxes, labels in zip(targets.boxes, targets.labels, strict=True)
         ]
         outputs = {"cls_logits": raw.logits.float(), "bbox_regression": raw.deltas.float()}
-        of_classes, of_boxes = self.head.classification_head, self.head.regression_head
-        boxes = []
+        of_boxes, boxes = self.head.regression_head, []
         for name, weight in self.loss_settings.terms.items():
             of_boxes._loss_type = BOX_LOSSES[name]
             boxes.append(weight * of_boxes.compute_loss(objects, outputs, [raw.anchors] * len(objects), matches))
-        return {"class": of_classes.compute_loss(objects, outputs, matches), "box": torch.stack(boxes).sum()}
+        of_classes = map(self._class_loss, outputs["cls_logits"], targets.labels, matches)
+        return {"class": torch.stack(list(of_classes)).mean(), "box": torch.stack(boxes).sum()}
+
+    def _class_loss(self, logits: Tensor, labels: Tensor, matched: Tensor) -> Tensor:
+        """Of one image, over the number of anchors that have an object."""
+        positive, counted = matched >= 0, matched != Matcher.BETWEEN_THRESHOLDS
+        classes = labels[matched[positive]]
+        expected = torch.zeros_like(logits)
+        expected[positive, classes] = 1
+        weights = object_weights(len(logits), positive, classes, self.loss_settings)
+        errors = sigmoid_focal_loss(logits, expected).sum(1) * weights
+        return errors[counted].sum() / positive.sum().clamp(min=1)
 
     def decode(self, raw: RawBoxes) -> dict[str, Tensor]:
         boxes = decode(raw.deltas.float(), raw.anchors, *raw.size)

@@ -29,7 +29,7 @@ from fovea_trainer.models.heads.detection import (
     match,
     mean_losses,
 )
-from fovea_trainer.models.losses import LossSettings
+from fovea_trainer.models.losses import LossSettings, object_weights
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.norms import BatchNorm
 from fovea_trainer.tasks.detection.targets import BoxTargets
@@ -94,7 +94,8 @@ class SSD(Network[RawBoxes, BoxTargets]):
         counted = positive | (rank < NEGATIVES_PER_POSITIVE * count)
         target = self.coder.encode_single(boxes[matched[positive]], anchors[positive])
         box = F.smooth_l1_loss(deltas[positive], target, reduction="sum")
-        return (errors * counted).sum() / count, box / count
+        weights = object_weights(len(logits), positive, labels[matched[positive]], self.loss_settings)
+        return (errors * counted * weights).sum() / count, box / count
 
 
 def head(name: str, separable: bool) -> Head:

@@ -19,7 +19,7 @@ from fovea_trainer.models.bodies import Body
 from fovea_trainer.models.boxes import clipped
 from fovea_trainer.models.heads.base import Head, Options, register
 from fovea_trainer.models.heads.detection import PRESET, mean_losses
-from fovea_trainer.models.losses import LossSettings, box_loss
+from fovea_trainer.models.losses import LossSettings, box_loss, object_weights
 from fovea_trainer.models.network import Network
 from fovea_trainer.models.path_aggregation import PathAggregation, conv
 from fovea_trainer.models.points import around, distances_to, grid
@@ -119,7 +119,9 @@ class Yolo(Network[RawPoints, BoxTargets]):
         quality = torch.zeros_like(logits)
         quality[assignment.points, labels[assignment.objects]] = assignment.quality
         focus = (quality - logits.sigmoid()).abs() ** GAMMA
-        of_classes = (focus * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")).sum() / total
+        weights = object_weights(len(logits), assignment.points, labels[assignment.objects], self.loss_settings)
+        errors = focus * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
+        of_classes = (errors.sum(1) * weights).sum() / total
         matched = boxes[assignment.objects]
         overlap = box_loss(predicted[assignment.points], matched, self.loss_settings)
         sides = raw.sides[index, assignment.points].float().reshape(-1, 4, BINS)
