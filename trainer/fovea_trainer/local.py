@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from fovea_api.common import Model, Task
 from fovea_api.compatibility import incompatibilities
-from fovea_api.criteria import CriterionResult, evaluate_criteria
+from fovea_api.criteria import CriterionResult, eligible, evaluate_criteria
 from fovea_api.dataset import Dataset, Format, Recipe, Source
 from fovea_api.errors import InvalidInput, InvalidManifest, refuse
 from fovea_api.names import RAY_TRIAL
@@ -57,6 +57,7 @@ from fovea_trainer.results import read_result, runs_of
 from fovea_trainer.run import check_store, execute
 
 DEFAULT_STORE = "fovea-store"
+TEACHER = "spec.compression.distillation.teacherRef"
 MOST_AT_ONCE = 1000.0
 """Trials of a sweep on several workers each that may work at once: its `trials.parallel` is what limits them."""
 
@@ -94,7 +95,7 @@ def train_manifest(
     dataset = manifest.find(Dataset, job.spec.dataset_ref.name)
     refuse(incompatibilities(job.spec, dataset.spec))
     built = _built(manifest, dataset, store, sources, reporter, adopt)
-    return _run(_training_spec(job, dataset, built, store), store, ray, reporter, adopt)
+    return _run(_training_spec(job, dataset, built, store, manifest), store, ray, reporter, adopt)
 
 
 def tune_manifest(
@@ -117,7 +118,7 @@ def tune_manifest(
     dataset = manifest.find(Dataset, sweep.spec.template.spec.dataset_ref.name)
     refuse(impossibilities(sweep.spec, dataset.spec))
     built = _built(manifest, dataset, store, sources, reporter, adopt)
-    return _run(_sweep_spec(sweep, dataset, built, store), store, ray, reporter, adopt)
+    return _run(_sweep_spec(sweep, dataset, built, store, manifest), store, ray, reporter, adopt)
 
 
 def preview_manifest(
@@ -320,7 +321,7 @@ def _version(built: RunResult) -> VersionInput:
     return VersionInput(version=built.digest, artifact=built.artifact)
 
 
-def _training_spec(job: TrainingJob, source: Dataset, built: RunResult, store: str) -> RunSpec:
+def _training_spec(job: TrainingJob, source: Dataset, built: RunResult, store: str, manifest: Manifest) -> RunSpec:
     spec = job.spec
     dataset = _dataset_input(spec, source, built)
     elastic = spec.compute.elastic
@@ -333,7 +334,7 @@ def _training_spec(job: TrainingJob, source: Dataset, built: RunResult, store: s
         checkpoints_kept=spec.checkpoint.keep,
     )
     made = _spec(RunType.TRAINING, RunOwner(kind="TrainingJob", name=job.metadata.name), spec.recipe(),
-                 RunInputs(dataset=dataset, teacher=_teacher(spec, store)), execution, store)  # fmt: skip
+                 RunInputs(dataset=dataset, teacher=_teacher(spec, store, manifest)), execution, store)  # fmt: skip
     return made.model_copy(update={"success_criteria": spec.success_criteria})
 
 
@@ -351,7 +352,7 @@ def _dataset_input(spec: TrainingJobSpec, source: Dataset, built: RunResult) -> 
     return DatasetInput(name=source.metadata.name, version=current.version, artifact=current.artifact, problem=problem)
 
 
-def _sweep_spec(sweep: TuningSweep, source: Dataset, built: RunResult, store: str) -> RunSpec:
+def _sweep_spec(sweep: TuningSweep, source: Dataset, built: RunResult, store: str, manifest: Manifest) -> RunSpec:
     spec, template = sweep.spec, sweep.spec.template.spec
     compute = spec.compute or template.compute
     execution = Execution(
@@ -363,7 +364,7 @@ def _sweep_spec(sweep: TuningSweep, source: Dataset, built: RunResult, store: st
     )
     inputs = RunInputs(
         dataset=_dataset_input(template, source, built),
-        teacher=_teacher(template, store),
+        teacher=_teacher(template, store, manifest),
         earlier_trials=_earlier_trials(spec, store),
     )
     owner = RunOwner(kind="TuningSweep", name=sweep.metadata.name)
@@ -389,22 +390,37 @@ def _earlier_trials(spec: TuningSweepSpec, store: str) -> TrialsInput | None:
     return TrialsInput(digest=f"sha256-{digest}", artifact=str(folder))
 
 
-def _teacher(spec: TrainingJobSpec, store: str) -> BundleInput | None:
-    """The newest bundle of the job that is distilled from: in this store. Raises InvalidInput."""
+def _teacher(spec: TrainingJobSpec, store: str, manifest: Manifest) -> BundleInput | None:
+    """The newest eligible bundle of the job that is distilled from: in this store. Raises InvalidInput.
+
+    The success criteria are those of the job as the manifest has it, or else those that it was trained under.
+    """
     distillation = spec.compression.distillation
     if distillation is None:
         return None
     name = distillation.teacher_ref.name
     runs = runs_of(store, RunOwner(kind="TrainingJob", name=name))
-    results = [made.result for each in runs.folders() if (made := read_result(runs / each)) is not None]
-    newest = max(results, key=lambda result: result.completed_at, default=None)
-    if newest is None or newest.artifact is None or newest.digest is None:
+    results = [made for each in runs.folders() if (made := read_result(runs / each)) is not None]
+    if not results:
         raise InvalidInput(
-            f"there is no bundle of TrainingJob {name!r} in this store",
-            "spec.compression.distillation.teacherRef",
-            "train it first, into the same store",
+            f"there is no bundle of TrainingJob {name!r} in this store", TEACHER, "train it first, into the same store"
         )
-    return BundleInput(digest=newest.digest, artifact=newest.artifact)
+    stated = {job.metadata.name: job.spec.success_criteria for job in manifest.of(TrainingJob)}
+    reasons = []
+    for made in sorted(results, key=lambda made: made.result.completed_at, reverse=True):
+        metrics = made.result.metrics
+        criteria = evaluate_criteria(stated.get(name, made.criteria), metrics)
+        if eligible(criteria, metrics):
+            assert made.result.digest is not None
+            assert made.result.artifact is not None
+            return BundleInput(digest=made.result.digest, artifact=made.result.artifact)
+        missed = [str(criterion) for criterion in criteria if not criterion.met]
+        reasons.append("; ".join(missed) or "its quality was not measured")
+    raise InvalidInput(
+        f"no bundle of TrainingJob {name!r} in this store is eligible; of the newest, {reasons[0]}",
+        TEACHER,
+        "train a better teacher, or correct its successCriteria",
+    )
 
 
 def _refuse_references(spec: TrainingJobSpec) -> None:

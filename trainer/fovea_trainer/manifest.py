@@ -87,9 +87,13 @@ class Manifest:
             raise InvalidManifest("\n".join(wrong), str(path))
         return cls(path, tuple(objects))
 
+    def of(self, kind: type[Object]) -> list[Object]:
+        """The objects of a kind."""
+        return [item for item in self.objects if isinstance(item, kind)]
+
     def find(self, kind: type[Object], name: str | None) -> Object:
         """The object of a kind and, where there are several, of a name. Raises InvalidManifest."""
-        candidates = [item for item in self.objects if isinstance(item, kind)]
+        candidates = self.of(kind)
         chosen = [item for item in candidates if name is None or item.metadata.name == name]
         if len(chosen) == 1:
             return chosen[0]

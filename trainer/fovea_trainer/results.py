@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fovea_api import bundle, dataset, sweep, version
+from fovea_api.criteria import Criterion
 from fovea_api.run import RunInputs, RunOwner, RunResult, RunSpec, RunType, read_recipe, run_identity
 from fovea_store import NotFound, StorePath
 
@@ -42,12 +43,14 @@ class Made:
         identity: That of the run that made it.
         recipe: The identity that the same recipe has without a parent and a nonce; empty: not known.
         fingerprints: Those of its inputs. None: it is not known what was read, so nobody adopts it.
+        criteria: The success criteria that it was made under.
         result: What was made.
     """
 
     identity: str
     recipe: str
     fingerprints: Fingerprints | None
+    criteria: tuple[Criterion, ...]
     result: RunResult
 
 
@@ -78,7 +81,8 @@ def read_result(folder: StorePath) -> Made | None:
     try:
         content = json.loads((folder / RESULT).read_text())
         result = RunResult.model_validate(content["result"], extra="ignore")  # another version may have written it
-        made = Made(content["identity"], content.get("recipe", ""), content.get("fingerprints"), result)
+        criteria = tuple(Criterion.model_validate(each) for each in content.get("successCriteria", ()))
+        made = Made(content["identity"], content.get("recipe", ""), content.get("fingerprints"), criteria, result)
     except NotFound:
         return None
     except (ValueError, KeyError) as error:
@@ -106,6 +110,7 @@ def write_result(spec: RunSpec, name: str, fingerprints: Fingerprints | None, re
         "identity": spec.identity,
         "recipe": _identity_of_recipe(spec),
         "fingerprints": fingerprints,
+        "successCriteria": [criterion.to_dict() for criterion in spec.success_criteria],
         "result": result.to_dict(),
     }
     (folder_of(spec, name) / RESULT).write_text(json.dumps(content, indent=1))

@@ -30,7 +30,7 @@ from fovea_trainer.export import (
     quantize_static,
     save_weights,
 )
-from fovea_trainer.export.quantization import decibels
+from fovea_trainer.export.quantization import calibrated, decibels, weight_decibels
 from fovea_trainer.training.finish import check_supported
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -275,6 +275,26 @@ def test_the_signal_to_noise_ratio_of_outputs_is_that_of_the_closed_form() -> No
     assert decibels([one], [one + 0.3]) == pytest.approx(20)
     assert decibels([one, other], [one + 0.3, other]) == pytest.approx(20 + 10 * np.log10(2)), "mean over the outputs"
     assert decibels([one], [one]) > 200
+
+
+def test_the_signal_to_noise_ratio_of_weights_is_that_of_seven_bits_a_row() -> None:
+    weights = np.array([[63.0, 1.25], [126.0, 2.5]], np.float32)  # rounded to 1 of 63 steps, which are 1 and 2 wide
+    signal, noise = 63**2 + 1.25**2, 0.25**2
+    assert weight_decibels(weights) == pytest.approx(10 * np.log10(signal / noise))
+
+
+def test_layers_are_compared_until_the_time_is_over(batch: np.ndarray, tmp_path: Path) -> None:
+    module = Segmenter()
+    last = module.body[2]
+    assert isinstance(last, nn.Conv2d)
+    with torch.no_grad():
+        last.weight.sign_()  # loses nothing in 8 bits
+    with calibrated(export(exportable(module, Task.SEMANTIC_SEGMENTATION), tmp_path), [batch]) as ready:
+        everything = ready.sensitivities(batch[:2])
+        (first,) = ready.sensitivities(batch[:2], seconds=0)
+    assert {each.node for each in everything} == set(ready.layers)
+    assert everything[0].decibels <= everything[1].decibels
+    assert first.layer.endswith("body.0"), "whose weights lose most"
 
 
 def weights_of(model: onnx.ModelProto, type: int) -> list[np.ndarray]:

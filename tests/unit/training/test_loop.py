@@ -7,6 +7,7 @@ import resource
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,12 @@ from fovea_api.common import Task
 from fovea_api.errors import Interrupted, InvalidInput
 from fovea_api.run import Progress
 from fovea_api.trainingjob import Compression, Input, ModelChoice, Recipe
+from fovea_trainer.models import bodies
 from fovea_trainer.models.description import NetworkDescription, assemble
 from fovea_trainer.training import loop
 from fovea_trainer.training.context import SingleProcess
 from fovea_trainer.training.loop import Plan, TrainingDiverged, fit
+from fovea_trainer.training.network import make_network
 from fovea_trainer.training.precision import Precision, choose_precision
 from fovea_trainer.training.state import FILE, CheckpointNotSaved, State
 from fovea_trainer.training.tracking import Tracker
@@ -130,6 +133,41 @@ def test_the_best_weights_are_pruned_and_fine_tuned(tmp_path: Path, caplog: pyte
     assert note in caplog.text
     assert "pruned and not yet fine-tuned: validation/accuracy" in caplog.text
     assert len(assemble(NetworkDescription.from_json(state.description), state.best_weights, "test").state_dict())
+
+
+@pytest.mark.parametrize("freeze", ["Backbone", "BackboneExceptNorm"])
+def test_a_frozen_backbone_that_was_pruned_is_fine_tuned_whole(tmp_path: Path, freeze: str) -> None:
+    job = pruned_recipe(1)
+    job = job.model_copy(update={"model": job.model.model_copy(update={"freeze": freeze})})
+    version = squares(Task.CLASSIFICATION)
+    state = fit(job, version, SingleProcess(tmp_path, 99, Listener()))
+    frozen = make_network(job, version).state_dict()
+    pruned = State.load(tmp_path / "000004-00000000")
+    for name, statistic in (("body.layer1.0.conv1.weight", False), ("body.bn1.running_mean", True)):
+        moved = not torch.equal(state.unpruned[name], frozen[name])
+        assert moved == (statistic and freeze == "BackboneExceptNorm"), "frozen in training"
+        assert not torch.equal(state.network[name], pruned.network[name]), "and trained once channels are missing"
+
+
+def test_published_weights_are_loaded_where_training_begins_and_never_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    create = bodies.create
+
+    def counted(name: str, pretrained: bool, **arguments: Any) -> torch.nn.Module:
+        loaded.append(pretrained)
+        return create(name, False, **arguments)
+
+    monkeypatch.setattr(bodies, "create", counted)
+    job, version = pruned_recipe(1), squares(Task.CLASSIFICATION)
+    published = ModelChoice.model_validate({"architecture": "timm/test_resnet"})
+    job = job.model_copy(update={"model": published, "training": job.training.model_copy(update={"epochs": 1})})
+    fit(job, version, SingleProcess(tmp_path, 99, Listener()))
+    assert loaded == [True, False, False, False], "what is trained, what is fine-tuned, and two checks of what is left"
+    loaded.clear()
+    fit(job, version, SingleProcess(tmp_path, 99, Listener()))
+    assert not any(loaded), "all is in the checkpoint"
 
 
 def test_resuming_within_fine_tuning_gives_what_an_uninterrupted_run_gives(tmp_path: Path) -> None:

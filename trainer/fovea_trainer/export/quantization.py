@@ -6,6 +6,7 @@ import logging
 import math
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import onnxruntime
 from fovea_serving.backends import usable_cpus
 from fovea_serving.predictor import INPUT
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
 from onnxruntime.quantization import quantize_static as ort_quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -60,13 +62,18 @@ class CalibratedModel:
             quant_pre_process(str(model), str(self._prepared), skip_symbolic_shape=True)
         self._everything = self._write(folder / "everything.onnx", batches)
         graph = onnx.load(str(self._prepared)).graph
-        weights = {tensor.name for tensor in graph.initializer}
+        weights = {tensor.name: tensor for tensor in graph.initializer}
         self.layers: dict[str, str] = {
             node.name: _layer_name(node.input[1]) if node.input[1] in weights else node.name
             for node in graph.node
             if node.op_type in OPERATIONS
         }
         """Names of the layers that can be quantized, by the names of their nodes."""
+        self._weight_decibels = {
+            node.name: weight_decibels(numpy_helper.to_array(weights[node.input[1]]))
+            for node in graph.node
+            if node.name in self.layers and node.input[1] in weights
+        }
 
     def write(self, path: Path, floating: Iterable[str] = ()) -> Path:
         """Writes the model with 8-bit weights (per channel) and activations.
@@ -78,14 +85,22 @@ class CalibratedModel:
         left = list(floating)
         return self._write(path, None, exclude=left) if left else shutil.copyfile(self._everything, path)
 
-    def sensitivities(self, images: Images) -> list[LayerSensitivity]:
-        """Of every layer, the most sensitive first: each is quantized by itself and the outputs are compared."""
-        expected = _outputs(self._prepared, images)
-        found = []
+    def sensitivities(self, images: Images, seconds: float = math.inf) -> list[LayerSensitivity]:
+        """Of the layers, the most sensitive first: each is quantized by itself and the outputs are compared.
+
+        Args:
+            images: What the outputs are compared on.
+            seconds: Time after which no further layer is begun. Those whose weights alone lose most are compared first,
+                so that what is left out of a large network is what matters least; one is compared in any case.
+        """
+        expected, until = _outputs(self._prepared, images), time.monotonic() + seconds
+        found: list[LayerSensitivity] = []
         with tempfile.TemporaryDirectory() as folder:
-            for node, layer in self.layers.items():
+            for node in sorted(self.layers, key=lambda node: self._weight_decibels.get(node, math.inf)):
+                if found and time.monotonic() >= until:
+                    break
                 single = self._write(Path(folder) / "single.onnx", None, only=[node])
-                found.append(LayerSensitivity(node, layer, decibels(expected, _outputs(single, images))))
+                found.append(LayerSensitivity(node, self.layers[node], decibels(expected, _outputs(single, images))))
         return sorted(found, key=lambda each: each.decibels)
 
     def _write(
@@ -148,6 +163,13 @@ def decibels(expected: Sequence[Images], measured: Sequence[Images]) -> float:
         for one, other in zip(expected, measured, strict=True)
     ]
     return -10 * math.log10(max(float(np.mean(noise)), 1e-30))
+
+
+def weight_decibels(weights: NDArray[np.float32]) -> float:
+    """Signal-to-quantization-noise ratio of weights [O, ...], each row on a scale of 7 bits of its own."""
+    rows = weights.reshape(len(weights), -1)
+    scale = np.maximum(np.abs(rows).max(1, keepdims=True), 1e-30) / 63
+    return decibels([rows], [np.round(rows / scale) * scale])
 
 
 def _outputs(model: Path, images: Images) -> list[Images]:

@@ -69,15 +69,14 @@ class Network(nn.Module, ABC, Generic[Raw, T]):
         """The part that published weights fill and `freeze` freezes."""
 
     def freeze(self, what: str) -> None:
-        """Freezes nothing (None), the backbone, or the backbone except its norm layers (BackboneExceptNorm)."""
-        if what == "None":
-            return
+        """Freezes nothing (None), the backbone, or the backbone except its norm layers (BackboneExceptNorm); what was
+        frozen before is trained again."""
         norms = {id(p) for m in self.backbone().modules() if isinstance(m, NORMS) for p in m.parameters()}
         for parameter in self.backbone().parameters():
-            parameter.requires_grad = what == "BackboneExceptNorm" and id(parameter) in norms
-        if what == "Backbone":
-            # A tuple, so that the modules are not registered a second time.
-            self._frozen = tuple(m for m in self.backbone().modules() if isinstance(m, NORMS))
+            parameter.requires_grad = what == "None" or (what == "BackboneExceptNorm" and id(parameter) in norms)
+        # A tuple, so that the modules are not registered a second time.
+        modules = self.backbone().modules() if what == "Backbone" else ()
+        self._frozen = tuple(module for module in modules if isinstance(module, NORMS))
 
     def train(self, mode: bool = True) -> Self:
         """As in torch; the norm layers of a frozen backbone keep their statistics."""

@@ -144,6 +144,8 @@ def build_network(
     loss: LossSettings,
     samples: Sequence[Sample] = (),
     preprocess: Preprocess | None = None,
+    *,
+    published: bool = True,
 ) -> AnyNetwork:
     """The network of a recipe, with published weights where the recipe asks for them, frozen as it says.
 
@@ -155,6 +157,7 @@ def build_network(
         loss: What is minimized.
         samples: The train split, where options that are left to the dataset are to follow from it.
         preprocess: What turns its images into inputs.
+        published: Whether published weights are loaded at all.
 
     Raises:
         UnknownArchitecture, InvalidOption, WeightsUnavailable: with the field and what would be right.
@@ -168,8 +171,7 @@ def build_network(
         options = Options(fitted)
     of_head = {option.name: options.values[option.name] for option in entry.head.options}
     description = NetworkDescription(entry.head.name, entry.body(options), of_head, num_classes, notes)
-    published = model.pretrained.weights or "None"
-    network = build(description, loss, published != "None")
+    network = build(description, loss, published and (model.pretrained.weights or "None") != "None")
     network.freeze(model.freeze)
     return network
 

@@ -16,7 +16,8 @@ T = TypeVar("T")
 class EpochMetrics(ABC):
     """Metrics of a split whose images several workers predict.
 
-    What it holds is sent to all of them: counts, scores and boxes, but no masks.
+    What it holds is sent to all of them: counts, scores and boxes. Of masks it holds the compressed run lengths, about
+    a hundred bytes an object, and never the pixels.
     """
 
     @abstractmethod

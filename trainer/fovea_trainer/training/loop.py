@@ -27,6 +27,7 @@ from fovea_trainer.tasks import definition
 from fovea_trainer.training.base_weights import BaseWeights
 from fovea_trainer.training.context import Context
 from fovea_trainer.training.dataset import Normalize, SplitDataset, augmentation, preprocessing, training_order
+from fovea_trainer.training.distillation import PLACE as TEACHER
 from fovea_trainer.training.distillation import Teacher, TeacherFiles
 from fovea_trainer.training.distributed import first_workers, total
 from fovea_trainer.training.fitting import Images, fine_tuning, fitted, scale_notes, total_epochs
@@ -117,13 +118,15 @@ class _Fit:
         self.version, self.pruning = version, recipe.compression.pruning
         self.teacher: Teacher | None = None
         distillation = recipe.compression.distillation
-        if distillation is not None and plan.teacher is not None:
+        if distillation is not None:
+            if plan.teacher is None:
+                raise InvalidInput("there is no teacher to distil from", TEACHER, "give its bundle to the run")
             plan.teacher.check(task, version.manifest.classes)
             self.teacher = plan.teacher.load(distillation, context.device)
         self.normalize = Normalize(preprocess, context.device)
 
-        network = make_network(recipe, version)
         self.state = context.resume() or State()
+        network = make_network(recipe, version, published=not self.state.network)
         self.state.description = self.state.description or network.description
         if plan.base_weights is not None and not self.state.network:
             _start_from(plan.base_weights, network, self.state)
@@ -154,6 +157,7 @@ class _Fit:
         if self.pruning is not None and state.pruned_after:
             training = fine_tuning(training, self.pruning.fine_tune_epochs)
             self.first_epoch, self.epochs = state.pruned_after, total_epochs(self.recipe, state.pruned_after)
+            network.freeze("None")
         fit_shapes(network, state.network)
         last = self.epochs if state.pruned_after else self.training.epochs
         self.last_epoch = min(last, until or last)
@@ -168,8 +172,8 @@ class _Fit:
     def _prune(self) -> None:
         """Prunes the best weights of training and gets ready to fine-tune them; what they are worth as they are is the
         first value that is compared."""
-        state, network = self.state, make_network(self.recipe, self.version)
-        trained = make_network(self.recipe, self.version)
+        state, network = self.state, make_network(self.recipe, self.version, published=False)
+        trained = copy.deepcopy(network)
         fit_shapes(trained, state.best_weights)
         trained.load_state_dict(state.best_weights)
         weights = first_workers(self._pruned(trained, layer_channels(network)), self.context)

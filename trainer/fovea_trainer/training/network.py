@@ -26,8 +26,15 @@ class Version(Protocol):
     def split(self, name: str) -> Sequence[Sample]: ...
 
 
-def make_network(recipe: Recipe, version: Version) -> AnyNetwork:
-    """The network of a recipe for the classes of a dataset version, before training."""
+def make_network(recipe: Recipe, version: Version, *, published: bool = True) -> AnyNetwork:
+    """The network of a recipe for the classes of a dataset version, before training.
+
+    Args:
+        recipe: What is trained.
+        version: The dataset version.
+        published: Whether the published weights that the recipe asks for are loaded; they need not be where others
+            take their place.
+    """
     architecture = architecture_of(recipe.model)
     manifest = version.manifest
     refuse(wrong_task(architecture, manifest.task))
@@ -41,4 +48,4 @@ def make_network(recipe: Recipe, version: Version) -> AnyNetwork:
     settings = LossSettings(terms, weights, recipe.training.label_smoothing)
     torch.manual_seed(recipe.training.seed)
     preprocess = preprocessing(architecture, recipe.input)
-    return build_network(recipe.model, num_classes, settings, version.split("train"), preprocess)
+    return build_network(recipe.model, num_classes, settings, version.split("train"), preprocess, published=published)
