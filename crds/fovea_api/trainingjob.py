@@ -639,6 +639,8 @@ class Distillation(Model):
     """Weight of the teacher in the loss; the loss on the labels has the rest."""
     temperature: Annotated[Number, Field(gt=0, le=100)] = 4.0
     """Temperature of the class probabilities, for Classification and SemanticSegmentation."""
+    feature_weight: Annotated[Number, Field(ge=0, le=1000)] = 0.0
+    """Weight of the difference between the feature maps of student and teacher, in addition. 0: not compared."""
 
 
 class Quantization(Model):

@@ -161,6 +161,9 @@ class _Fit:
         fit_shapes(network, state.network)
         last = self.epochs if state.pruned_after else self.training.epochs
         self.last_epoch = min(last, until or last)
+        if self.teacher is not None:
+            size = self.train.preprocess.width, self.train.preprocess.height
+            self.teacher.check(network.to(self.context.device), *size)
         self.updater = Updater(network, training, self.context, self._precision(), state, self.normalize, self.teacher)
 
     def _prunes(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from fovea_trainer.models.network import AnyNetwork, Network
 from fovea_trainer.tasks import Targets
 from fovea_trainer.training import batch_norm
 from fovea_trainer.training.context import Context
-from fovea_trainer.training.distillation import Teacher
+from fovea_trainer.training.distillation import Teacher, feature_maps
 from fovea_trainer.training.distributed import distributed
 from fovea_trainer.training.optimizer import build_optimizer, momentum_of, set_rates
 from fovea_trainer.training.precision import Precision
@@ -187,10 +187,11 @@ class Updater:
         device, model = self._context.device, self._model
         with model.no_sync() if not last and isinstance(model, DistributedDataParallel) else nullcontext():
             with self.precision.autocast(), batch_norm.refusing_single_values():
-                raw = model(self._normalize(images).contiguous(memory_format=self._layout))
+                with self._watched() as features:
+                    raw = model(self._normalize(images).contiguous(memory_format=self._layout))
                 parts: Mapping[str, Tensor] = self.network.loss(raw, targets.to(device))
                 if self._teacher is not None:
-                    parts = self._teacher.mix(parts, self.network.decode(raw), images)
+                    parts = self._teacher.mix(parts, self.network.decode(raw), features, images)
             stacked = torch.stack([part.float() for part in parts.values()])
             loss = stacked.sum()
             # To look at it costs nothing on a CPU, where the gradient of what is no number can end the process.
@@ -199,6 +200,10 @@ class Updater:
                 # DistributedDataParallel takes the mean over the workers; undo it, each worker brings its own share.
                 torch.autograd.backward(self._scaler.scale(loss * self._share(images) * self._context.workers))
         return tuple(parts), torch.cat([stacked, loss[None]]).detach(), finite
+
+    def _watched(self) -> AbstractContextManager[list[Tensor]]:
+        """Keeps the feature maps of a forward pass that a teacher is to compare."""
+        return nullcontext([]) if self._teacher is None else feature_maps(self.network)
 
     def align(self) -> None:
         """Gives all workers the first one's statistics of batch norm, so that they validate one and the same model."""

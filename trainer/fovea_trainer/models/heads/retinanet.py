@@ -83,7 +83,7 @@ class RetinaNet(Network[RawBoxes, BoxTargets]):
         expected = torch.zeros_like(logits)
         expected[positive, classes] = 1
         weights = object_weights(len(logits), positive, classes, self.loss_settings)
-        errors = sigmoid_focal_loss(logits, expected).sum(1) * weights
+        errors: Tensor = sigmoid_focal_loss(logits, expected).sum(1) * weights
         return errors[counted].sum() / positive.sum().clamp(min=1)
 
     def decode(self, raw: RawBoxes) -> dict[str, Tensor]:
