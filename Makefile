@@ -69,10 +69,10 @@ test-kubernetes: venv tools  ## The next two at once: one mostly waits, the othe
 
 test-controlplane: venv tools  ## Against a real API server, which the devcluster brings up
 	devcluster/devcluster up --control-plane
-	$(BIN)/python -m pytest tests/controlplane
+	$(BIN)/python -m pytest --durations=15 tests/controlplane
 
 test-cluster: venv tools  ## On a real cluster: the demo, faults, the README's commands; half an hour, as root
-	$(BIN)/python -m pytest -s tests/cluster
+	$(BIN)/python -m pytest -s --durations=0 --durations-min=5 tests/cluster
 
 test-slow: venv  ## Sweeps with real trainings; on the cluster of test-cluster a sweep, the other examples, queues, a lack of memory; 45 minutes
 	dpkg --status dataset-fashion-mnist >/dev/null || apt-get install --yes --quiet dataset-fashion-mnist
