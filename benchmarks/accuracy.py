@@ -173,21 +173,29 @@ def trained(name: str, folder: Path | None, store: Path, without_presets: bool, 
 
 def write_manifest(name: str, folder: Path, store: Path, without_presets: bool) -> Path:
     """The file with Dataset and TrainingJob of a set, which lies in the store."""
-    each = SETS[name]
-    fields = dict(each.dataset)
-    source = {"name": "set", "uri": f"pvc://sets/{name}", **fields.pop("source")}  # type: ignore[dict-item]
-    job: dict[str, JsonValue] = {"datasetRef": {"name": name}, "model": {"architecture": each.architecture}}
+    job: dict[str, JsonValue] = {"datasetRef": {"name": name}, "model": {"architecture": SETS[name].architecture}}
     if without_presets:
         job |= BEFORE
-    place = {"local.fovea.dev/set": str(folder.absolute())}
     objects = [
-        {"kind": "Dataset", "metadata": {"name": name, "annotations": place}, "spec": {**fields, "sources": [source]}},
+        dataset_object(name, folder),
         {"kind": "TrainingJob", "metadata": {"name": f"{name}-before" if without_presets else name}, "spec": job},
     ]
     store.mkdir(parents=True, exist_ok=True)
     manifest = store / f"{name}.yaml"
     manifest.write_text(yaml.safe_dump_all({"apiVersion": "fovea.dev/v1alpha1"} | each for each in objects))
     return manifest
+
+
+def dataset_object(name: str, folder: Path) -> dict[str, JsonValue]:
+    """The Dataset of a set that lies in a folder."""
+    fields = dict(SETS[name].dataset)
+    source = {"name": "set", "uri": f"pvc://sets/{name}", **fields.pop("source")}  # type: ignore[dict-item]
+    place: JsonValue = {"local.fovea.dev/set": str(folder.absolute())}
+    return {
+        "kind": "Dataset",
+        "metadata": {"name": name, "annotations": place},
+        "spec": {**fields, "sources": [source]},
+    }
 
 
 if __name__ == "__main__":
