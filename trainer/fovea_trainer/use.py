@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from fovea_api.dataset import Dataset, Ratios, Splits
-from fovea_api.errors import InvalidInput
+from fovea_api.errors import FoveaError, InvalidInput
 from fovea_serving.bundle import WEIGHTS, Bundle
-from fovea_serving.pipeline import decode
+from fovea_serving.pipeline import Preprocess, decode
 from fovea_serving.predictor import Predictor
 
 from fovea_trainer.data.build import build_dataset
@@ -18,7 +19,7 @@ from fovea_trainer.data.image_files import image_by_name
 from fovea_trainer.data.version import open_version
 from fovea_trainer.evaluation.evaluate import evaluate
 from fovea_trainer.evaluation.result import EvaluationResult
-from fovea_trainer.export import Exportable, check_parity, exporter, write_metadata
+from fovea_trainer.export import Exportable, Exporter, check_parity, exporter, write_metadata
 from fovea_trainer.local import folder_recipe
 from fovea_trainer.manifest import Manifest
 from fovea_trainer.models.description import restore
@@ -83,7 +84,8 @@ def evaluate_bundle(
 
 
 def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[Path] = ()) -> str:
-    """Writes the model of a bundle's weights in another format.
+    """Writes the model of a bundle's weights in another format: whole and, where it is held against the weights, as good
+    as they are; or not at all, and a file that is there stays.
 
     Args:
         bundle: The verified bundle.
@@ -112,15 +114,30 @@ def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[P
     network = Exportable.of(restore(weights), size, dynamic_batch=predictor.fixed_batch is None)
     model = replace(network, onnx=bundle.model_of("FP32"))
     target.parent.mkdir(parents=True, exist_ok=True)
-    form.write(model, target)
-    if form.format == "ONNX":
-        write_metadata(target, manifest.classes, preprocess, predictor.postprocess)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name[:100]}.", dir=target.parent) as beside:
+        written = Path(beside) / target.name
+        try:
+            form.write(model, written)
+            if form.format == "ONNX":
+                write_metadata(written, manifest.classes, preprocess, predictor.postprocess)
+            proof = _proof(form, model, written, preprocess, images)
+        except FoveaError as error:
+            if error.location == str(written):
+                error.location = str(target)
+            raise
+        for file in reversed(form.files(written)):  # the one that is opened comes last
+            os.replace(file, target.with_name(file.name))
+    return proof
+
+
+def _proof(form: Exporter, model: Exportable, file: Path, preprocess: Preprocess, images: Sequence[Path]) -> str:
+    """Holds a written file against the weights, as far as that can be done; what was compared, in words."""
     if not form.runnable:
         return f"no backend runs {form.format} here, so it was not held against the weights"
     if len(images) < 2:
         return "not held against the weights: that takes two --images at least"
-    batch, _ = preprocess.batch([decode(file.read_bytes(), str(file)) for file in images[:PARITY_IMAGES]])
-    return str(check_parity(model, target, batch))
+    batch, _ = preprocess.batch([decode(image.read_bytes(), str(image)) for image in images[:PARITY_IMAGES]])
+    return str(check_parity(model, file, batch))
 
 
 def pictures_in(paths: Sequence[Path]) -> list[Path]:

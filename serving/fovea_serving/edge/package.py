@@ -10,6 +10,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from fovea_api.common import Task
 from fovea_api.errors import NotSupported
+from fovea_store.atomic import Replacing
 
 from fovea_serving.bundle import Bundle, file_digest
 from fovea_serving.pipeline import prediction_type
@@ -36,7 +37,7 @@ made them (`pip install model-signing`)"""
 
 
 def write_package(bundle: Bundle, target: Path, private_key: Path | None = None, password: str | None = None) -> Path:
-    """Writes the package of a verified bundle: its own choice of FP32 or INT8.
+    """Writes the package of a verified bundle, whole or not at all: its own choice of FP32 or INT8.
 
     Args:
         bundle: The bundle.
@@ -85,8 +86,7 @@ def write_package(bundle: Bundle, target: Path, private_key: Path | None = None,
         if private_key is not None:
             signature = sign_bundle(folder, private_key, password)
             (folder / SIGNATURE).write_bytes(signature)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with ZipFile(target, "w", ZIP_DEFLATED) as archive:
+        with Replacing(target) as temporary, ZipFile(temporary, "w", ZIP_DEFLATED) as archive:
             for file in sorted(folder.iterdir()):
                 archive.writestr(ZipInfo(file.name, _TIME), file.read_bytes(), ZIP_DEFLATED)
     return target

@@ -7,12 +7,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 import yaml
 from cli_support import Fovea, Trained
+from fovea_serving.bundle import load_bundle
+from fovea_serving.edge import write_package
 
 
 def test_evaluate_gives_what_the_training_measured(fovea: Fovea, trained: Trained) -> None:
@@ -114,6 +118,38 @@ def test_openvino_is_written_from_a_bundle(fovea: Fovea, trained: Trained, tmp_p
     assert (again.exit_code, "net.bin" in again.stderr, "--force" in again.stderr) == (1, True, True)
     other = fovea("export", trained.bundle, "--format", "OpenVINO", "--to", tmp_path / "other.onnx")
     assert (other.exit_code, "a file of OpenVINO is called *.xml" in other.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(("form", "name"), [("ONNX", "model.onnx"), ("OpenVINO", "model.xml")])
+def test_an_export_that_fails_leaves_the_file_as_it_was(
+    fovea: Fovea, trained: Trained, tmp_path: Path, form: str, name: str
+) -> None:
+    target, broken = tmp_path / "here" / name, tmp_path / "pictures"
+    shutil.copytree(trained.pictures / "test", broken)
+    next(broken.rglob("*.png")).write_bytes(b"no picture")
+    target.parent.mkdir()
+    target.write_bytes(b"before")
+    done = fovea("export", trained.bundle, "--format", form, "--to", target, "--images", broken, "--force")
+    assert done.exit_code == 1, done.output
+    assert [(file.name, file.read_bytes()) for file in target.parent.iterdir()] == [(name, b"before")]
+
+
+def test_a_package_that_is_interrupted_leaves_the_file_as_it_was(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "edge.zip"
+    target.write_bytes(b"before")
+    written = ZipFile.writestr
+
+    def interrupted(archive: ZipFile, info: ZipInfo, *content: Any) -> None:
+        if info.filename == "predict.py":
+            raise KeyboardInterrupt
+        written(archive, info, *content)
+
+    monkeypatch.setattr(ZipFile, "writestr", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_package(load_bundle(trained.bundle), target)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("edge.zip", b"before")]
 
 
 def test_an_edge_package_answers_as_fovea_predict(fovea: Fovea, trained: Trained, tmp_path: Path) -> None:

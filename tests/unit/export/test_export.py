@@ -30,6 +30,7 @@ from fovea_trainer.export import (
     quantize_static,
     save_weights,
 )
+from fovea_trainer.export.exporters import tflite
 from fovea_trainer.export.quantization import calibrated, decibels, weight_decibels
 from fovea_trainer.training.finish import check_supported
 from safetensors.torch import load_file
@@ -245,6 +246,19 @@ def test_without_its_converter_tflite_is_refused_before_a_training(
     recipe = Recipe.model_validate({"model": {"architecture": "resnet18"}, "export": {"formats": ["ONNX", "TFLite"]}})
     with pytest.raises(NotSupported, match=words):
         check_supported(recipe)
+
+
+def test_a_conversion_to_tflite_that_hangs_is_ended(
+    batch: np.ndarray, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By a Python that says it has litert-torch, and then says no more."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$2" = -c ] && exec echo 0.10.0\nexec sleep 600\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("FOVEA_LITERT_PYTHON", str(python))
+    monkeypatch.setattr(tflite, "CONVERSION_SECONDS", 0.1)
+    with pytest.raises(ExportError, match=r"did not end within 0\.1 s"):
+        export(exportable(Classifier(batch)), tmp_path, "TFLite")
 
 
 @pytest.mark.skipif(find_spec("litert_torch") is None, reason="the converter is installed by hand: see the guide")

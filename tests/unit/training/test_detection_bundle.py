@@ -74,6 +74,8 @@ def bundle(folder: Path) -> Bundle:
             "optimizer": {"learningRate": 0.003, "backboneRate": 1.0},
             "ema": {"decay": 0.0},
         },
+        "compression": {"quantization": {"calibrationImages": 8, "maxMetricDrop": 1}},
+        "export": {"formats": ["ONNX", "ExportedProgram"]},
     }
     objects = [
         {"apiVersion": "fovea.dev/v1alpha1", "kind": kind, "metadata": {"name": "squares"}, "spec": content}
@@ -107,10 +109,23 @@ def test_the_threshold_is_validations_and_everyones(bundle: Bundle, folder: Path
     assert len(low) == len(every.above(0.05))
 
 
+def test_every_format_is_measured_with_the_bundles_threshold(bundle: Bundle) -> None:
+    """Which is that of the 8-bit model here, and not that of the network in floating point."""
+    manifest = bundle.manifest
+    assert manifest.precision == "INT8"
+    assert manifest.metrics.before_compression["test/scoreThreshold"] != manifest.metrics.exported["test/scoreThreshold"]
+    measured = {each.format: each.metrics for each in manifest.formats or ()}
+    assert {name: metrics["test/scoreThreshold"] for name, metrics in measured.items()} == pytest.approx(
+        dict.fromkeys(("ONNX", "ExportedProgram"), manifest.postprocessing.confidence_threshold)
+    )
+    for name in ("mAP", "precision", "recall"):
+        assert measured["ONNX"][f"test/{name}"] == pytest.approx(measured["ExportedProgram"][f"test/{name}"], abs=1e-3)
+
+
 def test_the_weights_of_a_bundle_are_a_network(bundle: Bundle) -> None:
     """Without the recipe or the dataset, from which its anchors came."""
     network = restore(bundle.path / WEIGHTS)
-    predictor = Predictor.from_bundle(bundle)
+    predictor = Predictor.from_bundle(bundle, precision="FP32")
     images = np.random.default_rng(0).normal(0, 0.5, (2, 3, 64, 64)).astype(np.float32)
     with torch.no_grad():
         outputs = network.decode(network(torch.from_numpy(images)))
@@ -122,7 +137,8 @@ def test_the_weights_of_a_bundle_are_a_network(bundle: Bundle) -> None:
 def test_the_bundle_states_what_its_model_says_of_the_golden_image(bundle: Bundle) -> None:
     (prediction,) = Predictor.from_bundle(bundle).predict([golden_image()], candidates=True)
     assert bundle.golden() == pytest.approx(golden_numbers(prediction), abs=1e-6)
-    assert bundle.golden("INT8") is None
+    (floating,) = Predictor.from_bundle(bundle, precision="FP32").predict([golden_image()], candidates=True)
+    assert bundle.golden("FP32") == pytest.approx(golden_numbers(floating), abs=1e-6)
 
 
 def test_the_report_shows_threshold_intervals_parts_of_the_loss_and_mistakes(bundle: Bundle) -> None:

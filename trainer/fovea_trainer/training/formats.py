@@ -55,8 +55,8 @@ def export(trained: Trained, folder: Path) -> list[Exported]:
 def measure_formats(exported: Sequence[Exported], delivered: Delivered) -> tuple[BundleFormat, ...]:
     """What was exported, for the bundle's manifest and the report; nothing where that is ONNX alone.
 
-    Quality is measured on the split that was evaluated last, with the confidence threshold of the model that is
-    served.
+    Quality is measured on the split that was evaluated last, with the bundle's confidence threshold: that of the model
+    that is served, which may be the 8-bit one.
     """
     if len(exported) == 1:
         return ()
@@ -76,8 +76,9 @@ def _metrics(exported: Exported, delivered: Delivered) -> Mapping[str, float]:
     served = delivered.served
     trained, split = served.trained, next(reversed([*served.evaluations]), None)
     metrics: Mapping[str, float]
-    if exported.file.name == MODEL:
-        metrics = delivered.floating.metrics
+    floating = delivered.floating
+    if exported.file.name == MODEL and trained.postprocess == floating.trained.postprocess:
+        metrics = floating.metrics
     else:
         evaluated = {split: trained.evaluate(exported.file, split)} if split is not None else {}
         metrics = trained.metrics(exported.file, evaluated)

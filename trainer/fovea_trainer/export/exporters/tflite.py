@@ -20,6 +20,10 @@ from fovea_trainer.export.exporters.exported_program import ExportedProgram
 
 PYTHON_VARIABLE = "FOVEA_LITERT_PYTHON"
 """The Python of the environment that has litert-torch; unset: this one."""
+CONVERSION_SECONDS = 3600
+"""Seconds that a conversion may take; the largest networks take some minutes."""
+LOOK_SECONDS = 120
+"""Seconds that the other Python may take to say what it has; reading the metadata of a package takes one."""
 _ERROR = re.compile(r"[\w.]+(Error|Exception|Interrupt)\b")
 _VERSION = "from importlib.metadata import version; print(version('litert-torch'))"
 
@@ -35,12 +39,12 @@ class TfLite(Exporter):
         with tempfile.TemporaryDirectory() as folder:
             program = Path(folder) / ExportedProgram.file
             ExportedProgram().write(replace(model, dynamic_batch=False), program)
-            done = _run(litert.__file__, str(program), str(path))
+            done = _run(CONVERSION_SECONDS, litert.__file__, str(program), str(path))
         if done.returncode or not path.exists():
             raise ExportError(f"litert-torch cannot convert the model: {_last_words(done.stderr)}", str(path))
 
     def libraries(self) -> Mapping[str, str]:
-        found = _run("-c", _VERSION)
+        found = _run(LOOK_SECONDS, "-c", _VERSION)
         if found.returncode:
             raise NotSupported(
                 f"TFLite needs litert-torch, which {_python()} does not have",
@@ -55,11 +59,19 @@ def _python() -> str:
     return os.environ.get(PYTHON_VARIABLE) or sys.executable
 
 
-def _run(*words: str) -> subprocess.CompletedProcess[str]:
-    """A call of that Python. Raises NotSupported where there is none."""
+def _run(seconds: float, *words: str) -> subprocess.CompletedProcess[str]:
+    """A call of that Python, which is killed when it takes longer.
+
+    Raises:
+        NotSupported: there is no such Python.
+        ExportError: it took too long.
+    """
     command: Sequence[str] = (_python(), "-P", *words)
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        remedy = f"see what it waits for: {' '.join(command)}"
+        raise ExportError(f"the Python that converts to TFLite did not end within {seconds:g} s", None, remedy) from error
     except OSError as error:
         raise NotSupported(f"no Python to convert to TFLite: {error}", PYTHON_VARIABLE, "name one") from error
 
