@@ -18,6 +18,12 @@ from fovea_cli.sign import PASSWORD_VARIABLE
 @click.argument("bundle")
 @click.option("--format", "format_", help="As in spec.export.formats: ONNX, OpenVINO, TFLite, …")
 @click.option(
+    "--nms",
+    is_flag=True,
+    help="With ONNX, of a detector: non-maximum suppression and the bundle's thresholds in the graph, "
+    "which gives the objects themselves.",
+)
+@click.option(
     "--package",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write an edge package instead: a ZIP file of model, labels, preprocessing and a runner without Fovea.",
@@ -42,6 +48,7 @@ from fovea_cli.sign import PASSWORD_VARIABLE
 def command(
     bundle: str,
     format_: str | None,
+    nms: bool,
     package: Path | None,
     key: Path | None,
     to: Path | None,
@@ -56,21 +63,21 @@ def command(
     if (format_ is None) == (package is None):
         raise click.UsageError("give either --format or --package")
     if package is not None:
-        if to is not None or images:
-            raise click.UsageError("--to and --images are for --format")
+        if to is not None or images or nms:
+            raise click.UsageError("--to, --images and --nms are for --format")
         _package(bundle_folder(bundle, namespace, image), package, key, force, output)
         return
     assert format_ is not None
     if key is not None:
         raise click.UsageError("--key is for --package")
-    from fovea_serving.bundle import load_bundle
+    from fovea_serving.bundle import MODEL_WITH_NMS, load_bundle
     from fovea_trainer.export import exporter
     from fovea_trainer.use import export_bundle, pictures_in
 
-    target = to or Path(exporter(format_).file)
+    target = to or Path(MODEL_WITH_NMS if nms else exporter(format_).file)
     _spare(exporter(format_).files(target), force)
     loaded = load_bundle(bundle_folder(bundle, namespace, image))
-    proof = export_bundle(loaded, format_, target, pictures_in(images))
+    proof = export_bundle(loaded, format_, target, pictures_in(images), nms=nms)
     if output == "json":
         print_json({"file": str(target), "format": format_, "bytes": target.stat().st_size, "proof": proof})
         return

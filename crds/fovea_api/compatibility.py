@@ -18,7 +18,7 @@ from fovea_api.dataset import DatasetSpec
 from fovea_api.errors import InvalidInput
 from fovea_api.metrics import BY_CLASS, evaluated, monitorable
 from fovea_api.presets import with_preset
-from fovea_api.trainingjob import Augmentation, Input, Loss, ModelChoice, Recipe, Training, TrainingJobSpec
+from fovea_api.trainingjob import Augmentation, Export, Input, Loss, ModelChoice, Recipe, Training, TrainingJobSpec
 
 SMOOTHED = (Loss.CROSS_ENTROPY, Loss.DICE_CROSS_ENTROPY, Loss.BINARY_CROSS_ENTROPY)
 """Losses of classes that take label smoothing."""
@@ -63,6 +63,7 @@ def incompatibilities(spec: TrainingJobSpec, dataset: DatasetSpec | None = None)
         *wrong_sizes(architecture, spec.input),
         *wrong_augmentations(architecture, spec.input),
         *_small_batch(spec),
+        *wrong_export(architecture.task, spec.export),
         *wrong_monitored(architecture.task, spec),
         *_wrong_criteria(architecture.task, spec, dataset.classes if dataset is not None else ()),
     )
@@ -210,6 +211,12 @@ def wrong_augmentations(architecture: Architecture, given: Input) -> Iterator[In
         elif field == "random_resized_crop" and (others := {"random_crop", "mosaic"} & set(fields)):
             words = " and ".join(to_camel(other) for other in sorted(others))
             yield InvalidOption(f"{words} take the picture at another scale", at, f"remove it, or {words}")
+
+
+def wrong_export(task: Task, export: Export) -> Iterator[InvalidInput]:
+    """What is not written for a task."""
+    if export.nms and task is not Task.DETECTION:
+        yield InvalidOption(f"non-maximum suppression is not for {task}", "spec.export.nms", "remove it")
 
 
 def wrong_monitored(task: Task, recipe: Recipe) -> Iterator[InvalidInput]:

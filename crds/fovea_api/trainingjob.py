@@ -680,6 +680,9 @@ class Export(Model):
     """Formats built later by a Job on the target node; they do not affect the outcome of the run."""
     dynamic_batch: Bool = True
     """Exports a model that accepts batches of any size."""
+    nms: Bool = False
+    """Detection: also writes model.nms.onnx, the delivered ONNX model with non-maximum suppression and the confidence
+    threshold in its graph: it returns the objects themselves."""
 
     rules: ClassVar = (
         Rule(

@@ -8,18 +8,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from fovea_api.dataset import Dataset, Ratios, Splits
 from fovea_api.errors import FoveaError, InvalidInput
 from fovea_serving.bundle import WEIGHTS, Bundle
-from fovea_serving.pipeline import Preprocess, decode
+from fovea_serving.pipeline import Postprocess, Preprocess, decode
 from fovea_serving.predictor import Predictor
+from numpy.typing import NDArray
 
 from fovea_trainer.data.build import build_dataset
 from fovea_trainer.data.image_files import image_by_name
 from fovea_trainer.data.version import open_version
 from fovea_trainer.evaluation.evaluate import evaluate
 from fovea_trainer.evaluation.result import EvaluationResult
-from fovea_trainer.export import Exportable, Exporter, check_parity, exporter, write_metadata
+from fovea_trainer.export import Exportable, Exporter, check_nms, check_parity, exporter, write_metadata, write_nms
+from fovea_trainer.export.exporters.onnx import Onnx
 from fovea_trainer.local import folder_recipe
 from fovea_trainer.manifest import Manifest
 from fovea_trainer.models.description import restore
@@ -83,15 +86,16 @@ def evaluate_bundle(
         return evaluate(predictor, samples, manifest.classes, split=split, progress=progress)
 
 
-def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[Path] = ()) -> str:
-    """Writes the model of a bundle's weights in another format: whole and, where it is held against the weights, as good
-    as they are; or not at all, and a file that is there stays.
+def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[Path] = (), *, nms: bool = False) -> str:
+    """Writes the model of a bundle's weights in another format: whole and, where it is held against the weights, as
+    good as they are; or not at all, and a file that is there stays.
 
     Args:
         bundle: The verified bundle.
         format_: Name of a format, as in `spec.export.formats`.
         target: The file.
         images: Pictures on which the file is held against the weights, where a backend runs it; at least two.
+        nms: With ONNX: the model that the bundle serves, with non-maximum suppression in its graph.
 
     Returns:
         What was compared, in words.
@@ -106,10 +110,12 @@ def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[P
     weights, suffix = bundle.path / WEIGHTS, Path(form.file).suffix
     if target.suffix != suffix:
         raise InvalidInput(f"a file of {form.format} is called *{suffix}", str(target), "give it that ending")
+    if nms and form.format != Onnx.format:
+        raise InvalidInput(f"{form.format} is written without non-maximum suppression", "--nms", "it is for ONNX")
     if WEIGHTS not in {entry.path for entry in manifest.files}:
         raise InvalidInput(f"the bundle has no {WEIGHTS}", str(bundle.path), "export the training's bundle")
     predictor = Predictor.from_bundle(bundle)
-    preprocess = predictor.preprocess
+    preprocess, postprocess = predictor.preprocess, predictor.postprocess
     size = (preprocess.width, preprocess.height)
     network = Exportable.of(restore(weights), size, dynamic_batch=predictor.fixed_batch is None)
     model = replace(network, onnx=bundle.model_of("FP32"))
@@ -117,10 +123,14 @@ def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[P
     with tempfile.TemporaryDirectory(prefix=f".{target.name[:100]}.", dir=target.parent) as beside:
         written = Path(beside) / target.name
         try:
-            form.write(model, written)
-            if form.format == "ONNX":
-                write_metadata(written, manifest.classes, preprocess, predictor.postprocess)
-            proof = _proof(form, model, written, preprocess, images)
+            if nms:
+                write_nms(bundle.model, manifest.classes, preprocess, postprocess, written)
+                proof = _proof_of_nms(bundle.model, written, preprocess, postprocess, images)
+            else:
+                form.write(model, written)
+                if form.format == Onnx.format:
+                    write_metadata(written, manifest.classes, preprocess, postprocess)
+                proof = _proof(form, model, written, preprocess, images)
         except FoveaError as error:
             if error.location == str(written):
                 error.location = str(target)
@@ -136,8 +146,23 @@ def _proof(form: Exporter, model: Exportable, file: Path, preprocess: Preprocess
         return f"no backend runs {form.format} here, so it was not held against the weights"
     if len(images) < 2:
         return "not held against the weights: that takes two --images at least"
-    batch, _ = preprocess.batch([decode(image.read_bytes(), str(image)) for image in images[:PARITY_IMAGES]])
-    return str(check_parity(model, file, batch))
+    return str(check_parity(model, file, _batch(preprocess, images)))
+
+
+def _proof_of_nms(
+    model: Path, file: Path, preprocess: Preprocess, postprocess: Postprocess, images: Sequence[Path]
+) -> str:
+    """Holds a file with suppression in its graph against the bundle's model; what was compared, in words."""
+    if not images:
+        return "not held against the bundle's model: that takes --images"
+    batch = _batch(preprocess, images)
+    agreement = check_nms(model, file, postprocess, batch)
+    return f"F1 of its objects with those of fovea predict is {agreement:.3f} on {len(batch)} images"
+
+
+def _batch(preprocess: Preprocess, images: Sequence[Path]) -> NDArray[np.float32]:
+    """Normalized float32 `[N, 3, H, W]` of the first images."""
+    return preprocess.batch([decode(image.read_bytes(), str(image)) for image in images[:PARITY_IMAGES]])[0]
 
 
 def pictures_in(paths: Sequence[Path]) -> list[Path]:

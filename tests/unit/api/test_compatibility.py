@@ -98,6 +98,9 @@ SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
         problems(spec(UNET, input={"augmentations": [{"blur": {}}, {"randomCrop": {"width": 64, "height": 70}}]})),
         "InvalidOption", "spec.input.augmentations[1].randomCrop", "the nearest is 64 x 64",
     ),
+    "suppression where there are no boxes": (
+        problems(spec(RESNET, export={"nms": True})), "InvalidOption", "spec.export.nms", "remove it",
+    ),
     "more workers than the preset's batch has images": (
         problems(spec(RETINANET, compute={"workers": 9})),
         "InvalidInput", "spec.training.batchSize", "give 9 or more, or lower compute.workers",

@@ -73,7 +73,7 @@ def test_a_newcomers_first_hour(tmp_path: Path) -> None:
     (bundle,) = (tmp_path / "fovea-store").glob("trainingjob/photos/bundles/sha256-*")
     assert run(f"fovea pull {bundle} --to model", tmp_path).endswith("(verified)\n")
     given = {"BUNDLE": str(tmp_path / "model"), "IMAGE": str(next((tmp_path / "photos/val/cat").iterdir()))}
-    with_fovea, without = blocks("use-the-model.md", "python")
+    with_fovea, without, _ = blocks("use-the-model.md", "python")
     names = "".join(f"{name} = {value!r}\n" for name, value in given.items())
     assert "'classes': [{'class': " in run(names + with_fovea, tmp_path, "python")
     assert run(names + without, tmp_path, "python").strip() in ("cat", "dog")

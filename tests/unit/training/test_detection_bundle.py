@@ -4,29 +4,34 @@ weights describe."""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 import yaml
 from faster_coco_eval import COCO, COCOeval_faster
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
-from fovea_serving.bundle import WEIGHTS, Bundle, load_bundle
-from fovea_serving.pipeline import Detection
+from fovea_serving.bundle import MODEL_WITH_NMS, WEIGHTS, Bundle, load_bundle
+from fovea_serving.pipeline import Detection, decode
 from fovea_serving.pipeline.golden import golden_image, golden_numbers
 from fovea_serving.predict import predict_files
 from fovea_serving.predictor import Predictor
 from fovea_store import StorePath
 from fovea_trainer.data.coco_folder import write_folder
 from fovea_trainer.data.version import open_version
+from fovea_trainer.export.nms import objects_of, write_nms
 from fovea_trainer.local import train_manifest
 from fovea_trainer.models.description import restore
+from fovea_trainer.use import export_bundle
 from synthetic import SIZE, squares
 
 IMAGES = 40
+GUIDE = Path(__file__).parents[3] / "docs/guide/use-the-model.md"
 
 
 def pictures(folder: Path) -> None:
@@ -75,7 +80,7 @@ def bundle(folder: Path) -> Bundle:
             "ema": {"decay": 0.0},
         },
         "compression": {"quantization": {"calibrationImages": 8, "maxMetricDrop": 1}},
-        "export": {"formats": ["ONNX", "ExportedProgram"]},
+        "export": {"formats": ["ONNX", "ExportedProgram"], "nms": True},
     }
     objects = [
         {"apiVersion": "fovea.dev/v1alpha1", "kind": kind, "metadata": {"name": "squares"}, "spec": content}
@@ -111,15 +116,68 @@ def test_the_threshold_is_validations_and_everyones(bundle: Bundle, folder: Path
 
 def test_every_format_is_measured_with_the_bundles_threshold(bundle: Bundle) -> None:
     """Which is that of the 8-bit model here, and not that of the network in floating point."""
-    manifest = bundle.manifest
+    manifest, metrics = bundle.manifest, bundle.manifest.metrics
     assert manifest.precision == "INT8"
-    assert manifest.metrics.before_compression["test/scoreThreshold"] != manifest.metrics.exported["test/scoreThreshold"]
+    assert metrics.before_compression["test/scoreThreshold"] != metrics.exported["test/scoreThreshold"]
     measured = {each.format: each.metrics for each in manifest.formats or ()}
     assert {name: metrics["test/scoreThreshold"] for name, metrics in measured.items()} == pytest.approx(
         dict.fromkeys(("ONNX", "ExportedProgram"), manifest.postprocessing.confidence_threshold)
     )
     for name in ("mAP", "precision", "recall"):
         assert measured["ONNX"][f"test/{name}"] == pytest.approx(measured["ExportedProgram"][f"test/{name}"], abs=1e-3)
+
+
+def test_the_file_with_suppression_gives_the_objects_of_fovea_predict(bundle: Bundle, folder: Path) -> None:
+    """In plain ONNX Runtime, on all pictures at once; the file says what its outputs are."""
+    photos = [folder / "pictures" / f"{index}.png" for index in range(IMAGES)]
+    predictor = Predictor.from_bundle(bundle)
+    session = ort.InferenceSession(str(bundle.path / MODEL_WITH_NMS))
+    outputs = [output.name for output in session.get_outputs()]
+    batch, geometries = predictor.preprocess.batch([decode(photo.read_bytes()) for photo in photos])
+    given = dict(zip(outputs, session.run(None, {"image": batch}), strict=True))
+    about = json.loads(session.get_modelmeta().custom_metadata_map["fovea.outputs"])
+    assert list(about) == outputs == ["num_detections", "boxes", "scores", "labels"]
+    expected = predictor.predict([photo.read_bytes() for photo in photos])
+    assert sum(given["num_detections"]) > IMAGES / 2, "the detector has learned nothing, so equality proves nothing"
+    for index, (geometry, objects) in enumerate(zip(geometries, expected, strict=True)):
+        assert isinstance(objects, Detection)
+        found = objects_of(given, index)
+        assert found.labels.tolist() == objects.labels.tolist()
+        assert found.scores == pytest.approx(objects.scores, abs=1e-5)
+        assert geometry.to_original(found.boxes) == pytest.approx(objects.boxes, abs=1e-3)
+
+
+def test_the_guides_lines_detect_without_fovea(
+    bundle: Bundle, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a picture that is neither square nor of the input's size: letterboxed, and back. In floating point: in 8 bits
+    the last digit of the input decides how a plain surface is rounded."""
+    predictor = Predictor.from_bundle(bundle, precision="FP32")
+    classes, model = bundle.manifest.classes, bundle.model_of("FP32")
+    write_nms(model, classes, predictor.preprocess, predictor.postprocess, tmp_path / MODEL_WITH_NMS)
+    picture = tmp_path / "wide.png"
+    cv2.imwrite(str(picture), np.hstack([cv2.imread(str(folder / f"pictures/{index}.png")) for index in (0, 1)]))
+    *_, lines = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    exec(lines, {"BUNDLE": str(tmp_path), "IMAGE": str(picture)})
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (prediction,) = predictor.predict([picture.read_bytes()])
+    expected = prediction.to_dict(classes)["objects"]
+    assert isinstance(expected, list)
+    assert printed, "the detector finds nothing here, so equality proves nothing"
+    assert [each["class"] for each in printed] == [each["class"] for each in expected]
+    for ours, theirs in zip(printed, expected, strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
+        assert np.clip(ours["box"], 0, [2 * SIZE, SIZE] * 2) == pytest.approx(theirs["box"], abs=0.02)
+
+
+def test_suppression_is_added_to_a_bundles_model(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    target, photos = tmp_path / "detector.onnx", [folder / "pictures" / "0.png"]
+    assert "F1 of its objects with those of fovea predict is 1.000 on 1 image" in export_bundle(
+        bundle, "ONNX", target, photos, nms=True
+    )
+    assert target.read_bytes() == (bundle.path / MODEL_WITH_NMS).read_bytes()
+    with pytest.raises(InvalidInput, match="is for ONNX"):
+        export_bundle(bundle, "ExportedProgram", tmp_path / "model.pt2", nms=True)
 
 
 def test_the_weights_of_a_bundle_are_a_network(bundle: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 from fovea_trainer.export.exporter import Exportable, Exporter, ExportError, exporter, formats
 from fovea_trainer.export.metadata import write_metadata
+from fovea_trainer.export.nms import check_nms, write_nms
 from fovea_trainer.export.parity import Parity, ParityError, check_parity
 from fovea_trainer.export.quantization import CalibratedModel, LayerSensitivity, calibrated, quantize_static
 from fovea_trainer.export.weights import save_weights
@@ -15,10 +16,12 @@ __all__ = [
     "Parity",
     "ParityError",
     "calibrated",
+    "check_nms",
     "check_parity",
     "exporter",
     "formats",
     "quantize_static",
     "save_weights",
     "write_metadata",
+    "write_nms",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -19,7 +19,13 @@ OUTPUT_SHAPES = {
 """What each output holds."""
 
 
-def write_metadata(path: Path, classes: Sequence[str], preprocess: Preprocess, postprocess: Postprocess) -> None:
+def write_metadata(
+    path: Path,
+    classes: Sequence[str],
+    preprocess: Preprocess,
+    postprocess: Postprocess,
+    outputs: Mapping[str, str] = OUTPUT_SHAPES,
+) -> None:
     """Writes the file's `metadata_props`: JSON texts under `fovea.task`, `.classes`, `.input`, `.outputs`,
     `.postprocessing` and `.opset`. The network itself is left as it is.
 
@@ -28,7 +34,9 @@ def write_metadata(path: Path, classes: Sequence[str], preprocess: Preprocess, p
         classes: Names of the classes in the order of their index.
         preprocess: What turns an image into the network's input.
         postprocess: What turns the outputs into predictions.
+        outputs: What each output holds.
     """
+    model = onnx.load(str(path))
     about: dict[str, object] = {
         "task": str(postprocess.task),
         "classes": list(classes),
@@ -45,10 +53,9 @@ def write_metadata(path: Path, classes: Sequence[str], preprocess: Preprocess, p
             "mean": list(preprocess.mean),
             "std": list(preprocess.std),
         },
-        "outputs": {name: OUTPUT_SHAPES[name] for name in postprocess.outputs},
+        "outputs": {output.name: outputs[output.name] for output in model.graph.output},
         "postprocessing": postprocess.to_manifest().to_dict(),
     }
-    model = onnx.load(str(path))
     about["opset"] = next(each.version for each in model.opset_import if not each.domain)
     del model.metadata_props[:]
     texts = {f"fovea.{name}": value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}

@@ -16,18 +16,18 @@ from fovea_api.errors import FoveaError, NotSupported
 from fovea_api.profile import PROFILE
 from fovea_api.run import Progress, RunResult, StageName, TrainingSummary
 from fovea_api.trainingjob import Recipe, unsupported
-from fovea_serving.bundle import MODEL, MODELS, REPORT, bundle_digest, parse_manifest
+from fovea_serving.bundle import MODEL, MODEL_WITH_NMS, MODELS, REPORT, bundle_digest, parse_manifest
 from fovea_serving.pipeline.golden import ANSWERS, golden_image, golden_numbers
 from fovea_store import StorePath
 
-from fovea_trainer.export import exporter, write_metadata
+from fovea_trainer.export import check_nms, exporter, write_metadata, write_nms
 from fovea_trainer.models.complexity import complexity
 from fovea_trainer.models.description import NetworkDescription
 from fovea_trainer.report.training import TrainingReport, write_report
 from fovea_trainer.training.comparison import SPLIT, Comparison, compare
 from fovea_trainer.training.context import Listener
 from fovea_trainer.training.fitting import total_epochs
-from fovea_trainer.training.formats import export, measure_formats
+from fovea_trainer.training.formats import PARITY_IMAGES, export, measure_formats
 from fovea_trainer.training.loop import NO_VALIDATION
 from fovea_trainer.training.manifest import describe_bundle, describe_lineage
 from fovea_trainer.training.preflight import check_version
@@ -81,6 +81,8 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     known = delivered.served.trained
     for model in {folder / MODEL, delivered.served.model}:
         write_metadata(model, known.version.manifest.classes, known.preprocess, known.postprocess)
+    if known.recipe.export.nms:
+        _write_nms(delivered.served, folder / MODEL_WITH_NMS)
     comparison = _compare(run, delivered)
     stage("Reporting", TRAINING_PERCENT + 7)
     bundle = _describe(run, state, delivered, formats, summary, folder, comparison)
@@ -157,6 +159,15 @@ def _measure(trained: Trained, folder: Path) -> Measured:
     model, splits = folder / MODEL, [split for split in trained.recipe.evaluation.splits if len(trained.samples(split))]
     trained = trained.with_threshold(model)
     return trained.measured(model, {split: trained.evaluate(model, split) for split in splits})
+
+
+def _write_nms(served: Measured, target: Path) -> None:
+    """The delivered model with suppression in its graph, held against the pipeline on real images."""
+    trained = served.trained
+    write_nms(served.model, trained.version.manifest.classes, trained.preprocess, trained.postprocess, target)
+    batch = trained.batch("train", 0, PARITY_IMAGES)
+    agreement = check_nms(served.model, target, trained.postprocess, batch)
+    log.info("the objects of %s on %d images have F1 %.3f with the pipeline's", target.name, len(batch), agreement)
 
 
 def _compare(run: TrainingRun, delivered: Delivered) -> Comparison | None:

@@ -8,11 +8,12 @@ from fovea_serving.pipeline.predictions.base import (
     register,
 )
 from fovea_serving.pipeline.predictions.classification import Classification, softmax
-from fovea_serving.pipeline.predictions.detection import Detection, nms
+from fovea_serving.pipeline.predictions.detection import ONE_OBJECT_IOU, Detection, nms
 from fovea_serving.pipeline.predictions.instance_segmentation import InstanceSegmentation
 from fovea_serving.pipeline.predictions.semantic_segmentation import SemanticSegmentation
 
 __all__ = [
+    "ONE_OBJECT_IOU",
     "Classification",
     "DecodingSettings",
     "Detection",

@@ -70,8 +70,8 @@ def _run(seconds: float, *words: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     except subprocess.TimeoutExpired as error:
-        remedy = f"see what it waits for: {' '.join(command)}"
-        raise ExportError(f"the Python that converts to TFLite did not end within {seconds:g} s", None, remedy) from error
+        message = f"the Python that converts to TFLite did not end within {seconds:g} s"
+        raise ExportError(message, None, f"see what it waits for: {' '.join(command)}") from error
     except OSError as error:
         raise NotSupported(f"no Python to convert to TFLite: {error}", PYTHON_VARIABLE, "name one") from error
 
