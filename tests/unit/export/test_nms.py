@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -16,13 +19,14 @@ from fovea_api.trainingjob import Resize
 from fovea_serving.pipeline import Detection, Postprocess, Preprocess, decode
 from fovea_serving.predictor import Predictor
 from fovea_trainer.export import Exportable, ParityError, check_nms, exporter
-from fovea_trainer.export.nms import OUTPUTS, add_nms, objects_of
+from fovea_trainer.export.nms import OUTPUTS, add_nms, objects_of, write_nms
 from torch import Tensor, nn
 
 PHOTOS = [
     photo.read_bytes()
     for photo in sorted((Path(__file__).parents[3] / "examples/data/bccd/BCCD/JPEGImages").glob("*.jpg"))[:6]
 ]
+GUIDE = Path(__file__).parents[3] / "docs/guide/use-the-model.md"
 WIDTH, HEIGHT, STRIDE = 96, 72, 4  # the shape of the photos, so that nothing is padded
 POSTPROCESS = Postprocess(Task.DETECTION, confidence_threshold=0.7)
 
@@ -96,6 +100,33 @@ def test_the_objects_are_those_of_the_pipeline(
         assert not any(given[name][index, rest].any() for name in ("boxes", "scores", "labels"))
     assert given["boxes"].shape == (len(PHOTOS), min(postprocess.max_detections, 3 * 18 * 24), 4)
     assert check_nms(model, suppressing(postprocess), postprocess, batch) == 1
+
+
+@pytest.mark.parametrize("rows", [480, 300], ids=["whole", "letterboxed"])
+def test_the_guides_lines_detect_without_fovea(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: int
+) -> None:
+    """Their input is the pipeline's, padding included; without it, so are all objects."""
+    preprocess, classes = Preprocess(WIDTH, HEIGHT, Resize.LETTERBOX), ("red", "green", "blue")
+    write_nms(model, classes, preprocess, POSTPROCESS, tmp_path / "model.nms.onnx")
+    picture = decode(PHOTOS[0])[:rows]
+    cv2.imwrite(str(tmp_path / "picture.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    *_, lines = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    names = {"BUNDLE": str(tmp_path), "IMAGE": str(tmp_path / "picture.png")}
+    exec(lines, names)
+    expected, geometry = preprocess(picture)
+    assert (geometry.offset == (0, 0)) == (rows == 480)
+    assert np.asarray(names["tensor"])[0] == pytest.approx(expected, abs=1e-6)
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(printed) > 5
+    if rows == 480:
+        (prediction,) = Predictor(model, preprocess, POSTPROCESS).predict([picture])
+        objects = prediction.to_dict(classes)["objects"]
+        assert isinstance(objects, list)
+        for ours, theirs in zip(printed, objects, strict=True):
+            assert ours["class"] == theirs["class"]
+            assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
+            assert np.clip(ours["box"], 0, [640, 480] * 2) == pytest.approx(theirs["box"], abs=0.02)
 
 
 def test_padding_changes_few_objects(model: Path, suppressing: Callable[[Postprocess], Path]) -> None:
