@@ -653,6 +653,8 @@ class Quantization(Model):
     max_metric_drop: Fraction = 0.01
     """Maximum drop of the primary metric. With a larger drop, up to 40 % of the layers stay in floating point, those
     that quantization harms most; if that is not enough, the model stays in FP32. Both are reported."""
+    fine_tune_epochs: Annotated[Int, Field(ge=0, le=10_000)] = 0
+    """Number of epochs of quantization-aware fine-tuning before the model stays in FP32 for that reason."""
 
 
 class Compression(Model):

@@ -292,8 +292,8 @@ def test_the_signal_to_noise_ratio_of_outputs_is_that_of_the_closed_form() -> No
 
 
 def test_the_signal_to_noise_ratio_of_weights_is_that_of_seven_bits_a_row() -> None:
-    weights = np.array([[63.0, 1.25], [126.0, 2.5]], np.float32)  # rounded to 1 of 63 steps, which are 1 and 2 wide
-    signal, noise = 63**2 + 1.25**2, 0.25**2
+    weights = np.array([[64.0, 1.25], [128.0, 2.5]], np.float32)  # rounded to 1 of 64 steps, which are 1 and 2 wide
+    signal, noise = 64**2 + 1.25**2, 0.25**2
     assert weight_decibels(weights) == pytest.approx(10 * np.log10(signal / noise))
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from fovea_serving.bundle import MODEL, WEIGHTS, load_bundle
 from fovea_trainer.local import train_manifest
 from fovea_trainer.models.description import restore
 from fovea_trainer.training import finish, quantize
 from fovea_trainer.training.quantize import choose
+from fovea_trainer.training.state import State
 from fovea_trainer.training.trained import Measured, Trained
+from fovea_trainer.training.training_run import TrainingRun
 from synthetic import manifest
 
 TRAINING = {"epochs": 4, "batchSize": 8, "precision": "FP32", "optimizer": {"learningRate": 0.02}}
@@ -192,3 +195,41 @@ def test_floating_point_is_delivered_where_too_many_layers_are_sensitive(
     assert "FP32 is delivered: validation/f1 is " in caplog.text
     assert "even with the most sensitive 2 of 22 layers in floating point" in caplog.text
     assert not bundle.manifest.metrics.before_compression
+
+
+def test_where_8_bits_lose_too_much_the_network_learns_to_compute_with_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel of each block is made huge, and the weights that read it as small: all other channels round to 0."""
+    restore_trained = finish.restore
+
+    def restore_widened(run: TrainingRun, state: State) -> Trained:
+        made = restore_trained(run, state)
+        for name, module in made.network.named_modules():
+            if name.endswith(".bn1") and "layer" in name:
+                reader = made.network.get_submodule(name.replace("bn1", "conv2"))
+                with torch.no_grad():
+                    module.weight[0] *= 1e4
+                    module.bias[0] *= 1e4
+                    reader.weight[:, 0] /= 1e4
+        return made
+
+    monkeypatch.setattr(finish, "restore", restore_widened)
+    monkeypatch.setattr(quantize, "FLOATING_SHARES", (0.05,))
+    monkeypatch.setattr(quantize, "SENSITIVITY_SECONDS", 0.0)
+    caplog.set_level("INFO")
+    path = manifest(
+        tmp_path,
+        {"train": 64, "validation": 12},
+        training=TRAINING,
+        compression={"quantization": {"calibrationImages": 20, "maxMetricDrop": 0.1, "fineTuneEpochs": 4}},
+        evaluation={"splits": ["validation"]},
+    )
+    result = train_manifest(path, str(tmp_path / "store"))
+    assert result.training is not None
+    full, small = result.training.compression
+    assert (full.value, small.name) == (1.0, "Quantized")
+    assert "after 0 minutes 1 of the 22 layers were compared" in caplog.text
+    assert "FP32 is delivered: validation/accuracy is 0." in caplog.text, "before it learned"
+    assert "with 8-bit integers after 4 epochs of quantization-aware fine-tuning and 1.0000 in FP32" in caplog.text
+    assert load_bundle(str(result.artifact)).manifest.precision == "INT8"

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from fovea_serving.backends import usable_cpus
 from fovea_serving.predictor import INPUT
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
 from onnxruntime.quantization import quantize_static as ort_quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from fovea_trainer.models.fake_quantization import round_weights
 
 OPERATIONS = ["Conv", "Gemm", "MatMul"]
 """Where the time goes. The decoding of boxes stays in floating point: 256 steps are too coarse for pixels."""
@@ -167,9 +170,7 @@ def decibels(expected: Sequence[Images], measured: Sequence[Images]) -> float:
 
 def weight_decibels(weights: NDArray[np.float32]) -> float:
     """Signal-to-quantization-noise ratio of weights [O, ...], each row on a scale of 7 bits of its own."""
-    rows = weights.reshape(len(weights), -1)
-    scale = np.maximum(np.abs(rows).max(1, keepdims=True), 1e-30) / 63
-    return decibels([rows], [np.round(rows / scale) * scale])
+    return decibels([weights], [round_weights(torch.tensor(weights)).numpy()])
 
 
 def _outputs(model: Path, images: Images) -> list[Images]:

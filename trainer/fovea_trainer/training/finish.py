@@ -142,7 +142,7 @@ def _evaluate(
     notes: tuple[str, ...] = ()
     if trained.recipe.compression.quantization is not None:
         stage("Compressing", TRAINING_PERCENT + 5)
-        quantized = quantize(full)
+        quantized = quantize(full, folder.with_name("quantization-aware"))
         if quantized.measured is not None:
             stages["Quantized"] = quantized.measured
         notes = (quantized.reason,)

@@ -90,17 +90,17 @@ def total_epochs(recipe: Recipe, pruned_after: int = 0) -> int:
     return (pruned_after or recipe.training.epochs) + (pruning.fine_tune_epochs if pruning is not None else 0)
 
 
-def fine_tuning(training: Training, epochs: int) -> Training:
-    """How a pruned network is trained: as it was before, in fewer epochs.
+def fine_tuning(training: Training, epochs: int, share_of_rate: float = FINE_TUNING_RATE) -> Training:
+    """How a compressed network is trained: as it was before, in fewer epochs.
 
-    The learning rate rises and falls once more, to FINE_TUNING_RATE of its peak: to begin where training ended, at
+    The learning rate rises and falls once more, to a share of its peak: to begin where training ended, at
     nearly 0, recovers less (Renda et al., "Comparing Rewinding and Fine-tuning in Neural Network Pruning", 2020).
     """
     share = epochs / training.epochs
     schedule = training.schedule.model_copy(update={"warmup_epochs": training.schedule.warmup_epochs * share})
     if schedule.step_epochs is not None:
         schedule = schedule.model_copy(update={"step_epochs": max(1, round(schedule.step_epochs * share))})
-    rate = training.optimizer.learning_rate * FINE_TUNING_RATE
+    rate = training.optimizer.learning_rate * share_of_rate
     optimizer = training.optimizer.model_copy(update={"learning_rate": rate})
     return training.model_copy(update={"epochs": max(1, epochs), "schedule": schedule, "optimizer": optimizer})
 

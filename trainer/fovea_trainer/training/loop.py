@@ -19,6 +19,7 @@ from torch import Tensor
 from fovea_trainer.augmentation import Augment
 from fovea_trainer.models.complexity import complexity
 from fovea_trainer.models.description import NetworkDescription, fit_shapes, is_same_network
+from fovea_trainer.models.fake_quantization import fake_quantize
 from fovea_trainer.models.network import AnyNetwork
 from fovea_trainer.models.pruning import TRACED_SIZE, layer_channels, prune
 from fovea_trainer.models.registry import architecture_of
@@ -60,7 +61,7 @@ class TrainingDiverged(FoveaError):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the work is carried out, beside the recipe. It changes no result.
+    """How the work is carried out, beside the recipe.
 
     Args:
         checkpoint_every: Epochs between two checkpoints.
@@ -70,6 +71,7 @@ class Plan:
         tracker: Keeps the curves; on the first worker only.
         until: Epochs after which training pauses, with a checkpoint. None: at its end.
         image_cache: Keeps decoded images for the epochs after the first; None: they are decoded in each.
+        fake_quantized: The network is trained and validated with the rounding of 8-bit integers.
     """
 
     checkpoint_every: int = 1
@@ -79,6 +81,7 @@ class Plan:
     tracker: Tracker | None = None
     until: int | None = None
     image_cache: ImageCache | None = None
+    fake_quantized: bool = False
 
 
 def fit(recipe: Recipe, version: Version, context: Context, plan: Plan = Plan()) -> State:
@@ -126,12 +129,14 @@ class _Fit:
         self.normalize = Normalize(preprocess, context.device)
 
         self.state = context.resume() or State()
-        network = make_network(recipe, version, published=not self.state.network)
+        network = make_network(recipe, version, published=not self.state.network and plan.base_weights is None)
         self.state.description = self.state.description or network.description
         if plan.base_weights is not None and not self.state.network:
             _start_from(plan.base_weights, network, self.state)
         if self.pruning is not None and not self.state.pruned_after:
             self._pruned(network)  # what cannot be pruned is refused before it is trained
+        if plan.fake_quantized:
+            fake_quantize(network)
         self.resumed = bool(self.state.network)
         self._begin_stage(network)
         self.started, self.cpu_started = time.monotonic() - self.state.seconds, time.process_time()

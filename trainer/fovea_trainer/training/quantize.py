@@ -6,11 +6,13 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from fovea_serving.bundle import MODELS
+from fovea_serving.bundle import MODEL, MODELS
 
-from fovea_trainer.export import CalibratedModel, LayerSensitivity, calibrated
-from fovea_trainer.training.trained import CHOICE_IMAGES, Measured
+from fovea_trainer.export import CalibratedModel, LayerSensitivity, calibrated, exporter
+from fovea_trainer.training.quantization_aware import fine_tuned
+from fovea_trainer.training.trained import CHOICE_IMAGES, Measured, Trained
 
 FLOATING_SHARES = (0.05, 0.1, 0.2, 0.4)
 """Shares of the layers, the most sensitive ones, that are left in floating point in turn until the metric holds. With
@@ -31,7 +33,13 @@ class Choice:
 
 
 def choose(
-    metric: str, before: float | None, after: float | None, max_drop: float, floating: str = "", even: str = ""
+    metric: str,
+    before: float | None,
+    after: float | None,
+    max_drop: float,
+    floating: str = "",
+    even: str = "",
+    how: str = "",
 ) -> Choice:
     """The 8-bit model if the metric (higher is better) drops by at most `max_drop`, otherwise FP32.
 
@@ -44,10 +52,11 @@ def choose(
         max_drop: The drop that is allowed.
         floating: What to add where the 8-bit model is delivered, such as which layers are left in floating point.
         even: What to add where FP32 is delivered.
+        how: What to add of how the 8-bit model was made.
     """
     if before is None or after is None:
         return Choice(False, f"FP32 is delivered: {metric} has no value to compare 8-bit integers by.")
-    change = f"{metric} is {after:.4f} with 8-bit integers and {before:.4f} in FP32"
+    change = f"{metric} is {after:.4f} with 8-bit integers{how} and {before:.4f} in FP32"
     if before - after <= max_drop:
         return Choice(True, f"INT8 is delivered: {change}, within the allowed drop of {max_drop:g}{floating}.")
     return Choice(False, f"FP32 is delivered: {change}, more than the allowed drop of {max_drop:g}{even}.")
@@ -61,30 +70,66 @@ class Quantized:
     reason: str
 
 
-def quantize(full: Measured) -> Quantized:
+def quantize(full: Measured, folder: Path) -> Quantized:
     """Writes the 8-bit model beside the other one, and keeps it if it is good enough.
 
-    Where it is not, the layers that suffer most are left in floating point, more and more of them. The choice is made
-    on the validation split, or on train images where there is none; never on the test split. It goes by the primary
+    Where it is not, the layers that suffer most are left in floating point, more and more of them; then the network is
+    fine-tuned with the rounding of 8 bits, where the recipe says so, and all is tried once more. The choice is made on
+    the validation split, or on train images where there is none; never on the test split. It goes by the primary
     metric; by the task's usual one where that is the loss, which no exported model has.
+
+    Args:
+        full: The model in floating point.
+        folder: For what fine-tuning writes; what is in it is deleted.
     """
-    trained, model = full.trained, full.model
-    recipe = trained.recipe
-    settings = recipe.compression.quantization
+    trained, settings = full.trained, full.trained.recipe.compression.quantization
     assert settings is not None
-    small = model.with_name(MODELS["INT8"])
     split = "validation" if trained.samples("validation") else "train"
     limit = None if split in full.evaluations else CHOICE_IMAGES
-    reference = full.evaluations.get(split) or trained.evaluate(model, split, limit)
-    name, before = reference.primary, reference.metric(reference.primary)
+    evaluated = full.evaluations.get(split) or trained.evaluate(full.model, split, limit)
+    reference = _Reference(split, limit, evaluated.primary, evaluated.metric(evaluated.primary))
+    result = _attempt(full, trained, full.model, reference)
+    epochs = settings.fine_tune_epochs
+    if result.measured is None and reference.value is not None and epochs:
+        log.info(result.reason)
+        aware = fine_tuned(trained, epochs, folder)
+        exporter("ONNX").write(aware.exportable, folder / MODEL)
+        how = f" after {epochs} epoch{'s' if epochs > 1 else ''} of quantization-aware fine-tuning"
+        result = _attempt(full, aware, folder / MODEL, reference, how)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """What the model in floating point reaches: the value of a metric on a split, or on so many of its images."""
+
+    split: str
+    limit: int | None
+    metric: str
+    value: float | None
+
+
+def _attempt(full: Measured, trained: Trained, model: Path, reference: _Reference, how: str = "") -> Quantized:
+    """The 8-bit variants of a model, until one is good enough.
+
+    Args:
+        full: The model in floating point that is delivered otherwise; the 8-bit one is written beside it.
+        trained: The network of `model`.
+        model: What is quantized.
+        reference: What the 8-bit model is held against.
+        how: What to add of how the network was trained.
+    """
+    settings, small = trained.recipe.compression.quantization, full.model.with_name(MODELS["INT8"])
+    assert settings is not None
     batches = trained.calibration(settings.calibration_images)
-    with calibrated(model, batches, for_tensorrt="TensorRT" in recipe.export.deferred) as ready:
+    with calibrated(model, batches, for_tensorrt="TensorRT" in trained.recipe.export.deferred) as ready:
         left: Sequence[LayerSensitivity] = ()
-        for left in _variants(ready, full):
+        for left in _variants(ready, trained):
             ready.write(small, [layer.node for layer in left])
-            after = trained.evaluate(small, split, limit).metric(name)
-            choice = choose(f"{split}/{name}", before, after, settings.max_metric_drop, *_words(left, ready))
-            if choice.quantized or before is None or after is None:
+            after = trained.evaluate(small, reference.split, reference.limit).metric(reference.metric)
+            name = f"{reference.split}/{reference.metric}"
+            choice = choose(name, reference.value, after, settings.max_metric_drop, *_words(left, ready), how)
+            if choice.quantized or reference.value is None or after is None:
                 break
     if not choice.quantized:
         small.unlink()
@@ -95,7 +140,7 @@ def quantize(full: Measured) -> Quantized:
     return Quantized(replace(measured, floating=tuple(layer.layer for layer in left)), choice.reason)
 
 
-def _variants(ready: CalibratedModel, full: Measured) -> Iterator[Sequence[LayerSensitivity]]:
+def _variants(ready: CalibratedModel, trained: Trained) -> Iterator[Sequence[LayerSensitivity]]:
     """The layers to leave in floating point: none, then more and more of the most sensitive ones."""
     yield ()
     total = len(ready.layers)
@@ -103,7 +148,7 @@ def _variants(ready: CalibratedModel, full: Measured) -> Iterator[Sequence[Layer
     if not counts:
         return
     log.info("the metric drops too much with 8-bit integers: each of the %d layers is quantized by itself", total)
-    ranked = ready.sensitivities(full.trained.batch("train", 0, SENSITIVITY_IMAGES), SENSITIVITY_SECONDS)
+    ranked = ready.sensitivities(trained.batch("train", 0, SENSITIVITY_IMAGES), SENSITIVITY_SECONDS)
     if len(ranked) < total:
         log.info(
             "after %.0f minutes %d of the %d layers were compared, those whose weights lose most; the others stay in "
