@@ -89,9 +89,9 @@ fuzz: venv  ## Readers and decoders on thousands of inputs that nobody would wri
 mutants: venv  ## Which changes of what is decided and calculated the unit tests notice; half an hour (AREA=training for a part)
 	$(BIN)/python tests/mutants.py $(AREA)
 
-tools:  ## The programs that tests start: a real S3 server, Helm, Triton and Prometheus (a Debian package, as root)
+tools:  ## The programs that tests start: a real S3 server, a registry, Helm, Triton and Prometheus (a Debian package, as root)
 	@command -v promtool >/dev/null || apt-get install --yes --quiet --no-install-recommends prometheus
-	devcluster/devcluster build versitygw helm
+	devcluster/devcluster build versitygw helm registry
 	devcluster/images/triton/install $(FOVEA_CACHE)/triton
 
 lock:  ## Renews requirements/*.txt

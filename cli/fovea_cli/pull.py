@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -16,12 +17,15 @@ from fovea_cli.remote import claim_options, open_remote
 @click.option(
     "--to",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that gets the files.  [default: one of the source's own name; a bundle's is its digest]",
+    help="Folder that gets the files.  [default: one of the source's own name; a bundle's is its digest, "
+    "an image's that of its repository]",
 )
 @claim_options
 @output_option
 def command(source: str, to: Path | None, namespace: str | None, image: str | None, output: str) -> None:
     """Copies a SOURCE to this machine: the name of a TrainingJob, or the URI of a bundle, a version or any folder.
+
+    An image, oci://registry/name:tag, is one that `fovea push` has made of a bundle.
 
     A folder of this machine is given with a slash, as ./NAME; without one, it is the name of a TrainingJob. A
     TrainingJob's bundle is the one of its status, which kubectl gives. A bundle is verified: every file against the
@@ -38,6 +42,12 @@ def command(source: str, to: Path | None, namespace: str | None, image: str | No
     uri = bundle_of(source, namespace) if named else source
     name = uri.rstrip("/").rpartition("/")[2]
     folder = to or Path(name)
+    if uri.startswith("oci://"):
+        from fovea_store.images import image_of
+
+        folder = to or Path(re.split("[:@]", name)[0])
+        uri, pushed = image_of(uri)
+        name = pushed.bundle
     with open_remote(uri, namespace, image) as remote:
         plan = plan_pull(remote, folder, uri)
         with bytes_progress("copied", plan.bytes) as received:

@@ -56,6 +56,10 @@ def bundle_folder(bundle: str, namespace: str | None, image: str | None) -> Path
         if not Path(bundle).is_dir():
             raise click.BadParameter(f"Directory {bundle!r} does not exist.", param_hint="BUNDLE")
         return Path(bundle)
+    if bundle.startswith("oci://"):  # a tag may name another bundle tomorrow
+        from fovea_store.images import image_of
+
+        bundle, _ = image_of(bundle)
     parent, _, name = bundle.rstrip("/").rpartition("/")
     folder = cache() / "bundles" / hashlib.sha256(parent.encode()).hexdigest()[:16] / name
     with open_remote(bundle, namespace, image) as remote:

@@ -264,6 +264,10 @@ Uri = Annotated[str, Field(max_length=2048, pattern=r"^(((file|pvc|s3|gs)://|[.]
 relative to the manifest. All signs behind the scheme are part of the path, as they are."""
 
 
+BundleUri = Annotated[str, Field(max_length=2048, pattern=r"^(((file|pvc|s3|gs|oci)://|[.][.]?/)[^\r\n]+)$")]
+"""As a Uri, of a model bundle: oci://registry/repository:tag or oci://registry/repository@sha256:… too."""
+
+
 def not_downloaded(field: str) -> tuple[Rule, ...]:
     """The rules of a URI that is read as it is, from a store: only a source is fetched from a web server."""
     return (

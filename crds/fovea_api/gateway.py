@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fovea_api.common import Bool, Int, Model, Number, ObjectName, Percent, Uri
+from fovea_api.common import Bool, BundleUri, Int, Model, Number, ObjectName, Percent
 from fovea_api.modeldeployment import (
     Authentication,
     CapturePolicy,
@@ -37,7 +37,7 @@ class ServedVersion(Model):
     """Limits of the rollout's latency gates: requests that take longer than each are counted."""
     runtime: Runtime
     """What runs it."""
-    bundle: Uri
+    bundle: BundleUri
     """Where its bundle lies; the gateway verifies it."""
     precision: Literal["FP32", "INT8"] | None = None
     """Which exported form is served. Absent: the bundle's own choice."""

@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue
 
 from fovea_api.common import (
     Bool,
+    BundleUri,
     Column,
     Cron,
     Definition,
@@ -60,8 +61,8 @@ class ServedModel(Model):
     """TrainingJob whose newest eligible bundle is served, and each later one."""
     tuning_sweep_ref: Ref | None = None
     """TuningSweep that promotes a TrainingJob; the newest eligible bundle of that job is served."""
-    uri: Uri | None = None
-    """Location of a model bundle."""
+    uri: BundleUri | None = None
+    """Location of a model bundle; oci://registry/repository@sha256:… is one that `fovea push` has brought there."""
     verify: Ref | None = None
     """Secret with the public key (cosign.pub) that verifies the signature of the bundle at uri. A bundle without a
     valid signature is never served."""

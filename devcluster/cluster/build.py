@@ -34,6 +34,7 @@ PROGRAMS = {
     "ctr": Program("containerd", f"{_CONTAINERD}/cmd/ctr"),
     "coredns": Program("coredns", "."),
     "versitygw": Program("versitygw", "github.com/versity/versitygw/cmd/versitygw"),
+    "registry": Program("distribution", "."),
     "ray-operator": Program("kuberay", "github.com/ray-project/kuberay/ray-operator"),
     "kueue-manager": Program("kueue", "sigs.k8s.io/kueue/cmd/kueue"),
     "helm": Program("helm", "helm.sh/helm/v4/cmd/helm"),
@@ -51,7 +52,7 @@ CLUSTER = (
     "versitygw",
     "ray-operator",
 )
-ALL = (*CLUSTER, "helm")  # Kueue is built when it is asked for
+ALL = (*CLUSTER, "helm", "registry")  # Kueue is built when it is asked for
 
 _GO = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off", "PATH": PATH}
 

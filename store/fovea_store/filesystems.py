@@ -14,6 +14,8 @@ from pyarrow import fs
 
 PVC_ROOT = "FOVEA_PVC_ROOT"
 """Environment variable: the folder in which a pod finds its claims, each under its name."""
+AUTH_CONFIG = "DOCKER_AUTH_CONFIG"
+"""Environment variable, and key of the store's Secret: the content of a Docker configuration, for `oci://`."""
 CONNECT_TIMEOUT_SECONDS = 10.0
 """Of an object store; a wrong endpoint should be reported soon."""
 REQUEST_TIMEOUT_SECONDS = 120.0
@@ -42,6 +44,11 @@ def locate(uri: str) -> str:
         raise InvalidInput("the path contains '..'", uri, "write it without")
     if scheme == "file":
         return f"/{path}"
+    if scheme == "oci":
+        from fovea_store.registry import Reference  # which imports requests, and few need it
+
+        Reference.parse(uri)
+        return rest.rstrip("/")
     if not root:
         raise InvalidInput(f"the {'claim' if scheme == 'pvc' else 'bucket'} is missing", uri, f"{scheme}://name/path")
     if scheme == "pvc":
@@ -61,6 +68,11 @@ def filesystem(scheme: str, credentials: str | None) -> fs.FileSystem:
     """The file system of a scheme, opened once a process. `credentials`: see `StorePath`."""
     if scheme == "s3":
         return _s3(_settings(credentials))
+    if scheme == "oci":
+        from fovea_store.images import ImageFiles
+
+        given = _settings(credentials).get(AUTH_CONFIG, "{}") if credentials is not None else None
+        return fs.PyFileSystem(ImageFiles(given))
     if scheme == "gs":
         # Application default credentials; a mounted key file is named by GOOGLE_APPLICATION_CREDENTIALS.
         return fs.GcsFileSystem()

@@ -1,4 +1,5 @@
-"""Files and folders in a store: local paths, `file://`, `pvc://claim/path`, `s3://bucket/path`, `gs://…`.
+"""Files and folders in a store: local paths, `file://`, `pvc://claim/path`, `s3://bucket/path`, `gs://…`; for reading,
+the bundles in a registry, `oci://registry/repository:tag`, too.
 
 A `StorePath` is a URI with what is needed to open it. It is small and can be sent to other processes; each
 process opens its own connection. Writes are atomic: on object stores by nature, on file systems by a rename.
@@ -22,7 +23,7 @@ from fovea_store.atomic import COPY_CHUNK_BYTES, Replacing, copy_file, write_fil
 from fovea_store.errors import AccessDenied, NotFound, StoreUnavailable, explained
 from fovea_store.filesystems import filesystem, locate, split_uri
 
-SCHEMES = ("file", "pvc", "s3", "gs")
+SCHEMES = ("file", "pvc", "s3", "gs", "oci")
 
 _T = TypeVar("_T")
 

@@ -23,8 +23,8 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 import ray
+from fovea_api.common import BundleUri
 from fovea_api.common import Model as ApiModel
-from fovea_api.common import Uri
 from fovea_api.errors import FoveaError, InvalidManifest, Recoverable
 from fovea_api.modeldeployment import Inference
 from pydantic import JsonValue, ValidationError
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 class ApplicationArgs(ApiModel):
     """What an application is made of."""
 
-    bundle: Uri
+    bundle: BundleUri
     """Where the bundle lies."""
     precision: Literal["FP32", "INT8"] | None = None
     """Which exported form is served. Absent: the bundle's own choice."""

@@ -11,6 +11,8 @@ import pytest
 from fovea_api.errors import InvalidInput
 from fovea_serving.bundle import load_bundle
 from fovea_serving.fetch import fetch_bundle
+from fovea_serving.runtimes.ray_serve import ApplicationArgs, _fetch
+from fovea_serving.runtimes.triton import TritonOptions, prepare
 from fovea_serving.signature import SIGNATURE, UntrustedBundle, sign_bundle, verify_signature, verify_signed_file
 
 
@@ -83,6 +85,28 @@ def test_the_librarys_own_command_verifies_what_we_sign(signed: Path, keys: tupl
     options = ["--signature", str(signed / SIGNATURE), "--public_key", str(keys[1])]
     done = subprocess.run(command + options, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("runtime", ["RayServe", "Triton"])
+def test_what_serves_a_deployment_refuses_what_its_key_has_not_signed(
+    bundle: Path, keys: tuple[Path, Path], other_keys: tuple[Path, Path], tmp_path: Path, runtime: str
+) -> None:
+    """The replica of each runtime, by the arguments that the operator gives it."""
+
+    def load(key: Path | None) -> None:
+        uri = f"file://{bundle}"
+        if runtime == "Triton":
+            return prepare(uri, tmp_path / "repository", TritonOptions(), None, key)
+        args = ApplicationArgs.model_validate({"bundle": uri, "publicKey": str(key) if key is not None else None})
+        assert _fetch(args, tmp_path / "fetched").digest == bundle.name
+
+    load(None)
+    with pytest.raises(UntrustedBundle, match="is not signed"):
+        load(keys[1])
+    (bundle / SIGNATURE).write_bytes(sign_bundle(bundle, keys[0]))
+    load(keys[1])
+    with pytest.raises(UntrustedBundle, match="does not hold"):
+        load(other_keys[1])
 
 
 def test_by_hand(bundle: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
