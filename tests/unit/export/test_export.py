@@ -295,6 +295,9 @@ def test_the_signal_to_noise_ratio_of_weights_is_that_of_seven_bits_a_row() -> N
     weights = np.array([[64.0, 1.25], [128.0, 2.5]], np.float32)  # rounded to 1 of 64 steps, which are 1 and 2 wide
     signal, noise = 64**2 + 1.25**2, 0.25**2
     assert weight_decibels(weights) == pytest.approx(10 * np.log10(signal / noise))
+    assert weight_decibels(weights[0]) == pytest.approx(weight_decibels(weights)), (
+        "a vector, as of a detector's decoding"
+    )
 
 
 def test_layers_are_compared_until_the_time_is_over(batch: np.ndarray, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class CalibratedModel:
         }
         """Names of the layers that can be quantized, by the names of their nodes."""
         self._weight_decibels = {
-            node.name: weight_decibels(numpy_helper.to_array(weights[node.input[1]]))
+            node.name: weight_decibels(_rows(node, numpy_helper.to_array(weights[node.input[1]])))
             for node in graph.node
             if node.name in self.layers and node.input[1] in weights
         }
@@ -169,8 +169,10 @@ def decibels(expected: Sequence[Images], measured: Sequence[Images]) -> float:
 
 
 def weight_decibels(weights: NDArray[np.float32]) -> float:
-    """Signal-to-quantization-noise ratio of weights [O, ...], each row on a scale of 7 bits of its own."""
-    return decibels([weights], [round_weights(torch.tensor(weights)).numpy()])
+    """Signal-to-quantization-noise ratio of weights [O, ...], each row on a scale of 7 bits of its own; a vector is one
+    row."""
+    rows = np.atleast_2d(weights)
+    return decibels([rows], [round_weights(torch.tensor(rows)).numpy()])
 
 
 def _outputs(model: Path, images: Images) -> list[Images]:
@@ -180,6 +182,11 @@ def _outputs(model: Path, images: Images) -> list[Images]:
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     rows = [session.run(None, {INPUT: images[index : index + 1]}) for index in range(len(images))]
     return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+
+def _rows(node: onnx.NodeProto, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The weights of a layer, outputs first; of a matrix product they come last."""
+    return weights.T if node.op_type == "MatMul" else weights
 
 
 def _layer_name(weight: str) -> str:
