@@ -10,10 +10,11 @@ import torch
 from fovea_api.common import Task
 from fovea_api.trainingjob import Loss
 from fovea_trainer.models.bodies import Body
+from fovea_trainer.models.boxes import overlaps, thin
 from fovea_trainer.models.description import NetworkDescription, build
 from fovea_trainer.models.heads.base import Head, heads
 from fovea_trainer.models.heads.detection import RawBoxes
-from fovea_trainer.models.heads.fasterrcnn import FasterRCNN, LevelPool, RawProposals, _iou
+from fovea_trainer.models.heads.fasterrcnn import FasterRCNN, LevelPool, RawProposals
 from fovea_trainer.models.heads.fcos import FCOS, NO_OBJECT, match
 from fovea_trainer.models.heads.retinanet import RetinaNet
 from fovea_trainer.models.heads.ssd import NEGATIVES_PER_POSITIVE, SSD
@@ -119,7 +120,7 @@ def test_proposals_are_pooled_from_the_level_of_their_size_as_in_torchvision() -
 
 def test_overlaps_of_all_pairs_are_torchvisions() -> None:
     some = torch.stack([boxes(10), boxes(10, seed=3)])
-    assert torch.allclose(_iou(some)[1], box_iou(some[1], some[1]), atol=1e-5)
+    assert torch.allclose(overlaps(some)[1], box_iou(some[1], some[1]), atol=1e-5)
 
 
 def raw_proposals(network: FasterRCNN) -> RawProposals:
@@ -174,6 +175,13 @@ def test_proposals_that_overlap_a_better_one_are_thinned_out() -> None:
     few = RawProposals(raw.features, objectness, torch.zeros(8, 4), anchors, (8,), raw.size)
     kept = network._propose(few)[0]
     assert {tuple(box) for box in kept.tolist()} == {(10.0, 10.0, 60.0, 60.0), (70.0, 20.0, 110.0, 90.0)}
+
+
+def test_removed_boxes_follow_in_their_order() -> None:
+    """Also those that hardly differ, which two backends would sort in ways of their own."""
+    alike = torch.tensor([10.0, 10, 60, 60]).repeat(6, 1)
+    elsewhere = torch.tensor([[70.0, 20, 110, 90]])
+    assert thin(torch.cat([alike, elsewhere])[None], 5).tolist() == [[0, 6, 1, 2, 3]]
 
 
 def test_the_first_stages_loss_is_that_of_torchvision() -> None:

@@ -1,10 +1,9 @@
-"""Every registered architecture builds, learns from a step, and exports what it computes."""
+"""Every registered architecture builds and learns from a step."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from fovea_api.common import Task
 from fovea_api.compatibility import UnsuitableLoss, ignored_by_loss
 from fovea_api.errors import InvalidInput
 from fovea_api.trainingjob import Input, Loss, ModelChoice, Pretrained, Recipe, Training
-from fovea_trainer.export import Exportable, check_parity, exporter
 from fovea_trainer.models import catalogue as generator
 from fovea_trainer.models.losses import LossSettings, choose_losses
 from fovea_trainer.models.network import AnyNetwork
@@ -80,22 +78,15 @@ def test_names_are_known_without_torch() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_it_trains_and_exports_with_any_batch_size(name: str, tmp_path: Path) -> None:
+def test_a_step_teaches_all_of_it(name: str) -> None:
+    """Also where images have no objects, and are not square."""
     net, known = network(name, options=SMALL.get(name, {})), find(name)
     width, height = (known.width, known.height) if known.fixed_size else (128, 96)
     images, targets = batch(net.task, width, height)
-    optimizer = torch.optim.SGD(net.parameters(), 1e-3)
-    for _ in range(3):  # also warms the batch norms, without which equality would prove nothing
-        losses = net.loss(net(images), targets)
-        assert all(torch.isfinite(value) for value in losses.values())
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        optimizer.step()
+    losses = net.loss(net(images), targets)
+    assert all(torch.isfinite(value) for value in losses.values())
+    sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
-    model, file = Exportable.of(net, (width, height), True), tmp_path / "model.onnx"
-    exporter("ONNX").write(model, file)
-    assert check_parity(model, file, images).images == 4
-    assert check_parity(model, file, images[:3]).images == 3
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "retinanet-efficientnet-lite0", "unet-efficientnet-lite0"])

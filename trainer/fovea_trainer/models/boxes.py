@@ -1,4 +1,4 @@
-"""Box decoding whose graph exports cleanly: fixed shapes, no lists of images."""
+"""Decoding and thinning of boxes whose graph exports cleanly: fixed shapes, no lists of images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from torch import Tensor
 
 MAX_LOG_SCALE = math.log(1000 / 16)
 """Clamp of the predicted log size, as in torchvision's BoxCoder: keeps exp() finite."""
+THINNING_IOU = 0.7
+"""Of two boxes that overlap more, the better one stays."""
+CANDIDATES_PER_BOX = 4
+"""Boxes by their score that are thinned to one."""
 
 
 def decode(deltas: Tensor, anchors: Tensor, height: int, width: int, weights: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
@@ -28,3 +32,34 @@ def decode(deltas: Tensor, anchors: Tensor, height: int, width: int, weights: Se
 def clipped(boxes: Tensor, height: int, width: int) -> Tensor:
     """What of boxes xyxy [..., 4] lies in the image."""
     return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height] * 2))
+
+
+def thin(boxes: Tensor, count: int) -> Tensor:
+    """Indices of the boxes that overlap no better one much, and after them of the others; int64 [N, at most count].
+
+    Fast NMS of Bolya et al., "YOLACT" (2019): a plain matrix operation, in which removed boxes remove others, too. It
+    sorts by ranks, of which no two are equal: backends order equal values in ways of their own.
+
+    Args:
+        boxes: xyxy, the best first, [N, K, 4].
+        count: Boxes to keep.
+    """
+    candidates = boxes.shape[1]
+    removed = torch.triu(overlaps(boxes), 1).amax(1) > THINNING_IOU
+    rank = torch.arange(candidates, device=boxes.device) + candidates * removed.to(torch.int64)
+    _, kept = rank.to(boxes.dtype).topk(min(count, candidates), 1, largest=False)
+    return kept
+
+
+def overlaps(boxes: Tensor) -> Tensor:
+    """Intersection over union of all pairs, [N, K, K], from xyxy [N, K, 4]."""
+    low = boxes[:, :, None, :2].maximum(boxes[:, None, :, :2])
+    high = boxes[:, :, None, 2:].minimum(boxes[:, None, :, 2:])
+    both = (high - low).clamp(min=0).prod(-1)
+    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    return both / (area[:, :, None] + area[:, None, :] - both).clamp(min=1e-6)
+
+
+def chosen(values: Tensor, index: Tensor) -> Tensor:
+    """The rows of values [N, A, D] at indices [N, K], [N, K, D]."""
+    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

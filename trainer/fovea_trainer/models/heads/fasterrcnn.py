@@ -24,7 +24,7 @@ from torchvision.ops import roi_align
 
 from fovea_trainer.models.anchors import Anchors
 from fovea_trainer.models.bodies import Body
-from fovea_trainer.models.boxes import decode
+from fovea_trainer.models.boxes import CANDIDATES_PER_BOX, THINNING_IOU, chosen, decode, thin
 from fovea_trainer.models.heads.base import Head, Options, register
 from fovea_trainer.models.heads.detection import PRESET, anchor_options, anchors_for, fit_anchor_options
 from fovea_trainer.models.losses import LossSettings, object_weights
@@ -35,10 +35,6 @@ from fovea_trainer.tasks.detection.targets import BoxTargets
 SIZES_PER_LEVEL = 1
 POOL = 7
 """Side of a pooled proposal, in cells."""
-PROPOSAL_IOU = 0.7
-"""Of two proposals that overlap more, the better one stays."""
-CANDIDATES_PER_PROPOSAL = 4
-"""Proposals by objectness that are thinned to the number asked for."""
 REGRESSION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
@@ -141,7 +137,7 @@ class FasterRCNN(Network[RawProposals, B]):
         self.rpn = RegionProposalNetwork(
             anchors.generator, RPNHead(channels, anchors.per_location), fg_iou_thresh=0.7, bg_iou_thresh=0.3,
             batch_size_per_image=256, positive_fraction=0.5, pre_nms_top_n=limits, post_nms_top_n=limits,
-            nms_thresh=PROPOSAL_IOU,
+            nms_thresh=THINNING_IOU,
         )  # fmt: skip
         self.roi = RoIHeads(
             LevelPool(), TwoMLPHead(channels * POOL**2, 512), BoxPredictor(512, classes), fg_iou_thresh=0.5,
@@ -207,15 +203,11 @@ class FasterRCNN(Network[RawProposals, B]):
         """The best proposals that overlap no better one much, xyxy [N, P, 4]."""
         anchors = raw.anchors
         objectness = raw.objectness.float().reshape(-1, anchors.shape[0])
-        candidates = min(CANDIDATES_PER_PROPOSAL * self.proposals, anchors.shape[0])
-        scores, index = objectness.topk(candidates, 1)
-        index = index.unsqueeze(-1).expand(-1, -1, 4)
-        deltas = raw.deltas.float().reshape(-1, anchors.shape[0], 4).gather(1, index)
-        boxes = decode(deltas, anchors.expand(index.shape[0], -1, -1).gather(1, index), *raw.size)
-        worst = torch.triu(_iou(boxes), 1).amax(1)
-        scores = torch.where(worst > PROPOSAL_IOU, scores - 1e4, scores)
-        _, kept = scores.topk(min(self.proposals, candidates), 1)
-        return boxes.gather(1, kept.unsqueeze(-1).expand(-1, -1, 4))
+        candidates = min(CANDIDATES_PER_BOX * self.proposals, anchors.shape[0])
+        index = objectness.topk(candidates, 1).indices
+        deltas = chosen(raw.deltas.float().reshape(-1, anchors.shape[0], 4), index)
+        boxes = decode(deltas, chosen(anchors.expand(index.shape[0], -1, -1), index), *raw.size)
+        return chosen(boxes, thin(boxes, self.proposals))
 
 
 def fixed_proposals(images: Tensor) -> list[Tensor]:
@@ -228,15 +220,6 @@ def rois_of(boxes: Tensor) -> Tensor:
     """[N * P, 5]: index of the image, then xyxy, from the boxes of each image [N, P, 4]."""
     image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)
     return torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes], 2).flatten(0, 1)
-
-
-def _iou(boxes: Tensor) -> Tensor:
-    """Intersection over union of all pairs, [N, K, K], from xyxy [N, K, 4]."""
-    low = boxes[:, :, None, :2].maximum(boxes[:, None, :, :2])
-    high = boxes[:, :, None, 2:].minimum(boxes[:, None, :, 2:])
-    both = (high - low).clamp(min=0).prod(-1)
-    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
-    return both / (area[:, :, None] + area[:, None, :] - both).clamp(min=1e-6)
 
 
 def build(body: Body, options: Options, classes: int, loss: LossSettings, pretrained: bool) -> FasterRCNN[BoxTargets]:
