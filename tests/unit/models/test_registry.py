@@ -25,6 +25,7 @@ from fovea_trainer.tasks.semantic_segmentation.targets import MaskTargets
 
 SMALL = {**{f"resnet{layers}": {"width": 0.25} for layers in (18, 34, 50, 101)},
          "retinanet": {"backbone": "test_efficientnet"},
+         "yolact": {"backbone": "test_resnet", "neckChannels": 32},
          "yolo": {"backbone": "test_convnext", "neckChannels": 32},
          "fcos": {"backbone": "test_resnet", "fpnChannels": 32},
          "ssd": {"backbone": "test_resnet", "extraChannels": 32},

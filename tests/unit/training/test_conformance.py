@@ -56,6 +56,7 @@ OPTIONS = {
     "maskrcnn": {"fpnChannels": 32, "proposals": 16, "maskChannels": 16},
     "retinanet": {"fpnChannels": 32, "backbone": "test_resnet"},
     "yolo": {"neckChannels": 32, "backbone": "test_resnet"},
+    "yolact": {"neckChannels": 32, "backbone": "test_resnet", "objects": 16},
     "fcos": {"fpnChannels": 32, "backbone": "test_resnet"},
     "ssd": {"extraChannels": 32, "backbone": "test_resnet"},
     "ssdlite": {"extraChannels": 32},

@@ -5,7 +5,9 @@ distributions of Li et al., "Generalized Focal Loss" (2020)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from fovea_api.architectures import Option
@@ -73,10 +75,12 @@ class Branch(nn.Sequential):
         super().__init__(conv(channels, channels, 3), conv(channels, channels, 3), last)
 
 
-class Yolo(Network[RawPoints, BoxTargets]):
-    """One-stage detector without anchors. Outputs are decoded in the graph; NMS is outside."""
+R = TypeVar("R", bound=RawPoints)
+B = TypeVar("B", bound=BoxTargets)
 
-    task = Task.DETECTION
+
+class PointDetector(Network[R, B]):
+    """What a one-stage detector without anchors says of the points of its levels: classes, and distances to sides."""
 
     def __init__(self, neck: PathAggregation, channels: int, classes: int, loss: LossSettings) -> None:
         super().__init__(classes, loss)
@@ -90,26 +94,22 @@ class Yolo(Network[RawPoints, BoxTargets]):
     def backbone(self) -> nn.Module:
         return self.neck.body
 
-    def forward(self, images: Tensor) -> RawPoints:
-        levels = self.neck(images)
-        logits, sides = (
-            torch.cat([branch(features).flatten(2).mT for branch, features in zip(branches, levels, strict=True)], 1)
-            for branches in (self.of_classes, self.of_sides)
-        )
+    def points_of(self, levels: Sequence[Tensor], images: Tensor) -> RawPoints:
+        """What the branches say of the neck's levels."""
         points, strides = grid(levels, BODY_STRIDES)
+        logits, sides = at_points(self.of_classes, levels), at_points(self.of_sides, levels)
         return RawPoints(logits, sides, points, strides, (images.shape[-2], images.shape[-1]))
 
-    def loss(self, raw: RawPoints, targets: BoxTargets) -> dict[str, Tensor]:
+    def assigned_loss(self, raw: RawPoints, targets: BoxTargets) -> tuple[dict[str, Tensor], list[Assignment]]:
+        """The losses of classes and boxes, and what the points of each image learn."""
         logits, predicted = raw.logits.float(), raw.boxes
-        parts = []
+        parts, assignments = [], []
         for index, (boxes, labels) in enumerate(zip(targets.boxes, targets.labels, strict=True)):
             with torch.no_grad():
                 assignment = assign(logits[index].sigmoid(), predicted[index], raw.points, boxes, labels)
             parts.append(self._of_image(raw, index, predicted[index], boxes, labels, assignment))
-        return mean_losses(("class", "box", "distribution"), parts)
-
-    def decode(self, raw: RawPoints) -> dict[str, Tensor]:
-        return {"boxes": clipped(raw.boxes, *raw.size), "scores": raw.logits.float().sigmoid()}
+            assignments.append(assignment)
+        return mean_losses(("class", "box", "distribution"), parts), assignments
 
     def _of_image(
         self, raw: RawPoints, index: int, predicted: Tensor, boxes: Tensor, labels: Tensor, assignment: Assignment
@@ -131,6 +131,26 @@ class Yolo(Network[RawPoints, BoxTargets]):
         return of_classes, BOX_WEIGHT * of_boxes, DISTRIBUTION_WEIGHT * of_sides
 
 
+class Yolo(PointDetector[RawPoints, BoxTargets]):
+    """One-stage detector without anchors. Outputs are decoded in the graph; NMS is outside."""
+
+    task = Task.DETECTION
+
+    def forward(self, images: Tensor) -> RawPoints:
+        return self.points_of(self.neck(images), images)
+
+    def loss(self, raw: RawPoints, targets: BoxTargets) -> dict[str, Tensor]:
+        return self.assigned_loss(raw, targets)[0]
+
+    def decode(self, raw: RawPoints) -> dict[str, Tensor]:
+        return {"boxes": clipped(raw.boxes, *raw.size), "scores": raw.logits.float().sigmoid()}
+
+
+def at_points(branches: nn.ModuleList, levels: Sequence[Tensor]) -> Tensor:
+    """Outputs of a branch for each level as one tensor, [N, A, D], in the order of the points."""
+    return torch.cat([branch(features).flatten(2).mT for branch, features in zip(branches, levels, strict=True)], 1)
+
+
 def distribution_loss(logits: Tensor, distances: Tensor) -> Tensor:
     """Distribution focal loss of Li et al. (2020): the cross-entropy of the two bins around each distance.
 
@@ -150,18 +170,22 @@ def build(body: Body, options: Options, classes: int, loss: LossSettings, pretra
     return Yolo(PathAggregation(body, channels, options.integer("depth"), pretrained), channels, classes, loss)
 
 
+NECK_OPTIONS = (
+    Option(name="neckChannels", type="Integer", default=96, min=16, max=512,
+           description="Channels of neck and branches; an even number."),
+    Option(name="depth", type="Integer", default=1, min=1, max=6,
+           description="Residual blocks of each CSP block of the neck."),
+)  # fmt: skip
+BOX_LOSSES = (Loss.CIOU, Loss.DIOU, Loss.GIOU, Loss.IOU)
+NOTES = (
+    "The named loss is that of the boxes; that of the classes is the quality focal loss in all cases.",
+    f"Objects are at most {2 * (BINS - 1) * BODY_STRIDES[-1]} input pixels wide or high.",
+)
 YOLO = Head(
-    "yolo", task=Task.DETECTION, losses=(Loss.CIOU, Loss.DIOU, Loss.GIOU, Loss.IOU), build=build,
-    options=(
-        Option(name="neckChannels", type="Integer", default=96, min=16, max=512,
-               description="Channels of neck and branches; an even number."),
-        Option(name="depth", type="Integer", default=1, min=1, max=6,
-               description="Residual blocks of each CSP block of the neck."),
-    ),
+    "yolo", task=Task.DETECTION, losses=BOX_LOSSES, build=build,
+    options=NECK_OPTIONS,
     size=(320, 320), multiple=32,
-    notes=("The named loss is that of the boxes; that of the classes is the quality focal loss in all cases.",
-           f"Objects are at most {2 * (BINS - 1) * BODY_STRIDES[-1]} input pixels wide or high.",
-           "NMS is not part of the exported graph."),
+    notes=(*NOTES, "NMS is not part of the exported graph."),
     preset=PRESET, focal=True,
 )  # fmt: skip
 register(YOLO)
