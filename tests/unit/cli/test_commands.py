@@ -145,12 +145,24 @@ def test_report_is_copied(fovea: Fovea, trained: Trained, tmp_path: Path) -> Non
 def test_models_lists_every_architecture(fovea: Fovea) -> None:
     text = fovea("models").stdout.splitlines()
     data = json.loads(fovea("models", "--output", "json").stdout)
-    assert text[0].split() == ["NAME", "TASK", "INPUT", "WEIGHTS", "LICENCE", "OF", "WEIGHTS", "OPTIONS"]
+    columns = "NAME TASK INPUT M PARAMETERS G MACS WEIGHTS LICENCE OF WEIGHTS OPTIONS"
+    assert " ".join(text[0].split()) == columns
     assert [line.split()[0] for line in text[1:]] == [model["name"] for model in data]
     (line,) = (line for line in text if line.startswith("resnet18 "))
-    assert "224 x 224   None, ImageNet   " in line
+    assert "224 x 224   11.2           1.81     None, ImageNet   " in line, "as torchvision states but for its classes"
     assert "None, ImageNet (packaged)" in next(line for line in text if line.startswith("efficientnet-lite0 "))
     assert {model["name"] for model in data} == {model.name for model in catalogue().values()}
+
+
+def test_models_are_filtered_by_size(fovea: Fovea) -> None:
+    everything = json.loads(fovea("models", "--output", "json").stdout)
+    for option, field in (("--max-parameters", "megaParameters"), ("--max-macs", "gigaMacs")):
+        limit = sorted(model["figures"][field] for model in everything)[5]
+        kept = json.loads(fovea("models", option, str(limit), "--output", "json").stdout)
+        within = [model["name"] for model in everything if model["figures"][field] <= limit]
+        assert [model["name"] for model in kept] == within
+        assert 0 < len(within) < len(everything)
+        assert not json.loads(fovea("models", "timm/resnet50", option, "1e9", "--output", "json").stdout)
 
 
 def test_models_are_filtered_by_task_licence_and_packaged_weights(fovea: Fovea) -> None:

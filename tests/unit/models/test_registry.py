@@ -12,6 +12,7 @@ from fovea_api.architectures import InvalidOption, UnknownArchitecture, catalogu
 from fovea_api.common import Task
 from fovea_api.compatibility import UnsuitableLoss, ignored_by_loss
 from fovea_api.errors import InvalidInput
+from fovea_api.figures import figures
 from fovea_api.trainingjob import Input, Loss, ModelChoice, Pretrained, Recipe, Training
 from fovea_trainer.models import catalogue as generator
 from fovea_trainer.models.losses import LossSettings, choose_losses
@@ -71,6 +72,12 @@ def batch(task: Task, width: int = 128, height: int = 96) -> tuple[torch.Tensor,
 def test_the_catalogue_is_what_the_registry_has() -> None:
     assert generator.PATH.read_text("utf-8") == generator.render(), "run: python -m fovea_trainer.models.catalogue"
     assert generator.BACKBONES.read_text("utf-8") == generator.render_backbones(), "run the same"
+    assert (generator.FOLDER / generator.FIGURES).read_text("utf-8") == generator.render_figures(), "run the same"
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "ssdlite", "yolact"])
+def test_the_figures_are_those_of_the_networks(name: str) -> None:
+    assert generator.calculated(name) == figures()[name], f"delete {name} from {generator.FIGURES} and run the same"
 
 
 def test_names_are_known_without_torch() -> None:

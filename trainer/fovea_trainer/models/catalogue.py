@@ -1,4 +1,5 @@
-"""Writes `fovea_api/architectures.json` from the registry, and `fovea_api/backbones.json` from timm's.
+"""Writes `fovea_api/architectures.json` and `fovea_api/figures.json` from the registry, and `fovea_api/backbones.json`
+from timm's.
 
 Run it as `python -m fovea_trainer.models.catalogue`; `--check` writes nothing and fails if a file is out of date.
 """
@@ -11,10 +12,16 @@ from pathlib import Path
 
 import fovea_api
 import timm
+from fovea_api.architectures import TIMM_FAMILY
 from fovea_api.backbones import FILE, Backbone
+from fovea_api.figures import CLASSES, Figures
+from fovea_api.figures import FILE as FIGURES
+from fovea_api.trainingjob import ModelChoice
 from pydantic import JsonValue
 
-from fovea_trainer.models.registry import architectures
+from fovea_trainer.models.complexity import complexity
+from fovea_trainer.models.losses import LossSettings
+from fovea_trainer.models.registry import architectures, build_network
 from fovea_trainer.models.weights import is_packaged
 
 FOLDER = Path(fovea_api.__file__).parent
@@ -61,10 +68,30 @@ def _describe(name: str) -> JsonValue:
     return described.model_dump(mode="json", exclude_defaults=True)
 
 
+def render_figures() -> str:
+    """Sizes and computation of the architectures as JSON text, one a line; what was entered before stays as it is."""
+    file = FOLDER / FIGURES
+    known: dict[str, JsonValue] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(known.get(name) or calculated(name).to_dict())}"
+        for name in architectures()
+        if name != TIMM_FAMILY
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def calculated(name: str) -> Figures:
+    """The figures of an architecture."""
+    choice = ModelChoice.model_validate({"architecture": name, "pretrained": {"weights": "None"}})
+    network, architecture = build_network(choice, CLASSES, LossSettings()), architectures()[name]
+    found = complexity(network, architecture.width, architecture.height)
+    return Figures(mega_parameters=round(found.parameters / 1e6, 3), giga_macs=round(found.macs / 1e9, 3))
+
+
 def main() -> int:
     stale = []
-    # The architectures are described with the models of timm that are entered: these come first.
-    for path, make in ((BACKBONES, render_backbones), (PATH, render)):
+    # The architectures are described with the models of timm that are entered: these come first, and figures last.
+    for path, make in ((BACKBONES, render_backbones), (PATH, render), (FOLDER / FIGURES, render_figures)):
         expected = make()
         if path.exists() and path.read_text("utf-8") == expected:
             continue
