@@ -40,12 +40,14 @@ class Detector(nn.Module):
         self.body = nn.Conv2d(3, 7, 8, STRIDE, 2)
         grid = torch.meshgrid(torch.arange(HEIGHT // STRIDE), torch.arange(WIDTH // STRIDE), indexing="ij")
         self.register_buffer("centers", torch.stack(grid[::-1], -1).reshape(1, -1, 2) * STRIDE + STRIDE / 2.0)
+        self.register_buffer("inside_out", torch.arange(len(self.centers[0]))[None, :, None] % 7 == 0)
         self.register_buffer("preference", torch.randn(1, len(self.centers[0]), 3) * 3)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         sides, raw = self.body(image).flatten(2).transpose(1, 2).split([4, 3], 2)
         low, high = sides.tanh().chunk(2, 2)
         boxes = torch.cat([self.centers - 9 * (low + 0.8), self.centers + 9 * (high + 0.8)], 2)
+        boxes = torch.where(self.inside_out, torch.cat(boxes.chunk(2, 2)[::-1], 2), boxes)
         return boxes, (raw + self.preference).sigmoid()
 
 
