@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FOVEA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fovea
 export PATH := $(abspath $(BIN)):$(FOVEA_CACHE)/bin:$(PATH)
 
-.PHONY: help install venv demo generate check-generated helm lint test test-unit test-kubernetes test-controlplane test-cluster test-slow test-page fuzz mutants tools lock clean
+.PHONY: help install venv demo generate check-generated helm lint test test-unit test-kubernetes test-controlplane test-cluster test-slow test-page conformance fuzz mutants tools lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -82,6 +82,9 @@ test-slow: venv  ## Sweeps with real trainings; on the cluster of test-cluster a
 test-page: venv  ## The page of fovea serve in a real browser, which this installs (Debian's Chromium)
 	command -v chromium >/dev/null || apt-get install --yes --quiet --no-install-recommends chromium
 	$(BIN)/python -m pytest -q tests/unit/serving/test_service.py
+
+conformance: venv  ## Every architecture trained, pruned, quantized and measured on real images, into docs/models.md; an hour (NAMES="yolo unet")
+	$(BIN)/python benchmarks/conformance.py $(NAMES)
 
 fuzz: venv  ## Readers and decoders on thousands of inputs that nobody would write; ten minutes
 	FOVEA_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q tests/unit/data/formats/test_fuzz.py
