@@ -83,7 +83,7 @@ test-page: venv  ## The page of fovea serve in a real browser, which this instal
 	command -v chromium >/dev/null || apt-get install --yes --quiet --no-install-recommends chromium
 	$(BIN)/python -m pytest -q tests/unit/serving/test_service.py
 
-conformance: venv  ## Every architecture trained, pruned, quantized and measured on real images, into docs/models.md; an hour (NAMES="yolo unet")
+conformance: venv  ## Every architecture trained, pruned, quantized and measured on real images, into docs/models.md; perhaps an hour (NAMES="yolo unet")
 	$(BIN)/python benchmarks/conformance.py $(NAMES)
 
 fuzz: venv  ## Readers and decoders on thousands of inputs that nobody would write; ten minutes
