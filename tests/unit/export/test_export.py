@@ -278,6 +278,7 @@ def test_quantization_makes_it_smaller_and_stays_close(exported: Path, batch: np
     assert small.stat().st_size < 0.5 * exported.stat().st_size
     operations = {node.op_type for node in onnx.load(str(small)).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operations
+    assert "Relu" not in operations, "it is in the rounding"
     task = Postprocess(Task.CLASSIFICATION)
     full, quantized = (Predictor(path, Preprocess(*SIZE), task).run(batch)["logits"] for path in (exported, small))
     assert np.corrcoef(full.ravel(), quantized.ravel())[0, 1] > 0.9
