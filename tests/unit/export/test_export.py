@@ -138,6 +138,36 @@ def test_every_task_is_exported(
     assert [output.name for output in written.graph.output] == list(Postprocess(task).outputs)
 
 
+class Chooser(nn.Module):
+    """A hundred boxes that follow from the image, in an order, and with some of them moved."""
+
+    def __init__(self, order: list[int], moved: int = 0) -> None:
+        super().__init__()
+        shift = torch.zeros(100, 1)
+        shift[:moved] = 5.0
+        self.order, self.shift = torch.tensor(order), shift
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        colour = image.mean((2, 3))[:, :1, None]
+        boxes = colour + torch.arange(400.0).reshape(1, 100, 4) + self.shift
+        scores = (colour + torch.linspace(-3, 3, 100)[None, :, None]).sigmoid()
+        return boxes[:, self.order], scores[:, self.order]
+
+
+def test_boxes_that_are_chosen_agree_in_any_order_but_for_a_few(batch: np.ndarray, tmp_path: Path) -> None:
+    order = list(range(100))
+    file = export(exportable(Chooser(order), Task.DETECTION), tmp_path)
+    swapped = [*order[:40], 41, 40, *order[42:]]
+    with pytest.raises(ParityError, match=r"boxes\[.*allowed is a difference"):
+        check_parity(exportable(Chooser(swapped), Task.DETECTION), file, batch)
+    for moved in (0, 2):
+        model = replace(exportable(Chooser(swapped, moved), Task.DETECTION), chooses_boxes=True)
+        assert check_parity(model, file, batch).difference["boxes"] < 0.01
+    model = replace(exportable(Chooser(swapped, 3), Task.DETECTION), chooses_boxes=True)
+    with pytest.raises(ParityError, match=r"boxes\[.*allowed is a difference"):
+        check_parity(model, file, batch)
+
+
 def test_the_file_is_whole(exported: Path) -> None:
     assert [file.name for file in exported.parent.iterdir()] == ["model.onnx"]
 

@@ -50,6 +50,7 @@ class Exportable:
         size: (width, height) of the input in pixels; fixed in the file.
         dynamic_batch: Whether N may be any number; otherwise it is 1.
         onnx: The same module as an ONNX file, where it is written already: formats that are made from one read it.
+        chooses_boxes: As of the network.
     """
 
     module: nn.Module
@@ -58,11 +59,12 @@ class Exportable:
     size: tuple[int, int]
     dynamic_batch: bool = True
     onnx: Path | None = None
+    chooses_boxes: bool = False
 
     @classmethod
     def of(cls, network: AnyNetwork, size: tuple[int, int], dynamic_batch: bool) -> Exportable:
         """A trained network with its decoding."""
-        return cls(Inference(network), network, network.task, size, dynamic_batch)
+        return cls(Inference(network), network, network.task, size, dynamic_batch, chooses_boxes=network.chooses_boxes)
 
     def traced(self) -> tuple[NamedOutputs, Tensor]:
         """The module as it is traced, and an example of its input; a batch of 1 would be taken for a constant."""

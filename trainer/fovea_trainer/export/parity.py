@@ -11,6 +11,8 @@ import torch
 from fovea_api.errors import FoveaError
 from fovea_serving.backends import BackendOptions, open_backend
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
 from torch import Tensor
 
 from fovea_trainer.export.exporter import Exportable
@@ -18,6 +20,13 @@ from fovea_trainer.tasks import definition
 
 RELATIVE = 1e-3
 """Difference allowed in relation to the value; float32 sums in another order stay well below it."""
+CHOSEN_OTHERWISE = 0.02
+"""Share of an image's rows that may be other boxes, where a network chooses them: of two whose scores are equal but for
+the last digits, one is the last to be kept, or removes the other."""
+NO_PAIR = 50.0
+"""Distance in tolerances from which on all are alike: no pair is parted for the sake of boxes that have none."""
+
+Outputs = Mapping[str, NDArray[np.float32]]
 
 
 class ParityError(FoveaError):
@@ -49,7 +58,8 @@ def check_parity(model: Exportable, path: Path, batch: Tensor | NDArray[np.float
     Raises:
         ParityError: an output differs by more than the task's `parity_tolerance[name] + RELATIVE * |value|`, has
             another shape or is not finite; or the outputs hardly differ between images, so that equality proves
-            nothing.
+            nothing. Boxes that the network chooses are compared with those in the file that are nearest to them, in
+            any order; `CHOSEN_OTHERWISE` of them may be others.
     """
     images = torch.as_tensor(batch).float()
     if len(images) < 2:
@@ -57,15 +67,20 @@ def check_parity(model: Exportable, path: Path, batch: Tensor | NDArray[np.float
     known = definition(model.task)
     module, _ = model.traced()
     with torch.no_grad():
-        expected = {name: output.numpy() for name, output in zip(module.names, module(images), strict=True)}
+        expected: Outputs = {name: output.numpy() for name, output in zip(module.names, module(images), strict=True)}
     backend = open_backend(path, BackendOptions(module.names))
     size = backend.fixed_batch or len(images)
     parts = [backend.run(images[start : start + size].numpy()) for start in range(0, len(images), size)]
-    measured = {name: np.concatenate([part[name] for part in parts]) for name in module.names}
-    difference = {}
+    measured: Outputs = {name: np.concatenate([part[name] for part in parts]) for name in module.names}
     spread = {name: float(np.ptp(output, axis=0).max()) for name, output in expected.items()}
     for name, output in expected.items():
-        difference[name] = _difference(name, output, measured[name], known.parity_tolerance[name], path)
+        _check_shape(name, output, measured[name], path)
+    if model.chooses_boxes:
+        expected, measured = _paired(expected, measured, known.parity_tolerance)
+    difference = {
+        name: _difference(name, output, measured[name], known.parity_tolerance[name], path)
+        for name, output in expected.items()
+    }
     informative = known.informative_output
     if spread[informative] <= 10 * max(difference[informative], 1e-7):
         raise ParityError(
@@ -77,13 +92,48 @@ def check_parity(model: Exportable, path: Path, batch: Tensor | NDArray[np.float
     return Parity(path.name, len(images), difference, spread)
 
 
-def _difference(
-    name: str, expected: NDArray[np.float32], measured: NDArray[np.float32], absolute: float, path: Path
-) -> float:
+def _check_shape(name: str, expected: NDArray[np.float32], measured: NDArray[np.float32], path: Path) -> None:
     if expected.shape != measured.shape:
         raise ParityError(f"{name} has shape {measured.shape} instead of {expected.shape}", str(path))
     if not (np.isfinite(expected).all() and np.isfinite(measured).all()):
         raise ParityError(f"{name} has values that are not finite", str(path), "lower the learning rate")
+
+
+def _paired(expected: Outputs, measured: Outputs, tolerance: Mapping[str, float]) -> tuple[Outputs, Outputs]:
+    """Rows [N, K, …] of both, each row of an image beside the nearest of the file, the pairs that agree best first; the
+    last pairs, `CHOSEN_OTHERWISE` of them, are left out."""
+    images, rows = expected["scores"].shape[:2]
+    kept = rows - int(CHOSEN_OTHERWISE * rows)
+    pairs = [_nearest(_image(expected, image), _image(measured, image), tolerance) for image in range(images)]
+    ours, theirs = (np.stack([pair[side][:kept] for pair in pairs]) for side in (0, 1))
+    each = np.arange(images)[:, None]
+    return (
+        {name: output[each, ours] for name, output in expected.items()},
+        {name: output[each, theirs] for name, output in measured.items()},
+    )
+
+
+def _image(outputs: Outputs, image: int) -> Outputs:
+    return {name: output[image] for name, output in outputs.items()}
+
+
+def _nearest(
+    expected: Outputs, measured: Outputs, tolerance: Mapping[str, float]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of the pairs of rows [K, …] by boxes and scores, in units of their tolerances; the nearest first."""
+    ours, theirs = (
+        np.concatenate([outputs[name] / tolerance[name] for name in ("boxes", "scores")], 1)
+        for outputs in (expected, measured)
+    )
+    distance = np.minimum(cdist(ours, theirs, "chebyshev"), NO_PAIR)
+    rows, columns = linear_sum_assignment(distance)
+    order = distance[rows, columns].argsort(kind="stable")
+    return rows[order], columns[order]
+
+
+def _difference(
+    name: str, expected: NDArray[np.float32], measured: NDArray[np.float32], absolute: float, path: Path
+) -> float:
     off = np.abs(expected - measured)
     excess = off - (absolute + RELATIVE * np.abs(expected))
     if excess.max() > 0:

@@ -30,6 +30,9 @@ class Network(nn.Module, ABC, Generic[Raw, T]):
     task: Task
     description: str = ""
     """What it is made of, as `NetworkDescription` writes it."""
+    chooses_boxes: bool = False
+    """Whether the decoded rows are the best of many boxes: which of two that are nearly equal comes first, or comes at
+    all, depends on the last digits of its score."""
 
     def __init__(self, num_classes: int, loss: LossSettings) -> None:
         super().__init__()

@@ -127,6 +127,7 @@ class FasterRCNN(Network[RawProposals, B]):
     """Two-stage detector with a fixed number of proposals."""
 
     task = Task.DETECTION
+    chooses_boxes = True
 
     def __init__(
         self, pyramid: Pyramid, channels: int, anchors: Anchors, proposals: int, classes: int, loss: LossSettings

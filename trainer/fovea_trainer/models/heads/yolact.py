@@ -74,6 +74,7 @@ class Yolact(PointDetector[RawMasks, InstanceTargets]):
     """One-stage detector whose points also say how the prototypes make up the mask of their object."""
 
     task = Task.INSTANCE_SEGMENTATION
+    chooses_boxes = True
 
     def __init__(
         self, neck: PathAggregation, channels: int, prototypes: int, objects: int, classes: int, loss: LossSettings
