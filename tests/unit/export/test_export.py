@@ -160,10 +160,10 @@ def test_boxes_that_are_chosen_agree_in_any_order_but_for_a_few(batch: np.ndarra
     swapped = [*order[:40], 41, 40, *order[42:]]
     with pytest.raises(ParityError, match=r"boxes\[.*allowed is a difference"):
         check_parity(exportable(Chooser(swapped), Task.DETECTION), file, batch)
-    for moved in (0, 2):
+    for moved in (0, 5):
         model = replace(exportable(Chooser(swapped, moved), Task.DETECTION), chooses_boxes=True)
         assert check_parity(model, file, batch).difference["boxes"] < 0.01
-    model = replace(exportable(Chooser(swapped, 3), Task.DETECTION), chooses_boxes=True)
+    model = replace(exportable(Chooser(swapped, 6), Task.DETECTION), chooses_boxes=True)
     with pytest.raises(ParityError, match=r"boxes\[.*allowed is a difference"):
         check_parity(model, file, batch)
 

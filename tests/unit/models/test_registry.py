@@ -154,7 +154,7 @@ def test_other_box_losses(loss: Loss) -> None:
         ("resnet18", "FocalLoss", "CrossEntropy", 0, "balance: resnet18 is trained with CrossEntropy (leave training"),
         ("unet-efficientnet-lite0", "FocalLoss", "Dice", 0, "is trained with Dice (leave training.loss at Default"),
         ("unet-efficientnet-lite0", "ClassWeights", "Dice", 0, "balance: the loss Dice takes no class weights (use Ov"),
-        ("fasterrcnn", "ClassWeights", "Default", 0, "fasterrcnn takes no class weights (use Oversample or Undersampl"),
+        ("fasterrcnn", "ClassWeights", "Default", 0, ""),
         ("resnet18", "None", "Focal", 0.1, "labelSmoothing: the loss Focal takes no label smoothing (set it to 0, or"),
         ("resnet18", "FocalLoss", "Default", 0.1, "the loss Focal takes no label smoothing"),
         ("unet-efficientnet-lite0", "None", "Dice", 0.1, "DiceCrossEntropy or CrossEntropy or BinaryCrossEntropy)"),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
-from fovea_api.common import Task
 from fovea_api.errors import NotSupported
 from fovea_serving.backends import BackendOptions, open_backend
 from fovea_serving.pipeline import Detection, Postprocess, Preprocess
@@ -98,7 +98,7 @@ def add_nms(model: Path, postprocess: Postprocess, target: Path) -> None:
         NotSupported: the model is no detector.
         ExportError: the file's outputs have no fixed shape but for the batch.
     """
-    if postprocess.task is not Task.DETECTION:
+    if set(postprocess.outputs) != {"boxes", "scores"}:
         raise NotSupported(
             f"non-maximum suppression is not for {postprocess.task}", "spec.export.nms", "it is for Detection"
         )
@@ -178,8 +178,8 @@ def check_nms(model: Path, with_nms: Path, postprocess: Postprocess, batch: NDAr
     )
     scores = []
     for image in batch:
-        (expected,) = postprocess(plain.run(image[None]), [whole], confidence=threshold)
-        assert isinstance(expected, Detection)
+        (prediction,) = postprocess(plain.run(image[None]), [whole], confidence=threshold)
+        expected = cast(Detection, prediction)
         given = objects_of(suppressing.run(image[None]), 0)
         scores.append(expected.above(threshold).agreement(given, np.arange(int(given.labels.max(initial=0)) + 1)))
     agreement = float(np.mean(scores))

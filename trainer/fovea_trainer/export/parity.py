@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,9 @@ from fovea_trainer.tasks import definition
 
 RELATIVE = 1e-3
 """Difference allowed in relation to the value; float32 sums in another order stay well below it."""
-CHOSEN_OTHERWISE = 0.02
-"""Share of an image's rows that may be other boxes, where a network chooses them: of two whose scores are equal but for
-the last digits, one is the last to be kept, or removes the other."""
+CHOSEN_OTHERWISE = 0.05
+"""Share of an image's rows, rounded up, that may be other boxes where a network chooses them: of two whose scores are
+equal but for the last digits, one is the last to be kept, or removes the other."""
 NO_PAIR = 50.0
 """Distance in tolerances from which on all are alike: no pair is parted for the sake of boxes that have none."""
 
@@ -103,7 +104,7 @@ def _paired(expected: Outputs, measured: Outputs, tolerance: Mapping[str, float]
     """Rows [N, K, …] of both, each row of an image beside the nearest of the file, the pairs that agree best first; the
     last pairs, `CHOSEN_OTHERWISE` of them, are left out."""
     images, rows = expected["scores"].shape[:2]
-    kept = rows - int(CHOSEN_OTHERWISE * rows)
+    kept = rows - math.ceil(CHOSEN_OTHERWISE * rows)
     pairs = [_nearest(_image(expected, image), _image(measured, image), tolerance) for image in range(images)]
     ours, theirs = (np.stack([pair[side][:kept] for pair in pairs]) for side in (0, 1))
     each = np.arange(images)[:, None]
