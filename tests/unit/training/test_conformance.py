@@ -52,7 +52,7 @@ OPTIONS = {
     "resnet50": {"width": 0.125, "stem": "Small"},
     "resnet101": {"width": 0.125, "stem": "Small"},
     "retinanet-efficientnet-lite0": {"fpnChannels": 32},
-    "fasterrcnn": {"fpnChannels": 32, "proposals": 32},
+    "fasterrcnn": {"fpnChannels": 32, "proposals": 64},
     "maskrcnn": {"fpnChannels": 32, "proposals": 32, "maskChannels": 16},
     "retinanet": {"fpnChannels": 32, "backbone": "test_resnet"},
     "yolo": {"neckChannels": 32, "backbone": "test_resnet"},
