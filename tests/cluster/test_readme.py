@@ -63,6 +63,7 @@ def test_it_is_known_where_the_guides_commands_for_a_cluster_are_run(page: str) 
     ]
 
 
+@pytest.mark.slow  # tests/unit/examples/test_guide.py trains by hand, too
 def test_train_by_hand(demo: Demo, tmp_path: Path) -> None:
     """In a folder of its own with the repository's files, so that the store starts empty; for one epoch."""
     mirror(ROOT, tmp_path, leave_out=("fovea-store", ".demo", "examples"))

@@ -10,7 +10,7 @@ from fovea_store import StorePath
 from tests.cluster.conftest import Demo
 from tests.kube import ROOT, documents
 
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("environment")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.usefixtures("environment")]
 NAME = "blood-cells-deleted"
 
 
