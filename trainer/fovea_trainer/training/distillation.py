@@ -12,7 +12,7 @@ of its own, so that the two may differ in channels, and the student's may be pru
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,7 @@ class Teacher:
             images: What the student saw, before normalization: uint8 [N, 3, H, W].
         """
         weight, of_features = self.settings.weight, self.settings.feature_weight
-        with feature_maps(self.network) as own:
+        with self.watched(self.network) as own:
             answers = self._answers(images)
         part = distillation_loss(decoded, answers, self.settings.temperature)
         mixed = {**{name: (1 - weight) * value for name, value in parts.items()}, "distillation": weight * part}
@@ -81,6 +81,10 @@ class Teacher:
             sides = images.shape[-1], self.preprocess.width
             mixed["features"] = of_features * attention_loss(paired_maps(features, own, sides))
         return mixed
+
+    def watched(self, network: AnyNetwork) -> AbstractContextManager[list[Tensor]]:
+        """Keeps the feature maps of a network's forward pass, where they are compared."""
+        return feature_maps(network) if self.settings.feature_weight else nullcontext([])
 
     @torch.no_grad()
     def check(self, student: AnyNetwork, width: int, height: int) -> None:

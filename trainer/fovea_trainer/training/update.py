@@ -18,7 +18,7 @@ from fovea_trainer.models.network import AnyNetwork, Network
 from fovea_trainer.tasks import Targets
 from fovea_trainer.training import batch_norm
 from fovea_trainer.training.context import Context
-from fovea_trainer.training.distillation import Teacher, feature_maps
+from fovea_trainer.training.distillation import Teacher
 from fovea_trainer.training.distributed import distributed
 from fovea_trainer.training.optimizer import build_optimizer, momentum_of, set_rates
 from fovea_trainer.training.precision import Precision
@@ -203,7 +203,7 @@ class Updater:
 
     def _watched(self) -> AbstractContextManager[list[Tensor]]:
         """Keeps the feature maps of a forward pass that a teacher is to compare."""
-        return nullcontext([]) if self._teacher is None else feature_maps(self.network)
+        return nullcontext([]) if self._teacher is None else self._teacher.watched(self.network)
 
     def align(self) -> None:
         """Gives all workers the first one's statistics of batch norm, so that they validate one and the same model."""
