@@ -737,7 +737,8 @@ class Compute(Model):
     elastic: Elastic | None = None
     """Elastic number of workers. Absent: always `workers`."""
     resources: Resources = Resources(requests={"cpu": "2", "memory": "4Gi"})
-    """Resources of each worker; request GPUs in limits."""
+    """Resources of each worker; request GPUs in limits. A worker has as many threads as whole cores by its limit of
+    `cpu`, else by its request: a limit above the request lets it use cores that nobody else needs."""
     image: Annotated[str, Field(max_length=512)] = ""
     """Container image. Default: the trainer image of the installation."""
     pod_template: PodTemplate = PodTemplate()

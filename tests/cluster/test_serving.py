@@ -7,7 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +19,16 @@ from tests.kube import ROOT, devcluster
 
 pytestmark = pytest.mark.timeout(1800)
 KIND, NAME = "modeldeployment", "blood-cells"
+REPLICAS = """
+import json
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+applications = ServeSubmissionClient("http://127.0.0.1:8265").get_serve_details()["applications"]
+print(json.dumps({
+    name: [each["replica_id"] for part in of["deployments"].values() for each in part["replicas"]]
+    for name, of in applications.items()
+}))
+"""
 IMAGE = min((ROOT / "examples/data/bccd/BCCD/JPEGImages").glob("*.jpg"))
 
 
@@ -70,6 +80,18 @@ def pods(demo: Demo, component: str) -> list[str]:
     return demo.kubectl("-n", demo.namespace, "get", "pods", "-l", selector, "-o", "name").split()
 
 
+def change(demo: Demo, spec: dict[str, Any]) -> None:
+    patch = json.dumps({"spec": spec})
+    demo.kubectl("-n", demo.namespace, "patch", KIND, NAME, "--type=merge", f"--patch={patch}")
+
+
+def replicas_of_ray(demo: Demo) -> dict[str, set[str]]:
+    """The replicas of each version, as Ray names them: one that is started anew has another id."""
+    (head,) = pods(demo, "head")
+    found = demo.kubectl("-n", demo.namespace, "exec", head, "--", "python", "-c", REPLICAS, timeout=60)
+    return {version: set(ids) for version, ids in json.loads(found.splitlines()[-1]).items()}
+
+
 def recovers(demo: Demo, component: str, seconds: float) -> None:
     """Kills the pods of a component; requests are answered again by themselves."""
     demo.kubectl("-n", demo.namespace, "delete", *pods(demo, component), "--grace-period=0", "--force", timeout=60)
@@ -105,8 +127,7 @@ def test_the_runtime_is_switched_under_load_without_a_failed_request(demo: Demo)
     before = predict(demo)[1]["predictions"]
     with load(demo) as statuses:
         for runtime in ("Triton", "RayServe"):
-            patch = json.dumps({"spec": {"runtime": runtime}})
-            demo.kubectl("-n", demo.namespace, "patch", KIND, NAME, "--type=merge", f"--patch={patch}")
+            change(demo, {"runtime": runtime})
             demo.until(lambda runtime=runtime: demo.object(KIND, NAME)["status"]["stable"]["runtime"] == runtime, 300)
             demo.until(lambda: settled(demo), 120)
             assert len(predict(demo)[1]["predictions"][0]["objects"]) == len(before[0]["objects"])
@@ -114,7 +135,8 @@ def test_the_runtime_is_switched_under_load_without_a_failed_request(demo: Demo)
 
 
 def test_another_bundle_takes_over_under_load_without_a_failed_request(demo: Demo) -> None:
-    """The stable one's copy, by its URI, is another version; then the job's again."""
+    """The stable one's copy, by its URI, is another version; then the job's again. Nothing that is done to one version
+    or its settings starts another replica, neither of it nor of its neighbour."""
     bundle = demo.object(KIND, NAME)["status"]["stable"]["bundle"]
     source = demo.stored(bundle)
     copy = f"{bundle.rstrip('/').rpartition('/')[0]}/copies/{source.name}"
@@ -125,10 +147,24 @@ def test_another_bundle_takes_over_under_load_without_a_failed_request(demo: Dem
             (copy, {"uri": copy, "trainingJobRef": None}),
             (bundle, {"uri": None, "trainingJobRef": {"name": NAME}}),
         ):
-            patch = json.dumps({"spec": {"model": model}})
-            demo.kubectl("-n", demo.namespace, "patch", KIND, NAME, "--type=merge", f"--patch={patch}")
-            demo.until(lambda bundle=expected: demo.object(KIND, NAME)["status"]["stable"]["bundle"] == bundle, 300)
+            started: dict[str, set[str]] = defaultdict(set)
+
+            def stable(bundle: str = expected, started: dict[str, set[str]] = started) -> bool:
+                for version, replicas in replicas_of_ray(demo).items():
+                    started[version] |= replicas
+                return bool(demo.object(KIND, NAME)["status"]["stable"]["bundle"] == bundle)
+
+            change(demo, {"model": model})
+            demo.until(stable, 300)
             demo.until(lambda: settled(demo), 120)
+            assert {version: len(ids) for version, ids in started.items()} == dict.fromkeys(started, 1)
+            assert len(started) == 2, "the versions were not up beside each other"
+            change(demo, {"inference": {"confidenceThreshold": 0.99}})
+            demo.until(lambda: not predict(demo)[1]["predictions"][0]["objects"], 60)
+            change(demo, {"inference": {"confidenceThreshold": None}})
+            demo.until(lambda: predict(demo)[1]["predictions"][0]["objects"], 60)
+            served = demo.object(KIND, NAME)["status"]["stable"]["name"]
+            assert replicas_of_ray(demo) == {served: started[served]}
     assert set(statuses) == {200}, statuses
 
 

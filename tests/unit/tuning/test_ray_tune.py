@@ -131,6 +131,8 @@ def test_no_more_trials_begin_than_there_is_room_for(tmp_path: Path) -> None:
     execution = Execution(workers=2, resources=Resources(requests={"cpu": "2"}, limits={"nvidia.com/gpu": "1"}))
     assert room_for(execution, {"CPU": 12.0, "GPU": 5.0, "memory": 1.0}) == 2
     assert room_for(execution, {"CPU": 12.0}) == 0
+    burstable = Execution(workers=1, resources=Resources(requests={"cpu": "500m"}, limits={"cpu": "2"}))
+    assert room_for(burstable, {"CPU": 3.0}) == 1  # KubeRay's num-cpus is the limit too
     searcher = _Searcher(study(tmp_path, recipe(trials={"max": 4, "parallel": 4})), lambda: None, lambda: 2)
     assert [searcher.suggest(name) is not None for name in "abc"] == [True, True, False]
 

@@ -206,15 +206,15 @@ def _finish(run: TrainingRun, checkpoint: object) -> tuple[RunResult, Progress] 
 
 
 def worker_resources(execution: Execution) -> dict[str, float]:
-    """What Ray reserves for a worker: whole cores, and the GPUs of the limits."""
+    """What Ray reserves for a worker: the whole cores that it may use, and the GPUs of the limits."""
     resources: dict[str, float] = {"CPU": worker_threads(execution)}
     gpus = execution.resources.limits.get("nvidia.com/gpu")
     return resources | ({"GPU": parse_quantity(gpus)} if gpus is not None else {})
 
 
 def worker_threads(execution: Execution) -> int:
-    """Cores of a worker, at least one."""
-    given = execution.resources.requests.get("cpu") or execution.resources.limits.get("cpu") or "1"
+    """Cores that a worker may use, at least one: its limit, as KubeRay tells Ray, else what it requests."""
+    given = execution.resources.limits.get("cpu") or execution.resources.requests.get("cpu") or "1"
     return max(1, int(parse_quantity(given)))
 
 
