@@ -27,7 +27,8 @@ import click
     show_default=True,
     type=click.Choice(["onnxruntime", "tensorrt", "python"]),
     envvar="FOVEA_TRITON_BACKEND",
-    help="Triton's backend that runs the model; FOVEA_TRITON_BACKEND. The wheel of PyPI has python alone.",
+    help="Triton's backend that runs the model; FOVEA_TRITON_BACKEND. The wheel of PyPI has python alone; "
+    "tensorrt takes the engine that was built for this machine, beside the bundle.",
 )
 @click.option("--instances", default=1, show_default=True, type=click.IntRange(1, 64), help="Copies that run at once.")
 @click.option("--store-credentials", envvar="FOVEA_STORE_CREDENTIALS", help="Folder of the store's credentials.")

@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import onnxruntime as ort
-from fovea_api.errors import FoveaError
+from fovea_api.engine import PLAN, EngineKey
+from fovea_api.errors import FoveaError, InvalidInput
 from fovea_api.modeldeployment import Inference
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -27,15 +28,14 @@ from tritonclient.grpc import model_config_pb2 as pb
 from fovea_serving.backends.base import INPUT, InvalidModel
 from fovea_serving.backends.cpus import usable_cpus
 from fovea_serving.bundle import MODEL as MODEL_FILE
-from fovea_serving.bundle import Bundle, InvalidBundle
+from fovea_serving.bundle import Bundle
+from fovea_serving.engines import Engine, engines_beside, fetch_engine, gpu, model_digest, tensorrt_version
 from fovea_serving.fetch import fetch_bundle
 from fovea_serving.pipeline.predictions import prediction_type
 
 MODEL = "model"
 """Name of the one model of a repository."""
 VERSION = "1"
-PLAN = "model.plan"
-"""A TensorRT engine: it runs on GPUs of the kind that it was built on, with the TensorRT that built it."""
 THREADS = "intra_op_thread_count"
 """The onnxruntime backend's parameter of that name; our Python model reads the same."""
 
@@ -68,9 +68,32 @@ class TritonOptions:
 def prepare(
     uri: str, root: Path, options: TritonOptions, credentials: str | None = None, public_key: Path | None = None
 ) -> None:
-    """Fetches a bundle and writes its repository; see `fetch_bundle` and `write_repository` for what they raise."""
+    """Fetches a bundle, and for TensorRT the engine for this machine, and writes their repository.
+
+    Raises:
+        InvalidInput: TensorRT is asked for and the bundle must be signed: nobody signs an engine.
+        NoGpu, NotSupported, NoEngine: this machine cannot run an engine, or none was built for it.
+
+    See `fetch_bundle` and `write_repository` for what these raise.
+    """
     with TemporaryDirectory(prefix="fovea-bundle-") as folder:
-        write_repository(fetch_bundle(uri, Path(folder), credentials, public_key), root, options)
+        bundle = fetch_bundle(uri, Path(folder), credentials, public_key)
+        engine: Engine | None = None
+        if options.backend is TritonBackend.TENSORRT:
+            if public_key is not None:
+                remedy = f"use the backend {TritonBackend.ONNXRUNTIME}"
+                raise InvalidInput("engines are not signed, and the model must be", str(public_key), remedy)
+            engine = fetch_engine(engines_beside(uri, credentials), local_key(bundle, options), Path(folder) / PLAN)
+        write_repository(bundle, root, options, engine)
+
+
+def local_key(bundle: Bundle, options: TritonOptions) -> EngineKey:
+    """The key of the engine that this machine runs. Raises NoGpu, NotSupported, InvalidBundle."""
+    return EngineKey(
+        model=model_digest(_onnx(bundle, options)),
+        tensorrt=tensorrt_version(),
+        compute_capability=gpu().compute_capability,
+    )
 
 
 def serve(root: Path, arguments: Sequence[str] = ()) -> NoReturn:
@@ -90,20 +113,33 @@ class MissingProgram(FoveaError):
     """A program that this starts is not installed."""
 
 
-def write_repository(bundle: Bundle, root: Path, options: TritonOptions) -> None:
+def write_repository(bundle: Bundle, root: Path, options: TritonOptions, engine: Engine | None = None) -> None:
     """Writes a model repository; one that is there is replaced.
 
+    Args:
+        bundle: What is served.
+        root: Folder of the repository.
+        options: How it is served.
+        engine: With the backend TensorRT: the engine of the bundle's model.
+
     Raises:
-        InvalidBundle: the bundle has no such precision or, for TensorRT, no engine.
-        InvalidModel: the exported file does not fit into Triton's batching.
+        InvalidBundle: the bundle has no such precision.
+        InvalidModel: the exported file does not fit into Triton's batching, or the engine takes smaller batches.
     """
-    model = _file(bundle, options)
+    assert (engine is not None) is (options.backend is TritonBackend.TENSORRT)
     config = model_config(bundle, options)
+    if engine is not None and engine.manifest.max_batch < config.max_batch_size:
+        raise InvalidModel(
+            f"the engine takes {engine.manifest.max_batch} images at once, not {config.max_batch_size}",
+            None,
+            f"lower inference.batching.maxSize to {engine.manifest.max_batch}",
+        )
+    model = _onnx(bundle, options) if engine is None else engine.file
     folder = root / MODEL
     shutil.rmtree(folder, ignore_errors=True)
     version = folder / VERSION
     version.mkdir(parents=True)
-    shutil.copyfile(model, version / (PLAN if options.backend is TritonBackend.TENSORRT else MODEL_FILE))
+    shutil.copyfile(model, version / (MODEL_FILE if engine is None else PLAN))
     if options.backend is TritonBackend.PYTHON:
         shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
@@ -158,14 +194,6 @@ def output_shapes(model: Path, names: tuple[str, ...]) -> dict[str, list[int]]:
 
 def _onnx(bundle: Bundle, options: TritonOptions) -> Path:
     return bundle.model_of(options.precision) if options.precision else bundle.model
-
-
-def _file(bundle: Bundle, options: TritonOptions) -> Path:
-    if options.backend is not TritonBackend.TENSORRT:
-        return _onnx(bundle, options)
-    if PLAN not in {entry.path for entry in bundle.manifest.files}:
-        raise InvalidBundle(f"has no {PLAN}", str(bundle.path), f"use the backend {TritonBackend.ONNXRUNTIME}")
-    return bundle.path / PLAN
 
 
 def _kind(backend: TritonBackend) -> pb.ModelInstanceGroup.Kind:

@@ -159,17 +159,6 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bundle_with_engine(tmp_path: Path) -> Path:
-    """A detector with what TensorRT builds beside the ONNX file; nothing reads it."""
-
-    def write(folder: Path) -> None:
-        write_detector(folder / "model.onnx")
-        (folder / "model.plan").write_bytes(b"an engine")
-
-    return write_bundle(tmp_path, write, Task.DETECTION)
-
-
-@pytest.fixture
 def bundle_of_two(tmp_path: Path) -> Path:
     """A classifier that takes two images at once and no other number."""
     return write_bundle(tmp_path, lambda folder: write_model(folder / "model.onnx", 2), Task.CLASSIFICATION)

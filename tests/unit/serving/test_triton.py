@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,15 +16,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fovea_api.errors import InvalidInput, NotSupported
 from fovea_api.gateway import GatewayConfig, ServedVersion
 from fovea_api.modeldeployment import Batching, Inference
 from fovea_serving.backends import InvalidModel
-from fovea_serving.bundle import InvalidBundle, load_bundle
+from fovea_serving.bundle import load_bundle
+from fovea_serving.engines import Gpu, NoGpu
 from fovea_serving.pipeline import Detection
-from fovea_serving.runtimes.triton import TritonBackend, TritonOptions, write_repository
+from fovea_serving.runtimes import triton
+from fovea_serving.runtimes.triton import TritonBackend, TritonOptions, prepare, write_repository
+from fovea_serving.signature import SIGNATURE, sign_bundle
 from fovea_serving.upstreams import PredictOptions, Upstream, UpstreamUnavailable, open_upstream
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
+
+from tests.unit.serving.test_engines import store as store_engine
 
 CACHE = Path(
     os.environ.get("FOVEA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fovea"
@@ -72,17 +79,45 @@ def test_each_backend_gets_its_files(
     assert sorted(file.name for file in (tmp_path / "model" / "1").iterdir()) == files
 
 
-def test_tensorrt_needs_an_engine_in_the_bundle(detector: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidBundle, match=r"model\.plan.*onnxruntime"):
-        write_repository(load_bundle(detector), tmp_path, TritonOptions(TritonBackend.TENSORRT))
+@pytest.fixture
+def with_engine(detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A detector's bundle in a store that has an engine of it for this machine: a GPU with TensorRT, as it is told."""
+    bundle = tmp_path / "cells" / "bundles" / detector.name
+    shutil.copytree(detector, bundle)
+    monkeypatch.setattr(triton, "gpu", lambda: Gpu("NVIDIA H100", "9.0"))
+    monkeypatch.setattr(triton, "tensorrt_version", lambda: "10.13.3.9")
+    key = triton.local_key(load_bundle(bundle), TritonOptions(TritonBackend.TENSORRT))
+    store_engine(tmp_path / "cells", key)
+    return bundle
 
 
-def test_an_engine_is_served_by_tensorrt_on_gpus(bundle_with_engine: Path, tmp_path: Path) -> None:
+def test_an_engine_is_served_by_tensorrt_on_gpus(with_engine: Path, tmp_path: Path) -> None:
     root = tmp_path / "repository"
-    write_repository(load_bundle(bundle_with_engine), root, TritonOptions(TritonBackend.TENSORRT))
+    prepare(str(with_engine), root, TritonOptions(TritonBackend.TENSORRT))
     config = config_of(root)
     assert (config.backend, config.instance_group[0].kind) == ("tensorrt", pb.ModelInstanceGroup.KIND_GPU)
-    assert [file.name for file in (root / "model" / "1").iterdir()] == ["model.plan"]
+    assert [(file.name, file.read_bytes()) for file in (root / "model" / "1").iterdir()] == [
+        ("model.plan", b"an engine")
+    ]
+
+
+def test_an_engine_takes_no_larger_batch_than_it_was_built_for(with_engine: Path, tmp_path: Path) -> None:
+    large = Inference(batching=Batching(max_size=33))
+    with pytest.raises(InvalidModel, match=r"takes 32 images at once, not 33 \(lower inference.batching.maxSize"):
+        prepare(str(with_engine), tmp_path / "repository", TritonOptions(TritonBackend.TENSORRT, inference=large))
+
+
+def test_an_engine_stands_for_no_signed_model(with_engine: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
+    (with_engine / SIGNATURE).write_bytes(sign_bundle(with_engine, keys[0]))
+    with pytest.raises(InvalidInput, match="engines are not signed"):
+        prepare(str(with_engine), tmp_path / "r", TritonOptions(TritonBackend.TENSORRT), public_key=keys[1])
+
+
+def test_tensorrt_needs_a_gpu(detector: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundles").mkdir()
+    bundle = shutil.copytree(detector, tmp_path / "bundles" / detector.name)
+    with pytest.raises((NoGpu, NotSupported)):
+        prepare(str(bundle), tmp_path / "repository", TritonOptions(TritonBackend.TENSORRT))
 
 
 def test_a_repository_is_replaced_whole(detector: Path, tmp_path: Path) -> None:
