@@ -7,13 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fovea_serving.pipeline.golden import golden_image, golden_numbers
+from fovea_serving.pipeline.golden import STATED_TOLERANCE, golden_image, golden_numbers
 from fovea_serving.upstreams.base import PredictOptions, Upstream, UpstreamUnavailable
 
 TOLERANCE = 0.01
 """By how much a number may differ from the first answer: other batches and other replicas add up in another order."""
-STATED_TOLERANCE = 0.1
-"""By how much it may differ from what the bundle states: another runtime rounds in another way."""
 
 
 class GoldenImage:

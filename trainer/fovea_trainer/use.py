@@ -21,7 +21,16 @@ from fovea_trainer.data.image_files import image_by_name
 from fovea_trainer.data.version import open_version
 from fovea_trainer.evaluation.evaluate import evaluate
 from fovea_trainer.evaluation.result import EvaluationResult
-from fovea_trainer.export import Exportable, Exporter, check_nms, check_parity, exporter, write_metadata, write_nms
+from fovea_trainer.export import (
+    Exportable,
+    Exporter,
+    check_golden,
+    check_nms,
+    check_parity,
+    exporter,
+    write_metadata,
+    write_nms,
+)
 from fovea_trainer.export.exporters.onnx import Onnx
 from fovea_trainer.local import folder_recipe
 from fovea_trainer.manifest import Manifest
@@ -87,12 +96,12 @@ def evaluate_bundle(
 
 
 def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[Path] = (), *, nms: bool = False) -> str:
-    """Writes the model of a bundle's weights in another format: whole and, where it is held against the weights, as
-    good as they are; or not at all, and a file that is there stays.
+    """Writes the model of a bundle in another format: whole and, where it is held against the weights or
+    the model that is served, as good as they are; or not at all, and a file that is there stays.
 
     Args:
         bundle: The verified bundle.
-        format_: Name of a format, as in `spec.export.formats`.
+        format_: Name of a format, as in `spec.export.formats` and `.deferred`.
         target: The file.
         images: Pictures on which the file is held against the weights, where a backend runs it; at least two.
         nms: With ONNX: the model that the bundle serves, with non-maximum suppression in its graph.
@@ -101,8 +110,9 @@ def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[P
         What was compared, in words.
 
     Raises:
-        NotSupported: there is no such format.
+        NotSupported: there is no such format, or what writes it is not here.
         MissingExtra: the library that writes it is not installed.
+        NoGpu: the format takes a GPU.
         InvalidInput: the bundle has no weights.
         ParityError: the file does not compute what the weights do.
     """
@@ -118,7 +128,7 @@ def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[P
     preprocess, postprocess = predictor.preprocess, predictor.postprocess
     size = (preprocess.width, preprocess.height)
     network = Exportable.of(restore(weights), size, dynamic_batch=predictor.fixed_batch is None)
-    model = replace(network, onnx=bundle.model_of("FP32"))
+    model = replace(network, onnx=bundle.model if form.served else bundle.model_of("FP32"))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name[:100]}.", dir=target.parent) as beside:
         written = Path(beside) / target.name
@@ -130,7 +140,9 @@ def export_bundle(bundle: Bundle, format_: str, target: Path, images: Sequence[P
                 form.write(model, written)
                 if form.format == Onnx.format:
                     write_metadata(written, manifest.classes, preprocess, postprocess)
-                proof = _proof(form, model, written, preprocess, images)
+                proof = (
+                    check_golden(bundle, written) if form.served else _proof(form, model, written, preprocess, images)
+                )
         except FoveaError as error:
             if error.location == str(written):
                 error.location = str(target)

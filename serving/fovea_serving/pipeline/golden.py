@@ -15,6 +15,9 @@ ANSWERS = "golden.json"
 COMPARED = 10
 """Numbers that are compared, best first: further down, objects near the limit of candidates come and go."""
 
+STATED_TOLERANCE = 0.1
+"""By how much a number may differ from what the bundle states: another runtime rounds in another way."""
+
 
 @cache
 def golden_image() -> bytes:

@@ -1,6 +1,7 @@
 """From a trained torch module to the files of a bundle, and the proof that they compute the same."""
 
 from fovea_trainer.export.exporter import Exportable, Exporter, ExportError, exporter, formats
+from fovea_trainer.export.golden import check_golden
 from fovea_trainer.export.metadata import write_metadata
 from fovea_trainer.export.nms import check_nms, write_nms
 from fovea_trainer.export.parity import Parity, ParityError, check_parity
@@ -16,6 +17,7 @@ __all__ = [
     "Parity",
     "ParityError",
     "calibrated",
+    "check_golden",
     "check_nms",
     "check_parity",
     "exporter",

@@ -74,17 +74,20 @@ class Exportable:
 
 
 class Exporter(ABC):
-    """A format of `spec.export.formats`.
+    """A format of `spec.export.formats` or `.deferred`.
 
     Attributes:
         format: Its name in the API.
         file: Name of the file in the bundle; of several, the one that is opened.
         runnable: Whether a backend of `fovea_serving` runs the file, so that it is held against the trained network.
+        served: Whether it is made from the ONNX model that is served, in 8-bit integers where that is, so that it is
+            held against what the bundle states of that one; else from the weights.
     """
 
     format: str
     file: str
     runnable: bool
+    served: bool = False
 
     @abstractmethod
     def write(self, model: Exportable, path: Path) -> None:
