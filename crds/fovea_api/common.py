@@ -103,6 +103,10 @@ class Model(BaseModel):
     incidental: ClassVar[tuple[str, ...]] = ()
     """Names (snake_case) of fields of a recipe that change no result, so that they are no part of an identity."""
 
+    def effective(self) -> Self:
+        """The same without what changes no result in the company of the other fields."""
+        return self
+
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
         broken = [rule for rule in self.all_rules() if rule.check is not None and not rule.check(self)]

@@ -38,6 +38,7 @@ from fovea_api.common import (
 )
 from fovea_api.criteria import Criterion
 from fovea_api.defaults import completed, identifying
+from fovea_api.engine import EngineSummary
 from fovea_api.presets import with_each_preset, with_preset
 from fovea_api.sweep import SweepProgress, SweepSummary
 from fovea_api.version import DatasetSummary, StatedProblem
@@ -61,6 +62,7 @@ class RunType(StrEnum):
     TRAINING = "Training"
     CLEANUP = "Cleanup"
     TUNING_SWEEP = "TuningSweep"
+    ENGINE_BUILD = "EngineBuild"
 
 
 class RunOwner(Model):
@@ -182,6 +184,8 @@ class RunInputs(Model):
     """Served bundle that the result of a retraining is compared with, on the same test images."""
     earlier_trials: TrialsInput | None = None
     """Trials of an earlier sweep to start from."""
+    bundle: BundleInput | None = None
+    """Bundle whose model an engine is built from."""
 
     def digests(self) -> dict[str, JsonValue]:
         """The part that belongs to the identity: digests by input, without places."""
@@ -198,6 +202,8 @@ class RunInputs(Model):
             inputs["champion"] = self.champion.digest
         if self.earlier_trials is not None:
             inputs["earlierTrials"] = self.earlier_trials.digest
+        if self.bundle is not None:
+            inputs["bundle"] = self.bundle.digest
         return inputs
 
 
@@ -248,7 +254,7 @@ class RunSpec(Model):
     """Request of another object that the run answers. Absent: the run follows from the spec of its owner."""
     recipe: OpaqueObject
     """Recipe that determines the result, with all defaults: that of a Dataset, a TrainingJob, a TuningSweep or a
-    cleanup."""
+    cleanup; of an EngineBuild the deferredExport of its TrainingJob."""
     success_criteria: Annotated[tuple[Criterion, ...], Field(max_length=64)] = ()
     """Success criteria at the start, for the report. Not part of the identity."""
     inputs: RunInputs = RunInputs()
@@ -454,7 +460,7 @@ class RunResult(Model):
     completed_at: Time
     """Time when the run ended."""
     artifact: Location | None = None
-    """Location of the resulting dataset version, model bundle or sweep."""
+    """Location of the resulting dataset version, model bundle, sweep or engine."""
     digest: Digest | None = None
     """Digest of the artifact."""
     report: Location | None = None
@@ -469,6 +475,8 @@ class RunResult(Model):
     """Summary of the training, for a Training."""
     sweep: SweepSummary | None = None
     """Summary of the sweep, for a TuningSweep; also if it failed."""
+    engine: EngineSummary | None = None
+    """TensorRT engine, for an EngineBuild."""
     versions: Annotated[tuple[Digest, ...], Field(max_length=MAX_VERSIONS)] = ()
     """Versions of the Dataset in the store, newest first, for a DatasetBuild and a Cleanup."""
     error: RunError | None = None
@@ -566,8 +574,8 @@ class RunOwnerStatus(Status):
 
 
 class Run(Resource):
-    """One unit of work with a frozen recipe: a dataset build, a training, a sweep or a cleanup. Created by Fovea;
-    read-only for users."""
+    """One unit of work with a frozen recipe: a dataset build, a training, a sweep, an engine build or a cleanup.
+    Created by Fovea; read-only for users."""
 
     definition: ClassVar = Definition(
         plural="runs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 from pydantic.alias_generators import to_camel
@@ -42,6 +42,7 @@ from fovea_api.common import (
     not_downloaded,
 )
 from fovea_api.criteria import Criterion, CriterionResult, MetricName, evaluate_criteria
+from fovea_api.engine import EngineSummary
 from fovea_api.errors import NotSupported
 from fovea_api.metrics import SPLITS
 from fovea_api.run import CompressionStage, RequestedRuns, RunOwnerStatus
@@ -679,7 +680,9 @@ class Export(Model):
     """Formats in the bundle. ONNX is always included, because it is evaluated and served. Each that can be run is held
     against the trained network and evaluated like it."""
     deferred: Annotated[tuple[Literal["TensorRT"], ...], Field(max_length=1), Set()] = ()
-    """Formats built later by a Job on the target node; they do not affect the outcome of the run."""
+    """Formats built later, from the model of an eligible bundle, by a Job on the target node: see deferredExport. They
+    do not affect the outcome of the run. An edit starts a run only with quantization, because TensorRT reads 8-bit
+    layers that are written in another way."""
     dynamic_batch: Bool = True
     """Exports a model that accepts batches of any size."""
     nms: Bool = False
@@ -755,6 +758,21 @@ class Compute(Model):
     )
 
 
+class DeferredExport(Model):
+    """Job that builds the formats of export.deferred, where they are to run. An edit starts no training; it starts
+    another build."""
+
+    image: Annotated[str, Field(max_length=512)] = ""
+    """Container image with TensorRT, of the version that will run the engine. Default: the image of the installation,
+    if it has one."""
+    resources: Resources = Resources(
+        requests={"cpu": "2", "memory": "8Gi"}, limits={"memory": "16Gi", "nvidia.com/gpu": "1"}
+    )
+    """Resources of the pod, with one GPU."""
+    pod_template: PodTemplate = PodTemplate()
+    """Scheduling and environment of the pod; its nodeSelector names the type of node."""
+
+
 class Checkpoint(Model):
     """Checkpointing."""
 
@@ -790,6 +808,12 @@ class Recipe(Model):
     export: Export = Export()
     """Export formats of the model."""
 
+    def effective(self) -> Self:
+        """Formats that are built later change nothing but how 8-bit layers are written."""
+        if self.compression.quantization is not None or not self.export.deferred:
+            return self
+        return self.model_copy(update={"export": self.export.model_copy(update={"deferred": ()})})
+
 
 def _evaluated(split: str) -> Rule:
     return Rule(
@@ -812,6 +836,8 @@ class TrainingJobSpec(Recipe):
     """Bounds on metrics of the exported model; the TrainingJob is Ready only if all are met. An edit starts no run."""
     compute: Compute = Compute()
     """Compute resources of training."""
+    deferred_export: DeferredExport = DeferredExport()
+    """Job that builds the formats of export.deferred."""
     checkpoint: Checkpoint = Checkpoint()
     """Checkpointing."""
     run_policy: TrainingRunPolicy = TrainingRunPolicy()
@@ -863,6 +889,17 @@ class TrainingResult(Model):
     met."""
 
 
+class BuiltEngine(EngineSummary):
+    """TensorRT engine of the newest result."""
+
+    run: RunName
+    """Name of the EngineBuild run."""
+    bundle: Digest
+    """Digest of the bundle that the model is from."""
+    engine: Annotated[str, Field(max_length=2048)]
+    """Location of the engine."""
+
+
 class TrainingJobStatus(RunOwnerStatus):
     """Observed state of a TrainingJob."""
 
@@ -872,6 +909,8 @@ class TrainingJobStatus(RunOwnerStatus):
     """Dataset version of the current or last run."""
     result: TrainingResult | None = None
     """Result of the newest finished run."""
+    engine: BuiltEngine | None = None
+    """TensorRT engine of that result, if export.deferred asks for one and it was built."""
     requested_runs: RequestedRuns = ()
     """Runs requested by other objects and their state; an entry stays as long as its request."""
 
@@ -899,6 +938,7 @@ class TrainingJob(Resource):
             ),
             Column("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
             Column("Run", ".status.run", wide=True),
+            Column("Engine", ".status.conditions[?(@.type=='EngineReady')].reason", wide=True),
             Column("Bundle", ".status.result.bundle", wide=True),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
@@ -925,7 +965,7 @@ def references(spec: TrainingJobSpec) -> Iterator[Reference]:
 
 def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
     """What a recipe asks for that the API knows and this version cannot do, each with its field and the remedy."""
-    compression, export, latency = recipe.compression, recipe.export, recipe.evaluation.latency
+    compression, latency = recipe.compression, recipe.evaluation.latency
     quantization = compression.quantization
     wishes = (
         (
@@ -946,7 +986,6 @@ def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
             "measuring latency on another node than the run's",
             "remove it; compute.podTemplate.nodeSelector places the run",
         ),
-        ("TensorRT" in export.deferred, "spec.export.deferred", "TensorRT", "remove it; ONNX is always delivered"),
     )
     return tuple(
         NotSupported(f"{what} is not available in this version", place, remedy)

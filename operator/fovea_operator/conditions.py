@@ -98,6 +98,11 @@ def condition_at(
     )
 
 
+def own_conditions(known: Sequence[Condition]) -> tuple[Condition, ...]:
+    """The conditions that not every kind has."""
+    return tuple(condition for condition in known if condition.type not in ("Ready", "Reconciling", "Stalled"))
+
+
 def conditions(
     assessment: Assessment, old: Sequence[Condition], generation: int | None, now: datetime
 ) -> tuple[Condition, ...]:

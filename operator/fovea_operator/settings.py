@@ -69,6 +69,9 @@ class Settings:
     trainer_image: str = _setting("fovea/trainer:latest", "Image of runs whose object names none.")
     image_pull_policy: str = _setting("IfNotPresent", "Pull policy of run pods.")
     ray_version: str = _setting("2.60.0", "Ray version in the trainer image; KubeRay chooses its behaviour by it.")
+    tensorrt_image: str = _setting(
+        "", "Image with TensorRT that builds engines, where the TrainingJob names none. Empty: there is none."
+    )
     store: str = _setting("", "Root URI of the store; `/<namespace>` is added. Empty: namespaces must say theirs.")
     store_secret: str = _setting("", "Secret with the store's credentials in each namespace. Empty: none.")
     queue_name: str = _setting(

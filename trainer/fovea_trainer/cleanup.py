@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
-from fovea_api import bundle
+from fovea_api import bundle, engine
 from fovea_api.errors import InvalidInput
 from fovea_api.run import CleanupRecipe, Progress, RunOwner
 from fovea_api.version import MANIFEST
@@ -61,6 +61,9 @@ def _commits(folder: StorePath) -> Iterator[str]:
     yield from (f"runs/{name}/{RESULT}" for name in (folder / "runs").folders())
     yield from (f"{name}/{MANIFEST}" for name in version_folders(folder))
     yield from (f"bundles/{name}/{bundle.MANIFEST}" for name in (folder / "bundles").folders())
+    engines = folder / engine.ENGINES
+    for model in engines.folders():
+        yield from (f"{engine.ENGINES}/{model}/{key}/{engine.MANIFEST}" for key in (engines / model).folders())
 
 
 def _refuse_link(folder: StorePath, store: StorePath) -> None:

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 
 def execute(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunResult:
-    """The result of the run, adopted from the store or made and stored there. A cleanup leaves none in the store.
+    """The result of the run, adopted from the store or made and stored there. A cleanup leaves none in the store, and
+    an engine lies there under its own key.
 
     Adopted is only what was made by an equal run from what its inputs hold now. The store is the run's owner's, as
     `check_store` has seen to.
@@ -45,6 +46,8 @@ def execute(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> R
     )
     if spec.type is RunType.CLEANUP:
         return _clean_up(spec, reporter)
+    if spec.type is RunType.ENGINE_BUILD:
+        return _build_engine(spec, environment, reporter)
     read = fingerprints(spec)
     stored = find_result(spec, environment.name, read)
     if stored is not None:
@@ -107,6 +110,14 @@ def _clean_up(spec: RunSpec, reporter: Reporter) -> RunResult:
     recipe = CleanupRecipe.model_validate(dict(spec.recipe))
     left = clean_up(spec.owner, spec.store, recipe, reporter.report)
     return RunResult(completed_at=datetime.now(UTC), versions=left[:MAX_VERSIONS])
+
+
+def _build_engine(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunResult:
+    from fovea_trainer.engine import build_engine
+
+    result = build_engine(spec, environment.work_dir, reporter.report)
+    logs = None if environment.status is None else str(folder_of(spec, environment.name) / LOG)
+    return result.model_copy(update={"logs": logs})
 
 
 def _word(name: str) -> str:

@@ -65,6 +65,7 @@ fovea-run
   "trainer_image" (default (printf "fovea/trainer:%s" .Chart.AppVersion) .Values.defaults.trainerImage)
   "serving_image" (default (printf "fovea/serving:%s" .Chart.AppVersion) .Values.defaults.servingImage)
   "triton_image" (default (printf "fovea/triton:%s" .Chart.AppVersion) .Values.defaults.tritonImage)
+  "tensorrt_image" (default "" .Values.defaults.tensorrtImage)
   "image_pull_policy" .Values.defaults.imagePullPolicy
   "ray_version" .Values.defaults.rayVersion
   "queue_name" (default "" .Values.defaults.queueName)

@@ -66,7 +66,9 @@ class OwnRuns:
     """The Runs of one object."""
 
     runs: tuple[RunView, ...]
-    """Those that make something, newest first."""
+    """Those that make what it is about, newest first."""
+    deferred: tuple[RunView, ...]
+    """Those that build further formats of that, newest first."""
     cleanups: tuple[RunView, ...]
     leftover: Key | None
     """What works for an object of this name and for none of its Runs."""
@@ -83,9 +85,11 @@ class OwnRuns:
 async def observe_runs(observer: Observer, owner: Key) -> OwnRuns:
     """The Runs that the object controls, and the cleanups of its name that belong to nobody."""
     views = await views_of(observer, owner)
-    cleanups = tuple(view for view in views if view.run.spec.type is RunType.CLEANUP)
-    runs = tuple(view for view in views if view not in cleanups)
-    return OwnRuns(runs, cleanups, await _leftover(observer, owner, views))
+    cleanups, deferred = (
+        tuple(view for view in views if view.run.spec.type is type) for type in (RunType.CLEANUP, RunType.ENGINE_BUILD)
+    )
+    runs = tuple(view for view in views if view not in (*cleanups, *deferred))
+    return OwnRuns(runs, deferred, cleanups, await _leftover(observer, owner, views))
 
 
 async def views_of(observer: Observer, owner: Key) -> tuple[RunView, ...]:
@@ -121,6 +125,7 @@ class RunsObjects(TypedDict):
     """What is known of the runs of an object: the fields of a RunsSnapshot."""
 
     runs: tuple[RunView, ...]
+    deferred: tuple[RunView, ...]
     cleanups: tuple[RunView, ...]
     store: StoreConfig
     missing: tuple[Reference, ...]
@@ -145,6 +150,7 @@ async def runs_objects(
         missing = await observer.missing(key, mounted)
     return {
         "runs": own.runs,
+        "deferred": own.deferred,
         "cleanups": own.cleanups,
         "store": store,
         "missing": missing,

@@ -24,7 +24,15 @@ from fovea_api.run import (
 )
 from pydantic import ValidationError
 
-from fovea_operator.conditions import Assessment, condition_of, conditions, progressing, stalled, waiting_for_leftover
+from fovea_operator.conditions import (
+    Assessment,
+    condition_of,
+    conditions,
+    own_conditions,
+    progressing,
+    stalled,
+    waiting_for_leftover,
+)
 from fovea_operator.metrics import ATTEMPTS_ENDED
 from fovea_operator.objects import RUN, JsonObject, Key, Kind, mapping
 from fovea_operator.runs.build import child_writes, run_manifest
@@ -51,6 +59,7 @@ class Context:
     store: StoreConfig
     policy: RunPolicy
     runs: Sequence[RunView]
+    deferred: Sequence[RunView] = ()
     now: datetime
     settings: Settings
 
@@ -65,6 +74,7 @@ class Context:
             store=snapshot.store,
             policy=policy,
             runs=snapshot.runs,
+            deferred=snapshot.deferred,
             now=snapshot.now,
             settings=settings,
         )
@@ -72,6 +82,13 @@ class Context:
     def run_key(self, name: str) -> Key:
         """The key of one of its Runs."""
         return Key(RUN, self.key.namespace, name)
+
+    @property
+    def all_runs(self) -> Sequence[RunView]:
+        """All its Runs but cleanups, newest first."""
+        if not self.deferred:
+            return self.runs
+        return sorted((*self.runs, *self.deferred), key=lambda view: (view.created, view.name), reverse=True)
 
     @property
     def restart(self) -> str:
@@ -163,9 +180,12 @@ def without_run(
     status = old.model_copy(
         update={
             "observed_generation": generation,
-            "conditions": conditions(assessment, old.conditions, generation, context.now),
+            "conditions": (
+                *conditions(assessment, old.conditions, generation, context.now),
+                *own_conditions(old.conditions),
+            ),
             "phase": "Failed" if failed else "Pending",
-            "usage": usage_of(context.runs, (), old, context.now),
+            "usage": usage_of(context.all_runs, (), old, context.now),
             **more,
         }
     )
@@ -174,7 +194,7 @@ def without_run(
     if failed and not reported:
         events.append(Emit(context.key, "Warning", assessment.reason, assessment.message, named or ""))
     counts = (write for view in context.runs for write in _counted(context, view))
-    return Plan((*counts, *events, *own_status(context.key, old, status, context.runs)))
+    return Plan((*counts, *events, *own_status(context.key, old, status, context.all_runs)))
 
 
 def refusal(problems: Sequence[InvalidInput]) -> Assessment:
@@ -340,7 +360,7 @@ def prune(context: Context, keep: Iterable[str]) -> tuple[Delete, ...]:
 def history(context: Context, newest: str | None, pruned: Sequence[Delete]) -> tuple[str, ...]:
     """Names of the Runs, newest first."""
     deleted = {delete.key.name for delete in pruned}
-    names_ = [view.name for view in context.runs if view.name not in deleted]
+    names_ = [view.name for view in context.all_runs if view.name not in deleted]
     return tuple((names_ if newest is None or newest in names_ else [newest, *names_])[:100])
 
 
@@ -369,7 +389,7 @@ def owner_fields(
 
     Args:
         asked: The recipe that the spec asks for.
-        pruned: The Runs that the history limit deletes.
+        pruned: The Runs that the history limit deletes, and those of formats that are wanted no more.
         lost: Further Runs that are deleted.
     """
     generation = context.metadata.generation
@@ -381,7 +401,7 @@ def owner_fields(
         "run": made.run,
         "run_generation": answered_generation(context, old.run_generation, made.spec, asked),
         "progress": progress.general() if progress is not None else None,
-        "usage": usage_of((*context.runs, *lost), going, old, context.now),
+        "usage": usage_of((*context.all_runs, *lost), going, old, context.now),
         "history": history(context, made.run, pruned),
     }
 

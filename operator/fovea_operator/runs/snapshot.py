@@ -81,7 +81,9 @@ class RunsSnapshot:
     """What is known of the runs of an object and of its namespace; each kind's snapshot adds the object to it."""
 
     runs: tuple[RunView, ...] = ()
-    """The runs that make something, newest first."""
+    """The runs that make what the object is about, newest first."""
+    deferred: tuple[RunView, ...] = ()
+    """The runs that build further formats of what another run has made, newest first."""
     cleanups: tuple[RunView, ...] = ()
     """The runs that delete from the store."""
     store: StoreConfig

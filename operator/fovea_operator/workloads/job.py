@@ -1,4 +1,4 @@
-"""The batch/v1 Job of a dataset build or a cleanup: one pod."""
+"""The batch/v1 Job of a dataset build, an engine build or a cleanup: one pod."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fovea_operator.workloads.workload import WAITING_FOR_QUOTA, ChildState, Sta
 
 _KEPT_SECONDS = 600
 """A finished Job holds no resources; it stays so long that an operator that was away can read why it failed."""
-BUILD, CLEANUP = "fovea", "cleanup"
+BUILD, ENGINE, CLEANUP = "fovea", "engine", "cleanup"
 """Names of the container: where the owner, or the operator's settings, say what it may use."""
 
 
@@ -32,7 +32,11 @@ class JobWorkload:
     @property
     def memory_fields(self) -> Mapping[str, str]:
         """Where the memory limit of its container is set."""
-        return {BUILD: "spec.compute.resources.limits.memory", CLEANUP: "the operator's setting cleanup_memory"}
+        return {
+            BUILD: "spec.compute.resources.limits.memory",
+            ENGINE: "spec.deferredExport.resources.limits.memory",
+            CLEANUP: "the operator's setting cleanup_memory",
+        }
 
     def state(self, value: View, parts: Sequence[View], pods: Sequence[View]) -> State:
         """Where the Job is; it runs when a pod does."""

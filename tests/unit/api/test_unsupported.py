@@ -26,7 +26,6 @@ PRELABEL = {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}
             "spec.evaluation.latency.resources",
         ),
         ({"evaluation": {"latency": {"nodeSelector": {"disk": "ssd"}}}}, "spec.evaluation.latency.nodeSelector"),
-        ({"export": {"deferred": ["TensorRT"]}}, "spec.export.deferred"),
     ],
 )
 def test_each_wish_of_a_training_is_refused_with_its_field(part: dict[str, Any], field: str) -> None:
@@ -45,7 +44,7 @@ def test_what_works_in_a_training_is_not_refused() -> None:
             "quantization": {"mode": "Static"},
         },
         "evaluation": {"latency": {"resources": {"requests": {"cpu": "1"}}}},
-        "export": {"formats": ["ONNX", "OpenVINO", "TFLite", "ExportedProgram", "StateDict"]},
+        "export": {"formats": ["ONNX", "OpenVINO", "TFLite", "ExportedProgram", "StateDict"], "deferred": ["TensorRT"]},
     }
     assert trainingjob.unsupported(trainingjob.Recipe.model_validate(recipe)) == ()
 

@@ -18,6 +18,7 @@ from fovea_operator.kinds.trainingjob.observe import observe_training
 from fovea_operator.objects import (
     DATASET,
     EVENT,
+    JOB,
     MODEL_DEPLOYMENT,
     NAMESPACE,
     POD,
@@ -216,6 +217,24 @@ async def test_another_pod_of_its_name_is_not_the_one_that_was_stopped() -> None
 
 CHILD = f"{NAME}-1"
 FIRST = {"number": 1, "child": CHILD, "startTime": "2026-11-24T18:00:00Z"}
+
+
+async def test_the_build_of_an_engine_is_no_training() -> None:
+    """Or the one would be stopped for the other."""
+    world = World()
+    world.seen(TRAINING_JOB, thing(TRAINING_JOB, "job", spec=SPEC))
+    world.seen(RUN, training())
+    name = "r-00000000ee"
+    spec = {"type": "EngineBuild", "owner": OWNER.to_dict(), "identity": IDENTITY, "recipe": {}, "store": STORE}
+    world.seen(RUN, thing(RUN, name, OWNER, controller="job", spec=spec))
+    world.seen(JOB, thing(JOB, f"{name}-1", OWNER, labels={"fovea.dev/run": name}, controller=name))
+    snapshot = await observe_training(world.observer, Key(TRAINING_JOB, "ns", "job"), NOW)
+    assert snapshot is not None
+    assert [view.name for view in snapshot.runs] == [NAME]
+    assert [(view.name, [child.key.name for child in view.children]) for view in snapshot.deferred] == [
+        (name, [f"{name}-1"])
+    ]
+    assert snapshot.leftover is None
 
 
 def waiting(phase: str = "Pending", **status: Any) -> World:

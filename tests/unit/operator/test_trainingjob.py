@@ -121,6 +121,7 @@ def test_a_change_that_starts_no_run_is_not_answered_by_the_run_of_before() -> N
 
 
 CHANGED = {"training": {"epochs": 3}}
+DYNAMIC = {"quantization": {"mode": "Dynamic"}}
 SITUATIONS: dict[str, tuple[dict[str, Any], str | None, bool]] = {
     # the spec, the dataset's newest version, whether it trains again
     "nothing changed": ({}, OLD, False),
@@ -182,11 +183,12 @@ def test_a_recipe_frozen_with_the_default_weights_equals_a_spec_without_them() -
 
 
 def test_what_this_version_cannot_do_is_reported_before_a_run_is_made() -> None:
-    plan = plan_training(snapshot(job(export={"deferred": ["TensorRT"]})), Settings())
+    plan = plan_training(snapshot(job(compression=DYNAMIC)), Settings())
     assert not made(plan, RUN)
     found = {each["type"]: each for each in status_of(plan)["conditions"]}
     assert (found["Stalled"]["status"], found["Stalled"]["reason"]) == ("True", "NotSupported")
-    assert found["Ready"]["message"].startswith("spec.export.deferred: TensorRT is not available in this version")
+    words = "spec.compression.quantization.mode: Dynamic quantization is not available in this version"
+    assert found["Ready"]["message"].startswith(words)
 
 
 def test_what_can_never_work_is_reported_before_a_run_is_made() -> None:
@@ -205,7 +207,7 @@ def test_a_run_of_before_goes_on_while_the_spec_asks_for_what_cannot_be_done() -
     create, status = made(plan, RUN)[0], status_of(plan)
     manifest = dict(create.manifest) | {"status": {"phase": "Running"}}
     view = RunView(Run.model_validate(manifest), ())
-    plan = plan_training(snapshot(job(status, export={"deferred": ["TensorRT"]}), view), Settings())
+    plan = plan_training(snapshot(job(status, compression=DYNAMIC), view), Settings())
     assert not made(plan, RUN)
     assert made(plan, RAY_JOB)[0].key.name == f"{view.name}-1"
     ready = next(each for each in status_of(plan)["conditions"] if each["type"] == "Ready")

@@ -14,7 +14,7 @@ import torch
 import yaml
 from faster_coco_eval import COCO, COCOeval_faster
 from fovea_api.common import Task
-from fovea_api.errors import InvalidInput
+from fovea_api.errors import InvalidInput, NotSupported
 from fovea_serving.bundle import MODEL_WITH_NMS, WEIGHTS, Bundle, load_bundle
 from fovea_serving.pipeline import Detection, decode
 from fovea_serving.pipeline.golden import golden_image, golden_numbers
@@ -29,7 +29,10 @@ from fovea_trainer.models.description import restore
 from fovea_trainer.use import export_bundle
 from synthetic import SIZE, squares
 
+from tests.unit.export import test_tensorrt as of_tensorrt
+
 IMAGES = 40
+install = of_tensorrt.install
 
 
 def pictures(folder: Path) -> None:
@@ -153,6 +156,19 @@ def test_suppression_is_added_to_a_bundles_model(bundle: Bundle, folder: Path, t
     assert target.read_bytes() == (bundle.path / MODEL_WITH_NMS).read_bytes()
     with pytest.raises(InvalidInput, match="is for ONNX"):
         export_bundle(bundle, "ExportedProgram", tmp_path / "model.pt2", nms=True)
+
+
+def test_an_engine_is_built_of_the_model_that_is_served(
+    bundle: Bundle, install: of_tensorrt.Install, tmp_path: Path
+) -> None:
+    """Which is the 8-bit one here. TensorRT is a double whose engine is the ONNX file."""
+    with pytest.raises(NotSupported, match="TensorRT is not installed"):
+        export_bundle(bundle, "TensorRT", tmp_path / "model.plan")
+    assert not (tmp_path / "model.plan").exists()
+    install()
+    proof = export_bundle(bundle, "TensorRT", tmp_path / "model.plan")
+    assert "scores of the golden image are within 0 of those that the bundle states" in proof
+    assert (tmp_path / "model.plan").read_bytes() == bundle.model_of("INT8").read_bytes()
 
 
 def test_the_weights_of_a_bundle_are_a_network(bundle: Bundle) -> None:

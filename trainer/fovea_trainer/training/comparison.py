@@ -11,10 +11,9 @@ from pathlib import Path
 from fovea_api.errors import InvalidInput
 from fovea_api.metrics import CHAMPION, COMPARED, DIFFERENCE, DIFFERENCE_ERROR
 from fovea_api.run import BundleInput
-from fovea_serving.bundle import COPY_AGAIN, Bundle, CorruptBundle, load_bundle
 from fovea_serving.predictor import Predictor
-from fovea_store import StorePath
 
+from fovea_trainer.bundles import fetch_input
 from fovea_trainer.data.version import OpenVersion
 from fovea_trainer.evaluation.bootstrap import difference_error
 from fovea_trainer.evaluation.evaluate import evaluate
@@ -55,7 +54,7 @@ def compare(
     if challenger is None:
         return _none("there is no test split; give test a share in the Dataset's splits.ratios")
     try:
-        bundle = _fetch(champion, folder)
+        bundle = fetch_input(champion, folder)
     except InvalidInput as error:
         return _none(f"its bundle cannot be read: {error}")
     classes = version.manifest.classes
@@ -85,14 +84,3 @@ def compared(champion: EvaluationResult, challenger: EvaluationResult) -> Compar
 def _none(why: str) -> Comparison:
     log.warning("no comparison with the served model: %s", why)
     return Comparison({}, {}, f"The model was not compared with the served one: {why}.")
-
-
-def _fetch(source: BundleInput, folder: Path) -> Bundle:
-    """The verified bundle in a local folder. Raises InvalidBundle, CorruptBundle, NotFound."""
-    StorePath.parse(source.artifact).download_tree(folder)
-    bundle = load_bundle(folder)
-    if bundle.digest != source.digest:
-        raise CorruptBundle(
-            f"the manifest's digest is {bundle.digest}, not {source.digest}", source.artifact, COPY_AGAIN
-        )
-    return bundle

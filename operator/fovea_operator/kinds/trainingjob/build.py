@@ -1,15 +1,17 @@
-"""Builds the RayJob of a training."""
+"""Builds the RayJob of a training, and the Job of an engine build."""
 
 from __future__ import annotations
 
+from fovea_api.common import RunPolicy
 from fovea_api.run import Execution
-from fovea_api.trainingjob import TrainingJobSpec
+from fovea_api.trainingjob import DeferredExport, TrainingJobSpec
 
 from fovea_operator.cleanups.build import PodSettings
-from fovea_operator.objects import RAY_JOB, JsonObject
+from fovea_operator.objects import JOB, RAY_JOB, JsonObject
 from fovea_operator.runs.build import pods_digest
 from fovea_operator.runs.plan import ChildBuilder, ExecutionSettings
 from fovea_operator.settings import Settings
+from fovea_operator.workloads.job import ENGINE, build_job
 from fovea_operator.workloads.rayjob import build_ray_job
 from fovea_operator.workloads.work import Work
 
@@ -50,6 +52,15 @@ def _workers(spec: TrainingJobSpec, settings: Settings) -> int:
     elastic = spec.compute.elastic
     queued = bool(spec.run_policy.queue_name or settings.queue_name)
     return elastic.max_workers if elastic is not None and not queued else spec.compute.workers
+
+
+def engine_builder(deferred: DeferredExport, policy: RunPolicy, settings: Settings) -> ChildBuilder:
+    """What builds the Job of an engine build."""
+
+    def build(work: Work) -> JsonObject:
+        return build_job(work, ENGINE, deferred.resources, deferred.pod_template, policy, settings)
+
+    return ChildBuilder(JOB, build, pods_digest(deferred, policy))
 
 
 def pod_settings(spec: TrainingJobSpec) -> PodSettings:

@@ -32,6 +32,7 @@ from pydantic import ValidationError
 from fovea_operator.cleanups.plan import blocker_of_attempts, with_deletion
 from fovea_operator.conditions import Assessment, ready, stalled
 from fovea_operator.kinds.trainingjob.build import child_builder, execution_settings, pod_settings
+from fovea_operator.kinds.trainingjob.deferred import advance_engine
 from fovea_operator.kinds.trainingjob.snapshot import TrainingSnapshot
 from fovea_operator.objects import TRAINING_JOB
 from fovea_operator.runs.inputs import has_moved, inputs_of
@@ -78,23 +79,32 @@ def _plan(context: Context, snapshot: TrainingSnapshot) -> Plan:
         requested_runs = _requested_runs(context, snapshot, old, None, desired)
         plan = without_run(context, old, old.run, desired, requested_runs=requested_runs)
         return replace(plan, requeue_after=wait)
-    made = advance_runs(context, old.run, desired, blocker_of_attempts(snapshot), child_builder(spec, settings))
+    blocker = blocker_of_attempts(snapshot)
+    made = advance_runs(context, old.run, desired, blocker, child_builder(spec, settings))
     step, name, view = made.step, made.run, made.view
     result = _result(job, old, view)
     assessment = blocked or _assess(job, step.assessment, result, desired)
-    pruned = prune(context, [name, *([result.run] if result is not None else [])])
+    deferred = advance_engine(context, spec, old, result, blocker)
+    pruned = (*prune(context, [name, *([result.run] if result is not None else [])]), *deferred.deleted)
+    fields = owner_fields(context, old, made, _asked(spec, desired), assessment, pruned)
+    fields["conditions"] = (*fields["conditions"], *deferred.condition)
     assert desired.inputs.dataset is not None
     status = TrainingJobStatus(
         phase=step.status.phase,
         dataset_version=desired.inputs.dataset.version,
         result=result,
+        engine=deferred.engine,
         requested_runs=_requested_runs(context, snapshot, old, made, blocked),
-        **owner_fields(context, old, made, _asked(spec, desired), assessment, pruned),
+        **fields,
     )
     events = end_events(context, name, assessment, old)
     return Plan(
-        (*made.writes, *events, *made.status_writes, *own_status(key, job.status, status, snapshot.runs), *pruned),
-        step.requeue_after,
+        (
+            *(*made.writes, *events, *made.status_writes, *deferred.writes),
+            *own_status(key, job.status, status, context.all_runs),
+            *pruned,
+        ),
+        min((each for each in (step.requeue_after, deferred.requeue_after) if each is not None), default=None),
     )
 
 
