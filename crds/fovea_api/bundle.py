@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from fovea_api.choice import Candidate
 from fovea_api.common import (
     ClassName,
     Digest,
@@ -124,6 +125,8 @@ class Lineage(Model):
     """Run of the bundle that training started from."""
     teacher: Digest | None = None
     """Bundle that was distilled from."""
+    candidates: tuple[Candidate, ...] | None = None
+    """The architectures that were compared. Absent: the TrainingJob named the architecture."""
     precision: Word | None = None
     """Arithmetic of the forward pass in training; what Auto came to."""
     best_epoch: Annotated[Int, Field(ge=1)]

@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from pydantic.alias_generators import to_camel
 
-from fovea_api.architectures import Architecture, InvalidOption, catalogue, configured, find, read_options
+from fovea_api.architectures import (
+    FIRST_CHOICE,
+    Architecture,
+    InvalidOption,
+    catalogue,
+    configured,
+    find,
+    read_options,
+)
 from fovea_api.backbones import PERMISSIVE
+from fovea_api.choice import AUTO
 from fovea_api.common import Task
 from fovea_api.dataset import DatasetSpec
 from fovea_api.errors import InvalidInput
 from fovea_api.metrics import BY_CLASS, evaluated, monitorable
 from fovea_api.presets import with_preset
 from fovea_api.trainingjob import Augmentation, Export, Input, Loss, ModelChoice, Recipe, Training, TrainingJobSpec
+
+R = TypeVar("R", bound=Recipe)
 
 SMOOTHED = (Loss.CROSS_ENTROPY, Loss.DICE_CROSS_ENTROPY, Loss.BINARY_CROSS_ENTROPY)
 """Losses of classes that take label smoothing."""
@@ -50,6 +62,8 @@ class UnsuitableLoss(InvalidInput):
 
 def incompatibilities(spec: TrainingJobSpec, dataset: DatasetSpec | None = None) -> tuple[InvalidInput, ...]:
     """All that can never work, each with its field and the nearest valid values; `dataset` where it is known."""
+    if spec.model.architecture == AUTO:
+        return tuple(_wrong_choice(spec, dataset))
     try:
         architecture = configured(find(spec.model.architecture), spec.model.options)
     except InvalidInput as error:
@@ -67,6 +81,41 @@ def incompatibilities(spec: TrainingJobSpec, dataset: DatasetSpec | None = None)
         *wrong_monitored(architecture.task, spec),
         *_wrong_criteria(architecture.task, spec, dataset.classes if dataset is not None else ()),
     )
+
+
+def candidates(model: ModelChoice, task: Task) -> tuple[str, ...]:
+    """The architectures that are compared: those that are named, or all of the task, sorted by name."""
+    return model.candidates or tuple(sorted(each.name for each in catalogue().values() if each.task is task))
+
+
+def as_candidate(recipe: R, architecture: str) -> R:
+    """A recipe that leaves its architecture open, with that of a candidate."""
+    model = recipe.model.model_copy(update={"architecture": architecture, "candidates": ()})
+    return recipe.model_copy(update={"model": model})
+
+
+def _wrong_choice(spec: TrainingJobSpec, dataset: DatasetSpec | None) -> Iterator[InvalidInput]:
+    """What no choice of an architecture can work with. A candidate that is named must suit; one that is not may be left
+    out, and none is told of where one suits."""
+    if spec.model.options:
+        words = "options are those of one architecture"
+        yield InvalidOption(words, "spec.model.options", f"remove them, or name the architecture instead of {AUTO}")
+        return
+    if dataset is None:
+        return
+    found = {
+        name: incompatibilities(as_candidate(spec, name), dataset) for name in candidates(spec.model, dataset.task)
+    }
+    for index, name in enumerate(spec.model.candidates):
+        for problem in found[name]:
+            own = problem.location == "spec.model.architecture"
+            yield type(problem)(
+                problem.message if own else f"candidate {name}: {problem.message}",
+                f"spec.model.candidates[{index}]" if own else problem.location,
+                problem.remedy,
+            )
+    if not spec.model.candidates and all(found.values()):
+        yield from found[FIRST_CHOICE[dataset.task]]
 
 
 def _small_batch(spec: TrainingJobSpec) -> Iterator[InvalidInput]:

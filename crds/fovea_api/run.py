@@ -5,13 +5,14 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError
 
 from fovea_api.architectures import as_identified, as_introduced, spelled_out
+from fovea_api.choice import AUTO, MAX_CANDIDATES, Candidate, limits_of
 from fovea_api.common import (
     Bool,
     Column,
@@ -39,6 +40,7 @@ from fovea_api.common import (
 from fovea_api.criteria import Criterion
 from fovea_api.defaults import completed, identifying
 from fovea_api.engine import EngineSummary
+from fovea_api.paths import at
 from fovea_api.presets import with_each_preset, with_preset
 from fovea_api.sweep import SweepProgress, SweepSummary
 from fovea_api.version import DatasetSummary, StatedProblem
@@ -256,7 +258,8 @@ class RunSpec(Model):
     """Recipe that determines the result, with all defaults: that of a Dataset, a TrainingJob, a TuningSweep or a
     cleanup; of an EngineBuild the deferredExport of its TrainingJob."""
     success_criteria: Annotated[tuple[Criterion, ...], Field(max_length=64)] = ()
-    """Success criteria at the start, for the report. Not part of the identity."""
+    """Success criteria at the start, for the report. Not part of the identity, except for those that limit the choice
+    of `model.architecture: Auto`."""
     inputs: RunInputs = RunInputs()
     """Inputs of the run."""
     execution: Execution = Execution()
@@ -269,33 +272,54 @@ class RunSpec(Model):
     rules: ClassVar = (Rule("self == oldSelf", "the spec of a Run is immutable; change its owner instead"),)
 
 
-def run_identity(type: RunType, owner: RunOwner, recipe: Model | None, inputs: RunInputs, nonce: str = "") -> str:
+def run_identity(
+    type: RunType,
+    owner: RunOwner,
+    recipe: Model | None,
+    inputs: RunInputs,
+    nonce: str = "",
+    criteria: Sequence[Criterion] = (),
+) -> str:
     """Digest that says which result is asked for: `sha256-<64 hex>` of canonical JSON (sorted keys, no spaces).
 
     Recipes that make the same have one identity, and those that do not have two, also across versions with other
     defaults: a field is left out where it has the default that it was introduced with (`fovea_api.defaults`), what a
     preset fills counts as if it were given, and what an architecture supplies is part of it once that has changed.
-    Where things lie, images, criteria, compute and the problem's words are not. None: what is done does not depend on
-    the recipe.
+    Where things lie, images, compute and the problem's words are not, nor are criteria, but for the limits by which an
+    architecture is chosen. None: what is done does not depend on the recipe.
     """
-    content = {
+    content: dict[str, JsonValue] = {
         "type": type.value,
         "owner": owner.to_dict(),
-        "recipe": identifying_recipe(type, recipe) if recipe is not None else {},
+        "recipe": dict(identifying_recipe(type, recipe)) if recipe is not None else {},
         "inputs": inputs.digests(),
         "nonce": nonce,
     }
+    if recipe is not None and (limits := choice_limits(recipe, criteria)):
+        content["limits"] = [limit.to_dict() for limit in limits]
     return digest_of(content)
+
+
+def choice_limits(recipe: Model, criteria: Sequence[Criterion]) -> tuple[Criterion, ...]:
+    """The success criteria that decide what is trained; none where the recipe names its architecture."""
+    return limits_of(criteria) if chooses(recipe.to_dict()) else ()
+
+
+def chooses(recipe: Mapping[str, JsonValue]) -> bool:
+    """Whether a recipe leaves its architecture to a comparison. Such a one stays silent where it is: the preset is that
+    of what is chosen."""
+    return at(recipe, "model.architecture") == AUTO
 
 
 def identifying_recipe(type: RunType, recipe: Model) -> Mapping[str, JsonValue]:
     """The part of a recipe that belongs to the identity: without what says nothing."""
-    return as_identified(identifying(with_preset(recipe), type.value))
+    return as_identified(identifying(with_preset(recipe), type.value, given=chooses(recipe.to_dict())))
 
 
 def frozen_recipe(recipe: Model) -> dict[str, JsonValue]:
     """A recipe as a Run keeps it, with the preset laid in: no later version reads anything else out of it."""
-    return dict(spelled_out(frozen_form(with_preset(recipe))))
+    written = recipe.to_dict()
+    return written if chooses(written) else dict(spelled_out(frozen_form(with_preset(recipe))))
 
 
 def read_recipe(type: RunType, frozen: Mapping[str, JsonValue], model: builtins.type[M]) -> M:
@@ -304,18 +328,19 @@ def read_recipe(type: RunType, frozen: Mapping[str, JsonValue], model: builtins.
     Raises:
         ValidationError: it has fields or values that this version does not know.
     """
-    return model.model_validate(as_introduced(completed(frozen, model, type.value)))
+    return model.model_validate(as_introduced(completed(frozen, model, type.value, silent=chooses(frozen))))
 
 
 def is_same_recipe(type: RunType, frozen: Mapping[str, JsonValue], recipe: Model) -> bool:
     """Whether a Run's recipe says what this one says: as it is written, or as this version or an earlier one reads
     it."""
+    open_ = chooses(frozen)
     try:
-        before = recipe.model_validate(completed(frozen, builtins.type(recipe), type.value))
+        before = recipe.model_validate(completed(frozen, builtins.type(recipe), type.value, silent=open_))
     except ValidationError:
         return False
-    then = identifying(before, type.value)
-    meanings = (identifying(meant, type.value) for meant in (recipe, *with_each_preset(recipe)))
+    then = identifying(before, type.value, given=open_)
+    meanings = (identifying(meant, type.value, given=open_) for meant in (recipe, *with_each_preset(recipe)))
     return any(now in (then, as_introduced(then)) or then == spelled_out(now) for now in meanings)
 
 
@@ -438,6 +463,10 @@ class TrainingSummary(Model):
     """CPU core hours of the training loop's own process. The compute time of its pods is the Run's `status.usage`."""
     compression: Annotated[tuple[CompressionStage, ...], Field(max_length=3), ListMap(("name",))] = ()
     """Stages of compression in their order; the last one is the exported model. Absent: nothing was compressed."""
+    architecture: Annotated[str, Field(max_length=128)] | None = None
+    """Trained architecture. Absent: reported by an older trainer."""
+    candidates: Annotated[tuple[Candidate, ...], Field(max_length=MAX_CANDIDATES), ListMap(("architecture",))] = ()
+    """Architectures that were compared for `model.architecture: Auto`. Absent: none were."""
 
 
 class RunError(Model):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pydantic import JsonValue, ValidationError
 
 from fovea_api.architectures import find
+from fovea_api.choice import AUTO
 from fovea_api.common import Task
 from fovea_api.compatibility import incompatibilities, unmeasured
 from fovea_api.dataset import DatasetSpec
@@ -133,6 +134,9 @@ def _refusal(template: TrainingJobSpec, values: Values, dataset: DatasetSpec | N
         return InvalidInput(f"{field}: {text}")
     except KeyError as error:
         return InvalidInput(f"there is no field {error.args[0]}")
+    if recipe.model.architecture == AUTO:
+        words = "a trial trains one architecture"
+        return InvalidInput(words, "spec.parameters", "list the architectures to compare")
     plain = template.model_copy(update={**dict(recipe), "success_criteria": ()})
     return next(iter(incompatibilities(plain, dataset)), None)
 

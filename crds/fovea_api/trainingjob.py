@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field
 from pydantic.alias_generators import to_camel
 
+from fovea_api.choice import AUTO, MAX_CANDIDATES, Candidate
 from fovea_api.common import (
     AnyValue,
     Bool,
@@ -79,13 +80,22 @@ class Pretrained(Model):
 
 
 Options = Annotated[Mapping[str, AnyValue], Field(max_length=64)]
+_NAME = "(timm/)?[a-z0-9]([-._a-z0-9]*[a-z0-9])?"
 
 
 class ModelChoice(Model):
     """Network architecture and initial weights."""
 
-    architecture: Annotated[str, Field(max_length=128, pattern="^(timm/)?[a-z0-9]([-._a-z0-9]*[a-z0-9])?$")]
-    """Name of a registered architecture, or timm/ and the name of a model of timm; `fovea models` lists them."""
+    architecture: Annotated[str, Field(max_length=128, pattern=f"^({AUTO}|{_NAME})$")]
+    """Name of a registered architecture, or timm/ and the name of a model of timm; `fovea models` lists them. Auto: a
+    short comparison on the dataset chooses the best one that meets the success criteria on latency, size and
+    complexity."""
+    candidates: Annotated[
+        tuple[Annotated[str, Field(max_length=128, pattern=f"^{_NAME}$")], ...],
+        Field(max_length=MAX_CANDIDATES),
+        Set(),
+    ] = ()
+    """For Auto: architectures to compare. Default: all registered ones of the task."""
     options: Options = {}
     """Options of the architecture (layers, width, anchors, …), validated against its registry entry."""
     pretrained: Pretrained = Pretrained(weights="ImageNet")
@@ -94,6 +104,24 @@ class ModelChoice(Model):
     """Part of the network to freeze. Fine-tuning after pruning trains all of it."""
     accept_licence: Word | None = None
     """Licence of the published weights that is accepted, where it restricts their use, such as CC-BY-NC-4.0."""
+
+    rules: ClassVar = (
+        Rule(
+            f"self.architecture == '{AUTO}' || size(self.candidates) == 0",
+            f"candidates belong to architecture {AUTO}; remove them, or set it",
+            lambda obj: obj.architecture == AUTO or not obj.candidates,
+            ".candidates",
+        ),
+        Rule(
+            f"self.architecture != '{AUTO}' || !has(self.pretrained) || "
+            "(!has(self.pretrained.uri) && !has(self.pretrained.trainingJobRef))",
+            f"these weights are of one architecture: name it instead of {AUTO}, or use weights",
+            lambda obj: (
+                obj.architecture != AUTO or (obj.pretrained.uri is None and obj.pretrained.training_job_ref is None)
+            ),
+            ".pretrained",
+        ),
+    )
 
 
 # --- Input ----------------------------------------------------------------------------------------------
@@ -884,6 +912,10 @@ class TrainingResult(Model):
     """Success criteria: required and measured values, and whether they are met."""
     compression: Annotated[tuple[CompressionStage, ...], Field(max_length=3), ListMap(("name",))] = ()
     """Stages of compression in their order; the last one is the exported model. Absent: nothing was compressed."""
+    architecture: Annotated[str, Field(max_length=128)] | None = None
+    """Architecture of the model. Absent: reported by an older trainer."""
+    candidates: Annotated[tuple[Candidate, ...], Field(max_length=MAX_CANDIDATES), ListMap(("architecture",))] = ()
+    """Architectures that were compared for `model.architecture: Auto`. Absent: none were."""
     eligible: Bool
     """Whether the bundle may be served: its quality was measured on a validation or test split, and all criteria are
     met."""
@@ -938,6 +970,7 @@ class TrainingJob(Resource):
             ),
             Column("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
             Column("Run", ".status.run", wide=True),
+            Column("Architecture", ".status.result.architecture", wide=True),
             Column("Engine", ".status.conditions[?(@.type=='EngineReady')].reason", wide=True),
             Column("Bundle", ".status.result.bundle", wide=True),
             Column("Age", ".metadata.creationTimestamp", "date"),

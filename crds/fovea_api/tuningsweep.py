@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, get_args, get_origin
 
 from pydantic import Field
 
+from fovea_api.choice import AUTO
 from fovea_api.common import (
     AnyValue,
     Column,
@@ -352,6 +353,12 @@ class TuningSweepSpec(Model):
             "one objective at least must be of validation/: nothing else says how good a model is",
             lambda obj: any(each.metric.startswith("validation/") for each in obj.objectives),
             ".objectives",
+        ),
+        Rule(
+            f"self.template.spec.model.architecture != '{AUTO}'",
+            f"a sweep compares architectures itself; name one instead of {AUTO}, and vary model.architecture",
+            lambda obj: obj.template.spec.model.architecture != AUTO,
+            ".template.spec.model.architecture",
         ),
         Rule(
             "'validation' in self.template.spec.evaluation.splits",

@@ -14,9 +14,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
+from fovea_api.choice import AUTO
 from fovea_api.common import Model, Task
 from fovea_api.compatibility import incompatibilities
-from fovea_api.criteria import CriterionResult, eligible, evaluate_criteria
+from fovea_api.criteria import Criterion, CriterionResult, eligible, evaluate_criteria
 from fovea_api.dataset import Dataset, Format, Recipe, Source
 from fovea_api.errors import InvalidInput, InvalidManifest, refuse
 from fovea_api.names import RAY_TRIAL
@@ -140,6 +141,9 @@ def preview_manifest(
     job = manifest.find(TrainingJob, name)
     dataset = manifest.find(Dataset, job.spec.dataset_ref.name)
     refuse(incompatibilities(job.spec, dataset.spec))
+    if job.spec.model.architecture == AUTO:
+        words, remedy = "what is trained is not chosen yet", "name one of the candidates, as with --set"
+        raise InvalidInput(words, "spec.model.architecture", remedy)
     built = _built(manifest, dataset, store, sources, None, adopt)
     assert built.artifact is not None
     with tempfile.TemporaryDirectory(prefix="fovea-preview-") as work:
@@ -333,9 +337,9 @@ def _training_spec(job: TrainingJob, source: Dataset, built: RunResult, store: s
         checkpoint_every_epochs=spec.checkpoint.every_epochs,
         checkpoints_kept=spec.checkpoint.keep,
     )
-    made = _spec(RunType.TRAINING, RunOwner(kind="TrainingJob", name=job.metadata.name), spec.recipe(),
-                 RunInputs(dataset=dataset, teacher=_teacher(spec, store, manifest)), execution, store)  # fmt: skip
-    return made.model_copy(update={"success_criteria": spec.success_criteria})
+    return _spec(RunType.TRAINING, RunOwner(kind="TrainingJob", name=job.metadata.name), spec.recipe(),
+                 RunInputs(dataset=dataset, teacher=_teacher(spec, store, manifest)), execution, store,
+                 criteria=spec.success_criteria)  # fmt: skip
 
 
 def _dataset_input(spec: TrainingJobSpec, source: Dataset, built: RunResult) -> DatasetInput:
@@ -439,13 +443,15 @@ def _spec(
     execution: Execution,
     store: str,
     nonce: str = "",
+    criteria: Sequence[Criterion] = (),
 ) -> RunSpec:
     return RunSpec(
         type=kind,
         owner=owner,
-        identity=run_identity(kind, owner, recipe, inputs, nonce),
+        identity=run_identity(kind, owner, recipe, inputs, nonce, criteria),
         nonce=nonce,
         recipe=frozen_recipe(recipe),
+        success_criteria=tuple(criteria),
         inputs=inputs,
         execution=execution,
         store=str(StorePath.parse(store)),

@@ -9,10 +9,12 @@ from fovea_api.compatibility import incompatibilities as problems
 from fovea_api.dataset import DatasetSpec
 from fovea_api.errors import InvalidInput, refuse
 from fovea_api.trainingjob import TrainingJobSpec
+from pydantic import ValidationError
 
 RETINANET, RESNET = {"architecture": "retinanet-efficientnet-lite0"}, {"architecture": "resnet18"}
 UNET = {"architecture": "unet-efficientnet-lite0"}
 FASTER_RCNN = {"architecture": "fasterrcnn"}
+AUTO = {"architecture": "Auto"}
 
 
 def spec(model: dict[str, Any], **more: Any) -> TrainingJobSpec:
@@ -40,6 +42,21 @@ SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
     "a list of the wrong length": (
         problems(spec(RETINANET | {"options": {"anchorSizes": [16, 32]}})),
         "InvalidOption", "spec.model.options.anchorSizes", "give a list of 3, 5, 6, 10 or 15 numbers from 4 to 4096",
+    ),
+    "options where the architecture is open": (
+        problems(spec(AUTO | {"options": {"width": 0.5}})), "InvalidOption", "spec.model.options", "remove them"
+    ),
+    "a candidate that does not exist": (
+        problems(spec(AUTO | {"candidates": ["yolo", "yol"]}), dataset()),
+        "UnknownArchitecture", "spec.model.candidates[1]", "did you mean yolo",
+    ),
+    "a candidate of another task": (
+        problems(spec(AUTO | {"candidates": ["resnet18", "yolo"]}), dataset()),
+        "TaskMismatch", "spec.model.candidates[0]", "use one of fasterrcnn, ",
+    ),
+    "a criterion that none of the candidates is measured by": (
+        problems(spec(AUTO, **criteria("test/dice")), dataset()),
+        "UnknownMetric", "spec.successCriteria[0].metric", "did you mean test/f1",
     ),
     "a dataset of another task": (
         problems(spec(RESNET), dataset()),
@@ -151,6 +168,9 @@ def test_it_is_refused_with_field_and_remedy(name: str) -> None:
     ("given", "data"),
     [
         (spec(RETINANET), None),
+        (spec(AUTO), dataset()),
+        (spec(AUTO, training={"loss": "SmoothL1"}), dataset()),  # of some; the others are left out
+        (spec(AUTO | {"candidates": ["timm/test_vit", "resnet18"]}), dataset("Classification")),
         (spec(RETINANET, **criteria("test/mAP50", "validation/AP/RBC", "test/mAPSmall")), dataset(classes=["RBC"])),
         (spec(RETINANET, **criteria("test/AP50/anything", "size/megabytes", "latency/p50Milliseconds")), dataset()),
         (spec(RESNET | {"options": {"width": 0.5}, "pretrained": {"weights": "None"}}), dataset("Classification")),
@@ -172,3 +192,17 @@ def test_all_problems_are_reported_at_once() -> None:
 def test_of_a_mismatch_no_consequences_are_reported() -> None:
     found = problems(spec(RESNET, **criteria("test/mAP")), dataset())
     assert [each.reason for each in found] == ["TaskMismatch"]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (RESNET | {"candidates": ["resnet18"]}, "candidates belong to architecture Auto"),
+        (AUTO | {"pretrained": {"uri": "s3://models/x"}}, "these weights are of one architecture"),
+        (AUTO | {"pretrained": {"trainingJobRef": {"name": "cells"}}}, "these weights are of one architecture"),
+        (AUTO | {"candidates": ["Auto"]}, "String should match pattern"),
+    ],
+)
+def test_what_does_not_go_with_an_open_architecture_is_refused_at_apply(model: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        spec(model)

@@ -30,7 +30,7 @@ from fovea_api.run import (
     read_recipe,
     run_identity,
 )
-from fovea_api.trainingjob import Optimizer, Recipe, Size, Training
+from fovea_api.trainingjob import Optimizer, Recipe, Size, Training, TrainingJobSpec
 from pydantic import ValidationError
 
 FROZEN = sorted((Path(__file__).parent / "frozen").glob("*.json"))
@@ -245,3 +245,43 @@ def test_a_run_of_a_later_version_means_the_same_everywhere(monkeypatch: pytest.
     found = read_recipe(RunType.TRAINING, frozen, Recipe)
     assert found.model.options["dropout"] == 0.3
     assert identity(found) == expected
+
+
+# --- An open architecture ------------------------------------------------------------------------------------
+
+
+def choosing(*criteria: dict[str, Any], **training: Any) -> TrainingJobSpec:
+    content = {"datasetRef": {"name": "cells"}, "model": {"architecture": "Auto"}, "successCriteria": list(criteria)}
+    return TrainingJobSpec.model_validate(content | ({"training": training} if training else {}))
+
+
+@pytest.mark.parametrize("training", [{}, {"epochs": 10}, {"batchSize": 8, "optimizer": {"name": "SGD"}}])
+def test_a_recipe_that_leaves_its_architecture_open_is_silent_for_the_preset_of_what_is_chosen(
+    training: dict[str, Any],
+) -> None:
+    recipe = choosing(**training).recipe()
+    read = read_recipe(RunType.TRAINING, frozen_recipe(recipe), Recipe)
+    assert read == recipe
+    assert read.training.silent() == recipe.training.silent()
+    assert is_same_recipe(RunType.TRAINING, frozen_recipe(recipe), recipe)
+    others = [choosing(epochs=11).recipe(), of(Recipe)]
+    assert not any(is_same_recipe(RunType.TRAINING, frozen_recipe(recipe), other) for other in others)
+
+
+def test_what_is_given_beside_an_open_architecture_differs_from_silence() -> None:
+    silent, given = choosing().recipe(), choosing(epochs=10).recipe()
+    assert identity(silent) != identity(given)
+    assert not is_same_recipe(RunType.TRAINING, frozen_recipe(silent), given)
+
+
+def test_limits_belong_to_the_identity_where_they_choose_the_architecture() -> None:
+    small, good = {"metric": "size/megabytes", "max": 20}, {"metric": "test/mAP", "min": 0.5}
+
+    def chosen(spec: TrainingJobSpec) -> str:
+        return run_identity(RunType.TRAINING, OWNER, spec.recipe(), RunInputs(), criteria=spec.success_criteria)
+
+    assert chosen(choosing(good)) == chosen(choosing())
+    assert len({chosen(choosing()), chosen(choosing(small)), chosen(choosing(small | {"max": 10}))}) == 3
+    named = of(Recipe)
+    limited = run_identity(RunType.TRAINING, OWNER, named, RunInputs(), criteria=choosing(small).success_criteria)
+    assert limited == identity(named)

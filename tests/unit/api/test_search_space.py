@@ -214,3 +214,10 @@ def test_rules_refuse_at_apply(name: str) -> None:
     found = next(problems(error.value, TuningSweepSpec))
     assert found[0] == place
     assert words in found[1]
+
+
+def test_a_sweep_has_no_open_architecture() -> None:
+    with pytest.raises(ValidationError, match="a sweep compares architectures itself"):
+        spec(template={"spec": {"datasetRef": {"name": "cells"}, "model": {"architecture": "Auto"}}})
+    (problem,) = impossibilities(spec(parameters=[{"path": "model.architecture", "choice": ["fasterrcnn", "Auto"]}]))
+    assert (problem.location, problem.remedy) == ("spec.parameters[0]", "list the architectures to compare")

@@ -373,3 +373,34 @@ def test_a_model_that_is_not_eligible_is_none() -> None:
 def test_a_job_that_is_not_there_is_named_with_its_field() -> None:
     words = f"{FIELD}: there is no TrainingJob 'base' in this namespace; apply it"
     assert waits(based(there=False)) == ("TrainingJobNotFound", words)
+
+
+def test_a_limit_that_chooses_the_architecture_chooses_anew_and_other_criteria_do_not() -> None:
+    small, good = {"metric": "size/megabytes", "max": 20}, {"metric": "test/accuracy", "min": 0.5}
+    choosing = {"model": {"architecture": "Auto"}}
+    first = plan_training(snapshot(job(**choosing, successCriteria=[small])), Settings())
+    create, status = made(first, RUN)[0], status_of(first)
+    candidates = [
+        {"architecture": "resnet18", "metrics": {"validation/accuracy": 0.9}, "epochs": 2},
+        {"architecture": "resnet50", "reason": "size/megabytes 94 (required ≤ 20)"},
+    ]
+    training = {"bestEpoch": 1, "epochs": 1, "seconds": 1, "architecture": "resnet18", "candidates": candidates}
+    metrics = {"test/accuracy": 0.9, "size/megabytes": 12}
+    result = {"completedAt": NOW, "artifact": "s3://b/", "digest": OLD, "metrics": metrics, "training": training}
+    ended = {"number": 1, "child": f"{create.key.name}-1", "startTime": NOW, "endTime": NOW, "outcome": "Succeeded"}
+    run = {"status": {"phase": "Succeeded", "result": result, "attempts": [ended]}}
+    view = RunView(Run.model_validate(dict(create.manifest) | run), ())
+
+    again = plan_training(snapshot(job(status, **choosing, successCriteria=[small, good]), view), Settings())
+    assert not made(again, RUN)
+    found = status_of(again)
+    assert found["result"]["architecture"] == "resnet18"
+    (message,) = [each["message"] for each in found["conditions"] if each["type"] == "Ready"]
+    assert "resnet18 was chosen of 2 candidates with validation/accuracy 0.9 after 2 epochs" in message
+    assert "resnet50: size/megabytes 94 (required ≤ 20)" in message
+
+    tighter = job(status, **choosing, successCriteria=[small | {"max": 10}])
+    (other,) = made(plan_training(snapshot(tighter, view), Settings()), RUN)
+    assert other.key.name != view.name
+    ignored = job(status, **choosing, successCriteria=[small | {"max": 10}], runPolicy={"onChange": "Ignore"})
+    assert not made(plan_training(snapshot(ignored, view), Settings()), RUN)

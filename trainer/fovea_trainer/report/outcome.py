@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fovea_api.bundle import BundleFormat, Lineage
+from fovea_api.choice import Candidate
 from fovea_api.criteria import CriterionResult
 from fovea_api.metrics import SPLITS
 from fovea_api.run import CompressionStage
@@ -37,6 +38,7 @@ NAMES = {
     "p95Milliseconds": "Latency, 95th percentile (ms)",
     "megabytes": "Model file (MB)",
 }
+LATENCIES = ("latency/p50Milliseconds", "latency/p95Milliseconds")
 COSTS = ("Latency, median (ms)", "Model file (MB)", "Multiply-accumulates (billions)", "Parameters (millions)")
 """Columns of the table of compression."""
 
@@ -162,6 +164,33 @@ def formats(exported: Sequence[BundleFormat], headline: EvaluationResult | None)
         "measured like the model that is served; in 32-bit floating point."
     )
     return [Section("Formats", base.table(["Format", "File", "Difference", *titles], rows), lead)]
+
+
+def choice(candidates: Sequence[Candidate]) -> list[Section]:
+    """The architectures that were compared before the training, and why the others were not chosen."""
+    if not candidates:
+        return []
+    costs = ("complexity/gigaMacs", "complexity/megaParameters", "size/megabytes", *LATENCIES)
+    metrics = dict.fromkeys(name for each in candidates for name in each.metrics if name not in costs)
+    rows = [
+        (
+            Markup("<code>{}</code>").format(each.architecture),
+            *(base.rounded(each.metrics.get(name)) for name in (*costs, *metrics)),
+            base.badge("chosen", "good") if each.reason is None else each.reason,
+        )
+        for each in candidates
+    ]
+    columns = [
+        "Candidate",
+        "MACs (billions)",
+        "Parameters (millions)",
+        *(NAMES[name.split("/")[1]] for name in costs[2:]),
+    ]
+    lead = (
+        "Latency, size and complexity are those of the network before its training, exported as it is served, on one "
+        "CPU core. What is within the success criteria on them was trained for a short time, and the best was chosen."
+    )
+    return [Section("Choice of the architecture", base.table([*columns, *metrics, ""], rows), lead)]
 
 
 def compression(stages: Sequence[CompressionStage]) -> list[Section]:

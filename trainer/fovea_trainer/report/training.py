@@ -89,6 +89,7 @@ def render_training_report(report: TrainingReport) -> str:
             report.complexity,
             report.notes,
         ),
+        *outcome.choice(report.training.candidates),
         *outcome.formats(report.formats, headline),
         *outcome.compression(report.training.compression),
         *(quality.sections(headline) if headline else []),

@@ -63,7 +63,7 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     folder = run.environment.work_dir / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "evaluation").mkdir(parents=True)
-    summary = _summary_of(trained, state)
+    summary = _summary_of(run, trained, state)
     metrics = latest_metrics(state)
     epochs = total_epochs(trained.recipe, state.pruned_after)
     stage = _Stages(report, Progress(epoch=state.epoch, epochs=epochs, metrics=metrics, best=summary.best))
@@ -267,7 +267,7 @@ def _notes(delivered: Delivered) -> list[str]:
     return [*described, *missing, *check_version(trained.version, trained.recipe), *delivered.notes]
 
 
-def _summary_of(trained: Trained, state: State) -> TrainingSummary:
+def _summary_of(run: TrainingRun, trained: Trained, state: State) -> TrainingSummary:
     return TrainingSummary(
         best_epoch=state.best_epoch,
         epochs=state.epoch,
@@ -275,6 +275,8 @@ def _summary_of(trained: Trained, state: State) -> TrainingSummary:
         seconds=state.seconds,
         cpu_hours=state.cpu_seconds / 3600,
         best=best_of(state, monitored_metric(trained.recipe, trained.network.task)),
+        architecture=trained.recipe.model.architecture,
+        candidates=run.candidates,
     )
 
 

@@ -96,13 +96,18 @@ def fine_tuning(training: Training, epochs: int, share_of_rate: float = FINE_TUN
     The learning rate rises and falls once more, to a share of its peak: to begin where training ended, at
     nearly 0, recovers less (Renda et al., "Comparing Rewinding and Fine-tuning in Neural Network Pruning", 2020).
     """
+    rate = training.optimizer.learning_rate * share_of_rate
+    optimizer = training.optimizer.model_copy(update={"learning_rate": rate})
+    return shortened(training, epochs).model_copy(update={"optimizer": optimizer})
+
+
+def shortened(training: Training, epochs: int) -> Training:
+    """The training in fewer epochs, one at least, with the whole rise and fall of its learning rate."""
     share = epochs / training.epochs
     schedule = training.schedule.model_copy(update={"warmup_epochs": training.schedule.warmup_epochs * share})
     if schedule.step_epochs is not None:
         schedule = schedule.model_copy(update={"step_epochs": max(1, round(schedule.step_epochs * share))})
-    rate = training.optimizer.learning_rate * share_of_rate
-    optimizer = training.optimizer.model_copy(update={"learning_rate": rate})
-    return training.model_copy(update={"epochs": max(1, epochs), "schedule": schedule, "optimizer": optimizer})
+    return training.model_copy(update={"epochs": max(1, epochs), "schedule": schedule})
 
 
 def long_enough(training: Training, images: int) -> Training:

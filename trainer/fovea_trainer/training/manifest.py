@@ -45,6 +45,7 @@ def describe_lineage(run: TrainingRun, trained: Trained, state: State) -> Lineag
         base_uri=state.base_uri or None,
         parent_run=state.base_run or None,
         teacher=run.spec.inputs.teacher.digest if run.spec.inputs.teacher is not None else None,
+        candidates=run.candidates or None,
         precision=state.precision or None,
         best_epoch=state.best_epoch,
         image=run.spec.image,

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from fovea_api.architectures import find, read_options
+from fovea_api.choice import AUTO
 from fovea_api.common import parse_quantity
 from fovea_api.errors import FoveaError, InvalidInput, Retryable
 from fovea_api.run import Execution, Progress, RunResult, RunSpec
@@ -21,6 +22,7 @@ from fovea_store.errors import causes, outside_cause
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.logs import log_to_stdout
 from fovea_trainer.reporting import Reporter, StatusReporter
+from fovea_trainer.training.choice import choose
 from fovea_trainer.training.context import RayWorker, SingleProcess
 from fovea_trainer.training.finish import check_supported, finish
 from fovea_trainer.training.loop import fit
@@ -40,14 +42,20 @@ def train(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> Run
     if spec.inputs.dataset is None:
         raise InvalidInput("a training needs a dataset version", "spec.inputs.dataset")
     check_supported(run.recipe)
-    read_options(find(run.recipe.model.architecture), run.recipe.model.options)
     if environment.ray:
         return _train_on_ray(run, reporter)
     checkpoints = run.folder.local_path() if run.folder.is_local else environment.work_dir
     with asked_to_stop() as stop:
+        run = _ready(choose(run, reporter.report, stop))
         context = SingleProcess(checkpoints / "checkpoints", spec.execution.checkpoints_kept, reporter.report, stop)
         state = fit(run.recipe, run.open(), context, run.plan(0))
     return finish(run, state, reporter.report)
+
+
+def _ready(run: TrainingRun) -> TrainingRun:
+    """The run, whose architecture has the options that it is given. Raises InvalidInput."""
+    read_options(find(run.recipe.model.architecture), run.recipe.model.options)
+    return run
 
 
 @contextmanager
@@ -84,6 +92,13 @@ def _train_on_ray(run: TrainingRun, reporter: Reporter) -> RunResult:
     workers: int | tuple[int, int] = execution.workers
     if execution.min_workers is not None and execution.max_workers is not None:
         workers = (execution.min_workers, execution.max_workers)
+    on_a_worker = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
+    if run.recipe.model.architecture == AUTO:
+        chosen: TrainingRun | FoveaError = ray.get(on_a_worker(_choose).remote(run))
+        if isinstance(chosen, FoveaError):
+            raise chosen
+        run = chosen
+    run = _ready(run)
     filesystem, path = (run.folder / "ray").arrow()
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # lost with us alone
     final_error: Any = ray.remote(num_cpus=0)(_FinalError).options(scheduling_strategy=here).remote()
@@ -113,7 +128,7 @@ def _train_on_ray(run: TrainingRun, reporter: Reporter) -> RunResult:
         raise final
     if result.checkpoint is None:
         raise WorkersLost("training ended without a checkpoint")
-    rest = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(_finish)
+    rest = on_a_worker(_finish)
     done: tuple[RunResult, Progress] | FoveaError = ray.get(rest.remote(run, result.checkpoint))
     if isinstance(done, FoveaError):
         raise done
@@ -175,12 +190,35 @@ def _train_as_worker(run: TrainingRun) -> None:
         fit(run.recipe, run.open(), context, run.plan(context.rank))
 
 
+def _choose(run: TrainingRun) -> TrainingRun | FoveaError:
+    """The run with the architecture that a comparison chooses, as a Ray task on a worker's resources."""
+    import torch
+
+    log_to_stdout()
+    torch.set_num_threads(worker_threads(run.spec.execution))
+    status = run.environment.status
+    try:
+        with StatusReporter(status) if status is not None else nullcontext() as reporter:
+            report = reporter.report if reporter is not None else lambda progress: None
+            return choose(run, report, threading.Event())
+    except Exception as error:  # Ray would wrap it in a text
+        return _known(error)
+
+
+def _known(error: Exception) -> FoveaError:
+    """The error of a Ray task as one of our own. Raises the error itself where it is none."""
+    from fovea_trainer.training.worker_failures import of_memory
+
+    known = of_memory(error) or outside_cause(error) or error
+    if isinstance(known, FoveaError):
+        return known
+    raise error
+
+
 def _finish(run: TrainingRun, checkpoint: object) -> tuple[RunResult, Progress] | FoveaError:
     """The rest of the run, as a Ray task on a worker's resources; the result and the last progress reported."""
     import ray.train
     import torch
-
-    from fovea_trainer.training.worker_failures import of_memory
 
     log_to_stdout()
     assert isinstance(checkpoint, ray.train.Checkpoint)
@@ -199,10 +237,7 @@ def _finish(run: TrainingRun, checkpoint: object) -> tuple[RunResult, Progress] 
 
             return finish(run, state, report), reported[-1]
     except Exception as error:  # Ray would wrap it in a text
-        known = of_memory(error) or outside_cause(error) or error
-        if isinstance(known, FoveaError):
-            return known
-        raise
+        return _known(error)
 
 
 def worker_resources(execution: Execution) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from fovea_api.run import CompressionStage, StageName
 from fovea_api.trainingjob import Recipe
 from fovea_serving.backends import Device
+from fovea_serving.bundle import MODEL
 from fovea_serving.pipeline import Postprocess, Preprocess, decode
 from fovea_serving.predictor import Predictor
 from torch import Tensor
@@ -18,13 +20,15 @@ from fovea_trainer.data.version import OpenVersion, Sample
 from fovea_trainer.evaluation.evaluate import choose_threshold, evaluate
 from fovea_trainer.evaluation.latency import measure_latency, size_megabytes
 from fovea_trainer.evaluation.result import EvaluationResult
-from fovea_trainer.export import Exportable
+from fovea_trainer.export import Exportable, exporter
 from fovea_trainer.models.complexity import complexity
 from fovea_trainer.models.description import NetworkDescription, assemble
 from fovea_trainer.models.network import AnyNetwork
+from fovea_trainer.models.pruning import prune
 from fovea_trainer.models.registry import architecture_of
 from fovea_trainer.training.dataset import preprocessing
 from fovea_trainer.training.fitting import fitted
+from fovea_trainer.training.network import make_network
 from fovea_trainer.training.state import State
 from fovea_trainer.training.training_run import TrainingRun
 
@@ -188,9 +192,26 @@ def restore_unpruned(run: TrainingRun, state: State) -> Trained | None:
     return _with_weights(run, state, state.unpruned) if state.pruned_after else None
 
 
-def _with_weights(run: TrainingRun, state: State, weights: Mapping[str, Tensor]) -> Trained:
+def measured_untrained(run: TrainingRun) -> Mapping[str, float]:
+    """Latency, size and complexity that the model of a run will have, in floating point: of its network before training
+    (and after pruning, where the recipe prunes), exported as it will be served."""
     version = run.open()
     recipe = fitted(run.recipe, version)
-    network = assemble(NetworkDescription.from_json(state.description), weights, "the last checkpoint")
+    network, pruning = make_network(recipe, version, published=False), recipe.compression.pruning
+    weights = network.state_dict() if pruning is None else prune(network, pruning.sparsity)
+    untrained = _of(network.description, weights, recipe, version)
+    with tempfile.TemporaryDirectory(prefix="fovea-untrained-") as folder:
+        model = Path(folder) / MODEL
+        exporter("ONNX").write(untrained.exportable, model)
+        return untrained.metrics(model, {})
+
+
+def _with_weights(run: TrainingRun, state: State, weights: Mapping[str, Tensor]) -> Trained:
+    version = run.open()
+    return _of(state.description, weights, fitted(run.recipe, version), version)
+
+
+def _of(description: str, weights: Mapping[str, Tensor], recipe: Recipe, version: OpenVersion) -> Trained:
+    network = assemble(NetworkDescription.from_json(description), weights, "the last checkpoint")
     preprocess = preprocessing(architecture_of(recipe.model), recipe.input)
-    return Trained(network, state.description, preprocess, network.postprocess, version, recipe)
+    return Trained(network, description, preprocess, network.postprocess, version, recipe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from fovea_api.choice import Candidate
 from fovea_api.run import RunSpec, read_recipe
 from fovea_api.trainingjob import Recipe
 from fovea_store import StorePath
@@ -30,6 +31,8 @@ class TrainingRun:
 
     spec: RunSpec
     environment: RunEnvironment
+    candidates: tuple[Candidate, ...] = ()
+    """The architectures that its own was chosen from, if it was chosen."""
 
     @property
     def recipe(self) -> Recipe:

@@ -19,12 +19,13 @@ from fovea_api.trainingjob import Evaluation, Export, Recipe
 from fovea_api.tuningsweep import Budget, SweepRecipe
 
 from fovea_trainer.environment import RunEnvironment
+from fovea_trainer.training.stored_checkpoints import copy_checkpoint, forget_checkpoint, newest_checkpoint
 from fovea_trainer.tuning.errors import BudgetTooSmall, NoTrialWithinLimits, SweepFailed, TooManyTrialsFailed
 from fovea_trainer.tuning.journal import Clock, Entry, Journal, Phase, counted
 from fovea_trainer.tuning.ranking import Losses, excess_of, knee, losses_of, order, pareto_front
 from fovea_trainer.tuning.scheduling import Continue, Scheduler, scheduler_of
 from fovea_trainer.tuning.search import Known, by_path, grid_size, metrics_at, propose
-from fovea_trainer.tuning.trial import Job, Outcome, copy_checkpoint, forget_checkpoint, newest_checkpoint, trial_spec
+from fovea_trainer.tuning.trial import Job, Outcome, trial_spec
 
 ATTEMPTS = 3
 """Times that work on a trial is begun without an end or a further checkpoint: what kills its process does so again."""

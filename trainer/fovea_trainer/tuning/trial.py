@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import tempfile
 import threading
@@ -13,24 +12,21 @@ from pathlib import Path
 from typing import Protocol
 
 from fovea_api.common import Metrics
-from fovea_api.errors import CorruptData, Interrupted
+from fovea_api.errors import Interrupted
 from fovea_api.run import RunSpec, RunType, run_identity
 from fovea_api.trainingjob import Recipe
-from fovea_store import NotFound, StorePath
+from fovea_store import StorePath
 from pydantic import JsonValue
 
 from fovea_trainer.environment import RunEnvironment
-from fovea_trainer.training.context import Context, SingleProcess
+from fovea_trainer.training.context import Context
 from fovea_trainer.training.finish import measure
 from fovea_trainer.training.fitting import fitted, total_epochs
 from fovea_trainer.training.loop import fit, has_ended
-from fovea_trainer.training.state import FILE, State
+from fovea_trainer.training.state import State
+from fovea_trainer.training.stored_checkpoints import StoredCheckpoints
 from fovea_trainer.training.trained import restore
 from fovea_trainer.training.training_run import TrainingRun
-
-CHECKPOINT = "checkpoint"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +94,16 @@ class TrialContext(Context, Protocol):
         """Whether it stops because the budget allows no more."""
 
 
-class InProcess(SingleProcess):
-    """A trial in this process; the checkpoint is in the trial's folder of the store, where any pod finds it."""
+class InProcess(StoredCheckpoints):
+    """A trial in this process."""
 
     def __init__(self, job: Job, stop: threading.Event, heard: Callable[[], None]) -> None:
-        # A sweep reports its trials, not their steps.
-        super().__init__(job.environment.work_dir, 1, lambda progress: heard(), stop)
+        super().__init__(StorePath.parse(job.folder), job.environment.work_dir, stop, heard)
         self._job = job
 
     @property
     def out_of_time(self) -> bool:
         return self._job.deadline is not None and time.time() >= self._job.deadline
-
-    def resume(self) -> State | None:
-        return load_checkpoint(StorePath.parse(self._job.folder))
-
-    def report(self, state: State, save: bool) -> None:
-        if save:
-            keep_checkpoint(StorePath.parse(self._job.folder), state)
 
     def stopping(self) -> bool:
         return super().stopping() or self.out_of_time
@@ -157,49 +145,3 @@ def _measured(run: TrainingRun, state: State, *, splits: bool) -> dict[str, floa
     the validation split."""
     with tempfile.TemporaryDirectory(prefix="fovea-trial-") as folder:
         return measure(restore(run, state), Path(folder), splits=splits)
-
-
-def keep_checkpoint(folder: StorePath, state: State) -> None:
-    """Keeps a state as the newest checkpoint of a trial, and no other."""
-    checkpoints, name = folder / CHECKPOINT, f"{state.epoch:06}-{state.step:08}"
-    with tempfile.TemporaryDirectory(prefix="fovea-checkpoint-") as local:
-        (checkpoints / name).upload_tree(state.save(Path(local) / name), last=FILE)
-    for other in checkpoints.folders():
-        if other != name:
-            (checkpoints / other).delete()
-
-
-def load_checkpoint(folder: StorePath) -> State | None:
-    """The newest checkpoint of a trial; None: there is none that can be read."""
-    newest = newest_checkpoint(folder)
-    if not newest:
-        return None
-    with tempfile.TemporaryDirectory(prefix="fovea-checkpoint-") as local:
-        (folder / CHECKPOINT / newest).download_tree(Path(local))
-        try:
-            return State.load(Path(local))
-        except CorruptData as error:
-            log.warning("%s; the trial begins anew", error.message)
-            return None
-
-
-def forget_checkpoint(folder: StorePath) -> None:
-    """Deletes the checkpoint of a trial that has ended."""
-    (folder / CHECKPOINT).delete()
-
-
-def newest_checkpoint(folder: StorePath) -> str:
-    """Name of a trial's newest checkpoint, which grows with epoch and step; empty: there is none."""
-    checkpoints = folder / CHECKPOINT
-    return max((name for name in checkpoints.folders() if (checkpoints / name / FILE).is_file()), default="")
-
-
-def copy_checkpoint(source: StorePath, target: StorePath) -> None:
-    """Puts the checkpoint of one trial in the place of another's. Raises NotFound."""
-    newest = newest_checkpoint(source)
-    if not newest:
-        raise NotFound("there is no checkpoint", str(source / CHECKPOINT))
-    with tempfile.TemporaryDirectory(prefix="fovea-population-") as folder:
-        (source / CHECKPOINT / newest).download_tree(Path(folder))
-        forget_checkpoint(target)
-        (target / CHECKPOINT / newest).upload_tree(Path(folder), last=FILE)

@@ -24,9 +24,10 @@ from fovea_trainer.training.context import RayWorker
 from fovea_trainer.training.distributed import first_workers
 from fovea_trainer.training.run import worker_resources, worker_threads
 from fovea_trainer.training.state import State
+from fovea_trainer.training.stored_checkpoints import keep_checkpoint, load_checkpoint
 from fovea_trainer.training.worker_failures import of_memory
 from fovea_trainer.tuning.errors import TrialLost
-from fovea_trainer.tuning.trial import Job, Outcome, keep_checkpoint, load_checkpoint, work
+from fovea_trainer.tuning.trial import Job, Outcome, work
 
 
 class TrialWorker(RayWorker):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fovea_api.choice import in_words
 from fovea_api.compatibility import incompatibilities
 from fovea_api.criteria import eligible, evaluate_criteria, measures_quality, missing_splits
 from fovea_api.metrics import headline
@@ -14,6 +15,7 @@ from fovea_api.run import (
     RunOwner,
     RunSpec,
     RunType,
+    choice_limits,
     frozen_recipe,
     is_same_recipe,
     run_identity,
@@ -152,7 +154,7 @@ def _run_spec(
     return RunSpec(
         type=RunType.TRAINING,
         owner=owner,
-        identity=run_identity(RunType.TRAINING, owner, recipe, inputs, nonce),
+        identity=run_identity(RunType.TRAINING, owner, recipe, inputs, nonce, spec.success_criteria),
         nonce=nonce,
         request=requested.origin if requested is not None else None,
         recipe=frozen_recipe(recipe),
@@ -219,7 +221,8 @@ def _is_new(context: Context, snapshot: TrainingSnapshot, current: RunView, reci
     policy, used = spec.run_policy, run.inputs.dataset
     if context.restart not in ("", run.nonce.partition("@")[0]):
         return True
-    changed = not is_same_recipe(RunType.TRAINING, run.recipe, recipe)
+    limits, before = (choice_limits(recipe, each.success_criteria) for each in (spec, run))
+    changed = not is_same_recipe(RunType.TRAINING, run.recipe, recipe) or limits != before
     if policy.on_change == "NewRun" and (has_moved(spec.dataset_ref, run) or changed):
         return True
     if policy.on_new_dataset_version == "Ignore" or spec.dataset_ref.version is not None or snapshot.dataset is None:
@@ -249,6 +252,8 @@ def _result(job: TrainingJob, old: TrainingJobStatus, view: RunView | None) -> T
             headline=headline(made.metrics),
             success_criteria=evaluated,
             compression=made.training.compression if made.training is not None else (),
+            architecture=made.training.architecture if made.training is not None else None,
+            candidates=made.training.candidates if made.training is not None else (),
             eligible=eligible(evaluated, made.metrics),
         )
     if old.result is None:
@@ -284,4 +289,5 @@ def _assess(job: TrainingJob, assessment: Assessment, result: TrainingResult | N
 def _words(job: TrainingJob, result: TrainingResult) -> str:
     met = "; ".join(map(str, result.success_criteria)) or "no criteria were set"
     warnings = missing_splits(job.spec.evaluation.splits, result.metrics)
-    return f"trained by run {result.run}: {'; '.join((met, *warnings))}"
+    chosen = in_words(result.candidates)
+    return f"trained by run {result.run}: {'; '.join((met, *warnings, *([chosen] if chosen else [])))}"
