@@ -313,7 +313,7 @@ def chooses(recipe: Mapping[str, JsonValue]) -> bool:
 
 def identifying_recipe(type: RunType, recipe: Model) -> Mapping[str, JsonValue]:
     """The part of a recipe that belongs to the identity: without what says nothing."""
-    return as_identified(identifying(with_preset(recipe), type.value, given=chooses(recipe.to_dict())))
+    return as_identified(identifying(with_preset(recipe).effective(), type.value, given=chooses(recipe.to_dict())))
 
 
 def frozen_recipe(recipe: Model) -> dict[str, JsonValue]:
@@ -339,8 +339,10 @@ def is_same_recipe(type: RunType, frozen: Mapping[str, JsonValue], recipe: Model
         before = recipe.model_validate(completed(frozen, builtins.type(recipe), type.value, silent=open_))
     except ValidationError:
         return False
-    then = identifying(before, type.value, given=open_)
-    meanings = (identifying(meant, type.value, given=open_) for meant in (recipe, *with_each_preset(recipe)))
+    meanings = (
+        identifying(meant.effective(), type.value, given=open_) for meant in (before, recipe, *with_each_preset(recipe))
+    )
+    then = next(meanings)
     return any(now in (then, as_introduced(then)) or then == spelled_out(now) for now in meanings)
 
 

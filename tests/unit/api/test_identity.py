@@ -30,7 +30,7 @@ from fovea_api.run import (
     read_recipe,
     run_identity,
 )
-from fovea_api.trainingjob import Optimizer, Recipe, Size, Training, TrainingJobSpec
+from fovea_api.trainingjob import Export, Optimizer, Recipe, Size, Training, TrainingJobSpec
 from pydantic import ValidationError
 
 FROZEN = sorted((Path(__file__).parent / "frozen").glob("*.json"))
@@ -266,6 +266,9 @@ def test_a_recipe_that_leaves_its_architecture_open_is_silent_for_the_preset_of_
     assert is_same_recipe(RunType.TRAINING, frozen_recipe(recipe), recipe)
     others = [choosing(epochs=11).recipe(), of(Recipe)]
     assert not any(is_same_recipe(RunType.TRAINING, frozen_recipe(recipe), other) for other in others)
+    deferred = recipe.model_copy(update={"export": Export(deferred=("TensorRT",))})
+    assert identity(deferred) == identity(recipe), "what is built later asks for no other training"
+    assert is_same_recipe(RunType.TRAINING, frozen_recipe(recipe), deferred)
 
 
 def test_what_is_given_beside_an_open_architecture_differs_from_silence() -> None:
