@@ -74,7 +74,7 @@ test-controlplane: venv tools  ## Against a real API server, which the devcluste
 test-cluster: venv tools  ## On a real cluster: the demo, faults, the README's commands; half an hour, as root
 	$(BIN)/python -m pytest -s --durations=0 --durations-min=5 tests/cluster
 
-test-slow: venv  ## Sweeps with real trainings; on the cluster of test-cluster sweeps, rollouts, the other examples, queues, a lack of memory; an hour
+test-slow: venv  ## Sweeps with real trainings; on the cluster of test-cluster a long sweep, rollouts, the other examples, queues, a lack of memory; an hour
 	dpkg --status dataset-fashion-mnist >/dev/null || apt-get install --yes --quiet dataset-fashion-mnist
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/unit
 	$(BIN)/python -m pytest -s -m slow tests/cluster

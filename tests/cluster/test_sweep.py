@@ -16,7 +16,7 @@ from tests.cluster.conftest import Demo
 from tests.cluster.test_faults import kill
 from tests.kube import ROOT, documents
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = pytest.mark.timeout(3000)
 NAME, BEST, DEFAULT = "blood-cells-sweep", "blood-cells-best", "blood-cells-default"
 LIMIT = "latency/p95Milliseconds"
 
@@ -113,6 +113,7 @@ def default_job() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_the_winner_of_three_architectures_keeps_the_limit_and_beats_the_default_recipe(demo: Demo) -> None:
     demo.apply(example(), namespace=demo.namespace)
     run = kill_the_worker(demo, known=1)
