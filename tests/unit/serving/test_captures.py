@@ -123,15 +123,19 @@ def client_of(gateway: Gateway) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(create_app(gateway, Settings())), base_url="http://gateway")
 
 
-def slow(monkeypatch: pytest.MonkeyPatch, done: threading.Event) -> None:
-    """Makes every store wait before it writes: the double of one whose connection is silent."""
+def slow(monkeypatch: pytest.MonkeyPatch, done: threading.Event) -> list[Capture]:
+    """Makes every store wait before it writes: the double of one whose connection is silent. Gives what is being
+    written."""
     write = CaptureStore.write
+    begun: list[Capture] = []
 
     def wait_and_write(store: CaptureStore, capture: Capture, images: Sequence[bytes]) -> None:
+        begun.append(capture)
         done.wait(20)
         write(store, capture, images)
 
     monkeypatch.setattr(CaptureStore, "write", wait_and_write)
+    return begun
 
 
 async def eventually(check: Callable[[], object]) -> None:
@@ -311,12 +315,14 @@ async def test_whoever_stops_keeping_leaves_no_thread_behind(
     monkeypatch.setattr(capturing, "MOST_WAITING", 3)
     done = threading.Event()
     store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=1, maxPerHour=1_000_000)
-    slow(monkeypatch, done)
-    async with client_of(gateway) as client:
-        for _ in range(8):
-            await client.post("/v1/predict", content=png(BLUE))
+    begun = slow(monkeypatch, done)
     capturer = gateway.monitor.capturer
     assert capturer is not None
+    async with client_of(gateway) as client:
+        for number in range(8):
+            await client.post("/v1/predict", content=png(BLUE))
+            if number == 1:
+                await eventually(lambda: len(begun) == 2)  # both threads are at work
     threading.Timer(0.5, done.set).start()
     await asyncio.to_thread(capturer.close)
     await eventually(lambda: not any(thread.is_alive() for thread in capturer._threads))
