@@ -100,7 +100,8 @@ def kill_a_worker() -> None:
     workers: list[int] = []
 
     def found() -> bool:
-        actors = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+        here = ray.get_runtime_context().gcs_address  # a cluster on this machine may have Ray, too
+        actors = list_actors(here, filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
         workers.extend(actor.pid for actor in actors)
         return bool(workers)
 
