@@ -73,7 +73,7 @@ def test_trials_of_two_workers_each_end_on_two_cpus_after_a_kill(tmp_path: Path)
             sweeping = pool.submit(tune_manifest, path, str(store), ray=True)
             kill_a_worker()
             result = sweeping.result()
-        assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
+        assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
         assert ray.available_resources()["CPU"] == 2
     finally:
         ray.shutdown()
