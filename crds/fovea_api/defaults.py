@@ -50,7 +50,6 @@ def identifying(model: Model, path: str, known: Ledger | None = None, *, given: 
             lost, and `completed` with `silent` gives the model again.
     """
     known = ledger() if known is None else known
-    model = model if given else model.effective()
     dumped = model.model_dump(mode="json", exclude_none=True)
     result: dict[str, JsonValue] = {}
     silent = model.silent() if isinstance(model, PresetModel) else frozenset()

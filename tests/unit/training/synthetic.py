@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -83,19 +84,27 @@ def squares(task: Task, train: int = 24, validation: int = 8) -> Version:
     return Version(manifest, splits)
 
 
-def manifest(folder: Path, splits: Mapping[str, int], **spec: JsonValue) -> Path:
-    """Pictures in folders of splits and classes, and the manifest to train on them."""
-    pictures = iter(squares(Task.CLASSIFICATION, sum(splits.values()), 0).samples["train"])
+def class_folders(
+    folder: Path, splits: Mapping[str, int], pictures: Iterable[Sample], classes: Sequence[str]
+) -> dict[str, JsonValue]:
+    """Writes so many pictures of each split into folders of splits and classes; the spec of a Dataset of them."""
+    left = iter(pictures)
     for split, count in splits.items():
-        for picture in [next(pictures) for _ in range(count)]:
-            file = folder / "pictures" / split / ("red", "blue")[picture.label] / picture.name
+        for picture in islice(left, count):
+            file = folder / split / classes[picture.label] / picture.name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(picture.image_bytes)
-    dataset = {
+    return {
         "task": "Classification",
-        "sources": [{"name": "lab", "uri": f"file://{folder}/pictures", "format": "ImageFolder"}],
+        "sources": [{"name": "lab", "uri": f"file://{folder}", "format": "ImageFolder"}],
         "splits": {"method": "FromSource", "keepNearDuplicatesTogether": False},
     }
+
+
+def manifest(folder: Path, splits: Mapping[str, int], **spec: JsonValue) -> Path:
+    """Pictures in folders of splits and classes, and the manifest to train on them."""
+    pictures = squares(Task.CLASSIFICATION, sum(splits.values()), 0).samples["train"]
+    dataset = class_folders(folder / "pictures", splits, pictures, ("red", "blue"))
     job: dict[str, JsonValue] = {
         "datasetRef": {"name": "squares"},
         "model": {

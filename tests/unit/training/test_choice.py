@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -23,6 +22,7 @@ from fovea_trainer.training import choice
 from fovea_trainer.training.choice import NoCandidate, NoCandidateWithinLimits, choose, rank
 from fovea_trainer.training.training_run import TrainingRun
 from real_images import CELLS, blood_cells
+from synthetic import class_folders
 
 SPLITS = {"train": 24, "validation": 12, "test": 8}
 CANDIDATES = ["timm/test_resnet", "mobilenet-v3", "timm/test_efficientnet"]
@@ -52,17 +52,7 @@ class Listener:
 
 def manifest(folder: Path, *criteria: dict[str, Any], **model: Any) -> Path:
     """Crops of red and white cells, and a training whose architecture is open."""
-    cells = islice(blood_cells(), sum(SPLITS.values()))
-    for split, count in SPLITS.items():
-        for sample in islice(cells, count):
-            file = folder / "cells" / split / CELLS[sample.label] / sample.name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(sample.image_bytes)
-    dataset = {
-        "task": "Classification",
-        "sources": [{"name": "lab", "uri": f"file://{folder}/cells", "format": "ImageFolder"}],
-        "splits": {"method": "FromSource", "keepNearDuplicatesTogether": False},
-    }
+    dataset = class_folders(folder / "cells", SPLITS, blood_cells(), CELLS)
     job = {
         "datasetRef": {"name": "cells"},
         "model": {"architecture": "Auto", "pretrained": {"weights": "None"}} | model,
