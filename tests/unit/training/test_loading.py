@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from fovea_api.common import Task
 from fovea_api.trainingjob import Augmentation, Flip, Resize
 from fovea_serving.pipeline import Preprocess, decode
 from fovea_trainer.augmentation import Augment
-from fovea_trainer.tasks import definition
+from fovea_trainer.tasks import Sample, definition
 from fovea_trainer.training import context as contexts
 from fovea_trainer.training.context import SingleProcess, loader_processes
 from fovea_trainer.training.dataset import Collate, Normalize, SplitDataset
@@ -50,6 +52,34 @@ def test_processes_prepare_the_same_batches_in_every_epoch(tmp_path: Path) -> No
         assert len(pairs) == 3 - position[1]
         assert all(torch.equal(one, other) for one, other in pairs)
     assert not torch.equal(images(alone, 0)[0], images(alone, 1)[0])
+
+
+LOCK = Lock()
+
+
+@dataclass
+class Locking(Sequence[Sample]):
+    """Samples that are read under a lock, as many a library has one."""
+
+    samples: Sequence[Sample]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        with LOCK:
+            return self.samples[index]
+
+
+@pytest.mark.timeout(120)
+def test_processes_do_not_wait_for_a_lock_that_a_thread_of_this_one_holds(tmp_path: Path) -> None:
+    task = Task.CLASSIFICATION
+    samples = Locking(squares(task).split("train"))
+    preprocess = Preprocess(32, 32, Resize.LETTERBOX, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    dataset = SplitDataset(samples, definition(task), preprocess, Augment(()))
+    batches = TrainingBatches(dataset, Order(np.ones(len(dataset)), 8, seed=0), WithProcesses(tmp_path, 2))
+    with LOCK:
+        assert len(images(batches, 0)) == 3
 
 
 @pytest.mark.parametrize(

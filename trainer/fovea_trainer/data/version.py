@@ -121,7 +121,7 @@ class StoredSample(Sample):
 
 
 class Split(Sequence[Sample]):
-    """The samples of a split by position. Can be pickled and forked: each process maps the files itself.
+    """The samples of a split by position. Can be pickled: each process maps the files itself.
 
     Args:
         shards: Those of the split.

@@ -8,8 +8,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +54,17 @@ class ImageCache:
 
 
 class Slots:
-    """The places of a split's images; used by the processes that a training forks."""
+    """The places of a split's images; the processes of a loader are given the open file."""
 
     def __init__(self, file: IO[bytes], flags: int, shapes: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
         self._file, self._flags, self._shapes, self._starts = file, flags, shapes, starts
         self._full = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": DupFd(self._file.fileno())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = {**state, "_file": open(state["_file"].detach(), "r+b", buffering=0)}  # noqa: SIM115
 
     def __len__(self) -> int:
         """The images that there is room for."""

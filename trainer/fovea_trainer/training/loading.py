@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import cv2
@@ -38,7 +40,7 @@ class _Batches:
             collate_fn=Collate(dataset.task),
             num_workers=processes,
             persistent_workers=processes > 0,
-            multiprocessing_context="fork" if processes else None,  # they share the image cache's file
+            multiprocessing_context=_forkserver() if processes else None,
             pin_memory=context.device.type == "cuda",
             worker_init_fn=_alone,
         )
@@ -126,6 +128,17 @@ class _Sampler:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+
+def _forkserver() -> ForkServerContext:
+    """Where the processes come from: one without threads that has imported what they need.
+
+    The process that trains has threads, of Ray and of OpenCV; what it forks may wait for ever for a lock that one of
+    these held.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _alone(number: int) -> None:
