@@ -47,7 +47,8 @@ def ls(store: str, output: str) -> None:
 def gc(store: str, dry_run: bool, output: str) -> None:
     """Frees what nobody needs of a STORE (folder or URI; absent: fovea-store, here).
 
-    That is checkpoints and intermediate files of finished runs, and what runs that broke off left over a day ago.
+    That is checkpoints and intermediate files of finished runs, engines of models that are gone, and what runs that
+    broke off left over a day ago.
     Dataset versions, bundles, reports and logs stay; a Dataset's retainVersions and deletionPolicy are about these.
     """
     from fovea_store import StorePath

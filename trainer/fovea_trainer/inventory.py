@@ -9,6 +9,8 @@ from typing import Literal
 
 from fovea_api.bundle import MANIFEST as BUNDLE
 from fovea_api.bundle import BundleManifest
+from fovea_api.engine import ENGINES
+from fovea_api.engine import MANIFEST as ENGINE
 from fovea_api.metrics import PRIMARY, SPLITS
 from fovea_api.version import MANIFEST as VERSION
 from fovea_serving.bundle import parse_manifest
@@ -122,8 +124,8 @@ class Garbage:
 def garbage(store: StorePath, now: datetime | None = None) -> list[Garbage]:
     """What a store can do without: no version, bundle, report or log is among it.
 
-    That is the checkpoints and intermediate files of runs whose result is in the store, and of what no finished run
-    has made, all that was not touched for OLD_SECONDS.
+    That is the checkpoints and intermediate files of runs whose result is in the store, the engines of models that no
+    bundle has any more, and of what no finished run has made, all that was not touched for OLD_SECONDS.
     """
     now = now or datetime.now(UTC)
     finished: set[str] = set()
@@ -136,11 +138,11 @@ def garbage(store: StorePath, now: datetime | None = None) -> list[Garbage]:
                     finished.add(run)
                     removable += _rest(folder, ("checkpoints", "ray"), "checkpoints of a finished run")
     for folder, manifest in _places(store):
-        names = [name for name in folder.folders() if name.startswith("sha256-")]
-        whole = {path.partition("/")[0] for path in folder.modified([f"{name}/{manifest}" for name in names])}
-        for name in names:
-            if name not in whole and _untouched(folder / name, now):
-                removable += _rest(folder, (name,), "was never finished")
+        removable += _unfinished(
+            folder, [name for name in folder.folders() if name.startswith("sha256-")], manifest, now
+        )
+    for name in (store / "trainingjob").folders():
+        removable += _engines(store / "trainingjob" / name, now)
     for run in (store / WORK).folders():
         if run in finished:
             removable += _rest(store / WORK, (run,), "intermediate files of a finished run")
@@ -154,6 +156,30 @@ def _places(store: StorePath) -> Iterator[tuple[StorePath, str]]:
         yield store / "dataset" / name, VERSION
     for name in (store / "trainingjob").folders():
         yield store / "trainingjob" / name / "bundles", BUNDLE
+
+
+def _engines(job: StorePath, now: datetime) -> Iterator[Garbage]:
+    engines = job / ENGINES
+    models = engines.folders()
+    if not models:
+        return
+    bundles = job / "bundles"
+    manifests = [bundles / digest / BUNDLE for digest, _, _ in _complete(bundles, BUNDLE)]
+    known = {
+        f"sha256-{file.sha256}" for each in manifests for file in parse_manifest(each.read_bytes(), str(each)).files
+    }
+    for model in models:
+        if model in known:
+            yield from _unfinished(engines / model, (engines / model).folders(), ENGINE, now)
+        else:
+            yield from _rest(engines, (model,), "engines of a model that is gone")
+
+
+def _unfinished(folder: StorePath, names: Sequence[str], manifest: str, now: datetime) -> Iterator[Garbage]:
+    whole = {path.partition("/")[0] for path in folder.modified([f"{name}/{manifest}" for name in names])}
+    for name in names:
+        if name not in whole and _untouched(folder / name, now):
+            yield from _rest(folder, (name,), "was never finished")
 
 
 def _rest(folder: StorePath, names: Sequence[str], why: str) -> list[Garbage]:

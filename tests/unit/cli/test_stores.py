@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_support import Fovea, Trained
+from fovea_api.engine import MANIFEST, PLAN
 
 KUBECTL = """#!/bin/sh
 # A stand-in for kubectl: the pod's file system is a folder here, and its shell this machine's.
@@ -205,3 +207,18 @@ def test_a_finished_run_leaves_no_second_copy_and_gc_frees_the_rest(
     assert (len(after["artifacts"]), after["garbage"]) == (2, [])
     again = fovea("train", "-f", trained.manifest, "--store", store, "-o", "json")
     assert json.loads(again.stdout)["digest"] == trained.bundle.name, "the result is adopted as before"
+
+
+def test_gc_frees_the_engines_of_models_that_are_gone(fovea: Fovea, trained: Trained, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(trained.store, store)
+    engines = store / "trainingjob/colours/engines"
+    model = hashlib.sha256((trained.bundle / "model.onnx").read_bytes()).hexdigest()
+    for engine in (f"sha256-{model}/whole", f"sha256-{model}/half", f"sha256-{'0' * 64}/whole"):
+        (engines / engine).mkdir(parents=True)
+        (engines / engine / PLAN).write_bytes(b"x" * 1000)
+        os.utime(engines / engine / PLAN, (0, 0))
+        if engine.endswith("whole"):
+            (engines / engine / MANIFEST).write_text("schemaVersion: 1")
+    assert fovea("store", "gc", store).exit_code == 0
+    assert [path.relative_to(engines).as_posix() for path in engines.glob("*/*")] == [f"sha256-{model}/whole"]
