@@ -32,15 +32,15 @@ print(json.dumps({
 IMAGE = min((ROOT / "examples/data/bccd/BCCD/JPEGImages").glob("*.jpg"))
 
 
-def address(demo: Demo) -> str:
+def address(demo: Demo, name: str = NAME) -> str:
     """The Service's address, which reaches from the host of a devcluster."""
-    return str(demo.object("service", NAME)["spec"]["clusterIP"])
+    return str(demo.object("service", name)["spec"]["clusterIP"])
 
 
-def predict(demo: Demo) -> tuple[int, dict[str, Any]]:
+def predict(demo: Demo, name: str = NAME) -> tuple[int, dict[str, Any]]:
     """Status and answer of one request."""
     request = urllib.request.Request(
-        f"http://{address(demo)}/v1/predict", IMAGE.read_bytes(), {"content-type": "image/jpeg"}
+        f"http://{address(demo, name)}/v1/predict", IMAGE.read_bytes(), {"content-type": "image/jpeg"}
     )
     try:
         with urllib.request.urlopen(request, timeout=30) as response:

@@ -1,0 +1,106 @@
+"""A bundle in a registry: a deployment serves it from there, and a pod has it as a volume. `make test-slow`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from fovea_store.registry import PLAIN_HTTP
+
+from tests.cluster.conftest import FOVEA, Demo
+from tests.cluster.test_serving import predict
+from tests.kube import BINARIES, CACHE, ROOT, documents
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+NAME = "from-registry"
+LOAD = "from fovea_serving.bundle import load_bundle; print(load_bundle('/image/models').digest)"
+
+
+@pytest.fixture
+def registry(demo: Demo, tmp_path: Path) -> Iterator[str]:
+    """Address of a registry without TLS that pods and the node reach, as they do the devcluster's S3 store."""
+    host = urlsplit(demo.environment["AWS_ENDPOINT_URL"]).hostname
+    with socket.create_server((str(host), 0)) as probe:
+        address = f"{host}:{probe.getsockname()[1]}"
+    config = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+        "http": {"addr": address},
+    }
+    file = tmp_path / "registry.yaml"
+    file.write_text(yaml.safe_dump(config))
+    hosts = CACHE / "cluster/registries" / address
+    hosts.mkdir(parents=True)
+    (hosts / "hosts.toml").write_text(f'server = "http://{address}"\n')
+    log = (tmp_path / "registry.log").open("w")
+    with log, subprocess.Popen([BINARIES / "registry", "serve", file], stdout=log, stderr=log) as process:
+        try:
+            demo.until(lambda: process.poll() is None and reaches(address), 20)
+            yield address
+        finally:
+            process.terminate()
+            shutil.rmtree(hosts)
+
+
+def reaches(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_bundle_in_a_registry_is_served_and_mounted(demo: Demo, registry: str, tmp_path: Path) -> None:
+    environment = {**demo.environment, PLAIN_HTTP: registry}
+
+    def fovea(*words: str | Path) -> Any:
+        command = [FOVEA, *words, "--output", "json"]
+        return json.loads(
+            subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+        )
+
+    stored = demo.object("modeldeployment", "blood-cells")["status"]["stable"]["bundle"]
+    digest = fovea("pull", stored, "--to", tmp_path / "bundle")["digest"]
+    image = fovea("push", tmp_path / "bundle", f"oci://{registry}/team/cells:v1")["image"]
+
+    (deployment,) = documents(ROOT / "examples" / "blood-cells-serving.yaml")
+    deployment["metadata"]["name"] = NAME
+    deployment["spec"]["model"] = {"uri": image}
+    deployment["spec"]["podTemplate"] = {"env": [{"name": PLAIN_HTTP, "value": registry}]}
+    demo.apply(deployment, namespace=demo.namespace)
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": NAME},
+        "spec": {
+            "restartPolicy": "Never",
+            "volumes": [{"name": "image", "image": {"reference": image.removeprefix("oci://")}}],
+            "containers": [
+                {
+                    "name": "load",
+                    "image": "fovea.local/serving:dev",
+                    "command": ["python", "-c", LOAD],
+                    "volumeMounts": [{"name": "image", "mountPath": "/image"}],
+                }
+            ],
+        },
+    }
+    demo.apply(pod, namespace=demo.namespace)
+    demo.until(lambda: demo.object("pod", NAME)["status"]["phase"] == "Succeeded", 120)
+    assert demo.kubectl("-n", demo.namespace, "logs", NAME).split() == [digest]
+
+    demo.wait_ready("modeldeployment", NAME, 400)
+    assert demo.object("modeldeployment", NAME)["status"]["stable"]["bundle"] == image
+    (status, answer), (_, expected) = predict(demo, NAME), predict(demo)
+    assert (status, answer["predictions"]) == (200, expected["predictions"])
+    for kind in ("modeldeployment", "pod"):
+        demo.kubectl("-n", demo.namespace, "delete", kind, NAME, "--wait=false")
