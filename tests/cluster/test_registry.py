@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import socket
@@ -44,10 +45,19 @@ def registry(demo: Demo, tmp_path: Path) -> Iterator[str]:
     with log, subprocess.Popen([BINARIES / "registry", "serve", file], stdout=log, stderr=log) as process:
         try:
             demo.until(lambda: process.poll() is None and reaches(address), 20)
+            store_setting(demo, address)
             yield address
         finally:
+            store_setting(demo, None)
             process.terminate()
             shutil.rmtree(hosts)
+
+
+def store_setting(demo: Demo, registries: str | None) -> None:
+    """Sets or removes what the store's Secret says of registries without TLS; pods read it when they start."""
+    value = registries and base64.b64encode(registries.encode()).decode()
+    patch = json.dumps({"data": {PLAIN_HTTP: value}})
+    demo.kubectl("-n", demo.namespace, "patch", "secret", "fovea-store", "--type=merge", "--patch", patch)
 
 
 def reaches(address: str) -> bool:
@@ -75,7 +85,6 @@ def test_a_bundle_in_a_registry_is_served_and_mounted(demo: Demo, registry: str,
     (deployment,) = documents(ROOT / "examples" / "blood-cells-serving.yaml")
     deployment["metadata"]["name"] = NAME
     deployment["spec"]["model"] = {"uri": image}
-    deployment["spec"]["podTemplate"] = {"env": [{"name": PLAIN_HTTP, "value": registry}]}
     demo.apply(deployment, namespace=demo.namespace)
     pod = {
         "apiVersion": "v1",
@@ -83,12 +92,14 @@ def test_a_bundle_in_a_registry_is_served_and_mounted(demo: Demo, registry: str,
         "metadata": {"name": NAME},
         "spec": {
             "restartPolicy": "Never",
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
             "volumes": [{"name": "image", "image": {"reference": image.removeprefix("oci://")}}],
             "containers": [
                 {
                     "name": "load",
                     "image": "fovea.local/serving:dev",
                     "command": ["python", "-c", LOAD],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                     "volumeMounts": [{"name": "image", "mountPath": "/image"}],
                 }
             ],

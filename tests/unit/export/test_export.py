@@ -298,6 +298,22 @@ def test_tflite_computes_the_same(module: nn.Module, task: Task, batch: np.ndarr
     check_parity(model, export(model, tmp_path, "TFLite"), batch)
 
 
+@pytest.mark.skipif(find_spec("litert_torch") is None, reason="the converter is installed by hand: see the guide")
+@pytest.mark.parametrize(("mode", "size"), [("nearest", (15, 21)), ("bilinear", (15, 21)), ("nearest", (16, 20))])
+def test_tflite_takes_the_same_pixels_for_a_larger_map(mode: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """As a feature pyramid does whose levels are no multiples of each other."""
+
+    class Larger(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            align = None if mode == "nearest" else False
+            larger = nn.functional.interpolate(image[..., :8, :10], size=size, mode=mode, align_corners=align)
+            return larger.flatten(1)
+
+    batch = np.random.default_rng(0).normal(size=(2, 3, *SIZE[::-1])).astype(np.float32)
+    model = exportable(Larger())
+    check_parity(model, export(model, tmp_path, "TFLite"), batch)
+
+
 def test_an_unknown_format_is_refused_with_those_there_are() -> None:
     with pytest.raises(NotSupported, match=r"does not write CoreML \(use one of ExportedProgram, ONNX, OpenVINO, S"):
         exporter("CoreML")

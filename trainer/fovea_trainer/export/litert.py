@@ -13,9 +13,14 @@ def convert(program: str, file: str) -> None:
     """Writes the program's only signature, with the shapes that it was traced with."""
     import litert_torch
     import torch
+    from torch._decomp import get_decompositions
 
+    nearest = torch.ops.aten.upsample_nearest2d
+    # by its indices, for litert-torch takes other pixels where the sizes are no multiples, as 15 of 8
+    decompositions = get_decompositions([nearest.vec, nearest.default])
     loaded = torch.export.load(program)
-    module = loaded.run_decompositions({}).module()  # without writes in place, which cannot be exported once more
+    # without writes in place, which cannot be exported once more
+    module = loaded.run_decompositions(decompositions).module()
     litert_torch.convert(module, loaded.example_inputs[0]).export(file)
 
 
