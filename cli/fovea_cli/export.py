@@ -20,7 +20,7 @@ from fovea_cli.sign import PASSWORD_VARIABLE
 @click.option(
     "--nms",
     is_flag=True,
-    help="With ONNX, of a detector: non-maximum suppression and the bundle's thresholds in the graph, "
+    help="With ONNX, where there are boxes: non-maximum suppression and the bundle's thresholds in the graph, "
     "which gives the objects themselves.",
 )
 @click.option(

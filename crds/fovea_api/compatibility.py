@@ -264,7 +264,7 @@ def wrong_augmentations(architecture: Architecture, given: Input) -> Iterator[In
 
 def wrong_export(task: Task, export: Export) -> Iterator[InvalidInput]:
     """What is not written for a task."""
-    if export.nms and task is not Task.DETECTION:
+    if export.nms and task not in (Task.DETECTION, Task.INSTANCE_SEGMENTATION):
         yield InvalidOption(f"non-maximum suppression is not for {task}", "spec.export.nms", "remove it")
 
 

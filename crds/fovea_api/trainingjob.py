@@ -714,8 +714,8 @@ class Export(Model):
     dynamic_batch: Bool = True
     """Exports a model that accepts batches of any size."""
     nms: Bool = False
-    """Detection: also writes model.nms.onnx, the delivered ONNX model with non-maximum suppression and the confidence
-    threshold in its graph: it returns the objects themselves."""
+    """Detection and InstanceSegmentation: also writes model.nms.onnx, the delivered ONNX model with non-maximum
+    suppression and the confidence threshold in its graph: it returns the objects themselves."""
 
     rules: ClassVar = (
         Rule(

@@ -23,7 +23,7 @@ MODEL = "model.onnx"
 MODELS: Mapping[str, str] = {"FP32": MODEL, "INT8": "model.int8.onnx"}
 """Files of the model by the arithmetic of its weights and activations."""
 MODEL_WITH_NMS = "model.nms.onnx"
-"""A detector's model with non-maximum suppression in its graph, for programs without Fovea; nothing here runs it."""
+"""The model with non-maximum suppression in its graph, for programs without Fovea; nothing here runs it."""
 WEIGHTS = "model.safetensors"
 REPORT = "report.html"
 

@@ -175,6 +175,7 @@ def test_it_is_refused_with_field_and_remedy(name: str) -> None:
         (spec(RETINANET, **criteria("test/AP50/anything", "size/megabytes", "latency/p50Milliseconds")), dataset()),
         (spec(RESNET | {"options": {"width": 0.5}, "pretrained": {"weights": "None"}}), dataset("Classification")),
         (spec(RESNET, training={"earlyStopping": {"metric": "validation/loss"}}), None),
+        (spec({"architecture": "maskrcnn"}, export={"nms": True}), dataset("InstanceSegmentation")),
         (spec(UNET, evaluation={"primaryMetric": "iou"}, training={"loss": "Dice"}), None),
     ],
 )

@@ -16,10 +16,11 @@ import torch
 from fovea_api.common import Task
 from fovea_api.errors import NotSupported
 from fovea_api.trainingjob import Resize
-from fovea_serving.pipeline import Detection, Postprocess, Preprocess, decode
+from fovea_serving.pipeline import Detection, InstanceSegmentation, Postprocess, Preprocess, decode
 from fovea_serving.predictor import Predictor
 from fovea_trainer.export import Exportable, ParityError, check_nms, exporter
-from fovea_trainer.export.nms import OUTPUTS, add_nms, objects_of, write_nms
+from fovea_trainer.export.nms import add_nms, objects_of, outputs_of, write_nms
+from fovea_trainer.models.boxes import clipped
 from torch import Tensor, nn
 
 PHOTOS = [
@@ -51,18 +52,39 @@ class Detector(nn.Module):
         return boxes, (raw + self.preference).sigmoid()
 
 
+class Segmenter(Detector):
+    """The same with a mask for each box, which lies in the input as those of all architectures do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        y, x = torch.meshgrid(*(torch.linspace(-1, 1, 28),) * 2, indexing="ij")
+        centre = torch.randn(2, len(self.centers[0]), 1, 1) * 0.3
+        self.register_buffer("hills", 5 - 9 * ((x - centre[0]) ** 2 + (y - centre[1]) ** 2))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        boxes, scores = super().forward(image)
+        height = (scores.amax(2) - 0.5)[..., None, None]
+        return clipped(boxes, HEIGHT, WIDTH), scores, (self.hills + 3 * height).sigmoid()
+
+
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("nms") / "model.onnx"
-    detector = Detector()
-    exporter("ONNX").write(Exportable(detector, detector, Task.DETECTION, (WIDTH, HEIGHT)), file)
-    return file
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[Task, Path]:
+    folder, written = tmp_path_factory.mktemp("nms"), {}
+    for network, task in ((Detector(), Task.DETECTION), (Segmenter(), Task.INSTANCE_SEGMENTATION)):
+        written[task] = folder / f"{task}.onnx"
+        exporter("ONNX").write(Exportable(network, network, task, (WIDTH, HEIGHT)), written[task])
+    return written
 
 
 @pytest.fixture
-def suppressing(model: Path, tmp_path: Path) -> Callable[[Postprocess], Path]:
+def model(models: dict[Task, Path]) -> Path:
+    return models[Task.DETECTION]
+
+
+@pytest.fixture
+def suppressing(models: dict[Task, Path], tmp_path: Path) -> Callable[[Postprocess], Path]:
     def write(postprocess: Postprocess) -> Path:
-        add_nms(model, postprocess, tmp_path / "model.nms.onnx")
+        add_nms(models[postprocess.task], postprocess, tmp_path / "model.nms.onnx")
         return tmp_path / "model.nms.onnx"
 
     return write
@@ -70,8 +92,8 @@ def suppressing(model: Path, tmp_path: Path) -> Callable[[Postprocess], Path]:
 
 def detect(file: Path, batch: np.ndarray) -> dict[str, np.ndarray]:
     session = ort.InferenceSession(str(file))
-    assert [output.name for output in session.get_outputs()] == list(OUTPUTS)
-    return dict(zip(OUTPUTS, session.run(None, {"image": batch}), strict=True))
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"image": batch}), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -81,25 +103,28 @@ def detect(file: Path, batch: np.ndarray) -> dict[str, np.ndarray]:
         replace(POSTPROCESS, confidence_threshold=0.05),
         replace(POSTPROCESS, nms_iou=0.2),
         replace(POSTPROCESS, max_detections=20),
+        replace(POSTPROCESS, task=Task.INSTANCE_SEGMENTATION),
     ],
-    ids=["usual", "every candidate", "few overlaps", "few objects"],
+    ids=["usual", "every candidate", "few overlaps", "few objects", "masks"],
 )
 def test_the_objects_are_those_of_the_pipeline(
-    model: Path, suppressing: Callable[[Postprocess], Path], postprocess: Postprocess
+    models: dict[Task, Path], suppressing: Callable[[Postprocess], Path], postprocess: Postprocess
 ) -> None:
-    preprocess = Preprocess(WIDTH, HEIGHT)
+    preprocess, model = Preprocess(WIDTH, HEIGHT), models[postprocess.task]
     batch, geometries = preprocess.batch([decode(photo) for photo in PHOTOS])
     given = detect(suppressing(postprocess), batch)
+    assert list(given) == list(outputs_of(postprocess))
     predictor = Predictor(model, preprocess, postprocess)
     for index, expected in enumerate(predictor.predict(PHOTOS)):
         assert isinstance(expected, Detection)
         assert 5 < len(expected) <= postprocess.max_detections
-        found = objects_of(given, index)
+        found = objects_of(given, index, geometries[index])
         assert found.labels.tolist() == expected.labels.tolist()
         assert found.scores == pytest.approx(expected.scores, abs=1e-5)
-        assert geometries[index].to_original(found.boxes) == pytest.approx(expected.boxes, abs=1e-2)
-        rest = slice(len(expected), None)
-        assert not any(given[name][index, rest].any() for name in ("boxes", "scores", "labels"))
+        assert found.boxes == pytest.approx(expected.boxes, abs=1e-2)
+        assert not any(rows[index, len(expected) :].any() for name, rows in given.items() if name != "num_detections")
+        if isinstance(expected, InstanceSegmentation):
+            assert (np.diag(found.overlap(expected)) > 0.98).all()
     assert given["boxes"].shape == (len(PHOTOS), min(postprocess.max_detections, 3 * 18 * 24), 4)
     assert check_nms(model, suppressing(postprocess), postprocess, batch) == 1
 
@@ -140,8 +165,7 @@ def test_padding_changes_few_objects(model: Path, suppressing: Callable[[Postpro
     agreements = []
     for index, expected in enumerate(Predictor(model, preprocess, POSTPROCESS).predict(pictures)):
         assert isinstance(expected, Detection)
-        found = objects_of(given, index)
-        placed = replace(found, boxes=geometries[index].to_original(found.boxes))
+        placed = objects_of(given, index, geometries[index])
         in_image = (placed.boxes[:, 2:] > placed.boxes[:, :2]).all(axis=1)
         agreements.append(expected.agreement(placed.chosen(in_image), np.arange(3)))
     assert 0.9 < np.mean(agreements) < 1
@@ -161,5 +185,5 @@ def test_a_file_with_other_thresholds_is_found(model: Path, suppressing: Callabl
 
 
 def test_other_tasks_have_no_suppression(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotSupported, match="it is for Detection"):
-        add_nms(model, Postprocess(Task.INSTANCE_SEGMENTATION), tmp_path / "model.nms.onnx")
+    with pytest.raises(NotSupported, match="it is for Detection and InstanceSegmentation"):
+        add_nms(model, Postprocess(Task.SEMANTIC_SEGMENTATION), tmp_path / "model.nms.onnx")

@@ -9,7 +9,7 @@ from fovea_serving.pipeline.predictions.base import (
 )
 from fovea_serving.pipeline.predictions.classification import Classification, softmax
 from fovea_serving.pipeline.predictions.detection import ONE_OBJECT_IOU, Detection, nms
-from fovea_serving.pipeline.predictions.instance_segmentation import InstanceSegmentation
+from fovea_serving.pipeline.predictions.instance_segmentation import InstanceSegmentation, pasted
 from fovea_serving.pipeline.predictions.semantic_segmentation import SemanticSegmentation
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Prediction",
     "SemanticSegmentation",
     "nms",
+    "pasted",
     "prediction_type",
     "register",
     "softmax",

@@ -171,10 +171,16 @@ def _decode(
     width, height = geometry.original
     # Where a box ends outside of the image its grid does so too: it is laid over the whole box.
     whole = geometry.to_original(boxes[rows], clipped=False)
-    pasted = [encode(*paste(mask, box, width, height), width, height)
-              for mask, box in zip(masks[rows], whole, strict=True)]  # fmt: skip
     values = scores[rows, labels].astype(np.float32)
-    return InstanceSegmentation(original[rows], labels, values, pack(pasted), width, height)
+    return InstanceSegmentation(
+        original[rows], labels, values, pasted(masks[rows], whole, width, height), width, height
+    )
+
+
+def pasted(masks: NDArray[np.float32], boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.uint8]:
+    """The masks of an `InstanceSegmentation` from grids `[N, M, M]` over boxes `[N, 4]`; see `paste`."""
+    parts = (paste(mask, box, width, height) for mask, box in zip(masks, boxes, strict=True))
+    return pack([encode(*part, width, height) for part in parts])
 
 
 def paste(
