@@ -92,8 +92,11 @@ fuzz: venv  ## Readers and decoders on thousands of inputs that nobody would wri
 mutants: venv  ## Which changes of what is decided and calculated the unit tests notice; half an hour (AREA=training for a part)
 	$(BIN)/python tests/mutants.py $(AREA)
 
-tools:  ## The programs that tests start: a real S3 server, a registry, Helm, Triton and Prometheus (a Debian package, as root)
+tools:  ## The programs that tests start: a real S3 server, a registry, Helm, Triton, Prometheus and Node.js (Debian packages, as root)
 	@command -v promtool >/dev/null || apt-get install --yes --quiet --no-install-recommends prometheus
+	@command -v npm >/dev/null || apt-get install --yes --quiet --no-install-recommends npm
+	mkdir -p $(FOVEA_CACHE)/edge && cp serving/fovea_serving/edge/package.json $(FOVEA_CACHE)/edge
+	npm install --silent --no-audit --no-fund --prefix $(FOVEA_CACHE)/edge
 	devcluster/devcluster build versitygw helm registry
 	devcluster/images/triton/install $(FOVEA_CACHE)/triton
 

@@ -1,4 +1,4 @@
-"""The edge package: a ZIP file with the model, what is done before and after it as data, and a runner without Fovea."""
+"""The edge package: a ZIP file with the model, what is done before and after it as data, and runners without Fovea."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from fovea_api.common import Task
-from fovea_api.errors import NotSupported
 from fovea_store.atomic import Replacing
 
 from fovea_serving.bundle import Bundle, file_digest
 from fovea_serving.pipeline import prediction_type
 from fovea_serving.signature import SIGNATURE, sign_bundle
 
-TASKS = (Task.CLASSIFICATION, Task.DETECTION, Task.SEMANTIC_SEGMENTATION)
-"""Whose outputs the runner makes predictions of."""
 SUMS = "SHA256SUMS"
+RUNNERS = {
+    "runner.py": "predict.py",
+    "predict.mjs": "predict.mjs",
+    "index.html": "index.html",
+    "package.json": "package.json",
+}
+"""What predicts in the package, by its name here: in Python, and as a page in JavaScript."""
 REQUIREMENTS = "numpy>=2\nonnxruntime>=1.24\npillow>=11\n"
 _TIME = (1980, 1, 1, 0, 0, 0)
 """Of all files: the same bundle gives the same bytes."""
@@ -28,7 +31,13 @@ README = """# {architecture}: {task}
     pip install -r requirements.txt
     python predict.py IMAGE...
 
-`model.json` says what is done to an image before `{model}` and to its outputs after; `predict.py` does it.
+or in a browser, on http://localhost:8000, which asks no other place for anything:
+
+    npm install
+    python -m http.server --bind localhost
+
+`model.json` says what is done to an image before `{model}` and to its outputs after; `predict.py` does it, and
+`predict.mjs` for the page.
 `labels.txt` has the classes in the order of their index. `sha256sum -c {sums}` verifies the files{signed}.
 Made of the bundle {digest}.
 """
@@ -46,13 +55,9 @@ def write_package(bundle: Bundle, target: Path, private_key: Path | None = None,
         password: Of the key, where it is encrypted.
 
     Raises:
-        NotSupported: the runner makes no predictions for this task.
         InvalidInput: the key cannot sign.
     """
     manifest = bundle.manifest
-    if manifest.task not in TASKS:
-        remedy = f"it is for {', '.join(TASKS)}; fovea predict runs the bundle"
-        raise NotSupported(f"no edge package is made for {manifest.task}", str(bundle.path), remedy)
     with TemporaryDirectory(prefix="fovea-edge-") as work:
         folder = Path(work)
         about = {
@@ -79,7 +84,8 @@ def write_package(bundle: Bundle, target: Path, private_key: Path | None = None,
         }
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        shutil.copy(Path(__file__).with_name("runner.py"), folder / "predict.py")
+        for ours, name in RUNNERS.items():
+            shutil.copy(Path(__file__).with_name(ours), folder / name)
         shutil.copy(bundle.model, folder)
         sums = [f"{file_digest(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
         (folder / SUMS).write_text("".join(sums), encoding="utf-8")

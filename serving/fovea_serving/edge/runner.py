@@ -23,12 +23,16 @@ WIDTH, HEIGHT = INPUT["size"]["width"], INPUT["size"]["height"]
 ONE_OBJECT_IOU = 0.6  # boxes of different classes that overlap by more are of one object: the best is reported
 
 
+def between(points: Array, count: int) -> Array:
+    """[points, count]: the share of each of `count` values at 0, 1, … in the value at a point; none far beyond them."""
+    near: Array = 1 - np.abs(points[:, None] - np.arange(count))
+    return near.clip(0)
+
+
 def weights(source: int, target: int, smooth: bool) -> Array:
     """[target, source]: the share of each source pixel in each target pixel; by area, or between the two nearest."""
-    centers = (np.arange(target) + 0.5) * source / target - 0.5
     if smooth:
-        near: Array = 1 - np.abs(np.clip(centers, 0, source - 1)[:, None] - np.arange(source))
-        return near.clip(0)
+        return between(np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1), source)
     edges, pixels = np.arange(target + 1) * source / target, np.arange(source)
     common: Array = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     return common.clip(0) * target / source
@@ -80,8 +84,11 @@ def classification(logits: Array, **_: Array) -> dict[str, Any]:
     return {"classes": [{"class": CLASSES[i], "score": round(float(powers[i] / powers.sum()), 6)} for i in best]}
 
 
-def detection(boxes: Array, scores: Array, size: Array, scale: Array, offset: Array) -> dict[str, Any]:
-    boxes = np.clip((boxes[0] - np.tile(offset, 2)) / np.tile(scale, 2), 0, np.tile(size, 2))
+def detection(
+    boxes: Array, scores: Array, size: Array, scale: Array, offset: Array, masks: Array | None = None
+) -> dict[str, Any]:
+    whole = (boxes[0] - np.tile(offset, 2)) / np.tile(scale, 2)
+    boxes = np.clip(whole, 0, np.tile(size, 2))
     limit = max(LIMITS["scoreThreshold"], LIMITS["confidenceThreshold"])
     rows, labels = np.nonzero((scores[0] >= limit) & np.all(boxes[:, 2:] > boxes[:, :2], axis=1, keepdims=True))
     boxes, values = boxes[rows], scores[0][rows, labels]
@@ -92,8 +99,26 @@ def detection(boxes: Array, scores: Array, size: Array, scale: Array, offset: Ar
     index = np.concatenate(kept)
     index = index[np.argsort(-values[index], kind="stable")[: LIMITS["maxDetections"]]]
     index = index[suppress(boxes[index], values[index], ONE_OBJECT_IOU)]
-    objects = [(CLASSES[labels[i]], round(float(values[i]), 6), boxes[i].round(2).tolist()) for i in index]
-    return {"objects": [{"class": name, "score": score, "box": box} for name, score, box in objects]}
+    found = [(CLASSES[labels[i]], round(float(values[i]), 6), boxes[i].round(2).tolist()) for i in index]
+    objects: list[dict[str, Any]] = [{"class": name, "score": score, "box": box} for name, score, box in found]
+    if masks is not None:
+        for one, row in zip(objects, rows[index], strict=True):
+            one.update(pixels(masks[0][row], whole[row], size))
+    return {"objects": objects}
+
+
+def pixels(mask: Array, box: Array, size: Array) -> dict[str, Any]:
+    """Those of an object, of which [M, M] are probabilities on a grid over its box: how many, and COCO's run lengths
+    (not compressed: down the columns of the image, in turn of the rest and of the object)."""
+    low, high = np.clip([np.floor(box[:2]), np.ceil(box[2:])], 0, size).astype(int)
+    grid = [(np.arange(*ends) + 0.5 - box[axis]) / (box[axis + 2] - box[axis]) * len(mask) - 0.5
+            for axis, ends in enumerate(zip(low, high, strict=True))]  # fmt: skip
+    across, down = (between(points, len(mask)) for points in grid)
+    inside = np.zeros(size, bool)  # [width, height]
+    inside[low[0] : high[0], low[1] : high[1]] = across @ mask.T @ down.T >= 0.5
+    starts = np.flatnonzero(np.diff(inside.ravel(), prepend=False))
+    counts = np.diff(starts, prepend=0, append=inside.size)
+    return {"pixels": int(inside.sum()), "mask": {"size": size[::-1].tolist(), "counts": counts.tolist()}}
 
 
 def segmentation(logits: Array, size: Array, scale: Array, offset: Array) -> dict[str, Any]:
@@ -112,6 +137,7 @@ DECODE: dict[str, Any] = {
     "Classification": classification,
     "Detection": detection,
     "SemanticSegmentation": segmentation,
+    "InstanceSegmentation": detection,
 }
 
 

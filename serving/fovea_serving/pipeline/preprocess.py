@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 import cv2
 import numpy as np
 from fovea_api.bundle import Preprocessing
-from fovea_api.trainingjob import Resize
+from fovea_api.trainingjob import Resize, Size
 from numpy.typing import NDArray
 
 from fovea_serving.pipeline.geometry import Geometry
@@ -44,6 +44,11 @@ class Preprocess:
         """The preprocessing that a bundle describes."""
         size = manifest.size
         return cls(size.width, size.height, manifest.resize, manifest.mean, manifest.std, manifest.pad_value)
+
+    def to_manifest(self) -> Preprocessing:
+        """The description of it that a bundle holds."""
+        size = Size(width=self.width, height=self.height)
+        return Preprocessing(size=size, resize=self.resize, mean=self.mean, std=self.std, pad_value=self.pad_value)
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Geometry]:
         """Input `[3, height, width]` of an RGB image `[h, w, 3]`, and the geometry that leads back."""

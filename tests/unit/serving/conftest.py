@@ -141,12 +141,12 @@ def signed(bundle: Path, keys: tuple[Path, Path]) -> Path:
     return bundle
 
 
-def write_bundle(root: Path, write: Callable[[Path], None], task: Task) -> Path:
-    """A bundle below the folder, of the files that are written into the folder given."""
+def write_bundle(root: Path, write: Callable[[Path], object], task: Task, **fields: object) -> Path:
+    """A bundle below the folder, of the files that are written into the folder given; fields of its manifest."""
     folder = root / "bundle"
     folder.mkdir()
     write(folder)
-    manifest = manifest_of(folder, task)
+    manifest = manifest_of(folder, task).model_copy(update=fields)
     (folder / "bundle.yaml").write_text(yaml.safe_dump(manifest.to_dict(), sort_keys=False))
     return folder.rename(root / bundle_digest(manifest))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,19 +15,21 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import yaml
-from fovea_api.bundle import BundleManifest, Postprocessing, Preprocessing
+from fovea_api.bundle import Postprocessing, Preprocessing
 from fovea_api.common import Task
-from fovea_api.errors import NotSupported
 from fovea_api.trainingjob import Resize, Size
 from fovea_serving.bundle import Bundle, load_bundle
 from fovea_serving.edge import write_package
+from fovea_serving.pipeline.run_lengths import mask_of
 from fovea_serving.predict import predict_files
 from fovea_serving.signature import SIGNATURE, UntrustedBundle, verify_signature
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
+from PIL import Image, ImageOps
+
+from tests.unit.serving.conftest import write_bundle
 
 Make = Callable[[Task, Resize], Bundle]
+Runner = Callable[[Path, list[Path]], dict[Path, dict[str, Any]]]
 PHOTOS = sorted((Path(__file__).parents[3] / "examples/data/bccd/BCCD/JPEGImages").glob("*.jpg"))[:3]
 WIDTH, HEIGHT, STRIDE = 96, 64, 4
 ABSENT = ("cv2", "fovea_api", "fovea_serving", "onnx", "pydantic", "torch", "yaml")
@@ -33,6 +37,20 @@ RUN = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({ABSENT}))
 runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+CACHE = Path(
+    os.environ.get("FOVEA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fovea"
+)
+RUNTIME = CACHE / "edge/node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs"
+IN_NODE = """
+import { readFile } from "node:fs/promises";
+const [runtime, folder, pictures] = process.argv.slice(1);
+const ort = await import(runtime);
+ort.env.wasm.numThreads = 1;
+const { load } = await import(`${folder}/predict.mjs`);
+const predict = await load(ort, (name) => readFile(`${folder}/${name}`));
+for (const { file, width, height } of JSON.parse(pictures))
+  console.log(JSON.stringify(await predict({ data: await readFile(file), width, height })));
 """
 
 
@@ -66,6 +84,29 @@ def detector(random: np.random.Generator) -> tuple[list[Any], dict[str, np.ndarr
     return nodes, constants, {"boxes": ["batch", rows * columns, 4], "scores": ["batch", rows * columns, 3]}
 
 
+def instance_segmenter(
+    random: np.random.Generator,
+) -> tuple[list[Any], dict[str, np.ndarray], dict[str, list[Any]]]:
+    """The detector, with a smooth mask for each of its boxes that is larger where the image has more of a colour."""
+    nodes, constants, outputs = detector(random)
+    _, anchors, _ = outputs["boxes"]
+    place = (np.mgrid[0:28, 0:28] + 0.5) / 14 - 1
+    shapes = random.normal(0, 0.4, (anchors, 2, 1, 1)) - place
+    constants |= {
+        "hills": 6 - 9 * (shapes**2).sum(1)[None],
+        "first": np.array([0]),
+        "second": np.array([1]),
+        "last": np.array([2]),
+    }
+    nodes += [
+        helper.make_node("Slice", ["raw", "first", "second", "last"], ["colour"]),
+        helper.make_node("Unsqueeze", ["colour", "last"], ["height"]),
+        helper.make_node("Add", ["hills", "height"], ["shapes"]),
+        helper.make_node("Sigmoid", ["shapes"], ["masks"]),
+    ]
+    return nodes, constants, {**outputs, "masks": ["batch", anchors, 28, 28]}
+
+
 def segmenter(random: np.random.Generator) -> tuple[list[Any], dict[str, np.ndarray], dict[str, list[Any]]]:
     constants = {"kernel": random.normal(0, 0.25, (3, 3, 7, 7))}
     nodes = [helper.make_node("Conv", ["image", "kernel"], ["logits"], pads=[3, 3, 3, 3])]
@@ -79,15 +120,20 @@ def classifier(random: np.random.Generator) -> tuple[list[Any], dict[str, np.nda
     return nodes, {**constants, "axes": np.array([2, 3])}, {"logits": ["batch", 3]}
 
 
-NETWORKS = {Task.DETECTION: detector, Task.SEMANTIC_SEGMENTATION: segmenter, Task.CLASSIFICATION: classifier}
+NETWORKS = {
+    Task.DETECTION: detector,
+    Task.INSTANCE_SEGMENTATION: instance_segmenter,
+    Task.SEMANTIC_SEGMENTATION: segmenter,
+    Task.CLASSIFICATION: classifier,
+}
 
 
 @pytest.fixture
-def bundle_of(tmp_path: Path, describe: Callable[[Path, Task], BundleManifest]) -> Callable[[Task, Resize], Bundle]:
-    return lambda task, resize: _bundle(tmp_path / "bundle", task, resize, describe)
+def bundle_of(tmp_path: Path) -> Make:
+    return lambda task, resize: _bundle(tmp_path, task, resize)
 
 
-def _bundle(folder: Path, task: Task, resize: Resize, describe: Callable[[Path, Task], BundleManifest]) -> Bundle:
+def _bundle(root: Path, task: Task, resize: Resize) -> Bundle:
     nodes, constants, outputs = NETWORKS[task](np.random.default_rng(0))
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, HEIGHT, WIDTH])
     written = [
@@ -97,14 +143,10 @@ def _bundle(folder: Path, task: Task, resize: Resize, describe: Callable[[Path, 
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
     graph = helper.make_graph(nodes, "network", [image], infos, written)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    folder.mkdir()
-    onnx.save(model, str(folder / "model.onnx"))
     size = Size(width=WIDTH, height=HEIGHT)
     preprocessing = Preprocessing(size=size, resize=resize, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
     fields = {"preprocessing": preprocessing, "postprocessing": Postprocessing(confidence_threshold=0.7)}
-    manifest = describe(folder, task).model_copy(update=fields)
-    (folder / "bundle.yaml").write_text(yaml.safe_dump(manifest.to_dict()))
-    return load_bundle(folder)
+    return load_bundle(write_bundle(root, lambda folder: onnx.save(model, str(folder / "model.onnx")), task, **fields))
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +161,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         photo.convert("L").save(grey)
         photo.resize((57, 31)).save(small)
     return [*PHOTOS, turned, grey, small]
+
+
+@pytest.fixture(params=["Python", "JavaScript"])
+def runner(request: pytest.FixtureRequest) -> Runner:
+    """What predicts the pictures by the files of an unpacked package."""
+    if request.param == "Python":
+        return answers
+    if shutil.which("node") is None or not RUNTIME.exists():
+        pytest.skip(f"there is no Node.js, or no {RUNTIME}: make tools")
+    return in_javascript
 
 
 def unpacked(package: Path, folder: Path) -> Path:
@@ -137,31 +189,47 @@ def answers(folder: Path, pictures: list[Path]) -> dict[Path, dict[str, Any]]:
     return {Path(line.pop("image")): line for line in lines}
 
 
+def in_javascript(folder: Path, pictures: list[Path]) -> dict[Path, dict[str, Any]]:
+    """What the page's module says of the pixels, with the page's runtime."""
+    given = []
+    for picture in pictures:
+        with Image.open(picture) as photo:
+            image = ImageOps.exif_transpose(photo).convert("RGB").convert("RGBA")
+        pixels = folder / f"{picture.name}.rgba"
+        pixels.write_bytes(image.tobytes())
+        given.append({"file": str(pixels), "width": image.width, "height": image.height})
+    command = ["node", "--input-type=module", "-e", IN_NODE, str(RUNTIME), str(folder), json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(pictures, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
 @pytest.mark.parametrize(
     ("task", "resize"),
     [
-        *((Task.DETECTION, resize) for resize in Resize),
+        *((task, resize) for task in (Task.DETECTION, Task.INSTANCE_SEGMENTATION) for resize in Resize),
         (Task.SEMANTIC_SEGMENTATION, Resize.LETTERBOX),
         (Task.SEMANTIC_SEGMENTATION, Resize.CENTER_CROP),
         (Task.CLASSIFICATION, Resize.STRETCH),
     ],
 )
 def test_it_answers_as_fovea_does(
-    task: Task, resize: Resize, pictures: list[Path], bundle_of: Make, tmp_path: Path
+    task: Task, resize: Resize, runner: Runner, pictures: list[Path], bundle_of: Make, tmp_path: Path
 ) -> None:
     bundle = bundle_of(task, resize)
     folder = unpacked(write_package(bundle, tmp_path / "edge.zip"), tmp_path / "edge")
-    theirs = answers(folder, pictures)
-    ours = {file: each.to_dict() for file, each in predict_files(bundle.path, pictures).files.items()}
+    theirs = runner(folder, pictures)
+    ours = {file: each.to_dict(masks=True) for file, each in predict_files(bundle.path, pictures).files.items()}
     assert theirs.keys() == ours.keys()
     for file, expected in ours.items():
-        _compare(task, theirs[file], expected)
+        compare(task, theirs[file], expected)
     assert len({json.dumps(answer) for answer in ours.values()}) == len(ours), "the answers differ between the pictures"
-    if task is Task.DETECTION:
+    if task in (Task.DETECTION, Task.INSTANCE_SEGMENTATION):
         assert max(len(answer["objects"]) for answer in ours.values()) > 5
 
 
-def _compare(task: Task, answer: dict[str, Any], expected: dict[str, Any]) -> None:
+def compare(task: Task, answer: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Fails where an answer of a package is not that of `fovea predict -o json --masks`."""
     if task is Task.SEMANTIC_SEGMENTATION:
         pixels, known = ({each["class"]: each["pixels"] for each in found["classes"]} for found in (answer, expected))
         assert pixels == pytest.approx(known, abs=0.003 * answer["width"] * answer["height"])
@@ -182,7 +250,17 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
         one["class"] == other["class"]
         and abs(one["score"] - other["score"]) < 0.005
         and np.abs(np.subtract(one["box"], other["box"])).max() < 1
+        and ("mask" in one) == ("mask" in other)
+        and ("mask" not in one or _same_pixels(one, other))
     )
+
+
+def _same_pixels(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two masks, each of as many pixels as is said, differ by a few at their edges at most."""
+    height, width = other["mask"]["size"]
+    mine, theirs = (mask_of(each["mask"], (width, height)) for each in (one, other))
+    assert (mine.sum(), theirs.sum()) == (one["pixels"], other["pixels"])
+    return bool((mine != theirs).sum() <= 2 + 0.02 * theirs.sum())
 
 
 def test_every_file_has_its_digest_and_the_same_bundle_gives_the_same_package(bundle_of: Make, tmp_path: Path) -> None:
@@ -192,7 +270,8 @@ def test_every_file_has_its_digest_and_the_same_bundle_gives_the_same_package(bu
     folder = unpacked(first, tmp_path / "edge")
     names = {file.name for file in folder.iterdir()}
     assert names == {
-        "README.md", "SHA256SUMS", "labels.txt", "model.json", "model.onnx", "predict.py", "requirements.txt",
+        "README.md", "SHA256SUMS", "index.html", "labels.txt", "model.json", "model.onnx", "package.json",
+        "predict.mjs", "predict.py", "requirements.txt",
     }  # fmt: skip
     done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=True)
     assert {line.split(":")[0] for line in done.stdout.splitlines()} == names - {"SHA256SUMS"}
@@ -213,12 +292,3 @@ def test_a_signed_package_is_what_the_owner_of_the_key_made(
     (folder / "predict.py").write_text("print('another')")
     with pytest.raises(UntrustedBundle):
         verify_signature(folder, keys[1])
-
-
-def test_a_task_that_the_runner_does_not_know_is_refused(
-    bundle_of: Make, edit: Callable[[Path, Callable[[dict[str, object]], None]], Path], tmp_path: Path
-) -> None:
-    bundle = bundle_of(Task.DETECTION, Resize.STRETCH)
-    other = edit(bundle.path, lambda content: content.update(task="InstanceSegmentation"))
-    with pytest.raises(NotSupported, match="no edge package is made for InstanceSegmentation"):
-        write_package(load_bundle(other), tmp_path / "edge.zip")

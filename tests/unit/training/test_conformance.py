@@ -1,8 +1,9 @@
 """Every architecture learns eight real images by heart, and then does what a run does with what it learned: what is
-trained is what is decoded, measured, saved, continued, exported, served, pruned and quantized."""
+trained is what is decoded, measured, saved, continued, exported, served, packaged, pruned and quantized."""
 
 from __future__ import annotations
 
+import shutil
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,13 @@ from fovea_api.architectures import catalogue, configured
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from fovea_api.trainingjob import Recipe
+from fovea_serving.bundle import load_bundle
+from fovea_serving.edge import write_package
+from fovea_serving.predict import predict_files
 from fovea_serving.predictor import Predictor
 from fovea_trainer.augmentation import Augment
-from fovea_trainer.export import Exportable, check_parity, exporter, quantize_static, save_weights
+from fovea_trainer.export import Exportable, check_nms, check_parity, exporter, quantize_static, save_weights
+from fovea_trainer.export.nms import add_nms
 from fovea_trainer.models.complexity import Complexity, complexity
 from fovea_trainer.models.description import KEY, NetworkDescription, assemble, restore
 from fovea_trainer.models.network import AnyNetwork
@@ -30,6 +35,9 @@ from fovea_trainer.training.precision import Precision
 from fovea_trainer.training.validation import validate
 from real_images import HEIGHT, IMAGES, WIDTH, eight_images
 from torch import Tensor
+
+from tests.unit.serving.conftest import write_bundle
+from tests.unit.serving.test_edge import answers, compare, unpacked
 
 STEPS = 60
 ENOUGH = {
@@ -116,6 +124,8 @@ def test_it_does_all_that_a_run_does(name: str, tmp_path: Path) -> None:
     for metric in enough(name, learned):
         assert served[metric] == pytest.approx(metrics[f"validation/{metric}"], abs=0.02), "as measured in training"
         assert quantized[metric] >= served[metric] - LOST_IN_8_BITS
+    answers_at_the_edge(learned, model, tmp_path)
+    gives_objects(learned, model, tmp_path / "model.nms.onnx")
     loses_channels(name, learned)
     goes_on_from_its_files(learned, tmp_path)
 
@@ -170,6 +180,32 @@ def export(name: str, learned: Learned, file: Path) -> Path:
     assert check_parity(model, file, images.cpu()).images == IMAGES
     learned.network.to(learned.context.device)
     return file
+
+
+def answers_at_the_edge(learned: Learned, model: Path, folder: Path) -> None:
+    """Its package says of the images without Fovea what Fovea does."""
+    pictures, task = [folder / sample.name for sample in learned.dataset.samples], learned.network.task
+    for picture, sample in zip(pictures, learned.dataset.samples, strict=True):
+        picture.write_bytes(sample.image_bytes)
+    bundle = write_bundle(
+        folder,
+        lambda files: shutil.copy(model, files),
+        task,
+        preprocessing=learned.dataset.preprocess.to_manifest(),
+        postprocessing=learned.network.postprocess.to_manifest(),
+    )
+    package = write_package(load_bundle(bundle), folder / "edge.zip")
+    found = answers(unpacked(package, folder / "edge"), pictures)
+    for picture, prediction in predict_files(bundle, pictures).files.items():
+        compare(task, found[picture], prediction.to_dict(masks=True))
+
+
+def gives_objects(learned: Learned, model: Path, file: Path) -> None:
+    """With suppression in its graph those of the pipeline, where there are boxes."""
+    postprocess = learned.network.postprocess
+    if "boxes" in postprocess.outputs:
+        add_nms(model, postprocess, file)
+        assert check_nms(model, file, postprocess, learned.images.cpu().numpy()) == 1
 
 
 def loses_channels(name: str, learned: Learned) -> None:

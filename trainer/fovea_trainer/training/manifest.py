@@ -15,9 +15,7 @@ from fovea_api.bundle import (
     BundleMetrics,
     DatasetLineage,
     Lineage,
-    Preprocessing,
 )
-from fovea_api.trainingjob import Size
 from fovea_serving.bundle import file_digest
 
 from fovea_trainer.export import exporter
@@ -62,19 +60,12 @@ def describe_bundle(
     quantized: bool,
 ) -> BundleManifest:
     """The manifest of the files in a folder; `quantized`: the 8-bit model is the one to be served."""
-    preprocess = trained.preprocess
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return BundleManifest(
         task=trained.network.task,
         architecture=trained.recipe.model.architecture,
         classes=trained.version.manifest.classes,
-        preprocessing=Preprocessing(
-            size=Size(width=preprocess.width, height=preprocess.height),
-            resize=preprocess.resize,
-            mean=preprocess.mean,
-            std=preprocess.std,
-            pad_value=preprocess.pad_value,
-        ),
+        preprocessing=trained.preprocess.to_manifest(),
         postprocessing=trained.postprocess.to_manifest(),
         precision="INT8" if quantized else None,
         metrics=metrics,
