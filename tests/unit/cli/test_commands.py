@@ -12,6 +12,8 @@ import pytest
 import yaml
 from cli_support import Fovea, Trained, write_manifest
 from fovea_api.architectures import catalogue
+from fovea_api.figures import measured
+from fovea_cli import models
 
 ROOT = Path(__file__).parents[3]
 
@@ -145,24 +147,44 @@ def test_report_is_copied(fovea: Fovea, trained: Trained, tmp_path: Path) -> Non
 def test_models_lists_every_architecture(fovea: Fovea) -> None:
     text = fovea("models").stdout.splitlines()
     data = json.loads(fovea("models", "--output", "json").stdout)
-    columns = "NAME TASK INPUT M PARAMETERS G MACS WEIGHTS LICENCE OF WEIGHTS OPTIONS"
+    columns = "NAME TASK INPUT M PARAMETERS G MACS MB CPU MS WEIGHTS LICENCE OF WEIGHTS OPTIONS"
     assert " ".join(text[0].split()) == columns
     assert [line.split()[0] for line in text[1:]] == [model["name"] for model in data]
     (line,) = (line for line in text if line.startswith("resnet18 "))
-    assert "224 x 224   11.2           1.81     None, ImageNet   " in line, "as torchvision states but for its classes"
+    assert "224 x 224   11.2           1.81 " in line, "as torchvision states but for its classes"
     assert "None, ImageNet (packaged)" in next(line for line in text if line.startswith("efficientnet-lite0 "))
     assert {model["name"] for model in data} == {model.name for model in catalogue().values()}
 
 
-def test_models_are_filtered_by_size(fovea: Fovea) -> None:
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [
+        ("--max-parameters", "megaParameters"),
+        ("--max-macs", "gigaMacs"),
+        ("--max-size", "megabytes"),
+        ("--max-latency", "milliseconds"),
+    ],
+)
+def test_models_are_filtered_by_what_they_need(fovea: Fovea, option: str, field: str) -> None:
     everything = json.loads(fovea("models", "--output", "json").stdout)
-    for option, field in (("--max-parameters", "megaParameters"), ("--max-macs", "gigaMacs")):
-        limit = sorted(model["figures"][field] for model in everything)[5]
-        kept = json.loads(fovea("models", option, str(limit), "--output", "json").stdout)
-        within = [model["name"] for model in everything if model["figures"][field] <= limit]
-        assert [model["name"] for model in kept] == within
-        assert 0 < len(within) < len(everything)
-        assert not json.loads(fovea("models", "timm/resnet50", option, "1e9", "--output", "json").stdout)
+    limit = sorted(model["figures"][field] for model in everything if field in model["figures"])[5]
+    kept = json.loads(fovea("models", option, str(limit), "--output", "json").stdout)
+    within = [model["name"] for model in everything if model["figures"].get(field, limit + 1) <= limit]
+    assert [model["name"] for model in kept] == within
+    assert 0 < len(within) < len(everything)
+    assert not json.loads(fovea("models", "timm/resnet50", option, "1e9", "--output", "json").stdout)
+
+
+def test_what_was_not_measured_of_a_model_is_told(fovea: Fovea, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = dict(measured())
+    del known["yolo"]
+    monkeypatch.setattr(models, "measured", lambda: known)
+    rows = {line.split()[0]: line.split() for line in fovea("models").stdout.splitlines()}
+    assert rows["yolo"][7:9] == ["-", "-"]
+    assert float(rows["ssd"][8]) == pytest.approx(known["ssd"].milliseconds, rel=0.01)
+    done = fovea("models", "--max-latency", "1e9")
+    assert "yolo " not in done.stdout
+    assert f"one core of {known['ssd'].machine}" in done.stderr
 
 
 def test_models_are_filtered_by_task_licence_and_packaged_weights(fovea: Fovea) -> None:
