@@ -85,7 +85,7 @@ def command(
             str(model.task),
             f"{model.width} x {model.height}",
             *(_column(_known(model).get(name)) for name in limits),
-            ", ".join(f"{name} (packaged)" if name in model.packaged else name for name in model.weights),
+            ", ".join(_weights(model)),
             model.licence,
             model.weights_licence if len(model.weights) > 1 else "-",
             ", ".join(option.name for option in model.options) or "-",
@@ -114,6 +114,12 @@ def _within(known: Mapping[str, JsonValue], limits: Mapping[str, float | None]) 
     )
 
 
+def _weights(model: Architecture) -> list[str]:
+    """The names of its published weights, with what else there is to know."""
+    names = [f"{name} (packaged)" if name in model.packaged else name for name in model.weights]
+    return names if model.coco is None else [*names, f"COCO ({model.coco.needed})"]
+
+
 def _column(value: JsonValue) -> str:
     return f"{value:.3g}" if isinstance(value, float) else "-"
 
@@ -129,4 +135,5 @@ def _named(text: str) -> list[Architecture]:
 
 def _licences(model: Architecture) -> tuple[str, ...]:
     """Of its code, and of its published weights where there are any."""
-    return (model.licence, *((model.weights_licence,) if len(model.weights) > 1 else ()))
+    of_weights = (model.weights_licence,) if len(model.weights) > 1 else ()
+    return (model.licence, *of_weights, *(() if model.coco is None else (model.coco.licence,)))

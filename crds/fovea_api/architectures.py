@@ -112,6 +112,22 @@ class Option(Model):
         return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
 
 
+class Checkpoint(Model):
+    """Published weights of a whole network, which an architecture with some options can start from."""
+
+    options: Mapping[str, JsonValue]
+    """The options that it takes."""
+    source: str
+    """What they are of, in words."""
+    licence: str
+    """Licence of the weights."""
+
+    @property
+    def needed(self) -> str:
+        """The options in words."""
+        return ", ".join(f"{name}: {value}" for name, value in self.options.items())
+
+
 class Architecture(Model):
     """What is known of an architecture without loading it."""
 
@@ -137,6 +153,9 @@ class Architecture(Model):
     """Published weights that training can start with."""
     packaged: tuple[Weights, ...] = ()
     """Those that come with the installation and need no network."""
+    coco: Checkpoint | None = None
+    """Weights of the whole network, trained on COCO; they are among `weights` where the options are those that it
+    takes."""
     fixed_by_weights: tuple[str, ...] = ()
     """Options that must be left at their defaults where training starts with published weights."""
     losses: tuple[str, ...]
@@ -202,11 +221,13 @@ def configured(architecture: Architecture, given: Mapping[str, JsonValue]) -> Ar
 
     Raises InvalidOption or UnknownBackbone.
     """
-    options = read_options(architecture, given)
+    options, whole = read_options(architecture, given), architecture.coco
     for option in architecture.options:
         if option.type == "Backbone" and options[option.name] != option.default:
             place = f"spec.model.options.{option.name}"
-            return _on_backbone(architecture, backbone(str(options[option.name]), place))
+            architecture = _on_backbone(architecture, backbone(str(options[option.name]), place))
+    if whole is not None and all(options[name] == value for name, value in whole.options.items()):
+        return architecture.model_copy(update={"weights": (*architecture.weights, "COCO")})
     return architecture
 
 

@@ -143,8 +143,11 @@ def wrong_task(architecture: Architecture, task: Task) -> Iterator[InvalidInput]
 def wrong_weights(architecture: Architecture, model: ModelChoice) -> Iterator[InvalidInput]:
     """Published weights that an architecture, or it with these options, does not have."""
     published, place = model.pretrained.weights or "None", "spec.model.pretrained.weights"
+    whole = architecture.coco if published == "COCO" else None
     if published not in architecture.weights:
         remedy = f"use one of {', '.join(architecture.weights)}, or uri"
+        if whole is not None:
+            remedy = f"with these options {remedy}; those of COCO take {whole.needed}"
         yield InvalidOption(f"{architecture.name} has no {published} weights", place, remedy)
     elif published != "None":
         options = read_options(architecture, model.options)
@@ -156,7 +159,7 @@ def wrong_weights(architecture: Architecture, model: ModelChoice) -> Iterator[In
                 place,
                 f"set weights: None, or leave {words} at the default",
             )
-        licence = architecture.weights_licence
+        licence = architecture.weights_licence if whole is None else whole.licence
         if licence not in PERMISSIVE and model.accept_licence != licence:
             yield InvalidOption(
                 f"the published weights of {architecture.name} have the licence {licence}, which may restrict use",

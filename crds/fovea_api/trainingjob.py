@@ -67,7 +67,8 @@ class Pretrained(Model):
     """Source of the initial weights."""
 
     weights: Literal["None", "ImageNet", "COCO"] | None = None
-    """Published weights of the architecture. None: random initialization."""
+    """Published weights of the architecture: ImageNet of its backbone, COCO of a whole detector with the options that
+    `fovea models` lists. None: random initialization."""
     uri: Uri | None = None
     """Model bundle, safetensors file or state dict in a store: pvc://, s3:// or gs://."""
     training_job_ref: Ref | None = None

@@ -15,6 +15,7 @@ RETINANET, RESNET = {"architecture": "retinanet-efficientnet-lite0"}, {"architec
 UNET = {"architecture": "unet-efficientnet-lite0"}
 FASTER_RCNN = {"architecture": "fasterrcnn"}
 AUTO = {"architecture": "Auto"}
+RESNET_FPN = {"backbone": "resnet50", "fpnChannels": 256}
 
 
 def spec(model: dict[str, Any], **more: Any) -> TrainingJobSpec:
@@ -107,6 +108,10 @@ SITUATIONS: dict[str, tuple[tuple[InvalidInput, ...], str, str, str]] = {
         "UnsuitableLoss", "spec.input.balance",
         "use Oversample or Undersample, or use the loss DiceCrossEntropy or CrossEntropy or Focal or",
     ),
+    "weights of the whole network for options that it does not have": (
+        problems(spec(FASTER_RCNN | {"options": {"backbone": "resnet50"}, "pretrained": {"weights": "COCO"}})),
+        "InvalidOption", "spec.model.pretrained.weights", "those of COCO take backbone: resnet50, fpnChannels: 256",
+    ),
     "an input size that does not fit": (
         problems(spec(UNET, input={"size": {"width": 500, "height": 512}})),
         "InvalidOption", "spec.input.size", "the nearest is 512 x 512",
@@ -176,6 +181,7 @@ def test_it_is_refused_with_field_and_remedy(name: str) -> None:
         (spec(RESNET | {"options": {"width": 0.5}, "pretrained": {"weights": "None"}}), dataset("Classification")),
         (spec(RESNET, training={"earlyStopping": {"metric": "validation/loss"}}), None),
         (spec({"architecture": "maskrcnn"}, export={"nms": True}), dataset("InstanceSegmentation")),
+        (spec({"architecture": "fcos", "options": RESNET_FPN, "pretrained": {"weights": "COCO"}}), dataset()),
         (spec(UNET, evaluation={"primaryMetric": "iou"}, training={"loss": "Dice"}), None),
     ],
 )

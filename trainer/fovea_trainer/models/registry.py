@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fovea_api.architectures import (
     TIMM,
@@ -27,10 +27,12 @@ from fovea_serving.pipeline import Preprocess
 from fovea_serving.registry import Registry
 
 from fovea_trainer.models.bodies import Body
+from fovea_trainer.models.coco import PUBLISHED, coco_state
 from fovea_trainer.models.description import NetworkDescription, build
 from fovea_trainer.models.heads.base import Head, Options
 from fovea_trainer.models.losses import LossSettings
 from fovea_trainer.models.network import AnyNetwork
+from fovea_trainer.models.weights import load_state, load_words
 from fovea_trainer.tasks import Sample
 
 log = logging.getLogger(__name__)
@@ -119,6 +121,7 @@ def compose(
         licence=head.licence,
         weights_licence=origin.licence,
         options=(*options, *head.options),
+        coco=PUBLISHED[head.name].checkpoint if any_backbone and head.name in PUBLISHED else None,
         fixed_by_weights=fixed_by_weights,
         notes=head.notes,
         preset=head.preset,
@@ -149,7 +152,8 @@ def build_network(
 ) -> AnyNetwork:
     """The network of a recipe, with published weights where the recipe asks for them, frozen as it says.
 
-    Weights from a `uri` or another job are loaded afterwards by `weights.load_state`.
+    Weights from a `uri` or another job are loaded afterwards by `weights.load_state`. What of a whole network's weights
+    fits is in the notes of the description.
 
     Args:
         model: The recipe's choice.
@@ -161,6 +165,7 @@ def build_network(
 
     Raises:
         UnknownArchitecture, InvalidOption, WeightsUnavailable: with the field and what would be right.
+        HubUnavailable: another try may find the weights.
     """
     entry = entry_of(model.architecture)
     options = Options(read_options(entry.architecture, model.options))
@@ -171,7 +176,12 @@ def build_network(
         options = Options(fitted)
     of_head = {option.name: options.values[option.name] for option in entry.head.options}
     description = NetworkDescription(entry.head.name, entry.body(options), of_head, num_classes, notes)
-    network = build(description, loss, published and (model.pretrained.weights or "None") != "None")
+    weights = model.pretrained.weights if published else None
+    network = build(description, loss, weights == "ImageNet")
+    if weights == "COCO":
+        source = PUBLISHED[entry.head.name]
+        fresh = load_state(network, coco_state(source), str(source))
+        network.description = replace(description, notes=(*notes, load_words(network, fresh, str(source)))).to_json()
     network.freeze(model.freeze)
     return network
 

@@ -55,7 +55,7 @@ def create(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
         reason = (str(cause).splitlines() or [type(cause).__name__])[0]
         message = f"the ImageNet weights of {name} could not be downloaded: {reason}"
-        kind = WeightsUnavailable if _is_final(cause) else HubUnavailable
+        kind = WeightsUnavailable if is_final(cause) else HubUnavailable
         raise kind(message, "spec.model.pretrained", OTHERWISE) from error
     if pretrained and packaged:
         load_state(model, lite0_state(), "the packaged weights")
@@ -67,12 +67,12 @@ def is_packaged(name: str) -> bool:
     return name.partition(".")[0] in PACKAGED
 
 
-def _is_final(error: BaseException) -> bool:
-    """Whether another try would meet the same: timm knows no weights, or the hub refuses."""
+def is_final(error: BaseException) -> bool:
+    """Whether another try would meet the same: there are no such weights, or the hub refuses."""
     if constants.HF_HUB_OFFLINE or isinstance(error, RuntimeError):
         return True
-    response = getattr(error, "response", None)
-    return response is not None and 400 <= response.status_code < 500 and response.status_code not in PASSING
+    status = getattr(getattr(error, "response", None), "status_code", getattr(error, "code", None))
+    return isinstance(status, int) and 400 <= status < 500 and status not in PASSING
 
 
 def lite0_state() -> dict[str, Tensor]:
