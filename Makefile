@@ -79,9 +79,9 @@ test-slow: venv  ## Sweeps with real trainings; on the cluster of test-cluster a
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/unit
 	$(BIN)/python -m pytest -s -m slow tests/cluster
 
-test-page: venv  ## The page of fovea serve in a real browser, which this installs (Debian's Chromium)
+test-page: venv  ## The pages of fovea serve and of edge packages in a real browser, which this installs (Debian's Chromium)
 	command -v chromium >/dev/null || apt-get install --yes --quiet --no-install-recommends chromium
-	$(BIN)/python -m pytest -q tests/unit/serving/test_service.py
+	$(BIN)/python -m pytest -q tests/unit/serving/test_service.py tests/unit/serving/test_edge.py
 
 conformance: venv  ## Every architecture trained, pruned, quantized and measured on real images, into docs/models.md; perhaps an hour (NAMES="yolo unet")
 	$(BIN)/python benchmarks/conformance.py $(NAMES)

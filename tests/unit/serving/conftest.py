@@ -26,6 +26,9 @@ from fovea_serving.bundle import bundle_digest, file_digest
 from fovea_serving.signature import SIGNATURE, sign_bundle
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.unit.serving import chromium
+
+browser = chromium.browser
 DIGEST = "sha256-" + "0" * 64
 
 

@@ -7,8 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from fovea_serving.signature import SIGNATURE, UntrustedBundle, verify_signature
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageOps
 
+from tests.unit.serving.chromium import Browser
 from tests.unit.serving.conftest import write_bundle
 
 Make = Callable[[Task, Resize], Bundle]
@@ -226,6 +231,40 @@ def test_it_answers_as_fovea_does(
     assert len({json.dumps(answer) for answer in ours.values()}) == len(ours), "the answers differ between the pictures"
     if task in (Task.DETECTION, Task.INSTANCE_SEGMENTATION):
         assert max(len(answer["objects"]) for answer in ours.values()) > 5
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a server of the folder's files, as `python -m http.server` is one."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+async def test_the_page_draws_what_fovea_finds_and_asks_no_other_place(
+    browser: Browser, bundle_of: Make, tmp_path: Path
+) -> None:
+    if not RUNTIME.exists():
+        pytest.skip(f"there is no {RUNTIME}: make tools")
+    bundle, task = bundle_of(Task.INSTANCE_SEGMENTATION, Resize.LETTERBOX), Task.INSTANCE_SEGMENTATION
+    folder = unpacked(write_package(bundle, tmp_path / "edge.zip"), tmp_path / "edge")
+    (folder / "node_modules").symlink_to(RUNTIME.parents[2])
+    with served(folder) as address:
+        await browser.call("Page.navigate", url=address)
+        await browser.until("!document.querySelector('#file').disabled")
+        await browser.give("#file", PHOTOS[0])
+        await browser.until("document.querySelector('#answer').textContent.startsWith('{')")
+        answer = json.loads(str(await browser.value("document.querySelector('#answer').textContent")))
+        asked = await browser.value("performance.getEntriesByType('resource').map((each) => each.name)")
+    assert isinstance(asked, list)
+    assert any(name.endswith(".wasm") for name in asked)
+    assert all(name.startswith(address) for name in asked if not name.startswith("data:"))
+    expected = predict_files(bundle.path, PHOTOS[:1]).files[PHOTOS[0]].to_dict()
+    compare(task, answer, expected)
+    size = await browser.value("[document.querySelector('#canvas').width, document.querySelector('#canvas').height]")
+    assert size == [640, 480]
 
 
 def compare(task: Task, answer: dict[str, Any], expected: dict[str, Any]) -> None:

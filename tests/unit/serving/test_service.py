@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,10 +13,9 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import aiohttp
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -28,19 +25,13 @@ from fovea_serving.client import Client, RequestFailed, ServiceUnavailable
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+from tests.unit.serving.chromium import Browser, free_port
 
 
 def png(colour: tuple[int, int, int], size: tuple[int, int] = (50, 40)) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
 
 
 class Service:
@@ -218,73 +209,6 @@ def test_a_stock_triton_client_asks_by_either_protocol(service: Service, protoco
     client.close()
 
 
-class Browser:
-    """Chromium, by its DevTools protocol."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
-        self._number = 0
-
-    async def call(self, method: str, **parameters: object) -> dict[str, object]:
-        self._number += 1
-        await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
-        while True:
-            message = await self._socket.receive_json()
-            if message.get("id") == self._number:
-                assert "error" not in message, message
-                result: dict[str, object] = message["result"]
-                return result
-
-    async def value(self, script: str) -> object:
-        result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")  # type: ignore[attr-defined]
-
-    async def until(self, script: str) -> None:
-        tolerant = f"(() => {{ try {{ return {script}; }} catch {{ return false; }} }})()"  # the page may be loading
-        async with asyncio.timeout(20):
-            while not await self.value(tolerant):
-                await asyncio.sleep(0.05)
-
-    async def press(self, key: str) -> None:
-        codes = {"Tab": 9, " ": 32, "ArrowRight": 39}
-        for kind in ("keyDown", "keyUp"):
-            text = {"text": key} if key == " " and kind == "keyDown" else {}
-            await self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=codes[key], **text)
-
-
-@pytest.fixture
-async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed: apt-get install chromium")
-    port = free_port()
-    options = (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        f"--user-data-dir={tmp_path}/profile",
-    )
-    process = await asyncio.create_subprocess_exec(
-        CHROMIUM, *options, f"--remote-debugging-port={port}", "about:blank",
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    async with aiohttp.ClientSession() as session:
-        for _ in range(300):
-            try:
-                async with session.get(f"http://127.0.0.1:{port}/json") as answer:
-                    pages = [each for each in json.loads(await answer.text()) if each["type"] == "page"]
-                    if pages:
-                        break
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.1)
-        async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as websocket:
-            yield Browser(websocket)
-    process.kill()
-    await process.wait()
-
-
 async def test_the_page_shows_what_the_model_sees_by_keyboard_and_on_a_narrow_screen(
     service: Service, browser: Browser, tmp_path: Path
 ) -> None:
@@ -292,10 +216,7 @@ async def test_the_page_shows_what_the_model_sees_by_keyboard_and_on_a_narrow_sc
     await browser.call("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=1, mobile=True)
     await browser.call("Page.navigate", url=f"{service.url}/")
     await browser.until("document.querySelector('#model').textContent.includes('r-0123456789')")
-    document = await browser.call("DOM.getDocument")
-    root = document["root"]["nodeId"]  # type: ignore[index]
-    field = await browser.call("DOM.querySelector", nodeId=root, selector="#file")
-    await browser.call("DOM.setFileInputFiles", nodeId=field["nodeId"], files=[str(tmp_path / "blue.png")])
+    await browser.give("#file", tmp_path / "blue.png")
     await browser.until("document.querySelector('#table').tBodies[0].rows.length === 3")
     assert await browser.value("document.querySelector('#table').tBodies[0].rows[0].cells[0].textContent") == "blue"
     assert "ms in the service" in str(await browser.value("document.querySelector('#status').textContent"))
@@ -326,6 +247,6 @@ async def test_the_page_shows_what_the_model_sees_by_keyboard_and_on_a_narrow_sc
     assert (mask == flat.reshape(53, 37).T).all()
 
     (tmp_path / "bad.png").write_bytes(b"bad")
-    await browser.call("DOM.setFileInputFiles", nodeId=field["nodeId"], files=[str(tmp_path / "bad.png")])
+    await browser.give("#file", tmp_path / "bad.png")
     await browser.until("document.querySelector('#status').className === 'error'")
     assert "no image" in str(await browser.value("document.querySelector('#status').textContent"))
