@@ -226,6 +226,8 @@ class Execution(Model):
     """Number of newest checkpoints to keep."""
     parallel_trials: Annotated[Int, Field(ge=1, le=1000)] = 1
     """Largest number of trials at the same time, each on `workers` workers, for a TuningSweep."""
+    elastic_trials: Bool = False
+    """Whether Ray is asked for the workers that trials wait for, and gives back those that none needs."""
 
 
 class CleanupRecipe(Model):

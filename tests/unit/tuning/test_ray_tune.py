@@ -21,7 +21,7 @@ from fovea_api.run import Execution
 from fovea_trainer.local import MOST_AT_ONCE, _ray, tune_manifest
 from fovea_trainer.tuning.errors import TakenOver
 from fovea_trainer.tuning.journal import Phase
-from fovea_trainer.tuning.ray_tune import _Searcher, _Watch, carry_out, room_for
+from fovea_trainer.tuning.ray_tune import MOST_JOBS, _Search, _Searcher, _Watch, carry_out, room_for
 from fovea_trainer.tuning.trial import Outcome
 from ray import cloudpickle, tune
 from ray.util import placement_group_table
@@ -138,6 +138,36 @@ def test_no_more_trials_begin_than_there_is_room_for(tmp_path: Path) -> None:
     assert [searcher.suggest(name) is not None for name in "abc"] == [True, True, False]
 
 
+def test_an_autoscaler_is_told_of_what_waits_and_workers_that_nothing_waits_for_may_leave(tmp_path: Path) -> None:
+    room, requested = 1, list[int]()
+    made = study(tmp_path, recipe(trials={"max": 4}, stopping={"scheduler": "None"}), parallel=3)
+    searcher = _Searcher(made, lambda: None, lambda: room, requested.append)
+    search = _Search(searcher, 3)
+    search._total_samples = MOST_JOBS
+    assert searcher.suggest("a")
+    assert searcher.suggest("b") is None, "what waits is not begun before there is a worker"
+    assert requested == [3]
+    assert not search.is_finished()
+    room = 3
+    assert searcher.suggest("b") and searcher.suggest("c")
+    assert requested[-2:] == [3, 0], "what is at work keeps its workers"
+    ended = {"outcome": Outcome(ended=True, curve=[{"validation/accuracy": 0.5}], total=1)}
+    searcher.on_trial_complete("a", ended)
+    assert requested[-1] == 3, "the fourth one waits"
+    assert searcher.suggest("d")
+    searcher.on_trial_complete("b", ended)
+    assert requested[-1] == 0
+    assert search.is_finished(), "so Tune keeps no actor on a worker that is not needed"
+    searcher.on_trial_complete("c")
+    assert requested[-1] == 2, "one whose process died waits to begin again"
+    assert not search.is_finished()
+    assert searcher.suggest("e")
+    for name in "de":
+        searcher.on_trial_complete(name, ended)
+    assert not search.is_finished(), "the searcher itself says that it is over"
+    assert searcher.suggest("f") == tune.search.Searcher.FINISHED
+
+
 def test_tune_can_pickle_a_searcher_that_reports_to_a_cluster(tmp_path: Path) -> None:
     """The reporter of a pod has a lock and a connection; on a cluster no sweep would start."""
     lock = threading.Lock()
@@ -151,7 +181,7 @@ class _Tuner:
 
     def __init__(self, trainable: Any, *, tune_config: tune.TuneConfig, run_config: tune.RunConfig) -> None:
         _Tuner.given = run_config
-        self._searcher: Any = tune_config.search_alg
+        self._searcher: Any = tune_config.search_alg.searcher
 
     def fit(self) -> None:
         assert self._searcher.suggest("first")["job"].number == 1

@@ -56,6 +56,40 @@ def rising(values: object, epoch: int) -> dict[str, float]:
     return {"validation/accuracy": rate - 0.01 / epoch}
 
 
+STEPS = {"path": RATE["path"], "choice": [0.01, 0.02, 0.03, 0.04, 0.05]}
+WAYS: dict[str, dict[str, Any]] = {
+    "ASHA": {"stopping": STOPPING},
+    "Hyperband": {"stopping": STOPPING | {"scheduler": "Hyperband"}},
+    "median": {"stopping": STOPPING | {"scheduler": "MedianStopping"}},
+    "no stopping": {"stopping": {"scheduler": "None"}},
+    "population": {"stopping": STOPPING, "search": {"algorithm": "PopulationBased"}},
+    "grid": {"search": {"algorithm": "Grid"}, "parameters": [STEPS], "stopping": STOPPING},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_said_to_wait_is_what_begins(way: str, tmp_path: Path) -> None:
+    """By it Ray is asked for workers, and those that it does not count may leave."""
+    made = study(tmp_path, recipe(trials={"max": 11}, **WAYS[way]), parallel=4)
+    jobs: list[Job] = []
+    seen = set()
+    while True:
+        said = made.waiting(4 - len(jobs))
+        before = [*made.entries]
+        begun = [job for _ in range(4 - len(jobs)) if (job := made.next()) is not None]
+        assert len(begun) == said, f"{len(jobs)} at work of {before}"
+        seen.add(said)
+        jobs += begun
+        if not jobs:
+            break
+        job = jobs.pop(len(made.entries) % len(jobs))
+        ended = outcome(made, job, rising, 9)
+        write_weights(tmp_path, made.entries[job.number - 1], len(ended.curve), job)
+        made.done(job, ended)
+    assert {0, 1, 4} <= seen
+    assert made.waiting(4) == 0
+
+
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_asha_trains_few_to_the_end_among_them_the_best(tmp_path: Path, at_once: int) -> None:
     made = study(tmp_path, recipe(stopping=STOPPING, search={"algorithm": "Random"}, trials={"max": 27}), at_once)

@@ -4,6 +4,9 @@ So a trial that pauses or ends early has ended for Tune: its placement group goe
 in the journal, where Tune's own `restore` loses the searcher's state and failed trials (ray#30861, ray#30584). A trial
 on one worker calls the trainer function itself; for one on several see `workers`. Actors are reused, so only a first
 trial waits for the libraries.
+
+A trial begins when Ray has room for it, so Ray's autoscaler never sees one that waits: with `elastic_trials` it is told
+of them (`request_room`), and Tune keeps no actor while none waits, for its worker could not leave.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import ray
@@ -20,7 +24,9 @@ from fovea_api.errors import FoveaError, Interrupted
 from fovea_api.names import RAY_TRIAL
 from fovea_api.run import Execution
 from ray import tune
-from ray.tune.search import Searcher
+from ray.autoscaler.sdk import request_resources
+from ray.tune.search import ConcurrencyLimiter, Searcher
+from ray.tune.search.search_generator import SearchGenerator
 
 from fovea_trainer.training.run import asked_to_stop, worker_resources
 from fovea_trainer.tuning.errors import TrialLost
@@ -70,12 +76,27 @@ class _Trainable(tune.Trainable):
 
 
 class _Searcher(Searcher):
-    """Asks the study for jobs and reports their outcomes to it."""
+    """Asks the study for jobs and reports their outcomes to it.
 
-    def __init__(self, study: Study, heard: Callable[[], None], room: Callable[[], int] = lambda: MOST_JOBS) -> None:
+    Args:
+        study: The study.
+        heard: Called after each change.
+        room: How many trials Ray has room for at a time.
+        request: Called with how many of them it should have room for. None: that is fixed.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        heard: Callable[[], None],
+        room: Callable[[], int] = lambda: MOST_JOBS,
+        request: Callable[[int], None] | None = None,
+    ) -> None:
         super().__init__(metric=None, mode=None)
-        self._study, self._heard, self._room = study, heard, room
+        self._study, self._heard, self._room, self._request = study, heard, room, request
         self._jobs: dict[str, Job] = {}
+        self._waiting = 0
+        """Jobs that would begin if there were room."""
         self.fault: FoveaError | None = None
         """What ends the sweep: nothing further begins."""
 
@@ -94,10 +115,25 @@ class _Searcher(Searcher):
             self.fault = error
             return str(Searcher.FINISHED)
         if job is None:
+            self._look_ahead()
             return None if self._jobs else str(Searcher.FINISHED)
         self._heard()
         self._jobs[trial_id] = job
+        self._look_ahead()
         return {"job": job}
+
+    @property
+    def needs_no_more(self) -> bool:
+        """Whether workers may leave: nothing begins until a trial at work has ended."""
+        return self._request is not None and bool(self._jobs) and not self._waiting
+
+    def _look_ahead(self) -> None:
+        """Requests room for what is at work and what waits. What is at work alone keeps its workers by itself: Ray
+        might take a request for as many to be for one that is idle."""
+        if self._request is not None:
+            most = self._study.spec.execution.parallel_trials
+            self._waiting = self._study.waiting(most - len(self._jobs))
+            self._request(len(self._jobs) + self._waiting if self._waiting else 0)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         pass
@@ -119,6 +155,7 @@ class _Searcher(Searcher):
             self.fault = self.fault or error
         else:
             self._heard()
+        self._look_ahead()
 
     def abandon(self) -> None:
         """What was begun and has not ended is not the fault of its trials."""
@@ -130,6 +167,17 @@ class _Searcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         pass
+
+
+class _Search(SearchGenerator):
+    """The search as Tune sees it: over also while no worker is needed, for else Tune keeps an actor on one."""
+
+    def __init__(self, searcher: _Searcher, most: int) -> None:
+        super().__init__(ConcurrencyLimiter(searcher, max_concurrent=most))
+        self._own = searcher
+
+    def is_finished(self) -> bool:
+        return bool(super().is_finished()) or self._own.needs_no_more
 
 
 class _Watch(tune.Callback):
@@ -158,20 +206,25 @@ def room_for(execution: Execution, cluster: Mapping[str, float]) -> int:
     return int(min(cluster.get(name, 0.0) // amount for name, amount in needed.items()))
 
 
+def request_room(execution: Execution, trials: int) -> None:
+    """Tells Ray's autoscaler for how many trials at a time there should be workers. 0: it decides by what works."""
+    request_resources(bundles=trials * execution.workers * [worker_resources(execution)])
+
+
 def carry_out(study: Study, heard: Callable[[], None]) -> None:
     """Carries out a study's jobs on the Ray that is connected to, as many at once as the sweep allows and Ray has room
     for. Raises what a trial's surroundings are at fault of, what the study raises, and Interrupted."""
     execution = study.spec.execution
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    searcher = _Searcher(study, heard, lambda: room_for(execution, ray.cluster_resources()))  # type: ignore[no-untyped-call]
+    request = partial(request_room, execution) if execution.elastic_trials else None
+    searcher = _Searcher(study, heard, lambda: room_for(execution, ray.cluster_resources()), request)  # type: ignore[no-untyped-call]
     resources = worker_resources(execution) if execution.workers == 1 else DRIVER
     with tempfile.TemporaryDirectory(prefix="fovea-tune-") as folder, asked_to_stop() as stop:
         tuner = tune.Tuner(
             tune.with_resources(_Trainable, tune.PlacementGroupFactory([resources])),
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
+                search_alg=_Search(searcher, execution.parallel_trials),
                 num_samples=MOST_JOBS,
-                max_concurrent_trials=execution.parallel_trials,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(

@@ -107,6 +107,25 @@ class Study:
             return self._start(entry)
         return self._decided()
 
+    def waiting(self, most: int) -> int:
+        """How many jobs `next` would give now, one after the other; `most` are enough. It begins none."""
+        if self.ended is not None or self._budget_spent():
+            return 0
+        entries = list(self.entries)
+        count = sum(entry.phase is Phase.RUNNING and entry.number not in self._active for entry in entries)
+        while count < most:
+            decision = self._scheduler.decide(entries, len(entries) >= self._most)
+            for entry, _ in decision.stop:
+                entries[entry.number - 1] = entry.model_copy(update={"phase": Phase.STOPPED_EARLY})
+            if (order := decision.go_on) is None:
+                count += 0 if decision.wait else self._most - len(entries)
+                break
+            entries[order.entry.number - 1] = order.entry.model_copy(
+                update={"until": order.until, "phase": Phase.RUNNING}
+            )
+            count += 1
+        return min(count, most)
+
     def _decided(self) -> Job | None:
         complete = len(self.entries) >= self._most
         decision = self._scheduler.decide(self.entries, complete)
