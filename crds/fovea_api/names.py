@@ -42,6 +42,9 @@ ANNOTATION_APPROVE = f"{GROUP}/approve"
 
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 LABEL_PRIORITY = "kueue.x-k8s.io/priority-class"
+ANNOTATION_ELASTIC = "kueue.x-k8s.io/elastic-job"
+GATE_ELASTIC = "kueue.x-k8s.io/elastic-job"
+"""Scheduling gate of the pods of an elastic job that Kueue has not admitted yet."""
 
 RAY_TRIAL = "trial"
 """Ray's custom resource of which a sweep's trial on several workers reserves one beside them."""

@@ -44,7 +44,7 @@ def about_events(key: Key, warning: bool = False) -> Question:
 
 
 def about_admission(key: Key, uid: str) -> Question:
-    """The Workload with which Kueue admits a job."""
+    """A list of the Workloads with which Kueue admits a job, the oldest first: an elastic one has several."""
     return Question(WORKLOAD, key.namespace, uid)
 
 
@@ -161,8 +161,17 @@ def _events(namespace: str, listed: Iterable[JsonObject]) -> Mapping[Question, V
 
 
 def _workloads(namespace: str, listed: Iterable[JsonObject]) -> Mapping[Question, View]:
-    uids = ((text(mapping(workload, "metadata", "labels"), LABEL_WORKLOAD_OF), workload) for workload in listed)
-    return {Question(WORKLOAD, namespace, uid): workload for uid, workload in uids}
+    by_uid: dict[str, list[JsonObject]] = {}
+    for workload in listed:
+        by_uid.setdefault(text(mapping(workload, "metadata", "labels"), LABEL_WORKLOAD_OF), []).append(workload)
+    return {Question(WORKLOAD, namespace, uid): _list_of(workloads) for uid, workloads in by_uid.items()}
+
+
+def _list_of(objects: Iterable[JsonObject]) -> View:
+    """Objects as one, the oldest first, whose version changes with that of each."""
+    oldest_first = sorted(objects, key=lambda each: text(each, "metadata", "creationTimestamp"))
+    versions = (text(each, "metadata", "resourceVersion") for each in oldest_first)
+    return {"items": [*oldest_first], "metadata": {"resourceVersion": " ".join(versions)}}
 
 
 _LISTED: Mapping[Kind, tuple[str, Callable[[str, Iterable[JsonObject]], Mapping[Question, View]]]] = {

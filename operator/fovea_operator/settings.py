@@ -105,6 +105,10 @@ class Settings:
     pre_running_seconds: int = _setting(
         0, "Seconds in which a Ray cluster must come up before its attempt fails. 0: it may wait for nodes forever."
     )
+    elastic_sweeps: bool = _setting(
+        False,
+        "Whether Ray brings and removes a TuningSweep's workers; in a queue by Kueue's ElasticJobsViaWorkloadSlices.",
+    )
 
     # Serving
     serving_image: str = _setting(
@@ -121,7 +125,9 @@ class Settings:
     ray_autoscaler_cpu: str = _setting("50m", "CPU request of Ray's autoscaler, beside the head.")
     ray_autoscaler_memory: str = _setting("256Mi", "Memory request of Ray's autoscaler.")
     ray_autoscaler_memory_limit: str = _setting("512Mi", "Memory limit of Ray's autoscaler.")
-    ray_idle_seconds: int = _setting(60, "Seconds until a Ray pod that no replica needs any more is given back.")
+    ray_idle_seconds: int = _setting(
+        60, "Seconds until a Ray pod that no replica or trial needs any more is given back."
+    )
     redis_address: str = _setting(
         "", "host:port of the Redis in which Ray heads keep their state, so that serving outlives one. Empty: none."
     )

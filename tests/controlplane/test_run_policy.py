@@ -15,6 +15,9 @@ import yaml
 
 from charts.document import render
 from tests.controlplane.conftest import ControlPlane
+from tests.controlplane.test_operator import kuberay_crds
+
+__all__ = ["kuberay_crds"]  # fixtures
 
 RUN, OTHER = "r-0123456789", "r-9876543210"
 POD = f"{RUN}-1-head-x2x4z"
@@ -73,10 +76,18 @@ class Reporter:
             {"fieldManager": "fovea-run"},
         )
 
-    def _patch(self, path: str, body: dict[str, Any], type: str, params: dict[str, str]) -> requests.Response:
+    def replace(self, what: str, values: dict[str, Any]) -> requests.Response:
+        """JSON patch of a pod or RayCluster, as Ray's autoscaler sends it."""
+        body = [{"op": "replace", "path": path, "value": value} for path, value in values.items()]
+        group = "/api/v1" if what.startswith("pods/") else "/apis/ray.io/v1"
+        return self._patch(f"{self.namespace}/{what}", body, "application/json-patch+json", {}, group)
+
+    def _patch(
+        self, path: str, body: Any, type: str, params: dict[str, str], group: str = "/apis/fovea.dev/v1alpha1"
+    ) -> requests.Response:
         settings = self.plane.api.configuration
         return requests.patch(
-            f"{settings.host}/apis/fovea.dev/v1alpha1/namespaces/{path}",
+            f"{settings.host}{group}/namespaces/{path}",
             data=json.dumps(body),
             params=params,
             headers={"Authorization": f"Bearer {self.token}", "Content-Type": type},
@@ -261,6 +272,55 @@ def test_wider_rights_by_mistake_still_write_nothing_else(control_plane: Control
     )
     relabel = pod(control_plane, tenant).apply({}, path="", metadata={"labels": {"mine": "true"}}, force=True)
     refused(relabel, "nothing but the status")
+
+
+def ray_cluster(name: str, run: str = RUN) -> dict[str, Any]:
+    """As KubeRay makes it of a sweep's RayJob."""
+    template = {"spec": {"containers": [{"name": "ray", "image": "fovea/trainer:tests"}]}}
+    group = {"groupName": "worker", "replicas": 1, "minReplicas": 1, "maxReplicas": 3, "rayStartParams": {}}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": name, "labels": {"fovea.dev/run": run}},
+        "spec": {
+            "rayVersion": "2.60.0",
+            "headGroupSpec": {"rayStartParams": {}, "template": template},
+            "workerGroupSpecs": [{**group, "scaleStrategy": {}, "template": template}],
+        },
+    }
+
+
+MINE, GROUP, ONLY_SIZE = "rayclusters/mine", "/spec/workerGroupSpecs/0", "only the number of its Ray workers"
+WRITES: dict[str, tuple[str, dict[str, Any], str]] = {
+    # the object, what is replaced in it, the words that refuse it
+    "more workers": (MINE, {f"{GROUP}/replicas": 3}, ""),
+    "no workers": (MINE, {f"{GROUP}/scaleStrategy": {"workersToDelete": ["w"]}, f"{GROUP}/replicas": 0}, ""),
+    "more than it may have": (MINE, {f"{GROUP}/maxReplicas": 9}, ONLY_SIZE),
+    "another image": (MINE, {f"{GROUP}/template/spec/containers/0/image": "evil:1"}, ONLY_SIZE),
+    "another head": (MINE, {"/spec/headGroupSpec/template/spec/containers/0/image": "evil:1"}, ONLY_SIZE),
+    "another run's label": (MINE, {"/metadata/labels": {}}, ONLY_SIZE),
+    "another run's cluster": ("rayclusters/theirs", {f"{GROUP}/replicas": 3}, "not belong to RayCluster theirs"),
+    "a pod": (f"pods/{POD}", {"/spec/containers/0/image": "evil:1"}, "may write no pod"),
+}
+
+
+@pytest.mark.usefixtures("kuberay_crds")
+@pytest.mark.parametrize("name", WRITES)
+def test_of_what_kuberay_lets_the_head_of_an_elastic_sweep_write_its_size_is_left(
+    control_plane: ControlPlane, tenant: str, name: str
+) -> None:
+    """The role is that which KubeRay binds to the ServiceAccount of a head with an autoscaler."""
+    resources = "--resource=pods,rayclusters.ray.io"
+    control_plane.kubectl("-n", tenant, "create", "role", "ray", "--verb=get,list,watch,patch", resources)
+    account = f"--serviceaccount={tenant}:fovea-run"
+    control_plane.kubectl("-n", tenant, "create", "rolebinding", "ray", "--role=ray", account)
+    control_plane.apply(ray_cluster("mine"), ray_cluster("theirs", OTHER), namespace=tenant)
+    what, changes, words = WRITES[name]
+    answer = pod(control_plane, tenant).replace(what, changes)
+    if words:
+        refused(answer, words)
+    else:
+        assert answer.status_code == 200, answer.text
 
 
 @pytest.fixture

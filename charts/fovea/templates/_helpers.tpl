@@ -69,6 +69,7 @@ fovea-run
   "image_pull_policy" .Values.defaults.imagePullPolicy
   "ray_version" .Values.defaults.rayVersion
   "queue_name" (default "" .Values.defaults.queueName)
+  "elastic_sweeps" (default false .Values.operator.elasticSweeps)
   "store" .Values.defaults.store.uri
   "store_secret" .Values.defaults.store.secretName
 }}

@@ -46,7 +46,15 @@ from fovea_operator.runs.requests import Requested
 from fovea_operator.runs.snapshot import RunView
 from fovea_operator.store import StoreConfig, claim_of
 from fovea_operator.workloads.demand import pod_time
-from fovea_operator.workloads.kueue import DEACTIVATED, admission, queued_since
+from fovea_operator.workloads.kueue import (
+    DEACTIVATED,
+    admission,
+    current,
+    dropped,
+    is_elastic_in_queue,
+    queued_since,
+)
+from fovea_operator.workloads.pods import Disruption
 from fovea_operator.workloads.workload import (
     LABEL_ATTEMPT,
     Child,
@@ -318,8 +326,11 @@ async def _child(observer: Observer, owner: Key, workload: Workload, value: View
     parts = [part for kind in workload.parts for part in cache.owned(owner, kind) if controller_of(part) == name]
     pods = [pod for pod in cache.owned(owner, POD) if child_of_pod(pod) == name]
     child = read_child(workload, value, parts, pods)
+    workloads = _workloads(observer, owner, child, value)
+    if why := dropped(workloads, child.state is ChildState.QUEUED):
+        return _given_up(child, why)
     if child.state is ChildState.QUEUED:
-        reason, message = _admission(observer, owner, child)
+        reason, message = _admission(child, workloads)
     elif child.state is ChildState.STARTING and not child.reason:
         reason, message = _obstacle(observer, owner, child, pods)
     else:
@@ -330,10 +341,22 @@ async def _child(observer: Observer, owner: Key, workload: Workload, value: View
     return replace(child, reason=reason, message=message, stalled=stalled)
 
 
-def _admission(observer: Observer, owner: Key, child: Child) -> tuple[str, str]:
+def _workloads(observer: Observer, owner: Key, child: Child, value: View) -> tuple[View, ...]:
+    """Kueue's Workloads of a child about which its own status does not say all: that is queued, or elastic."""
+    if child.state is not ChildState.QUEUED and (child.state.ended or not is_elastic_in_queue(value)):
+        return ()
+    return tuple(items(observer.poller.ask(about_admission(child.key, child.uid), owner, child.created), "items"))
+
+
+def _given_up(child: Child, why: str) -> Child:
+    """A child for which Kueue does no more: that it was at work before is the end of a preemption."""
+    taken = Disruption(None, f"Kueue took its quota: {why}") if child.started is not None else None
+    return replace(child, state=ChildState.FAILED, reason="FailedToStart", message=why, disruption=taken)
+
+
+def _admission(child: Child, workloads: Sequence[View]) -> tuple[str, str]:
     """What a child in a queue waits for, in Kueue's words where it has spoken."""
-    workload = observer.poller.ask(about_admission(child.key, child.uid), owner, child.created)
-    if not workload:
+    if not (workload := current(workloads)):
         return child.reason, child.message
     state = admission(workload)
     return state.reason, state.message or child.message
@@ -365,7 +388,7 @@ async def _with_queue_time(observer: Observer, view: RunView) -> RunView:
         if came_back and child.queued_since is None:
             with contextlib.suppress(Refused):
                 listed, _ = await observer.api.list(WORKLOAD, child.key.namespace, f"{LABEL_WORKLOAD_OF}={child.uid}")
-                known = replace(child, queued_since=next(filter(None, map(queued_since, listed)), None))
+                known = replace(child, queued_since=max(filter(None, map(queued_since, listed)), default=None))
                 return replace(view, children=tuple(known if each is child else each for each in view.children))
     return view
 

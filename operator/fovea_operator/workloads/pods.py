@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from fovea_api import names
+
 from fovea_operator.objects import View, items, mapping, number, text, time
 
 _LOG_TAIL = 1000
@@ -19,10 +21,12 @@ _OVERUSE = re.compile(
 
 
 def waits_for(pod: View) -> tuple[str, str] | None:
-    """What keeps a pod from running, in the words of the scheduler or the kubelet."""
+    """What keeps a pod from running, in the words of the scheduler or the kubelet, or that it is its queue."""
     if text(pod, "status", "phase") not in ("", "Pending"):
         return None
     name = text(pod, "metadata", "name")
+    if any(text(gate, "name") == names.GATE_ELASTIC for gate in items(pod, "spec", "schedulingGates")):
+        return "WaitingForQuota", f"pod {name} waits for its queue to admit it"
     for condition in items(pod, "status", "conditions"):
         if text(condition, "type") == "PodScheduled" and text(condition, "status") == "False":
             return text(condition, "reason"), f"pod {name}: {text(condition, 'message')}"

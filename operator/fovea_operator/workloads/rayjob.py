@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
+from fovea_api import names
 from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
 from fovea_api.trainingjob import Compute
 from pydantic import JsonValue
@@ -31,6 +32,7 @@ from fovea_operator.objects import (
     time,
 )
 from fovea_operator.settings import Settings
+from fovea_operator.workloads.autoscaler import autoscaler_options
 from fovea_operator.workloads.demand import PodSet, requests_of
 from fovea_operator.workloads.pod_template import (
     ENTRYPOINT,
@@ -48,7 +50,8 @@ LABEL_RAY_NODE = "ray.io/node-type"
 _WAIT_FOR_HEAD = {"cpu": 0.2, "memory": 256 * 2.0**20}
 """Requests of the init container `wait-gcs-ready` that KubeRay adds to each worker."""
 HEAD, WORKER, SUBMITTER, STORE_CHECK = "ray-head", "ray-worker", "submitter", "store-check"
-"""Names of the containers."""
+AUTOSCALER = "autoscaler"
+"""Names of the containers; the autoscaler's is KubeRay's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class RayJobWorkload:
             STORE_CHECK: "spec.compute.head.resources.limits.memory",
             WORKER: "spec.compute.resources.limits.memory",
             SUBMITTER: "the operator's setting submitter_memory_limit",
+            AUTOSCALER: "the operator's setting ray_autoscaler_memory_limit",
         }
 
     def state(self, value: View, parts: Sequence[View], pods: Sequence[View]) -> State:
@@ -89,9 +93,12 @@ class RayJobWorkload:
         return State(ChildState.STARTING)
 
     def demand(self, value: View) -> tuple[PodSet, ...]:
-        """Head, workers, whose init container KubeRay adds, and the pod that submits."""
+        """Head, to which KubeRay adds an autoscaler, workers that it starts with, to which KubeRay adds an init
+        container, and the pod that submits."""
         cluster = mapping(value, "spec", "rayClusterSpec")
-        head = requests_of(mapping(cluster, "headGroupSpec", "template", "spec"))
+        pod = mapping(cluster, "headGroupSpec", "template", "spec")
+        beside = mapping(cluster, "autoscalerOptions")
+        head = requests_of({**pod, "containers": [*map(dict, items(pod, "containers")), dict(beside)]})
         workers = (
             PodSet("worker", number(group, "replicas"), requests_of(mapping(group, "template", "spec"), _WAIT_FOR_HEAD))
             for group in items(cluster, "workerGroupSpecs")
@@ -147,11 +154,14 @@ def build_ray_job(
     policy: RunPolicy,
     settings: Settings,
     custom: Mapping[str, int] = MappingProxyType({}),
+    least: int | None = None,
 ) -> JsonObject:
     """A Ray cluster of a head, which works on nothing itself, and workers; deleted `ttlAfterFinished` after the end.
 
     `custom`: custom resources of Ray that each worker offers.
+    `least`: workers that it starts with and keeps, where Ray's autoscaler decides on further ones. None: all of them.
     """
+    elastic = least is not None
     head = _with_store_check(pod_template(work, HEAD, compute.head.resources, compute.pod_template, settings))
     worker = pod_template(work, WORKER, compute.resources, compute.pod_template, settings)
     spec: JsonObject = {
@@ -172,8 +182,8 @@ def build_ray_job(
             "workerGroupSpecs": [
                 {
                     "groupName": "worker",
-                    "replicas": workers,
-                    "minReplicas": workers,
+                    "replicas": least if elastic else workers,
+                    "minReplicas": least if elastic else workers,
                     "maxReplicas": workers,
                     # KubeRay puts the value into a shell's command line as it is
                     "rayStartParams": {"resources": json.dumps(json.dumps(dict(custom)))} if custom else {},
@@ -182,18 +192,33 @@ def build_ray_job(
             ],
         },
     }
+    if elastic:
+        cluster: JsonObject = {"enableInTreeAutoscaling": True, "autoscalerOptions": _autoscaler(settings)}
+        spec["rayClusterSpec"] = {**mapping(spec, "rayClusterSpec"), **cluster}
     if settings.pre_running_seconds:
         spec["preRunningDeadlineSeconds"] = settings.pre_running_seconds
+    queue = queue_labels(policy, settings)
     return {
         "apiVersion": RAY_JOB.api_version,
         "kind": RAY_JOB.name,
         "metadata": {
             "name": work.name,
             "namespace": work.namespace,
-            "labels": {**work.labels, **queue_labels(policy, settings)},
+            "labels": {**work.labels, **queue},
+            # without a queue Kueue would gate the pods all the same, for ever
+            **({"annotations": {names.ANNOTATION_ELASTIC: "true"}} if elastic and queue else {}),
         },
         "spec": spec,
     }
+
+
+def _autoscaler(settings: Settings) -> JsonObject:
+    """Its second version, for the first one keeps a pod that waits for its node when no trial waits any more."""
+    pending: JsonObject = {
+        "name": "RAY_AUTOSCALER_PENDING_NODE_IDLE_TIMEOUT_S",
+        "value": str(settings.ray_idle_seconds),
+    }
+    return autoscaler_options(settings) | {"version": "v2", "env": [pending]}
 
 
 def _with_store_check(head: JsonObject) -> JsonObject:

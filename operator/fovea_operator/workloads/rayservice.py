@@ -18,7 +18,8 @@ from pydantic import JsonValue
 
 from fovea_operator.objects import RAY_SERVICE, JsonObject, View, mapping, number, text
 from fovea_operator.settings import Settings
-from fovea_operator.workloads.pod_template import Content, container_security
+from fovea_operator.workloads.autoscaler import autoscaler_options
+from fovea_operator.workloads.pod_template import Content
 from fovea_operator.workloads.serving import (
     HEAD,
     REPLICA,
@@ -67,15 +68,7 @@ def build_ray_service(serving: Serving, versions: Sequence[DeployedVersion], set
         "rayVersion": settings.ray_version,
         "authOptions": {"mode": "token"},
         "enableInTreeAutoscaling": True,
-        "autoscalerOptions": {
-            "idleTimeoutSeconds": settings.ray_idle_seconds,
-            "imagePullPolicy": settings.image_pull_policy,
-            "resources": {
-                "requests": {"cpu": settings.ray_autoscaler_cpu, "memory": settings.ray_autoscaler_memory},
-                "limits": {"memory": settings.ray_autoscaler_memory_limit},
-            },
-            "securityContext": container_security(),
-        },
+        "autoscalerOptions": autoscaler_options(settings),
         "headGroupSpec": {
             "rayStartParams": {
                 "num-cpus": "0",

@@ -72,6 +72,7 @@ WRONG = [
     ('operator.namespaces=["Team A"]', "/operator/namespaces/0"),
     ('operator.logLevel="TRACE"', "/operator/logLevel"),
     ("operator.workers=0", "/operator/workers"),
+    ('operator.elasticSweeps="yes"', "/operator/elasticSweeps"),
     ('operator.settings={"AWS_SECRET_ACCESS_KEY":"x"}', "propertyName 'AWS_SECRET_ACCESS_KEY'"),
     ('resources.requests={"cpu":"much"}', "/resources/requests/cpu"),
     ('runPolicy="yes"', "/runPolicy"),
@@ -144,7 +145,9 @@ def test_defaults_reach_the_operator_as_settings(render: Render) -> None:
 
 
 def test_reused_values_of_a_release_before_may_lack_what_is_new(render: Render) -> None:
-    assert environment(render("defaults.queueName=null"))["FOVEA_OPERATOR_QUEUE_NAME"] == ""
+    before = environment(render("defaults.queueName=null", "operator.elasticSweeps=null"))
+    assert before["FOVEA_OPERATOR_QUEUE_NAME"] == ""
+    assert before["FOVEA_OPERATOR_ELASTIC_SWEEPS"] == "false"
 
 
 def test_settings_have_the_last_word_and_keep_their_digits(render: Render) -> None:
@@ -155,12 +158,14 @@ def test_settings_have_the_last_word_and_keep_their_digits(render: Render) -> No
 
 
 def test_the_operator_reads_every_variable_of_the_chart(render: Render) -> None:
-    variables = environment(render('operator.namespaces=["a","b"]', 'defaults.store.uri="s3://bucket"'))
+    given = ('operator.namespaces=["a","b"]', 'defaults.store.uri="s3://bucket"', "operator.elasticSweeps=true")
+    variables = environment(render(*given))
     known = {ENV_PREFIX + item.name.upper() for item in dataclasses.fields(Settings)}
     assert set(variables) <= known
     settings = Settings.read(environ=variables)
     assert settings.namespace_list == ("a", "b")
     assert settings.store == "s3://bucket"
+    assert settings.elastic_sweeps
     assert settings.lease_namespace == "fovea-system"
 
 

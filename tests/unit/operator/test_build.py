@@ -8,17 +8,22 @@ import hashlib
 import json
 from typing import Any
 
+import pytest
 from fovea_api.common import PodTemplate, Resources, RunPolicy
 from fovea_api.dataset import Recipe
 from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
 from fovea_api.trainingjob import TrainingJobSpec
+from fovea_api.tuningsweep import TuningSweepSpec
 from fovea_operator.kinds.trainingjob.build import child_builder
+from fovea_operator.kinds.tuningsweep.build import child_builder as sweep_builder
+from fovea_operator.kinds.tuningsweep.build import execution_settings as sweep_execution
 from fovea_operator.objects import JOB, RUN, Key, parse
 from fovea_operator.runs.build import child_writes
 from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 from fovea_operator.workloads.demand import requests_of
 from fovea_operator.workloads.job import BUILD, build_job
+from fovea_operator.workloads.rayjob import RayJobWorkload
 from fovea_operator.workloads.work import Work
 
 SETTINGS = Settings()
@@ -56,6 +61,20 @@ def ray_job(policy: dict[str, Any] | None = None, settings: Settings | None = No
     return child_builder(spec, settings or SETTINGS).build(work())
 
 
+def sweep_spec(parallel: int = 3, queue: str = "team") -> TuningSweepSpec:
+    """A sweep whose trials have two workers each."""
+    return TuningSweepSpec.model_validate(
+        {
+            "template": {"spec": {"datasetRef": {"name": "cells"}, "model": {"architecture": "resnet18"}}},
+            "parameters": [{"path": "training.batchSize", "choice": [8, 16]}],
+            "objectives": [{"metric": "validation/accuracy", "goal": "Maximize"}],
+            "trials": {"parallel": parallel},
+            "compute": {"workers": 2, "head": {"resources": {"requests": {"cpu": "250m"}}}},
+            "runPolicy": {"queueName": queue} if queue else {},
+        }
+    )
+
+
 def pods(manifest: Any) -> list[Any]:
     """All pod templates of a manifest."""
     spec = manifest["spec"]
@@ -82,6 +101,39 @@ def test_a_dead_container_leaves_its_last_words() -> None:
     for manifest in (job(), ray_job()):
         for pod in pods(manifest):
             assert pod["spec"]["containers"][0]["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_the_workers_of_an_elastic_sweep_come_and_go() -> None:
+    def built(settings: Settings, parallel: int = 3, queue: str = "team") -> Any:
+        spec = sweep_spec(parallel=parallel, queue=queue)
+        return sweep_builder(spec, settings).build(work()), sweep_execution(spec, settings)["execution"]
+
+    elastic = Settings(elastic_sweeps=True, ray_idle_seconds=45)
+    job, execution = built(elastic)
+    cluster = job["spec"]["rayClusterSpec"]
+    group = cluster["workerGroupSpecs"][0]
+    assert execution.elastic_trials
+    assert cluster["enableInTreeAutoscaling"]
+    assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (2, 2, 6), "from one trial to three"
+    assert job["metadata"]["annotations"] == {"kueue.x-k8s.io/elastic-job": "true"}
+    options = cluster["autoscalerOptions"]
+    assert options["idleTimeoutSeconds"] == 45
+    assert options["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    head, workers, _ = RayJobWorkload().demand(job)
+    assert head.each["cpu"] == pytest.approx(0.25 + 0.05), "KubeRay adds the autoscaler to the head"
+    assert workers.count == 2
+    unqueued, _ = built(elastic, queue="")
+    assert "annotations" not in unqueued["metadata"], "Kueue would gate its pods for ever"
+    assert unqueued["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"]
+    for fixed, execution in (built(elastic, parallel=1), built(Settings())):
+        cluster = fixed["spec"]["rayClusterSpec"]
+        (group,) = cluster["workerGroupSpecs"]
+        assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
+        assert not {"enableInTreeAutoscaling", "autoscalerOptions"} & set(cluster)
+        assert "annotations" not in fixed["metadata"]
+        assert not execution.elastic_trials
+    digests = {sweep_builder(sweep_spec(), settings).pods_digest for settings in (elastic, Settings())}
+    assert len(digests) == 2, "what waits in a queue is made anew"
 
 
 def test_names_fit_kuberay() -> None:

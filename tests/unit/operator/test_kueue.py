@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fovea_operator.objects import JsonObject
-from fovea_operator.workloads.kueue import admission, queued_since
+from fovea_operator.workloads.kueue import admission, current, dropped, queued_since
 
 AT = "2026-11-24T20:00:00Z"
 
@@ -68,6 +68,41 @@ RESERVED = {"QuotaReserved": ("True", "quota reserved")}
 def test_what_a_job_waits_for(value: JsonObject, reason: str, message: str) -> None:
     found = admission(value)
     assert (found.reason, found.message) == (reason, message)
+
+
+HELD = RESERVED
+REPLACED = RESERVED | {"Finished": ("True", "replaced by a larger slice")}
+TAKEN = {"Evicted": ("True", "preempted by team b"), "Finished": ("True", "out of sync")}
+WAITS = {"QuotaReserved": ("False", "1 cpu short")}
+NOT_STARTED = {"Finished": ("True", "conflict with the node selector")}
+
+
+@pytest.mark.parametrize(
+    ("slices", "queued", "why"),
+    [
+        ([], True, ""),
+        ([HELD], False, ""),
+        ([HELD, WAITS], False, ""),
+        ([REPLACED, HELD], False, ""),
+        ([REPLACED, WAITS], False, ""),  # between two requests of Kueue's
+        ([TAKEN, WAITS], False, "preempted by team b"),
+        ([REPLACED, TAKEN, WAITS], False, "preempted by team b"),
+        ([TAKEN, HELD], False, ""),
+        ([TAKEN], False, ""),  # the job has ended, and is seen to be at work yet
+        ([REPLACED, RESERVED | {"Evicted": ("True", "preempted")}], False, ""),
+        ([REPLACED, WAITS], True, ""),
+        ([REPLACED, NOT_STARTED], True, "conflict with the node selector"),
+    ],
+)
+def test_for_which_jobs_kueue_does_no_more(slices: list[dict[str, tuple[str, str]]], queued: bool, why: str) -> None:
+    assert dropped([workload(each) for each in slices], queued) == why
+
+
+def test_of_the_slices_of_an_elastic_job_the_newest_that_is_not_finished_speaks() -> None:
+    assert current([]) == {}
+    assert current([workload(REPLACED)]) == {}
+    assert current([workload(REPLACED), workload(WAITS)]) == workload(WAITS)
+    assert current([workload(HELD), workload(WAITS)]) == workload(WAITS)
 
 
 def test_when_its_quota_was_taken_away() -> None:

@@ -331,6 +331,49 @@ async def test_a_deactivated_workload_is_stalled() -> None:
     assert (child.reason, child.stalled) == ("WorkloadDeactivated", True)
 
 
+def in_slices(elastic: bool, **status: Any) -> World:
+    """A child that was at work, whose first Workload has lost its quota while a larger one waited to replace it."""
+    world = waiting("Running")
+    labels = {"fovea.dev/run": NAME, "kueue.x-k8s.io/queue-name": "team"}
+    spec = {"rayClusterSpec": {"enableInTreeAutoscaling": elastic}}
+    status |= {"startTime": "2026-11-24T18:00:05Z"}
+    world.seen(RAY_JOB, thing(RAY_JOB, CHILD, OWNER, 2, labels=labels, spec=spec, status=status, controller=NAME))
+    for name, conditions in (("w-1", {"Evicted": "preempted by team b", "Finished": "too late"}), ("w-2", {})):
+        told = [{"type": type, "status": "True", "message": words} for type, words in conditions.items()]
+        job = {"kueue.x-k8s.io/job-uid": CHILD}
+        world.server.put(WORKLOAD, thing(WORKLOAD, name, labels=job, status={"conditions": told}))
+    return world
+
+
+async def test_an_elastic_job_that_goes_on_without_its_quota_was_preempted() -> None:
+    """Kueue suspends it not, and the pods would run beside those that it made room for."""
+    child = await only_child(in_slices(elastic=True, jobStatus="RUNNING"))
+    assert child.state is ChildState.FAILED
+    assert child.disruption is not None
+    assert child.disruption.message == "Kueue took its quota: preempted by team b"
+    assert (await only_child(in_slices(elastic=False, jobStatus="RUNNING"))).state is ChildState.RUNNING
+    assert (await only_child(in_slices(elastic=True, jobStatus="SUCCEEDED"))).state is ChildState.SUCCEEDED
+
+
+@pytest.mark.parametrize("started", [True, False])
+async def test_a_job_that_kueue_cannot_start_again_does_not_wait_for_it(started: bool) -> None:
+    world = waiting("Queued", jobDeploymentStatus="Suspended", **({"startTime": NOW.isoformat()} if started else {}))
+    world.server.put(WORKLOAD, workload(conditions=[{"type": "Finished", "status": "True", "message": "a conflict"}]))
+    child = await only_child(world)
+    assert (child.state, child.message) == (ChildState.FAILED, "a conflict")
+    assert (child.disruption is not None) is started, "what had begun was taken away"
+
+
+async def test_a_pod_that_its_queue_has_not_admitted_waits_for_quota() -> None:
+    world = waiting()
+    gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "gates"}
+    pod = pending_pod(conditions=[gated])
+    world.seen(POD, pod | {"spec": {"schedulingGates": [{"name": "kueue.x-k8s.io/elastic-job"}], "containers": []}})
+    child = await only_child(world)
+    assert (child.state, child.reason) == (ChildState.STARTING, "WaitingForQuota")
+    assert child.message == "pod p waits for its queue to admit it"
+
+
 @pytest.mark.parametrize(
     ("phase", "started", "asked"),
     [("Running", "2026-11-24T18:00:05Z", True), ("Queued", "2026-11-24T18:00:05Z", False), ("Running", "", False)],

@@ -9,7 +9,20 @@ from typing import Any, cast
 
 import pytest
 from fovea_operator.client import Api, Refused, Unreachable
-from fovea_operator.objects import CLAIM, EVENT, POD, RAY_JOB, SECRET, TRAINING_JOB, WORKLOAD, JsonObject, Key, Kind
+from fovea_operator.objects import (
+    CLAIM,
+    EVENT,
+    POD,
+    RAY_JOB,
+    SECRET,
+    TRAINING_JOB,
+    WORKLOAD,
+    JsonObject,
+    Key,
+    Kind,
+    items,
+    text,
+)
 from fovea_operator.polling import Poller, about_admission, about_events
 from fovea_operator.settings import Settings
 
@@ -123,16 +136,33 @@ async def test_an_answer_counts_only_from_its_time_on(world: World) -> None:
     assert world.note(since=datetime.now(UTC) + timedelta(hours=1)) is None
 
 
-async def test_a_workload_is_found_by_the_uid_of_its_job(world: World) -> None:
-    labels = {"kueue.x-k8s.io/job-uid": "uid-1"}
-    world.server.listed[WORKLOAD, "ns"] = [{"metadata": {"name": "w", "resourceVersion": "3", "labels": labels}}]
+def slice_of(uid: str, name: str, version: int, minute: int) -> JsonObject:
+    labels = {"kueue.x-k8s.io/job-uid": uid}
+    created = f"2026-11-24T20:{minute:02}:00Z"
+    return {"metadata": {"name": name, "resourceVersion": str(version), "labels": labels, "creationTimestamp": created}}
+
+
+async def test_the_workloads_of_a_job_are_found_by_its_uid_the_oldest_first_and_news_of_each_wakes(
+    world: World,
+) -> None:
+    first, second, other = slice_of("uid-1", "z", 3, 0), slice_of("uid-1", "a", 4, 1), slice_of("uid-3", "b", 9, 2)
+    world.server.listed[WORKLOAD, "ns"] = [second, other, first]
     question = about_admission(CHILD, "uid-1")
-    assert world.poller.ask(question, THEIRS, LONG_AGO) == {}
+
+    def known() -> list[str]:
+        return [text(each, "metadata", "name") for each in items(world.poller.ask(question, THEIRS, LONG_AGO), "items")]
+
+    assert known() == []
     world.poller.ask(about_admission(CHILD, "uid-2"), Key(TRAINING_JOB, "ns", "other"), LONG_AGO)
     await world.poller.look()
-    assert world.poller.ask(question, THEIRS, LONG_AGO)["metadata"]["name"] == "w"  # type: ignore[index,call-overload]
+    assert known() == ["z", "a"]
     assert world.woken == ["job"]
     assert world.server.asked == {("Workload", "ns", "kueue.x-k8s.io/job-uid"): 1}
+    await world.poller.look()
+    assert world.woken == ["job"]
+    world.server.listed[WORKLOAD, "ns"] = [second, slice_of("uid-1", "z", 5, 0)]
+    await world.poller.look()
+    assert world.woken == ["job"] * 2
 
 
 async def test_what_is_missing_is_looked_for_once_for_all_and_wakes_them_when_it_appears(world: World) -> None:

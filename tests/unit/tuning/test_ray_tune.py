@@ -149,7 +149,8 @@ def test_an_autoscaler_is_told_of_what_waits_and_workers_that_nothing_waits_for_
     assert requested == [3]
     assert not search.is_finished()
     room = 3
-    assert searcher.suggest("b") and searcher.suggest("c")
+    assert searcher.suggest("b")
+    assert searcher.suggest("c")
     assert requested[-2:] == [3, 0], "what is at work keeps its workers"
     ended = {"outcome": Outcome(ended=True, curve=[{"validation/accuracy": 0.5}], total=1)}
     searcher.on_trial_complete("a", ended)

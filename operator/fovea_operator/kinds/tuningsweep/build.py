@@ -25,6 +25,11 @@ def compute_of(spec: TuningSweepSpec) -> Compute:
     return spec.compute or spec.template.spec.compute
 
 
+def is_elastic(spec: TuningSweepSpec, settings: Settings) -> bool:
+    """Whether workers come and go as trials need them."""
+    return settings.elastic_sweeps and spec.trials.parallel > 1
+
+
 def execution_settings(spec: TuningSweepSpec, settings: Settings) -> ExecutionSettings:
     """How a sweep is carried out."""
     compute, checkpoint = compute_of(spec), spec.template.spec.checkpoint
@@ -35,20 +40,25 @@ def execution_settings(spec: TuningSweepSpec, settings: Settings) -> ExecutionSe
             checkpoint_every_epochs=checkpoint.every_epochs,
             checkpoints_kept=checkpoint.keep,
             parallel_trials=spec.trials.parallel,
+            elastic_trials=is_elastic(spec, settings),
         ),
         "image": compute.image or settings.trainer_image,
     }
 
 
 def child_builder(spec: TuningSweepSpec, settings: Settings) -> ChildBuilder:
-    """What builds the RayJob of an attempt: the workers of all trials that train at the same time."""
+    """What builds the RayJob of an attempt: the workers of all trials that train at the same time, or at first, where
+    they come and go, those of one trial."""
     compute, parallel = compute_of(spec), spec.trials.parallel
     custom = {names.RAY_TRIAL: 1} if compute.workers > 1 else {}
+    elastic = is_elastic(spec, settings)
+    least = compute.workers if elastic else None
 
     def build(work: Work) -> JsonObject:
-        return build_ray_job(work, compute, parallel * compute.workers, spec.run_policy, settings, custom)
+        return build_ray_job(work, compute, parallel * compute.workers, spec.run_policy, settings, custom, least)
 
-    digest = pods_digest(compute, spec.run_policy, settings.submitter_memory_limit, str(parallel))
+    kind = ["elastic"] if elastic else []
+    digest = pods_digest(compute, spec.run_policy, settings.submitter_memory_limit, str(parallel), *kind)
     return ChildBuilder(RAY_JOB, build, digest)
 
 
