@@ -12,7 +12,7 @@ from tests.cluster.conftest import Demo
 VERSION = "kueue.x-k8s.io/v1beta2"
 
 
-def cluster_queue(name: str, cpu: int, stop_policy: str = "None", check: str = "") -> dict[str, Any]:
+def cluster_queue(name: str, cpu: int | str, stop_policy: str = "None", check: str = "") -> dict[str, Any]:
     """A ClusterQueue of so many cores. `check`: the AdmissionCheck that a workload has to pass; empty: none."""
     quotas = [{"name": "cpu", "nominalQuota": cpu}, {"name": "memory", "nominalQuota": "64Gi"}]
     group = {"coveredResources": ["cpu", "memory"], "flavors": [{"name": "nodes", "resources": quotas}]}
@@ -54,16 +54,33 @@ def set_check(demo: Demo, child: str, check: str, state: str, message: str) -> N
     demo.kubectl("-n", demo.namespace, *arguments)
 
 
+def workloads(demo: Demo, child: str) -> list[Any]:
+    """The Workloads of a child that are not finished, the oldest first: of one that waits to grow there are two."""
+    found = demo.get(demo.namespace, "workloads.kueue.x-k8s.io")["items"]
+    own = [each for each in found if each["metadata"]["ownerReferences"][0]["name"] == child]
+    open = [each for each in own if not _is(each, "Finished")]
+    return sorted(open, key=lambda each: str(each["metadata"]["creationTimestamp"]))
+
+
 def workload(demo: Demo, child: str) -> Any:
     """The Workload that Kueue has made of a child; fails where there is none."""
-    found = demo.get(demo.namespace, "workloads.kueue.x-k8s.io")["items"]
-    (own,) = [each for each in found if each["metadata"]["ownerReferences"][0]["name"] == child]
+    (own,) = workloads(demo, child)
     return own
+
+
+def _is(workload: Any, type: str) -> bool:
+    conditions = workload.get("status", {}).get("conditions", ())
+    return any(each["type"] == type and each["status"] == "True" for each in conditions)
+
+
+def counts(workload: Any) -> Mapping[str, int]:
+    """How many pods of each sort a Workload is for."""
+    return {each["name"]: each["count"] for each in workload["spec"]["podSets"]}
 
 
 def pods_of(demo: Demo, child: str) -> Mapping[str, int]:
     """How many pods of each sort Kueue counts."""
-    return {each["name"]: each["count"] for each in workload(demo, child)["spec"]["podSets"]}
+    return counts(workload(demo, child))
 
 
 def reserved(demo: Demo, queue: str) -> float:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.cluster import kueue
 from tests.cluster.conftest import Demo, short_job
+from tests.cluster.test_release import helm
 from tests.kube import ROOT, devcluster, documents
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-QUEUE, CHECK = "checked", "machines"
-JOB, SWEEP = "queued", "queued-sweep"
+QUEUE, CHECK, GROWING = "checked", "machines", "growing"
+JOB, SWEEP, ELASTIC = "queued", "queued-sweep", "elastic-sweep"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -114,3 +116,71 @@ def test_a_sweep_counts_with_its_parallel_trials_and_fits_itself_into_the_quota(
     assert sorted(kueue.pods_of(demo, child(demo, "tuningsweep", SWEEP, 3)).values()) == [1, 1, 2]
     demo.kubectl("-n", demo.namespace, "delete", "tuningsweep", SWEEP)
     demo.until(lambda: kueue.reserved(demo, QUEUE) == 0, 60)
+
+
+@pytest.fixture
+def elastic(demo: Demo) -> Iterator[None]:
+    """Sweeps that grow and shrink, in a queue of 0.8 cores."""
+    chart = ("upgrade", "fovea", str(ROOT / "charts" / "fovea"), "--reuse-values", "--force-conflicts", "--wait")
+    helm(demo, *chart, "--set", "operator.elasticSweeps=true,operator.settings.ray_idle_seconds=15")
+    kueue.apply(demo, kueue.cluster_queue(GROWING, "800m"), kueue.local_queue(GROWING, demo.namespace))
+    yield
+    helm(demo, *chart, "--set", "operator.elasticSweeps=false,operator.settings.ray_idle_seconds=60")
+
+
+def elastic_sweep() -> dict[str, Any]:
+    """Three trials of minutes, two at a time, each on 0.4 cores of quota, with 0.3 for head and submitter."""
+    _, sweep = copy.deepcopy(documents(ROOT / "examples" / "blood-cells-sweep.yaml"))
+    sweep["metadata"]["name"] = ELASTIC
+    spec, template = sweep["spec"], sweep["spec"]["template"]["spec"]
+    del spec["promote"]
+    spec |= {"objectives": spec["objectives"][:1], "stopping": {"scheduler": "None"}, "budget": {}}
+    spec |= {"parameters": [each for each in spec["parameters"] if each["path"].endswith("learningRate")]}
+    spec |= {"trials": {"max": 3, "parallel": 2}, "runPolicy": {"queueName": GROWING, "retries": 0}}
+    template["input"] = {"size": {"width": 128, "height": 96}}
+    template["training"] |= {"epochs": 12}
+    resources = {"requests": {"cpu": "400m", "memory": "1Gi"}, "limits": {"cpu": "1"}}
+    template["compute"] |= {"resources": resources}
+    return dict(sweep)
+
+
+def test_a_sweep_grows_with_its_quota_and_shrinks_with_its_trials(demo: Demo, elastic: None) -> None:
+    demo.apply(elastic_sweep(), namespace=demo.namespace)
+
+    def trials(state: str) -> int:
+        return int((demo.object("tuningsweep", ELASTIC).get("status") or {}).get("trials", {}).get(state, 0))
+
+    def pods() -> list[Any]:
+        run = demo.object("tuningsweep", ELASTIC)["status"]["run"]
+        return list(demo.get(demo.namespace, "pods", "-l", f"fovea.dev/run={run},ray.io/node-type")["items"])
+
+    def gated() -> int:
+        return sum("schedulingGates" in pod["spec"] for pod in pods())
+
+    def waits_to_grow(attempt: int) -> bool:
+        own = kueue.workloads(demo, child(demo, "tuningsweep", ELASTIC, attempt))
+        return [kueue.counts(each)["worker"] for each in own] == [1, 2] and gated() == 1
+
+    def reserves(cores: float) -> bool:
+        return kueue.reserved(demo, GROWING) == pytest.approx(cores)
+
+    demo.until(lambda: reserves(0.7) and trials("running") == 1, 300)
+    demo.until(lambda: waits_to_grow(1), 120)
+    assert demo.ready("tuningsweep", ELASTIC) == ("False", "Running"), "what waits to grow works"
+
+    kueue.apply(demo, kueue.cluster_queue(GROWING, "800m", stop_policy="HoldAndDrain"))
+    demo.until(lambda: outcomes(demo, "tuningsweep", ELASTIC)[0] == ("Preempted", "Preempted"), 120)
+    demo.until(lambda: reserves(0) and demo.ready("tuningsweep", ELASTIC)[1] == "WaitingForQuota", 120)
+    assert not pods(), "no pod stays that has no quota"
+    kueue.apply(demo, kueue.cluster_queue(GROWING, "800m"))
+    demo.until(lambda: reserves(0.7) and trials("running") == 1 and waits_to_grow(2), 300)
+
+    kueue.apply(demo, kueue.cluster_queue(GROWING, 2))
+    demo.until(lambda: reserves(1.1) and not gated(), 60)
+    demo.until(lambda: trials("running") == 2, 180)
+    demo.until(lambda: reserves(0.7) and trials("running") == 1, 900)
+    assert trials("succeeded") == 2, "the worker that the last trial does not need has left before its end"
+    demo.wait_ready("tuningsweep", ELASTIC, 600)
+    demo.until(lambda: reserves(0), 60)
+    assert outcomes(demo, "tuningsweep", ELASTIC) == [("Preempted", "Preempted"), ("Succeeded", None)]
+    demo.kubectl("-n", demo.namespace, "delete", "tuningsweep", ELASTIC)
