@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import yaml
 from fovea_store.registry import PLAIN_HTTP
 
 from tests.cluster.conftest import FOVEA, Demo
 from tests.cluster.test_serving import predict
 from tests.kube import BINARIES, CACHE, ROOT, documents
+from tests.registry import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NAME = "from-registry"
@@ -29,27 +28,15 @@ LOAD = "from fovea_serving.bundle import load_bundle; print(load_bundle('/image/
 def registry(demo: Demo, tmp_path: Path) -> Iterator[str]:
     """Address of a registry without TLS that pods and the node reach, as they do the devcluster's S3 store."""
     host = urlsplit(demo.environment["AWS_ENDPOINT_URL"]).hostname
-    with socket.create_server((str(host), 0)) as probe:
-        address = f"{host}:{probe.getsockname()[1]}"
-    config = {
-        "version": 0.1,
-        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
-        "http": {"addr": address},
-    }
-    file = tmp_path / "registry.yaml"
-    file.write_text(yaml.safe_dump(config))
-    hosts = CACHE / "cluster/registries" / address
-    hosts.mkdir(parents=True)
-    (hosts / "hosts.toml").write_text(f'server = "http://{address}"\n')
-    log = (tmp_path / "registry.log").open("w")
-    with log, subprocess.Popen([BINARIES / "registry", "serve", file], stdout=log, stderr=log) as process:
+    with running(BINARIES / "registry", str(host), tmp_path) as address:
+        hosts = CACHE / "cluster/registries" / address
+        hosts.mkdir(parents=True)
+        (hosts / "hosts.toml").write_text(f'server = "http://{address}"\n')
+        store_setting(demo, address)
         try:
-            demo.until(lambda: process.poll() is None and reaches(address), 20)
-            store_setting(demo, address)
             yield address
         finally:
             store_setting(demo, None)
-            process.terminate()
             shutil.rmtree(hosts)
 
 
@@ -58,15 +45,6 @@ def store_setting(demo: Demo, registries: str | None) -> None:
     value = registries and base64.b64encode(registries.encode()).decode()
     patch = json.dumps({"data": {PLAIN_HTTP: value}})
     demo.kubectl("-n", demo.namespace, "patch", "secret", "fovea-store", "--type=merge", "--patch", patch)
-
-
-def reaches(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_a_bundle_in_a_registry_is_served_and_mounted(demo: Demo, registry: str, tmp_path: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import socket
-import subprocess
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -38,8 +36,9 @@ from fovea_store import AccessDenied, NotFound, StorePath, StoreUnavailable
 from fovea_store.filesystems import filesystem
 from fovea_store.registry import Reference, Registry, _is_plain
 
+from tests.registry import running
+
 SERVER = shutil.which("registry")
-START_SECONDS = 20.0
 PASSWORDS = "user:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n"  # bcrypt of "secret"
 Start = Callable[..., str]
 
@@ -50,39 +49,14 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     if SERVER is None:
         pytest.skip("registry is not on the PATH (devcluster/devcluster build registry)")
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def run(**auth: object) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        config = {
-            "version": 0.1,
-            "log": {"level": "error", "accesslog": {"disabled": True}},
-            "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
-            "http": {"addr": address},
-            **({"auth": auth} if auth else {}),
-        }
-        file = tmp_path / "registry.yaml"
-        file.write_text(yaml.safe_dump(config))
-        command = [str(SERVER), "serve", str(file)]
-        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", int(address.split(":")[1])), 1).close()
-                return address
-            except OSError:
-                assert processes[-1].poll() is None, "the registry has ended"
-                assert time.monotonic() < end, "the registry did not start"
-                time.sleep(0.05)
-
     filesystem.cache_clear()  # it remembers what tags name, and credentials
-    yield run
-    filesystem.cache_clear()
-    for process in processes:
-        process.terminate()
-        process.wait(timeout=10)
+    with ExitStack() as servers:
+
+        def run(**auth: object) -> str:
+            return servers.enter_context(running(str(SERVER), "127.0.0.1", tmp_path, **auth))
+
+        yield run
+        filesystem.cache_clear()
 
 
 def fovea(*words: str | Path) -> Result:
