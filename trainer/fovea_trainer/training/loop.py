@@ -34,6 +34,7 @@ from fovea_trainer.training.distributed import first_workers, total
 from fovea_trainer.training.fitting import Images, fine_tuning, fitted, scale_notes, total_epochs
 from fovea_trainer.training.image_cache import ImageCache
 from fovea_trainer.training.loading import TrainingBatches, ValidationBatches
+from fovea_trainer.training.memory import kept_memory
 from fovea_trainer.training.network import Version, make_network
 from fovea_trainer.training.order import mix
 from fovea_trainer.training.precision import Precision, choose_precision
@@ -95,7 +96,7 @@ def fit(recipe: Recipe, version: Version, context: Context, plan: Plan = Plan())
         TrainingDiverged: the loss is not finite.
         Interrupted: the context asked to stop; a checkpoint was saved.
     """
-    with plan.tracker or nullcontext():
+    with plan.tracker or nullcontext(), kept_memory(context.device):
         return _Fit(recipe, version, context, plan).run()
 
 
