@@ -45,6 +45,8 @@ from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferReques
 
 BIN = Path(sys.executable).parent
 CACHE = Path(os.environ.get("FOVEA_CACHE") or Path.home() / ".cache" / "fovea")
+LAST_LINES = 5
+"""Of the log of what was started, where something does not answer."""
 Ask = Callable[[bytes], Awaitable[HTTPStatus]]
 """Asks about an image: OK, or why there is no answer."""
 UNANSWERED = {HTTPStatus.TOO_MANY_REQUESTS: "refused", HTTPStatus.GATEWAY_TIMEOUT: "timed out"}
@@ -198,6 +200,9 @@ async def process(command: Sequence[str | Path], log: Path, **environment: str) 
         )
     try:
         yield
+    except SystemExit:
+        print(f"{log.name}:", *log.read_text(errors="replace").splitlines()[-LAST_LINES:], sep="\n", file=sys.stderr)
+        raise
     finally:
         running.terminate()
         await asyncio.to_thread(running.wait)
@@ -215,7 +220,7 @@ async def until(ask: Callable[[], Awaitable[bool]], what: str, seconds: float = 
         except (aiohttp.ClientError, OSError):
             pass
         await asyncio.sleep(0.3)
-    sys.exit(f"{what} does not answer; see the logs")
+    sys.exit(f"{what} does not answer")
 
 
 def free_port() -> int:
@@ -263,15 +268,14 @@ async def gateway(
     stack: AsyncExitStack, setting: Setting, runtime: str, address: str, inference: Mapping[str, object]
 ) -> str:
     """A gateway before a runtime, as on the cluster; the address that it answers at."""
+    bundle = f"file://{setting.folder}"
+    version = {"name": "v", "role": "Stable", "weight": 100, "bundle": bundle, "runtime": runtime, "address": address}
     config = {
         "namespace": "benchmark",
         "deployment": "benchmark",
-        "runtime": runtime,
         "inference": inference,
         "authentication": {"type": "None"},
-        "versions": [
-            {"name": "v", "role": "Stable", "weight": 100, "bundle": f"file://{setting.folder}", "address": address}
-        ],
+        "versions": [version],
     }
     file, port = setting.work / f"gateway-{runtime}.json", free_port()
     file.write_text(json.dumps(config))
