@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from fovea_api.errors import InvalidInput
@@ -71,11 +72,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
             return F.batch_norm(
                 images, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
             )
-        values = images.float()
-        count = _total(values.new_tensor(values.numel() / values.shape[1]))
-        mean = _total(values.sum((0, 2, 3))) / count
-        centred = values - mean[:, None, None]
-        variance = _total((centred * centred).sum((0, 2, 3))) / count
+        output, mean, variance = _Normalized.apply(images.float(), self.weight, self.bias, self.eps)
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -83,28 +80,61 @@ class SyncBatchNorm(nn.BatchNorm2d):
             assert self.momentum is not None
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        scale: Tensor = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(images.dtype)
+            self.running_var.lerp_(variance, self.momentum)
+        normalized: Tensor = output.to(images.dtype)
+        return normalized
 
 
-class _Total(torch.autograd.Function):
-    """The sum over all workers; the gradient of a worker's part is the sum of the gradients of all of them."""
+class _Normalized(torch.autograd.Function):
+    """Batch norm over the images of all workers, by torch's own kernels and with one message each way.
 
-    @staticmethod
-    def forward(context: object, values: Tensor) -> Tensor:
-        total = values.clone()
-        torch.distributed.all_reduce(total)
-        return total
+    The gradient is that of Ioffe and Szegedy, "Batch Normalization" (2015), section 3, with sums over all workers. That
+    of weight and bias is this worker's part, which is added to the others' with all other gradients.
+    """
 
     @staticmethod
-    def backward(context: object, *gradients: Tensor) -> Tensor:
-        return _Total.forward(context, *gradients)
+    def forward(context: Any, images: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
+        """The images [N, C, H, W] normalized; mean and unbiased variance [C] of all workers' images."""
+        own_mean, own_variance = torch.batch_norm_update_stats(images, None, None, 0.0)
+        count = images.new_tensor([images.numel() / images.shape[1]])
+        every = _of_all(torch.cat([count, own_mean, own_variance]))
+        counts, (means, variances) = every[:, :1], every[:, 1:].chunk(2, dim=1)
+        total, shares = counts.sum(), counts / counts.sum()
+        mean = (shares * means).sum(0)
+        variance = (shares * (variances + (means - mean).square())).sum(0)
+        context.save_for_backward(images, weight, mean, variance, total)
+        context.eps = eps
+        unbiased = variance * total / (total - 1)
+        context.mark_non_differentiable(mean, unbiased)
+        return F.batch_norm(images, mean, variance, weight, bias, False, 0.0, eps), mean, unbiased
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        images, weight, mean, variance, total = context.saved_tensors
+        gradient = gradients[0].contiguous(memory_format=_layout(images))
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, images, weight, mean, variance, None, None, False, context.eps, [False, True, True]
+        )
+        sums = torch.cat([of_weight, of_bias])
+        torch.distributed.all_reduce(sums)
+        along, constant = (sums / total).split(len(mean))  # means of gradient times normalized value, and of gradient
+        scale = torch.rsqrt(variance + context.eps)
+        shift = along * scale * mean - constant
+        slope, factor = (each[:, None, None] for each in (-along * scale, weight * scale))
+        of_images = torch.addcmul(shift[:, None, None], images, slope).add_(gradient).mul_(factor)
+        return of_images, of_weight, of_bias, None
 
 
-def _total(values: Tensor) -> Tensor:
-    total: Tensor = _Total.apply(values)
-    return total
+def _layout(images: Tensor) -> torch.memory_format:
+    last = torch.channels_last
+    return last if images.is_contiguous(memory_format=last) else torch.contiguous_format
+
+
+def _of_all(values: Tensor) -> Tensor:
+    """The values [K] of each worker, [workers, K]."""
+    rows = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(rows, values)
+    return torch.stack(rows)
 
 
 def _of(norm: nn.BatchNorm2d) -> SyncBatchNorm:
