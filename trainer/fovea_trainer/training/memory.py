@@ -15,9 +15,11 @@ import torch
 RAY_RUNTIME_ENV: Mapping[str, Mapping[str, str]] = {"env_vars": {"MALLOC_ARENA_MAX": "1"}}
 """Of Ray's workers, which train in a thread of their own. It must take its memory from the main arena, the only one
 whose memory can be kept: the heaps of the others are of 64 MB, and are unmapped as soon as they are free."""
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of glibc's mallopt(3)."""
-_NEVER, _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = -1, 128 * 1024, 65536
+_NEVER = -1
+_AFTERWARDS = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20}
+"""The default, and the largest values that glibc gives its thresholds by itself; it does no more once one is set."""
 
 
 @contextmanager
@@ -36,6 +38,6 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        libc.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
-        libc.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD)
+        for parameter, value in _AFTERWARDS.items():
+            libc.mallopt(parameter, value)
         libc.malloc_trim(0)
