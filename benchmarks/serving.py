@@ -46,7 +46,7 @@ from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferReques
 BIN = Path(sys.executable).parent
 CACHE = Path(os.environ.get("FOVEA_CACHE") or Path.home() / ".cache" / "fovea")
 LAST_LINES = 5
-"""Of the log of what was started, where something does not answer."""
+"""Lines of a log that are shown where what writes it does not answer."""
 Ask = Callable[[bytes], Awaitable[HTTPStatus]]
 """Asks about an image: OK, or why there is no answer."""
 UNANSWERED = {HTTPStatus.TOO_MANY_REQUESTS: "refused", HTTPStatus.GATEWAY_TIMEOUT: "timed out"}

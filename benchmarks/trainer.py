@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -46,6 +45,7 @@ from fovea_trainer.training.fitting import fitted
 from fovea_trainer.training.image_cache import ImageCache
 from fovea_trainer.training.loading import TrainingBatches
 from fovea_trainer.training.loop import Plan, fit
+from fovea_trainer.training.memory import kept_memory
 from fovea_trainer.training.network import make_network
 from fovea_trainer.training.order import Order, WorkerBatches
 from fovea_trainer.training.precision import choose_precision
@@ -267,7 +267,8 @@ def our_loop(setting: Setting) -> float:
 
 
 def bare_loop(setting: Setting) -> float:
-    """Images a second of a loop with nothing around it: no average of weights, no clipping, no schedule."""
+    """Images a second of a loop with nothing around it: no average of weights, no clipping, no schedule. Its memory is
+    kept as ours is, so that what differs is the loop."""
     stopwatch, dataset = setting.stopwatch(), setting.train_split()
     order = Order(torch.ones(len(dataset)).double().numpy(), setting.batch, seed=0)
     processes = stopwatch.loader_processes
@@ -275,10 +276,11 @@ def bare_loop(setting: Setting) -> float:
         dataset, batch_sampler=WorkerBatches(order, 0, 0, 0, 1), collate_fn=Collate(dataset.task),
         num_workers=processes, pin_memory=torch.cuda.is_available(), worker_init_fn=one_thread,
     )  # type: ignore[arg-type]  # fmt: skip
-    step = bare_step(setting, stopwatch.device)
-    for images, targets, _ in batches:
-        step(images, targets)
-        stopwatch.stopping()
+    with kept_memory(stopwatch.device):
+        step = bare_step(setting, stopwatch.device)
+        for images, targets, _ in batches:
+            step(images, targets)
+            stopwatch.stopping()
     return stopwatch.steps_per_second() * setting.batch
 
 
@@ -327,10 +329,9 @@ def loader(setting: Setting, rounds: int) -> Iterator[Comparison]:
 
 
 def our_loader(setting: Setting, epoch: int) -> float:
-    """Images a second that the trainer's loader prepares in an epoch, with room for all decoded images."""
+    """Images a second that the trainer's loader prepares in an epoch; the first one fills the cache of images."""
     dataset, stopwatch = setting.train_split(), setting.stopwatch()
-    cache = ImageCache(setting.folder, shutil.disk_usage(setting.folder).free // 4)
-    dataset = SplitDataset(dataset.samples, dataset.task, dataset.preprocess, Augment(()), cache)
+    dataset = SplitDataset(dataset.samples, dataset.task, dataset.preprocess, Augment(()), ImageCache(setting.folder))
     order = Order(torch.ones(len(dataset)).double().numpy(), setting.batch, seed=0)
     normalize = Normalize(dataset.preprocess, torch.device("cpu"))
     batches = TrainingBatches(dataset, order, stopwatch)

@@ -94,12 +94,13 @@ class _Normalized(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, images: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-        """The images [N, C, H, W] normalized; mean and unbiased variance [C] of all workers' images."""
+        """The images [N, C, H, W] normalized, N > 0 for each worker; mean and unbiased variance [C] of all images."""
         own_mean, own_variance = torch.batch_norm_update_stats(images, None, None, 0.0)
         count = images.new_tensor([images.numel() / images.shape[1]])
         every = _of_all(torch.cat([count, own_mean, own_variance]))
         counts, (means, variances) = every[:, :1], every[:, 1:].chunk(2, dim=1)
-        total, shares = counts.sum(), counts / counts.sum()
+        total = counts.sum()
+        shares = counts / total
         mean = (shares * means).sum(0)
         variance = (shares * (variances + (means - mean).square())).sum(0)
         context.save_for_backward(images, weight, mean, variance, total)

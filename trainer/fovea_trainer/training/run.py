@@ -26,7 +26,7 @@ from fovea_trainer.training.choice import choose
 from fovea_trainer.training.context import RayWorker, SingleProcess
 from fovea_trainer.training.finish import check_supported, finish
 from fovea_trainer.training.loop import fit
-from fovea_trainer.training.memory import RAY_RUNTIME_ENV
+from fovea_trainer.training.memory import ray_runtime_env
 from fovea_trainer.training.state import State
 from fovea_trainer.training.training_run import TrainingRun
 
@@ -117,7 +117,7 @@ def _train_on_ray(run: TrainingRun, reporter: Reporter) -> RunResult:
             storage_filesystem=filesystem,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=execution.checkpoints_kept),
             failure_config=ray.train.FailureConfig(max_failures=WORKER_FAILURES),
-            worker_runtime_env=dict(RAY_RUNTIME_ENV),  # type: ignore[call-arg]  # the class is of Ray Train v1
+            worker_runtime_env=ray_runtime_env(resources),  # type: ignore[call-arg]  # the class is of Ray Train v1
             callbacks=[WorkerFailures(final_error)],  # type: ignore[list-item]  # the annotation is of Ray Train v1
         ),
     )

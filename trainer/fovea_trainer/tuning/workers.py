@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fovea_trainer.logs import log_to_stdout
 from fovea_trainer.training.context import RayWorker
 from fovea_trainer.training.distributed import first_workers
-from fovea_trainer.training.memory import RAY_RUNTIME_ENV
+from fovea_trainer.training.memory import ray_runtime_env
 from fovea_trainer.training.run import worker_resources, worker_threads
 from fovea_trainer.training.state import State
 from fovea_trainer.training.stored_checkpoints import keep_checkpoint, load_checkpoint
@@ -72,7 +72,7 @@ def work_on_workers(job: Job) -> Outcome:
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=0),
-            worker_runtime_env=dict(RAY_RUNTIME_ENV),  # type: ignore[call-arg]  # the class is of Ray Train v1
+            worker_runtime_env=ray_runtime_env(resources),  # type: ignore[call-arg]  # the class is of Ray Train v1
         ),
     )
     try:
