@@ -61,7 +61,7 @@ STAGES = (
     }),
     Stages("unet-pruned", "membranes", {
         "model": {"architecture": "unet-efficientnet-lite0"},
-        "compression": {"pruning": {"sparsity": 0.35, "fineTuneEpochs": 10}},
+        "compression": {"pruning": {"sparsity": 0.35, "fineTuneEpochs": 60}},
     }),
 )  # fmt: skip
 STUDENT_SET = "fashion-mnist"
