@@ -1,6 +1,6 @@
 """Sweeps under a latency limit on the blood cells: a worker dies in mid-trial, a trial within the limit is promoted.
 
-A short one of two trials, and that of the example: over three architectures, suspended and resumed, whose winner
+A short one of three trials, and that of the example: over three architectures, suspended and resumed, whose winner
 is trained in full and beats the recipe that the template stands for.
 """
 
@@ -29,12 +29,12 @@ def example() -> dict[str, Any]:
 
 
 def short() -> dict[str, Any]:
-    """The example with two trials of an epoch each on small images, and a limit that a busy machine keeps; the promoted
-    job waits."""
+    """The example with three trials of an epoch each on small images, and a limit that a busy machine keeps; the
+    promoted job waits. A worker that dies when the first has ended has one at work, or one before it."""
     sweep = example()
     spec = sweep["spec"]
     spec["objectives"][1] |= {"limit": 1000}
-    spec["trials"] |= {"max": 2}
+    spec["trials"] |= {"max": 3}
     spec["stopping"] = {"scheduler": "None"}
     spec["promote"] = {"name": BEST, "epochs": 2}
     template = spec["template"]["spec"]
@@ -89,7 +89,7 @@ def test_a_worker_dies_in_mid_trial_and_a_trial_within_the_limit_is_promoted(dem
     run = kill_the_worker(demo, known=1)
     done = demo.wait_ready("tuningsweep", NAME, 600)["status"]
     assert outcomes(demo, run) == ["Succeeded"], "a dead worker ends no attempt"
-    assert (done["endedTrials"], done["trials"]["failed"]) == ("2/2", 0)
+    assert (done["endedTrials"], done["trials"]["failed"]) == ("3/3", 0)
     check_promoted(demo, done)
     delete(demo, "tuningsweep", NAME)
     delete(demo, "trainingjob", BEST)
