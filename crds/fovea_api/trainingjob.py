@@ -677,14 +677,24 @@ class Quantization(Model):
     """Quantization to 8-bit integers."""
 
     mode: Literal["Static", "Dynamic"] = "Static"
-    """Static: activation ranges are calibrated on images. Dynamic: they are computed at inference time."""
+    """Static: activation ranges are calibrated on images. Dynamic: they are computed at inference time, for matrix
+    products with weights alone, which suits transformers; convolutions stay in floating point."""
     calibration_images: Annotated[Int, Field(ge=1, le=100_000)] = 128
-    """Number of train images for calibration."""
+    """Number of train images for calibration. For Static."""
     max_metric_drop: Fraction = 0.01
     """Maximum drop of the primary metric. With a larger drop, up to 40 % of the layers stay in floating point, those
     that quantization harms most; if that is not enough, the model stays in FP32. Both are reported."""
     fine_tune_epochs: Annotated[Int, Field(ge=0, le=10_000)] = 0
-    """Number of epochs of quantization-aware fine-tuning before the model stays in FP32 for that reason."""
+    """Number of epochs of quantization-aware fine-tuning before the model stays in FP32 for that reason. For Static."""
+
+    rules: ClassVar = (
+        Rule(
+            "self.mode == 'Static' || self.fineTuneEpochs == 0",
+            "fineTuneEpochs rounds to ranges that are calibrated; remove it or use mode: Static",
+            lambda obj: obj.mode == "Static" or obj.fine_tune_epochs == 0,
+            ".fineTuneEpochs",
+        ),
+    )
 
 
 class Compression(Model):
@@ -882,6 +892,17 @@ class TrainingJobSpec(Recipe):
             lambda obj: "batch_size" in obj.training.silent() or obj.training.batch_size >= obj.compute.workers,
             ".training.batchSize",
         ),
+        Rule(
+            "!has(self.compression.quantization) || "
+            "self.compression.quantization.mode == 'Static' || size(self.export.deferred) == 0",
+            "TensorRT reads no ranges that are computed at inference time; use mode: Static or remove deferred",
+            lambda obj: (
+                obj.compression.quantization is None
+                or obj.compression.quantization.mode == "Static"
+                or not obj.export.deferred
+            ),
+            ".compression.quantization.mode",
+        ),
     )
 
     def recipe(self) -> Recipe:
@@ -999,15 +1020,8 @@ def references(spec: TrainingJobSpec) -> Iterator[Reference]:
 
 def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
     """What a recipe asks for that the API knows and this version cannot do, each with its field and the remedy."""
-    compression, latency = recipe.compression, recipe.evaluation.latency
-    quantization = compression.quantization
+    latency = recipe.evaluation.latency
     wishes = (
-        (
-            quantization is not None and quantization.mode == "Dynamic",
-            "spec.compression.quantization.mode",
-            "Dynamic quantization",
-            "use Static",
-        ),
         (
             latency.resources != Latency().resources,
             "spec.evaluation.latency.resources",

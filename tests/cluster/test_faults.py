@@ -78,7 +78,8 @@ def test_operator_worker_and_head_die_in_mid_epoch(demo: Demo) -> None:
     assert (first["outcome"], second["outcome"]) == ("Failed", "Succeeded")
     assert job["status"]["run"] == run
     assert job["status"]["result"]["metrics"]["test/mAP50"] >= MAP50
-    assert demo.resumed(run) == [[first_saved], [second_saved]], "a new worker, then a new head: each went on from the last checkpoint"
+    went_on = [[first_saved], [second_saved]]
+    assert demo.resumed(run) == went_on, "a new worker, then a new head: each from the last checkpoint"
     story = [reason for reason, _ in demo.events(NAME)]
     assert sorted(story) == sorted(
         ["RunCreated", "AttemptStarted", "AttemptFailed", "AttemptStarted", "AttemptSucceeded", "Succeeded"]

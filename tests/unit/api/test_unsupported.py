@@ -20,7 +20,6 @@ PRELABEL = {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}
 @pytest.mark.parametrize(
     ("part", "field"),
     [
-        ({"compression": {"quantization": {"mode": "Dynamic"}}}, "spec.compression.quantization.mode"),
         (
             {"evaluation": {"latency": {"resources": {"requests": {"cpu": "4"}}}}},
             "spec.evaluation.latency.resources",
@@ -41,7 +40,7 @@ def test_what_works_in_a_training_is_not_refused() -> None:
         "compression": {
             "pruning": {"sparsity": 0.3},
             "distillation": {"teacherRef": {"name": "large"}},
-            "quantization": {"mode": "Static"},
+            "quantization": {"mode": "Dynamic"},
         },
         "evaluation": {"latency": {"resources": {"requests": {"cpu": "1"}}}},
         "export": {"formats": ["ONNX", "OpenVINO", "TFLite", "ExportedProgram", "StateDict"], "deferred": ["TensorRT"]},

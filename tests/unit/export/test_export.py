@@ -31,7 +31,7 @@ from fovea_trainer.export import (
     save_weights,
 )
 from fovea_trainer.export.exporters import tflite
-from fovea_trainer.export.quantization import calibrated, decibels, weight_decibels
+from fovea_trainer.export.quantization import calibrated, decibels, dynamic, weight_decibels
 from fovea_trainer.training.finish import check_supported
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -386,6 +386,38 @@ def test_for_tensorrt_zero_is_zero_and_weights_use_all_bits(exported: Path, batc
     assert not [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT32], (
         "biases are floats"
     )
+
+
+def test_dynamic_quantization_is_of_products_with_weights(batch: np.ndarray, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    transformer = timm.create_model("test_vit", num_classes=3, img_size=SIZE[::-1]).eval()
+    with torch.no_grad():
+        for name, parameter in transformer.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.1)  # as after a training: no two are equal
+    full = export(exportable(transformer), tmp_path)
+    with dynamic(full) as ready:
+        small = ready.write(tmp_path / "small.onnx")
+        first, *others = ready.sensitivities(batch[:2])
+        all_but_one = ready.write(tmp_path / "all-but-one.onnx", [first.node])
+        layers = set(ready.layers.values())
+    linear = {f"module.{name}" for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
+    assert layers == {each.layer for each in (first, *others)} == linear, "the classifier too, which is a Gemm"
+    for path, count in ((small, len(linear)), (all_but_one, len(linear) - 1)):
+        operations = [node.op_type for node in onnx.load(str(path)).graph.node]
+        assert operations.count("MatMulInteger") == count
+        assert {"Conv", "MatMul"} <= set(operations), "patches and attention stay in floating point"
+        assert "QuantizeLinear" not in operations, "no range is calibrated"
+    assert max(int(np.abs(each.astype(int)).max()) for each in weights_of(onnx.load(str(small)), 3)) <= 64
+    task = Postprocess(Task.CLASSIFICATION)
+    expected, answers = (Predictor(path, Preprocess(*SIZE), task).run(batch)["logits"] for path in (full, small))
+    assert 20 < decibels([expected], [answers]) < 80
+    assert small.stat().st_size < 0.5 * full.stat().st_size
+
+
+def test_a_network_of_convolutions_has_nothing_for_dynamic_quantization(tmp_path: Path) -> None:
+    with dynamic(export(exportable(Segmenter(), Task.SEMANTIC_SEGMENTATION), tmp_path)) as ready:
+        assert ready.layers == {}
 
 
 QUANTIZE = """

@@ -234,7 +234,7 @@ def test_the_gpu_of_a_build_counts_as_the_jobs_also_when_its_run_is_deleted() ->
 def test_an_engine_stays_while_the_spec_asks_for_what_cannot_be_done() -> None:
     view = built()
     status = status_of(plan(view))
-    edited = job(status, compression={"quantization": {"mode": "Dynamic"}}, **DEFERRED)
+    edited = job(status, evaluation={"latency": {"nodeSelector": {"disk": "ssd"}}}, **DEFERRED)
     edited = edited.model_copy(update={"metadata": edited.metadata.model_copy(update={"generation": 3})})
     blocked = plan_training(replace(snapshot(edited, trained()), deferred=(view,)), SETTINGS)
     assert condition(blocked, "Ready")[:2] == ("False", "NotSupported")

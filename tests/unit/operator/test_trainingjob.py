@@ -121,7 +121,7 @@ def test_a_change_that_starts_no_run_is_not_answered_by_the_run_of_before() -> N
 
 
 CHANGED = {"training": {"epochs": 3}}
-DYNAMIC = {"quantization": {"mode": "Dynamic"}}
+ELSEWHERE = {"latency": {"nodeSelector": {"disk": "ssd"}}}
 SITUATIONS: dict[str, tuple[dict[str, Any], str | None, bool]] = {
     # the spec, the dataset's newest version, whether it trains again
     "nothing changed": ({}, OLD, False),
@@ -183,11 +183,11 @@ def test_a_recipe_frozen_with_the_default_weights_equals_a_spec_without_them() -
 
 
 def test_what_this_version_cannot_do_is_reported_before_a_run_is_made() -> None:
-    plan = plan_training(snapshot(job(compression=DYNAMIC)), Settings())
+    plan = plan_training(snapshot(job(evaluation=ELSEWHERE)), Settings())
     assert not made(plan, RUN)
     found = {each["type"]: each for each in status_of(plan)["conditions"]}
     assert (found["Stalled"]["status"], found["Stalled"]["reason"]) == ("True", "NotSupported")
-    words = "spec.compression.quantization.mode: Dynamic quantization is not available in this version"
+    words = "spec.evaluation.latency.nodeSelector: measuring latency on another node than the run's is not available"
     assert found["Ready"]["message"].startswith(words)
 
 
@@ -207,7 +207,7 @@ def test_a_run_of_before_goes_on_while_the_spec_asks_for_what_cannot_be_done() -
     create, status = made(plan, RUN)[0], status_of(plan)
     manifest = dict(create.manifest) | {"status": {"phase": "Running"}}
     view = RunView(Run.model_validate(manifest), ())
-    plan = plan_training(snapshot(job(status, compression=DYNAMIC), view), Settings())
+    plan = plan_training(snapshot(job(status, evaluation=ELSEWHERE), view), Settings())
     assert not made(plan, RUN)
     assert made(plan, RAY_JOB)[0].key.name == f"{view.name}-1"
     ready = next(each for each in status_of(plan)["conditions"] if each["type"] == "Ready")

@@ -233,3 +233,42 @@ def test_where_8_bits_lose_too_much_the_network_learns_to_compute_with_them(
     assert "FP32 is delivered: validation/accuracy is 0." in caplog.text, "before it learned"
     assert "with 8-bit integers after 4 epochs of quantization-aware fine-tuning and 1.0000 in FP32" in caplog.text
     assert load_bundle(str(result.artifact)).manifest.precision == "INT8"
+
+
+def test_products_of_matrices_compute_their_ranges_as_they_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    path = manifest(
+        tmp_path,
+        {"train": 64, "validation": 12},
+        model={"architecture": "timm/test_vit", "pretrained": {"weights": "None"}},
+        input={"augmentations": []},
+        training=TRAINING | {"optimizer": {"learningRate": 0.002}},
+        compression={"quantization": {"mode": "Dynamic", "maxMetricDrop": 0.1}},
+        evaluation={"splits": ["validation"]},
+    )
+    result = train_manifest(path, str(tmp_path / "store"))
+    bundle = load_bundle(str(result.artifact))
+    operations = [node.op_type for node in onnx.load(str(bundle.model)).graph.node]
+    assert (bundle.manifest.precision, operations.count("MatMulInteger")) == ("INT8", 25)
+    assert "QuantizeLinear" not in operations
+    assert result.training is not None
+    full, small = result.training.compression
+    assert small.megabytes < 0.5 * full.megabytes
+    assert (small.value or 0) >= (full.value or 0) - 0.1 >= 0.4
+    assert "with 8-bit integers in products of matrices and " in caplog.text
+
+
+def test_what_has_no_products_of_matrices_stays_in_floating_point(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fovea_trainer.export.quantization.DynamicModel.operations", ())
+    caplog.set_level("INFO")
+    path = manifest(
+        tmp_path, {"train": 16, "validation": 4},
+        compression={"quantization": {"mode": "Dynamic"}}, evaluation={"splits": ["validation"]},
+    )  # fmt: skip
+    bundle = load_bundle(str(train_manifest(path, str(tmp_path / "store")).artifact))
+    assert (bundle.manifest.precision, bundle.precisions) == (None, ("FP32",))
+    assert quantize.NO_LAYERS in (bundle.path / "report.html").read_text()

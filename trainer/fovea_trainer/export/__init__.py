@@ -5,21 +5,28 @@ from fovea_trainer.export.golden import check_golden
 from fovea_trainer.export.metadata import write_metadata
 from fovea_trainer.export.nms import check_nms, write_nms
 from fovea_trainer.export.parity import Parity, ParityError, check_parity
-from fovea_trainer.export.quantization import CalibratedModel, LayerSensitivity, calibrated, quantize_static
+from fovea_trainer.export.quantization import (
+    LayerSensitivity,
+    QuantizableModel,
+    calibrated,
+    dynamic,
+    quantize_static,
+)
 from fovea_trainer.export.weights import save_weights
 
 __all__ = [
-    "CalibratedModel",
     "ExportError",
     "Exportable",
     "Exporter",
     "LayerSensitivity",
     "Parity",
     "ParityError",
+    "QuantizableModel",
     "calibrated",
     "check_golden",
     "check_nms",
     "check_parity",
+    "dynamic",
     "exporter",
     "formats",
     "quantize_static",

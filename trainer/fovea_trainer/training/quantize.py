@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fovea_api.trainingjob import Quantization
 from fovea_serving.bundle import MODEL, MODELS
 
-from fovea_trainer.export import CalibratedModel, LayerSensitivity, calibrated, exporter
+from fovea_trainer.export import LayerSensitivity, QuantizableModel, calibrated, dynamic, exporter
 from fovea_trainer.training.quantization_aware import fine_tuned
 from fovea_trainer.training.trained import CHOICE_IMAGES, Measured, Trained
 
@@ -20,6 +22,9 @@ more of them the conversions between the two would cost what the 8-bit layers ga
 SENSITIVITY_IMAGES, SENSITIVITY_SECONDS = 4, 300.0
 """Train images on which every layer is quantized by itself, more of which change the order of the layers little; and
 the time after which the layers that are left stay in 8 bits. A ResNet50 takes about a minute."""
+NO_LAYERS = (
+    "FP32 is delivered: dynamic quantization is for products of matrices, of which the network has none; use Static."
+)
 
 log = logging.getLogger(__name__)
 
@@ -121,14 +126,15 @@ def _attempt(full: Measured, trained: Trained, model: Path, reference: _Referenc
     """
     settings, small = trained.recipe.compression.quantization, full.model.with_name(MODELS["INT8"])
     assert settings is not None
-    batches = trained.calibration(settings.calibration_images)
-    with calibrated(model, batches, for_tensorrt="TensorRT" in trained.recipe.export.deferred) as ready:
+    with _quantizable(trained, settings, model) as ready:
+        if not ready.layers:
+            return Quantized(None, NO_LAYERS)
+        name, made = f"{reference.split}/{reference.metric}", ready.scope + how
         left: Sequence[LayerSensitivity] = ()
         for left in _variants(ready, trained):
             ready.write(small, [layer.node for layer in left])
             after = trained.evaluate(small, reference.split, reference.limit).metric(reference.metric)
-            name = f"{reference.split}/{reference.metric}"
-            choice = choose(name, reference.value, after, settings.max_metric_drop, *_words(left, ready), how)
+            choice = choose(name, reference.value, after, settings.max_metric_drop, *_words(left, ready), made)
             if choice.quantized or reference.value is None or after is None:
                 break
     if not choice.quantized:
@@ -140,7 +146,14 @@ def _attempt(full: Measured, trained: Trained, model: Path, reference: _Referenc
     return Quantized(replace(measured, floating=tuple(layer.layer for layer in left)), choice.reason)
 
 
-def _variants(ready: CalibratedModel, trained: Trained) -> Iterator[Sequence[LayerSensitivity]]:
+def _quantizable(trained: Trained, settings: Quantization, model: Path) -> AbstractContextManager[QuantizableModel]:
+    if settings.mode == "Dynamic":
+        return dynamic(model)
+    batches = trained.calibration(settings.calibration_images)
+    return calibrated(model, batches, for_tensorrt="TensorRT" in trained.recipe.export.deferred)
+
+
+def _variants(ready: QuantizableModel, trained: Trained) -> Iterator[Sequence[LayerSensitivity]]:
     """The layers to leave in floating point: none, then more and more of the most sensitive ones."""
     yield ()
     total = len(ready.layers)
@@ -161,7 +174,7 @@ def _variants(ready: CalibratedModel, trained: Trained) -> Iterator[Sequence[Lay
         yield ranked[:count]
 
 
-def _words(left: Sequence[LayerSensitivity], ready: CalibratedModel) -> tuple[str, str]:
+def _words(left: Sequence[LayerSensitivity], ready: QuantizableModel) -> tuple[str, str]:
     """What to say of the layers that are left in floating point, where the 8-bit model is delivered and where not."""
     if not left:
         return "", ""
