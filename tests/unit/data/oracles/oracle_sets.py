@@ -1,4 +1,5 @@
-"""Small sets in each format that other programs read, too; drawn alike on every machine. Needs no more than Pillow."""
+"""Small sets in each format that other programs read, too; drawn alike on every machine. Needs no more than Pillow
+and NumPy."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 CLASSES = ("cat", "dog", "cow")
@@ -113,6 +116,41 @@ def image_folder(root: Path) -> None:
         draw(root / f"{CLASSES[number % 3]}/{number}.jpg", number)
 
 
-SETS = {"coco": coco, "voc": voc, "yolo": yolo, "darknet": darknet, "imagenet": image_folder}
+def cvat(root: Path) -> None:
+    images = []
+    for number in range(COUNT):
+        draw(root / f"images/{number}.png", number)
+        shapes = "".join(
+            f'<box label="{CLASSES[label]}" source="manual" occluded="{x % 2}" xtl="{x}.00" ytl="{y}.00" '
+            f'xbr="{x + width}.00" ybr="{y + height}.00" z_order="0"></box>'
+            for label, x, y, width, height in boxes(number)
+        )
+        images.append(f'<image id="{number}" name="{number}.png" width="{SIDE}" height="{SIDE}">{shapes}</image>')
+    labels = "".join(f"<label><name>{name}</name><type>any</type></label>" for name in CLASSES)
+    meta = f"<meta><task><name>x</name><mode>annotation</mode><labels>{labels}</labels></task></meta>"
+    text = f"<annotations><version>1.1</version>{meta}{''.join(images)}</annotations>"
+    (root / "annotations.xml").write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{text}')
+
+
+SETS = {"coco": coco, "voc": voc, "yolo": yolo, "darknet": darknet, "imagenet": image_folder, "cvat": cvat}
 DATUMARO = {"darknet": "yolo"}
 """What Datumaro calls a format, where it is another name."""
+
+
+MASKS = {"half": (40, 30), "noise": (17, 13), "soft": (32, 32), "large": (700, 500)}
+"""Width and height of masks."""
+
+
+def rgba(name: str) -> NDArray[np.uint8]:
+    """Brush strokes `[height, width, 4]`: the left half and single pixels in colour, as the tool once kept them; edges
+    half transparent and long runs, all channels alike, as it keeps them now."""
+    width, height = MASKS[name]
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    alpha = {
+        "half": 255 * (x < width // 2),
+        "noise": 255 * ((x * 7 + y * 13) % 5 == 0),
+        "soft": np.clip(300 - 20 * np.hypot(x - 16, y - 16), 0, 255).astype(int),
+        "large": 255 * ((x - 350) ** 2 + (y - 250) ** 2 < 200**2),
+    }[name]
+    colors = [alpha // 2, alpha // 3, alpha * 0 + 7] if name in ("half", "noise") else [alpha] * 3
+    return np.stack([*colors, alpha], 2).astype(np.uint8)

@@ -29,6 +29,7 @@ FORMATS = {
     "yolo": Format.YOLO,
     "darknet": Format.YOLO,
     "imagenet": Format.IMAGE_FOLDER,
+    "cvat": Format.CVAT,
 }
 
 

@@ -23,6 +23,7 @@ from pydantic import JsonValue
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
+from fovea_trainer.data.formats.annotation_files import read_each
 from fovea_trainer.data.formats.json_stream import stream_arrays
 from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Labels, NamedClass, Region, SourceImage
 from fovea_trainer.data.regions import corners_of, outlined_by_box, region_corners
@@ -89,17 +90,8 @@ class COCO:
         files = list(self.tree.with_suffix(".json"))
         if not files:
             raise InvalidInput("there is no JSON file", str(self.tree.root), "COCO has annotations/*.json and images")
-        contents: list[Content] = []
-        unreadable: list[InvalidInput] = []
-        for file in files:
-            try:
-                contents.append(self._read_file(file))
-            except InvalidInput as error:
-                unreadable.append(error)
-        if not contents:
-            raise unreadable[0]
-        for fault in unreadable:
-            yield Finding(FindingKind.UNREADABLE_FILE, fault.location or "", fault.message)
+        contents, unreadable = read_each(files, self._read_file)
+        yield from unreadable
         if self.options.task == Task.SEMANTIC_SEGMENTATION:
             yield from self._rest(contents)
         if self.options.outlines:
