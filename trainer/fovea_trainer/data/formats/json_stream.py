@@ -35,21 +35,30 @@ def stream_arrays(stream: TextIO, file: str, arrays: set[str]) -> Iterator[tuple
             raise text.error("a key is not a text")
         text.expect(":")
         if text.peek() == "[":
-            text.expect("[")
             arrays.add(key)
-            while text.peek() != "]":
-                text.skip_space()
-                line = text.line
-                yield key, text.value(), line
-                if text.peek() != ",":
-                    break
-                text.expect(",")
-            text.expect("]")
+            yield from ((key, item, line) for item, line in _items(text))
         else:
             text.value()
         if text.peek() == "}":
             return
         text.expect(",")
+
+
+def stream_list(stream: TextIO, file: str) -> Iterator[tuple[JsonValue, int]]:
+    """The items of a top-level array, as (item, line); like `stream_arrays`."""
+    return _items(_Window(stream, file))
+
+
+def _items(text: _Window) -> Iterator[tuple[JsonValue, int]]:
+    text.expect("[")
+    while text.peek() != "]":
+        text.skip_space()
+        line = text.line
+        yield text.value(), line
+        if text.peek() != ",":
+            break
+        text.expect(",")
+    text.expect("]")
 
 
 class _Window:
