@@ -70,11 +70,24 @@ SUPPORTED_FORMATS: Mapping[Task, tuple[Format, ...]] = {
         Format.COCO,
         Format.PASCAL_VOC,
         Format.YOLO,
+        *(Format.CVAT, Format.LABEL_STUDIO),
         Format.CAPTURES,
     ),
-    Task.DETECTION: (Format.PASCAL_VOC, Format.COCO, Format.YOLO, Format.CAPTURES),
-    Task.SEMANTIC_SEGMENTATION: (Format.MASKS, Format.COCO, Format.CAPTURES),
-    Task.INSTANCE_SEGMENTATION: (Format.COCO, Format.YOLO, Format.PASCAL_VOC, Format.CAPTURES),
+    Task.DETECTION: (
+        *(Format.PASCAL_VOC, Format.COCO, Format.YOLO),
+        *(Format.CVAT, Format.LABEL_STUDIO),
+        Format.CAPTURES,
+    ),
+    Task.SEMANTIC_SEGMENTATION: (
+        *(Format.MASKS, Format.COCO),
+        *(Format.CVAT, Format.LABEL_STUDIO),
+        Format.CAPTURES,
+    ),
+    Task.INSTANCE_SEGMENTATION: (
+        *(Format.COCO, Format.YOLO, Format.PASCAL_VOC),
+        *(Format.CVAT, Format.LABEL_STUDIO),
+        Format.CAPTURES,
+    ),
 }
 """The tasks that a version can be built for, and the formats that its sources can be read from."""
 

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from fovea_api.common import Task
@@ -15,7 +16,7 @@ from fovea_api.errors import InvalidInput
 from fovea_trainer.data.findings import FindingKind
 from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.formats.masks import IMAGE_FOLDERS, MASK_FOLDERS
-from fovea_trainer.data.records import SourceImage
+from fovea_trainer.data.records import Labels, SourceImage
 from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.unused import LINE
 
@@ -39,10 +40,15 @@ def guess_format(tree: Tree) -> Format:
         return Format.YOLO
     if any(LINE.match(_head(tree, path)) for path in texts[:: max(1, len(texts) // LOOKED_INTO)]):
         return Format.YOLO
-    if any(b"<annotation" in _head(tree, path) for path in list(tree.with_suffix(".xml"))[:LOOKED_INTO]):
+    documents = [_head(tree, path) for path in list(tree.with_suffix(".xml"))[:LOOKED_INTO]]
+    if any(b"<annotations" in head for head in documents):
+        return Format.CVAT
+    if any(b"<annotation" in head for head in documents):
         return Format.PASCAL_VOC
-    if any(_is_coco(_head(tree, path)) for path in list(tree.with_suffix(".json"))[:LOOKED_INTO]):
-        return Format.COCO
+    heads = [_head(tree, path) for path in list(tree.with_suffix(".json"))[:LOOKED_INTO]]
+    for format, fits in ((Format.COCO, _is_coco), (Format.LABEL_STUDIO, _is_label_studio)):
+        if any(map(fits, heads)):
+            return format
     folders = {part.lower() for path in tree.images for part in PurePosixPath(path).parts[:-1]}
     if folders & set(IMAGE_FOLDERS) and folders & set(MASK_FOLDERS):
         return Format.MASKS
@@ -52,30 +58,39 @@ def guess_format(tree: Tree) -> Format:
 
 
 def guess_task(format: Format, tree: Tree) -> Task:
-    """What the labels are for: instance segmentation where most objects have outlines, else what the format is mostly
-    used for."""
+    """What the labels are for: instance segmentation where most objects have outlines, classification where images have
+    a class and no object, else what the format is mostly used for."""
     if format in SUPPORTED_FORMATS[Task.INSTANCE_SEGMENTATION] and _has_outlines(format, tree):
         return Task.INSTANCE_SEGMENTATION
     order = (Task.DETECTION, Task.CLASSIFICATION, Task.SEMANTIC_SEGMENTATION)
-    return next(task for task in order if format in SUPPORTED_FORMATS[task])
+    possible = [task for task in order if format in SUPPORTED_FORMATS[task]]
+    if len(possible) == 1:
+        return possible[0]
+    shown = (task for task in possible if any(each.boxes or each.name for each in _first(format, tree, task)))
+    return next(shown, possible[0])
 
 
 def _has_outlines(format: Format, tree: Tree) -> bool:
     """Whether most objects of the first images are labelled pixel by pixel."""
-    reader = open_reader(format, tree, Options(Task.INSTANCE_SEGMENTATION))
     objects = outlined = 0
+    for labels in _first(format, tree, Task.INSTANCE_SEGMENTATION):
+        objects += len(labels.boxes) or any(one.kind == FindingKind.UNLABELLED for one in labels.findings)
+        outlined += sum(not box.difficult for box in labels.boxes)
+    return outlined > objects / 2
+
+
+def _first(format: Format, tree: Tree, task: Task) -> list[Labels]:
+    """The labels of the first images, of those that can be read."""
+    reader = open_reader(format, tree, Options(task))
+    found: list[Labels] = []
     try:
         images = (each for each in reader.scan() if isinstance(each, SourceImage))
         for each in itertools.islice(images, LOOKED_INTO):
-            try:
-                labels = each.labels or reader.read(each)
-            except InvalidInput:
-                continue  # a finding, once it is read
-            objects += len(labels.boxes) or any(one.kind == FindingKind.UNLABELLED for one in labels.findings)
-            outlined += sum(not box.difficult for box in labels.boxes)
+            with suppress(InvalidInput):  # a finding, once it is read
+                found.append(each.labels or reader.read(each))
     except InvalidInput:
-        return False  # no object has one, or nothing can be read: a build says why
-    return outlined > objects / 2
+        return []  # nothing can be read, or not for this task: a build says why
+    return found
 
 
 def given_splits(recipe: Recipe, work: Path) -> Mapping[str | None, int]:
@@ -112,6 +127,10 @@ def _is_coco(head: bytes) -> bool:
     return head.lstrip().startswith(b"{") and any(
         key in head for key in (b'"images"', b'"annotations"', b'"categories"')
     )
+
+
+def _is_label_studio(head: bytes) -> bool:
+    return head.lstrip().startswith(b"[") and (b'"data"' in head or b'"result"' in head)
 
 
 def _head(tree: Tree, path: str) -> bytes:

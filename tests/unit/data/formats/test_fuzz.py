@@ -22,8 +22,9 @@ from fovea_api.dataset import SUPPORTED_FORMATS, Format
 from fovea_api.errors import FoveaError
 from fovea_serving.pipeline import decode_image
 from fovea_trainer.data.formats.json_stream import stream_arrays
+from fovea_trainer.data.formats.label_studio import decode_alpha
 from fovea_trainer.data.formats.masks import compiled
-from fovea_trainer.data.formats.xml_tree import parse_xml
+from fovea_trainer.data.formats.xml_tree import parse_xml, stream_xml
 from fovea_trainer.data.text import decode_text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -209,6 +210,63 @@ XML = st.recursive(
     ),
     max_leaves=25,
 ).map(lambda inner: f"<annotation>{inner}</annotation>")
+SIDES = ("xtl", "ytl", "xbr", "ybr", "cx", "cy", "rx", "ry", "left", "top", "width", "height", "frame", "z_order")
+ATTRIBUTES = {
+    **dict.fromkeys(SIDES, NUMBERS.map(str)),
+    **dict.fromkeys(("rotation", "outside", "group_id"), st.sampled_from(["0", "1", "30.5", "x", "nan"])),
+    **dict.fromkeys(("label", "subset"), st.sampled_from(["cat", "", "train", "Ü"])),
+    "name": st.sampled_from(["a.jpg", "images/a.jpg", "b/a.jpg", "frame_000001", "", "../a.jpg", "/"]),
+    "points": st.lists(st.tuples(NUMBERS, NUMBERS).map(lambda it: f"{it[0]},{it[1]}"), max_size=5).map(";".join),
+    "rle": st.lists(NUMBERS.map(str), max_size=5).map(", ".join),
+}
+CVAT_TAGS = ("image", "track", "box", "polygon", "mask", "ellipse", "points", "cuboid", "skeleton", "tag")
+META = ("meta", "task", "project", "tasks", "labels", "label", "type", "mode", "subset", "original_size", "parent")
+CVAT = st.recursive(
+    st.one_of(NUMBERS.map(str), st.sampled_from(["cat", "interpolation", "tag"])),
+    lambda inner: st.tuples(
+        st.sampled_from((*CVAT_TAGS, *CVAT_TAGS, *META)),
+        st.fixed_dictionaries({}, optional=ATTRIBUTES),
+        st.lists(inner, max_size=5).map("".join),
+    ).map(
+        lambda it: (
+            f"<{it[0]}{''.join(f' {key}={chr(34)}{text}{chr(34)}' for key, text in it[1].items())}>{it[2]}</{it[0]}>"
+        )
+    ),
+    max_leaves=25,
+).map(lambda inner: f"<annotations>{inner}</annotations>")
+GEOMETRY = {
+    **dict.fromkeys(("x", "y", "width", "height", "radiusX", "radiusY", "rotation"), or_any(NUMBERS)),
+    "points": or_any(st.lists(or_any(st.lists(NUMBERS, min_size=2, max_size=2)), max_size=5)),
+    "rle": or_any(st.lists(st.integers(0, 255), max_size=30)),
+    **dict.fromkeys(("rectanglelabels", "polygonlabels", "brushlabels", "choices"), or_any(st.just(["cat"]))),
+}
+RESULT = st.fixed_dictionaries(
+    {"value": or_any(st.fixed_dictionaries({}, optional=GEOMETRY))},
+    optional={
+        "type": or_any(
+            st.sampled_from(["rectanglelabels", "polygonlabels", "brushlabels", "choices", "brush", "labels"])
+        ),
+        **dict.fromkeys(("original_width", "original_height"), or_any(st.sampled_from([20, 1]))),
+        "id": IDS,
+    },
+)
+ANNOTATION = st.fixed_dictionaries(
+    {"result": or_any(st.lists(or_any(RESULT), max_size=4))},
+    optional={"was_cancelled": VALUES, "ground_truth": VALUES, "updated_at": SCALARS},
+)
+LABEL_STUDIO = st.lists(
+    or_any(
+        st.fixed_dictionaries(
+            {"data": or_any(st.dictionaries(st.sampled_from(["image", "photo"]), or_any(PATHS), max_size=2))},
+            optional={
+                "annotations": or_any(st.lists(or_any(ANNOTATION), max_size=3)),
+                "completions": VALUES,
+                "annotator": VALUES,
+            },
+        )
+    ),
+    max_size=4,
+)
 ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "windows-1252", "gb18030"])
 
 
@@ -270,6 +328,18 @@ def test_pascal_voc(first: bytes, second: bytes, listed: bytes) -> None:
 
 
 @FUZZ
+@given(encoded(CVAT))
+def test_cvat(data: bytes) -> None:
+    read_all(Format.CVAT, {"x.xml": data, "images/frame_000001.PNG": b"", "images/train/frame_000001.PNG": b""})
+
+
+@FUZZ
+@given(encoded(LABEL_STUDIO.map(json.dumps)))
+def test_label_studio(data: bytes) -> None:
+    read_all(Format.LABEL_STUDIO, {"x.json": data})
+
+
+@FUZZ
 @given(st.binary(max_size=60), st.binary(max_size=60), st.integers(0, 3))
 def test_idx(images: bytes, labels: bytes, dimensions: int) -> None:
     head = bytes([0, 0, 8, dimensions])
@@ -323,6 +393,10 @@ def test_parts(text: str, data: bytes) -> None:
         list(stream_arrays(io.StringIO(text), "x", set()))
     with bounded():
         parse_xml(data, "x")
+    with bounded():
+        list(stream_xml(io.BytesIO(b"<a>" + data), "x", "a"))
+    with bounded():
+        decode_alpha(data, 2, 2, "x")
     assert isinstance(decode_text(data)[0], str)
 
 
@@ -378,6 +452,57 @@ BOMBS = {
         {"images/a.xml": b'<!DOCTYPE a [<!ENTITY b "bb">]><annotation>&b;</annotation>'},
     ),
     "nested XML": (Format.PASCAL_VOC, {"images/a.xml": b"<a>" * 100_000}),
+    "laughs in CVAT": (Format.CVAT, {"x.xml": b'<!DOCTYPE a [<!ENTITY b "bb">]><annotations>&b;</annotations>'}),
+    "nested in CVAT": (Format.CVAT, {"x.xml": b"<annotations>" + b"<image>" * 100_000}),
+    "masks of a huge picture": (
+        Format.CVAT,
+        {
+            "x.xml": b'<annotations><image name="images/a.jpg" width="1000000" height="1000000">'
+            + b'<mask label="a" rle="0, 1000000000000" left="0" top="0" width="1000000" height="1000000"/>' * 99
+            + b"</image></annotations>"
+        },
+    ),
+    "an ellipse round the world": (
+        Format.CVAT,
+        {
+            "x.xml": b'<annotations><image name="images/a.jpg" width="20" height="20">'
+            b'<ellipse label="a" cx="1" cy="1" rx="999999" ry="999999"/></image></annotations>'
+        },
+    ),
+    "many frames": (
+        Format.CVAT,
+        {
+            "x.xml": b'<annotations><track label="a">'
+            + b"".join(
+                b'<box frame="%d" xtl="1" ytl="1" xbr="9" ybr="9"/>' % (n * 1000 % 999_983) for n in range(20_000)
+            )
+            + b"</track></annotations>"
+        },
+    ),
+    "brush strokes of a huge picture": (
+        Format.LABEL_STUDIO,
+        {
+            "x.json": json.dumps(
+                [
+                    {
+                        "data": {"image": "images/a.jpg"},
+                        "annotations": [
+                            {
+                                "result": [
+                                    {
+                                        "type": "brushlabels",
+                                        **dict.fromkeys(("original_width", "original_height"), 2**15),
+                                        "value": {"brushlabels": ["a"], "rle": [255, 255, 255, 255] * 99},
+                                    }
+                                ]
+                                * 99
+                            }
+                        ],
+                    }
+                ]
+            ).encode()
+        },
+    ),
     "many objects": (Format.PASCAL_VOC, {"images/a.xml": b"<annotation>" + b"<object/>" * 20_000 + b"</annotation>"}),
 }
 
