@@ -180,7 +180,7 @@ def export(store: CaptureStore, listed: Sequence[Picture], target: Path, form: s
         file.write_bytes(store.read_image(each.found, each.index))
     target.mkdir(parents=True, exist_ok=True)
     name, write = _WRITERS[form]
-    (target / name).write_text(write(pairs), encoding="utf-8")
+    (target / name).write_text(write(pairs, labels), encoding="utf-8")
 
 
 _Pairs = Sequence[tuple[Picture, Mapping[str, JsonValue]]]
@@ -197,7 +197,7 @@ def best_class(content: Mapping[str, JsonValue]) -> dict[str, Any] | None:
     return max(parts_of(content, "classes"), key=lambda part: part.get("score", 1.0), default=None)
 
 
-def _coco(pairs: _Pairs) -> str:
+def _coco(pairs: _Pairs, _: bool) -> str:
     names = sorted(
         {part["class"] for _, content in pairs for f in ("objects", "classes") for part in parts_of(content, f)}
     )
@@ -233,7 +233,8 @@ def _coco_shapes(each: Picture, content: Mapping[str, JsonValue]) -> Iterator[tu
             yield part, {"segmentation": part["mask"], "bbox": box, "area": int(mask.sum())}
 
 
-def _cvat(pairs: _Pairs) -> str:
+def _cvat(pairs: _Pairs, labels: bool) -> str:
+    source = "manual" if labels else "auto"
     root = ET.Element("annotations")
     ET.SubElement(root, "version").text = "1.1"
     for number, (each, content) in enumerate(pairs):
@@ -241,22 +242,25 @@ def _cvat(pairs: _Pairs) -> str:
         image = ET.SubElement(root, "image", id=str(number), name=each.name, width=str(width), height=str(height))
         for part in parts_of(content, "objects"):
             edges = dict(zip(("xtl", "ytl", "xbr", "ybr"), (f"{edge:.2f}" for edge in part["box"]), strict=True))
-            ET.SubElement(image, "box", {"label": part["class"], "source": "auto", "occluded": "0", **edges})
+            ET.SubElement(image, "box", {"label": part["class"], "source": source, "occluded": "0", **edges})
         if (best := best_class(content)) is not None:
-            ET.SubElement(image, "tag", label=best["class"], source="auto")
+            ET.SubElement(image, "tag", label=best["class"], source=source)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode")
 
 
-def _label_studio(pairs: _Pairs) -> str:
+def _label_studio(pairs: _Pairs, labels: bool) -> str:
     tasks = []
     for each, content in pairs:
+        result = label_studio_result(content, each.size)
+        data = {"image": f"/data/local-files/?d=images/{each.name}"}
+        if labels:
+            tasks.append({"data": data, "annotations": [{"result": result}]})
+            continue
         best = best_class(content)
         scores = [part.get("score", 1.0) for part in (*parts_of(content, "objects"), *([best] if best else []))]
-        result = label_studio_result(content, each.size)
         prediction = {"model_version": each.found.capture.run, "score": max(scores, default=0.0), "result": result}
-        place = f"/data/local-files/?d=images/{each.name}"
-        tasks.append({"data": {"image": place}, "predictions": [prediction]})
+        tasks.append({"data": data, "predictions": [prediction]})
     return json.dumps(tasks, indent=1)
 
 
@@ -299,7 +303,7 @@ def _percent(box: Sequence[float], width: int, height: int) -> dict[str, float]:
     }
 
 
-_WRITERS: Mapping[str, tuple[str, Callable[[_Pairs], str]]] = {
+_WRITERS: Mapping[str, tuple[str, Callable[[_Pairs, bool], str]]] = {
     "COCO": ("annotations.json", _coco),
     "CVAT": ("annotations.xml", _cvat),
     "LabelStudio": ("tasks.json", _label_studio),
