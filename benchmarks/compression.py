@@ -74,7 +74,7 @@ def small_resnet(width: float, seed: int, **compression: JsonValue) -> Job:
     return {
         "model": {"architecture": "resnet18", "options": options, "pretrained": UNTRAINED},
         "input": {"size": {"width": 28, "height": 28}},
-        "training": {"epochs": 4, "seed": seed},
+        "training": {"epochs": 12, "seed": seed},
         "compression": compression,
     }
 
