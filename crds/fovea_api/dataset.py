@@ -110,17 +110,36 @@ class Problem(Model):
         return StatedProblem(statement=self.statement, rationale=self.rationale, outcome=self.outcome)
 
 
-class Video(Model):
-    """Unlabelled frames of a video or a camera."""
+VideoUri = Annotated[
+    str,
+    Field(max_length=2048, pattern=r"^(((file|pvc|s3|gs)://|[.][.]?/)[^\r\n]+|(https|rtsp)://[^ \r\n]+)$"),
+]
+"""As a Uri; a stream is named so that it can be refused in words."""
 
-    uri: Annotated[str, Field(max_length=2048, pattern=r"^((file|pvc|s3|gs)://[^\r\n]+|(https|rtsp)://[^ \r\n]+)$")]
-    """Video file, folder of video files, or rtsp:// stream of a camera."""
+
+class Video(Model):
+    """Unlabelled frames of recorded videos."""
+
+    uri: VideoUri
+    """Video file, or folder of video files: pvc://claim/path, s3:// or gs://. A camera's stream must be recorded
+    first."""
     every_seconds: Annotated[Number, Field(gt=0, le=86400)] = 1
-    """Interval between sampled frames, in seconds."""
+    """Interval between sampled frames, in seconds of the video."""
     max_frames: Annotated[Int, Field(ge=1, le=10_000_000)] = 10_000
-    """Maximum number of frames."""
+    """Maximum number of sampled frames of the source, in the order of the paths; blurred ones count."""
     drop_blurred: Bool = False
-    """Skips blurred frames."""
+    """Skips frames that are much less sharp than the others of their video."""
+
+    rules: ClassVar = (
+        Rule(
+            "!self.uri.startsWith('rtsp://')",
+            "a live stream gives other frames in each build: record it to files, as with "
+            "ffmpeg -i rtsp://… -c copy -f segment -segment_time 600 %06d.mkv, and give their folder",
+            lambda obj: not obj.uri.startswith("rtsp://"),
+            ".uri",
+        ),
+        *not_downloaded("uri"),
+    )
 
 
 class Generator(Model):
@@ -197,9 +216,9 @@ class Source(Model):
     """Pattern of the mask paths. A mask belongs to the image whose {…} and ** match the same text. Cityscapes:
     gtFine/{split}/{city}/{name}_gtFine_labelIds.png"""
     secret_ref: Ref | None = None
-    """Secret with the credentials for an s3:// source (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)."""
+    """Secret with the credentials for an s3:// source or video (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)."""
     video: Video | None = None
-    """Frames of a video or a camera."""
+    """Frames of recorded videos. They have no labels: another source gives these, with the same image files."""
     generator: Generator | None = None
     """Program that writes a dataset."""
     captures: Captures | None = None
@@ -264,9 +283,10 @@ class Source(Model):
             ".maskPattern",
         ),
         Rule(
-            "!has(self.secretRef) || (has(self.uri) && self.uri.startsWith('s3://'))",
+            "!has(self.secretRef) || (has(self.uri) && self.uri.startsWith('s3://')) || "
+            "(has(self.video) && self.video.uri.startsWith('s3://'))",
             "secretRef has an effect for s3:// only; remove it (for https:// give a signed address)",
-            lambda obj: obj.secret_ref is None or (obj.uri is not None and obj.uri.startswith("s3://")),
+            lambda obj: obj.secret_ref is None or (obj.location or "").startswith("s3://"),
             ".secretRef",
         ),
         Rule(
@@ -275,6 +295,17 @@ class Source(Model):
             field=".uri",
         ),
     )
+
+    @property
+    def location(self) -> str | None:
+        """Where its files lie; None: they lie nowhere yet."""
+        return self.video.uri if self.video is not None else self.uri
+
+    def at(self, location: str) -> Source:
+        """The same source with its files elsewhere."""
+        if self.video is not None:
+            return self.model_copy(update={"video": self.video.model_copy(update={"uri": location})})
+        return self.model_copy(update={"uri": location})
 
 
 class Export(Model):
@@ -568,17 +599,14 @@ def references(spec: DatasetSpec) -> Iterator[Reference]:
 
 def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
     """What a recipe asks for that the API knows and this version cannot do, each with its field and the remedy."""
-    wishes = list[tuple[bool, str, str, str]]()
-    for index, source in enumerate(recipe.sources):
-        video, generator = f"spec.sources[{index}].video", f"spec.sources[{index}].generator"
-        wishes += [
-            (source.video is not None, video, "reading videos", "store its frames and give uri and format"),
-            (source.generator is not None, generator, "running programs", "store its output and give uri and format"),
-        ]
     return tuple(
-        NotSupported(f"{what} is not available in this version", place, remedy)
-        for asked, place, what, remedy in wishes
-        if asked
+        NotSupported(
+            "running programs is not available in this version",
+            f"spec.sources[{index}].generator",
+            "store its output and give uri and format",
+        )
+        for index, source in enumerate(recipe.sources)
+        if source.generator is not None
     )
 
 

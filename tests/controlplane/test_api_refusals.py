@@ -115,6 +115,10 @@ WRONG = (
         "need the same",
     ),
     Changed(_D, {"spec.splits.colour": "red"}, "spec.splits.colour", "not declared"),
+    Changed(_D, {"spec.sources.2.video.uri": "rtsp://c/s"}, "spec.sources[2].video.uri", "record it to files"),
+    Changed(
+        _D, {"spec.sources.2.video.uri": "https://e.com/a.mp4"}, "spec.sources[2].video.uri", "nothing is download"
+    ),
     Changed(_D, {"spec.sources.2.video.everySeconds": 0}, "spec.sources[2].video.everySeconds", "greater than 0"),
     Changed(
         _D,

@@ -52,7 +52,7 @@ def _inputs(spec: RunSpec) -> Iterator[tuple[str, StorePath]]:
     if spec.type is RunType.DATASET_BUILD:
         build = read_recipe(spec.type, spec.recipe, dataset.Recipe)
         for source in build.sources:
-            if source.uri is not None and source.sha256 is None and not is_download(source):
+            if source.location is not None and source.sha256 is None and not is_download(source):
                 yield f"sources/{source.name}", source_path(source)
         if build.exclude is not None:
             yield "exclude", StorePath.parse(build.exclude.uri)

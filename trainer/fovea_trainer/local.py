@@ -297,7 +297,7 @@ def _state_of(recipe: Recipe) -> str:
 
     On a cluster it is the schedule that makes one. Downloads are left out: the recipe has their digests.
     """
-    read = [source_path(source) for source in recipe.sources if source.uri is not None and not is_download(source)]
+    read = [source_path(source) for source in recipe.sources if source.location and not is_download(source)]
     if recipe.exclude is not None:
         read.append(StorePath.parse(recipe.exclude.uri))
     return digest_of({each.uri: each.stamp() for each in read})

@@ -118,9 +118,9 @@ class Manifest:
         for source in dataset.spec.sources:
             annotated = dataset.metadata.annotations.get(LOCAL_SOURCE + source.name)
             place = given.get(source.name)
-            if place is None and (written := annotated or source.uri) is not None:
+            if place is None and (written := annotated or source.location) is not None:
                 place = self._beside(written)
-            sources.append(source if place is None else source.model_copy(update={"uri": _uri(place)}))
+            sources.append(source if place is None else source.at(_uri(place)))
         changed: dict[str, object] = {"sources": tuple(sources)}
         if (exclude := dataset.spec.exclude) is not None:
             changed["exclude"] = exclude.model_copy(update={"uri": _uri(self._beside(exclude.uri))})

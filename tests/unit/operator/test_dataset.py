@@ -31,7 +31,9 @@ DAILY: dict[str, Any] = {"refresh": {"schedule": "0 3 * * *"}}
 NOT_YET: dict[str, Any] = {"refresh": {"schedule": "0 3 1 * *"}}
 NOWHERE: dict[str, Any] = {"refresh": {"schedule": "0 3 * * *", "timeZone": "Europe/Nowhere"}}
 CHANGED: dict[str, Any] = {"classes": ["RBC"]}
-VIDEO: dict[str, Any] = {"sources": [LAB, {"name": "camera", "video": {"uri": "rtsp://camera/stream"}}]}
+GENERATED: dict[str, Any] = {
+    "sources": [LAB, {"name": "simulated", "generator": {"image": "simulator:1", "format": "COCO"}}]
+}
 
 
 def dataset(status: dict[str, Any] | None = None, restart: str = "", **spec: Any) -> Dataset:
@@ -116,7 +118,7 @@ SITUATIONS: dict[str, tuple[dict[str, Any], bool]] = {
     "the schedule is not due": (NOT_YET, False),
     "the schedule means nothing": (NOWHERE, False),
     "restart was asked for": ({"restart": "again"}, True),
-    "a source cannot be read yet": (VIDEO, False),
+    "a source cannot be read yet": (GENERATED, False),
     "suspended": (CHANGED | {"runPolicy": {"suspend": True}}, False),
 }
 
@@ -173,8 +175,11 @@ class TestFirstApply:
 
     @pytest.mark.parametrize(
         ("spec", "reason", "field"),
-        [(NOWHERE, "InvalidSchedule", "spec.refresh.timeZone"), (VIDEO, "NotSupported", "spec.sources[1].video")],
-        ids=["time zone", "video"],
+        [
+            (NOWHERE, "InvalidSchedule", "spec.refresh.timeZone"),
+            (GENERATED, "NotSupported", "spec.sources[1].generator"),
+        ],
+        ids=["time zone", "generator"],
     )
     def test_of_what_cannot_be_done_makes_no_run(self, spec: dict[str, Any], reason: str, field: str) -> None:
         found = plan(dataset(**spec))
@@ -201,7 +206,7 @@ class TestRunning:
         assert not made(found, JOB)
         assert condition(found) == ("False", "Stopping")
 
-    @pytest.mark.parametrize("spec", [NOWHERE, VIDEO], ids=["time zone", "video"])
+    @pytest.mark.parametrize("spec", [NOWHERE, GENERATED], ids=["time zone", "generator"])
     def test_goes_on_while_the_spec_cannot_be_followed(self, spec: dict[str, Any]) -> None:
         found = plan(dataset({"run": running().name}, **spec), running())
         assert not any(isinstance(each, Create | Delete) for each in found.writes)

@@ -19,7 +19,7 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fovea_api.common import Task
-from fovea_api.dataset import MOST_MASK_CLASSES, Recipe, empty_sources, excluded, unsupported
+from fovea_api.dataset import MOST_MASK_CLASSES, Recipe, Source, empty_sources, excluded, unsupported
 from fovea_api.errors import CorruptData, InvalidInput, refuse
 from fovea_api.run import Progress, VersionInput
 from fovea_api.version import MANIFEST, DatasetSummary, DatasetVersion, Severity
@@ -29,7 +29,7 @@ from fovea_trainer.data import report
 from fovea_trainer.data.coco_export import write_coco
 from fovea_trainer.data.draft import Draft, draft_version
 from fovea_trainer.data.findings import LOST_IMAGE, LOST_LABEL, Finding, FindingKind, Tally
-from fovea_trainer.data.formats import Options, open_reader
+from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.index import Index
 from fovea_trainer.data.learnable import unknown_classes
 from fovea_trainer.data.pictures import pair_pictures, pictures, sample_digests
@@ -41,6 +41,7 @@ from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.splits import SPLITS, Kept
 from fovea_trainer.data.unused import unused_files
 from fovea_trainer.data.version import ASSIGNMENTS, REPORT, STATISTICS, read_manifest
+from fovea_trainer.data.videos import open_videos
 from fovea_trainer.data.workers import Workers
 
 CHUNK = 32
@@ -168,15 +169,20 @@ def _opened(recipe: Recipe, work: Path, workers: int, progress: Callable[[Progre
     work.mkdir(parents=True, exist_ok=True)
     meter = ProgressMeter(progress)
     meter.stage("Reading", 0)
-    sources = tuple(
-        OpenSource(source.name, tree, open_reader(source.format, tree, options), options)
-        for source in recipe.sources
-        if source.uri is not None and source.format is not None
-        for options in [Options.of(recipe, source)]
-        for tree in [open_source(source, work / "sources" / source.name)]
-    )
+    readable = [source for source in recipe.sources if source.location is not None]
+    sources = tuple(_open(recipe, source, work / "sources" / source.name) for source in readable)
     with closing(Index(work / "index.sqlite")) as index, Workers(workers) as pool:
         yield _Reading(sources, index, pool, meter)
+
+
+def _open(recipe: Recipe, source: Source, work: Path) -> OpenSource:
+    options = Options.of(recipe, source)
+    if source.video is not None:
+        videos = open_videos(source, work)
+        return OpenSource(source.name, Tree(StorePath.parse(str(videos.frames))), videos, options)
+    assert source.format is not None
+    tree = open_source(source, work)
+    return OpenSource(source.name, tree, open_reader(source.format, tree, options), options)
 
 
 def _draft(recipe: Recipe, reading: _Reading, parent: VersionInput | None) -> Draft:
@@ -266,8 +272,9 @@ def _read(
         images = _images(source, index, used)
         for checked in pool.map(check_chunk, ((source, chunk) for chunk in _chunks(images, CHUNK))):
             for item in checked:
-                if item.digest and (item.digest in left_out or item.name in left_out):
-                    item = replace(item, digest="", findings=())
+                digest = item.digest or item.waiting
+                if digest and (digest in left_out or item.name in left_out):
+                    item = replace(item, digest="", waiting="", findings=())
                     index.add_finding(Finding(FindingKind.EXCLUDED, f"{source.name}: {item.name}", "listed in exclude"))
                 index.add(number, item, source.name)
             done += len(checked)
@@ -275,6 +282,7 @@ def _read(
         index.add_unused(source.name, unused_files(source.tree, used))
     index.add_only_named()
     index.commit()
+    index.add_waiting(sources)
 
 
 def _images(source: OpenSource, index: Index, used: set[str]) -> Iterator[SourceImage]:
@@ -312,6 +320,12 @@ def _refuse(recipe: Recipe, index: Index) -> None:
     unknown = index.subjects[FindingKind.UNKNOWN_CLASS]
     if unknown and not index.any():
         raise unknown_classes(recipe, unknown)
+    if not index.any() and (waiting := list(index.waiting())):
+        raise InvalidInput(
+            f"no image has a label yet: {len(waiting)} wait for one, such as {waiting[0].name}",
+            "spec.sources",
+            "label them, and give the labels with the same image files as a source",
+        )
     if not index.any():
         findings = index.findings(tuple(FindingKind))
         words = _first(findings) or "the sources are empty"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
-from fovea_api.dataset import Ratios, Recipe, Splits
+from fovea_api.dataset import Format, Ratios, Recipe, Splits
 from fovea_api.errors import InvalidInput
 from fovea_api.run import digest_of
 from fovea_api.version import FindingSummary, QualitySummary, SourceProvenance
@@ -178,7 +178,12 @@ def _unique(recipe: Recipe, index: Index, numbers: Mapping[str, int]) -> tuple[l
     ids: list[int] = []
     items: list[Item] = []
     last_content, last_name = "", ""
-    query = "SELECT id, digest, name, hint, classes, content, grp FROM items ORDER BY digest, source, name"
+    # A labelled copy of a video's frame is of that video, too, whatever the labelling tool has made of its name.
+    query = (
+        "SELECT id, digest, name, hint, classes, content, COALESCE(NULLIF(grp, ''),"
+        " (SELECT MAX(w.grp) FROM waiting w WHERE w.digest = items.digest), '')"
+        " FROM items ORDER BY digest, source, name"
+    )
     for number, digest, name, hint, names, content, given in index.db.execute(query):
         if items and items[-1].digest == digest:
             message = f"the image has the same bytes as {last_name}"
@@ -316,8 +321,8 @@ def _summarize(
     provenance = tuple(
         SourceProvenance(
             name=source.name,
-            uri=without_secrets(formats[source.name].uri or ""),
-            format=formats[source.name].format or "",
+            uri=without_secrets(formats[source.name].location or ""),
+            format=formats[source.name].format or Format.VIDEO,
             images=statistics.sources[source.name],
             digest=f"sha256-{digest.hexdigest()}",
         )

@@ -48,6 +48,11 @@ class FindingKind(StrEnum):
         kind.meaning, kind.remedy, kind.faulty = meaning, remedy, faulty
         return kind
 
+    BLURRED_FRAME = (
+        *("BlurredFrame", Severity.NOTE, "Blurred frame", "left out"),
+        "The model never sees it.",
+        "Nothing; set dropBlurred: false to keep such frames.",
+    )
     CLIPPED_BOX = (
         *("ClippedBox", Severity.NOTE, "Box across the image's border", "clipped"),
         "Nothing is lost: what lies outside of the image cannot be seen.",
@@ -73,12 +78,28 @@ class FindingKind(StrEnum):
         "The model never sees it.",
         "Nothing.",
     )
+    MOST_FRAMES = (
+        *("MostFrames", Severity.NOTE, "Videos with more frames than are wanted", "not read to their end"),
+        "The model never sees what they show later.",
+        "Nothing; raise maxFrames or everySeconds to reach further.",
+    )
     OTHER_FILES = (
         *("OtherFiles", Severity.NOTE, "Files without images or labels", "not used"),
         "Nothing is lost, unless they say something about the images.",
         "Nothing; compare the format's layout if they were meant to be used.",
     )
+    WAITS_FOR_LABEL = (
+        *("WaitsForLabel", Severity.NOTE, "Image that waits for a label", "not in the version"),
+        "The model does not see it until somebody labels it.",
+        "Label it, and give the labels with the same image file as a source.",
+    )
 
+    BROKEN_VIDEO = (
+        *("BrokenVideo", Severity.WARNING, "Broken video", "read up to where it breaks"),
+        "The model never sees what it shows later.",
+        "Copy or record it again.",
+        True,
+    )
     IGNORED_REGION = (
         *("IgnoredRegion", Severity.WARNING, "Region that cannot be used", "its pixels are ignored"),
         "The pixels count neither in training nor in evaluation.",
@@ -253,8 +274,8 @@ class FindingKind(StrEnum):
 
 
 KINDS = {kind.value: kind for kind in FindingKind}
-LOST_IMAGE = (FindingKind.CORRUPT_IMAGE, FindingKind.MISSING_IMAGE)
-"""Counted as corrupt: the image is left out."""
+LOST_IMAGE = (FindingKind.CORRUPT_IMAGE, FindingKind.MISSING_IMAGE, FindingKind.BROKEN_VIDEO)
+"""Counted as corrupt: the image, or what a video shows, is left out."""
 LOST_LABEL = (
     FindingKind.INVALID_LABEL,
     FindingKind.UNKNOWN_CLASS,

@@ -42,6 +42,8 @@ class Index:
             "CREATE TABLE items (id INTEGER PRIMARY KEY, digest TEXT, source INT, name TEXT, hint TEXT,"
             " image TEXT, width INT, height INT, thumbnail BLOB, content TEXT, classes TEXT,"
             " split TEXT, grp TEXT);"
+            "CREATE TABLE waiting (digest TEXT, source INT, name TEXT, hint TEXT, image TEXT, width INT, height INT,"
+            " thumbnail BLOB, grp TEXT, known INT);"
             "CREATE TABLE findings (kind TEXT, place TEXT, message TEXT, remedy TEXT);"
         )
         self.names: set[str] = set()
@@ -51,6 +53,7 @@ class Index:
 
     def commit(self) -> None:
         self.db.execute("CREATE INDEX IF NOT EXISTS by_digest ON items (digest, source, name)")
+        self.db.execute("CREATE INDEX IF NOT EXISTS waiting_by_digest ON waiting (digest, source, name)")
         self.db.commit()
 
     def add(self, source: int, item: Checked, source_name: str) -> None:
@@ -60,10 +63,15 @@ class Index:
         self.images.update(kinds)
         for finding in item.findings:
             self.add_finding(replace(finding, place=f"{source_name}: {finding.place}"))
+        image = item.image
+        fields = [image.path] if isinstance(image, FileImage) else list(asdict(image).values())
+        if item.waiting:
+            known = FindingKind.UNLABELLED in kinds
+            of_image = (item.width, item.height, item.thumbnail, item.group)
+            values = (item.waiting, source, item.name, item.split, json.dumps(fields), *of_image, known)
+            self.db.execute("INSERT INTO waiting VALUES (?,?,?,?,?,?,?,?,?,?)", values)
         if item.digest:
             self.names.update(item.classes)
-            image = item.image
-            fields = [image.path] if isinstance(image, FileImage) else list(asdict(image).values())
             self.db.execute(
                 "INSERT INTO items VALUES (NULL,?,?,?,?,?,?,?,?,?,?,NULL,?)",
                 (
@@ -102,6 +110,25 @@ class Index:
                 shown = ", ".join(only[:SHOWN_NAMES]) + (", …" if len(only) > SHOWN_NAMES else "")
                 message = f"{len(only)} of {len(classes)} classes that are named here have no label: {shown}"
                 self.add_finding(Finding(FindingKind.CLASS_ONLY_NAMED, place, message))
+
+    def add_waiting(self, sources: Sequence[OpenSource]) -> None:
+        """Adds a finding for each image that waits for a label, unless its source was faulted for having none."""
+        for each in self.waiting():
+            if not each.known:
+                self.images[FindingKind.WAITS_FOR_LABEL] += 1
+                place = f"{sources[each.source].name}: {each.name}"
+                self.add_finding(Finding(FindingKind.WAITS_FOR_LABEL, place, "nobody has labelled the image"))
+
+    def waiting(self) -> Iterator[Waiting]:
+        """The images that no source has a label of, each once, by source and name."""
+        query = (
+            "SELECT digest, source, name, image, width, height, grp, known FROM waiting w"
+            " WHERE NOT EXISTS (SELECT 1 FROM items i WHERE i.digest = w.digest)"
+            " AND NOT EXISTS (SELECT 1 FROM waiting o"
+            " WHERE o.digest = w.digest AND (o.source, o.name) < (w.source, w.name)) ORDER BY source, name"
+        )
+        for digest, source, name, image, width, height, group, known in self.db.execute(query).fetchall():
+            yield Waiting(digest, source, name, _image_ref(image), width, height, group, bool(known))
 
     def add_finding(self, finding: Finding) -> None:
         self.counts[finding.kind] += 1
@@ -159,6 +186,21 @@ class Index:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """An image that waits for a label."""
+
+    digest: str
+    source: int
+    name: str
+    image: ImageRef
+    width: int
+    height: int
+    group: str
+    known: bool
+    """Whether a finding says that it has no label."""
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """An image of the version to be written."""
 
@@ -205,15 +247,19 @@ def rows(db: sqlite3.Connection, where: str = "1", values: Sequence[object] = ()
     """Rows that are in a split, sorted by digest."""
     query = f"SELECT {COLUMNS} FROM items WHERE split IS NOT NULL AND {where} ORDER BY digest"
     for digest, source, name, image, width, height, content, group, split in db.execute(query, tuple(values)):
-        ref = json.loads(image)
         yield Row(
             digest,
             source,
             name,
-            FileImage(*ref) if len(ref) == 1 else RawImage(*ref),
+            _image_ref(image),
             width,
             height,
             Content.from_json(content),
             group,
             split,
         )
+
+
+def _image_ref(text: str) -> ImageRef:
+    fields = json.loads(text)
+    return FileImage(*fields) if len(fields) == 1 else RawImage(*fields)

@@ -144,6 +144,8 @@ class Checked:
     """Names of the classes that it shows, each once."""
     group: str = ""
     """That of the source; empty: it has none."""
+    waiting: str = ""
+    """Digest of an image that has no label yet and is therefore left out; empty: it is not so."""
 
 
 def check_chunk(source: OpenSource, chunk: Sequence[SourceImage]) -> list[Checked]:
@@ -183,9 +185,22 @@ def check(source: OpenSource, item: SourceImage) -> Checked:
     except InvalidInput as error:
         return left_out(FindingKind.INVALID_LABEL, error)
     findings.extend(labels.findings)
+
+    def waits() -> Checked:
+        return Checked(
+            *(item.name, item.image, item.split, tuple(findings)),
+            width=seen.width,
+            height=seen.height,
+            thumbnail=seen.thumbnail,
+            group=item.group,
+            waiting=hashlib.sha256(data).hexdigest(),
+        )
+
     if seen.scaled_from is not None:
         message = f"its values from {seen.scaled_from[0]:g} to {seen.scaled_from[1]:g} became 0 to 255"
         findings.append(Finding(FindingKind.SCALED_VALUES, item.name, message))
+    if labels.waits:
+        return waits()
     if source.options.task != Task.CLASSIFICATION and (labels.boxes or labels.regions):
         try:
             labels, finding = as_displayed(labels, seen)
@@ -196,8 +211,9 @@ def check(source: OpenSource, item: SourceImage) -> Checked:
         content, classes = _content(source, labels, seen, findings)
     except InvalidInput as error:
         return left_out(FindingKind.INVALID_LABEL, error)
-    unlabelled = any(finding.kind == FindingKind.UNLABELLED for finding in findings)
-    if unlabelled or not labels.complete or content is None:
+    if any(finding.kind == FindingKind.UNLABELLED for finding in findings):
+        return waits()
+    if not labels.complete or content is None:
         return Checked(item.name, item.image, item.split, tuple(findings))
     return Checked(
         item.name,

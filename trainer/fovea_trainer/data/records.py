@@ -126,6 +126,8 @@ class Labels:
     findings: tuple[Finding, ...] = ()
     complete: bool = True
     """Whether all that the image shows is known, or known to be unknown; otherwise the image is left out."""
+    waits: bool = False
+    """Nobody has labelled the image yet: it is not in the version, and that is no fault."""
 
 
 @dataclass(frozen=True, slots=True)

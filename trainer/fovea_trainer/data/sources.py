@@ -101,8 +101,8 @@ def is_download(source: Source) -> bool:
 
 def source_path(source: Source) -> StorePath:
     """Where a source lies that is in a store."""
-    assert source.uri is not None
-    return StorePath.parse(source.uri, _credentials(source))
+    assert source.location is not None
+    return StorePath.parse(source.location, _credentials(source))
 
 
 def without_secrets(uri: str) -> str:

@@ -12,7 +12,7 @@ from fovea_store import StoreUnavailable
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Tree
-from fovea_trainer.data.image_files import HEAD_BYTES, image_by_name, is_image
+from fovea_trainer.data.image_files import HEAD_BYTES, VIDEO_SUFFIXES, image_by_name, is_image
 
 LOOKED_INTO = 500
 """Files whose first bytes are read to say what they are; of the others the suffix says it."""
@@ -92,7 +92,7 @@ def _kind(path: str, head: bytes) -> str:
         return YAML
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z", ".rar"):
         return ARCHIVES
-    if suffix in (".mp4", ".avi", ".mov", ".mkv", ".webm"):
+    if suffix in VIDEO_SUFFIXES:
         return VIDEOS
     return OTHER
 

@@ -38,7 +38,9 @@ def _needed(spec: DatasetSpec) -> Iterator[Reference]:
     """The Secrets and claims that a build mounts."""
     yield from (reference for reference in references(spec) if reference.kind == "Secret")
     yield from claims_of(
-        (source.uri, f"spec.sources[{index}].uri") for index, source in enumerate(spec.sources) if source.uri
+        (source.location, f"spec.sources[{index}].{'video.uri' if source.video is not None else 'uri'}")
+        for index, source in enumerate(spec.sources)
+        if source.location is not None
     )
     if spec.exclude is not None:
         yield from claims_of([(spec.exclude.uri, "spec.exclude.uri")])
