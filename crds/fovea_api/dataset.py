@@ -91,6 +91,7 @@ SUPPORTED_FORMATS: Mapping[Task, tuple[Format, ...]] = {
 }
 """The tasks that a version can be built for, and the formats that its sources can be read from."""
 
+_MASKED = (Task.SEMANTIC_SEGMENTATION, Task.INSTANCE_SEGMENTATION)
 _READABLE = sorted({name for formats in SUPPORTED_FORMATS.values() for name in formats})
 _UNREADABLE = sorted(set(Format) - set(_READABLE))
 
@@ -312,22 +313,27 @@ class Export(Model):
     """Destination of images for review."""
 
     uri: Uri
-    """Folder that receives the images."""
+    """Folder that receives the images, each batch in a folder of its own."""
     format: Literal[Format.CVAT, Format.LABEL_STUDIO, Format.COCO]
     """Import format of the labelling tool."""
+
+    rules: ClassVar = not_downloaded("uri")
 
 
 class Prelabel(Model):
     """Pre-labelling of unlabelled images by a served model."""
 
     model_deployment_ref: Ref
-    """ModelDeployment that predicts the labels. Until it has a model, nothing is labelled."""
+    """ModelDeployment that predicts the labels, by the model that it serves when a build starts. Until it has a model,
+    nothing is labelled."""
     min_confidence: Fraction = 0.8
-    """Minimum confidence of a prediction, 0 to 1; others are dropped."""
+    """Minimum confidence of a prediction, 0 to 1; others are dropped. With Immediately, less certain objects of a
+    labelled image count as difficult. SemanticSegmentation has no confidence."""
     export: Export | None = None
     """Destination of the images for review."""
     use: Literal["AfterReview", "Immediately"] = "AfterReview"
-    """Uses predicted labels only after human review."""
+    """AfterReview: predicted labels are no part of a version; reviewed ones come back as a source. Immediately: they
+    are, in the train split only."""
 
     rules: ClassVar = (
         Rule(
@@ -521,6 +527,26 @@ class DatasetSpec(Recipe):
             lambda obj: obj.task != Task.SEMANTIC_SEGMENTATION or len(obj.classes) <= MOST_MASK_CLASSES,
             ".classes",
         ),
+        Rule(
+            f"!has(self.prelabel) || !has(self.prelabel.export) || self.prelabel.export.format == '{Format.COCO}' || "
+            f"!(self.task in {[str(task) for task in _MASKED]})",
+            "masks go to labelling tools as COCO alone",
+            lambda obj: (
+                obj.prelabel is None
+                or obj.prelabel.export is None
+                or obj.prelabel.export.format == Format.COCO
+                or obj.task not in _MASKED
+            ),
+            ".prelabel.export.format",
+        ),
+        Rule(
+            f"!has(self.prelabel) || self.task != '{Task.SEMANTIC_SEGMENTATION}' || self.prelabel.use != 'Immediately'",
+            "a class for each pixel has no confidence that could be asked for; use AfterReview",
+            lambda obj: (
+                obj.prelabel is None or obj.task != Task.SEMANTIC_SEGMENTATION or obj.prelabel.use != "Immediately"
+            ),
+            ".prelabel.use",
+        ),
         *(_readable(task, formats) for task, formats in SUPPORTED_FORMATS.items()),
     )
 
@@ -610,12 +636,17 @@ def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
     )
 
 
-def empty_sources(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Sources that give nothing in this version: name, and why in words."""
+def empty_sources(recipe: Recipe, *, has_model: bool) -> Iterator[tuple[str, str]]:
+    """Sources that give nothing: name, and why in words.
+
+    Args:
+        recipe: The recipe.
+        has_model: Whether there is a model that labels beforehand.
+    """
     for source in recipe.sources:
         if source.captures is not None:
             yield source.name, "captures are read from their folder: name it in uri, with the format Captures"
-    if recipe.prelabel is not None:
+    if recipe.prelabel is not None and not has_model:
         name = recipe.prelabel.model_deployment_ref.name
         yield "prelabel", f"ModelDeployment {name!r} has no model, so nothing is labelled"
 

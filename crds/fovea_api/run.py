@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, TypeVar
@@ -14,6 +15,7 @@ from pydantic import Field, JsonValue, ValidationError
 from fovea_api.architectures import as_identified, as_introduced, spelled_out
 from fovea_api.choice import AUTO, MAX_CANDIDATES, Candidate, limits_of
 from fovea_api.common import (
+    DIGEST,
     Bool,
     Column,
     Definition,
@@ -83,6 +85,12 @@ class BundleInput(Model):
     """Digest of the bundle."""
     artifact: Location
     """Location of the bundle."""
+
+    @classmethod
+    def at(cls, uri: str) -> BundleInput | None:
+        """The bundle of a folder, which is named by its digest; None: it is named otherwise, so that it may change."""
+        digest = uri.rstrip("/").rpartition("/")[2]
+        return cls(digest=digest, artifact=uri) if re.fullmatch(DIGEST, digest) else None
 
 
 class RunRequest(Model):
@@ -188,6 +196,8 @@ class RunInputs(Model):
     """Trials of an earlier sweep to start from."""
     bundle: BundleInput | None = None
     """Bundle whose model an engine is built from."""
+    prelabel: BundleInput | None = None
+    """Served bundle that predicts the labels of a Dataset's unlabelled images."""
 
     def digests(self) -> dict[str, JsonValue]:
         """The part that belongs to the identity: digests by input, without places."""
@@ -206,6 +216,8 @@ class RunInputs(Model):
             inputs["earlierTrials"] = self.earlier_trials.digest
         if self.bundle is not None:
             inputs["bundle"] = self.bundle.digest
+        if self.prelabel is not None:
+            inputs["prelabel"] = self.prelabel.digest
         return inputs
 
 

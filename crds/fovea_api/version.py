@@ -112,6 +112,8 @@ class SourceProvenance(Model):
     """Format of the source."""
     images: Annotated[Int, Field(ge=0)]
     """Number of images read."""
+    predicted: Annotated[Int, Field(ge=0)] = 0
+    """Number of those whose labels a model predicted; all are in train."""
     digest: Digest
     """Digest of the images and labels read."""
 

@@ -20,6 +20,7 @@ from fovea_api.compatibility import incompatibilities
 from fovea_api.criteria import Criterion, CriterionResult, eligible, evaluate_criteria
 from fovea_api.dataset import Dataset, Format, Recipe, Source
 from fovea_api.errors import InvalidInput, InvalidManifest, refuse
+from fovea_api.modeldeployment import ModelDeployment
 from fovea_api.names import RAY_TRIAL
 from fovea_api.run import (
     BundleInput,
@@ -61,6 +62,10 @@ DEFAULT_STORE = "fovea-store"
 TEACHER = "spec.compression.distillation.teacherRef"
 MOST_AT_ONCE = 1000.0
 """Trials of a sweep on several workers each that may work at once: its `trials.parallel` is what limits them."""
+
+
+class NoEligibleBundle(InvalidInput):
+    """No bundle of a TrainingJob in a store is eligible."""
 
 
 def train_manifest(
@@ -244,7 +249,8 @@ def _built(
     adopt: str,
 ) -> RunResult:
     """The version of a manifest's Dataset, built or adopted."""
-    return _run(_build_spec(manifest.local(dataset, sources or {}), store), store, False, reporter, adopt)
+    model = _prelabelling(dataset, store, manifest)
+    return _run(_build_spec(manifest.local(dataset, sources or {}), store, model), store, False, reporter, adopt)
 
 
 def _run(spec: RunSpec, store: str, ray: bool, reporter: Reporter | None, adopt: str) -> RunResult:
@@ -284,12 +290,14 @@ def _ray(used: bool) -> Iterator[None]:
         ray.shutdown()
 
 
-def _build_spec(dataset: Dataset, store: str) -> RunSpec:
+def _build_spec(dataset: Dataset, store: str, model: BundleInput | None) -> RunSpec:
     recipe, owner = dataset.spec.recipe(), RunOwner(kind="Dataset", name=dataset.metadata.name)
     nonce = _state_of(recipe)
-    parent = _parent(owner, recipe, nonce, store) if recipe.splits.keep_assignments else None
+    parent = _parent(owner, recipe, nonce, store, model) if recipe.splits.keep_assignments else None
     execution = Execution(workers=dataset.spec.compute.workers)
-    return _spec(RunType.DATASET_BUILD, owner, recipe, RunInputs(parent=parent), execution, store, nonce)
+    return _spec(
+        RunType.DATASET_BUILD, owner, recipe, RunInputs(parent=parent, prelabel=model), execution, store, nonce
+    )
 
 
 def _state_of(recipe: Recipe) -> str:
@@ -303,7 +311,7 @@ def _state_of(recipe: Recipe) -> str:
     return digest_of({each.uri: each.stamp() for each in read})
 
 
-def _parent(owner: RunOwner, recipe: Recipe, nonce: str, store: str) -> VersionInput | None:
+def _parent(owner: RunOwner, recipe: Recipe, nonce: str, store: str, model: BundleInput | None) -> VersionInput | None:
     """The newest version in the store; but where its run had the very spec that is given now, that run's parent.
 
     So the identity of a spec that was carried out last is the same again, and its result adopted.
@@ -313,7 +321,7 @@ def _parent(owner: RunOwner, recipe: Recipe, nonce: str, store: str) -> VersionI
     made.sort(key=lambda run: run.result.completed_at, reverse=True)
     versions = [_version(run.result) for run in made]
     for parent in (None, *versions) if made else ():
-        inputs = RunInputs(parent=parent)
+        inputs = RunInputs(parent=parent, prelabel=model)
         if run_identity(RunType.DATASET_BUILD, owner, recipe, inputs, nonce) == made[0].identity:
             return parent
     return versions[0] if versions else None
@@ -395,18 +403,41 @@ def _earlier_trials(spec: TuningSweepSpec, store: str) -> TrialsInput | None:
 
 
 def _teacher(spec: TrainingJobSpec, store: str, manifest: Manifest) -> BundleInput | None:
-    """The newest eligible bundle of the job that is distilled from: in this store. Raises InvalidInput.
-
-    The success criteria are those of the job as the manifest has it, or else those that it was trained under.
-    """
+    """The newest eligible bundle of the job that is distilled from: in this store. Raises InvalidInput."""
     distillation = spec.compression.distillation
     if distillation is None:
         return None
-    name = distillation.teacher_ref.name
+    return _newest_eligible(distillation.teacher_ref.name, store, manifest)
+
+
+def _prelabelling(dataset: Dataset, store: str, manifest: Manifest) -> BundleInput | None:
+    """What the deployment of a Dataset's `prelabel` would serve, as the file has it: the newest eligible bundle of its
+    job in this store, or the one at its URI. None: there is none yet, or the file has no such deployment."""
+    if dataset.spec.prelabel is None:
+        return None
+    name = dataset.spec.prelabel.model_deployment_ref.name
+    found = [each.spec.model for each in manifest.of(ModelDeployment) if each.metadata.name == name]
+    if not found:
+        return None
+    if found[0].uri is not None:
+        return BundleInput.at(str(StorePath.parse(manifest.beside(found[0].uri))))
+    if found[0].training_job_ref is None:
+        return None
+    try:
+        return _newest_eligible(found[0].training_job_ref.name, store, manifest)
+    except NoEligibleBundle:
+        return None
+
+
+def _newest_eligible(name: str, store: str, manifest: Manifest) -> BundleInput:
+    """The newest eligible bundle of a TrainingJob in a store. Raises NoEligibleBundle.
+
+    The success criteria are those of the job as the manifest has it, or else those that it was trained under.
+    """
     runs = runs_of(store, RunOwner(kind="TrainingJob", name=name))
     results = [made for each in runs.folders() if (made := read_result(runs / each)) is not None]
     if not results:
-        raise InvalidInput(
+        raise NoEligibleBundle(
             f"there is no bundle of TrainingJob {name!r} in this store", TEACHER, "train it first, into the same store"
         )
     stated = {job.metadata.name: job.spec.success_criteria for job in manifest.of(TrainingJob)}
@@ -420,7 +451,7 @@ def _teacher(spec: TrainingJobSpec, store: str, manifest: Manifest) -> BundleInp
             return BundleInput(digest=made.result.digest, artifact=made.result.artifact)
         missed = [str(criterion) for criterion in criteria if not criterion.met]
         reasons.append("; ".join(missed) or "its quality was not measured")
-    raise InvalidInput(
+    raise NoEligibleBundle(
         f"no bundle of TrainingJob {name!r} in this store is eligible; of the newest, {reasons[0]}",
         TEACHER,
         "train a better teacher, or correct its successCriteria",

@@ -17,6 +17,7 @@ import yaml
 from fovea_api.common import Model
 from fovea_api.dataset import Dataset
 from fovea_api.errors import InvalidInput, InvalidManifest, problems
+from fovea_api.modeldeployment import ModelDeployment
 from fovea_api.names import GROUP
 from fovea_api.trainingjob import TrainingJob
 from fovea_api.tuningsweep import TuningSweep
@@ -26,18 +27,19 @@ from pydantic import JsonValue, ValidationError
 LOCAL_SOURCE = "local.fovea.dev/"
 """Annotation of a Dataset: with a source's name behind it, where that source lies in a local run (relative to the
 manifest). Kubernetes ignores it; so one manifest works on a cluster and by hand."""
-LocalKind = Dataset | TrainingJob | TuningSweep
+LocalKind = Dataset | TrainingJob | TuningSweep | ModelDeployment
 KINDS: Mapping[str, type[LocalKind]] = {
     "Dataset": Dataset,
     "TrainingJob": TrainingJob,
     "TuningSweep": TuningSweep,
+    "ModelDeployment": ModelDeployment,
 }
 """What a run by hand reads; other kinds may stand beside."""
 POWER_OF_TEN = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 """A number such as 1e-4, which YAML 1.1 takes for a text: it wants 1.0e-4."""
-OTHER_KINDS = ("ModelDeployment", "Run")
+OTHER_KINDS = ("Run",)
 
-Object = TypeVar("Object", Dataset, TrainingJob, TuningSweep)
+Object = TypeVar("Object", Dataset, TrainingJob, TuningSweep, ModelDeployment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +121,17 @@ class Manifest:
             annotated = dataset.metadata.annotations.get(LOCAL_SOURCE + source.name)
             place = given.get(source.name)
             if place is None and (written := annotated or source.location) is not None:
-                place = self._beside(written)
+                place = self.beside(written)
             sources.append(source if place is None else source.at(_uri(place)))
         changed: dict[str, object] = {"sources": tuple(sources)}
         if (exclude := dataset.spec.exclude) is not None:
-            changed["exclude"] = exclude.model_copy(update={"uri": _uri(self._beside(exclude.uri))})
+            changed["exclude"] = exclude.model_copy(update={"uri": _uri(self.beside(exclude.uri))})
+        if (prelabel := dataset.spec.prelabel) is not None and (export := prelabel.export) is not None:
+            beside = export.model_copy(update={"uri": _uri(self.beside(export.uri))})
+            changed["prelabel"] = prelabel.model_copy(update={"export": beside})
         return dataset.model_copy(update={"spec": dataset.spec.model_copy(update=changed)})
 
-    def _beside(self, place: str) -> str:
+    def beside(self, place: str) -> str:
         """A path that is relative to the manifest, as one of this machine."""
         return place if split_uri(place)[0] else os.path.normpath(self.path.absolute().parent / place)
 

@@ -117,10 +117,11 @@ def write_result(spec: RunSpec, name: str, fingerprints: Fingerprints | None, re
 
 
 def _identity_of_recipe(spec: RunSpec) -> str:
+    """The identity without what is passed on from run to run: the parent of a dataset version."""
     if spec.type is not RunType.DATASET_BUILD:
         return spec.identity
     recipe = read_recipe(spec.type, spec.recipe, dataset.Recipe)
-    return run_identity(spec.type, spec.owner, recipe, RunInputs())
+    return run_identity(spec.type, spec.owner, recipe, RunInputs(prelabel=spec.inputs.prelabel))
 
 
 def forget_other_inputs(spec: RunSpec, name: str, fingerprints: Fingerprints | None) -> None:

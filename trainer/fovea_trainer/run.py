@@ -92,6 +92,7 @@ def _build(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> Ru
         name=spec.owner.name,
         store_root=spec.store,
         parent=spec.inputs.parent,
+        model=spec.inputs.prelabel,
         work_dir=environment.work_dir / "build",
         workers=spec.execution.workers,
         progress=reporter.report,

@@ -1,4 +1,4 @@
-"""Captures out to labelling tools and back: COCO, CVAT (images 1.1) and Label Studio, as files.
+"""Captures and other images out to labelling tools and back: COCO, CVAT (images 1.1) and Label Studio, as files.
 
 An image is called `<group>/<request id>-<number>.<suffix>` in all of them. By the name its label finds the way back,
 and by the group captures of a burst stay in one split: a group is one client's captures of which none came more than
@@ -12,7 +12,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -179,11 +179,44 @@ def export(store: CaptureStore, listed: Sequence[Picture], target: Path, form: s
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(store.read_image(each.found, each.index))
     target.mkdir(parents=True, exist_ok=True)
-    name, write = _WRITERS[form]
-    (target / name).write_text(write(pairs, labels), encoding="utf-8")
+    captures = [(each, each.found.capture, content) for each, content in pairs]
+    images = [
+        LabelledImage(each.name, each.size, of.task, None if labels else of.run, content)
+        for each, of, content in captures
+    ]
+    (target / ANNOTATIONS[form]).write_text(annotation_text(form, images), encoding="utf-8")
 
 
-_Pairs = Sequence[tuple[Picture, Mapping[str, JsonValue]]]
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """An image as a labelling tool is told of it.
+
+    Args:
+        name: Its path below `images/`.
+        size: Width and height in pixels.
+        task: What is labelled.
+        model: The version of the model that predicted it; None: a person has labelled it.
+        content: Prediction or label in its JSON form.
+    """
+
+    name: str
+    size: tuple[int, int]
+    task: Task
+    model: str | None
+    content: Mapping[str, JsonValue]
+
+
+def annotation_text(form: str, images: Sequence[LabelledImage], classes: Sequence[str] = ()) -> str:
+    """The annotation file, which lies beside `images/` under its name in ANNOTATIONS.
+
+    Args:
+        form: A name in FORMATS.
+        images: In the order in which they are to be shown.
+        classes: Classes that may be chosen beside those that occur; only COCO lists them.
+    """
+    if form == "COCO":
+        return _coco(images, classes)
+    return _cvat(images) if form == "CVAT" else _label_studio(images)
 
 
 def parts_of(content: Mapping[str, JsonValue], field: str) -> list[dict[str, Any]]:
@@ -197,31 +230,29 @@ def best_class(content: Mapping[str, JsonValue]) -> dict[str, Any] | None:
     return max(parts_of(content, "classes"), key=lambda part: part.get("score", 1.0), default=None)
 
 
-def _coco(pairs: _Pairs, _: bool) -> str:
-    names = sorted(
-        {part["class"] for _, content in pairs for f in ("objects", "classes") for part in parts_of(content, f)}
-    )
-    categories = {name: number for number, name in enumerate(names, 1)}
+def _coco(listed: Sequence[LabelledImage], classes: Sequence[str]) -> str:
+    shown = {part["class"] for each in listed for f in ("objects", "classes") for part in parts_of(each.content, f)}
+    categories = {name: number for number, name in enumerate((*classes, *sorted(shown - {*classes})), 1)}
     images, annotations = [], list[dict[str, Any]]()
-    for number, (each, content) in enumerate(pairs, 1):
+    for number, each in enumerate(listed, 1):
         width, height = each.size
         images.append({"id": number, "file_name": f"images/{each.name}", "width": width, "height": height})
-        for part, shape in _coco_shapes(each, content):
+        for part, shape in _coco_shapes(each):
             score = {"score": part["score"]} if "score" in part else {}
             head = {"id": len(annotations) + 1, "image_id": number, "category_id": categories[part["class"]]}
             annotations.append({**head, **shape, "iscrowd": 0, **score})
-    listed = [{"id": number, "name": name} for name, number in categories.items()]
-    return json.dumps({"images": images, "annotations": annotations, "categories": listed}, indent=1)
+    named = [{"id": number, "name": name} for name, number in categories.items()]
+    return json.dumps({"images": images, "annotations": annotations, "categories": named}, indent=1)
 
 
-def _coco_shapes(each: Picture, content: Mapping[str, JsonValue]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    width, height = each.size
+def _coco_shapes(each: LabelledImage) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    (width, height), content = each.size, each.content
     for part in parts_of(content, "objects"):
         left, top, right, bottom = part["box"]
         area = part.get("pixels", (right - left) * (bottom - top))
         pixels = {"segmentation": part["mask"]} if "mask" in part else {}
         yield part, {**pixels, "bbox": [left, top, right - left, bottom - top], "area": area}
-    if each.found.capture.task == Task.CLASSIFICATION:
+    if each.task == Task.CLASSIFICATION:
         if (best := best_class(content)) is not None:
             yield best, {"bbox": [0, 0, width, height], "area": width * height}
         return
@@ -233,33 +264,33 @@ def _coco_shapes(each: Picture, content: Mapping[str, JsonValue]) -> Iterator[tu
             yield part, {"segmentation": part["mask"], "bbox": box, "area": int(mask.sum())}
 
 
-def _cvat(pairs: _Pairs, labels: bool) -> str:
-    source = "manual" if labels else "auto"
+def _cvat(images: Sequence[LabelledImage]) -> str:
     root = ET.Element("annotations")
     ET.SubElement(root, "version").text = "1.1"
-    for number, (each, content) in enumerate(pairs):
+    for number, each in enumerate(images):
         width, height = each.size
+        source = "manual" if each.model is None else "auto"
         image = ET.SubElement(root, "image", id=str(number), name=each.name, width=str(width), height=str(height))
-        for part in parts_of(content, "objects"):
+        for part in parts_of(each.content, "objects"):
             edges = dict(zip(("xtl", "ytl", "xbr", "ybr"), (f"{edge:.2f}" for edge in part["box"]), strict=True))
             ET.SubElement(image, "box", {"label": part["class"], "source": source, "occluded": "0", **edges})
-        if (best := best_class(content)) is not None:
+        if (best := best_class(each.content)) is not None:
             ET.SubElement(image, "tag", label=best["class"], source=source)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode")
 
 
-def _label_studio(pairs: _Pairs, labels: bool) -> str:
+def _label_studio(images: Sequence[LabelledImage]) -> str:
     tasks = []
-    for each, content in pairs:
-        result = label_studio_result(content, each.size)
+    for each in images:
+        result = label_studio_result(each.content, each.size)
         data = {"image": f"/data/local-files/?d=images/{each.name}"}
-        if labels:
+        if each.model is None:
             tasks.append({"data": data, "annotations": [{"result": result}]})
             continue
-        best = best_class(content)
-        scores = [part.get("score", 1.0) for part in (*parts_of(content, "objects"), *([best] if best else []))]
-        prediction = {"model_version": each.found.capture.run, "score": max(scores, default=0.0), "result": result}
+        best = best_class(each.content)
+        scores = [part.get("score", 1.0) for part in (*parts_of(each.content, "objects"), *([best] if best else []))]
+        prediction = {"model_version": each.model, "score": max(scores, default=0.0), "result": result}
         tasks.append({"data": data, "predictions": [prediction]})
     return json.dumps(tasks, indent=1)
 
@@ -303,12 +334,9 @@ def _percent(box: Sequence[float], width: int, height: int) -> dict[str, float]:
     }
 
 
-_WRITERS: Mapping[str, tuple[str, Callable[[_Pairs, bool], str]]] = {
-    "COCO": ("annotations.json", _coco),
-    "CVAT": ("annotations.xml", _cvat),
-    "LabelStudio": ("tasks.json", _label_studio),
-}
-FORMATS = tuple(_WRITERS)
+ANNOTATIONS: Mapping[str, str] = {"COCO": "annotations.json", "CVAT": "annotations.xml", "LabelStudio": "tasks.json"}
+"""Names of the annotation files."""
+FORMATS = tuple(ANNOTATIONS)
 """The forms that are written and read. Masks go as COCO alone."""
 
 

@@ -81,11 +81,34 @@ def test_videos_are_files_in_a_store(source: dict[str, Any], words: str) -> None
 def test_what_needs_a_deployment_is_empty_and_not_refused() -> None:
     given = recipe(LAB, CAPTURES, prelabel=PRELABEL)
     assert dataset.unsupported(given) == ()
-    assert list(empty_sources(given)) == [
-        ("production", "captures are read from their folder: name it in uri, with the format Captures"),
+    captures = ("production", "captures are read from their folder: name it in uri, with the format Captures")
+    assert list(empty_sources(given, has_model=True)) == [captures]
+    assert list(empty_sources(given, has_model=False)) == [
+        captures,
         ("prelabel", "ModelDeployment 'cells' has no model, so nothing is labelled"),
     ]
-    assert list(empty_sources(recipe(LAB))) == []
+    assert list(empty_sources(recipe(LAB), has_model=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "prelabel", "words"),
+    [
+        ("InstanceSegmentation", {"export": {"uri": "s3://b/todo", "format": "CVAT"}}, "as COCO alone"),
+        ("SemanticSegmentation", {"export": {"uri": "s3://b/t", "format": "LabelStudio"}}, "as COCO alone"),
+        ("SemanticSegmentation", {"use": "Immediately"}, "no confidence that could be asked for"),
+        ("Detection", {"export": {"uri": "https://e.com/t", "format": "CVAT"}}, "copy it to a store"),
+        ("InstanceSegmentation", {"export": {"uri": "s3://b/todo", "format": "COCO"}}, ""),
+        ("Detection", {"export": {"uri": "s3://b/todo", "format": "CVAT"}}, ""),
+    ],
+)
+def test_what_cannot_be_labelled_beforehand_is_refused(task: str, prelabel: dict[str, Any], words: str) -> None:
+    wish = {"modelDeploymentRef": {"name": "cells"}, **prelabel}
+    manifest = {"metadata": {"name": "d"}, "spec": {"task": task, "sources": [LAB], "prelabel": wish}}
+    if not words:
+        assert Dataset.model_validate(manifest).spec.prelabel is not None
+        return
+    with pytest.raises(ValueError, match=words):
+        Dataset.model_validate(manifest)
 
 
 @pytest.mark.parametrize("task", SUPPORTED_FORMATS)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fovea_api.common import Reference
 from fovea_api.dataset import Dataset
-from fovea_api.run import Run
+from fovea_api.run import BundleInput, Run
 from fovea_operator.kinds.dataset.plan import plan_dataset
 from fovea_operator.kinds.dataset.snapshot import DatasetSnapshot
 from fovea_operator.objects import DATASET, JOB, RUN, Key
@@ -274,6 +274,28 @@ class TestBuilt:
         found = plan(dataset(status, **CHANGED, splits=splits), view)
         inputs: Any = made(found, RUN)[0].manifest["spec"]
         assert inputs["inputs"].get("parent", {}).get("version") == parent
+
+    def test_the_next_build_labels_beforehand_by_the_model_that_is_served_then(self) -> None:
+        """And none starts because of it: else each training would build the version that it waits for anew."""
+        wish = {"prelabel": {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}}
+        first, second = (BundleInput(digest=f"sha256-{n * 64}", artifact=f"s3://fovea/ns/b/{n}") for n in "ab")
+
+        def planned(given: Dataset, *runs: RunView, served: BundleInput | None) -> Plan:
+            snapshot = DatasetSnapshot(dataset=given, runs=runs, store=STORE, missing=(), now=NOW, prelabel=served)
+            return plan_dataset(snapshot, Settings())
+
+        def read(run: Create) -> Any:
+            return Run.model_validate(dict(run.manifest)).spec.inputs.prelabel
+
+        (run,) = made(planned(dataset(**wish), served=first), RUN)
+        assert read(run) == first
+        metadata = {"name": run.key.name, "namespace": "ns", "uid": "r", "creationTimestamp": BUILT}
+        manifest = Run.model_validate(dict(run.manifest) | {"metadata": metadata})
+        view = RunView(manifest.model_copy(update={"status": succeeded().run.status}), ())
+        assert not made(planned(dataset({"run": view.name}, **wish), view, served=second), RUN)
+        (again,) = made(planned(dataset({"run": view.name}, "again", **wish), view, served=second), RUN)
+        assert read(again) == second
+        assert read(made(planned(dataset(**wish), served=None), RUN)[0]) is None
 
     def test_a_due_build_is_distinguished_by_its_time(self) -> None:
         status, view = settled(succeeded())

@@ -457,6 +457,30 @@ READERS: dict[str, tuple[Kind, JsonObject, str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("bundle", "digest"),
+    [(f"s3://fovea/ns/trainingjob/cells/{VERSION}/", VERSION), ("s3://models/newest", None), (None, None)],
+    ids=["named by its digest", "named otherwise", "none"],
+)
+async def test_a_dataset_is_labelled_beforehand_by_what_is_served(bundle: str | None, digest: str | None) -> None:
+    """And its pods write to the claim that receives the images."""
+    world = World()
+    wish = {"modelDeploymentRef": {"name": "cells"}, "export": {"uri": "pvc://todo/cells", "format": "CVAT"}}
+    video = {"name": "camera", "video": {"uri": "pvc://recordings/hall"}}
+    spec = {"task": "Detection", "sources": [SOURCE | {"format": "COCO"}, video], "prelabel": wish}
+    world.seen(DATASET, thing(DATASET, "cells", spec=spec))
+    status = {"stable": {"bundle": bundle}} if bundle is not None else {}
+    model = {"model": {"trainingJobRef": {"name": "cells"}}}
+    world.seen(MODEL_DEPLOYMENT, thing(MODEL_DEPLOYMENT, "cells", spec=model, status=status))
+    snapshot = await observe_dataset(world.observer, Key(DATASET, "ns", "cells"), NOW)
+    assert snapshot is not None
+    assert (snapshot.prelabel and snapshot.prelabel.digest) == digest
+    assert {each.path for each in snapshot.missing if each.kind == "PersistentVolumeClaim"} == {
+        "spec.sources[1].video.uri",
+        "spec.prelabel.export.uri",
+    }
+
+
 async def test_an_object_that_was_not_listed_is_not_deleted() -> None:
     world = World()
     world.seen(RUN, cleanup())

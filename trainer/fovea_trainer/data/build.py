@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version as package_version
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from fovea_api.common import Task
 from fovea_api.dataset import MOST_MASK_CLASSES, Recipe, Source, empty_sources, excluded, unsupported
 from fovea_api.errors import CorruptData, InvalidInput, refuse
-from fovea_api.run import Progress, VersionInput
+from fovea_api.run import BundleInput, Progress, VersionInput
 from fovea_api.version import MANIFEST, DatasetSummary, DatasetVersion, Severity
 from fovea_store import NotFound, StorePath
 
@@ -33,6 +33,7 @@ from fovea_trainer.data.formats import Options, Tree, open_reader
 from fovea_trainer.data.index import Index
 from fovea_trainer.data.learnable import unknown_classes
 from fovea_trainer.data.pictures import pair_pictures, pictures, sample_digests
+from fovea_trainer.data.prelabel import prelabel
 from fovea_trainer.data.progress import ProgressMeter
 from fovea_trainer.data.read import OpenSource, check_chunk
 from fovea_trainer.data.records import NamedClass, SourceImage
@@ -73,6 +74,7 @@ def build_dataset(
     name: str,
     store_root: str,
     parent: VersionInput | None = None,
+    model: BundleInput | None = None,
     work_dir: Path | str,
     workers: int = 1,
     progress: Callable[[Progress], None] = lambda _: None,
@@ -87,6 +89,7 @@ def build_dataset(
         name: Name of the Dataset: the version lies in `<store_root>/dataset/<name>/<digest>`.
         store_root: Root of the store.
         parent: The version whose split assignments are kept.
+        model: The bundle that predicts labels where the recipe has `prelabel`. None: nothing is predicted.
         work_dir: Local folder for the index and what must be unpacked.
         workers: Processes that read and check.
         progress: Called at most once a second with how far the build is.
@@ -98,7 +101,7 @@ def build_dataset(
     """
     work = Path(work_dir)
     with _opened(recipe, work, workers, progress) as reading:
-        draft = _draft(recipe, reading, parent)
+        draft = _draft(recipe, reading, parent, name, model)
         _log_draft(draft)
         target = StorePath.parse(store_root) / "dataset" / name / draft.digest
         try:
@@ -138,7 +141,7 @@ def check_dataset(
     """
     with _opened(recipe, Path(work_dir), workers, progress) as reading:
         try:
-            draft = _draft(recipe, reading, None)
+            draft = _draft(recipe, reading)
         except InvalidInput as refusal:
             return CheckResult(reading.index.tallies(recipe.quality.max_faulty_images), None, refusal)
     summary = DatasetSummary(
@@ -161,6 +164,7 @@ class _Reading:
     index: Index
     pool: Workers
     meter: ProgressMeter
+    work: Path
 
 
 @contextmanager
@@ -172,7 +176,7 @@ def _opened(recipe: Recipe, work: Path, workers: int, progress: Callable[[Progre
     readable = [source for source in recipe.sources if source.location is not None]
     sources = tuple(_open(recipe, source, work / "sources" / source.name) for source in readable)
     with closing(Index(work / "index.sqlite")) as index, Workers(workers) as pool:
-        yield _Reading(sources, index, pool, meter)
+        yield _Reading(sources, index, pool, meter, work)
 
 
 def _open(recipe: Recipe, source: Source, work: Path) -> OpenSource:
@@ -185,16 +189,26 @@ def _open(recipe: Recipe, source: Source, work: Path) -> OpenSource:
     return OpenSource(source.name, tree, open_reader(source.format, tree, options), options)
 
 
-def _draft(recipe: Recipe, reading: _Reading, parent: VersionInput | None) -> Draft:
-    """Reads and checks the sources and chooses images and splits."""
+def _draft(
+    recipe: Recipe,
+    reading: _Reading,
+    parent: VersionInput | None = None,
+    name: str = "",
+    model: BundleInput | None = None,
+) -> Draft:
+    """Reads and checks the sources, labels beforehand what has no label, and chooses images and splits."""
     index = reading.index
     left_out = _excluded(recipe)
     kept, kept_rows = _parent(recipe, parent)
-    for source, why in empty_sources(recipe):
+    for source, why in empty_sources(recipe, has_model=model is not None):
         log.warning("%s is empty: %s", source, why)
         index.add_finding(Finding(FindingKind.EMPTY_SOURCE, source, why))
     _read(reading.sources, index, reading.pool, left_out, reading.meter)
-    _refuse(recipe, index)
+    exported: Mapping[str, str] = {}
+    if recipe.prelabel is not None and model is not None:
+        exported = prelabel(recipe, name, model, index, reading.sources, reading.work, reading.meter)
+    index.add_waiting(reading.sources, exported)
+    _refuse(recipe, index, exported)
     classes = recipe.classes or _classes(reading.sources, index)
     if recipe.task == Task.SEMANTIC_SEGMENTATION and len(classes) > MOST_MASK_CLASSES:
         message = f"the sources have {len(classes)} classes; masks hold {MOST_MASK_CLASSES}"
@@ -282,7 +296,6 @@ def _read(
         index.add_unused(source.name, unused_files(source.tree, used))
     index.add_only_named()
     index.commit()
-    index.add_waiting(sources)
 
 
 def _images(source: OpenSource, index: Index, used: set[str]) -> Iterator[SourceImage]:
@@ -305,8 +318,8 @@ def _chunks(items: Iterable[SourceImage], size: int) -> Iterator[list[SourceImag
         yield chunk
 
 
-def _refuse(recipe: Recipe, index: Index) -> None:
-    """Fails where the recipe says so."""
+def _refuse(recipe: Recipe, index: Index, exported: Mapping[str, str]) -> None:
+    """Fails where the recipe says so, or nothing has a label; `exported`: by digest, where images wait for review."""
     for policy, kinds, what in (
         (recipe.quality.on_corrupt_image, LOST_IMAGE, "images are corrupt"),
         (recipe.quality.on_invalid_label, LOST_LABEL, "labels are invalid"),
@@ -321,8 +334,10 @@ def _refuse(recipe: Recipe, index: Index) -> None:
     if unknown and not index.any():
         raise unknown_classes(recipe, unknown)
     if not index.any() and (waiting := list(index.waiting())):
+        places = sorted({exported[each.digest] for each in waiting if each.digest in exported})
+        review = f"; for review they lie in {', '.join(places[:SHOWN_FINDINGS])}" if places else ""
         raise InvalidInput(
-            f"no image has a label yet: {len(waiting)} wait for one, such as {waiting[0].name}",
+            f"no image has a label yet: {len(waiting)} wait for one, such as {waiting[0].name}{review}",
             "spec.sources",
             "label them, and give the labels with the same image files as a source",
         )

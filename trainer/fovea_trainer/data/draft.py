@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
@@ -23,7 +24,7 @@ from fovea_trainer.data.index import Index, rows
 from fovea_trainer.data.learnable import class_findings, refuse_unlearnable, split_findings
 from fovea_trainer.data.read import OpenSource
 from fovea_trainer.data.sources import without_secrets
-from fovea_trainer.data.splits import SPLITS, Assignment, Item, Kept, assign, refuse_empty_splits
+from fovea_trainer.data.splits import SPLITS, Assignment, Item, Kept, assign, assign_predicted, refuse_empty_splits
 from fovea_trainer.data.statistics import Statistics
 from fovea_trainer.data.version import ASSIGNMENT_SCHEMA
 from fovea_trainer.data.workers import Workers
@@ -95,6 +96,7 @@ def draft_version(
     _store(selection, index, sources)
     assignments = _assignments(selection.items, selection.assignment, kept_rows)
     statistics, digest, provenance = _summarize(recipe, classes, sources, index, assignments)
+    _note_predicted(provenance, statistics, index)
     _check(recipe, statistics, index)
     return Draft(
         classes,
@@ -125,8 +127,10 @@ def _select(
         pairs = near_duplicate_pairs(index, ids, sources, pool)
     if recipe.splits.method == "FromSource":
         items = _from_source(recipe.splits, sources, index, items, pairs, kept)
-    assignment = assign(items, pairs, recipe.splits, kept)
+    by_model = {position for position, item in enumerate(items) if item.predicted}
+    assignment = (assign_predicted if by_model else assign)(items, pairs, recipe.splits, kept)
     leaving = {first for first, _ in assignment.leaked}
+    leaving |= {position for position in by_model if assignment.splits[position] != "train"}  # no model judges itself
     if recipe.quality.near_duplicates == "Drop":
         leaving |= _superfluous(assignment, pairs, kept, items)
     refuse_empty_splits(items, assignment, leaving, recipe.splits, kept)
@@ -139,6 +143,12 @@ def _store(selection: _Selection, index: Index, sources: Sequence[OpenSource]) -
         here, there = (index.name_of(selection.ids[position], sources) for position in (first, second))
         message = f"the train image is a near duplicate of the test image {there}; it leaves train"
         index.add_finding(Finding(FindingKind.SPLIT_LEAKAGE, here, message))
+    for position in sorted(selection.leaving):
+        if selection.items[position].predicted:
+            index.images[FindingKind.WAITS_FOR_LABEL] += 1
+            here = index.name_of(selection.ids[position], sources)
+            message = "its video, its group or a copy is not in train, where alone a model's labels are used"
+            index.add_finding(Finding(FindingKind.WAITS_FOR_LABEL, here, message))
     index.db.executemany(
         "UPDATE items SET split = ?, grp = ? WHERE id = ?",
         (
@@ -150,6 +160,17 @@ def _store(selection: _Selection, index: Index, sources: Sequence[OpenSource]) -
         ),
     )
     index.db.commit()
+
+
+def _note_predicted(provenance: Sequence[SourceProvenance], statistics: Statistics, index: Index) -> None:
+    """Adds a finding for each source some of whose labels are a model's."""
+    for source in provenance:
+        if source.predicted:
+            share = f"{source.predicted / statistics.images:.1%} of the version's {statistics.images:,}"
+            message = f"a model has predicted the labels of {source.predicted:,} images, {share}; all are in train"
+            index.images[FindingKind.PREDICTED_LABELS] += source.predicted
+            remedy = "Review them, and set prelabel.use: AfterReview."
+            index.add_finding(Finding(FindingKind.PREDICTED_LABELS, source.name, message, remedy))
 
 
 def _check(recipe: Recipe, statistics: Statistics, index: Index) -> None:
@@ -180,11 +201,11 @@ def _unique(recipe: Recipe, index: Index, numbers: Mapping[str, int]) -> tuple[l
     last_content, last_name = "", ""
     # A labelled copy of a video's frame is of that video, too, whatever the labelling tool has made of its name.
     query = (
-        "SELECT id, digest, name, hint, classes, content, COALESCE(NULLIF(grp, ''),"
+        "SELECT id, digest, name, hint, classes, content, predicted, COALESCE(NULLIF(grp, ''),"
         " (SELECT MAX(w.grp) FROM waiting w WHERE w.digest = items.digest), '')"
         " FROM items ORDER BY digest, source, name"
     )
-    for number, digest, name, hint, names, content, given in index.db.execute(query):
+    for number, digest, name, hint, names, content, predicted, given in index.db.execute(query):
         if items and items[-1].digest == digest:
             message = f"the image has the same bytes as {last_name}"
             index.add_finding(Finding(FindingKind.EXACT_DUPLICATE, name, message))
@@ -200,7 +221,8 @@ def _unique(recipe: Recipe, index: Index, numbers: Mapping[str, int]) -> tuple[l
         match = pattern.search(name) if pattern else None
         group = (match["group"] if match else None) or given
         ids.append(number)
-        items.append(Item(digest, group, hint, tuple(numbers[label] for label in json.loads(names))))
+        labels = tuple(numbers[label] for label in json.loads(names))
+        items.append(Item(digest, group, hint, labels, bool(predicted)))
         last_content, last_name = content, name
     return ids, items
 
@@ -228,7 +250,8 @@ def _from_source(
             "name the train images in the source, or share out by Ratio",
         )
     query = (
-        "SELECT source, COUNT(*), SUM(hint IS NULL), MIN(CASE WHEN hint IS NULL THEN name END) FROM items GROUP BY 1"
+        "SELECT source, COUNT(*), SUM(hint IS NULL), MIN(CASE WHEN hint IS NULL THEN name END) FROM items"
+        " WHERE NOT predicted GROUP BY 1"
     )
     for source, count, without, example in index.db.execute(query).fetchall():
         if without:
@@ -296,11 +319,13 @@ def _summarize(
     statistics = Statistics(classes)
     content = hashlib.sha256()
     by_source = [hashlib.sha256() for _ in sources]
+    predicted: Counter[str] = Counter()
     for row in rows(index.db):
         source = sources[row.source].name
         fingerprint = row.fingerprint(classes, source)
         for digest in (content, by_source[row.source]):
             digest.update(fingerprint + b"\n")
+        predicted[source] += row.predicted
         pixels = dict(row.content.pixels) if row.content.mask is not None else None
         statistics.add(row.split, source, (row.width, row.height), row.labels(classes), row.boxes(), pixels)
     kept = hashlib.sha256()
@@ -324,6 +349,7 @@ def _summarize(
             uri=without_secrets(formats[source.name].location or ""),
             format=formats[source.name].format or Format.VIDEO,
             images=statistics.sources[source.name],
+            predicted=predicted[source.name],
             digest=f"sha256-{digest.hexdigest()}",
         )
         for source, digest in zip(sources, by_source, strict=True)

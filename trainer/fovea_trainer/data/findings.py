@@ -201,8 +201,8 @@ class FindingKind(StrEnum):
         "Compare the image with the one that was labelled.",
     )
     PREDICTED_LABELS = (
-        *("PredictedLabels", Severity.WARNING, "Labels with a confidence", "kept as boxes"),
-        "These look like the predictions of a model; its mistakes are taught.",
+        *("PredictedLabels", Severity.WARNING, "Labels that a model predicted", "kept as labels"),
+        "The mistakes of the model are taught.",
         "Have the labels reviewed, or give those that people drew.",
     )
     SHARED_LABELS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Index:
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
             "CREATE TABLE items (id INTEGER PRIMARY KEY, digest TEXT, source INT, name TEXT, hint TEXT,"
             " image TEXT, width INT, height INT, thumbnail BLOB, content TEXT, classes TEXT,"
-            " split TEXT, grp TEXT);"
+            " split TEXT, grp TEXT, predicted INT);"
             "CREATE TABLE waiting (digest TEXT, source INT, name TEXT, hint TEXT, image TEXT, width INT, height INT,"
             " thumbnail BLOB, grp TEXT, known INT);"
             "CREATE TABLE findings (kind TEXT, place TEXT, message TEXT, remedy TEXT);"
@@ -73,7 +73,7 @@ class Index:
         if item.digest:
             self.names.update(item.classes)
             self.db.execute(
-                "INSERT INTO items VALUES (NULL,?,?,?,?,?,?,?,?,?,?,NULL,?)",
+                "INSERT INTO items VALUES (NULL,?,?,?,?,?,?,?,?,?,?,NULL,?,0)",
                 (
                     *(
                         item.digest,
@@ -111,13 +111,30 @@ class Index:
                 message = f"{len(only)} of {len(classes)} classes that are named here have no label: {shown}"
                 self.add_finding(Finding(FindingKind.CLASS_ONLY_NAMED, place, message))
 
-    def add_waiting(self, sources: Sequence[OpenSource]) -> None:
-        """Adds a finding for each image that waits for a label, unless its source was faulted for having none."""
+    def add_predicted(self, image: Waiting, content: Content, classes: Sequence[str]) -> None:
+        """Gives an image that waits the label that a model has predicted."""
+        self.names.update(classes)
+        self.db.execute(
+            "INSERT INTO items SELECT NULL, digest, source, name, hint, image, width, height, thumbnail, ?, ?, NULL,"
+            " grp, 1 FROM waiting WHERE digest = ? AND source = ? AND name = ?",
+            (content.to_json(), json.dumps(classes), image.digest, image.source, image.name),
+        )
+
+    def add_waiting(self, sources: Sequence[OpenSource], exported: Mapping[str, str]) -> None:
+        """Adds a finding for each image that waits for a label, unless its source was faulted for having none.
+
+        Args:
+            sources: All sources.
+            exported: By digest, where an image was exported for review.
+        """
         for each in self.waiting():
-            if not each.known:
+            place = exported.get(each.digest)
+            if place is not None or not each.known:
+                words = "nobody has labelled the image" if place is None else f"it waits for review in {place}"
                 self.images[FindingKind.WAITS_FOR_LABEL] += 1
-                place = f"{sources[each.source].name}: {each.name}"
-                self.add_finding(Finding(FindingKind.WAITS_FOR_LABEL, place, "nobody has labelled the image"))
+                self.add_finding(
+                    Finding(FindingKind.WAITS_FOR_LABEL, f"{sources[each.source].name}: {each.name}", words)
+                )
 
     def waiting(self) -> Iterator[Waiting]:
         """The images that no source has a label of, each once, by source and name."""
@@ -213,6 +230,8 @@ class Row:
     content: Content
     group: str
     split: str
+    predicted: bool
+    """Whether a model has predicted its labels."""
 
     def labels(self, classes: Sequence[str]) -> list[int]:
         """Class index of each annotation: of the image, of each box, or of each class that the mask shows."""
@@ -235,18 +254,21 @@ class Row:
                 *(self.labels(classes), self.boxes(), [box[5] for box in self.content.boxes]),
                 *(self.content.mask_digest, [[r.name, r.polygons, r.runs] for r in self.content.regions]),
                 *([self.content.masks] if self.content.masks else []),
+                *(["predicted"] if self.predicted else []),
             ],
             separators=(",", ":"),
         ).encode()
 
 
-COLUMNS = "digest, source, name, image, width, height, content, grp, split"
+COLUMNS = "digest, source, name, image, width, height, content, grp, split, predicted"
 
 
 def rows(db: sqlite3.Connection, where: str = "1", values: Sequence[object] = ()) -> Iterator[Row]:
     """Rows that are in a split, sorted by digest."""
     query = f"SELECT {COLUMNS} FROM items WHERE split IS NOT NULL AND {where} ORDER BY digest"
-    for digest, source, name, image, width, height, content, group, split in db.execute(query, tuple(values)):
+    for digest, source, name, image, width, height, content, group, split, predicted in db.execute(
+        query, tuple(values)
+    ):
         yield Row(
             digest,
             source,
@@ -257,6 +279,7 @@ def rows(db: sqlite3.Connection, where: str = "1", values: Sequence[object] = ()
             Content.from_json(content),
             group,
             split,
+            bool(predicted),
         )
 
 

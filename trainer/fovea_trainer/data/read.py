@@ -208,7 +208,7 @@ def check(source: OpenSource, item: SourceImage) -> Checked:
             return left_out(FindingKind.OTHER_SIZE, error)
         findings.extend(finding)
     try:
-        content, classes = _content(source, labels, seen, findings)
+        content, classes = content_of(source, labels, seen, findings)
     except InvalidInput as error:
         return left_out(FindingKind.INVALID_LABEL, error)
     if any(finding.kind == FindingKind.UNLABELLED for finding in findings):
@@ -262,7 +262,7 @@ def _fit(labels: Labels, size: tuple[int, int]) -> bool:
     return all(x <= size[0] + ROUNDING and y <= size[1] + ROUNDING for x, y in ends)
 
 
-def _content(
+def content_of(
     source: OpenSource, labels: Labels, seen: Inspection, findings: list[Finding]
 ) -> tuple[Content | None, tuple[str, ...]]:
     """Labels as the task wants them, and the classes shown. None where an image has no usable label."""

@@ -225,8 +225,8 @@ def _pairs(contents: Contents) -> Markup:
 
 
 def _origin(version: DatasetVersion) -> Markup:
-    rows = [(item.name, item.format, item.uri, item.images) for item in version.provenance]
-    sources = base.table(["Source", "Format", "Read from", "Images"], rows)
+    rows = [(item.name, item.format, item.uri, item.images, item.predicted or "") for item in version.provenance]
+    sources = base.table(["Source", "Format", "Read from", "Images", "Labelled by a model"], rows)
     facts = [("Version", Markup("<code>{}</code>").format(version.digest))]
     if version.parent:
         facts.append(("Splits kept from", Markup("<code>{}</code>").format(version.parent)))

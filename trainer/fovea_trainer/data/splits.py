@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from fovea_api.dataset import Splits
+from fovea_api.dataset import Ratios, Splits
 from fovea_api.errors import InvalidInput
 from numpy.typing import NDArray
 
@@ -33,6 +33,8 @@ class Item:
     """The split that its source puts it in."""
     classes: tuple[int, ...] = ()
     """Classes that it shows, each once."""
+    predicted: bool = False
+    """Whether a model says so; such an image goes to train or nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,23 @@ def assign(items: Sequence[Item], pairs: NDArray[np.int64], splits: Splits, kept
         tuple(across),
         deviation(items, result, splits),
     )
+
+
+def assign_predicted(items: Sequence[Item], pairs: NDArray[np.int64], splits: Splits, kept: Kept) -> Assignment:
+    """Assigns every item where a model has labelled some, so that these change no split of the others.
+
+    The others are assigned as if they were alone. What a model has labelled follows its group and its near duplicates,
+    and goes to train where it is bound to nothing; what is bound to another split is there by its assignment, and is
+    for the caller to leave out.
+    """
+    others = [position for position, item in enumerate(items) if not item.predicted]
+    place = {position: number for number, position in enumerate(others)}
+    inside = [(place[a], place[b]) for a, b in pairs.tolist() if {a, b} <= place.keys()]
+    alone = assign([items[position] for position in others], np.array(inside, np.int64).reshape(-1, 2), splits, kept)
+    given = {items[position].digest: split for position, split in zip(others, alone.splits, strict=True)}
+    follow = {"ratios": Ratios(train=1, validation=0, test=0), "keep_assignments": True}
+    every = assign(items, pairs, splits.model_copy(update=follow), Kept({**kept.splits, **given}, kept.groups))
+    return replace(every, deviation=alone.deviation)
 
 
 def deviation(items: Sequence[Item], result: Sequence[str], splits: Splits) -> float:

@@ -8,10 +8,12 @@ from datetime import datetime
 
 from fovea_api.common import DIGEST, Reference
 from fovea_api.dataset import Dataset, DatasetSpec, references
+from fovea_api.modeldeployment import ModelDeployment
+from fovea_api.run import BundleInput
 
 from fovea_operator.cleanups.observe import readers, sharing
 from fovea_operator.kinds.dataset.snapshot import DatasetSnapshot
-from fovea_operator.objects import RUN, Key, mapping, text
+from fovea_operator.objects import MODEL_DEPLOYMENT, RUN, Key, mapping, text
 from fovea_operator.observe import Observer
 from fovea_operator.runs.observe import claims_of, runs_objects
 
@@ -28,6 +30,7 @@ async def observe_dataset(observer: Observer, key: Key, now: datetime) -> Datase
         used = await _used(observer, key, pruning.run.spec.store)
     return DatasetSnapshot(
         dataset=dataset,
+        prelabel=_served(observer, key, dataset.spec),
         used=used,
         shared=sharing(observer, key.namespace, pruning.run.spec.store) if pruning is not None else "",
         **own,
@@ -42,8 +45,20 @@ def _needed(spec: DatasetSpec) -> Iterator[Reference]:
         for index, source in enumerate(spec.sources)
         if source.location is not None
     )
+    if spec.prelabel is not None and spec.prelabel.export is not None:
+        yield from claims_of([(spec.prelabel.export.uri, "spec.prelabel.export.uri")])
     if spec.exclude is not None:
         yield from claims_of([(spec.exclude.uri, "spec.exclude.uri")])
+
+
+def _served(observer: Observer, key: Key, spec: DatasetSpec) -> BundleInput | None:
+    """The bundle that the deployment of `spec.prelabel` serves."""
+    if spec.prelabel is None:
+        return None
+    deployment = Key(MODEL_DEPLOYMENT, key.namespace, spec.prelabel.model_deployment_ref.name)
+    found = observer.readable(ModelDeployment, deployment)
+    stable = found.status.stable if found is not None and found.status is not None else None
+    return BundleInput.at(stable.bundle) if stable is not None else None
 
 
 async def _used(observer: Observer, key: Key, store: str) -> frozenset[str]:

@@ -76,7 +76,7 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: PodSettings) -> Pla
     desired: RunSpec | Assessment
     try:
         refresh, due = _schedule(dataset, current, now)
-        desired = _desired(context, dataset, old, current, due)
+        desired = _desired(context, snapshot, old, current, due)
     except InvalidSchedule as error:
         desired = stalled(error.reason, str(error))
     blocked = desired if isinstance(desired, Assessment) else None
@@ -120,10 +120,13 @@ def _plan(context: Context, snapshot: DatasetSnapshot, pods: PodSettings) -> Pla
 
 
 def _desired(
-    context: Context, dataset: Dataset, old: DatasetStatus, current: RunView | None, due: datetime | None
+    context: Context, snapshot: DatasetSnapshot, old: DatasetStatus, current: RunView | None, due: datetime | None
 ) -> RunSpec | Assessment:
-    """The current run's spec; a new one if the spec, the restart annotation or the schedule say so; or why none."""
-    spec = dataset.spec
+    """The current run's spec; a new one if the spec, the restart annotation or the schedule say so; or why none.
+
+    A model that is served anew starts none: the next build labels beforehand by it.
+    """
+    dataset, spec = snapshot.dataset, snapshot.dataset.spec
     recipe = desired_recipe(context, current, old.run, old.run_generation, spec.recipe())
     if current is not None:
         restarted = context.restart not in ("", current.run.spec.nonce.partition("@")[0])
@@ -139,7 +142,7 @@ def _desired(
         parent = VersionInput(version=old.version, artifact=old.artifact)
     nonce = context.restart + (f"@{due:%Y-%m-%dT%H:%M:%SZ}" if due is not None else "")
     owner = RunOwner(kind="Dataset", name=dataset.metadata.name)
-    inputs = RunInputs(parent=parent)
+    inputs = RunInputs(parent=parent, prelabel=snapshot.prelabel)
     return RunSpec(
         type=RunType.DATASET_BUILD,
         owner=owner,

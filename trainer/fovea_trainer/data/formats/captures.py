@@ -67,6 +67,11 @@ def _labels(each: Picture, place: str, task: Task) -> Labels:
     if fault:
         finding = Finding(FindingKind.INVALID_LABEL, place, fault)
         return Labels(place=place, findings=(finding,), complete=False)
+    return labels_of(content, each.size, place)
+
+
+def labels_of(content: Mapping[str, JsonValue], size: tuple[int, int], place: str) -> Labels:
+    """A prediction, or a label in its form, as labels of an image of this width and height."""
     parts = [(part, str(part["class"])) for part in parts_of(content, "classes")]
     return Labels(
         name=parts[0][1] if parts and "mask" not in parts[0][0] else None,
@@ -75,7 +80,7 @@ def _labels(each: Picture, place: str, task: Task) -> Labels:
             for part in parts_of(content, "objects")
         ),
         regions=tuple(_region(part["mask"], name, place) for part, name in parts if "mask" in part),
-        size=each.size,
+        size=size,
         place=place,
     )
 

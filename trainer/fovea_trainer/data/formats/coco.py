@@ -71,6 +71,8 @@ class Content:
     categories: dict[str, str] = field(default_factory=dict)
     unclear: dict[str, str] = field(default_factory=dict)
     """Ids of categories that stand for no name, and why."""
+    scored: int = 0
+    """Annotations with a score."""
     entries: list[Entry] = field(default_factory=list)
     annotations: dict[str, list[Annotation]] = field(default_factory=lambda: defaultdict(list))
     findings: list[Finding] = field(default_factory=list)
@@ -216,6 +218,9 @@ class COCO:
         if "images" not in arrays:
             raise InvalidInput("the file lists no images", f"{file}:1", "it is not COCO; move it away")
         content.labelled = "annotations" in arrays
+        if content.scored:
+            message = f"{content.scored} annotations have a score, as predictions have"
+            content.findings.append(Finding(FindingKind.PREDICTED_LABELS, file, message))
         _refuse_shared_ids(content)
         known = {entry.id for entry in content.entries}
         for number in [number for number in (*content.annotations, *content.wrong) if number not in known]:
@@ -229,6 +234,7 @@ class COCO:
         if "category_id" not in item and any(key in item for key in OTHER_TASKS):
             return
         image = _identity(item, "image_id")
+        content.scored += item.get("score") is not None
         try:
             content.annotations[image].append(self._annotation(item, place))
         except InvalidInput as error:
