@@ -219,19 +219,21 @@ def test_a_model_that_does_not_fit_is_refused(
     assert not (tmp_path / "todo").exists()
 
 
-def test_a_batch_that_nobody_has_reviewed_is_reported_as_a_source(
-    labelled: Labelled, voc: Path, tmp_path: Path
+@pytest.mark.parametrize(("form", "images"), [("COCO", 28), ("CVAT", 28), ("LabelStudio", 24)])
+def test_a_batch_is_read_back_by_the_reader_of_its_format(
+    form: str, images: int, labelled: Labelled, voc: Path, tmp_path: Path
 ) -> None:
-    spec = wanted(tmp_path, voc)
+    """What nobody has reviewed is reported in COCO; Label Studio knows that it is not."""
+    spec = wanted(tmp_path, voc, form=form)
     labelled(spec)
     (batch,) = batches(tmp_path)
-    spec["sources"].append({"name": "batch", "uri": f"file://{batch}", "format": "COCO"})
+    spec["sources"].append({"name": "batch", "uri": f"file://{batch}", "format": form})
     result = labelled(spec)
-    assert result.summary.images == 28
-    assert of(result, "PredictedLabels") == [
-        "1 batch: annotations.json: 4 annotations have a score, as predictions have"
-    ]
-    assert {each.kind for each in result.summary.findings} & {"WaitsForLabel", "UnreadableFile", "OtherFiles"} == set()
+    assert result.summary.images == images
+    scored = ["1 batch: annotations.json: 4 annotations have a score, as predictions have"]
+    assert of(result, "PredictedLabels") == (scored if form == "COCO" else [])
+    assert {each.kind for each in result.summary.findings} & {"UnreadableFile", "OtherFiles", "MissingImage"} == set()
+    assert batches(tmp_path) == [batch]
 
 
 def test_a_class_map_makes_a_model_fit(labelled: Labelled, voc: Path, tmp_path: Path) -> None:
