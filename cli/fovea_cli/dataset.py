@@ -64,6 +64,7 @@ def check(
 
     PLACE is a folder or an archive, or a manifest (.yaml) with a Dataset. Ends with 1 where the build would be refused.
     """
+    from fovea_api.dataset import Format
     from fovea_trainer.local import check_folder, check_manifest
 
     if place.suffix in (".yaml", ".yml"):
@@ -72,7 +73,7 @@ def check(
         recipe, result = check_manifest(place, workers)
     else:
         recipe, result = check_folder(place, format_, task, classes, workers)
-    formats = ", ".join(str(source.format) for source in recipe.sources)
+    formats = ", ".join(str(source.format or Format.VIDEO) for source in recipe.sources if source.location is not None)
     if output == "json":
         print_json(
             {

@@ -116,6 +116,10 @@ VideoUri = Annotated[
     Field(max_length=2048, pattern=r"^(((file|pvc|s3|gs)://|[.][.]?/)[^\r\n]+|(https|rtsp)://[^ \r\n]+)$"),
 ]
 """As a Uri; a stream is named so that it can be refused in words."""
+_RECORD = (
+    "record it to files, as with ffmpeg -i rtsp://… -c copy -f segment -segment_time 600 %06d.mkv, "
+    "and give their folder"
+)
 
 
 class Video(Model):
@@ -134,10 +138,8 @@ class Video(Model):
     rules: ClassVar = (
         Rule(
             "!self.uri.startsWith('rtsp://')",
-            "a live stream gives other frames in each build: record it to files, as with "
-            "ffmpeg -i rtsp://… -c copy -f segment -segment_time 600 %06d.mkv, and give their folder",
-            lambda obj: not obj.uri.startswith("rtsp://"),
-            ".uri",
+            f"a live stream gives other frames in each build; {_RECORD}",
+            field=".uri",
         ),
         *not_downloaded("uri"),
     )
@@ -625,14 +627,18 @@ def references(spec: DatasetSpec) -> Iterator[Reference]:
 
 def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
     """What a recipe asks for that the API knows and this version cannot do, each with its field and the remedy."""
+    wishes = list[tuple[bool, str, str, str]]()
+    for index, source in enumerate(recipe.sources):
+        stream, generator = f"spec.sources[{index}].video.uri", f"spec.sources[{index}].generator"
+        live = source.video is not None and source.video.uri.startswith("rtsp://")
+        wishes += [
+            (live, stream, "reading live streams", _RECORD),
+            (source.generator is not None, generator, "running programs", "store its output and give uri and format"),
+        ]
     return tuple(
-        NotSupported(
-            "running programs is not available in this version",
-            f"spec.sources[{index}].generator",
-            "store its output and give uri and format",
-        )
-        for index, source in enumerate(recipe.sources)
-        if source.generator is not None
+        NotSupported(f"{what} is not available in this version", place, remedy)
+        for asked, place, what, remedy in wishes
+        if asked
     )
 
 

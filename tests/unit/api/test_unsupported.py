@@ -52,22 +52,31 @@ def recipe(*sources: dict[str, Any], task: str = "Detection", **fields: Any) -> 
     return dataset.Recipe.model_validate({"task": task, "sources": sources, **fields})
 
 
-def test_each_wish_of_a_dataset_is_refused_with_its_field() -> None:
-    given = recipe(LAB, LAB | {"name": "b"}, {"name": "c", "generator": {"image": "sim:1", "format": "COCO"}})
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        (recipe(LAB, {"name": "camera", "video": {"uri": "rtsp://c/s"}}), "spec.sources[1].video.uri"),
+        (
+            recipe(LAB, LAB | {"name": "b"}, {"name": "c", "generator": {"image": "sim:1", "format": "COCO"}}),
+            "spec.sources[2].generator",
+        ),
+    ],
+    ids=["a stream", "generator"],
+)
+def test_each_wish_of_a_dataset_is_refused_with_its_field(given: dataset.Recipe, field: str) -> None:
     (problem,) = dataset.unsupported(given)
-    assert (problem.reason, problem.location) == ("NotSupported", "spec.sources[2].generator")
+    assert (problem.reason, problem.location) == ("NotSupported", field)
     assert "not available in this version" in str(problem)
 
 
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ({"video": {"uri": "rtsp://camera/stream"}}, "record it to files, as with ffmpeg"),
         ({"video": {"uri": "https://example.com/a.mp4"}}, "nothing is downloaded here"),
         ({"video": {"uri": "pvc://c/a.mp4"}, "secretRef": {"name": "keys"}}, "secretRef has an effect for s3:// only"),
         ({"video": {"uri": "s3://b/a.mp4"}, "secretRef": {"name": "keys"}}, ""),
     ],
-    ids=["a stream", "the web", "a secret of a claim", "a secret of a bucket"],
+    ids=["the web", "a secret of a claim", "a secret of a bucket"],
 )
 def test_videos_are_files_in_a_store(source: dict[str, Any], words: str) -> None:
     manifest = {"metadata": {"name": "d"}, "spec": {"task": "Detection", "sources": [{"name": "camera", **source}]}}

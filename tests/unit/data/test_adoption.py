@@ -14,6 +14,7 @@ from fovea_api.bundle import MANIFEST
 from fovea_api.dataset import Recipe
 from fovea_api.errors import InvalidInput
 from fovea_api.run import (
+    BundleInput,
     CleanupRecipe,
     DatasetInput,
     Progress,
@@ -156,6 +157,20 @@ def test_a_rebuilt_cluster_adopts_by_a_word_and_takes_the_newest_version_with_it
     cluster.owner = TEAM_A
     with pytest.raises(StoreOwnedByAnother, match="cluster-2/a-uid-2"):
         cluster.run()
+
+
+def test_what_was_built_with_a_model_is_not_taken_for_what_would_be_without(cluster: Cluster) -> None:
+    """In a rebuilt cluster that knows of no parent and serves nothing yet: labels that a model predicted are others."""
+    plain = cluster.spec()
+    inputs = RunInputs(prelabel=BundleInput(digest=f"sha256-{'5' * 64}", artifact="s3://models/5"))
+    recipe = Recipe.model_validate(plain.recipe)
+    identity = run_identity(RunType.DATASET_BUILD, plain.owner, recipe, inputs)
+    labelled = plain.model_copy(update={"inputs": inputs, "identity": identity})
+    result, _ = cluster.run(plain)
+    shutil.rmtree(cluster.folder / "store/dataset/cells/runs", ignore_errors=True)
+    write_result(labelled, run_name(labelled.identity), fingerprints(labelled), result)
+    assert find_result(labelled, run_name(labelled.identity), fingerprints(labelled)) is not None
+    assert find_result(plain, "r-0000000000", fingerprints(plain)) is None
 
 
 def test_a_store_annotation_that_names_another_teams_store_is_refused_before_any_work(cluster: Cluster) -> None:

@@ -3,12 +3,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fovea_api.dataset import Splits
 from fovea_api.errors import InvalidInput
-from fovea_trainer.data.splits import Item, Kept, assign, deviation, refuse_empty_splits
+from fovea_trainer.data.splits import Item, Kept, assign, assign_predicted, deviation, refuse_empty_splits
 
 NO_PAIRS = np.empty((0, 2), np.int64)
 NOTHING_KEPT = Kept()
@@ -33,6 +34,24 @@ def test_shares_are_kept_and_classes_spread() -> None:
     result = assign(given, NO_PAIRS, Splits(), Kept())
     assert Counter(result.splits) == {"train": 800, "validation": 100, "test": 100}
     assert result.deviation < 0.02
+
+
+def test_what_a_model_has_labelled_changes_no_split_and_goes_to_train_unless_it_is_bound() -> None:
+    """Half of the groups have an image that people labelled, and are with it; one image of another is a copy of it."""
+    given = items(1000, group_of=10)
+    groups = sorted({item.group for item in given})
+    given = [replace(item, predicted=item.group in groups[::2] or int(item.digest[-1], 16) > 3) for item in given]
+    people = [item for item in given if not item.predicted]
+    alone = by_digest(people, Splits())
+    bound = {item.group: alone[item.digest] for item in people}
+    copied = next(position for position, item in enumerate(given) if alone.get(item.digest) == "test")
+    copy = next(position for position, item in enumerate(given) if item.group not in bound)
+    result = assign_predicted(given, np.array([[copied, copy]]), Splits(), Kept())
+    found = {item.digest: split for item, split in zip(given, result.splits, strict=True)}
+    assert {digest: found[digest] for digest in alone} == alone
+    bound[given[copy].group] = "test"
+    assert all(found[item.digest] == bound.get(item.group, "train") for item in given if item.predicted)
+    assert Counter(bound.values()).keys() == {"train", "validation", "test"}
 
 
 def test_without_stratify_adding_images_moves_none() -> None:
