@@ -12,14 +12,23 @@ from pathlib import Path
 
 import pytest
 from dataset_support import Build, detection, draw
+from fovea_api.common import Task
+from fovea_api.dataset import Export, Source
 from fovea_api.errors import InvalidInput
-from fovea_api.run import CleanupRecipe, RunOwner
+from fovea_api.run import BundleInput, CleanupRecipe, RunOwner
 from fovea_store import AccessDenied, NotFound, StoreOwner, StorePath, claim_store
 from fovea_store.filesystems import filesystem
 from fovea_store.ownership import StoreOwnedByAnother
 from fovea_trainer.cleanup import clean_up
+from fovea_trainer.data.formats import Options, Tree
+from fovea_trainer.data.index import Waiting
+from fovea_trainer.data.prelabel import export_batch, exported
+from fovea_trainer.data.read import OpenSource
+from fovea_trainer.data.records import FileImage, SourceImage
 from fovea_trainer.data.version import open_version
+from fovea_trainer.data.videos import open_videos
 from fovea_trainer.fingerprint import fingerprint
+from test_videos import contents, film, smears
 
 SERVER = shutil.which("versitygw")
 START_SECONDS = 20.0
@@ -61,6 +70,28 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield root
     process.terminate()
     process.wait()
+
+
+def test_videos_are_read_from_a_bucket_and_frames_exported_to_one(server: Path, tmp_path: Path) -> None:
+    """The frames of a local file, file or folder, and each exported once."""
+    film(server / "lab/hall/a.avi", smears(20))
+    expected = contents(server / "lab/hall/a.avi", tmp_path / "local")
+    for number, uri in enumerate(("s3://lab/hall/a.avi", "s3://lab/hall")):
+        source = Source.model_validate({"name": "c", "video": {"uri": uri}, "secretRef": {"name": "lab"}})
+        found = open_videos(source, tmp_path / str(number))
+        frames = [each.name for each in found.scan() if isinstance(each, SourceImage)]
+        assert {name: (found.frames / name).read_bytes() for name in frames} == expected
+        assert {path.name for path in (tmp_path / str(number)).iterdir()} == {"frames"}, "the copy is deleted"
+    (server / "todo").mkdir()
+    export = Export.model_validate({"uri": "s3://todo/cells", "format": "CVAT"})
+    waiting = [Waiting(name, 0, name, FileImage(name), 640, 480, "", False) for name in expected]
+    opened = OpenSource("c", Tree(StorePath.parse(str(found.frames))), found, Options(Task.DETECTION))
+    assert exported(StorePath.parse(export.uri)) == {}
+    model = BundleInput(digest=f"sha256-{'1' * 64}", artifact="s3://models/1")
+    batch = export_batch(export, "d", Task.DETECTION, model, [], [(each, {}) for each in waiting], [opened])
+    assert exported(StorePath.parse(export.uri)) == dict.fromkeys(expected, batch.uri)
+    for name, data in expected.items():
+        assert (batch / f"images/c/{name}").read_bytes() == data
 
 
 def test_s3_source_and_store(server: Path, voc: Path, build: Build, tmp_path: Path) -> None:
