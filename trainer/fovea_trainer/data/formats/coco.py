@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -95,7 +95,8 @@ class COCO:
         contents, unreadable = read_each(files, self._read_file)
         yield from unreadable
         if self.options.task == Task.SEMANTIC_SEGMENTATION:
-            yield from self._rest(contents)
+            names = {name for content in contents for name in content.categories.values()}
+            yield from unnamed_rest(self.options, names, contents[0].file)
         if self.options.outlines:
             _refuse_boxes(contents)
         located: dict[str, list[tuple[Content, Entry]]] = defaultdict(list)
@@ -108,16 +109,6 @@ class COCO:
 
     def read(self, item: SourceImage) -> Labels:
         raise AssertionError("scan gives all labels")
-
-    def _rest(self, contents: Sequence[Content]) -> Iterator[Finding]:
-        """COCO names objects only: what lies between them has a class where one is called background."""
-        classes = self.options.classes or {name for content in contents for name in content.categories.values()}
-        if "background" not in {self.options.class_map.get(name, name) for name in classes}:
-            yield Finding(
-                FindingKind.UNNAMED_REST,
-                contents[0].file,
-                "no class is called background: the pixels of no region are ignored, and nothing is learned from them",
-            )
 
     def _locate(self, content: Content, located: dict[str, list[tuple[Content, Entry]]]) -> Iterator[Finding]:
         """Adds the file's images by their paths; those that are listed twice or not there are findings."""
@@ -272,6 +263,17 @@ def split_of_file(file: str) -> str | None:
     """The split that a file's name has among its words, or its innermost folder that names one."""
     words = re.split(r"[^a-z]+", PurePosixPath(file).stem.lower())
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None) or split_of(file)
+
+
+def unnamed_rest(options: Options, named: Set[str], place: str) -> Iterator[Finding]:
+    """Formats of regions name objects only: what lies between them has a class where one is called background."""
+    classes = options.classes or named
+    if "background" not in {options.class_map.get(name, name) for name in classes}:
+        yield Finding(
+            FindingKind.UNNAMED_REST,
+            place,
+            "no class is called background: the pixels of no region are ignored, and nothing is learned from them",
+        )
 
 
 def _refuse_boxes(contents: Sequence[Content]) -> None:

@@ -26,6 +26,7 @@ from fovea_api.errors import InvalidInput
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.annotation_files import Entry, listed_once, read_each
+from fovea_trainer.data.formats.coco import unnamed_rest
 from fovea_trainer.data.formats.shapes import (
     MAX_NUMBER,
     WHOLE,
@@ -38,7 +39,6 @@ from fovea_trainer.data.formats.shapes import (
     polygon,
     refuse_boxes,
     turned,
-    unnamed_rest,
     unusable,
 )
 from fovea_trainer.data.formats.xml_tree import Element, stream_xml
@@ -120,7 +120,7 @@ class CVAT:
         yield from unreadable
         names = [NamedClass(name, content.file) for content in contents for name in content.names]
         if self.options.task == Task.SEMANTIC_SEGMENTATION:
-            yield from unnamed_rest(self.options, (each.name for each in names), contents[0].file)
+            yield from unnamed_rest(self.options, {each.name for each in names}, contents[0].file)
         if self.options.outlines:
             refuse_boxes(shape for content in contents for image in content.images for _, _, shape in image.shapes)
         yield from names

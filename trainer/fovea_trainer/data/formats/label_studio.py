@@ -28,6 +28,7 @@ from pydantic import JsonValue
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.annotation_files import Entry, listed_once, read_each
+from fovea_trainer.data.formats.coco import unnamed_rest
 from fovea_trainer.data.formats.json_stream import stream_list
 from fovea_trainer.data.formats.shapes import (
     MAX_NUMBER,
@@ -41,7 +42,6 @@ from fovea_trainer.data.formats.shapes import (
     polygon,
     refuse_boxes,
     turned,
-    unnamed_rest,
     unusable,
 )
 from fovea_trainer.data.image_files import image_by_name
@@ -90,7 +90,7 @@ class LabelStudio:
         yield from unreadable
         shapes = [shape for _, tasks, _ in contents for task in tasks for shape in task.shapes]
         if self.options.task == Task.SEMANTIC_SEGMENTATION:
-            yield from unnamed_rest(self.options, (shape.name for shape in shapes), contents[0][0])
+            yield from unnamed_rest(self.options, {shape.name for shape in shapes}, contents[0][0])
         if self.options.outlines:
             refuse_boxes(shapes)
         entries: list[Entry] = []

@@ -183,14 +183,3 @@ def refuse_boxes(shapes: Iterable[Shape]) -> None:
             first.place,
             "draw polygons or masks, or learn boxes by task: Detection",
         )
-
-
-def unnamed_rest(options: Options, named: Iterable[str], place: str) -> Iterable[Finding]:
-    """Shapes name objects only: what lies between them has a class where one is called background."""
-    classes = options.classes or set(named)
-    if "background" not in {options.class_map.get(name, name) for name in classes}:
-        yield Finding(
-            FindingKind.UNNAMED_REST,
-            place,
-            "no class is called background: the pixels of no region are ignored, and nothing is learned from them",
-        )
