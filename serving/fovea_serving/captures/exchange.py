@@ -434,12 +434,21 @@ def _run_lengths(segmentation: Any, width: int, height: int) -> dict[str, JsonVa
 
 def _read_cvat(text: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
     for image in ET.fromstring(text).iter("image"):
+        for each in image:
+            _refuse_other(image.attrib["name"], each.tag, each.tag in ("box", "tag"), each.get("rotation"))
         objects: list[JsonValue] = [
             {"class": each.attrib["label"], "box": [float(each.attrib[edge]) for edge in ("xtl", "ytl", "xbr", "ybr")]}
             for each in image.iter("box")
         ]
         classes: list[JsonValue] = [{"class": each.attrib["label"]} for each in image.iter("tag")]
         yield image.attrib["name"], {"objects": objects, "classes": classes}
+
+
+def _refuse_other(image: str, kind: str, known: bool, rotation: str | float | None) -> None:
+    """Raises InvalidInput for what is no upright box: without it the image's label would be wrong."""
+    if not known or float(rotation or 0):
+        shape = kind if not known else f"rotated {kind}"
+        raise InvalidInput(f"it has a {shape}", image, "draw upright boxes, or export the labels as COCO")
 
 
 def _read_label_studio(text: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
@@ -450,6 +459,8 @@ def _read_label_studio(text: str) -> Iterator[tuple[str, Mapping[str, JsonValue]
         objects, classes = list[JsonValue](), list[JsonValue]()
         for part in done[-1]["result"]:
             value = part["value"]
+            known = part["type"] in ("rectanglelabels", "choices") or not {"x", "points", "rle"} & {*value}
+            _refuse_other(task["data"]["image"], part["type"], known, value.get("rotation"))
             if part["type"] == "rectanglelabels":
                 across, down = part["original_width"] / 100, part["original_height"] / 100
                 left, top = value["x"] * across, value["y"] * down

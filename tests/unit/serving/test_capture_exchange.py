@@ -102,6 +102,27 @@ def test_unknown_images_and_broken_files_change_nothing(tmp_path: Path) -> None:
         take_labels(store, tmp_path / "broken.xml", "CVAT")
 
 
+@pytest.mark.parametrize(
+    ("form", "upright", "other"),
+    [
+        ("CVAT", 'occluded="0"', 'rotation="12.00"'),
+        ("CVAT", "<box", '<polygon label="RBC" points="1,2;3,4;5,6" /><box'),
+        ("LabelStudio", '"rotation": 0', '"rotation": 12'),
+        ("LabelStudio", '"type": "rectanglelabels"', '"type": "ellipselabels"'),
+    ],
+)
+def test_other_shapes_than_upright_boxes_are_refused(tmp_path: Path, form: str, upright: str, other: str) -> None:
+    store = filled(tmp_path / "captures", {"a": 0})
+    export(store, pictures(store), tmp_path / "out", form)
+    (file,) = (path for path in (tmp_path / "out").iterdir() if path.is_file())
+    text = file.read_text().replace('"predictions"', '"annotations"')
+    file.write_text(text.replace(upright, other, 1))
+    with pytest.raises(InvalidInput, match="draw upright boxes"):
+        take_labels(store, file, form)
+    file.write_text(text)
+    assert take_labels(store, file, form) == (1, 0)
+
+
 def test_labels_of_another_task_are_refused_and_none_is_kept(tmp_path: Path) -> None:
     store = filled(tmp_path / "captures", {"a": 0, "b": 100}, Task.CLASSIFICATION)
     right, wrong = {"classes": [{"class": "WBC"}]}, {"objects": [{"class": "WBC", "box": [0.0, 0.0, 2.0, 2.0]}]}

@@ -101,6 +101,7 @@ def test_files_of_other_formats_are_told_and_alone_refused(tmp_path: Path) -> No
 
 def test_a_long_file_is_read_child_by_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fovea_trainer.data.formats.xml_tree.BLOCK", 7)
+    monkeypatch.setattr("fovea_trainer.data.formats.xml_tree.MAX_CHILD", 400)
     names = [f"{number}.jpg" for number in range(5)]
     text = cvat(*(image(name=name) for name in names)).replace("cat", "Γάτα")
     files = {f"images/{name}": "" for name in names}
@@ -310,7 +311,7 @@ def test_tracks_are_split_into_frames(tmp_path: Path) -> None:
 def test_a_frame_that_a_track_jumps_over_is_left_out_and_one_that_is_not_there_is_told(tmp_path: Path) -> None:
     tracks = (
         track(frame(0, 10), frame(10, 12), frame(20, 12)),
-        track(frame(0, 1), frame(5, 1, outside=1), frame(15, 2)),
+        track(frame(0, 1), frame(5, 1, outside=1), frame(15, 2), frame(25, 2, outside=1)),
     )
     found = read(tmp_path, {**FRAMES, "annotations.xml": cvat(*tracks, meta=VIDEO)})
     assert sorted(found.boxes) == ["images/frame_000000.png", "images/frame_000010.png"]
