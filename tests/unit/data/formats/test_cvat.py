@@ -204,7 +204,7 @@ LINES = {
 def test_shapes_that_surround_nothing_are_told(case: str, tmp_path: Path) -> None:
     found = one(tmp_path, LINES[case] + BOX)
     assert found.boxes == {"images/a.jpg": [("cat", *CORNERS)]}
-    assert found.findings == [("InvalidLabel", "annotations.xml:6")]
+    assert found.findings == [("DegenerateBox", "annotations.xml:6")]
     assert one(tmp_path, LINES[case] + BOX, class_map={"cat": ""}).findings == []
     found = one(tmp_path, LINES[case] + POLYGON.format(""), Task.INSTANCE_SEGMENTATION)
     assert ("IgnoredRegion", "annotations.xml:6") in found.findings
@@ -289,7 +289,8 @@ def track(*shapes: str, label: str = "cat", subset: str = "") -> str:
 
 
 SIZE = "<original_size><width>100</width><height>100</height></original_size>"
-VIDEO = f"<task><mode>interpolation</mode>{LABELS}{SIZE}</task>"
+SOURCE = "<dumped>2020-04-23</dumped><source>t.mp4</source>"
+VIDEO = f"<task><mode>interpolation</mode>{LABELS}{SIZE}</task>{SOURCE}"
 FRAMES = {f"images/frame_{number:06d}.png": "" for number in (0, 5, 10, 15)}
 
 
@@ -306,6 +307,16 @@ def test_tracks_are_split_into_frames(tmp_path: Path) -> None:
         "images/frame_000015.png": [],
     }
     assert found.findings == []
+
+
+def test_a_job_has_the_size_of_its_frames_beside_it_and_a_skeleton_tracks_within_its_own(tmp_path: Path) -> None:
+    job = f"<job><mode>interpolation</mode></job>{SIZE}{SOURCE}"
+    parts = track('<points frame="0" outside="0" points="1.00,2.00"></points>', label="1")
+    skeleton = track('<skeleton frame="0" points="1.00,2.00"></skeleton>', parts, label="pose")
+    mask = MASK.replace("<mask", '<mask frame="0" outside="0"')
+    found = read(tmp_path, {"images/frame_000000.png": "", "annotations.xml": cvat(track(mask), skeleton, meta=job)})
+    assert found.boxes == {"images/frame_000000.png": [("cat", 60, 7, 90, 27)]}
+    assert found.findings == [("DegenerateBox", "annotations.xml:8")]
 
 
 def test_a_frame_that_a_track_jumps_over_is_left_out_and_one_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -180,12 +180,13 @@ class CVAT:
 
     def _add_meta(self, content: Content, meta: Element) -> None:
         """What is said of a task, a job or a project."""
-        for about in meta.children:
+        frames = meta.find("original_size")  # of a job; a task has its own
+        for about in (child for child in meta.children if child.tag in ("task", "job", "project")):
             labels, tasks = about.find("labels"), about.find("tasks")
             content.names += [label.value("name") for label in labels.children if self._counts(label)] if labels else []
             for task in [about] if tasks is None else tasks.children:
                 subset = "" if tasks is None else task.value("subset") or DEFAULT
-                size = task.find("original_size")
+                size = task.find("original_size") or frames
                 sides = {child.tag: child.text for child in size.children} if size else {}
                 content.tasks.append((subset, _size(sides)))
                 content.video = content.video or task.value("mode") == "interpolation"
@@ -237,7 +238,7 @@ class CVAT:
         subset, name = track.attributes.get("subset", ""), track.attributes.get("label", "")
         sizes = dict(content.tasks)
         last: tuple[int, bool] | None = None
-        for element in track.children:
+        for element in (child for child in track.children if child.tag != "track"):  # that of a skeleton's part
             place = f"{content.file}:{element.line}"
             try:
                 number = _whole(element.attributes, "frame", place)

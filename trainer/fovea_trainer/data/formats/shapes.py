@@ -25,6 +25,7 @@ MAX_NUMBER = 1e18
 """Coordinates are smaller; those that are not finite are none."""
 BOX_ALONE = "the object has a box and no outline"
 MAX_RADIUS = 1e6
+REDRAW = 'draw a box, polygon, ellipse or mask, or drop the label on purpose: map it to "" in classMap'
 SAGITTA = 0.05
 """Pixels that the polygon of an ellipse may lie inside of it."""
 
@@ -41,6 +42,8 @@ class Shape:
     pixels: Region | None = None
     fault: str = BOX_ALONE
     """Why there are no pixels."""
+    boxed: bool = True
+    """Whether the box says where the object is; otherwise there is no object for who learns boxes."""
     difficult: bool = False
 
 
@@ -85,15 +88,14 @@ def ellipse(name: str, place: str, centre: tuple[float, float], radii: tuple[flo
 def unusable(options: Options, name: str, place: str, kind: str, points: Sequence[float]) -> Shape | None:
     """A shape that surrounds no object: the box around its points x1, y1, x2, y2, …; None where its class is dropped.
 
-    Raises InvalidInput where boxes are learned, or there are no points.
+    Raises InvalidInput where there are no points.
     """
     if options.class_map.get(name) == "":
         return None
     message = f"{kind} surrounds no object"
-    if options.task == Task.DETECTION or len(points) < 2:
-        remedy = 'draw a box, polygon, ellipse or mask, or drop the label on purpose: map it to "" in classMap'
-        raise InvalidInput(message, place, remedy)
-    return Shape(name, place, corners_of([points]), fault=message)
+    if len(points) < 2:
+        raise InvalidInput(message, place, REDRAW)
+    return Shape(name, place, corners_of([points]), fault=message, boxed=False)
 
 
 def cropped(name: str, place: str, pixels: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> Shape:
@@ -151,6 +153,9 @@ def labels_of(
     boxes: list[Box] = []
     regions: list[Region] = []
     for shape in shapes:
+        if not (shape.boxed or segments or options.outlines):
+            told.append(Finding(FindingKind.DEGENERATE_BOX, shape.place, shape.fault, REDRAW))
+            continue
         if shape.pixels is None and (segments or options.outlines):
             told.append(Finding(FindingKind.IGNORED_REGION, shape.place, shape.fault))
         if segments:
