@@ -42,7 +42,7 @@ from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.splits import SPLITS, Kept
 from fovea_trainer.data.unused import unused_files
 from fovea_trainer.data.version import ASSIGNMENTS, REPORT, STATISTICS, read_manifest
-from fovea_trainer.data.videos import open_videos
+from fovea_trainer.data.videos import Videos, open_videos
 from fovea_trainer.data.workers import Workers
 
 CHUNK = 32
@@ -52,6 +52,10 @@ SHOWN_FINDINGS = 10
 """Findings that an error lists."""
 
 log = logging.getLogger(__name__)
+
+
+class NothingLabelled(InvalidInput):
+    """There are images, and all of them wait for a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +285,8 @@ def _read(
     total = sum(len(source.tree.files) for source in sources)
     done = 0
     for number, source in enumerate(sources):
-        log.info("reading source %s: %d files in %s", source.name, len(source.tree.files), source.tree.root)
+        files = source.reader.videos if isinstance(source.reader, Videos) else source.tree
+        log.info("reading source %s: %d files in %s", source.name, len(files.files), files.root)
         used: set[str] = set()
         images = _images(source, index, used)
         for checked in pool.map(check_chunk, ((source, chunk) for chunk in _chunks(images, CHUNK))):
@@ -336,7 +341,7 @@ def _refuse(recipe: Recipe, index: Index, exported: Mapping[str, str]) -> None:
     if not index.any() and (waiting := list(index.waiting())):
         places = sorted({exported[each.digest] for each in waiting if each.digest in exported})
         review = f"; for review they lie in {', '.join(places[:SHOWN_FINDINGS])}" if places else ""
-        raise InvalidInput(
+        raise NothingLabelled(
             f"no image has a label yet: {len(waiting)} wait for one, such as {waiting[0].name}{review}",
             "spec.sources",
             "label them, and give the labels with the same image files as a source",
