@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from fovea_trainer.data.findings import Finding
@@ -16,6 +16,7 @@ SPLIT_NAMES = {
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
+    "validate": "validation",
     "dev": "validation",
     "eval": "validation",
     "evaluation": "validation",
@@ -38,6 +39,13 @@ def split_named(folder: str) -> str | None:
 
 RELATIVE = (-1, -1)
 """Size that marks boxes as shares of the image's sides, from 0 to 1."""
+MAX_SHARE = 2.0
+"""Largest number that is taken for a share: boxes leave their images a little."""
+
+
+def are_shares(sides: Collection[float]) -> bool:
+    """Whether the numbers of all boxes of a file are shares of the image's sides: of pixels, some would be larger."""
+    return bool(sides) and max(map(abs, sides)) <= MAX_SHARE
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import io
 import unicodedata
+from typing import BinaryIO
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -34,3 +36,25 @@ def decode_text(data: bytes) -> tuple[str, str]:
         return data.decode(encoding), "utf-8" if encoding == "utf-8-sig" else encoding
     except UnicodeDecodeError:
         return data.decode("windows-1252", errors="replace"), "windows-1252"
+
+
+def text_stream(raw: BinaryIO) -> io.TextIOWrapper:
+    """A file's text, read bit by bit, with its line ends: as `decode_text` reads it, but that each byte that is not in
+    the encoding is taken for Windows-1252, for itself.
+
+    Args:
+        raw: The file at its start, which can be read at any position.
+    """
+    encoding = encoding_of(raw.read(4))
+    raw.seek(0)
+    return io.TextIOWrapper(raw, encoding, errors=_WINDOWS, newline="")
+
+
+def _as_windows(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return error.object[error.start : error.end].decode("windows-1252", errors="replace"), error.end
+
+
+_WINDOWS = "fovea.windows-1252"
+codecs.register_error(_WINDOWS, _as_windows)

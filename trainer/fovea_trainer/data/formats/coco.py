@@ -8,7 +8,6 @@ ids: numbers or texts. What a file says about an image that it lists twice is in
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from collections import defaultdict
@@ -24,7 +23,8 @@ from pydantic import JsonValue
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.annotation_files import read_each
-from fovea_trainer.data.formats.json_stream import stream_arrays
+from fovea_trainer.data.formats.json_stream import shown, stream_arrays
+from fovea_trainer.data.formats.listed import located_entries
 from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Labels, NamedClass, Region, SourceImage
 from fovea_trainer.data.regions import corners_of, outlined_by_box, region_corners
 from fovea_trainer.data.text import encoding_of
@@ -112,26 +112,8 @@ class COCO:
 
     def _locate(self, content: Content, located: dict[str, list[tuple[Content, Entry]]]) -> Iterator[Finding]:
         """Adds the file's images by their paths; those that are listed twice or not there are findings."""
-        exact: dict[str, list[Entry]] = defaultdict(list)
-        close: dict[str, list[Entry]] = defaultdict(list)
-        for entry in content.entries:
-            try:
-                place = self.tree.locate(entry.name, content.file, "images")
-            except InvalidInput as error:
-                yield Finding(FindingKind.MISSING_IMAGE, entry.place, error.message, error.remedy or "")
-                continue
-            if place is None:
-                message = f"the image {_short(entry.name)} is not in the source"
-                yield Finding(FindingKind.MISSING_IMAGE, entry.place, message)
-            else:
-                (exact if place.exact else close)[place.path].append(entry)
-        for path, entries in close.items():
-            if path not in exact:
-                exact[path] = entries
-                continue
-            for entry in entries:
-                message = f"the image {_short(entry.name)} is not in the source; {path} is another's"
-                yield Finding(FindingKind.MISSING_IMAGE, entry.place, message)
+        exact, missing = located_entries(self.tree, content.entries, content.file)
+        yield from missing
         for path, entries in exact.items():
             if len(entries) > 1:
                 listed = " and ".join(f"{entry.place} (id {entry.id})" for entry in entries[:3])
@@ -335,7 +317,7 @@ def _add_category(content: Content, item: Mapping[str, JsonValue], place: str) -
 def _add_entry(content: Content, item: Mapping[str, JsonValue], place: str) -> None:
     name = item.get("file_name") or item.get("coco_url") or item.get("path")
     if not isinstance(name, str) or not name.strip():
-        raise InvalidInput(f"`file_name` is {_short(item.get('file_name'))}, not a text")
+        raise InvalidInput(f"`file_name` is {shown(item.get('file_name'))}, not a text")
     width, height = (_side(item.get(side)) for side in ("width", "height"))
     content.entries.append(
         Entry(_identity(item, "id"), name.strip(), place, (width, height) if width * height else None)
@@ -366,7 +348,7 @@ def _refuse_shared_ids(content: Content) -> None:
 
 def _dict(item: JsonValue, place: str) -> Mapping[str, JsonValue]:
     if not isinstance(item, dict):
-        raise InvalidInput(f"the item is {_short(item)}, not an object", place)
+        raise InvalidInput(f"the item is {shown(item)}, not an object", place)
     return item
 
 
@@ -376,7 +358,7 @@ def _identity(item: Mapping[str, JsonValue], key: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str) or str(value).strip() == "":
-        raise InvalidInput(f"`{key}` is {_short(value)}, not a number or a text")
+        raise InvalidInput(f"`{key}` is {shown(value)}, not a number or a text")
     return str(value).strip()
 
 
@@ -393,14 +375,14 @@ def _four(value: JsonValue) -> tuple[float, float, float, float]:
     if isinstance(value, list) and len(value) == 4 and all(_is_number(side) for side in value):
         x, y, width, height = (float(side) for side in value if isinstance(side, int | float | str))
         return (x, y, width, height)
-    raise InvalidInput(f"`bbox` is {_short(value)}, not [x, y, width, height]")
+    raise InvalidInput(f"`bbox` is {shown(value)}, not [x, y, width, height]")
 
 
 def read_segmentation(value: JsonValue) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...], tuple[int, int]]:
     if isinstance(value, dict):
         size, counts = value.get("size"), value.get("counts")
         if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-            raise InvalidInput(f"`segmentation.size` is {_short(size)}, not [height, width]")
+            raise InvalidInput(f"`segmentation.size` is {shown(size)}, not [height, width]")
         height, width = (side for side in size if isinstance(side, int))
         runs = decode_runs(counts) if isinstance(counts, str) else counts
         if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
@@ -414,7 +396,7 @@ def read_segmentation(value: JsonValue) -> tuple[tuple[tuple[float, ...], ...], 
     polygons: list[tuple[float, ...]] = []
     for part in value:
         if not isinstance(part, list) or len(part) < 6 or len(part) % 2 or len(part) > MAX_POINTS:
-            raise InvalidInput(f"`segmentation` has {_short(part)}, not polygons [[x1, y1, x2, y2, x3, y3, …], …]")
+            raise InvalidInput(f"`segmentation` has {shown(part)}, not polygons [[x1, y1, x2, y2, x3, y3, …], …]")
         if not all(_is_number(number) for number in part):
             raise InvalidInput("a polygon holds something that is no finite number")
         polygons.append(tuple(float(number) for number in part if isinstance(number, int | float | str)))
@@ -428,8 +410,3 @@ def _is_number(value: object) -> bool:
         except ValueError:
             return False
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
-
-
-def _short(value: JsonValue) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -15,7 +15,9 @@ MAX_ITEM = 64 << 20
 """Characters of one item."""
 
 
-def stream_arrays(stream: TextIO, file: str, arrays: set[str]) -> Iterator[tuple[str, JsonValue, int]]:
+def stream_arrays(
+    stream: TextIO, file: str, arrays: set[str], others: dict[str, JsonValue] | None = None
+) -> Iterator[tuple[str, JsonValue, int]]:
     """The items of the arrays of the top-level object, as (key, item, line), holding one item at a time.
 
     NaN and infinity become None; nesting as deep as a bomb and broken JSON raise InvalidInput with the line.
@@ -24,6 +26,7 @@ def stream_arrays(stream: TextIO, file: str, arrays: set[str]) -> Iterator[tuple
         stream: The text.
         file: Its name, for errors.
         arrays: Filled with the keys of all arrays, of empty ones, too.
+        others: Filled with what is no array, by key.
     """
     text = _Window(stream, file)
     text.expect("{")
@@ -38,7 +41,9 @@ def stream_arrays(stream: TextIO, file: str, arrays: set[str]) -> Iterator[tuple
             arrays.add(key)
             yield from ((key, item, line) for item, line in _items(text))
         else:
-            text.value()
+            value = text.value()
+            if others is not None:
+                others[key] = value
         if text.peek() == "}":
             return
         text.expect(",")
@@ -59,6 +64,12 @@ def _items(text: _Window) -> Iterator[tuple[JsonValue, int]]:
             break
         text.expect(",")
     text.expect("]")
+
+
+def shown(value: JsonValue) -> str:
+    """A value as messages show it: its JSON, cut."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 class _Window:

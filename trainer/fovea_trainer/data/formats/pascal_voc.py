@@ -10,7 +10,6 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,14 +23,13 @@ from fovea_store import StorePath
 from fovea_trainer.data.checks import MAX_FILE_BYTES, read_mask
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import ANNOTATION_BYTES, Options, Reader, Tree, split_of
+from fovea_trainer.data.formats.pairs import READERS, Images, paired, stem_of
 from fovea_trainer.data.formats.xml_tree import UNREADABLE, Element, parse_xml, xml_text
 from fovea_trainer.data.image_files import IMAGE_SUFFIXES
 from fovea_trainer.data.records import IGNORE, SPLIT_NAMES, Box, FileImage, Labels, Region, SourceImage
 from fovea_trainer.data.regions import extent, outlined_by_box, pixels_of, region_of
 from fovea_trainer.data.text import composed
 
-READERS = 16
-"""Annotation files that are read at once to learn which images they name; stores answer slowly."""
 SEGMENTATIONS = ("segmentationclass", "segmentationobject")
 OBJECTS = "SegmentationObject"
 LISTED, SEGMENTED = ("ImageSets", "Main"), ("ImageSets", "Segmentation")
@@ -68,24 +66,13 @@ class PascalVOC:
             )
         splits, findings = self._splits()
         yield from findings
-        claims: dict[str, list[str]] = defaultdict(list)
-        for annotation, image in self._pairs(annotations).items():
-            if image is None:
-                yield Finding(FindingKind.MISSING_IMAGE, annotation, "its image is not in the source")
-            else:
-                claims[image].append(annotation)
-        for path in self._images:
-            of_image, others = self._own(path, claims.get(path, ()))
-            for other in others:
-                message = f"{path} has its labels in {of_image}"
-                yield Finding(FindingKind.ORPHAN_LABEL, other, message)
-            if of_image is None and path in claims:
-                message = f"{path} has labels in {' and in '.join(claims[path][:3])}, which differ"
-                self.tree.opened.add(path)  # a finding already
-                yield Finding(FindingKind.LISTED_TWICE, path, message)
-            else:
-                split = splits.get(path, split_of(path))
-                yield SourceImage(path, FileImage(path), split, None, of_image, self._outlines_of(of_image))
+        for each in paired(self.tree, self._images.paths, self._pairs(annotations)):
+            if isinstance(each, Finding):
+                yield each
+                continue
+            path, annotation = each
+            split = splits.get(path, split_of(path))
+            yield SourceImage(path, FileImage(path), split, None, annotation, self._outlines_of(annotation))
 
     def read(self, item: SourceImage) -> Labels:
         if item.labels_path is None:
@@ -104,18 +91,14 @@ class PascalVOC:
         """The picture of the objects of an annotation file, in the folder beside its own."""
         if annotation is None or not self.outlines:
             return None
-        return self.tree.find(str(PurePosixPath(annotation).parent.parent / OBJECTS / f"{_stem(annotation)}.png"))
+        return self.tree.find(str(PurePosixPath(annotation).parent.parent / OBJECTS / f"{stem_of(annotation)}.png"))
 
     @cached_property
-    def _images(self) -> Sequence[str]:
-        return [path for path in self.tree.images if not any(part.lower() in SEGMENTATIONS for part in path.split("/"))]
-
-    @cached_property
-    def _by_stem(self) -> Mapping[str, list[str]]:
-        stems: dict[str, list[str]] = defaultdict(list)
-        for path in self._images:
-            stems[_stem(path)].append(path)
-        return stems
+    def _images(self) -> Images:
+        paths = [
+            path for path in self.tree.images if not any(part.lower() in SEGMENTATIONS for part in path.split("/"))
+        ]
+        return Images(paths)
 
     # --- Which annotation is of which image ---
 
@@ -123,7 +106,7 @@ class PascalVOC:
         """The image of each annotation file."""
         with ThreadPoolExecutor(READERS) as readers:
             named = dict(zip(annotations, readers.map(self._named, annotations), strict=True))
-        same = {path: self._near(path, _stem(path)) for path in annotations}
+        same = {path: self._images.near(path, stem_of(path)) for path in annotations}
         pairs = {path: same[path] or named[path] for path in annotations}
         # Copies keep the <filename> of what they were copied from: who has the name itself goes first.
         certain = {image for path, image in pairs.items() if image is not None and named[path] in (None, image)}
@@ -141,30 +124,7 @@ class PascalVOC:
             return None  # a finding, once it is read for its image
         match = _NAME.search(text)
         name = html.unescape(match[1]).strip().replace("\\", "/") if match else ""
-        return self._near(annotation, _stem(name), name) if name else None
-
-    def _near(self, annotation: str, stem: str, name: str = "") -> str | None:
-        """The image of a stem that is nearest to an annotation file; with the very name or path first.
-
-        None where there is none, or where several are as near.
-        """
-        images = self._by_stem.get(stem, ())
-        exact = [path for path in images if f"/{composed(path)}".endswith(f"/{composed(name)}")] if name else []
-        ranked = sorted((_distance(annotation, path), path) for path in exact or images)
-        if not ranked or (len(ranked) > 1 and ranked[0][0] == ranked[1][0]):
-            return None
-        # Another folder's image of that name is meant only where the folders do not say otherwise.
-        return ranked[0][1] if ranked[0][0] < FAR or len(images) == 1 else None
-
-    def _own(self, image: str, annotations: Sequence[str]) -> tuple[str | None, list[str]]:
-        """The annotation file of an image, and the others that claim it. None where they disagree with equal right."""
-        ranked = sorted((_distance(path, image), path) for path in annotations)
-        if not ranked:
-            return None, []
-        best = [path for distance, path in ranked if distance == ranked[0][0]]
-        if len(best) > 1 and len({(self.tree / path).read_bytes(ANNOTATION_BYTES) for path in best}) > 1:
-            return None, []
-        return best[0], [path for _, path in ranked if path != best[0]]
+        return self._images.near(annotation, stem_of(name), name) if name else None
 
     # --- Splits ---
 
@@ -201,7 +161,7 @@ class PascalVOC:
         """The images that a line of an image set can mean: a name that may hold blanks, with or without a sign."""
         for text in dict.fromkeys((line, _SIGN.sub("", line))):
             for stem in dict.fromkeys((composed(text), _without_suffix(composed(text)))):
-                images = self._by_stem.get(stem.rpartition("/")[2], ())
+                images = self._images.by_stem.get(stem.rpartition("/")[2], ())
                 below = [path for path in images if f"/{_without_suffix(composed(path))}".endswith(f"/{stem}")]
                 if below:
                     return below
@@ -210,29 +170,6 @@ class PascalVOC:
 
 def open_reader(tree: Tree, options: Options) -> Reader:
     return PascalVOC(tree, options.outlines)
-
-
-FAR = 3
-"""Distance of files whose folders have nothing to do with each other."""
-
-
-def _distance(annotation: str, image: str) -> int:
-    """How far an image lies from an annotation file: 0 beside it, 1 in the folder that stands for its own by the
-    format's rule, 2 in another folder of the same place, FAR elsewhere."""
-    ours, theirs = annotation.split("/")[:-1], image.split("/")[:-1]
-    if ours == theirs:
-        return 0
-    longest = max(len(ours), len(theirs))
-    if len(ours) == len(theirs):
-        different = [(a.lower(), b.lower()) for a, b in zip(ours, theirs, strict=True) if a != b]
-        if different == [("annotations", "jpegimages")] or different == [("annotations", "images")]:
-            return 1
-        return 2 if len(different) == 1 else FAR
-    return 2 if abs(len(ours) - len(theirs)) == 1 and longest == 1 else FAR
-
-
-def _stem(path: str) -> str:
-    return composed(PurePosixPath(path).stem)
 
 
 def _without_suffix(path: str) -> str:
