@@ -132,8 +132,28 @@ def cvat(root: Path) -> None:
     (root / "annotations.xml").write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{text}')
 
 
-SETS = {"coco": coco, "voc": voc, "yolo": yolo, "darknet": darknet, "imagenet": image_folder, "cvat": cvat}
-DATUMARO = {"darknet": "yolo"}
+def vott(root: Path) -> None:
+    rows = ['"image","xmin","ymin","xmax","ymax","label"']
+    for number in range(COUNT):
+        draw(root / f"{number}.jpg", number)
+        for label, x, y, width, height in boxes(number):
+            rows.append(f'"{number}.jpg",{x}.5,{y}.25,{x + width}.5,{y + height}.25,"{CLASSES[label]}"')
+    (root / "pets-export.csv").write_text("\n".join(rows) + "\n")
+
+
+def one_hot(root: Path) -> None:
+    rows = [f"filename, {', '.join(CLASSES)}"]
+    for number in range(COUNT):
+        draw(root / f"train/{number}.jpg", number)
+        rows.append(f"{number}.jpg, {', '.join(str(int(number % 3 == label)) for label in range(3))}")
+    (root / "train/_classes.csv").write_text("\n".join(rows) + "\n")
+
+
+SETS = {
+    **{"coco": coco, "voc": voc, "yolo": yolo, "darknet": darknet, "imagenet": image_folder, "cvat": cvat},
+    **{"vott": vott, "one-hot": one_hot},
+}
+DATUMARO = {"darknet": "yolo", "vott": "vott_csv", "one-hot": "roboflow_multiclass"}
 """What Datumaro calls a format, where it is another name."""
 
 

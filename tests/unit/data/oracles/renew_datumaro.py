@@ -34,7 +34,7 @@ def read(root: Path, format: str) -> dict[str, list[list[object]]]:
             for one in item.annotations
             if one.type == AnnotationType.polygon
         ]
-        content[Path(item.id).name] = sorted(labels if format == "imagenet" else boxes or polygons)
+        content[Path(item.id).name] = sorted(labels or boxes or polygons)
     return content
 
 
