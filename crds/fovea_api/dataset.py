@@ -70,22 +70,22 @@ SUPPORTED_FORMATS: Mapping[Task, tuple[Format, ...]] = {
         Format.COCO,
         Format.PASCAL_VOC,
         Format.YOLO,
-        *(Format.CVAT, Format.LABEL_STUDIO),
+        *(Format.CVAT, Format.LABEL_STUDIO, Format.LABEL_ME, Format.CREATE_ML, Format.CSV),
         Format.CAPTURES,
     ),
     Task.DETECTION: (
         *(Format.PASCAL_VOC, Format.COCO, Format.YOLO),
-        *(Format.CVAT, Format.LABEL_STUDIO),
+        *(Format.CVAT, Format.LABEL_STUDIO, Format.LABEL_ME, Format.CREATE_ML, Format.CSV),
         Format.CAPTURES,
     ),
     Task.SEMANTIC_SEGMENTATION: (
         *(Format.MASKS, Format.COCO),
-        *(Format.CVAT, Format.LABEL_STUDIO),
+        *(Format.CVAT, Format.LABEL_STUDIO, Format.LABEL_ME),
         Format.CAPTURES,
     ),
     Task.INSTANCE_SEGMENTATION: (
         *(Format.COCO, Format.YOLO, Format.PASCAL_VOC),
-        *(Format.CVAT, Format.LABEL_STUDIO),
+        *(Format.CVAT, Format.LABEL_STUDIO, Format.LABEL_ME),
         Format.CAPTURES,
     ),
 }

@@ -87,9 +87,9 @@ WRONG = (
     Changed(_D, {f"{LAB}.format": "VOC"}, f"{S}.format", "PascalVOC"),
     Changed(
         _D,
-        {f"{LAB}.format": "LabelMe"},
+        {f"{LAB}.format": "Video"},
         f"{S}.format",
-        "use one of COCO, CVAT, Captures, IDX, ImageFolder, LabelStudio, Masks, PascalVOC, YOLO",
+        "cannot be read yet; use one of COCO, CSV, CVAT, Captures, CreateML, IDX, ImageFolder, LabelMe, LabelStudio",
     ),
     Changed(_D, {f"{LAB}.format": "ImageFolder"}, "spec.sources", "Detection can be read from PascalVOC, COCO, YOLO"),
     Changed(_D, {"spec.task": "SemanticSegmentation"}, "spec.sources", "can be read from Masks, COCO"),
@@ -444,6 +444,9 @@ MODELS = {kind.__name__.lower(): kind for kind in KINDS}
 
 RIGHT = (
     Changed(_D, {"spec.task": "InstanceSegmentation", f"{LAB}.format": "YOLO"}),
+    Changed(_D, {"spec.task": "InstanceSegmentation", f"{LAB}.format": "LabelMe"}),
+    Changed(_D, {f"{LAB}.format": "CreateML"}),
+    Changed(_D, {"spec.task": "Classification", f"{LAB}.format": "CSV"}),
     Changed(_D, {"spec.splits.ratios": {"train": 1, "validation": 0, "test": 0}}),
     Changed(_D, {"spec.task": "SemanticSegmentation", f"{LAB}.format": "Masks", f"{LAB}.maskValues": {"cell": 255}}),
     Changed(

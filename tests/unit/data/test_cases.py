@@ -94,6 +94,22 @@ EXPECTED = {
     ),
     "67-classes-typo": Expected(findings={"UnknownClass": 20}, refused="did you mean [cat, dog]?"),
     "69-long-class-name": Expected(splits=TENS, classes={"cat": 10}, findings={"UnknownClass": 10}),
+    "71-labelme-image-data-alone": Expected(
+        splits=TENS, classes={"cat": 10, "dog": 10}, findings={"MissingImage": 1}
+    ),
+    "72-createml-roboflow": Expected(
+        splits={"train": 8, "validation": 2, "test": 2}, classes={"cat": 6, "dog": 6}
+    ),
+    "73-csv-vertex": Expected(
+        splits={"train": 9, "validation": 2, "test": 2},
+        classes={"cat": 12, "dog": 12},
+        findings={"MissingImage": 1},
+    ),
+    "74-csv-one-hot-ids": Expected(
+        splits={"train": 10, "validation": 1, "test": 1},
+        classes={"BCC": 4, "MEL": 4, "NV": 4},
+        findings={"ClassOnlyNamed": 1, "OtherFiles": 1},
+    ),
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from dataset_support import BCCD, MEMBRANE, read_all
+from dataset_support import BCCD, MEMBRANE, Build, detection, read_all
 from fovea_api.common import Task
 from fovea_api.dataset import Format, Source
 from fovea_serving.pipeline.run_lengths import decode_runs
@@ -136,3 +136,73 @@ def test_coco_run_lengths_agree_with_the_reference() -> None:
         runs = decode_runs(text)
         flags = np.repeat(np.arange(len(runs)) % 2, runs).reshape(53, 37).T
         assert (flags == pixels).all()
+
+
+CLASSES = ["RBC", "WBC", "Platelets"]
+Boxes = dict[str, list[tuple[str, float, float, float, float]]]
+
+
+def label_me(boxes: Boxes, root: Path) -> None:
+    for stem, listed in boxes.items():
+        shapes = [
+            {"label": name, "points": [[x2, y2], [x1, y1]], "group_id": None, "shape_type": "rectangle", "flags": {}}
+            for name, x1, y1, x2, y2 in listed
+        ]
+        size = {"imageHeight": 480, "imageWidth": 640}
+        content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{stem}.jpg", "imageData": None}
+        (root / f"{stem}.json").write_text(json.dumps(content | size))
+
+
+def create_ml(boxes: Boxes, root: Path) -> None:
+    content = [
+        {
+            "image": f"{stem}.jpg",
+            "annotations": [
+                {
+                    "label": name,
+                    "coordinates": {"x": (x1 + x2) / 2, "y": (y1 + y2) / 2, "width": x2 - x1, "height": y2 - y1},
+                }
+                for name, x1, y1, x2, y2 in listed
+            ],
+        }
+        for stem, listed in boxes.items()
+    ]
+    (root / "_annotations.createml.json").write_text(json.dumps(content))
+
+
+def tensorflow(boxes: Boxes, root: Path) -> None:
+    rows = [
+        f"{stem}.jpg,640,480,{name},{x1},{y1},{x2},{y2}" for stem, of in boxes.items() for name, x1, y1, x2, y2 in of
+    ]
+    (root / "_annotations.csv").write_text("filename,width,height,class,xmin,ymin,xmax,ymax\n" + "\n".join(rows))
+
+
+def vertex(boxes: Boxes, root: Path) -> None:
+    rows = [
+        f"TRAIN,gs://lab/{stem}.jpg,{name},{x1 / 640:.9f},{y1 / 480:.9f},,,{x2 / 640:.9f},{y2 / 480:.9f},,"
+        for stem, of in boxes.items()
+        for name, x1, y1, x2, y2 in of
+    ]
+    (root / "import.csv").write_text("\n".join(rows))
+
+
+WRITTEN = {
+    "LabelMe": (Format.LABEL_ME, label_me),
+    "CreateML": (Format.CREATE_ML, create_ml),
+    "CSV of TensorFlow": (Format.CSV, tensorflow),
+    "CSV of Vertex AI": (Format.CSV, vertex),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_formats_of_labelling_tools_equal_pascal_voc(case: str, voc: Path, tmp_path: Path, build: Build) -> None:
+    """Also through a whole build: the version has the same images in the same splits, with the same labels."""
+    wanted = boxes_of(voc, Format.PASCAL_VOC)
+    format, write = WRITTEN[case]
+    root = tmp_path / "images"
+    shutil.copytree(voc / "JPEGImages", root)
+    write(wanted, root)
+    assert boxes_of(root, format) == wanted
+    theirs, ours = (build(detection(folder, kind)).summary for folder, kind in ((voc, "PascalVOC"), (root, format)))
+    assert ours.annotations == sum(map(len, wanted.values()))
+    assert (ours.splits, ours.classes, ours.findings) == (theirs.splits, theirs.classes, theirs.findings)

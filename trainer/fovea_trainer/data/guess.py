@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 from collections import Counter
@@ -15,9 +16,12 @@ from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import FindingKind
 from fovea_trainer.data.formats import Options, Tree, open_reader
+from fovea_trainer.data.formats.csv import read_rows
+from fovea_trainer.data.formats.csv_columns import columns_of
 from fovea_trainer.data.formats.masks import IMAGE_FOLDERS, MASK_FOLDERS
 from fovea_trainer.data.records import Labels, SourceImage
 from fovea_trainer.data.sources import open_source
+from fovea_trainer.data.text import decode_text
 from fovea_trainer.data.unused import LINE
 
 LOOKED_INTO = 20
@@ -46,9 +50,11 @@ def guess_format(tree: Tree) -> Format:
     if any(b"<annotation" in head for head in documents):
         return Format.PASCAL_VOC
     heads = [_head(tree, path) for path in list(tree.with_suffix(".json"))[:LOOKED_INTO]]
-    for format, fits in ((Format.COCO, _is_coco), (Format.LABEL_STUDIO, _is_label_studio)):
+    for format, fits in JSON:
         if any(map(fits, heads)):
             return format
+    if any(_lists_images(tree, path) for path in list(tree.with_suffix(".csv", ".tsv"))[:LOOKED_INTO]):
+        return Format.CSV
     folders = {part.lower() for path in tree.images for part in PurePosixPath(path).parts[:-1]}
     if folders & set(IMAGE_FOLDERS) and folders & set(MASK_FOLDERS):
         return Format.MASKS
@@ -131,6 +137,30 @@ def _is_coco(head: bytes) -> bool:
 
 def _is_label_studio(head: bytes) -> bool:
     return head.lstrip().startswith(b"[") and (b'"data"' in head or b'"result"' in head)
+
+
+def _is_label_me(head: bytes) -> bool:
+    return head.lstrip().startswith(b"{") and any(key in head for key in (b'"shapes"', b'"imagePath"'))
+
+
+def _is_create_ml(head: bytes) -> bool:
+    image, labels = (b'"image"', b'"imagefilename"', b'"filename"'), (b'"annotation', b'"label"')
+    return head.lstrip().startswith(b"[") and all(any(key in head for key in keys) for keys in (image, labels))
+
+
+JSON = (
+    *((Format.COCO, _is_coco), (Format.LABEL_STUDIO, _is_label_studio)),
+    *((Format.LABEL_ME, _is_label_me), (Format.CREATE_ML, _is_create_ml)),
+)
+
+
+def _lists_images(tree: Tree, path: str) -> bool:
+    """Whether a table lists images with classes or boxes."""
+    with suppress(InvalidInput):
+        rows = read_rows(io.StringIO(decode_text(_head(tree, path))[0].rpartition("\n")[0]), path)
+        first = [cells for cells, _ in itertools.islice(rows, LOOKED_INTO)]
+        return bool(first) and bool(columns_of(first, boxes=False))
+    return False
 
 
 def _head(tree: Tree, path: str) -> bytes:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -15,13 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from dataset_support import draw, read_source
 from fovea_api.common import Task
 from fovea_api.dataset import SUPPORTED_FORMATS, Format
 from fovea_api.errors import FoveaError
 from fovea_serving.pipeline import decode_image
-from fovea_trainer.data.formats.json_stream import stream_arrays
+from fovea_trainer.data.formats.csv_columns import BOXES, DIFFICULT, IMAGE, NAME, SPLIT, VIA
+from fovea_trainer.data.formats.json_stream import stream_arrays, stream_list
+from fovea_trainer.data.formats.label_me import POINTS as POINTS_OF_KIND
 from fovea_trainer.data.formats.label_studio import decode_alpha
 from fovea_trainer.data.formats.masks import compiled
 from fovea_trainer.data.formats.xml_tree import parse_xml, stream_xml
@@ -78,6 +83,7 @@ NAMES = st.one_of(
 PATHS = st.one_of(
     st.sampled_from(
         [
+            "images/a.jpg",
             "a.jpg",
             "images\\a.jpg",
             "/a.jpg",
@@ -102,7 +108,8 @@ LINES = st.lists(st.lists(st.one_of(NUMBERS.map(str), NAMES), max_size=12).map("
 
 
 def or_any(strategy: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
-    return st.one_of(strategy, strategy, strategy, VALUES)
+    """Three times of four from the strategy: one_of counts the same strategy once."""
+    return st.integers(0, 3).flatmap(lambda pick: strategy if pick else VALUES)
 
 
 IDS = or_any(st.sampled_from([1, 2, "1", 1.0]))
@@ -162,6 +169,83 @@ COCO = st.fixed_dictionaries(
         "info": VALUES,
     },
 )
+WITHIN = st.one_of(st.integers(0, 20), st.floats(0, 20), NUMBERS)
+POINTS = st.lists(st.lists(WITHIN, min_size=2, max_size=2), max_size=5)
+PICTURE = st.one_of(
+    st.just(base64.b64encode(cv2.imencode(".png", np.eye(9, dtype=np.uint8))[1].tobytes()).decode()),
+    st.binary(max_size=30).map(lambda data: base64.b64encode(data).decode()),
+)
+LABEL_ME = st.fixed_dictionaries(
+    {},
+    optional={
+        "flags": or_any(st.dictionaries(NAMES, st.booleans(), max_size=3)),
+        "shapes": or_any(
+            st.lists(
+                or_any(
+                    st.fixed_dictionaries(
+                        {"label": or_any(NAMES), "points": or_any(POINTS)},
+                        optional={
+                            "shape_type": or_any(st.sampled_from([*POINTS_OF_KIND, None])),
+                            "group_id": IDS,
+                            "mask": or_any(PICTURE),
+                            "flags": VALUES,
+                        },
+                    )
+                ),
+                max_size=5,
+            )
+        ),
+        "imagePath": or_any(PATHS),
+        "imageData": VALUES,
+        "imageWidth": or_any(st.just(20)),
+        "imageHeight": or_any(st.just(20)),
+    },
+)
+CREATE_ML = st.lists(
+    or_any(
+        st.fixed_dictionaries(
+            {"image": or_any(PATHS)},
+            optional={
+                "annotations": or_any(
+                    st.lists(
+                        or_any(
+                            st.fixed_dictionaries(
+                                {"label": or_any(NAMES)},
+                                optional={
+                                    "coordinates": or_any(
+                                        st.fixed_dictionaries(dict.fromkeys(("x", "y", "width", "height"), WITHIN))
+                                    )
+                                },
+                            )
+                        ),
+                        max_size=4,
+                    )
+                )
+            },
+        )
+    ),
+    max_size=4,
+)
+CELLS = st.one_of(WITHIN.map(str), PATHS, st.sampled_from(["train", '"', '"a', "nan", '"{""x"": 1}"', "cat\ndog"]))
+COLUMNS = st.one_of(
+    st.sampled_from([*IMAGE, *NAME, *SPLIT, *DIFFICULT, *VIA, *(name for _, names in BOXES for name in names)]), CELLS
+)
+CSV = st.tuples(
+    st.sampled_from([",", ";", "\t"]),
+    st.one_of(
+        st.lists(COLUMNS, max_size=8),
+        st.just(["filename", "xmin", "ymin", "xmax", "ymax", "class", "split"]),
+        st.permutations(["filename", "class", "xmin", "ymin", "xmax", "ymax", "split"]),
+        st.just(["image", *VIA]),
+    ),
+    st.lists(
+        st.one_of(
+            st.lists(CELLS, max_size=10),
+            st.lists(WITHIN.map(str), min_size=6, max_size=6).map(lambda it: ["images/a.jpg", *it]),
+        ),
+        max_size=6,
+    ),
+).map(lambda it: "\n".join(it[0].join(row) for row in (it[1], *it[2])))
 YAML = st.one_of(
     LINES,
     st.text(max_size=60),
@@ -340,6 +424,24 @@ def test_label_studio(data: bytes) -> None:
 
 
 @FUZZ
+@given(LABEL_ME.map(json.dumps).flatmap(lambda text: encoded(st.just(text))), encoded(LINES))
+def test_label_me(beside: bytes, elsewhere: bytes) -> None:
+    read_all(Format.LABEL_ME, {"images/a.json": beside, "b/c.json": elsewhere, "x.json": beside})
+
+
+@FUZZ
+@given(st.one_of(CREATE_ML.map(json.dumps), LINES).flatmap(lambda text: encoded(st.just(text))))
+def test_create_ml(data: bytes) -> None:
+    read_all(Format.CREATE_ML, {"x.json": data})
+
+
+@FUZZ
+@given(encoded(st.one_of(CSV, LINES)), encoded(CSV))
+def test_csv(first: bytes, second: bytes) -> None:
+    read_all(Format.CSV, {"x.csv": first, "b/train.tsv": second})
+
+
+@FUZZ
 @given(st.binary(max_size=60), st.binary(max_size=60), st.integers(0, 3))
 def test_idx(images: bytes, labels: bytes, dimensions: int) -> None:
     head = bytes([0, 0, 8, dimensions])
@@ -392,6 +494,8 @@ def test_parts(text: str, data: bytes) -> None:
     with bounded():
         list(stream_arrays(io.StringIO(text), "x", set()))
     with bounded():
+        list(stream_list(io.StringIO(text), "x"))
+    with bounded():
         parse_xml(data, "x")
     with bounded():
         list(stream_xml(io.BytesIO(b"<a>" + data), "x", "a"))
@@ -407,6 +511,7 @@ def test_patterns(pattern: str, path: str) -> None:
         compiled(pattern).fullmatch(path)
 
 
+BOMB = base64.b64encode(cv2.imencode(".png", np.zeros((9_000, 9_000), np.uint8))[1].tobytes()).decode()
 BOMBS = {
     "nested JSON": (Format.COCO, {"x.json": b'{"images": ' + b"[" * 200_000}),
     "deep JSON": (Format.COCO, {"x.json": b'{"a": ' + b'{"b": ' * 100_000}),
@@ -444,6 +549,22 @@ BOMBS = {
             ).encode()
         },
     ),
+    "a picture in a mask, of a huge image": (
+        Format.LABEL_ME,
+        {
+            "images/a.json": json.dumps(
+                {
+                    "shapes": [{"label": "a", "shape_type": "mask", "points": [[0, 0], [9, 9]], "mask": BOMB}] * 4,
+                    "imageWidth": 10**6,
+                    "imageHeight": 10**6,
+                }
+            ).encode()
+        },
+    ),
+    "nested CreateML": (Format.CREATE_ML, {"x.json": b"[" * 200_000}),
+    "many columns": (Format.CSV, {"x.csv": b"image" + b",label" * 20_000 + b"\n" + b"a.jpg,1\n" * 1000}),
+    "a cell without end": (Format.CSV, {"x.csv": b'image,label\n"' + b"a,b\n" * 500_000}),
+    "a line without end": (Format.CSV, {"x.csv": b"," * 5_000_000}),
     "YAML's laughs": (Format.YOLO, {"data.yaml": b"a: &a [x,x]\nb: &b [*a,*a]\nnames: [*b,*b]"}),
     "nested YAML": (Format.YOLO, {"data.yaml": b"names: " + b"[" * 500_000}),
     "many lines": (Format.YOLO, {"labels/a.txt": b"0 0.5 0.5 0.1 0.1\n" * 20_000}),
