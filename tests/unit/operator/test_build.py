@@ -6,12 +6,13 @@ import base64
 import gzip
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fovea_api.common import PodTemplate, Resources, RunPolicy
 from fovea_api.dataset import Recipe
-from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
+from fovea_api.run import BundleInput, RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
 from fovea_api.trainingjob import TrainingJobSpec
 from fovea_api.tuningsweep import TuningSweepSpec
 from fovea_operator.kinds.trainingjob.build import child_builder
@@ -151,6 +152,32 @@ def test_volumes_only_the_store_is_written() -> None:
         "/fovea/secrets/hospital": True,
     }
     assert container["envFrom"] == [{"secretRef": {"name": "store-keys"}}]
+
+
+def test_a_build_reads_videos_and_the_model_and_writes_what_is_to_be_reviewed() -> None:
+    recipe = Recipe.model_validate(
+        {
+            "task": "Detection",
+            "sources": [{"name": "c", "video": {"uri": "s3://b/hall"}, "secretRef": {"name": "hall-keys"}}],
+            "prelabel": {
+                "modelDeploymentRef": {"name": "cells"},
+                "export": {"uri": "pvc://todo/cells", "format": "CVAT"},
+            },
+        }
+    )
+    given = work(recipe=recipe)
+    model = BundleInput(digest=f"sha256-{'a' * 64}", artifact="pvc://models/cells")
+    spec = given.spec.model_copy(update={"inputs": RunInputs(prelabel=model)})
+    resources = Resources(requests={"cpu": "1"})
+    made = build_job(replace(given, spec=spec), BUILD, resources, PodTemplate(), RunPolicy(), SETTINGS)
+    mounts = pods(made)[0]["spec"]["containers"][0]["volumeMounts"]
+    assert {each["mountPath"]: each.get("readOnly", False) for each in mounts} == {
+        "/fovea/work": False,
+        "/fovea/pvc/models": True,
+        "/fovea/pvc/store": False,
+        "/fovea/pvc/todo": False,
+        "/fovea/secrets/hall-keys": True,
+    }
 
 
 def test_the_run_spec_travels_whole() -> None:
