@@ -80,7 +80,9 @@ def test_frames_wait_for_review_and_come_back_as_labelled_images(demo: Demo, tmp
     status = demo.wait_ready("dataset", NAME, 180)["status"]
     assert (status["images"], status["annotations"]) == (FRAMES, labelled)
     version = open_version(status["artifact"], tmp_path / "version").split("train")
-    assert {str(name).split("/")[-1] for name in version.column("name")} == {f"{s * 1000:08}.jpg" for s in range(FRAMES)}
+    assert {str(name).split("/")[-1] for name in version.column("name")} == {
+        f"{s * 1000:08}.jpg" for s in range(FRAMES)
+    }
     found = demo.kubectl("-n", demo.namespace, "exec", "loader", "--", "ls", "/datasets/todo")
     assert found.split() == [batch], "what has come back is not exported again"
     demo.kubectl("-n", demo.namespace, "delete", "dataset", NAME)
