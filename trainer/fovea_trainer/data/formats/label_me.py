@@ -300,7 +300,8 @@ def _shape_of(parts: Sequence[Drawn], size: Size | None) -> Shape:
         pixels = None if fault else _joined(regions, size)
     except InvalidInput as error:
         pixels, fault = None, error.message
-    return Shape(first.name, first.place, corners, pixels and replace(pixels, box=corners), fault, difficult)
+    pixels = pixels and replace(pixels, box=corners)
+    return replace(first, corners=corners, pixels=pixels, fault=fault, difficult=difficult)
 
 
 def _shape(part: Drawn, size: Size | None) -> Shape:
@@ -324,7 +325,7 @@ def _box(part: Drawn) -> Shape:
     """The box around the points of a part that does not say which pixels are its own."""
     corners = corners_of([[value for point in part.points for value in point]])
     fault = f"a {part.kind} does not say which pixels are of the {part.name}"
-    return Shape(part.name, part.place, corners, fault=fault, difficult=part.difficult)
+    return Shape(part.name, part.place, corners, fault=fault, boxed=len(part.points) > 1, difficult=part.difficult)
 
 
 def _masked(part: Drawn, mask: NDArray[np.bool_], size: Size | None) -> Shape:
