@@ -92,8 +92,6 @@ SUPPORTED_FORMATS: Mapping[Task, tuple[Format, ...]] = {
 """The tasks that a version can be built for, and the formats that its sources can be read from."""
 
 _MASKED = (Task.SEMANTIC_SEGMENTATION, Task.INSTANCE_SEGMENTATION)
-_READABLE = sorted({name for formats in SUPPORTED_FORMATS.values() for name in formats})
-_UNREADABLE = sorted(set(Format) - set(_READABLE))
 
 
 class Problem(Model):
@@ -236,9 +234,9 @@ class Source(Model):
             ".format",
         ),
         Rule(
-            f"!has(self.format) || !(self.format in {[str(name) for name in _UNREADABLE]})",
-            f"this format cannot be read yet; use one of {', '.join(_READABLE)}",
-            lambda obj: obj.format is None or obj.format in _READABLE,
+            f"!has(self.format) || self.format != '{Format.VIDEO}'",
+            "videos have no labels; give them as video: {uri: …}, in place of uri and format",
+            lambda obj: obj.format != Format.VIDEO,
             ".format",
         ),
         Rule(

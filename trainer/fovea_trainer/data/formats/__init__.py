@@ -7,13 +7,11 @@ entry, and the rest is read. Only what makes all of a source ambiguous is refuse
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -247,19 +245,8 @@ class OpenReader(Protocol):
 
 
 def open_reader(format: Format, tree: Tree, options: Options) -> Reader:
-    """The reader of a format for a source. Raises InvalidInput for a format that cannot be read yet."""
-    if (module := _module(format)) is None:
-        readable = [each for each in Format if _module(each)]
-        near = difflib.get_close_matches(format, readable, 1, 0)
-        raise InvalidInput(
-            f"the format {format} cannot be read yet",
-            "spec.sources.format",
-            f"convert to one of {', '.join(sorted(readable))}; the nearest is {near[0]}",
-        )
-    make: OpenReader = importlib.import_module(module).open_reader
+    """The reader of a format for a source. Raises InvalidInput for videos, which have no labels to read."""
+    if format == Format.VIDEO:
+        raise InvalidInput("videos have no labels", "spec.sources.format", "give them as video: {uri: …}")
+    make: OpenReader = importlib.import_module(f"{__name__}.{format.name.lower()}").open_reader
     return make(tree, options)
-
-
-def _module(format: Format) -> str | None:
-    name = f"{__name__}.{format.name.lower()}"
-    return name if find_spec(name) is not None else None
