@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
@@ -317,7 +318,7 @@ class Export(Model):
     format: Literal[Format.CVAT, Format.LABEL_STUDIO, Format.COCO]
     """Import format of the labelling tool."""
 
-    rules: ClassVar = not_downloaded("uri")
+    rules: ClassVar = tuple(replace(rule, check=None) for rule in not_downloaded("uri"))
 
 
 class Prelabel(Model):
@@ -531,21 +532,12 @@ class DatasetSpec(Recipe):
             f"!has(self.prelabel) || !has(self.prelabel.export) || self.prelabel.export.format == '{Format.COCO}' || "
             f"!(self.task in {[str(task) for task in _MASKED]})",
             "masks go to labelling tools as COCO alone",
-            lambda obj: (
-                obj.prelabel is None
-                or obj.prelabel.export is None
-                or obj.prelabel.export.format == Format.COCO
-                or obj.task not in _MASKED
-            ),
-            ".prelabel.export.format",
+            field=".prelabel.export.format",
         ),
         Rule(
             f"!has(self.prelabel) || self.task != '{Task.SEMANTIC_SEGMENTATION}' || self.prelabel.use != 'Immediately'",
             "a class for each pixel has no confidence that could be asked for; use AfterReview",
-            lambda obj: (
-                obj.prelabel is None or obj.task != Task.SEMANTIC_SEGMENTATION or obj.prelabel.use != "Immediately"
-            ),
-            ".prelabel.use",
+            field=".prelabel.use",
         ),
         *(_readable(task, formats) for task, formats in SUPPORTED_FORMATS.items()),
     )
@@ -624,7 +616,10 @@ def references(spec: DatasetSpec) -> Iterator[Reference]:
 
 
 def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
-    """What a recipe asks for that the API knows and this version cannot do, each with its field and the remedy."""
+    """What a recipe asks for that the API knows and this version cannot do, each with its field and the remedy.
+
+    What is refused at apply, and was accepted by earlier versions, is here for the objects that are stored.
+    """
     wishes = list[tuple[bool, str, str, str]]()
     for index, source in enumerate(recipe.sources):
         stream, generator = f"spec.sources[{index}].video.uri", f"spec.sources[{index}].generator"
@@ -632,6 +627,17 @@ def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
         wishes += [
             (live, stream, "reading live streams", _RECORD),
             (source.generator is not None, generator, "running programs", "store its output and give uri and format"),
+        ]
+    if recipe.prelabel is not None:
+        place, export = "spec.prelabel", recipe.prelabel.export
+        semantic = recipe.task == Task.SEMANTIC_SEGMENTATION
+        masks = recipe.task in _MASKED and export is not None and export.format != Format.COCO
+        web = export is not None and export.uri.startswith("https://")
+        unsure = semantic and recipe.prelabel.use == "Immediately"
+        wishes += [
+            (masks, f"{place}.export.format", "exporting masks in this format", "use COCO"),
+            (web, f"{place}.export.uri", "exporting to a web server", "give pvc://, s3:// or gs://"),
+            (unsure, f"{place}.use", "taking a class for each pixel without review", "use AfterReview"),
         ]
     return tuple(
         NotSupported(f"{what} is not available in this version", place, remedy)

@@ -109,7 +109,6 @@ WRONG = (
         "need the same",
     ),
     Changed(_D, {"spec.splits.colour": "red"}, "spec.splits.colour", "not declared"),
-    Changed(_D, {"spec.sources.2.video.uri": "rtsp://c/s"}, "spec.sources[2].video.uri", "record it to files"),
     Changed(
         _D, {"spec.sources.2.video.uri": "https://e.com/a.mp4"}, "spec.sources[2].video.uri", "nothing is download"
     ),
@@ -510,6 +509,41 @@ def test_api_server_accepts(right: Changed, control_plane: ControlPlane, namespa
 @pytest.mark.parametrize("right", RIGHT, ids=str)
 def test_models_accept(right: Changed) -> None:
     MODELS[right.kind].model_validate(right.manifest())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Changed(_D, {"spec.sources.2.video.uri": "rtsp://c/s"}, "spec.sources[2].video.uri", "record it to files"),
+        Changed(_D, {"spec.prelabel.export.uri": "https://e.com/t"}, "spec.prelabel.export.uri", "copy it to a store"),
+        Changed(
+            _D,
+            {"spec.task": "InstanceSegmentation", "spec.sources": [{"name": "a", "uri": "s3://b/a", "format": "COCO"}]},
+            "spec.prelabel.export.format",
+            "as COCO alone",
+        ),
+        Changed(
+            _D,
+            {
+                "spec.task": "SemanticSegmentation",
+                "spec.sources": [{"name": "a", "uri": "s3://b/a", "format": "COCO"}],
+                "spec.prelabel": {"modelDeploymentRef": {"name": "m"}, "use": "Immediately"},
+            },
+            "spec.prelabel.use",
+            "use AfterReview",
+        ),
+    ],
+    ids=str,
+)
+def test_what_earlier_versions_accepted_is_refused_anew_and_stays_readable(
+    wrong: Changed, control_plane: ControlPlane, namespace: str
+) -> None:
+    manifest = wrong.manifest()
+    MODELS[wrong.kind].model_validate(manifest)
+    with pytest.raises(Refused) as refused:
+        control_plane.apply(manifest, namespace=namespace)
+    assert wrong.path in str(refused.value)
+    assert wrong.message in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -142,7 +143,7 @@ def test_a_batch_that_was_interrupted_is_written_once_more(labelled: Labelled, v
     (batch / "annotations.json").write_text("begun")
     labelled(wanted(tmp_path, voc))
     assert batches(tmp_path) == [batch]
-    assert len(exported(StorePath.parse(str(tmp_path / "todo")))) == 4
+    assert len(exported(StorePath.parse(str(tmp_path / "todo")), "d")) == 4
     assert (batch / "images/camera/a.avi/00000500.jpg").exists()
     assert (batch / "annotations.json").read_text() == "begun"
 
@@ -219,21 +220,64 @@ def test_a_model_that_does_not_fit_is_refused(
     assert not (tmp_path / "todo").exists()
 
 
-@pytest.mark.parametrize(("form", "images"), [("COCO", 28), ("CVAT", 28), ("LabelStudio", 24)])
-def test_a_batch_is_read_back_by_the_reader_of_its_format(
-    form: str, images: int, labelled: Labelled, voc: Path, tmp_path: Path
+@pytest.mark.parametrize(("form", "file"), [("COCO", "annotations.json"), ("CVAT", "annotations.xml")])
+def test_a_batch_is_a_source_as_soon_as_somebody_has_reviewed_it(
+    form: str, file: str, labelled: Labelled, voc: Path, tmp_path: Path
 ) -> None:
-    """What nobody has reviewed is reported in COCO; Label Studio knows that it is not."""
+    """Predictions are no labels, neither as they lie there nor beside those of a person."""
     spec = wanted(tmp_path, voc, form=form)
     labelled(spec)
     (batch,) = batches(tmp_path)
-    spec["sources"].append({"name": "batch", "uri": f"file://{batch}", "format": form})
-    result = labelled(spec)
-    assert result.summary.images == images
-    scored = ["1 batch: annotations.json: 4 annotations have a score, as predictions have"]
-    assert of(result, "PredictedLabels") == (scored if form == "COCO" else [])
-    assert {each.kind for each in result.summary.findings} & {"UnreadableFile", "OtherFiles", "MissingImage"} == set()
+    spec["sources"].append({"name": "batch", "uri": f"file://{tmp_path}/todo", "format": form})
+    before = labelled(spec)
+    assert before.summary.images == 24
+    assert of(before, "PredictedLabels") == []
+    assert of(before, "WaitsForLabel") == [f"4 camera: a.avi/00000000.jpg: it waits for review in {batch}"]
+
+    predicted = (batch / file).read_text()
+    reviewed = predicted.replace("WBC", "Platelets") if form == "CVAT" else without_scores(predicted)
+    (batch / f"reviewed{Path(file).suffix}").write_text(reviewed + "\n")
+    beside = labelled(spec)
+    (batch / f"reviewed{Path(file).suffix}").replace(batch / file)
+    within = labelled(spec)
+    assert beside.summary.images == within.summary.images == 28
+    assert beside.summary.annotations == within.summary.annotations == before.summary.annotations + 4
+    assert of(within, "PredictedLabels") == of(beside, "PredictedLabels") == []
     assert batches(tmp_path) == [batch]
+
+
+def without_scores(text: str) -> str:
+    content = json.loads(text)
+    boxes = [{key: value for key, value in each.items() if key != "score"} for each in content["annotations"]]
+    return json.dumps(content | {"annotations": boxes})
+
+
+def test_tasks_of_label_studio_wait_until_they_have_an_annotation(
+    labelled: Labelled, voc: Path, tmp_path: Path
+) -> None:
+    spec = wanted(tmp_path, voc, form="LabelStudio")
+    labelled(spec)
+    (batch,) = batches(tmp_path)
+    spec["sources"].append({"name": "batch", "uri": f"file://{batch}", "format": "LabelStudio"})
+    assert labelled(spec).summary.images == 24
+    (batch / "tasks.json").write_text((batch / "tasks.json").read_text() + "\n")
+    assert labelled(spec).summary.images == 24
+
+
+def test_reviewed_frames_of_a_video_stay_together_when_others_are_sampled(
+    labelled: Labelled, voc: Path, tmp_path: Path
+) -> None:
+    spec = wanted(tmp_path, voc, splits={"ratios": {"train": 0.4, "validation": 0.3, "test": 0.3}, "seed": 3})
+    film(tmp_path / "in/a.avi", smears(124)[24:124])
+    labelled(spec)
+    (batch,) = batches(tmp_path)
+    (batch / "annotations.json").write_text(without_scores((batch / "annotations.json").read_text()))
+    spec["sources"][1]["video"]["everySeconds"] = 1.5
+    spec["sources"].append({"name": "batch", "uri": f"file://{batch}", "format": "COCO"})
+    shutil.rmtree(tmp_path / "store")
+    found = by_split(labelled(spec), tmp_path)
+    frames = {split: sum("a.avi" in name for name in names) for split, names in found.items()}
+    assert sorted(frames.values()) == [0, 0, 20]
 
 
 def test_a_class_map_makes_a_model_fit(labelled: Labelled, voc: Path, tmp_path: Path) -> None:
@@ -249,7 +293,20 @@ def test_frames_alone_are_exported_and_the_message_says_where(labelled: Labelled
     spec["sources"] = spec["sources"][1:]
     with pytest.raises(InvalidInput, match=f"4 wait for one.*for review they lie in {tmp_path}/todo/d-"):
         labelled(spec)
-    assert len(exported(StorePath.parse(str(tmp_path / "todo")))) == 4
+    assert len(exported(StorePath.parse(str(tmp_path / "todo")), "d")) == 4
+
+
+def test_what_is_wrong_with_labels_is_said_before_what_waits_for_one(labelled: Labelled, voc: Path) -> None:
+    """Smears show several classes, and two have no label at all."""
+    for file in sorted((voc / "Annotations").iterdir())[:2]:
+        file.unlink()
+    for file in sorted((voc / "Annotations").iterdir()):
+        if not {"RBC", "WBC"} <= set(re.findall("<name>(.*?)</name>", file.read_text())):
+            file.unlink()
+            (voc / "JPEGImages" / f"{file.stem}.jpg").unlink()
+    spec = detection(voc) | {"task": "Classification"}
+    with pytest.raises(InvalidInput, match=r"no image with a usable label is left: .*classification wants one"):
+        labelled(spec, served=False)
 
 
 def test_images_that_a_format_leaves_unlabelled_are_exported_too(tmp_path: Path) -> None:

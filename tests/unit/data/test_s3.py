@@ -22,7 +22,7 @@ from fovea_store.ownership import StoreOwnedByAnother
 from fovea_trainer.cleanup import clean_up
 from fovea_trainer.data.formats import Options, Tree
 from fovea_trainer.data.index import Waiting
-from fovea_trainer.data.prelabel import export_batch, exported
+from fovea_trainer.data.prelabel import Exported, export_batch, exported
 from fovea_trainer.data.read import OpenSource
 from fovea_trainer.data.records import FileImage, SourceImage
 from fovea_trainer.data.version import open_version
@@ -84,12 +84,13 @@ def test_videos_are_read_from_a_bucket_and_frames_exported_to_one(server: Path, 
         assert {path.name for path in (tmp_path / str(number)).iterdir()} == {"frames"}, "the copy is deleted"
     (server / "todo").mkdir()
     export = Export.model_validate({"uri": "s3://todo/cells", "format": "CVAT"})
-    waiting = [Waiting(name, 0, name, FileImage(name), 640, 480, "", False) for name in expected]
+    waiting = [Waiting(name, 0, name, FileImage(name), 640, 480, "v", False) for name in expected]
     opened = OpenSource("c", Tree(StorePath.parse(str(found.frames))), found, Options(Task.DETECTION))
-    assert exported(StorePath.parse(export.uri)) == {}
+    assert exported(StorePath.parse(export.uri), "d") == {}
     model = BundleInput(digest=f"sha256-{'1' * 64}", artifact="s3://models/1")
     batch = export_batch(export, "d", Task.DETECTION, model, [], [(each, {}) for each in waiting], [opened])
-    assert exported(StorePath.parse(export.uri)) == dict.fromkeys(expected, batch.uri)
+    assert exported(StorePath.parse(export.uri), "d") == dict.fromkeys(expected, Exported(batch.uri, "v"))
+    assert exported(StorePath.parse(export.uri), "another") == {}
     for name, data in expected.items():
         assert (batch / f"images/c/{name}").read_bytes() == data
 

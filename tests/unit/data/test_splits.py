@@ -159,6 +159,14 @@ def test_a_split_that_ends_empty_is_refused_with_reason_and_remedy(
     assert remedy in (refused.value.remedy or "")
 
 
+def test_where_too_few_images_are_labelled_by_people_no_protection_is_to_be_given_up() -> None:
+    given = [Item(f"{number:02}", group="video", predicted=number > 1) for number in range(40)]
+    result = assign_predicted(given, NO_PAIRS, Splits(), Kept())
+    with pytest.raises(InvalidInput, match="people have labelled 2 images") as refused:
+        refuse_empty_splits(given, result, set(), Splits(), Kept())
+    assert refused.value.remedy == "label more images, or set prelabel.use: AfterReview"
+
+
 def test_a_split_of_the_source_that_loses_all_its_images_is_refused() -> None:
     splits = Splits(method="FromSource")
     given = [Item("0", hint="train"), Item("1", hint="test")]

@@ -183,7 +183,7 @@ def test_max_frames_is_of_the_source_and_other_files_are_reported(tmp_path: Path
         f"{name}/{time:08}.jpg" for name, times in (("a.mp4", (0, 500, 1000)), ("b/1.mp4", (0,))) for time in times
     ]
     assert findings == [
-        ("MostFrames", "b/1.mp4: 4 frames are taken; 1 videos after this one are not read"),
+        ("MostFrames", "b/1.mp4: 4 frames are taken; the rest of this video and 1 videos after it are not read"),
         ("OtherFiles", ".: 1 file not used: other files: 1 (times.csv)"),
     ]
 
@@ -245,3 +245,14 @@ def test_frames_alone_are_no_dataset(build: Build, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"no image has a label yet: 4 wait for one, such as a\.mp4/00000000\.jpg"):
         build(spec)
     assert not StorePath.parse(str(tmp_path / "store/dataset")).exists()
+
+
+def test_a_time_that_jumps_back_is_told(tmp_path: Path) -> None:
+    """As where a camera's clock is set, or recordings are joined: the same stream twice."""
+    once = film(tmp_path / "once.ts", smears(20)).read_bytes()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.ts").write_bytes(once * 2)
+    names, findings = read(tmp_path / "in", tmp_path / "work")
+    assert len(names) == len(read(tmp_path / "once.ts", tmp_path / "other")[0])
+    assert [kind for kind, _ in findings] == ["BrokenVideo"]
+    assert "the time jumps back by" in findings[0][1]

@@ -30,6 +30,7 @@ from fovea_trainer.data.coco_export import write_coco
 from fovea_trainer.data.draft import Draft, draft_version
 from fovea_trainer.data.findings import LOST_IMAGE, LOST_LABEL, Finding, FindingKind, Tally
 from fovea_trainer.data.formats import Options, Tree, open_reader
+from fovea_trainer.data.formats.unreviewed import Unreviewed
 from fovea_trainer.data.index import Index
 from fovea_trainer.data.learnable import unknown_classes
 from fovea_trainer.data.pictures import pair_pictures, pictures, sample_digests
@@ -141,7 +142,8 @@ def check_dataset(
 ) -> CheckResult:
     """Reads and checks all that `build_dataset` would, and writes nothing; arguments and errors are the same.
 
-    A source that cannot be opened at all raises InvalidInput; what is wrong with its content is in the result.
+    No label is predicted: what waits for one is left out, as where `prelabel` has no model. A source that cannot be
+    opened at all raises InvalidInput; what is wrong with its content is in the result.
     """
     with _opened(recipe, Path(work_dir), workers, progress) as reading:
         try:
@@ -190,6 +192,8 @@ def _open(recipe: Recipe, source: Source, work: Path) -> OpenSource:
         return OpenSource(source.name, Tree(StorePath.parse(str(videos.frames))), videos, options)
     assert source.format is not None
     tree = open_source(source, work)
+    if tree.unreviewed and len(tree.images) == len(tree.files):
+        return OpenSource(source.name, tree, Unreviewed(tree), options)
     return OpenSource(source.name, tree, open_reader(source.format, tree, options), options)
 
 
@@ -204,7 +208,8 @@ def _draft(
     index = reading.index
     left_out = _excluded(recipe)
     kept, kept_rows = _parent(recipe, parent)
-    for source, why in empty_sources(recipe, has_model=model is not None):
+    checks = not name  # by no model: whether there will be one is not known
+    for source, why in empty_sources(recipe, has_model=model is not None or checks):
         log.warning("%s is empty: %s", source, why)
         index.add_finding(Finding(FindingKind.EMPTY_SOURCE, source, why))
     _read(reading.sources, index, reading.pool, left_out, reading.meter)
@@ -338,7 +343,8 @@ def _refuse(recipe: Recipe, index: Index, exported: Mapping[str, str]) -> None:
     unknown = index.subjects[FindingKind.UNKNOWN_CLASS]
     if unknown and not index.any():
         raise unknown_classes(recipe, unknown)
-    if not index.any() and (waiting := list(index.waiting())):
+    lost = any(index.counts[kind] for kind in (*LOST_IMAGE, *LOST_LABEL) if kind != FindingKind.UNLABELLED)
+    if not index.any() and not lost and (waiting := list(index.waiting())):
         places = sorted({exported[each.digest] for each in waiting if each.digest in exported})
         review = f"; for review they lie in {', '.join(places[:SHOWN_FINDINGS])}" if places else ""
         raise NothingLabelled(

@@ -202,7 +202,8 @@ def _unique(recipe: Recipe, index: Index, numbers: Mapping[str, int]) -> tuple[l
     # A labelled copy of a video's frame is of that video, too, whatever the labelling tool has made of its name.
     query = (
         "SELECT id, digest, name, hint, classes, content, predicted, COALESCE(NULLIF(grp, ''),"
-        " (SELECT MAX(w.grp) FROM waiting w WHERE w.digest = items.digest), '')"
+        " (SELECT MAX(w.grp) FROM waiting w WHERE w.digest = items.digest),"
+        " (SELECT grp FROM bound WHERE digest = items.digest), '')"
         " FROM items ORDER BY digest, source, name"
     )
     for number, digest, name, hint, names, content, predicted, given in index.db.execute(query):

@@ -44,6 +44,7 @@ class Index:
             " split TEXT, grp TEXT, predicted INT);"
             "CREATE TABLE waiting (digest TEXT, source INT, name TEXT, hint TEXT, image TEXT, width INT, height INT,"
             " thumbnail BLOB, grp TEXT, known INT);"
+            "CREATE TABLE bound (digest TEXT PRIMARY KEY, grp TEXT);"
             "CREATE TABLE findings (kind TEXT, place TEXT, message TEXT, remedy TEXT);"
         )
         self.names: set[str] = set()
@@ -119,6 +120,10 @@ class Index:
             " grp, 1 FROM waiting WHERE digest = ? AND source = ? AND name = ?",
             (content.to_json(), json.dumps(classes), image.digest, image.source, image.name),
         )
+
+    def bind(self, groups: Mapping[str, str]) -> None:
+        """Binds images to groups, by their digests, whatever source they come back in."""
+        self.db.executemany("INSERT OR REPLACE INTO bound VALUES (?,?)", groups.items())
 
     def add_waiting(self, sources: Sequence[OpenSource], exported: Mapping[str, str]) -> None:
         """Adds a finding for each image that waits for a label, unless its source was faulted for having none.

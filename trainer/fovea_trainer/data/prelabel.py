@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fovea_api.bundle import BundleManifest
@@ -25,16 +25,17 @@ from pydantic import JsonValue
 from fovea_trainer.bundles import fetch_input
 from fovea_trainer.data.checks import Inspection
 from fovea_trainer.data.findings import Finding
+from fovea_trainer.data.formats import BATCH
 from fovea_trainer.data.formats.captures import labels_of
 from fovea_trainer.data.index import Index, Waiting
 from fovea_trainer.data.progress import ProgressMeter
 from fovea_trainer.data.read import OpenSource, content_of, image_bytes
+from fovea_trainer.data.records import Box
 
-EXPORTED = ".fovea-exported.json"
-"""Says which images a batch has, by digest. Written last: a batch without it is written once more. Hidden, so that a
-source in the same folder does not read it."""
-BATCH = 16
-"""Images that are read and predicted at once."""
+AT_ONCE = 16
+"""Images that are read and predicted together."""
+DECIMALS = 2
+"""Of a predicted box in pixels: the last bits differ from one CPU to another, and labels are part of a version."""
 PLACE = "spec.prelabel.modelDeploymentRef"
 Content = Mapping[str, JsonValue]
 """A prediction in its JSON form."""
@@ -74,7 +75,9 @@ def prelabel(
     fetched = fetch_input(bundle, work / "model")
     refuse_other_model(recipe, fetched.manifest, sorted(index.names))
     waiting = list(index.waiting())
-    before = exported(StorePath.parse(wanted.export.uri)) if wanted.export is not None else {}
+    sent = exported(StorePath.parse(wanted.export.uri), name) if wanted.export is not None else {}
+    index.bind({digest: image.group for digest, image in sent.items() if image.group})
+    before = {digest: image.place for digest, image in sent.items()}
     if wanted.use == "AfterReview":
         waiting = [each for each in waiting if each.digest not in before]
     if not waiting:
@@ -121,8 +124,8 @@ def refuse_other_model(recipe: Recipe, model: BundleManifest, known: Sequence[st
 def _predicted(
     predictor: Predictor, model: BundleManifest, images: Sequence[Waiting], sources: Sequence[OpenSource]
 ) -> Iterator[tuple[Waiting, Content]]:
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
+    for start in range(0, len(images), AT_ONCE):
+        part = images[start : start + AT_ONCE]
         files = [image_bytes(sources[each.source].tree, each.image) for each in part]
         for image, prediction in zip(part, predictor.predict(files), strict=True):
             yield image, prediction.to_dict(model.classes, masks=True)
@@ -165,7 +168,8 @@ def _take(image: Waiting, content: Content, wanted: Prelabel, index: Index, sour
     labels = labels_of({**content, "classes": sure["classes"]}, size, image.name)
     scores = [part.get("score", 1.0) for part in parts_of(content, "objects")]
     boxes = tuple(
-        replace(box, difficult=score < wanted.min_confidence) for box, score in zip(labels.boxes, scores, strict=True)
+        replace(_rounded(box), difficult=score < wanted.min_confidence)
+        for box, score in zip(labels.boxes, scores, strict=True)
     )
     findings: list[Finding] = []
     taken, classes = content_of(source, replace(labels, boxes=boxes), Inspection(*size, b""), findings)
@@ -173,21 +177,43 @@ def _take(image: Waiting, content: Content, wanted: Prelabel, index: Index, sour
         index.add_predicted(image, taken, classes)
 
 
+def _rounded(box: Box) -> Box:
+    x1, y1, x2, y2 = (round(side, DECIMALS) for side in box.corners)
+    return replace(box, x1=x1, y1=y1, x2=x2, y2=y2)
+
+
 # --- Review -------------------------------------------------------------------------------------------------------
 
 
-def exported(target: StorePath) -> dict[str, str]:
-    """By digest, the folder that an image was exported to; by whatever Dataset exports there."""
-    folders = [target / name for name in target.folders()]
-    return {digest: folder.uri for folder in folders for digest in _digests(folder)}
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An image that went out for review.
+
+    Args:
+        place: Folder of its batch.
+        group: What it belongs to, as when it went: a frame to its video. Empty: to nothing.
+    """
+
+    place: str
+    group: str
 
 
-def _digests(folder: StorePath) -> list[str]:
-    """The images of a batch that is whole; none of a folder that is somebody else's."""
+def exported(target: StorePath, name: str) -> dict[str, Exported]:
+    """By digest, the images of a Dataset that are there; others may export to the same place."""
+    folders = [target / each for each in target.folders()]
+    return {
+        digest: Exported(folder.uri, group) for folder in folders for digest, group in _groups(folder, name).items()
+    }
+
+
+def _groups(folder: StorePath, name: str) -> dict[str, str]:
+    """The images of a batch that is whole, with their groups; none of another Dataset's batch or other folder."""
     try:
-        return [str(digest) for digest in json.loads((folder / EXPORTED).read_bytes())["digests"]]
-    except (NotFound, ValueError, KeyError, TypeError):
-        return []
+        written = json.loads((folder / BATCH).read_bytes())
+        images = written["images"].items() if written["dataset"] == name else ()
+        return {str(digest): str(group) for digest, group in images}
+    except (NotFound, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def export_batch(
@@ -213,8 +239,8 @@ def export_batch(
         images: The images with their predictions.
         sources: Where they lie.
     """
-    digests = [image.digest for image, _ in images]
-    batch = hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()[:12]
+    groups = {image.digest: image.group for image, _ in images}
+    batch = hashlib.sha256("\n".join(sorted(groups)).encode()).hexdigest()[:12]
     folder = StorePath.parse(export.uri) / f"{name}-{batch}"
     listed = []
     for image, content in images:
@@ -222,8 +248,10 @@ def export_batch(
         path = f"{source.name}/{image.name}"
         (folder / f"images/{path}").write_bytes(image_bytes(source.tree, image.image))
         listed.append(LabelledImage(path, (image.width, image.height), task, model.digest, content))
-    annotations = folder / ANNOTATIONS[export.format]
-    if not annotations.exists():
-        annotations.write_text(annotation_text(export.format, listed, classes))
-    (folder / EXPORTED).write_text(json.dumps({"dataset": name, "model": model.digest, "digests": digests}, indent=1))
+    file, text = ANNOTATIONS[export.format], annotation_text(export.format, listed, classes)
+    if not (folder / file).exists():
+        (folder / file).write_text(text)
+    annotations = {"file": file, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    marker = {"dataset": name, "model": model.digest, "annotations": annotations, "images": groups}
+    (folder / BATCH).write_text(json.dumps(marker, indent=1))  # last: a batch without it is written once more
     return folder

@@ -178,6 +178,9 @@ def _why_empty(
     items: Sequence[Item], assignment: Assignment, empty: Sequence[str], due: int, splits: Splits, kept: Kept
 ) -> tuple[str, str]:
     """Why splits are empty, and what to do."""
+    if (people := sum(not item.predicted for item in items)) < min(due, len(items)):
+        why = f"people have labelled {people} images, and what a model has labelled is in train alone"
+        return why, "label more images, or set prelabel.use: AfterReview"
     if lost := sum(split in empty for split in assignment.splits):
         why = f"all {lost} of them are near duplicates of images elsewhere"
         return why, "add images that are no copies, or set quality.nearDuplicates: Ignore if these are none"

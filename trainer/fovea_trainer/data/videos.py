@@ -98,8 +98,8 @@ class Videos:
                     yield SourceImage(name, FileImage(name), labels=Labels(waits=True), group=group)
             left -= len(frames)
             if not left:
-                after = len(files) - number - 1
-                words = f"{self.settings.max_frames} frames are taken; {after} videos after this one are not read"
+                most, after = self.settings.max_frames, len(files) - number - 1
+                words = f"{most} frames are taken; the rest of this video and {after} videos after it are not read"
                 yield Finding(FindingKind.MOST_FRAMES, path, words)
                 break
         if unused := unused_files(self.videos, set(files)):
@@ -156,10 +156,11 @@ def sampled(video: Path, shown: str, folder: Path, every_seconds: float, most: i
             words = "the video cannot be opened: its head is missing or broken, or it has no pictures that can be read"
             yield Finding(FindingKind.BROKEN_VIDEO, shown, words)
             return
-        seconds, slot, taken = 0.0, -1, 0
+        seconds, slot, taken, back = 0.0, -1, 0, 0.0
         while taken < most and capture.grab():
             milliseconds = round(capture.get(cv2.CAP_PROP_POS_MSEC))
-            seconds = milliseconds / 1000
+            back = max(back, seconds - milliseconds / 1000)
+            seconds = max(seconds, milliseconds / 1000)
             # Half a millisecond, for the rounded timestamps of rates such as 30 frames in a second.
             if (now := math.floor((milliseconds + 0.5) / (every_seconds * 1000))) <= slot:
                 continue
@@ -168,6 +169,9 @@ def sampled(video: Path, shown: str, folder: Path, every_seconds: float, most: i
                 break
             slot, taken = now, taken + 1
             yield _written(np.asarray(pixels, np.uint8), milliseconds, folder)
+        if back > MISSING_SECONDS:
+            words = f"the time jumps back by {back:.1f} seconds; frames of a time that was there are not taken again"
+            yield Finding(FindingKind.BROKEN_VIDEO, shown, words)
         stated = _seconds(capture)
         if taken < most and seconds + MISSING_SECONDS < stated - _interval(capture):
             words = f"the video breaks off after {seconds:.1f} of {stated:.1f} seconds"

@@ -106,6 +106,18 @@ def test_an_object_is_difficult_where_a_column_says_so(tmp_path: Path) -> None:
     assert [(box[0], box[5]) for box in boxes] == [("cat", True), ("dog", False)]
 
 
+def test_what_people_found_not_to_be_there_is_no_label(tmp_path: Path) -> None:
+    """As Open Images has it; confidences between 0 and 1 are those of a model."""
+    table = "ImageID,Source,LabelName,Confidence\na,verification,cat,1\na,verification,dog,0\nb,verification,dog,0\n"
+    found = read(tmp_path / "a", {"a.jpg": "", "b.jpg": "", "x.csv": table}, Task.CLASSIFICATION)
+    assert found.labels == {"a.jpg": "cat"}
+    assert {kind for kind, _ in found.findings} == {"Unlabelled"}
+    boxes = "image,label,x1,y1,x2,y2,score\na.jpg,cat,10,20,40,60,0.9\na.jpg,dog,10,20,40,60,high\n"
+    found = of_one(tmp_path / "b", boxes)
+    assert found.boxes == {"a.jpg": [CAT]}
+    assert sorted(found.findings) == [("InvalidLabel", "x.csv:3"), ("PredictedLabels", "x.csv")]
+
+
 def test_the_size_that_the_columns_claim_is_compared_with_the_image(tmp_path: Path) -> None:
     assert of_one(tmp_path, TENSORFLOW + "a.jpg,200,200,cat,20,40,80,120\n").findings == [("OtherSize", "x.csv:2")]
 

@@ -75,8 +75,9 @@ def test_a_box_lies_around_its_shape(case: str, tmp_path: Path) -> None:
     assert (found.boxes, found.findings) == ({"a.jpg": [("cat", *corners)]}, [])
 
 
-def test_a_point_is_no_object_and_is_told(tmp_path: Path) -> None:
-    found = of_one(tmp_path, shape("point", [[50, 50]]), shape())
+@pytest.mark.parametrize("points", [shape("point", [[50, 50]]), shape("points", SQUARE)], ids=["one", "several"])
+def test_points_are_no_object_and_are_told(points: object, tmp_path: Path) -> None:
+    found = of_one(tmp_path, points, shape())
     assert (found.boxes, found.findings) == ({"a.jpg": [("cat", *CORNERS)]}, [("DegenerateBox", "a.json:2")])
 
 

@@ -7,7 +7,9 @@ entry, and the rest is read. Only what makes all of a source ambiguous is refuse
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from fovea_api.common import Task
 from fovea_api.dataset import Format, Recipe, Source
 from fovea_api.errors import InvalidInput
-from fovea_store import Entry, StorePath
+from fovea_store import Entry, NotFound, StorePath
 
 from fovea_trainer.data.findings import Finding
 from fovea_trainer.data.image_files import HEAD_BYTES, image_by_name, is_image, may_be_image
@@ -28,6 +30,9 @@ from fovea_trainer.data.text import composed, decode_text
 
 ANNOTATION_BYTES = 16 << 20
 """Largest annotation file of one image; real ones are a thousandth of that."""
+BATCH = ".fovea-exported.json"
+"""Lies beside images that went out for review, and says which they are and in which file they were labelled beforehand.
+Hidden, so that it is no label file itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +53,20 @@ class Tree:
     """Size in bytes by path relative to the root."""
     opened: set[str] = field(default_factory=set, compare=False)
     """Paths that were opened in this process."""
+    unreviewed: frozenset[str] = frozenset()
+    """Files of predictions that nobody has changed; they are not among the files."""
 
     @classmethod
     def of(cls, root: StorePath) -> Tree:
-        """Lists a folder. Folders of the system (`.git`, `__MACOSX`) and hidden files are left out."""
-        return cls(root, {entry.path: entry.size for entry in root.files() if not _hidden(entry)})
+        """Lists a folder. Folders of the system (`.git`, `__MACOSX`), hidden files, and predictions that went out for
+        review and that nobody has changed are left out."""
+        entries = list(root.files())
+        unreviewed = frozenset(path for entry in entries for path in _unreviewed(root, entry.path))
+        files = {each.path: each.size for each in entries if not _hidden(each) and each.path not in unreviewed}
+        return cls(root, files, unreviewed=unreviewed)
 
     def __getstate__(self) -> dict[str, object]:
-        return {"root": self.root, "files": {}, "opened": set()}
+        return {"root": self.root, "files": {}, "opened": set(), "unreviewed": self.unreviewed}
 
     def __truediv__(self, path: str) -> StorePath:
         self.opened.add(path)
@@ -145,6 +156,20 @@ class Tree:
     def _folders(self) -> frozenset[str]:
         return frozenset("" if str(folder) == "." else str(folder) for path in self.files
                          for folder in PurePosixPath(path).parents)  # fmt: skip
+
+
+def _unreviewed(root: StorePath, path: str) -> Iterator[str]:
+    """The annotation file of a batch for review, by the batch's marker, if it is as it was written."""
+    folder, _, name = path.rpartition("/")
+    if name != BATCH:
+        return
+    try:
+        written = json.loads((root / path).read_bytes())["annotations"]
+        file = _join(folder, written["file"])
+        if hashlib.sha256((root / file).read_bytes()).hexdigest() == written["sha256"]:
+            yield file
+    except (NotFound, ValueError, KeyError, TypeError):
+        return  # it was written by somebody else, or its labels went elsewhere
 
 
 def _hidden(entry: Entry) -> bool:

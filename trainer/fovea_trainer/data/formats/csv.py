@@ -24,7 +24,7 @@ from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.annotation_files import read_each
 from fovea_trainer.data.formats.coco import split_of_file
-from fovea_trainer.data.formats.csv_columns import HEADER, YES, Columns, cell_of, classes_of, columns_of
+from fovea_trainer.data.formats.csv_columns import EMPTY, HEADER, YES, Columns, cell_of, classes_of, columns_of
 from fovea_trainer.data.formats.listed import located_entries
 from fovea_trainer.data.formats.pairs import Images
 from fovea_trainer.data.formats.shapes import WHOLE
@@ -82,6 +82,8 @@ class Content:
     """Words for splits that are none."""
     relative: bool = False
     """Whether its boxes are shares of the image's sides."""
+    scored: int = 0
+    """Labels that are not quite sure."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,9 @@ def read_file(tree: Tree, file: str, task: Task, class_map: Mapping[str, str]) -
             names = _add(content, columns, cells, f"{file}:{line}", task)
             if len({class_map.get(name, name) for name in names} - {""}) > 1:
                 several.append(f"{file}:{line}")
+    if content.scored:
+        message = f"{content.scored} labels have a confidence below 1, as predictions have"
+        content.findings.append(Finding(FindingKind.PREDICTED_LABELS, file, message))
     if len(several) > MULTI_HOT * len(content.entries):
         raise InvalidInput(
             f"{len(several)} rows name several classes of an image; classification wants one",
@@ -222,12 +227,16 @@ def _add(content: Content, columns: Columns, cells: Sequence[str], place: str, t
         if columns.header and any(cells[len(columns.header) :]):
             raise InvalidInput(f"the row has {len(cells)} cells, the header {len(columns.header)}")
         labels = columns.meaning.labels(cells)
+        confidence = _confidence(cells, columns)
     except InvalidInput as error:
         findings = entry.findings if name else content.findings
         findings.append(Finding(FindingKind.INVALID_LABEL, place, error.message))
         return []
     entry.size = entry.size or _size(cells, columns)
     _add_split(content, entry, cells, columns, place)
+    if labels and confidence == 0:
+        return []
+    content.scored += bool(labels) and confidence < 1
     difficult = columns.difficult is not None and cell_of(cells, columns.difficult).lower() in YES
     for label, corners in labels:
         if task == Task.CLASSIFICATION or corners is None:
@@ -235,6 +244,20 @@ def _add(content: Content, columns: Columns, cells: Sequence[str], place: str, t
         else:
             entry.boxes.append(Box(label, *corners, difficult, place))
     return [label for label, _ in labels]
+
+
+def _confidence(cells: Sequence[str], columns: Columns) -> float:
+    """How sure a row is; 1 where it does not say. Raises InvalidInput."""
+    text = "" if columns.confidence is None else cell_of(cells, columns.confidence)
+    if text.lower() in EMPTY:
+        return 1
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise InvalidInput(f"{text[:40]!r} is no confidence from 0 to 1")
+    return value
 
 
 def _add_split(content: Content, entry: Entry, cells: Sequence[str], columns: Columns, place: str) -> None:

@@ -33,6 +33,8 @@ NAME = (
 )
 SPLIT = ("split", "set", "subset", "partition", "mluse")
 DIFFICULT = ("difficult", "iscrowd", "isgroupof")
+CONFIDENCE = ("confidence", "score")
+"""Columns of how sure a label is, from 0 to 1. Where people have verified, 0 says that the image does not show it."""
 VIA = ("regionshapeattributes", "regionattributes")
 """Columns of the VGG Image Annotator, each with a JSON object."""
 SIZES = (("imagewidth", "imageheight"), ("imgwidth", "imgheight"), ("width", "height"))
@@ -79,7 +81,7 @@ BOXES = (
 )  # fmt: skip
 """The names of a box's columns; `bbox_` or `box_` may stand before them."""
 HEADER = "filename, width, height, class, xmin, ymin, xmax, ymax (with or without width, height)"
-KNOWN = {*IMAGE, *NAME, *SPLIT, *DIFFICULT, *VIA, *(name for names in SIZES for name in names),
+KNOWN = {*IMAGE, *NAME, *SPLIT, *DIFFICULT, *CONFIDENCE, *VIA, *(name for names in SIZES for name in names),
          *(name for _, names in BOXES for name in names)}  # fmt: skip
 EMPTY = ("", "nan", "none", "null", "na", "n/a")
 YES = ("1", "1.0", "true", "yes")
@@ -108,6 +110,7 @@ class Columns:
     """Width and height of the image."""
     header: tuple[str, ...] = ()
     """The names; empty where the file has none."""
+    confidence: int | None = None
 
     @property
     def classes(self) -> Sequence[str]:
@@ -200,7 +203,7 @@ def _by_names(header: Sequence[str], names: Sequence[str], boxes: bool) -> Colum
     image, name = _find(names, IMAGE), _find(names, NAME)
     if image is None:
         raise InvalidInput(f"no column of {_list(header)} names the images", None, f"have a header: {HEADER}")
-    split, difficult = _find(names, SPLIT), _find(names, DIFFICULT)
+    split, difficult, confidence = (_find(names, wanted) for wanted in (SPLIT, DIFFICULT, CONFIDENCE))
     sides, box = next(((kind, found) for kind, wanted in BOXES if (found := _all(names, wanted))), (None, ()))
     size = next((found for wanted in SIZES if (found := _all(names, wanted)) and not set(found) & set(box)), ())
     meaning: Meaning
@@ -219,7 +222,8 @@ def _by_names(header: Sequence[str], names: Sequence[str], boxes: bool) -> Colum
             meaning = OneHot({at: header[at] for at in others})
         else:
             meaning = Named((others[0] if name is None else name,))
-    return Columns(image, meaning, split, difficult, (size[0], size[1]) if size else None, tuple(header))
+    sides_of_image = (size[0], size[1]) if size else None
+    return Columns(image, meaning, split, difficult, sides_of_image, tuple(header), confidence)
 
 
 def _unnamed(rows: Sequence[Sequence[str]], boxes: bool) -> Columns:

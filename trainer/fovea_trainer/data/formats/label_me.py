@@ -325,7 +325,8 @@ def _box(part: Drawn) -> Shape:
     """The box around the points of a part that does not say which pixels are its own."""
     corners = corners_of([[value for point in part.points for value in point]])
     fault = f"a {part.kind} does not say which pixels are of the {part.name}"
-    return Shape(part.name, part.place, corners, fault=fault, boxed=len(part.points) > 1, difficult=part.difficult)
+    boxed = len(part.points) > 1 and part.kind != "points"
+    return Shape(part.name, part.place, corners, fault=fault, boxed=boxed, difficult=part.difficult)
 
 
 def _masked(part: Drawn, mask: NDArray[np.bool_], size: Size | None) -> Shape:
