@@ -59,6 +59,7 @@ def _set(node: Any, path: list[str], value: object) -> None:
 
 
 LAB = "spec.sources.0"
+REVIEW = "spec.prelabel.export.format"
 _D, _T, _S, _M = "dataset", "trainingjob", "tuningsweep", "modeldeployment"
 S = "spec.sources[0]"
 
@@ -217,7 +218,6 @@ WRONG = (
         "spec.compression.quantization.mode",
         "TensorRT reads no ranges that are computed at inference time",
     ),
-    Changed(_T, {"spec.compression.quantization": {"mode": "Dynamic"}, "spec.export.deferred": []}),
     Changed(_T, {"spec.evaluation.splits": []}, "spec.evaluation.splits", "at least 1"),
     Changed(_T, {"spec.evaluation.splits": ["test", "test"]}, "spec.evaluation.splits", "duplicate entries"),
     Changed(_T, {"spec.compression.pruning.sparsity": 1}, "spec.compression.pruning.sparsity", "less than 1"),
@@ -436,12 +436,21 @@ WRONG = (
 MODELS = {kind.__name__.lower(): kind for kind in KINDS}
 
 RIGHT = (
-    Changed(_D, {"spec.task": "InstanceSegmentation", f"{LAB}.format": "YOLO"}),
-    Changed(_D, {"spec.task": "InstanceSegmentation", f"{LAB}.format": "LabelMe"}),
+    Changed(_T, {"spec.compression.quantization": {"mode": "Dynamic"}, "spec.export.deferred": []}),
+    Changed(_D, {"spec.task": "InstanceSegmentation", f"{LAB}.format": "YOLO", REVIEW: "COCO"}),
+    Changed(_D, {"spec.task": "InstanceSegmentation", f"{LAB}.format": "LabelMe", REVIEW: "COCO"}),
     Changed(_D, {f"{LAB}.format": "CreateML"}),
     Changed(_D, {"spec.task": "Classification", f"{LAB}.format": "CSV"}),
     Changed(_D, {"spec.splits.ratios": {"train": 1, "validation": 0, "test": 0}}),
-    Changed(_D, {"spec.task": "SemanticSegmentation", f"{LAB}.format": "Masks", f"{LAB}.maskValues": {"cell": 255}}),
+    Changed(
+        _D,
+        {
+            "spec.task": "SemanticSegmentation",
+            f"{LAB}.format": "Masks",
+            f"{LAB}.maskValues": {"cell": 255},
+            REVIEW: "COCO",
+        },
+    ),
     Changed(
         _D,
         {
@@ -450,6 +459,7 @@ RIGHT = (
             f"{LAB}.maskColors": {"cell": "#00FF7f"},
             f"{LAB}.imagePattern": "images/{split}/{name}.jpg",
             f"{LAB}.maskPattern": "masks/{split}/{name}_L.png",
+            REVIEW: "COCO",
         },
     ),
     Changed(_D, {f"{LAB}.uri": "pvc://data/My Drive (1)/100% #1?/Übung"}),
