@@ -106,6 +106,7 @@ def build_dataset(
     """
     work = Path(work_dir)
     with _opened(recipe, work, workers, progress) as reading:
+        _note_empty(recipe, reading.index, has_model=model is not None)
         draft = _draft(recipe, reading, parent, name, model)
         _log_draft(draft)
         target = StorePath.parse(store_root) / "dataset" / name / draft.digest
@@ -146,6 +147,7 @@ def check_dataset(
     opened at all raises InvalidInput; what is wrong with its content is in the result.
     """
     with _opened(recipe, Path(work_dir), workers, progress) as reading:
+        _note_empty(recipe, reading.index, has_model=True)  # a check asks for none, so it cannot say that there is none
         try:
             draft = _draft(recipe, reading)
         except InvalidInput as refusal:
@@ -197,6 +199,12 @@ def _open(recipe: Recipe, source: Source, work: Path) -> OpenSource:
     return OpenSource(source.name, tree, open_reader(source.format, tree, options), options)
 
 
+def _note_empty(recipe: Recipe, index: Index, *, has_model: bool) -> None:
+    for source, why in empty_sources(recipe, has_model=has_model):
+        log.warning("%s is empty: %s", source, why)
+        index.add_finding(Finding(FindingKind.EMPTY_SOURCE, source, why))
+
+
 def _draft(
     recipe: Recipe,
     reading: _Reading,
@@ -208,10 +216,6 @@ def _draft(
     index = reading.index
     left_out = _excluded(recipe)
     kept, kept_rows = _parent(recipe, parent)
-    checks = not name  # by no model: whether there will be one is not known
-    for source, why in empty_sources(recipe, has_model=model is not None or checks):
-        log.warning("%s is empty: %s", source, why)
-        index.add_finding(Finding(FindingKind.EMPTY_SOURCE, source, why))
     _read(reading.sources, index, reading.pool, left_out, reading.meter)
     exported: Mapping[str, str] = {}
     if recipe.prelabel is not None and model is not None:

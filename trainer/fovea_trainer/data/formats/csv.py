@@ -24,7 +24,7 @@ from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of
 from fovea_trainer.data.formats.annotation_files import read_each
 from fovea_trainer.data.formats.coco import split_of_file
-from fovea_trainer.data.formats.csv_columns import EMPTY, HEADER, YES, Columns, cell_of, classes_of, columns_of
+from fovea_trainer.data.formats.csv_columns import HEADER, YES, Columns, cell_of, classes_of, columns_of, number_of
 from fovea_trainer.data.formats.listed import located_entries
 from fovea_trainer.data.formats.pairs import Images
 from fovea_trainer.data.formats.shapes import WHOLE
@@ -248,16 +248,10 @@ def _add(content: Content, columns: Columns, cells: Sequence[str], place: str, t
 
 def _confidence(cells: Sequence[str], columns: Columns) -> float:
     """How sure a row is; 1 where it does not say. Raises InvalidInput."""
-    text = "" if columns.confidence is None else cell_of(cells, columns.confidence)
-    if text.lower() in EMPTY:
-        return 1
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not value >= 0:
-        raise InvalidInput(f"{text[:40]!r} is no confidence from 0 to 1")
-    return value
+    value = None if columns.confidence is None else number_of(cell_of(cells, columns.confidence))
+    if value is not None and value < 0:
+        raise InvalidInput(f"{value:g} is no confidence from 0 to 1")
+    return 1 if value is None else value
 
 
 def _add_split(content: Content, entry: Entry, cells: Sequence[str], columns: Columns, place: str) -> None:

@@ -141,7 +141,7 @@ class Named:
             return []  # so files say that an image shows no object, whatever they call that
         if not names:
             raise InvalidInput("the box has no class")
-        return [(names[0], self.sides.corners([_number(text) for text in written]))]
+        return [(names[0], self.sides.corners([number_of(text) for text in written]))]
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def cell_of(cells: Sequence[str], position: int) -> str:
     return cells[position].strip() if position < len(cells) else ""
 
 
-def _number(text: str) -> float | None:
+def number_of(text: str) -> float | None:
     """The number of a cell; None of an empty one."""
     if text.lower() in EMPTY:
         return None

@@ -12,7 +12,6 @@ that is not transparent is of the region.
 
 from __future__ import annotations
 
-import io
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,7 +46,7 @@ from fovea_trainer.data.formats.shapes import (
 from fovea_trainer.data.image_files import image_by_name
 from fovea_trainer.data.records import Labels, SourceImage
 from fovea_trainer.data.regions import rectangle
-from fovea_trainer.data.text import encoding_of
+from fovea_trainer.data.text import text_stream
 
 EXPORT = "export the project as JSON"
 UPLOADED = re.compile(r"/data/upload/\d+/(?P<name>(?:[0-9a-f]{8}-)?(?P<original>[^/]+))")
@@ -148,18 +147,15 @@ class LabelStudio:
         """A file's name, its tasks, and what is wrong with entries that are none."""
         tasks: list[Labelled] = []
         findings: list[Finding] = []
-        with (self.tree / file).open() as raw:
-            encoding = encoding_of(raw.read(4))
-            raw.seek(0)
-            with io.TextIOWrapper(raw, encoding, errors="replace") as stream:
-                for item, line in stream_list(stream, file):
-                    place = f"{file}:{line}"
-                    if isinstance(item, dict) and "annotator" in item and "annotation_id" in item:
-                        raise InvalidInput("this is the export JSON-MIN, without types and sizes", place, EXPORT)
-                    try:
-                        tasks.append(self._task(item, place))
-                    except InvalidInput as error:
-                        findings.append(Finding(FindingKind.INVALID_LABEL, place, error.message))
+        with (self.tree / file).open() as raw, text_stream(raw) as stream:
+            for item, line in stream_list(stream, file):
+                place = f"{file}:{line}"
+                if isinstance(item, dict) and "annotator" in item and "annotation_id" in item:
+                    raise InvalidInput("this is the export JSON-MIN, without types and sizes", place, EXPORT)
+                try:
+                    tasks.append(self._task(item, place))
+                except InvalidInput as error:
+                    findings.append(Finding(FindingKind.INVALID_LABEL, place, error.message))
         if not tasks:
             raise InvalidInput("the file lists no tasks with an image", f"{file}:1", "it is not Label Studio's")
         return file, tasks, findings
