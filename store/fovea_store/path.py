@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -210,8 +211,11 @@ class StorePath:
         """Names of the folders directly below; empty where there is nothing."""
 
         def find() -> list[str]:
-            selector = fs.FileSelector(self._path().rstrip("/"), recursive=False, allow_not_found=True)
-            infos = self._filesystem().get_file_info(selector)
+            selector = fs.FileSelector(self._path().rstrip("/"), recursive=False)
+            try:  # not `allow_not_found`: with it arrow raises where the folder is made while it looks
+                infos = self._filesystem().get_file_info(selector)
+            except FileNotFoundError:
+                return []
             return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
         return self._call(find)
@@ -289,7 +293,8 @@ class StorePath:
         def remove() -> None:
             kind = self._info().type
             if kind == fs.FileType.File:
-                self._filesystem().delete_file(self._path())
+                with suppress(FileNotFoundError):  # another process has deleted it meanwhile
+                    self._filesystem().delete_file(self._path())
             elif kind == fs.FileType.Directory:
                 try:
                     self._filesystem().delete_dir(self._path())
@@ -335,7 +340,13 @@ def local_files(root: Path, recursive: bool) -> Iterator[Entry]:
     waiting: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while waiting:
         folder, above = waiting.pop()
-        with os.scandir(root / folder) as entries:
+        try:
+            entries = os.scandir(root / folder)
+        except FileNotFoundError:
+            if not folder:
+                raise
+            continue  # another process has deleted or renamed it meanwhile, as a file below
+        with entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_file():

@@ -79,8 +79,10 @@ class ApiKeys:
             raise Unauthenticated("no valid API key", None, "send one as Authorization: Bearer KEY or X-API-Key: KEY")
 
     def _read(self) -> list[bytes]:
-        files = [file for file in self._folder.glob("*") if file.is_file() and not file.name.startswith(".")]
-        keys = [file.read_text().strip() for file in files]
+        keys: list[str] = []
+        for file in self._folder.glob("[!.]*"):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # a key is gone meanwhile
+                keys.append(file.read_text().strip())
         return [_digest(key) for key in keys if key]
 
 

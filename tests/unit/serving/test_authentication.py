@@ -72,6 +72,11 @@ async def test_a_changed_secret_is_read_again(secret: Path) -> None:
         await keys.check({"x-api-key": "key-of-the-lab"})
 
 
+async def test_a_key_that_is_taken_out_while_one_reads_hinders_no_other(secret: Path) -> None:
+    (secret / "gone").symlink_to(secret / "..0/gone")
+    await ApiKeys(secret).check({"x-api-key": "key-of-the-lab"})
+
+
 async def test_an_empty_secret_opens_to_nobody(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(UpstreamUnavailable, match="no API key"):

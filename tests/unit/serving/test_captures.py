@@ -277,6 +277,17 @@ async def test_answers_without_images_are_not_among_those_that_are_listed(gatewa
     assert sorted(each.name for each in (day / "answers").iterdir()) == ["a.json", "a~label.json"]
 
 
+def test_a_day_that_another_gateway_has_just_deleted_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The double stands for the moment between the listing of the days and the look into one."""
+    store = CaptureStore(StorePath.parse(str(tmp_path)), timedelta(days=1))
+    monkeypatch.setattr(CaptureStore, "days", lambda _: ["2020-01-01"])
+    assert store.find("a") is None
+    assert not list(store.all())
+    assert store.counts() == {"some": 0, "none": 0}
+    assert not store.delete("a")
+    assert store.expire(datetime.now(UTC)) == 0
+
+
 async def test_an_answer_that_is_not_written_yet_is_counted_once_all_the_same(
     gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import os
 import pickle
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,44 @@ def test_local_round_trip(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(root)) == root
     root.delete()
     assert not root.exists()
+
+
+def coming_and_going(folder: Path, ended: threading.Event) -> None:
+    while not ended.is_set():
+        (folder / "below").mkdir(parents=True)
+        (folder / "below/file").write_text("1")
+        (folder / "below/file").unlink(missing_ok=True)
+        (folder / "below").rmdir()
+        folder.rmdir()
+
+
+@pytest.fixture
+def restless(tmp_path: Path) -> Iterator[Path]:
+    """A folder that another thread makes and deletes all the time, with a folder and a file in it."""
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(coming_and_going, tmp_path / "restless", ended)
+        yield tmp_path
+        ended.set()
+        other.result()
+
+
+def test_a_folder_that_comes_and_goes_while_one_looks_is_there_or_not(restless: Path) -> None:
+    """arrow's own listing of what may be missing fails where the folder is made while it looks."""
+    folder = StorePath.parse(str(restless / "restless"))
+    assert {tuple(folder.folders()) for _ in range(20_000)} == {(), ("below",)}
+
+
+def test_files_below_folders_that_come_and_go_are_there_or_not(restless: Path) -> None:
+    (restless / "stays").write_text("1")
+    for _ in range(10_000):
+        assert {entry.path for entry in StorePath.parse(str(restless)).files()} - {"restless/below/file"} == {"stays"}
+
+
+def test_what_another_deletes_at_the_same_time_is_deleted(restless: Path) -> None:
+    file = StorePath.parse(str(restless / "restless/below/file"))
+    for _ in range(50_000):
+        file.delete()
 
 
 def test_trees_are_copied_with_the_commit_last(tmp_path: Path) -> None:
@@ -83,22 +121,3 @@ def test_an_unreachable_store_can_be_tried_again(tmp_path: Path) -> None:
         (tmp_path / name).write_text(value)
     with pytest.raises(StoreUnavailable, match="s3://bucket/x"):
         StorePath.parse("s3://bucket/x", str(tmp_path)).read_bytes()
-
-
-def test_a_file_that_goes_while_the_folder_is_read_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A write in progress of another process: its temporary file is renamed between the listing and the look at it."""
-    for name in ("a", "b"):
-        (tmp_path / name).write_text("")
-    scan = os.scandir
-
-    @contextmanager
-    def scandir(folder: Path) -> Iterator[list[os.DirEntry[str]]]:
-        with scan(folder) as entries:
-            listed = list(entries)
-        (tmp_path / "b").unlink()
-        yield listed
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    assert [entry.path for entry in StorePath.parse(str(tmp_path)).files()] == ["a"]
