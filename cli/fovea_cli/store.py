@@ -19,23 +19,29 @@ def command() -> None:
 def ls(store: str, output: str) -> None:
     """Shows what takes the space of a STORE (folder or URI; absent: fovea-store, here), and what `gc` would free."""
     from fovea_store import StorePath
-    from fovea_trainer.inventory import artifacts, garbage, size_of
+    from fovea_trainer.inventory import artifacts, garbage, recorded, size_of
 
     root = StorePath.parse(store)
-    total, kept, free = size_of(root), artifacts(root), garbage(root)
+    total, kept, frames, free = size_of(root), artifacts(root), recorded(root), garbage(root)
     if output == "json":
         print_json(
             {
                 "bytes": total,
                 "artifacts": [each.to_dict() for each in kept],
+                "recordings": [each.to_dict() for each in frames],
                 "garbage": [each.to_dict() for each in free],
             }
         )
         return
     shown = root.uri.rstrip("/") + "/"
     rows = [(size_in_words(each.bytes), each.uri.removeprefix(shown), each.summary) for each in kept]
+    rows += [
+        (size_in_words(each.bytes), each.place.uri.removeprefix(shown), f"{each.frames:,} recorded frames")
+        for each in frames
+    ]
     rows += [(size_in_words(each.bytes), each.place.uri.removeprefix(shown), f"FREE: {each.why}") for each in free]
-    rest = total - sum(each.bytes for each in kept) - sum(each.bytes for each in free)
+    rest = total - sum(each.bytes for each in kept) - sum(each.bytes for each in frames)
+    rest -= sum(each.bytes for each in free)
     rows += [(size_in_words(rest), "", "results, logs, curves"), (size_in_words(total), "", "in all")]
     print_table(rows, ("SIZE", "PATH", "WHAT"))
 
@@ -49,7 +55,8 @@ def gc(store: str, dry_run: bool, output: str) -> None:
 
     That is checkpoints and intermediate files of finished runs, engines of models that are gone, and what runs that
     broke off left over a day ago.
-    Dataset versions, bundles, reports and logs stay; a Dataset's retainVersions and deletionPolicy are about these.
+    Dataset versions, recorded frames, bundles, reports and logs stay; a Dataset's retainVersions and deletionPolicy are
+    about these.
     """
     from fovea_store import StorePath
     from fovea_trainer.inventory import garbage

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
@@ -19,6 +20,7 @@ from fovea_api.common import (
     Definition,
     DeletionPolicy,
     Digest,
+    Duration,
     Fraction,
     Int,
     Label,
@@ -40,6 +42,7 @@ from fovea_api.common import (
     TimeZone,
     Uri,
     not_downloaded,
+    parse_duration,
 )
 from fovea_api.errors import NotSupported
 from fovea_api.run import RunOwnerStatus
@@ -112,36 +115,67 @@ class Problem(Model):
 
 VideoUri = Annotated[
     str,
-    Field(max_length=2048, pattern=r"^(((file|pvc|s3|gs)://|[.][.]?/)[^\r\n]+|(https|rtsp)://[^ \r\n]+)$"),
+    Field(
+        max_length=2048,
+        pattern=r"^(((file|pvc|s3|gs)://|[.][.]?/)[^\r\n]+|https://[^ \r\n]+|rtsp://[^ /?#\r\n][^ \r\n]*)$",
+    ),
 ]
-"""As a Uri; a stream is named so that it can be refused in words."""
-_RECORD = (
-    "record it to files, as with ffmpeg -i rtsp://… -c copy -f segment -segment_time 600 %06d.mkv, "
-    "and give their folder"
-)
+"""As a Uri, or rtsp://host/path."""
+STREAM = "rtsp://"
+"""How the address of a live stream begins."""
+DEFAULT_RECORD_DURATION = "10m"
+MAX_RECORD_DURATION = "24h"
 
 
 class Video(Model):
-    """Unlabelled frames of recorded videos."""
+    """Unlabelled frames of recorded videos, or of a live stream."""
 
     uri: VideoUri
-    """Video file, or folder of video files: pvc://claim/path, s3:// or gs://. A camera's stream must be recorded
-    first."""
+    """Video file, or folder of video files: pvc://claim/path, s3:// or gs://. Or a live stream: rtsp://host/path,
+    without user and password (see secretRef). Each build records frames of it into the Dataset's folder in the store,
+    until there are maxFrames, and reads all that were recorded."""
     every_seconds: Annotated[Number, Field(gt=0, le=86400)] = 1
     """Interval between sampled frames, in seconds of the video."""
     max_frames: Annotated[Int, Field(ge=1, le=10_000_000)] = 10_000
-    """Maximum number of sampled frames of the source, in the order of the paths; blurred ones count."""
+    """Maximum number of sampled frames of the source, in the order of the paths; blurred ones count. Of a stream: those
+    of all builds together."""
     drop_blurred: Bool = False
     """Skips frames that are much less sharp than the others of their video."""
+    record_duration: Duration | None = None
+    """For rtsp://: maximum duration for which one build records, at most 24h. Default: 10m."""
 
     rules: ClassVar = (
         Rule(
-            "!self.uri.startsWith('rtsp://')",
-            f"a live stream gives other frames in each build; {_RECORD}",
-            field=".uri",
+            f"!self.uri.matches('^{STREAM}[^/]*@')",
+            "user and password belong in the Secret of secretRef (RTSP_USERNAME, RTSP_PASSWORD); remove them here",
+            lambda obj: re.match(f"{STREAM}[^/]*@", obj.uri) is None,
+            ".uri",
+        ),
+        Rule(
+            f"!has(self.recordDuration) || self.uri.startsWith('{STREAM}')",
+            f"recordDuration has an effect for {STREAM} only; remove it",
+            lambda obj: obj.record_duration is None or obj.live,
+            ".recordDuration",
+        ),
+        Rule(
+            "!has(self.recordDuration) || (duration(self.recordDuration) >= duration('1s') && "
+            f"duration(self.recordDuration) <= duration('{MAX_RECORD_DURATION}'))",
+            f"recordDuration is from 1s to {MAX_RECORD_DURATION}; what refresh builds later records more",
+            lambda obj: timedelta(seconds=1) <= obj.recorded_at_once <= parse_duration(MAX_RECORD_DURATION),
+            ".recordDuration",
         ),
         *not_downloaded("uri"),
     )
+
+    @property
+    def live(self) -> bool:
+        """Whether it is a stream, of which builds record frames."""
+        return self.uri.startswith(STREAM)
+
+    @property
+    def recorded_at_once(self) -> timedelta:
+        """For how long one build records at most."""
+        return parse_duration(self.record_duration or DEFAULT_RECORD_DURATION)
 
 
 class Generator(Model):
@@ -218,9 +252,11 @@ class Source(Model):
     """Pattern of the mask paths. A mask belongs to the image whose {…} and ** match the same text. Cityscapes:
     gtFine/{split}/{city}/{name}_gtFine_labelIds.png"""
     secret_ref: Ref | None = None
-    """Secret with the credentials for an s3:// source or video (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)."""
+    """Secret with the credentials for an s3:// source or video (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …), or for a
+    stream (RTSP_USERNAME, RTSP_PASSWORD)."""
     video: Video | None = None
-    """Frames of recorded videos. They have no labels: another source gives these, with the same image files."""
+    """Frames of recorded videos or of a live stream. They have no labels: another source gives these, with the same
+    image files."""
     generator: Generator | None = None
     """Program that writes a dataset."""
     captures: Captures | None = None
@@ -286,9 +322,9 @@ class Source(Model):
         ),
         Rule(
             "!has(self.secretRef) || (has(self.uri) && self.uri.startsWith('s3://')) || "
-            "(has(self.video) && self.video.uri.startsWith('s3://'))",
-            "secretRef has an effect for s3:// only; remove it (for https:// give a signed address)",
-            lambda obj: obj.secret_ref is None or (obj.location or "").startswith("s3://"),
+            f"(has(self.video) && (self.video.uri.startsWith('s3://') || self.video.uri.startsWith('{STREAM}')))",
+            f"secretRef has an effect for s3:// and {STREAM} only; remove it (for https:// give a signed address)",
+            lambda obj: obj.secret_ref is None or (obj.location or "").startswith(("s3://", STREAM)),
             ".secretRef",
         ),
         Rule(
@@ -300,8 +336,13 @@ class Source(Model):
 
     @property
     def location(self) -> str | None:
-        """Where its files lie; None: they lie nowhere yet."""
+        """Where its files lie, or the address of its stream; None: they lie nowhere yet."""
         return self.video.uri if self.video is not None else self.uri
+
+    @property
+    def live(self) -> bool:
+        """Whether it is a stream, of which builds record frames."""
+        return self.video is not None and self.video.live
 
     def at(self, location: str) -> Source:
         """The same source with its files elsewhere."""
@@ -622,10 +663,8 @@ def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
     """
     wishes = list[tuple[bool, str, str, str]]()
     for index, source in enumerate(recipe.sources):
-        stream, generator = f"spec.sources[{index}].video.uri", f"spec.sources[{index}].generator"
-        live = source.video is not None and source.video.uri.startswith("rtsp://")
+        generator = f"spec.sources[{index}].generator"
         wishes += [
-            (live, stream, "reading live streams", _RECORD),
             (source.generator is not None, generator, "running programs", "store its output and give uri and format"),
         ]
     if recipe.prelabel is not None:

@@ -113,6 +113,21 @@ WRONG = (
     Changed(
         _D, {"spec.sources.2.video.uri": "https://e.com/a.mp4"}, "spec.sources[2].video.uri", "nothing is download"
     ),
+    Changed(
+        _D, {"spec.sources.2.video.uri": "rtsp://u:p@c/s"}, "spec.sources[2].video.uri", "in the Secret of secretRef"
+    ),
+    Changed(
+        _D,
+        {"spec.sources.2.video.uri": "pvc://c/a", "spec.sources.2.video.recordDuration": "5m"},
+        "spec.sources[2].video.recordDuration",
+        "rtsp:// only",
+    ),
+    Changed(
+        _D,
+        {"spec.sources.2.video.uri": "rtsp://c/s", "spec.sources.2.video.recordDuration": "25h"},
+        "spec.sources[2].video.recordDuration",
+        "from 1s to 24h",
+    ),
     Changed(_D, {"spec.sources.2.video.everySeconds": 0}, "spec.sources[2].video.everySeconds", "greater than 0"),
     Changed(
         _D,
@@ -524,7 +539,6 @@ def test_models_accept(right: Changed) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        Changed(_D, {"spec.sources.2.video.uri": "rtsp://c/s"}, "spec.sources[2].video.uri", "record it to files"),
         Changed(_D, {"spec.prelabel.export.uri": "https://e.com/t"}, "spec.prelabel.export.uri", "copy it to a store"),
         Changed(
             _D,

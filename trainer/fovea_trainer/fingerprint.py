@@ -12,8 +12,9 @@ from fovea_api.errors import InvalidInput
 from fovea_api.run import RunSpec, RunType, read_recipe
 from fovea_store import StorePath
 
+from fovea_trainer.data.recordings import recordings_of
 from fovea_trainer.data.sources import is_download, source_path
-from fovea_trainer.results import Fingerprints
+from fovea_trainer.results import Fingerprints, owner_folder
 from fovea_trainer.training.base_weights import SUFFIXES
 
 THREADS = 16
@@ -52,7 +53,9 @@ def _inputs(spec: RunSpec) -> Iterator[tuple[str, StorePath]]:
     if spec.type is RunType.DATASET_BUILD:
         build = read_recipe(spec.type, spec.recipe, dataset.Recipe)
         for source in build.sources:
-            if source.location is not None and source.sha256 is None and not is_download(source):
+            if source.live:
+                yield f"sources/{source.name}", recordings_of(owner_folder(spec.store, spec.owner), source)
+            elif source.location is not None and source.sha256 is None and not is_download(source):
                 yield f"sources/{source.name}", source_path(source)
         if build.exclude is not None:
             yield "exclude", StorePath.parse(build.exclude.uri)

@@ -1,4 +1,4 @@
-"""What a store holds: dataset versions, model bundles, and what can be freed without losing one."""
+"""What a store holds: dataset versions, model bundles, recorded frames, and what can be freed without losing one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from fovea_serving.bundle import parse_manifest
 from fovea_store import StorePath
 from pydantic import JsonValue
 
+from fovea_trainer.data.recordings import FOLDER as RECORDINGS
+from fovea_trainer.data.recordings import frames_in
 from fovea_trainer.data.version import read_manifest
 from fovea_trainer.results import RESULT, read_result
 
@@ -62,6 +64,26 @@ class Artifact:
             "summary": self.summary,
             "metrics": dict(self.metrics),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The frames that builds have recorded of a live stream: they stay until somebody deletes them."""
+
+    place: StorePath
+    bytes: int
+    frames: int
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The JSON form."""
+        return {"uri": self.place.uri, "bytes": self.bytes, "frames": self.frames}
+
+
+def recorded(store: StorePath) -> list[Recorded]:
+    """The recordings of all Datasets and sources, also of those that are gone."""
+    datasets = [store / "dataset" / name / RECORDINGS for name in (store / "dataset").folders()]
+    places = [folder / source for folder in datasets for source in folder.folders()]
+    return [Recorded(place, size_of(place), len(frames_in(place))) for place in places]
 
 
 def artifacts(store: StorePath) -> list[Artifact]:
@@ -122,7 +144,7 @@ class Garbage:
 
 
 def garbage(store: StorePath, now: datetime | None = None) -> list[Garbage]:
-    """What a store can do without: no version, bundle, report or log is among it.
+    """What a store can do without: no version, bundle, recorded frame, report or log is among it.
 
     That is the checkpoints and intermediate files of runs whose result is in the store, the engines of models that no
     bundle has any more, and of what no finished run has made, all that was not touched for OLD_SECONDS.

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +51,13 @@ from pydantic import JsonValue, ValidationError
 
 from fovea_trainer.data.build import CheckResult, check_dataset
 from fovea_trainer.data.guess import given_splits, guess_format, guess_task, suited_splits
+from fovea_trainer.data.recordings import is_recorded, recordings_of
 from fovea_trainer.data.sources import is_download, open_source, source_path
 from fovea_trainer.data.version import open_version
 from fovea_trainer.environment import RunEnvironment
 from fovea_trainer.manifest import Manifest
 from fovea_trainer.reporting import Reporter, TerminalReporter, log_to_terminal
-from fovea_trainer.results import read_result, runs_of
+from fovea_trainer.results import owner_folder, read_result, runs_of
 from fovea_trainer.run import check_store, execute
 
 DEFAULT_STORE = "fovea-store"
@@ -292,7 +294,7 @@ def _ray(used: bool) -> Iterator[None]:
 
 def _build_spec(dataset: Dataset, store: str, model: BundleInput | None) -> RunSpec:
     recipe, owner = dataset.spec.recipe(), RunOwner(kind="Dataset", name=dataset.metadata.name)
-    nonce = _state_of(recipe)
+    nonce = _state_of(recipe, owner_folder(store, owner))
     parent = _parent(owner, recipe, nonce, store, model) if recipe.splits.keep_assignments else None
     execution = Execution(workers=dataset.spec.compute.workers)
     return _spec(
@@ -300,12 +302,17 @@ def _build_spec(dataset: Dataset, store: str, model: BundleInput | None) -> RunS
     )
 
 
-def _state_of(recipe: Recipe) -> str:
-    """Digest of the state of all files that a build reads, so that a written file makes another run.
+def _state_of(recipe: Recipe, dataset: StorePath) -> str:
+    """Digest of the state of all files that a build reads, so that a written file makes another run, as does a stream
+    of which frames are missing. `dataset`: the Dataset's folder in the store.
 
     On a cluster it is the schedule that makes one. Downloads are left out: the recipe has their digests.
     """
-    read = [source_path(source) for source in recipe.sources if source.location and not is_download(source)]
+    live = [source for source in recipe.sources if source.live]
+    if not all(is_recorded(source, dataset) for source in live):
+        return digest_of({"now": datetime.now(UTC).isoformat()})
+    stored = [source for source in recipe.sources if source.location and not is_download(source) and not source.live]
+    read = [*map(source_path, stored), *(recordings_of(dataset, source) for source in live)]
     if recipe.exclude is not None:
         read.append(StorePath.parse(recipe.exclude.uri))
     return digest_of({each.uri: each.stamp() for each in read})

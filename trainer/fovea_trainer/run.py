@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from types import FrameType
@@ -21,6 +22,7 @@ from fovea_store import StorePath, claim_store
 from fovea_store.errors import outside_cause
 
 from fovea_trainer.cleanup import clean_up
+from fovea_trainer.data.findings import Finding
 from fovea_trainer.environment import RunEnvironment, read_environment
 from fovea_trainer.fingerprint import fingerprints
 from fovea_trainer.logs import kept_log, log_to_stdout
@@ -57,10 +59,13 @@ def execute(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> R
             done = done.model_copy(update={"epoch": training.epochs, "epochs": training.epochs, "best": training.best})
         reporter.report(done)
         return stored
+    recorded = _record(spec, environment, reporter) if spec.type is RunType.DATASET_BUILD else None
+    if recorded is not None:
+        read = fingerprints(spec)  # with the frames that this run has added: it is these that the build reads
     forget_other_inputs(spec, environment.name, read)
     folder = folder_of(spec, environment.name)
     if spec.type is RunType.DATASET_BUILD:
-        result = _build(spec, environment, reporter)
+        result = _build(spec, environment, reporter, recorded or ())
     elif spec.type is RunType.TUNING_SWEEP:
         from fovea_trainer.tuning.run import tune
 
@@ -83,7 +88,17 @@ def check_store(spec: RunSpec, environment: RunEnvironment) -> None:
         claim_store(StorePath.parse(spec.store), environment.owner, environment.adopt, write=marks)
 
 
-def _build(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> RunResult:
+def _record(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> tuple[Finding, ...] | None:
+    """Records the live streams of a build, and says what was wrong with them. None: it has no such sources."""
+    from fovea_trainer.data.recordings import record
+
+    recipe = read_recipe(spec.type, spec.recipe, dataset.Recipe)
+    if not any(source.live for source in recipe.sources):
+        return None
+    return record(recipe, owner_folder(spec.store, spec.owner), environment.name, reporter.report)
+
+
+def _build(spec: RunSpec, environment: RunEnvironment, reporter: Reporter, recorded: Sequence[Finding]) -> RunResult:
     from fovea_trainer.data.build import build_dataset
     from fovea_trainer.data.version import stored_versions
 
@@ -96,6 +111,7 @@ def _build(spec: RunSpec, environment: RunEnvironment, reporter: Reporter) -> Ru
         work_dir=environment.work_dir / "build",
         workers=spec.execution.workers,
         progress=reporter.report,
+        recorded=recorded,
     )
     return RunResult(
         completed_at=datetime.now(UTC),

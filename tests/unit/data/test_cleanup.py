@@ -37,6 +37,7 @@ def store(tmp_path: Path) -> Path:
         os.utime(folder / version.MANIFEST, (number, number))
     write(root / "dataset/cells" / digest(9) / "shards/train-00000.parquet")
     write(root / "dataset/cells/runs/r-0123456789/result.json", root / "dataset/cells/runs/r-0123456789/log.txt")
+    write(root / "dataset/cells/recordings/hall/20260101T000000Z/20260101T000000000Z.jpg")
     write(root / "dataset/cells-2" / digest(1) / version.MANIFEST)
     write(root / "trainingjob/cells/bundles" / digest(7) / bundle.MANIFEST)
     write(root / "trainingjob/cells/runs/r-0123456789/checkpoints/1/state.safetensors")
@@ -82,7 +83,8 @@ def test_the_newest_and_the_named_versions_stay(
 ) -> None:
     made = clean(CELLS, store, keepNewest=newest, keep=[digest(number) for number in keep])
     assert made == tuple(digest(number) for number in left)
-    assert folders(store) == sorted([*made, "runs"])
+    assert folders(store) == sorted([*made, "recordings", "runs"])
+    assert list((store / "dataset/cells/recordings").rglob("*.jpg")), "they are of no version"
     assert (store / "dataset/cells/runs/r-0123456789/result.json").exists()
 
 

@@ -37,6 +37,7 @@ from fovea_trainer.data.pictures import pair_pictures, pictures, sample_digests
 from fovea_trainer.data.prelabel import prelabel
 from fovea_trainer.data.progress import ProgressMeter
 from fovea_trainer.data.read import OpenSource, check_chunk
+from fovea_trainer.data.recordings import Recordings, open_recordings
 from fovea_trainer.data.records import NamedClass, SourceImage
 from fovea_trainer.data.shards import write_shards
 from fovea_trainer.data.sources import open_source
@@ -83,6 +84,7 @@ def build_dataset(
     work_dir: Path | str,
     workers: int = 1,
     progress: Callable[[Progress], None] = lambda _: None,
+    recorded: Sequence[Finding] = (),
 ) -> BuildResult:
     """Builds the version that the recipe describes, or finds it in the store.
 
@@ -98,18 +100,21 @@ def build_dataset(
         work_dir: Local folder for the index and what must be unpacked.
         workers: Processes that read and check.
         progress: Called at most once a second with how far the build is.
+        recorded: What was wrong with live streams; of these, what lies in the store is read (see `recordings.record`).
 
     Raises:
         NotSupported: the recipe asks for what this version cannot do.
         InvalidInput: a source is wrong, or a label is and the recipe says Fail; a class is too rare.
         Retryable: a store failed, or a source changed while it was read.
     """
-    work = Path(work_dir)
-    with _opened(recipe, work, workers, progress) as reading:
-        _note_empty(recipe, reading.index, has_model=model is not None)
+    work, dataset = Path(work_dir), StorePath.parse(store_root) / "dataset" / name
+    with _opened(recipe, work, workers, progress, dataset) as reading:
+        _note_empty(empty_sources(recipe, has_model=model is not None), reading.index)
+        for finding in recorded:
+            reading.index.add_source_finding(finding)
         draft = _draft(recipe, reading, parent, name, model)
         _log_draft(draft)
-        target = StorePath.parse(store_root) / "dataset" / name / draft.digest
+        target = dataset / draft.digest
         try:
             stored = read_manifest(target)
             log.info("the store has this version already: %s", target)
@@ -143,11 +148,15 @@ def check_dataset(
 ) -> CheckResult:
     """Reads and checks all that `build_dataset` would, and writes nothing; arguments and errors are the same.
 
-    No label is predicted: what waits for one is left out, as where `prelabel` has no model. A source that cannot be
-    opened at all raises InvalidInput; what is wrong with its content is in the result.
+    No label is predicted: what waits for one is left out, as where `prelabel` has no model. No stream is recorded, nor
+    is it known where its frames lie. A source that cannot be opened at all raises InvalidInput; what is wrong with its
+    content is in the result.
     """
     with _opened(recipe, Path(work_dir), workers, progress) as reading:
-        _note_empty(recipe, reading.index, has_model=True)  # a check asks for none, so it cannot say that there is none
+        live = [source.name for source in recipe.sources if source.live]
+        # Of a model it cannot be said that there is none: a check asks for none.
+        _note_empty(empty_sources(recipe, has_model=True), reading.index)
+        _note_empty([(name, "builds record its stream, and a check does not") for name in live], reading.index)
         try:
             draft = _draft(recipe, reading)
         except InvalidInput as refusal:
@@ -176,19 +185,31 @@ class _Reading:
 
 
 @contextmanager
-def _opened(recipe: Recipe, work: Path, workers: int, progress: Callable[[Progress], None]) -> Iterator[_Reading]:
+def _opened(
+    recipe: Recipe,
+    work: Path,
+    workers: int,
+    progress: Callable[[Progress], None],
+    dataset: StorePath | None = None,
+) -> Iterator[_Reading]:
     refuse(unsupported(recipe))
     work.mkdir(parents=True, exist_ok=True)
     meter = ProgressMeter(progress)
     meter.stage("Reading", 0)
-    readable = [source for source in recipe.sources if source.location is not None]
-    sources = tuple(_open(recipe, source, work / "sources" / source.name) for source in readable)
+    opened = (_open(recipe, source, work / "sources" / source.name, dataset) for source in recipe.sources)
+    sources = tuple(source for source in opened if source is not None)
     with closing(Index(work / "index.sqlite")) as index, Workers(workers) as pool:
         yield _Reading(sources, index, pool, meter, work)
 
 
-def _open(recipe: Recipe, source: Source, work: Path) -> OpenSource:
+def _open(recipe: Recipe, source: Source, work: Path, dataset: StorePath | None) -> OpenSource | None:
+    """None: it gives nothing. `dataset`: where streams are recorded to."""
+    if source.location is None or (source.live and dataset is None):
+        return None
     options = Options.of(recipe, source)
+    if source.live and dataset is not None:
+        recordings = open_recordings(source, dataset)
+        return OpenSource(source.name, Tree(recordings.tree.root), recordings, options)
     if source.video is not None:
         videos = open_videos(source, work)
         return OpenSource(source.name, Tree(StorePath.parse(str(videos.frames))), videos, options)
@@ -199,8 +220,8 @@ def _open(recipe: Recipe, source: Source, work: Path) -> OpenSource:
     return OpenSource(source.name, tree, open_reader(source.format, tree, options), options)
 
 
-def _note_empty(recipe: Recipe, index: Index, *, has_model: bool) -> None:
-    for source, why in empty_sources(recipe, has_model=has_model):
+def _note_empty(sources: Iterable[tuple[str, str]], index: Index) -> None:
+    for source, why in sources:
         log.warning("%s is empty: %s", source, why)
         index.add_finding(Finding(FindingKind.EMPTY_SOURCE, source, why))
 
@@ -294,7 +315,7 @@ def _read(
     total = sum(len(source.tree.files) for source in sources)
     done = 0
     for number, source in enumerate(sources):
-        files = source.reader.videos if isinstance(source.reader, Videos) else source.tree
+        files = source.reader.tree if isinstance(source.reader, Videos | Recordings) else source.tree
         log.info("reading source %s: %d files in %s", source.name, len(files.files), files.root)
         used: set[str] = set()
         images = _images(source, index, used)

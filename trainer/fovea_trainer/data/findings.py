@@ -105,6 +105,11 @@ class FindingKind(StrEnum):
         "The pixels count neither in training nor in evaluation.",
         "Repair the segmentation, or draw the region anew.",
     )
+    INTERRUPTED_STREAM = (
+        *("InterruptedStream", Severity.WARNING, "Live stream that gave no pictures", "earlier frames are used"),
+        "The model never sees what it would have shown.",
+        "Look at the camera and the network; the next build records again.",
+    )
     LISTED_TWICE = (
         *("ListedTwice", Severity.WARNING, "Image listed twice", "left out"),
         "Its labels may be those of another image, so the model never sees it.",

@@ -28,7 +28,7 @@ from typing import IO
 from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
-from fovea_api.dataset import Format, Source
+from fovea_api.dataset import STREAM, Format, Source
 from fovea_api.errors import InvalidInput, Recoverable
 from fovea_store import NotFound, StorePath
 from fovea_store.errors import explained
@@ -102,13 +102,13 @@ def is_download(source: Source) -> bool:
 def source_path(source: Source) -> StorePath:
     """Where a source lies that is in a store."""
     assert source.location is not None
-    return StorePath.parse(source.location, _credentials(source))
+    return StorePath.parse(source.location, secret_folder(source))
 
 
 def without_secrets(uri: str) -> str:
-    """The URI as messages and reports show it: without user and password; of the web, also without query (signatures)
-    and fragment, which elsewhere are part of a name."""
-    if not uri.startswith(("http://", "https://")):
+    """The URI as messages and reports show it: without user and password; of web and streams, also without query
+    (signatures) and fragment, which elsewhere are part of a name."""
+    if not uri.startswith(("http://", "https://", STREAM)):
         scheme, rest = split_uri(uri)
         host, slash, path = rest.partition("/")
         return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if scheme else uri
@@ -116,7 +116,8 @@ def without_secrets(uri: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _credentials(source: Source) -> str | None:
+def secret_folder(source: Source) -> str | None:
+    """Where the Secret of a source lies, each key a file. None: what it would say is in the environment."""
     if source.secret_ref is None:
         return None
     root = os.environ.get(SECRETS_ROOT)

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -51,6 +52,9 @@ MISSING_SECONDS = 1.0
 """What a video may be shorter than it says: tools round, and count the sound that goes on."""
 
 
+_F = TypeVar("_F")
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A frame in a file."""
@@ -65,12 +69,12 @@ class Videos:
     """Reader of the frames of videos.
 
     Args:
-        videos: The files of the source.
+        tree: The files of the source.
         frames: Local folder that receives the frames while they are read.
         settings: Which frames.
     """
 
-    videos: Tree
+    tree: Tree
     frames: Path
     settings: Video
 
@@ -80,18 +84,19 @@ class Videos:
         Raises StoreFull, StoreUnavailable.
         """
         shutil.rmtree(self.frames, ignore_errors=True)
-        files = [*self.videos.with_suffix(*VIDEO_SUFFIXES)] if len(self.videos.files) > 1 else [*self.videos.files]
+        files = [*self.tree.with_suffix(*VIDEO_SUFFIXES)] if len(self.tree.files) > 1 else [*self.tree.files]
         left = self.settings.max_frames
         for number, path in enumerate(files):
-            with _local(self.videos / path, self.frames.with_name("video")) as video:
+            with _local(self.tree / path, self.frames.with_name("video")) as video:
                 group = f"video {sha256_of(video)[:16]}"
                 found = list(sampled(video, path, self.frames / path, self.settings.every_seconds, left))
             frames = [each for each in found if isinstance(each, Frame)]
-            blurred = blurred_frames(frames) if self.settings.drop_blurred else frozenset()
+            sharp = {frame.file: frame.sharpness for frame in frames}
+            blurred = blurred_frames(sharp) if self.settings.drop_blurred else frozenset()
             yield from (each for each in found if isinstance(each, Finding))
             for frame in frames:
                 name = frame.file.relative_to(self.frames).as_posix()
-                if frame in blurred:
+                if frame.file in blurred:
                     frame.file.unlink()
                     yield Finding(FindingKind.BLURRED_FRAME, name, "the frame is less sharp than others of its video")
                 else:
@@ -102,7 +107,7 @@ class Videos:
                 words = f"{most} frames are taken; the rest of this video and {after} videos after it are not read"
                 yield Finding(FindingKind.MOST_FRAMES, path, words)
                 break
-        if unused := unused_files(self.videos, set(files)):
+        if unused := unused_files(self.tree, set(files)):
             yield unused_finding(unused)
 
     def read(self, item: SourceImage) -> Labels:
@@ -180,12 +185,21 @@ def sampled(video: Path, shown: str, folder: Path, every_seconds: float, most: i
         capture.release()
 
 
+def jpeg_of(pixels: NDArray[np.uint8]) -> bytes:
+    """The file of a frame.
+
+    Args:
+        pixels: `[H, W, 3]`, BGR.
+    """
+    _, data = cv2.imencode(".jpg", pixels, JPEG)
+    return data.tobytes()
+
+
 def _written(pixels: NDArray[np.uint8], milliseconds: int, folder: Path) -> Frame:
     file = folder / f"{milliseconds:08}.jpg"
-    _, data = cv2.imencode(".jpg", pixels, JPEG)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data.tobytes())
+        file.write_bytes(jpeg_of(pixels))
     except OSError as error:
         raise explained(error, str(file)) from error
     return Frame(milliseconds, file, sharpness(pixels))
@@ -213,12 +227,15 @@ def sharpness(pixels: NDArray[np.uint8]) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
 
-def blurred_frames(frames: Sequence[Frame]) -> frozenset[Frame]:
+def blurred_frames(frames: Mapping[_F, float]) -> frozenset[_F]:
     """The frames of a video that have less than LESS_SHARP of its median sharpness.
 
     The median is that of sharp frames as long as most are sharp; what is blurred as a whole is kept.
+
+    Args:
+        frames: The sharpness of each.
     """
     if not frames:
         return frozenset()
-    least = LESS_SHARP * float(np.median([frame.sharpness for frame in frames]))
-    return frozenset(frame for frame in frames if frame.sharpness < least)
+    least = LESS_SHARP * float(np.median([*frames.values()]))
+    return frozenset(frame for frame, value in frames.items() if value < least)
