@@ -32,7 +32,9 @@ from fovea_trainer.run import execute
 from numpy.typing import NDArray
 
 SMEARS = [np.asarray(cv2.imread(str(file)), np.uint8) for file in sorted((BCCD / "JPEGImages").glob("*.jpg"))[:6]]
-IMPATIENT = Patience(picture=5, away=0.5, answer=0.5, pause=0.01)
+PATIENT = Patience(pause=0.01)
+IMPATIENT = Patience(away=0.5, pause=0.01)
+"""Of who knows that no picture comes."""
 AT_ONCE: dict[str, Any] = {"everySeconds": 0.001, "recordDuration": "1h"}
 """What is recorded ends with `maxFrames`, however slow the machine is."""
 
@@ -54,10 +56,15 @@ class Recorder:
         self.dataset = StorePath.parse(str(folder / "store/dataset/d"))
 
     def __call__(
-        self, uri: str, run: str = "r-1", report: Callable[[Progress], None] = lambda _: None, **video: object
+        self,
+        uri: str,
+        run: str = "r-1",
+        report: Callable[[Progress], None] = lambda _: None,
+        patience: Patience = PATIENT,
+        **video: object,
     ) -> tuple[Finding, ...]:
         recipe = Recipe.model_validate({"task": "Detection", "sources": [source(uri, **video).to_dict()]})
-        return record(recipe, self.dataset, run, report, IMPATIENT)
+        return record(recipe, self.dataset, run, report, patience)
 
     @property
     def folder(self) -> Path:
@@ -128,7 +135,7 @@ def test_a_camera_that_went_away_stops_nothing_once_there_are_frames(recorder: R
     recorder(camera.uri, maxFrames=2, **AT_ONCE)
     before = recorder.frames
     camera.__exit__(None, None, None)
-    (finding,) = recorder(camera.uri, "r-2", maxFrames=9, **AT_ONCE)
+    (finding,) = recorder(camera.uri, "r-2", patience=IMPATIENT, maxFrames=9, **AT_ONCE)
     host = camera.uri.removeprefix("rtsp://").partition("/")[0]
     assert (finding.kind, finding.place) == ("InterruptedStream", "hall")
     assert f"the camera at {host} cannot be reached: Connection refused; 0 of 7 frames" in finding.message
@@ -143,7 +150,7 @@ def test_what_came_before_the_camera_went_away_is_kept(recorder: Recorder) -> No
                 camera.played += 1
                 camera.__exit__(None, None, None)
 
-        (finding,) = recorder(camera.uri, report=close, maxFrames=100, **AT_ONCE)
+        (finding,) = recorder(camera.uri, report=close, patience=IMPATIENT, maxFrames=100, **AT_ONCE)
     assert "cannot be reached" in finding.message
     assert 0 < len(recorder.frames) <= 20
 
@@ -169,10 +176,9 @@ def test_what_is_no_camera_is_told_in_words(answer: bytes | None, recorder: Reco
     threading.Thread(target=serve, daemon=True).start()
     words = {None: "cannot be reached: timed out", b"": "closes the connection"}
     uri = f"rtsp://127.0.0.1:{server.getsockname()[1]}/s"
-    patience = Patience(picture=0.5, away=0.1, answer=0.5, pause=0.01)
-    recipe = Recipe.model_validate({"task": "Detection", "sources": [source(uri).to_dict()]})
+    silent = Patience(picture=0.5, away=0.5, answer=0.5)
     with pytest.raises((StreamRefused, StreamUnavailable)) as told:
-        record(recipe, recorder.dataset, "r-1", lambda _: None, patience)
+        recorder(uri, patience=silent if answer is None else IMPATIENT)
     assert words.get(answer, "does not speak RTSP") in told.value.message
     assert told.value.location == "spec.sources[hall].video.uri"
     server.shutdown(socket.SHUT_RDWR)
@@ -191,7 +197,7 @@ def test_what_the_camera_answers_is_told_and_not_its_path(
     status: str, words: str, kind: type[Exception], recorder: Recorder
 ) -> None:
     with Camera(SMEARS, status=status) as camera, pytest.raises(kind, match=words) as told:
-        recorder(camera.uri)
+        recorder(camera.uri, patience=IMPATIENT)
     assert "channel" not in str(told.value)
 
 
@@ -217,7 +223,7 @@ def test_the_password_is_the_secrets_and_in_no_message(
             for name, value in keys.items():
                 (secret / name).write_text(value)
             try:
-                return str(record(recipe, recorder.dataset, "r-1", lambda _: None, IMPATIENT))
+                return str(record(recipe, recorder.dataset, "r-1", lambda _: None, PATIENT))
             except Exception as error:
                 return str(error)
 
