@@ -95,7 +95,11 @@ def pod_time(pod: View) -> PodTime | None:
     asked = requests_of(mapping(pod, "spec"))
     until: datetime | None = None
     if text(pod, "status", "phase") in ("Succeeded", "Failed"):
-        ended = (time(each, "state", "terminated", "finishedAt") for each in items(pod, "status", "containerStatuses"))
+        ended = (
+            time(each, "state", "terminated", "finishedAt")
+            for field in ("initContainerStatuses", "containerStatuses")
+            for each in items(pod, "status", field)
+        )
         unready = time(conditions.get("Ready", {}), "lastTransitionTime")
         until = max(filter(None, ended), default=unready) or since
     return PodTime(asked.get(CPU, 0.0), sum(amount for name, amount in asked.items() if is_gpu(name)), since, until)

@@ -216,6 +216,8 @@ def test_what_a_pod_reserves_and_how_long() -> None:
 
     assert read({}) == PodTime(0.85, 2, START)
     assert read({"phase": "Succeeded", "containerStatuses": [ended]}) == PodTime(0.85, 2, START, at(1800))
+    before_the_main = {"phase": "Failed", "initContainerStatuses": [ended], "containerStatuses": [{"state": {}}]}
+    assert read(before_the_main) == PodTime(0.85, 2, START, at(1800))
     unready = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-26T08:20:00Z"}
     assert read({"phase": "Failed", "conditions": [scheduled, unready]}) == PodTime(0.85, 2, START, at(1200))
     assert read({"phase": "Pending", "conditions": [scheduled | {"status": "False"}]}) is None
