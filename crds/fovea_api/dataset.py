@@ -45,6 +45,7 @@ from fovea_api.common import (
     parse_duration,
 )
 from fovea_api.errors import NotSupported
+from fovea_api.names import GENERATOR_CONTAINER
 from fovea_api.run import RunOwnerStatus
 from fovea_api.version import ClassSummary, DatasetSummary, Findings, QualitySummary, SplitCounts, StatedProblem
 
@@ -182,11 +183,20 @@ class Generator(Model):
     """Program that writes a dataset, such as a simulator, a scraper or an API client."""
 
     image: Annotated[str, Field(min_length=1, max_length=512)]
-    """Container image of the program."""
+    """Container image of the program. It runs before each build, as the user and with the resources of the build."""
     args: Annotated[tuple[Annotated[str, Field(max_length=4096)], ...], Field(max_length=128)] = ()
-    """Arguments of the program, which writes to the folder named by $FOVEA_OUTPUT."""
+    """Arguments of the program, which writes to the folder named by $FOVEA_OUTPUT; in an argument, $(FOVEA_OUTPUT)."""
     format: Format
     """Format of the program's output."""
+
+    rules: ClassVar = (
+        Rule(
+            f"!(self.format in ['{Format.VIDEO}', '{Format.CAPTURES}'])",
+            "a program writes images with their labels; give one of the formats of labels",
+            lambda obj: obj.format not in (Format.VIDEO, Format.CAPTURES),
+            ".format",
+        ),
+    )
 
 
 class Labels(Model):
@@ -226,6 +236,14 @@ _PLACEHOLDER = "[{][a-z]+[}]"
 def placeholders(pattern: str | None) -> frozenset[str]:
     """The names in braces of a pattern of paths."""
     return frozenset(re.findall(_PLACEHOLDER, pattern or ""))
+
+
+_LONGEST_OF_GENERATORS = 63 - len(GENERATOR_CONTAINER)
+"""Letters of a source's name, of which Kubernetes takes 63 in the name of a container."""
+_OF_MASKS = (
+    f"((has(self.format) && self.format == '{Format.MASKS}') || "
+    f"(has(self.generator) && self.generator.format == '{Format.MASKS}'))"
+)
 
 
 class Source(Model):
@@ -289,15 +307,15 @@ class Source(Model):
             ".sha256",
         ),
         Rule(
-            "size(self.maskValues) == 0 || (has(self.format) && self.format == 'Masks')",
+            f"size(self.maskValues) == 0 || {_OF_MASKS}",
             "maskValues belongs to format Masks; remove it or change the format",
-            lambda obj: not obj.mask_values or obj.format == Format.MASKS,
+            lambda obj: not obj.mask_values or obj.layout == Format.MASKS,
             ".maskValues",
         ),
         Rule(
-            "size(self.maskColors) == 0 || (has(self.format) && self.format == 'Masks' && size(self.maskValues) == 0)",
+            f"size(self.maskColors) == 0 || ({_OF_MASKS} && size(self.maskValues) == 0)",
             "maskColors belongs to format Masks, and goes without maskValues; remove one or change the format",
-            lambda obj: not obj.mask_colors or (obj.format == Format.MASKS and not obj.mask_values),
+            lambda obj: not obj.mask_colors or (obj.layout == Format.MASKS and not obj.mask_values),
             ".maskColors",
         ),
         Rule(
@@ -307,9 +325,9 @@ class Source(Model):
             ".maskPattern",
         ),
         Rule(
-            "!has(self.imagePattern) || (has(self.format) && self.format == 'Masks')",
+            f"!has(self.imagePattern) || {_OF_MASKS}",
             "imagePattern belongs to format Masks; remove it or change the format",
-            lambda obj: obj.image_pattern is None or obj.format == Format.MASKS,
+            lambda obj: obj.image_pattern is None or obj.layout == Format.MASKS,
             ".imagePattern",
         ),
         Rule(
@@ -332,11 +350,17 @@ class Source(Model):
             "file:// and ./ work in local runs only; on a cluster use pvc://, s3://, gs:// or https://",
             field=".uri",
         ),
+        Rule(
+            f"!has(self.generator) || size(self.name) <= {_LONGEST_OF_GENERATORS}",
+            f"a program's container is called by its source, whose name has at most {_LONGEST_OF_GENERATORS} letters",
+            lambda obj: obj.generator is None or len(obj.name) <= _LONGEST_OF_GENERATORS,
+            ".name",
+        ),
     )
 
     @property
     def location(self) -> str | None:
-        """Where its files lie, or the address of its stream; None: they lie nowhere yet."""
+        """Where its files lie, or its stream's address; None: a program has yet to write them, or there are none."""
         return self.video.uri if self.video is not None else self.uri
 
     @property
@@ -344,11 +368,16 @@ class Source(Model):
         """Whether it is a stream, of which builds record frames."""
         return self.video is not None and self.video.live
 
+    @property
+    def layout(self) -> Format | None:
+        """Format of its files, wherever they lie; None: it has no labels."""
+        return self.generator.format if self.generator is not None else self.format
+
     def at(self, location: str) -> Source:
-        """The same source with its files elsewhere."""
+        """The same source with its files elsewhere; what a program has written is read as a folder."""
         if self.video is not None:
             return self.model_copy(update={"video": self.video.model_copy(update={"uri": location})})
-        return self.model_copy(update={"uri": location})
+        return self.model_copy(update={"uri": location, "format": self.layout, "generator": None})
 
 
 class Export(Model):
@@ -535,9 +564,10 @@ def _readable(task: Task, formats: tuple[Format, ...]) -> Rule:
     names = ", ".join(formats)
     return Rule(
         f"self.task != '{task}' || "
-        f"self.sources.all(it, !has(it.format) || it.format in {[str(name) for name in formats]})",
+        f"self.sources.all(it, (!has(it.format) || it.format in {[str(name) for name in formats]}) && "
+        f"(!has(it.generator) || it.generator.format in {[str(name) for name in formats]}))",
         f"sources for {task} can be read from {names}; convert the others or change the task",
-        lambda obj: obj.task != task or all(source.format in (None, *formats) for source in obj.sources),
+        lambda obj: obj.task != task or all(source.layout in (None, *formats) for source in obj.sources),
         ".sources",
     )
 
@@ -662,11 +692,6 @@ def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
     What is refused at apply, and was accepted by earlier versions, is here for the objects that are stored.
     """
     wishes = list[tuple[bool, str, str, str]]()
-    for index, source in enumerate(recipe.sources):
-        generator = f"spec.sources[{index}].generator"
-        wishes += [
-            (source.generator is not None, generator, "running programs", "store its output and give uri and format"),
-        ]
     if recipe.prelabel is not None:
         place, export = "spec.prelabel", recipe.prelabel.export
         semantic = recipe.task == Task.SEMANTIC_SEGMENTATION

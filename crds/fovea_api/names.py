@@ -11,6 +11,8 @@ RUN_FIELD_MANAGER = "fovea-run"
 PROMOTION_FIELD_MANAGER = "fovea-sweep"
 """Server-side apply field manager of the TrainingJobs that sweeps promote their trials to."""
 RUN_SERVICE_ACCOUNT = "fovea-run"
+GENERATOR_CONTAINER = "generator-"
+"""Start of the name of the container that runs the program of a Dataset's source; the source's name follows."""
 
 LABEL_KIND = f"{GROUP}/kind"
 LABEL_NAME = f"{GROUP}/name"

@@ -107,7 +107,7 @@ class SourceProvenance(Model):
     name: Word
     """Name of the source."""
     uri: Text = ""
-    """Location of the source."""
+    """Location of the source; of a program, its image."""
     format: Word
     """Format of the source."""
     images: Annotated[Int, Field(ge=0)]

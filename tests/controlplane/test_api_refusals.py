@@ -136,6 +136,15 @@ WRONG = (
         "greater than or equal to 1",
     ),
     Changed(_D, {"spec.sources.3.generator.image": ""}, "spec.sources[3].generator.image", "at least 1"),
+    Changed(_D, {"spec.sources.3.generator.format": REMOVE}, "spec.sources[3].generator.format", "Required"),
+    Changed(_D, {"spec.sources.3.generator.format": "Video"}, "spec.sources[3].generator.format", "formats of labels"),
+    Changed(
+        _D, {"spec.sources.3.generator.format": "Captures"}, "spec.sources[3].generator.format", "formats of labels"
+    ),
+    Changed(_D, {"spec.sources.3.generator.format": "IDX"}, "spec.sources", "Detection can be read from PascalVOC"),
+    Changed(_D, {"spec.sources.3.name": "s" * 54}, "spec.sources[3].name", "at most 53 letters"),
+    Changed(_D, {"spec.sources.3.maskValues": {"cell": 255}}, "spec.sources[3].maskValues", "format Masks"),
+    Changed(_D, {"spec.sources.3.secretRef": {"name": "keys"}}, "spec.sources[3].secretRef", "s3:// only"),
     Changed(_D, {"spec.sources.4.format": REMOVE}, "spec.sources[4].format", "format belongs to uri"),
     Changed(_D, {"spec.prelabel.minConfidence": 80}, "spec.prelabel.minConfidence", "less than or equal to 1"),
     Changed(_D, {"spec.prelabel.export": REMOVE}, "spec.prelabel.export", "AfterReview needs export"),
@@ -478,6 +487,17 @@ RIGHT = (
         },
     ),
     Changed(_D, {f"{LAB}.uri": "pvc://data/My Drive (1)/100% #1?/Übung"}),
+    Changed(_D, {"spec.sources.3.name": "s" * 53}),
+    Changed(
+        _D,
+        {
+            "spec.task": "SemanticSegmentation",
+            "spec.sources": [
+                {"name": "sim", "generator": {"image": "s:1", "format": "Masks"}, "maskValues": {"cell": 255}}
+            ],
+            "spec.prelabel": REMOVE,
+        },
+    ),
     Changed(_D, {f"{LAB}.uri": "https://example.com/a.zip", f"{LAB}.sha256": "a" * 64}),
     Changed(_D, {"spec.classMap": {"rbc": "RBC", "artefact": ""}}),
     Changed(_D, {"spec.splits.method": "FromSource"}),

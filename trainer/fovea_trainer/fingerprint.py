@@ -55,7 +55,7 @@ def _inputs(spec: RunSpec) -> Iterator[tuple[str, StorePath]]:
         for source in build.sources:
             if source.live:
                 yield f"sources/{source.name}", recordings_of(owner_folder(spec.store, spec.owner), source)
-            elif source.location is not None and source.sha256 is None and not is_download(source):
+            elif source.captures is None and source.sha256 is None and not is_download(source):
                 yield f"sources/{source.name}", source_path(source)
         if build.exclude is not None:
             yield "exclude", StorePath.parse(build.exclude.uri)

@@ -311,7 +311,7 @@ def _state_of(recipe: Recipe, dataset: StorePath) -> str:
     live = [source for source in recipe.sources if source.live]
     if not all(is_recorded(source, dataset) for source in live):
         return digest_of({"now": datetime.now(UTC).isoformat()})
-    stored = [source for source in recipe.sources if source.location and not is_download(source) and not source.live]
+    stored = [each for each in recipe.sources if each.captures is None and not is_download(each) and not each.live]
     read = [*map(source_path, stored), *(recordings_of(dataset, source) for source in live)]
     if recipe.exclude is not None:
         read.append(StorePath.parse(recipe.exclude.uri))

@@ -326,7 +326,8 @@ def _under_way(situation: Situation, attempts: tuple[Attempt, ...], child: Child
         return _Next(phase, waits, (*attempts[:-1], last), requeue_after=left)
     overdue = not queued and _overdue((*attempts[:-1], last), policy, now)
     if overdue or last.reason == _DEADLINE:
-        last = last.model_copy(update={"reason": _DEADLINE})
+        at_work = child.message if child.state is ChildState.RUNNING else None
+        last = last.model_copy(update={"reason": _DEADLINE, "message": at_work or last.message})
         return _Next(
             phase,
             progressing("Stopping", "spec.runPolicy.activeDeadline has passed"),
@@ -372,6 +373,7 @@ def _ended(
         return closed(AttemptOutcome.SUSPENDED, "Suspended", "spec.runPolicy.suspend is true")
     if child is None and (last.reason == _DEADLINE or _overdue(attempts, policy, now, queued)):
         why = "the run has taken longer than spec.runPolicy.activeDeadline allowed"
+        why = f"{why}: {last.message}" if last.message else why
         return closed(AttemptOutcome.FAILED, _DEADLINE, why)
     if (how := _preemption(last, child, now, situation.settings)) is not None:
         return closed(AttemptOutcome.PREEMPTED, _PREEMPTED, f"the cluster took its pods away: {how}")

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from fovea_api import names
 from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
 
 from fovea_operator.objects import JOB, JsonObject, Kind, View, flag, items, mapping, number, text, time
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.demand import PodSet, requests_of
 from fovea_operator.workloads.pod_template import ENTRYPOINT, main_container, pod_template, queue_labels
-from fovea_operator.workloads.pods import deaths
+from fovea_operator.workloads.pods import deaths, source_at_work
 from fovea_operator.workloads.work import Work
 from fovea_operator.workloads.workload import WAITING_FOR_QUOTA, ChildState, State
 
@@ -34,12 +35,13 @@ class JobWorkload:
         """Where the memory limit of its container is set."""
         return {
             BUILD: "spec.compute.resources.limits.memory",
+            names.GENERATOR_CONTAINER: "spec.compute.resources.limits.memory",
             ENGINE: "spec.deferredExport.resources.limits.memory",
             CLEANUP: "the operator's setting cleanup_memory",
         }
 
     def state(self, value: View, parts: Sequence[View], pods: Sequence[View]) -> State:
-        """Where the Job is; it runs when a pod does."""
+        """Where the Job is; it runs when a pod does, or the program of a source before."""
         for condition in items(value, "status", "conditions"):
             if text(condition, "status") != "True":
                 continue
@@ -52,6 +54,8 @@ class JobWorkload:
                     return WAITING_FOR_QUOTA
         if flag(value, "spec", "suspend"):
             return WAITING_FOR_QUOTA
+        if source := next(filter(None, map(source_at_work, pods)), ""):
+            return State(ChildState.RUNNING, "Generating", f"the program of source {source!r} is running")
         running = number(value, "status", "active") and any(text(pod, "status", "phase") == "Running" for pod in pods)
         return State(ChildState.RUNNING if running else ChildState.STARTING)
 

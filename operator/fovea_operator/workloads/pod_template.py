@@ -14,6 +14,14 @@ from fovea_operator.objects import JsonObject
 from fovea_operator.settings import Settings
 from fovea_operator.store import claim_of, strings
 from fovea_operator.workloads import run_spec
+from fovea_operator.workloads.generators import (
+    GENERATED_ROOT,
+    NO_TOKEN_MOUNT,
+    NO_TOKEN_VOLUME,
+    OUTPUT,
+    Program,
+    programs,
+)
 from fovea_operator.workloads.work import Work
 
 PVC_ROOT = "/fovea/pvc"
@@ -54,18 +62,6 @@ def merged(content: Content, extra: PodTemplate, settings: Settings) -> JsonObje
         for name in ("nodeSelector", "tolerations", "affinity", "imagePullSecrets", "runtimeClassName")
         if user.get(name)
     }
-    main: JsonObject = {
-        "name": content.container,
-        "image": content.image,
-        "imagePullPolicy": settings.image_pull_policy,
-        "terminationMessagePolicy": TERMINATION_MESSAGE_POLICY,
-        "env": [*_list(user, "env"), *variables(content.env)],
-        "resources": {name: part for name, part in content.resources.to_dict().items() if part},
-        "volumeMounts": [*_list(user, "volumeMounts"), *content.mounts],
-        "securityContext": container_security(),
-    }
-    if content.store_secret:
-        main["envFrom"] = [{"secretRef": {"name": content.store_secret}}]
     return {
         "metadata": {
             "labels": {**_map(user, "labels"), **content.labels},
@@ -76,11 +72,28 @@ def merged(content: Content, extra: PodTemplate, settings: Settings) -> JsonObje
             "securityContext": security_context(settings),
             "terminationGracePeriodSeconds": content.grace_seconds,
             "enableServiceLinks": False,
-            "containers": [main | content.main],
+            "containers": [_container(content, user, settings)],
             "volumes": [*_list(user, "volumes"), *content.volumes],
         }
         | content.pod,
     }
+
+
+def _container(content: Content, user: JsonObject, settings: Settings) -> JsonObject:
+    """The container that `content` describes, with the user's part of a pod template."""
+    container: JsonObject = {
+        "name": content.container,
+        "image": content.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "terminationMessagePolicy": TERMINATION_MESSAGE_POLICY,
+        "env": [*_list(user, "env"), *variables(content.env)],
+        "resources": {name: part for name, part in content.resources.to_dict().items() if part},
+        "volumeMounts": [*_list(user, "volumeMounts"), *content.mounts],
+        "securityContext": container_security(),
+    }
+    if content.store_secret:
+        container["envFrom"] = [{"secretRef": {"name": content.store_secret}}]
+    return container | content.main
 
 
 def pod_template(
@@ -88,6 +101,7 @@ def pod_template(
 ) -> JsonObject:
     """Pod template of a run."""
     volumes, mounts = _volumes(work, settings)
+    first = [_program(each, resources, extra, settings) for each in programs(dict(work.spec.recipe))]
     content = Content(
         container=container,
         image=work.image,
@@ -98,9 +112,23 @@ def pod_template(
         volumes=volumes,
         mounts=mounts,
         grace_seconds=settings.termination_grace_seconds,
-        pod={"serviceAccountName": names.RUN_SERVICE_ACCOUNT},
+        pod={"serviceAccountName": names.RUN_SERVICE_ACCOUNT} | ({"initContainers": [*first]} if first else {}),
     )
     return merged(content, extra, settings)
+
+
+def _program(program: Program, resources: Resources, extra: PodTemplate, settings: Settings) -> JsonObject:
+    """The container that runs the program of a source: of the run it is given nothing, not even the token."""
+    content = Content(
+        container=program.name,
+        image=program.image,
+        labels={},
+        env={OUTPUT: program.folder},
+        resources=resources,
+        mounts=[program.mount(read_only=False), NO_TOKEN_MOUNT],
+        main={"args": [*program.args]} if program.args else {},
+    )
+    return _container(content, extra.to_dict(), settings)
 
 
 def main_container(template: JsonObject) -> JsonObject:
@@ -172,6 +200,7 @@ def _env(work: Work, settings: Settings) -> dict[str, str]:
         "FOVEA_ADOPT": work.store.adopt,
         "FOVEA_PVC_ROOT": PVC_ROOT,
         "FOVEA_SECRETS_ROOT": SECRETS_ROOT,
+        "FOVEA_GENERATED_ROOT": GENERATED_ROOT,
         "FOVEA_WORK_DIR": WORK_DIR,
         "FOVEA_WORK_DIR_SIZE": settings.work_dir_size,
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -184,14 +213,20 @@ def _volumes(work: Work, settings: Settings) -> tuple[list[JsonValue], list[Json
     volumes.append({"name": "fovea-work", "emptyDir": {"sizeLimit": settings.work_dir_size}})
     mounts.append({"name": "fovea-work", "mountPath": WORK_DIR})
     claims, secrets = claim_volumes(_claims(work.spec)), secret_volumes(_secrets(dict(work.spec.recipe)))
+    written = tuple(programs(dict(work.spec.recipe)))
+    volumes += [program.volume(settings.work_dir_size) for program in written] + [NO_TOKEN_VOLUME] * bool(written)
+    mounts += [program.mount(read_only=True) for program in written]
     return [*volumes, *claims[0], *secrets[0]], [*mounts, *claims[1], *secrets[1]]
 
 
 def _claims(spec: RunSpec) -> dict[str, bool]:
-    """Claims that the run spec names, and whether a run writes there: only the store and an export for review."""
+    """Claims that the run spec names, and whether a run writes there: only the store and an export for review.
+
+    What a program makes of its arguments is its own business.
+    """
     claims: dict[str, bool] = {}
     for path, uri in strings(spec.to_dict()):
-        if (claim := claim_of(uri)) is not None:
+        if path[-2:] != ("generator", "args") and (claim := claim_of(uri)) is not None:
             writable = path == ("store",) or path[-2:] == ("export", "uri")
             claims[claim] = claims.get(claim, False) or writable
     return claims

@@ -11,6 +11,7 @@ from datetime import datetime
 from fovea_api import names
 
 from fovea_operator.objects import View, items, mapping, number, text, time
+from fovea_operator.workloads.generators import source_of
 
 _LOG_TAIL = 1000
 """Characters at the end of a dead container's log that are reported."""
@@ -18,6 +19,10 @@ _OVERUSE = re.compile(
     r"Container (?P<container>\S+) was using \S+, request is \S+, has larger consumption of (?P<resource>[\w-]+)"
 )
 """The kubelet's words when it evicts, from a node that runs out, a pod that uses more than it asked for."""
+_FULL_VOLUME = re.compile(r'Usage of EmptyDir volume "(?P<volume>\S+)" exceeds the limit "(?P<limit>\S+)"')
+"""The kubelet's words when it evicts a pod that has written more to a volume than the volume may hold."""
+_GENERATOR_FAILED = "GeneratorFailed"
+"""The reason where the program of a source has failed, and Kubernetes has no better word."""
 
 
 def waits_for(pod: View) -> tuple[str, str] | None:
@@ -35,8 +40,16 @@ def waits_for(pod: View) -> tuple[str, str] | None:
             waiting = mapping(container, "state", "waiting")
             reason = text(waiting, "reason")
             if reason and reason not in ("ContainerCreating", "PodInitializing"):
-                return reason, f"pod {name}, container {text(container, 'name')}: {text(waiting, 'message')}"
+                return reason, f"{_place(name, text(container, 'name'))}: {text(waiting, 'message')}"
     return None
+
+
+def source_at_work(pod: View) -> str:
+    """Name of the source whose program runs in a pod now; empty: none does."""
+    for container in items(pod, "status", "initContainerStatuses"):
+        if "running" in mapping(container, "state") and (source := source_of(text(container, "name"))):
+            return source
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,7 @@ class Death:
 def deaths(pods: Sequence[View], memory_fields: Mapping[str, str]) -> list[Death]:
     """All deaths of pods and containers, what explains most first.
 
-    `memory_fields`: where the memory limit of a container is set, by its name.
+    `memory_fields`: where the memory limit of a container is set, by its name; that of programs by GENERATOR_CONTAINER.
     """
     lost = [each.at for pod in pods if (each := disruption([pod])) is not None and each.at is not None]
     known = [
@@ -123,10 +136,14 @@ def _deaths(pod: View, memory_fields: Mapping[str, str]) -> Iterator[Death]:
     name = text(pod, "metadata", "name")
     if (overuse := _overuse(pod)) is not None:
         culprit, resource = overuse
-        field = memory_fields.get(culprit, "") if resource == "memory" else ""
+        field = _memory_field(memory_fields, culprit) if resource == "memory" else ""
         remedy = f"; raise {field.replace('limits', 'requests')}, and the limit with it" if field else ""
         words = f"pod {name} was evicted, for it used more {resource} than it had asked for: "
         yield Death("Evicted", f"{words}{text(pod, 'status', 'message').strip()}{remedy}", True, None, own=True)
+    elif (full := _FULL_VOLUME.search(text(pod, "status", "message"))) and (source := source_of(full["volume"])):
+        remedy = "let it write less, or raise the operator's setting work_dir_size"
+        words = f"{_program(source)} wrote more than {full['limit']}, and pod {name} was evicted; {remedy}"
+        yield Death(_GENERATOR_FAILED, words, True, None, own=True)
     elif reason := text(pod, "status", "reason"):  # the pod as a whole: evicted, or its node was shut down
         yield Death(reason, f"pod {name}: {text(pod, 'status', 'message') or reason}", True, None)
     deleted = text(pod, "metadata", "deletionTimestamp")
@@ -135,14 +152,29 @@ def _deaths(pod: View, memory_fields: Mapping[str, str]) -> Iterator[Death]:
             for state in ("state", "lastState"):
                 ended = mapping(container, state, "terminated")
                 if ended and number(ended, "exitCode"):
-                    where = f"pod {name}, container {text(container, 'name')}"
+                    called = text(container, "name")
+                    where, source = _place(name, called), source_of(called)
                     if deleted and text(ended, "reason") != "OOMKilled":
-                        where = f"pod {name} was deleted; container {text(container, 'name')}"
-                    yield _death(where, memory_fields.get(text(container, "name")), ended, state == "state")
+                        where, source = f"pod {name} was deleted; container {called}", ""
+                    yield _death(where, _memory_field(memory_fields, called), ended, state == "state", source)
                     break
 
 
-def _death(where: str, memory_field: str | None, ended: View, still: bool) -> Death:
+def _place(pod: str, container: str) -> str:
+    """A container in words."""
+    where, source = f"pod {pod}, container {container}", source_of(container)
+    return f"{_program(source)} ({where})" if source else where
+
+
+def _program(source: str) -> str:
+    return f"the program of source {source!r}"
+
+
+def _memory_field(memory_fields: Mapping[str, str], container: str) -> str:
+    return memory_fields.get(names.GENERATOR_CONTAINER if source_of(container) else container, "")
+
+
+def _death(where: str, memory_field: str, ended: View, still: bool, source: str) -> Death:
     at, log = time(ended, "finishedAt"), text(ended, "message").strip()
     words = f"; its last words: {_end_of(log)}" if log else ""
     if text(ended, "reason") == "OOMKilled":
@@ -150,7 +182,10 @@ def _death(where: str, memory_field: str | None, ended: View, still: bool) -> De
         return Death("OOMKilled", f"{where} needed more memory than it may have{remedy}{words}", still, at)
     reason = text(ended, "reason")
     what = f"{where} ended with exit code {number(ended, 'exitCode')}"
-    return Death("" if reason in ("Error", "Completed") else reason, f"{what}{words}", still, at)
+    if source:
+        what = f"{what}; correct spec.sources[{source}].generator, or the program"
+    unknown = _GENERATOR_FAILED if source else ""
+    return Death(unknown if reason in ("Error", "Completed") else reason, f"{what}{words}", still, at)
 
 
 def _end_of(log: str) -> str:

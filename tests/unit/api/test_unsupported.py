@@ -53,22 +53,6 @@ def recipe(*sources: dict[str, Any], task: str = "Detection", **fields: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("given", "field"),
-    [
-        (
-            recipe(LAB, LAB | {"name": "b"}, {"name": "c", "generator": {"image": "sim:1", "format": "COCO"}}),
-            "spec.sources[2].generator",
-        ),
-    ],
-    ids=["generator"],
-)
-def test_each_wish_of_a_dataset_is_refused_with_its_field(given: dataset.Recipe, field: str) -> None:
-    (problem,) = dataset.unsupported(given)
-    assert (problem.reason, problem.location) == ("NotSupported", field)
-    assert "not available in this version" in str(problem)
-
-
-@pytest.mark.parametrize(
     ("source", "words"),
     [
         ({"video": {"uri": "https://example.com/a.mp4"}}, "nothing is downloaded here"),

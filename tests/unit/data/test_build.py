@@ -204,12 +204,10 @@ def test_captures_alone_are_no_dataset(build: Build, tmp_path: Path) -> None:
         build({"task": "Detection", "sources": [captured(tmp_path)]})
 
 
-def test_what_cannot_be_read_yet_is_refused_before_any_work(build: Build, voc: Path, tmp_path: Path) -> None:
-    spec = detection(voc)
-    simulated = {"name": "simulated", "generator": {"image": "simulator:1", "format": "COCO"}}
-    spec["sources"] = [*spec["sources"], simulated]  # type: ignore[misc]
-    with pytest.raises(NotSupported, match=r"spec\.sources\[1\]\.generator"):
-        build(spec)
+def test_what_cannot_be_done_is_refused_before_any_work(build: Build, voc: Path, tmp_path: Path) -> None:
+    export = {"uri": "https://cvat/todo", "format": "CVAT"}
+    with pytest.raises(NotSupported, match=r"spec\.prelabel\.export\.uri"):
+        build(detection(voc, prelabel={"modelDeploymentRef": {"name": "cells"}, "export": export}))
     assert not (tmp_path / "store").exists()
 
 

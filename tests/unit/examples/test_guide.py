@@ -30,7 +30,9 @@ def run(script: str, folder: Path, program: str = "bash", variables: Mapping[str
     shim = folder / ".bin"
     shim.mkdir(exist_ok=True)
     (shim / "fovea").write_text(f'#!/bin/sh\nexec {sys.executable} -c "from fovea_cli.main import main; main()" "$@"\n')
-    (shim / "fovea").chmod(0o755)
+    (shim / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    for command in ("fovea", "python"):
+        (shim / command).chmod(0o755)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in PARTS),
@@ -77,6 +79,20 @@ def test_a_newcomers_first_hour(tmp_path: Path) -> None:
     names = "".join(f"{name} = {value!r}\n" for name, value in given.items())
     assert "'classes': [{'class': " in run(names + with_fovea, tmp_path, "python")
     assert run(names + without, tmp_path, "python").strip() in ("cat", "dog")
+
+
+def test_a_program_draws_a_dataset(tmp_path: Path) -> None:
+    """By hand its manifest is refused until somebody says where the program has written."""
+    (program,), (manifest,), (commands,) = (blocks("generator.md", each) for each in ("python", "yaml", "sh"))
+    (tmp_path / "draw.py").write_text(program)
+    (tmp_path / "shapes.yaml").write_text(manifest)
+    refused = run("! fovea dataset build -f shapes.yaml 2>&1", tmp_path)
+    assert "spec.sources[simulated].generator: programs are run on a cluster only" in refused
+    assert "Traceback" not in refused
+    assert re.search(r"circle +30 +30\nsquare +30 +30", run(commands, tmp_path))
+    text = manifest.replace("metadata: {name: shapes}", "metadata: {name: shapes, annotations: {%s: drawn}}")
+    (tmp_path / "shapes.yaml").write_text(text % "local.fovea.dev/simulated")
+    assert "it can be built" in run("fovea dataset check shapes.yaml", tmp_path)
 
 
 def test_the_first_namespace_is_one_file_of_known_kinds() -> None:

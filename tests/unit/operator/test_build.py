@@ -180,6 +180,79 @@ def test_a_build_reads_videos_and_the_model_and_writes_what_is_to_be_reviewed() 
     }
 
 
+GENERATED = Recipe.model_validate(
+    {
+        "task": "Detection",
+        "sources": [
+            {"name": "simulated", "generator": {"image": "sim:1", "args": ["--from", "pvc://w/x"], "format": "COCO"}},
+            *RECIPE.to_dict()["sources"],  # type: ignore[misc, list-item]
+            {"name": "scraped", "generator": {"image": "scraper:2", "format": "YOLO"}},
+        ],
+    }
+)
+USERS = {
+    "imagePullSecrets": [{"name": "registry"}],
+    "env": [{"name": "API_KEY", "valueFrom": {"secretKeyRef": {"name": "api", "key": "key"}}}],
+    "volumes": [{"name": "maps", "persistentVolumeClaim": {"claimName": "maps"}}],
+    "volumeMounts": [{"name": "maps", "mountPath": "/maps", "readOnly": True}],
+}
+
+
+def generating(extra: dict[str, Any] | None = None) -> Any:
+    """The pod of a build with two programs."""
+    template, resources = PodTemplate.model_validate(extra or {}), Resources(limits={"memory": "2Gi"})
+    return pods(build_job(work(recipe=GENERATED), BUILD, resources, template, RunPolicy(), SETTINGS))[0]["spec"]
+
+
+def test_the_programs_of_sources_run_one_after_another_before_the_build() -> None:
+    pod = generating()
+    shown = [(each["name"], each["image"], each.get("args")) for each in pod["initContainers"]]
+    assert shown == [
+        ("generator-simulated", "sim:1", ["--from", "pvc://w/x"]),
+        ("generator-scraped", "scraper:2", None),
+    ]
+    (build,) = pod["containers"]
+    assert requests_of(pod) == requests_of({"containers": [build]}), "they ask for no more than the build"
+    env = {each["name"]: each["value"] for each in build["env"]}
+    read = {each["name"]: each for each in build["volumeMounts"]}
+    limits = {each["name"]: each["emptyDir"] for each in pod["volumes"] if "emptyDir" in each}
+    for program, source in zip(pod["initContainers"], ("simulated", "scraped"), strict=True):
+        (output,) = program["env"]
+        (folder,) = (each for each in program["volumeMounts"] if each["mountPath"] == output["value"])
+        assert (output["name"], folder["readOnly"]) == ("FOVEA_OUTPUT", False)
+        assert output["value"] == f"{env['FOVEA_GENERATED_ROOT']}/{source}", "where the build looks for it"
+        assert read[folder["name"]] == folder | {"readOnly": True}
+        assert limits[folder["name"]] == {"sizeLimit": SETTINGS.work_dir_size}
+        assert program["resources"] == build["resources"]
+        for name in ("securityContext", "imagePullPolicy", "terminationMessagePolicy"):
+            assert program[name] == build[name]
+    claims = {each["persistentVolumeClaim"]["claimName"] for each in pod["volumes"] if "persistentVolumeClaim" in each}
+    assert claims == {"datasets", "store"}, "an argument of a program is nothing that the build reads"
+
+
+def test_a_program_has_what_the_user_gives_and_nothing_of_the_run() -> None:
+    pod = generating(USERS)
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    assert pod["imagePullSecrets"] == USERS["imagePullSecrets"]
+    for program in pod["initContainers"]:
+        given, output = program["env"]
+        assert given["valueFrom"] == {"secretKeyRef": {"name": "api", "key": "key"}}
+        assert "envFrom" not in program, "the credentials of the store"
+        mounts = {each["mountPath"]: volumes[each["name"]] for each in program["volumeMounts"]}
+        token = mounts.pop("/var/run/secrets/kubernetes.io/serviceaccount")
+        assert set(token) == {"name", "emptyDir"}, "what is mounted there keeps the token out"
+        assert set(mounts) == {"/maps", output["value"]}
+    (build,) = pod["containers"]
+    mounted = {each["mountPath"] for each in build["volumeMounts"]}
+    assert "/var/run/secrets/kubernetes.io/serviceaccount" not in mounted, "it reports by its token"
+
+
+def test_without_programs_a_pod_has_nothing_of_theirs() -> None:
+    pod = pods(job())[0]["spec"]
+    assert "initContainers" not in pod
+    assert not [each["name"] for each in pod["volumes"] if "generator" in each["name"] or "token" in each["name"]]
+
+
 def test_the_run_spec_travels_whole() -> None:
     env = {each["name"]: each["value"] for each in pods(job())[0]["spec"]["containers"][0]["env"]}
     assert RunSpec.model_validate(json.loads(env["FOVEA_RUN"])) == work().spec

@@ -489,7 +489,7 @@ def test_it_deletes_nothing_in_a_store_of_two_namespaces() -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        {"sources": [{"name": "simulated", "generator": {"image": "simulator:1", "format": "COCO"}}]},
+        {"prelabel": {"modelDeploymentRef": {"name": "m"}, "export": {"uri": "https://cvat/todo", "format": "CVAT"}}},
         {"refresh": {"schedule": "0 3 * * *", "timeZone": "Europe/Nowhere"}},
     ],
     ids=["not supported", "time zone"],

@@ -31,8 +31,9 @@ DAILY: dict[str, Any] = {"refresh": {"schedule": "0 3 * * *"}}
 NOT_YET: dict[str, Any] = {"refresh": {"schedule": "0 3 1 * *"}}
 NOWHERE: dict[str, Any] = {"refresh": {"schedule": "0 3 * * *", "timeZone": "Europe/Nowhere"}}
 CHANGED: dict[str, Any] = {"classes": ["RBC"]}
-GENERATED: dict[str, Any] = {
-    "sources": [LAB, {"name": "simulated", "generator": {"image": "simulator:1", "format": "COCO"}}]
+SIMULATED = {"name": "simulated", "generator": {"image": "simulator:1", "format": "COCO"}}
+EXPORTED: dict[str, Any] = {
+    "prelabel": {"modelDeploymentRef": {"name": "cells"}, "export": {"uri": "https://cvat/todo", "format": "CVAT"}}
 }
 
 
@@ -112,13 +113,14 @@ SITUATIONS: dict[str, tuple[dict[str, Any], bool]] = {
     # the spec beside a version that was built two days ago, whether it builds again
     "a default was spelled out": ({"splits": {"seed": 0}}, False),
     "the recipe changed": (CHANGED, True),
+    "a program is run too": ({"sources": [LAB, SIMULATED]}, True),
     "the problem was put into other words": ({"problem": {"statement": "Count cells"}}, False),
     "compute changed": ({"compute": {"workers": 4, "image": "other"}}, False),
     "the schedule is due": (DAILY, True),
     "the schedule is not due": (NOT_YET, False),
     "the schedule means nothing": (NOWHERE, False),
     "restart was asked for": ({"restart": "again"}, True),
-    "a source cannot be read yet": (GENERATED, False),
+    "images cannot be exported there": (EXPORTED, False),
     "suspended": (CHANGED | {"runPolicy": {"suspend": True}}, False),
 }
 
@@ -177,9 +179,9 @@ class TestFirstApply:
         ("spec", "reason", "field"),
         [
             (NOWHERE, "InvalidSchedule", "spec.refresh.timeZone"),
-            (GENERATED, "NotSupported", "spec.sources[1].generator"),
+            (EXPORTED, "NotSupported", "spec.prelabel.export.uri"),
         ],
-        ids=["time zone", "generator"],
+        ids=["time zone", "export"],
     )
     def test_of_what_cannot_be_done_makes_no_run(self, spec: dict[str, Any], reason: str, field: str) -> None:
         found = plan(dataset(**spec))
@@ -206,7 +208,7 @@ class TestRunning:
         assert not made(found, JOB)
         assert condition(found) == ("False", "Stopping")
 
-    @pytest.mark.parametrize("spec", [NOWHERE, GENERATED], ids=["time zone", "generator"])
+    @pytest.mark.parametrize("spec", [NOWHERE, EXPORTED], ids=["time zone", "export"])
     def test_goes_on_while_the_spec_cannot_be_followed(self, spec: dict[str, Any]) -> None:
         found = plan(dataset({"run": running().name}, **spec), running())
         assert not any(isinstance(each, Create | Delete) for each in found.writes)

@@ -464,6 +464,15 @@ def test_a_superseded_run_stops_and_a_finished_one_stays_as_it_ended() -> None:
     assert supersede(ended, [child()], "r-new", NOW).status.phase == "Succeeded"
 
 
+def test_what_was_at_work_at_the_deadline_is_named() -> None:
+    words = "the program of source 'simulated' is running"
+    stopping = step(OPEN, child(reason="Generating", message=words), activeDeadline="30m")
+    assert stopping.assessment.reason == "Stopping"
+    made = step(stopping.status, activeDeadline="30m")
+    assert (made.status.phase, made.assessment.reason) == ("Failed", "DeadlineExceeded")
+    assert f"longer than spec.runPolicy.activeDeadline allowed: {words}; raise" in made.assessment.message
+
+
 def test_failure_message_names_the_remedy() -> None:
     made = step(status(attempt(outcome="Failed", reason="AppFailed")), retries=0)
     assert "raise spec.runPolicy.retries" in made.assessment.message

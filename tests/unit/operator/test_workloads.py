@@ -58,6 +58,16 @@ def checking(state: dict[str, Any] | None = None, last: dict[str, Any] | None = 
     return pod(name="h", node="head", phase="Pending", initContainerStatuses=[check])
 
 
+FULL = 'Usage of EmptyDir volume "generator-simulated" exceeds the limit "50Gi". '
+
+
+def generating(state: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """The pod of a build whose source's program runs, or has ended so."""
+    first = container("generator-simulated", state)
+    build = {"name": "fovea", "state": {"waiting": {"reason": "PodInitializing"}}}
+    return pod(build, **{"phase": "Pending", "initContainerStatuses": [first], **fields})
+
+
 def read(kind: Kind, status: dict[str, Any], *pods: dict[str, Any]) -> Child:
     metadata = {"name": "r-0123456789-1", "namespace": "ns", "labels": {"fovea.dev/run": "r-0123456789"}}
     workload = RayJobWorkload() if kind == RAY_JOB else JobWorkload()
@@ -93,6 +103,35 @@ SITUATIONS: dict[str, tuple[Child, str, str]] = {
         failed_job(pod(phase="Failed", reason="Evicted", message='Usage of EmptyDir volume "fovea-work" exceeds 50Gi')),
         "Evicted",
         'pod p: Usage of EmptyDir volume "fovea-work" exceeds 50Gi',
+    ),
+    "the program of a source failed": (
+        failed_job(generating(ERROR)),
+        "GeneratorFailed",
+        "the program of source 'simulated' (pod p, container generator-simulated) ended with exit code 1; "
+        "correct spec.sources[simulated].generator, or the program; its last words: reading\nno space left",
+    ),
+    "it cannot be started": (
+        failed_job(generating({"reason": "StartError", "exitCode": 128, "message": "no such file"})),
+        "StartError",
+        "the program of source 'simulated' (pod p, container generator-simulated) ended with exit code 128; "
+        "correct spec.sources[simulated].generator, or the program; its last words: no such file",
+    ),
+    "it had too little memory": (
+        failed_job(generating(OOM)),
+        "OOMKilled",
+        "the program of source 'simulated' (pod p, container generator-simulated) needed more memory than it may have; "
+        "raise spec.compute.resources.limits.memory",
+    ),
+    "it wrote more than it may": (
+        failed_job(generating({"reason": "Error", "exitCode": 137}, phase="Failed", reason="Evicted", message=FULL)),
+        "GeneratorFailed",
+        "the program of source 'simulated' wrote more than 50Gi, and pod p was evicted; "
+        "let it write less, or raise the operator's setting work_dir_size",
+    ),
+    "its pod was deleted": (
+        failed_job(generating({"reason": "Error", "exitCode": 143}, deleted=True)),
+        "BackoffLimitExceeded",
+        "pod p was deleted; container generator-simulated ended with exit code 143",
     ),
     "a pod is being deleted": (failed_job(pod(deleted=True)), "PodDeleted", "pod p was deleted"),
     "a deleted pod has stopped": (
@@ -154,10 +193,46 @@ def test_a_ray_cluster_that_may_not_use_its_store_has_failed(pod: dict[str, Any]
     assert starting_ray_job(pod).state is state
 
 
+PULL = {"reason": "ErrImagePull", "message": "not found"}
+PROGRAMS: dict[str, tuple[dict[str, Any], ChildState, str, str]] = {
+    "it runs": (generating(), ChildState.RUNNING, "Generating", "the program of source 'simulated' is running"),
+    "it has ended, and the build's image is pulled": (
+        generating({"reason": "Completed", "exitCode": 0}),
+        ChildState.STARTING,
+        "",
+        "",
+    ),
+    "its image cannot be pulled": (
+        generating() | {"status": {"initContainerStatuses": [{"name": "generator-a", "state": {"waiting": PULL}}]}},
+        ChildState.STARTING,
+        "ErrImagePull",
+        "the program of source 'a' (pod p, container generator-a): not found",
+    ),
+    "a sidecar that somebody injects runs": (
+        pod(phase="Pending", initContainerStatuses=[container("mesh")]),
+        ChildState.STARTING,
+        "",
+        "",
+    ),
+    "the build runs": (pod(container("fovea"), phase="Running"), ChildState.RUNNING, "", ""),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_program_of_a_source_is_part_of_the_work(name: str) -> None:
+    given, state, reason, message = PROGRAMS[name]
+    child = read(JOB, {"active": 1}, given)
+    assert (child.state, child.reason, child.message) == (state, reason, message)
+
+
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_why_it_failed(name: str) -> None:
     child, reason, message = SITUATIONS[name]
     assert (child.reason, child.message) == (reason, message)
+
+
+def test_that_a_program_wrote_too_much_is_no_preemption() -> None:
+    assert failed_job(generating(phase="Failed", reason="Evicted", message=FULL)).own_failure
 
 
 def test_of_a_long_log_the_end_is_reported_in_whole_lines() -> None:

@@ -40,7 +40,7 @@ from fovea_trainer.data.read import OpenSource, check_chunk
 from fovea_trainer.data.recordings import Recordings, open_recordings
 from fovea_trainer.data.records import NamedClass, SourceImage
 from fovea_trainer.data.shards import write_shards
-from fovea_trainer.data.sources import open_source
+from fovea_trainer.data.sources import open_source, program_field
 from fovea_trainer.data.splits import SPLITS, Kept
 from fovea_trainer.data.unused import unused_files
 from fovea_trainer.data.version import ASSIGNMENTS, REPORT, STATISTICS, read_manifest
@@ -204,7 +204,7 @@ def _opened(
 
 def _open(recipe: Recipe, source: Source, work: Path, dataset: StorePath | None) -> OpenSource | None:
     """None: it gives nothing. `dataset`: where streams are recorded to."""
-    if source.location is None or (source.live and dataset is None):
+    if source.captures is not None or (source.live and dataset is None):
         return None
     options = Options.of(recipe, source)
     if source.live and dataset is not None:
@@ -213,11 +213,12 @@ def _open(recipe: Recipe, source: Source, work: Path, dataset: StorePath | None)
     if source.video is not None:
         videos = open_videos(source, work)
         return OpenSource(source.name, Tree(StorePath.parse(str(videos.frames))), videos, options)
-    assert source.format is not None
+    assert source.layout is not None
     tree = open_source(source, work)
     if tree.unreviewed and len(tree.images) == len(tree.files):
         return OpenSource(source.name, tree, Unreviewed(tree), options)
-    return OpenSource(source.name, tree, open_reader(source.format, tree, options), options)
+    program = program_field(source) if source.generator is not None else ""
+    return OpenSource(source.name, tree, open_reader(source.layout, tree, options), options, program)
 
 
 def _note_empty(sources: Iterable[tuple[str, str]], index: Index) -> None:
@@ -335,7 +336,7 @@ def _read(
 
 def _images(source: OpenSource, index: Index, used: set[str]) -> Iterator[SourceImage]:
     """The images of a source, whose files are noted as used; what is wrong with the source itself goes to the index."""
-    for item in source.reader.scan():
+    for item in _scanned(source):
         if isinstance(item, SourceImage):
             used.update(item.files())
             yield item
@@ -345,6 +346,17 @@ def _images(source: OpenSource, index: Index, used: set[str]) -> Iterator[Source
                 index.named.setdefault(f"{source.name}: {item.place}", {})[item.name] = mapped
         else:
             index.add_source_finding(replace(item, place=f"{source.name}: {item.place}"))
+
+
+def _scanned(source: OpenSource) -> Iterator[SourceImage | Finding | NamedClass]:
+    """What the reader of a source gives. Where it can read nothing that a program has written, the program is named."""
+    try:
+        yield from source.reader.scan()
+    except InvalidInput as error:
+        if not source.program:
+            raise
+        message = f"what the program has written cannot be read: {error}"
+        raise InvalidInput(message, source.program, "correct the program, or the format") from error
 
 
 def _chunks(items: Iterable[SourceImage], size: int) -> Iterator[list[SourceImage]]:

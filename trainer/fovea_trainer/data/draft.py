@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
-from fovea_api.dataset import Format, Ratios, Recipe, Splits
+from fovea_api.dataset import Format, Ratios, Recipe, Source, Splits
 from fovea_api.errors import InvalidInput
 from fovea_api.run import digest_of
 from fovea_api.version import FindingSummary, QualitySummary, SourceProvenance
@@ -343,12 +343,12 @@ def _summarize(
             "assignments": kept.hexdigest(),
         }
     )
-    formats = {source.name: source for source in recipe.sources}
+    given = {source.name: source for source in recipe.sources}
     provenance = tuple(
         SourceProvenance(
             name=source.name,
-            uri=without_secrets(formats[source.name].location or ""),
-            format=formats[source.name].format or Format.VIDEO,
+            uri=_origin(given[source.name]),
+            format=given[source.name].layout or Format.VIDEO,
             images=statistics.sources[source.name],
             predicted=predicted[source.name],
             digest=f"sha256-{digest.hexdigest()}",
@@ -356,6 +356,11 @@ def _summarize(
         for source, digest in zip(sources, by_source, strict=True)
     )
     return statistics, version, provenance
+
+
+def _origin(source: Source) -> str:
+    """Where the images of a source are from, as reports show it."""
+    return source.generator.image if source.generator is not None else without_secrets(source.location or "")
 
 
 def _refuse_rare(recipe: Recipe, statistics: Statistics) -> None:

@@ -140,7 +140,7 @@ def _without_images(statistics: Statistics) -> list[str]:
 
 def _with_pixels(recipe: Recipe, statistics: Statistics) -> list[str]:
     """Classes that pixels have. Around the regions of formats without mask files lies the ground, if it is a class."""
-    around = any(source.format not in (None, Format.MASKS) for source in recipe.sources)
+    around = any(source.layout not in (None, Format.MASKS) for source in recipe.sources)
     return [each.name for each in statistics.class_summaries() if each.images or (around and each.name == GROUND)]
 
 
@@ -152,7 +152,7 @@ def _ignored(statistics: Statistics) -> str:
 
 
 def _mask_remedy(recipe: Recipe, statistics: Statistics) -> str:
-    if not any(source.format == Format.MASKS for source in recipe.sources):
+    if not any(source.layout == Format.MASKS for source in recipe.sources):
         return f"add {GROUND} to classes: what no region covers is of that class"
     missing = _without_images(statistics)
     if (

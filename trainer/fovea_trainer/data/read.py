@@ -55,6 +55,8 @@ class OpenSource:
     tree: Tree
     reader: Reader
     options: Options
+    program: str = ""
+    """The field of the program that has written the files; empty: none has."""
 
     def class_of(self, raw: str, place: str) -> str | None:
         """The class of a name in the source; None where classMap drops it. Raises InvalidInput.

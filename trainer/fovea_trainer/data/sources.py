@@ -1,6 +1,7 @@
-"""Where images come from: folders in any store, archives, files over https. Gives the files of each source.
+"""Where images come from: folders in any store, archives, files over https, programs. Gives the files of each source.
 
-Archives and downloads are unpacked below the work folder; folders in a store are read where they lie.
+Archives and downloads are unpacked below the work folder; folders in a store are read where they lie. A pod runs the
+programs before the build, which finds in a folder what each has written.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ from fovea_trainer.data.formats import Tree
 
 SECRETS_ROOT = "FOVEA_SECRETS_ROOT"
 """Environment variable: the folder in which a pod finds the Secrets of its sources, each under its name."""
+GENERATED_ROOT = "FOVEA_GENERATED_ROOT"
+"""Environment variable: the folder in which a pod finds what the programs of its sources wrote, each under the source's
+name."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst")
 COPY_CHUNK_BYTES = 1 << 20
 DOWNLOAD_TIMEOUT_SECONDS = 60.0
@@ -70,12 +74,8 @@ def open_source(source: Source, work: Path, limits: Limits = LIMITS) -> Tree:
         InvalidInput: nothing is there, a digest differs, or an archive is broken or hostile.
         Recoverable: the store or server does not answer.
     """
-    if source.uri is None:
-        raise InvalidInput(
-            "this kind of source cannot be read yet", f"spec.sources[{source.name}]", "give uri and format"
-        )
     work.mkdir(parents=True, exist_ok=True)
-    shown = without_secrets(source.uri)
+    shown = without_secrets(source.uri or "")
     root = StorePath.parse(str(_downloaded(source, work, limits))) if is_download(source) else source_path(source)
     if root.is_file():
         root = _single_file(root, source, work, limits)
@@ -84,12 +84,15 @@ def open_source(source: Source, work: Path, limits: Limits = LIMITS) -> Tree:
     try:
         tree = Tree.of(root)
     except NotFound:
-        if source.format != Format.CAPTURES:
+        if source.layout != Format.CAPTURES:
             raise
         tree = Tree(root)
-    if not tree.files and source.format != Format.CAPTURES:  # nothing is captured yet
+    if not tree.files and source.generator is not None:
+        remedy = "let it write its files, not hidden ones, to the folder that $FOVEA_OUTPUT names"
+        raise InvalidInput("the program has written nothing", program_field(source), remedy)
+    if not tree.files and source.layout != Format.CAPTURES:  # nothing is captured yet
         raise InvalidInput("the source is empty", shown, "check the path")
-    if source.format == Format.IDX and any(path.endswith(".gz") for path in tree.files):
+    if source.layout == Format.IDX and any(path.endswith(".gz") for path in tree.files):
         return _unpack_gzip(tree, work / "plain", limits)
     return tree
 
@@ -100,7 +103,12 @@ def is_download(source: Source) -> bool:
 
 
 def source_path(source: Source) -> StorePath:
-    """Where a source lies that is in a store."""
+    """Where a source lies that is in a store, or was written by its program.
+
+    Raises InvalidInput: its program was not run, or has written links to other places.
+    """
+    if source.generator is not None:
+        return _written(source)
     assert source.location is not None
     return StorePath.parse(source.location, secret_folder(source))
 
@@ -114,6 +122,34 @@ def without_secrets(uri: str) -> str:
         return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if scheme else uri
     parts = urlsplit(uri)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _written(source: Source) -> StorePath:
+    """The folder that a source's program has written in this pod.
+
+    The program is not trusted with what the build may read: a link may not lead the build there.
+    """
+    root = os.environ.get(GENERATED_ROOT)
+    if root is None:
+        raise InvalidInput(
+            "programs are run on a cluster only",
+            program_field(source),
+            f"run it yourself, with FOVEA_OUTPUT set to a folder, and give that: --source {source.name}=FOLDER, or the "
+            f"annotation local.fovea.dev/{source.name} of the Dataset",
+        )
+    inside = os.path.realpath(os.path.join(root, source.name))
+    for folder, folders, files in os.walk(inside):
+        for path in (os.path.join(folder, name) for name in (*folders, *files)):
+            if os.path.islink(path) and not os.path.realpath(path).startswith(f"{inside}/"):
+                shown = os.path.relpath(path, inside)
+                message = f"the program has written a link that leads out of its folder: {shown}"
+                raise InvalidInput(message, program_field(source), "let it write the file itself")
+    return StorePath.parse(inside)
+
+
+def program_field(source: Source) -> str:
+    """The field of the program that writes a source, as errors name it."""
+    return f"spec.sources[{source.name}].generator"
 
 
 def secret_folder(source: Source) -> str | None:
