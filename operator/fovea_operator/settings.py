@@ -79,7 +79,9 @@ class Settings:
     )
     cluster_role: str = _setting("fovea-run", "ClusterRole that the ServiceAccount of runs is bound to.")
     run_user: int = _setting(1000, "User and group id of run pods; the images are built for it. 0: the image's own.")
-    work_dir_size: str = _setting("50Gi", "Size limit of the local cache of a run's pod; a quantity.")
+    work_dir_size: str = _setting(
+        "50Gi", "Size limit of the local cache of a run's pod, and of what a source's program writes; a quantity."
+    )
     termination_grace_seconds: int = _setting(
         60, "Seconds that a stopped pod has to end and to copy its log before it is killed."
     )
