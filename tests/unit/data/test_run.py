@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from dataset_support import detection
+from fovea_api.common import PodTemplate, Resources, RunPolicy
 from fovea_api.dataset import Recipe
 from fovea_api.errors import InvalidInput
 from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
+from fovea_operator.settings import Settings
 from fovea_operator.store import StoreConfig
 from fovea_operator.workloads import run_spec
+from fovea_operator.workloads.job import BUILD, build_job
 from fovea_operator.workloads.work import Work
 from fovea_trainer.run import failure
 
@@ -164,3 +167,37 @@ def test_a_spec_that_somebody_exchanged_is_not_carried_out(voc: Path, tmp_path: 
     assert "the run spec's sha256 is" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "store").exists()
+
+
+def test_a_pod_of_the_operator_runs_the_program_of_a_source_and_then_its_build(voc: Path, tmp_path: Path) -> None:
+    """Container by container, each with its own variables; the folders of the pod lie below another root."""
+    copy = f"import os, shutil; shutil.copytree({str(voc)!r}, os.environ['FOVEA_OUTPUT'], dirs_exist_ok=True)"
+    generator = {"image": "copy:1", "args": [sys.executable, "-c", copy], "format": "PascalVOC"}
+    source = {"name": "copied", "generator": generator}
+    recipe, owner = (
+        Recipe.model_validate({"task": "Detection", "sources": [source]}),
+        RunOwner(kind="Dataset", name="d"),
+    )
+    identity = run_identity(RunType.DATASET_BUILD, owner, recipe, RunInputs())
+    frozen, store = recipe.to_dict(), str(tmp_path / "store")
+    spec = RunSpec(type=RunType.DATASET_BUILD, owner=owner, identity=identity, recipe=frozen, store=store)
+    work = Work("ns", run_name(identity), 1, spec, "trainer:1", StoreConfig(store, cluster="c", namespace="n"))
+    job: Any = build_job(work, BUILD, Resources(), PodTemplate(), RunPolicy(), Settings())
+    pod = job["spec"]["template"]["spec"]
+
+    def run(container: Any, command: Sequence[str], outside: Mapping[str, str]) -> str:
+        given = {each["name"]: each["value"] for each in container["env"]}
+        inside = {name: f"{tmp_path}{value}" if value.startswith("/fovea/") else value for name, value in given.items()}
+        done = subprocess.run(command, env={**outside, **inside}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    (program,), (build,) = pod["initContainers"], pod["containers"]
+    cluster = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **cluster}
+    told = []
+    for _ in range(2):
+        run(program, program["args"], {})
+        told.append(run(build, [sys.executable, "-c", TELLS], variables))
+    assert "'images': 24" in told[0]
+    assert "the store has the result of an equal run" in told[1], "for the program has written the same"
