@@ -4,6 +4,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,11 @@ def restless(tmp_path: Path) -> Iterator[Path]:
 def test_a_folder_that_comes_and_goes_while_one_looks_is_there_or_not(restless: Path) -> None:
     """arrow's own listing of what may be missing fails where the folder is made while it looks."""
     folder = StorePath.parse(str(restless / "restless"))
-    assert {tuple(folder.folders()) for _ in range(20_000)} == {(), ("below",)}
+    looks = (tuple(folder.folders()) for _ in count())
+    seen = set(islice(looks, 20_000))
+    while seen == {()}:  # where there is one core, the other thread's turn may come late
+        seen.add(next(looks))
+    assert seen == {(), ("below",)}
 
 
 def test_files_below_folders_that_come_and_go_are_there_or_not(restless: Path) -> None:
