@@ -44,13 +44,18 @@ def run_processes(work: Callable[[], None], count: int) -> None:
         for process in running:
             process.terminate()
 
+    def start() -> None:
+        running.append(_start(work))
+        if stopping:  # the signal came while it was started, and has not reached it
+            running[-1].terminate()
+
     with TemporaryDirectory(prefix="fovea-metrics-") as folder:
         os.environ[MULTIPROCESS] = folder
         running: list[SpawnProcess] = []
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         for _ in range(count):
-            running.append(_start(work))
+            start()
         while running:
             wait([process.sentinel for process in running])
             for process in [process for process in running if not process.is_alive()]:
@@ -59,7 +64,7 @@ def run_processes(work: Callable[[], None], count: int) -> None:
                 if not stopping:
                     log.error("a process ended with %s; another takes its place", process.exitcode)
                     time.sleep(RESTART_SECONDS)
-                    running.append(_start(work))
+                    start()
 
 
 def _start(work: Callable[[], None]) -> SpawnProcess:
