@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
 from fovea_api.errors import FoveaError
 
 from fovea_serving.golden import GoldenImage
-from fovea_serving.upstreams import Upstream, UpstreamUnavailable
+from fovea_serving.upstreams import Overloaded, Upstream, UpstreamUnavailable
 
 CHECK_SECONDS = 60.0
 """Age at which a good result is looked at again."""
@@ -39,7 +40,13 @@ class Health:
 
     async def check(self) -> None:
         """Returns when the version answers, rightly. Raises UpstreamUnavailable, with the reason."""
-        await self._upstream.ready()
+        try:
+            with contextlib.suppress(Overloaded):  # what is full is there
+                await self._upstream.ready()
+        except UpstreamUnavailable:
+            raise
+        except FoveaError as error:
+            raise UpstreamUnavailable(f"is not ready: {error}") from error
         async with self._looking:
             if self._clock() >= self._valid_until:
                 self._error = await self._look()
@@ -53,6 +60,8 @@ class Health:
                 await self._golden.check(self._upstream)
         except UpstreamUnavailable as error:
             return error
-        except (FoveaError, TimeoutError) as error:
+        except Exception as error:  # an answer of another shape can be compared with nothing
+            if isinstance(error, Overloaded) and self._valid_until >= 0:
+                return self._error  # what was seen of it before it was full
             return UpstreamUnavailable(f"the golden image gets no answer: {error or 'timed out'}")
         return None
