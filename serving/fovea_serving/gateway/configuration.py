@@ -135,9 +135,11 @@ class Follower:
             _identity(served, config): version.model for served, version in zip(config.versions, versions, strict=True)
         }
         log.info("routing: %s", ", ".join(f"{v.name} {v.role} {v.weight:g} %" for v in versions) or config.reason)
-        await self._load_tester.follow(_load_plan(config), lambda: self._opened(config))
-        if former is not None and former is not monitor.capturer:
-            await asyncio.to_thread(former.close)
+        try:
+            await self._load_tester.follow(_load_plan(config), lambda: self._opened(config))
+        finally:  # also where the next configuration is there already
+            if former is not None and former is not monitor.capturer:
+                await asyncio.to_thread(former.close)
 
     async def _opened(self, config: GatewayConfig) -> Served:
         """The version that is to be tested under load, on connections of its own. Raises what opening one raises."""

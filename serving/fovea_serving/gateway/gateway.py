@@ -209,7 +209,7 @@ class Gateway:
     async def close(self) -> None:
         """Answers what has been begun, and lets go of all versions."""
         self.route(Routing((), "the gateway is shutting down"))
-        await asyncio.gather(*self._background)
+        await asyncio.gather(*self._background, return_exceptions=True)  # what fails is logged, and ends nothing else
         await asyncio.to_thread(self.monitor.close)
 
     async def _admitted(

@@ -340,6 +340,25 @@ async def test_whoever_stops_keeping_leaves_no_thread_behind(
     assert store.counts()["none"] == 5, "two at work and three that waited"
 
 
+async def test_a_version_that_cannot_be_closed_keeps_no_capture_from_being_written(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def close() -> None:
+        raise OSError("the connection is gone")
+
+    store = keeping(gateway, f"file://{tmp_path}/captures", sampleRate=1, maxPerHour=1_000_000)
+    async with client_of(gateway) as client:
+        await client.post("/v1/predict", content=png(BLUE))
+    capturer, upstream = gateway.monitor.capturer, gateway.routing.versions[0].model.upstream
+    assert capturer is not None
+    with monkeypatch.context() as broken:
+        broken.setattr(upstream, "close", close)
+        await gateway.close()
+    await eventually(lambda: not any(thread.is_alive() for thread in capturer._threads))
+    assert store.counts()["none"] == 1
+    await upstream.close()
+
+
 async def test_feedback_that_waits_for_a_dead_store_holds_up_nothing_else(
     gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

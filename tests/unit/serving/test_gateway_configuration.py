@@ -150,6 +150,27 @@ async def test_captures_that_cannot_be_kept_stop_no_version(bundle: Path, opened
     await gateway.close()
 
 
+async def test_keeping_ends_though_the_next_configuration_is_there_already(
+    bundle: Path, opened: list[Counted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The double stands for a load test whose end is waited for when that one comes."""
+
+    async def cut_off(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    gateway = Gateway()
+    follower = Follower(gateway, Surroundings())
+    config = config_of(bundle, ("a", "Stable", 100))
+    await follower.apply(config.model_copy(update={"captures": CapturePolicy(uri=f"file://{bundle.parent}/kept")}))
+    capturer = gateway.monitor.capturer
+    assert capturer is not None
+    monkeypatch.setattr(follower._load_tester, "follow", cut_off)
+    with pytest.raises(asyncio.CancelledError):
+        await follower.apply(config)
+    assert capturer._closing.is_set()
+    await gateway.close()
+
+
 async def test_a_switch_under_load_fails_no_request_and_closes_what_is_replaced(
     bundle: Path, opened: list[Counted], image: bytes
 ) -> None:
