@@ -42,8 +42,12 @@ class Watcher:
     queue: KeyedQueue[Key]
     settings: Settings
     metrics: Metrics
-    _relisted: dict[Kind, asyncio.Task[None]] = field(default_factory=dict)
+    _relisted: set[Kind] = field(default_factory=set)
     """Kinds that the watch has listed and that we list soon."""
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    """Those that wait to list a kind, or list it."""
+    _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One listing at a time: an older one, taken in after a newer one, would bring back what that one has pruned."""
     _resynced: float = math.inf
     """When we last tried to list everything, in seconds of the loop's clock."""
 
@@ -122,14 +126,15 @@ class Watcher:
             (kind for kind in self.cache.registry.watched if path.endswith(tuple(map(kind.path, scopes)))), None
         )
         if kind is not None and kind not in self._relisted:
-            self._relisted[kind] = asyncio.create_task(self._resync_soon(kind))
+            self._relisted.add(kind)
+            task = asyncio.create_task(self._resync_soon(kind))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _resync_soon(self, kind: Kind) -> None:
-        try:
-            await asyncio.sleep(self.settings.relist_delay_seconds)
-            await self._try_resync(kind)
-        finally:
-            del self._relisted[kind]
+        await asyncio.sleep(self.settings.relist_delay_seconds)
+        self._relisted.discard(kind)  # what the watch lists from now on is listed by us once more
+        await self._try_resync(kind)
 
     async def _try_resync(self, kind: Kind) -> None:
         try:
@@ -138,6 +143,10 @@ class Watcher:
             logger.warning("%s; trying again at the next full listing", error)
 
     async def _resync(self, kind: Kind) -> None:
+        async with self._listing:
+            await self._list(kind)
+
+    async def _list(self, kind: Kind) -> None:
         selector = CHILD_SELECTOR if kind in self.cache.registry.children else ""
         scopes = self.settings.namespace_list if kind.namespaced else ()
         for scope in scopes or ("",):

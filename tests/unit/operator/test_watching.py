@@ -205,6 +205,31 @@ async def test_an_empty_listing_by_the_watch_prunes_what_went_meanwhile() -> Non
     assert await queued(started) == ["Dataset ns/cells"]
 
 
+async def test_what_the_watch_lists_while_we_list_is_listed_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API server's answer is on its way when an object is deleted, of which the watch has missed the event."""
+    started = watcher({DATASET: [thing("cells")]})
+    started.settings = Settings(relist_delay_seconds=0.0)
+    await started.fill()
+    arriving, arrives, list_ = asyncio.Event(), asyncio.Event(), started.api.list
+
+    async def slow(*what: Any) -> Any:
+        found = await list_(*what)
+        if not arriving.is_set():
+            arriving.set()
+            await arrives.wait()
+        return found
+
+    monkeypatch.setattr(started.api, "list", slow)
+    started.listed("/apis/fovea.dev/v1alpha1/datasets")
+    await arriving.wait()
+    started.api.objects.clear()  # type: ignore[attr-defined]
+    started.listed("/apis/fovea.dev/v1alpha1/datasets")
+    await asyncio.sleep(0.01)
+    arrives.set()
+    await asyncio.gather(*started._tasks)
+    assert started.cache.keys(DATASET) == []
+
+
 async def test_a_listing_of_one_of_the_namespaces_leads_to_one_of_the_kind() -> None:
     started = watcher({})
     started.settings = Settings(namespaces="a,b", relist_delay_seconds=60)
@@ -212,8 +237,8 @@ async def test_a_listing_of_one_of_the_namespaces_leads_to_one_of_the_kind() -> 
     started.listed("/apis/fovea.dev/v1alpha1/namespaces/c/datasets")
     started.listed("/apis/ray.io/v1/namespaces/a/rayjobs")
     started.listed("/apis/batch/v1/namespaces/a/jobs")
-    assert list(started._relisted) == [TRAINING_JOB, RAY_JOB, JOB]
-    for task in started._relisted.values():
+    assert started._relisted == {TRAINING_JOB, RAY_JOB, JOB}
+    for task in started._tasks:
         task.cancel()
 
 
