@@ -21,8 +21,10 @@ from fovea_api.bundle import (
     Preprocessing,
 )
 from fovea_api.common import Task
+from fovea_api.modeldeployment import Inference
 from fovea_api.trainingjob import Resize, Size
 from fovea_serving.bundle import bundle_digest, file_digest
+from fovea_serving.gateway.settings import Settings
 from fovea_serving.signature import SIGNATURE, sign_bundle
 from onnx import TensorProto, helper, numpy_helper
 
@@ -30,6 +32,10 @@ from tests.unit.serving import chromium
 
 browser = chromium.browser
 DIGEST = "sha256-" + "0" * 64
+PATIENT = Inference(timeout_seconds=600)
+"""For requests of which nobody tests how long they may take: the machine may stand still for a while."""
+UNHURRIED = Settings(max_wait_seconds=600)
+"""Likewise: none is refused because the machine is slow."""
 
 
 def write_model(path: Path, batch: int | str = "batch") -> None:

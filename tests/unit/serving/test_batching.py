@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from fovea_serving.batching import Batcher
 
+LONGEST_SECONDS = 120.0
+"""For what will happen; it only ends a hang, and is less than a batch may wait."""
+
 
 class Network:
     """Doubles its input, and notes the sizes of its batches; waits while its gate is closed."""
@@ -34,7 +37,7 @@ def network() -> Network:
 
 @pytest.fixture
 def batcher(network: Network) -> Iterator[Batcher]:
-    batcher = Batcher(network, max_size=4, max_delay=30)
+    batcher = Batcher(network, max_size=4, max_delay=600)
     yield batcher
     network.gate.set()
     batcher.close()
@@ -64,27 +67,27 @@ def test_what_waited_meanwhile_runs_together_and_no_more_than_fits(batcher: Batc
 
 
 def test_a_batch_waits_for_an_image_on_its_way_and_for_nothing_else(batcher: Batcher) -> None:
-    assert batcher.submit(image(1)).result(5).batch_size == 1, "nobody else announced: not 30 s"
+    assert batcher.submit(image(1)).result(LONGEST_SECONDS).batch_size == 1, "nobody else announced: not 600 s"
     with batcher.announce():
         first = batcher.submit(image(1))
         with pytest.raises(TimeoutError):
             first.result(0.05)
         second = batcher.submit(image(2))
-    assert (first.result(5).batch_size, second.result(5).batch_size) == (2, 2)
+    assert (first.result(LONGEST_SECONDS).batch_size, second.result(LONGEST_SECONDS).batch_size) == (2, 2)
 
 
 def test_it_waits_no_longer_than_allowed(network: Network) -> None:
     batcher = Batcher(network, max_size=4, max_delay=0.05)
     with batcher.announce():
-        assert batcher.submit(image(1)).result(5).batch_size == 1
+        assert batcher.submit(image(1)).result(LONGEST_SECONDS).batch_size == 1
     batcher.close()
 
 
 def test_a_failure_reaches_those_of_its_batch_and_the_next_one_runs(batcher: Batcher) -> None:
     failing = batcher.submit(image(-1))
     with pytest.raises(ValueError, match="negative"):
-        failing.result(5)
-    assert batcher.submit(image(1)).result(5).batch_size == 1
+        failing.result(LONGEST_SECONDS)
+    assert batcher.submit(image(1)).result(LONGEST_SECONDS).batch_size == 1
 
 
 def test_what_was_given_up_is_not_run(batcher: Batcher, network: Network) -> None:
@@ -94,13 +97,13 @@ def test_what_was_given_up_is_not_run(batcher: Batcher, network: Network) -> Non
         pass
     assert batcher.submit(image(1)).cancel()
     network.gate.set()
-    running.result(5)
-    batcher.submit(image(2)).result(5)
+    running.result(LONGEST_SECONDS)
+    batcher.submit(image(2)).result(LONGEST_SECONDS)
     assert network.sizes == [1, 1]
 
 
 def test_closing_answers_what_waits_and_takes_nothing_more(network: Network) -> None:
-    batcher = Batcher(network, max_size=2, max_delay=30)
+    batcher = Batcher(network, max_size=2, max_delay=600)
     futures = [batcher.submit(image(value)) for value in range(5)]
     batcher.close()
     assert all(future.done() for future in futures)

@@ -28,6 +28,8 @@ from fovea_serving.upstreams.local import LocalUpstream
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.unit.serving.conftest import PATIENT, UNHURRIED
+
 COLOURS = {"red": (230, 20, 20), "green": (10, 200, 30), "blue": (0, 0, 255)}
 
 
@@ -40,7 +42,7 @@ def png(colour: tuple[int, int, int], size: tuple[int, int] = (50, 40)) -> bytes
 @pytest_asyncio.fixture
 async def gateway(bundle: Path) -> AsyncIterator[Gateway]:
     verified = load_bundle(bundle)
-    gateway = Gateway(settings=Settings(max_wait_seconds=60))  # the machine may be busy
+    gateway = Gateway(PATIENT, UNHURRIED)
     upstream = LocalUpstream(Predictor.from_bundle(verified, threads=1))
     gateway.route(Routing([Version("r-1", "Stable", 100, Served.of(verified.manifest, verified.digest, upstream))]))
     yield gateway
@@ -203,7 +205,7 @@ async def test_work_for_a_client_that_left_is_given_up(
     async def predict(images: object, options: object) -> None:
         begun.set()
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             given_up.set()
             raise
@@ -221,7 +223,7 @@ async def test_work_for_a_client_that_left_is_given_up(
 
     monkeypatch.setattr(gateway.routing.versions[0].model.upstream, "predict", predict)
     scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": []}
-    await asyncio.wait_for(create_app(gateway, Settings())(scope, receive, send), 20)
+    await asyncio.wait_for(create_app(gateway, Settings())(scope, receive, send), 120)
     assert given_up.is_set()
     assert gateway.admission.at_work == 0
     labels = {"namespace": "", "deployment": "", "run": "r-1", "role": "stable"}

@@ -27,6 +27,11 @@ from fovea_serving.upstreams import Answer, PredictOptions, Upstream, UpstreamUn
 from fovea_serving.upstreams.base import DEFAULTS
 from fovea_serving.upstreams.local import LocalUpstream
 
+from tests.unit.serving.conftest import PATIENT, UNHURRIED
+
+LONGEST_SECONDS = 120.0
+"""For what will happen; it only ends a hang."""
+
 
 class Counted(LocalUpstream):
     """The model in this process in the place of a runtime's; counts what it is asked."""
@@ -72,7 +77,8 @@ def config_of(bundle: Path, *versions: tuple[str, str, float], **fields: object)
         for name, role, weight in versions
     ]
     content = {"namespace": "team", "deployment": "colours", "versions": served}
-    return GatewayConfig.model_validate(content | {"authentication": {"type": "None"}} | fields)
+    content |= {"authentication": {"type": "None"}, "inference": PATIENT.to_dict()}
+    return GatewayConfig.model_validate(content | fields)
 
 
 def choice(manifest: BundleManifest, defaults: PredictOptions) -> PredictOptions:
@@ -95,7 +101,7 @@ def test_versions_answer_by_weight_and_an_id_always_goes_to_the_same() -> None:
 async def test_a_shadow_gets_copies_and_no_answer_comes_from_it(
     bundle: Path, opened: list[Counted], image: bytes
 ) -> None:
-    gateway = Gateway()
+    gateway = Gateway(settings=UNHURRIED)
     follower = Follower(gateway, Surroundings())
     await follower.apply(config_of(bundle, ("a", "Stable", 100), ("s", "Shadow", 0)))
     for upstream in opened:
@@ -126,7 +132,7 @@ def test_what_only_a_later_operator_knows_is_left_out_and_who_may_ask_is_not(
 
 async def test_another_timeout_is_that_of_versions_which_answer_already(bundle: Path, opened: list[Counted]) -> None:
     """A connection gives requests up by the timeout that it was opened with."""
-    gateway = Gateway()
+    gateway = Gateway(settings=UNHURRIED)
     follower = Follower(gateway, Surroundings())
     config = config_of(bundle, ("a", "Stable", 100))
     await follower.apply(config)
@@ -139,7 +145,7 @@ async def test_another_timeout_is_that_of_versions_which_answer_already(bundle: 
 
 async def test_captures_that_cannot_be_kept_stop_no_version(bundle: Path, opened: list[Counted], image: bytes) -> None:
     """A claim that is not mounted, and then a store."""
-    gateway = Gateway()
+    gateway = Gateway(settings=UNHURRIED)
     follower = Follower(gateway, Surroundings())
     config = config_of(bundle, ("a", "Stable", 100))
     await follower.apply(config.model_copy(update={"captures": CapturePolicy(uri="pvc://absent/captures")}))
@@ -158,7 +164,7 @@ async def test_keeping_ends_though_the_next_configuration_is_there_already(
     async def cut_off(*_: object) -> None:
         raise asyncio.CancelledError
 
-    gateway = Gateway()
+    gateway = Gateway(settings=UNHURRIED)
     follower = Follower(gateway, Surroundings())
     config = config_of(bundle, ("a", "Stable", 100))
     await follower.apply(config.model_copy(update={"captures": CapturePolicy(uri=f"file://{bundle.parent}/kept")}))
@@ -174,7 +180,7 @@ async def test_keeping_ends_though_the_next_configuration_is_there_already(
 async def test_a_switch_under_load_fails_no_request_and_closes_what_is_replaced(
     bundle: Path, opened: list[Counted], image: bytes
 ) -> None:
-    gateway = Gateway()
+    gateway = Gateway(settings=UNHURRIED)
     follower = Follower(gateway, Surroundings())
     await follower.apply(config_of(bundle, ("a", "Stable", 100)))
     names: Counter[str] = Counter()
@@ -187,12 +193,18 @@ async def test_a_switch_under_load_fails_no_request_and_closes_what_is_replaced(
             names[answered.version.name] += 1
             number += 1
 
+    async def answers(name: str) -> None:
+        before = names[name]
+        while names[name] == before:
+            await asyncio.sleep(0.01)
+
     clients = [asyncio.create_task(ask(client)) for client in range(8)]
     for former, name in zip("abcde", "bcdef", strict=True):
-        await asyncio.sleep(0.05)
+        await answers(former)
         await follower.apply(config_of(bundle, (former, "Stable", 50), (name, "Candidate", 50)))
-        await asyncio.sleep(0.05)
+        await answers(name)
         await follower.apply(config_of(bundle, (name, "Stable", 100)))
+    await answers("f")
     done.set()
     await asyncio.gather(*clients)
     await gateway.close()
@@ -204,7 +216,7 @@ async def test_a_switch_under_load_fails_no_request_and_closes_what_is_replaced(
 async def test_a_version_closed_between_choice_and_request_leads_to_its_successor(
     bundle: Path, opened: list[Counted], image: bytes
 ) -> None:
-    gateway = Gateway()
+    gateway = Gateway(settings=UNHURRIED)
     follower = Follower(gateway, Surroundings())
     await follower.apply(config_of(bundle, ("a", "Stable", 100)))
 
@@ -221,14 +233,14 @@ async def test_what_cannot_be_applied_changes_nothing_and_is_tried_again(
     bundle: Path, opened: list[Counted], image: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(configuration, "RETRY_SECONDS", 0.02)
-    gateway = Gateway()
+    gateway = Gateway(settings=UNHURRIED)
     file = tmp_path / "gateway.json"
     file.write_text(json.dumps(config_of(bundle, ("a", "Stable", 100)).to_dict()))
     follower = Follower(gateway, Surroundings())
     following = asyncio.create_task(follower.follow(parsed(watch_file(file, 0.02), "gateway.json")))
 
     async def answers_from(name: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONGEST_SECONDS):
             while not gateway.routing.versions or gateway.routing.choose("1").name != name:
                 await asyncio.sleep(0.01)
 
@@ -262,14 +274,14 @@ async def test_a_gateway_that_starts_serves_stable_though_a_candidate_has_no_bun
     later = tmp_path / "later" / bundle.name
     without = config.versions[1].model_copy(update={"bundle": f"file://{later}"})
     config = config.model_copy(update={"versions": (config.versions[0], without)})
-    gateway = Gateway()
+    gateway = Gateway(settings=UNHURRIED)
 
     async def configs() -> AsyncIterator[GatewayConfig]:
         yield config
-        await asyncio.sleep(10)
+        await asyncio.Event().wait()
 
     async def names(expected: list[str]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONGEST_SECONDS):
             while [version.name for version in gateway.routing.versions] != expected:
                 await asyncio.sleep(0.01)
 
@@ -292,7 +304,7 @@ async def test_a_bundle_that_is_not_what_its_digest_promises_never_serves(
     forged.mkdir(parents=True)
     text = (bundle / "bundle.yaml").read_text()
     (forged / "bundle.yaml").write_text(text.replace("- red\n- green", "- green\n- red"))
-    gateway = Gateway()
+    gateway = Gateway(settings=UNHURRIED)
     with pytest.raises(Exception, match="digest"):
         await Follower(gateway, Surroundings()).apply(config_of(forged, ("a", "Stable", 100)))
     assert not gateway.routing.versions
@@ -308,7 +320,7 @@ async def test_a_gateway_that_must_see_a_signature_uses_no_manifest_that_was_cha
         return given.model_copy(update={"versions": (version.model_copy(update={"public_key": str(keys[1])}),)})
 
     folder = signed.rename(signed.with_name("latest"))  # nothing but the signature binds what lies in it
-    gateway = Gateway()
+    gateway = Gateway(settings=UNHURRIED)
     follower = Follower(gateway, Surroundings())
     await follower.apply(config("a", folder))
     manifest, signature = folder / "bundle.yaml", folder / SIGNATURE
@@ -327,14 +339,14 @@ async def test_a_gateway_that_must_see_a_signature_uses_no_manifest_that_was_cha
 
 
 async def test_without_versions_the_configuration_says_why(bundle: Path) -> None:
-    gateway = Gateway()
+    gateway = Gateway(settings=UNHURRIED)
     await Follower(gateway, Surroundings()).apply(config_of(bundle, reason="the bundle failed verification"))
     with pytest.raises(UpstreamUnavailable, match="failed verification"):
         await gateway.ready()
 
 
 async def test_authentication_follows_and_what_it_remembers_stays(bundle: Path, tmp_path: Path) -> None:
-    gateway = Gateway()
+    gateway = Gateway(settings=UNHURRIED)
     follower = Follower(gateway, Surroundings(api_keys=tmp_path))
     keys = {"authentication": {"type": "APIKey", "secretRef": {"name": "keys"}}}
     await follower.apply(config_of(bundle, **keys))

@@ -20,7 +20,11 @@ from fovea_serving.upstreams import Answer, PredictOptions, Upstream, UpstreamUn
 from fovea_serving.upstreams.base import DEFAULTS
 from fovea_serving.upstreams.local import LocalUpstream
 
+from tests.unit.serving.conftest import PATIENT, UNHURRIED
+
 HOST = "gateway-0"
+LONGEST_SECONDS = 120.0
+"""For what will happen; it only ends a hang."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,13 +55,14 @@ class Follows:
 
     def __init__(self, bundle: Path) -> None:
         self.bundle = bundle
-        self.gateway = Gateway()
+        self.gateway = Gateway(settings=UNHURRIED)
         self.follower = Follower(self.gateway, Surroundings(host=HOST))
 
     def config(self, test: dict[str, Any] | None, **more: Any) -> GatewayConfig:
         version = {"name": "r-1", "role": "Candidate", "runtime": "RayServe", "address": "http://r-1"}
         version["bundle"] = f"file://{self.bundle}"
         content = {"namespace": "team", "deployment": "colours", "authentication": {"type": "None"}}
+        content["inference"] = PATIENT.to_dict()
         if test is not None:
             given = {"id": "t", "gateways": [HOST], "seconds": 0.5, "version": version}
             content |= {"loadTest": given | test}
@@ -68,7 +73,7 @@ class Follows:
         return Measured(samples={"pod": [read_sample(self.gateway.metrics.text().decode(), 0.0)]}).load(test)
 
     async def ended(self, test: str = "t") -> Load:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LONGEST_SECONDS):
             while not self.reported(test).finished:
                 await asyncio.sleep(0.02)
         return self.reported(test)
@@ -128,7 +133,7 @@ async def test_without_a_rate_it_asks_one_after_the_other(tested: Follows) -> No
 
 
 async def test_one_that_hangs_or_fails_is_what_the_test_shows(tested: Follows) -> None:
-    Model.before = staticmethod(lambda: asyncio.sleep(60))
+    Model.before = staticmethod(asyncio.Event().wait)
     await tested.follower.apply(tested.config({"ratePerSecond": 20}, inference={"timeoutSeconds": 0.1}))
     load = await tested.ended()
     assert set(load.requests) == {"504"}
@@ -151,8 +156,8 @@ async def test_only_those_that_are_named_take_part(tested: Follows) -> None:
 
 
 async def test_it_is_broken_off_when_it_is_no_longer_asked_for(tested: Follows) -> None:
-    await tested.follower.apply(tested.config({"seconds": 60, "ratePerSecond": 50}))
-    async with asyncio.timeout(10):
+    await tested.follower.apply(tested.config({"seconds": 3600, "ratePerSecond": 50}))
+    async with asyncio.timeout(LONGEST_SECONDS):
         while "load_test_requests_total{" not in tested.gateway.metrics.text().decode():
             await asyncio.sleep(0.02)
     await tested.follower.apply(tested.config(None))

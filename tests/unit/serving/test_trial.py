@@ -24,6 +24,7 @@ from fovea_serving.upstreams import Answer, InvalidOptions, Overloaded, PredictO
 from fovea_serving.upstreams.base import DEFAULTS
 from fovea_serving.upstreams.local import LocalUpstream
 
+from tests.unit.serving.conftest import PATIENT, UNHURRIED
 from tests.unit.serving.test_gateway import read_samples
 
 Spoil = Callable[[list[Answer]], list[Answer]]
@@ -55,7 +56,7 @@ class World:
         predictor = Predictor.from_bundle(bundle, threads=1)
         self.bundle = bundle
         self.models = {name: Model(predictor) for name in ("stable", "new")}
-        self.gateway = Gateway(settings=Settings(max_wait_seconds=60))
+        self.gateway = Gateway(PATIENT, UNHURRIED)
         self.gateway.metrics.describe("team", "colours", None)
         self.image = cv2.imencode(".png", np.full((20, 30, 3), (250, 20, 20), np.uint8))[1].tobytes()
 

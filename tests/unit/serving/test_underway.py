@@ -27,7 +27,7 @@ async def test_a_version_that_leaves_the_routing_answers_what_it_has_begun() -> 
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = runner.addresses[0][1]
-    upstream = RayServeUpstream(f"http://127.0.0.1:{port}/v1", Task.DETECTION, 10)
+    upstream = RayServeUpstream(f"http://127.0.0.1:{port}/v1", Task.DETECTION, 600)
     try:
         asked = asyncio.create_task(upstream.predict([]))
         await begun.wait()
