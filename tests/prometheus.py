@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,11 @@ import yaml
 
 from monitoring.scraping import GATEWAYS, OPERATOR
 from tests.kube import ROOT
+from tests.ports import free_port
 
 CONFIGURATION = ROOT / "monitoring" / "prometheus"
+START_SECONDS = 120.0
+"""It only ends a hang."""
 
 
 def keda_example() -> dict[str, Any]:
@@ -107,7 +109,7 @@ def running(folder: Path, ports: Mapping[str, Sequence[PodPort]]) -> Iterator[Pr
         yield found
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def _configuration(folder: Path) -> Path:
@@ -128,7 +130,8 @@ def _configuration(folder: Path) -> Path:
 
 
 def _wait(found: Prometheus, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(240):
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
         assert process.poll() is None, (found.folder / "log").read_text()
         try:
             found.query("vector(1)")
@@ -136,9 +139,3 @@ def _wait(found: Prometheus, process: subprocess.Popen[bytes]) -> None:
         except OSError:  # what urllib raises is one
             time.sleep(0.25)
     raise AssertionError(f"Prometheus does not answer: {(found.folder / 'log').read_text()}")
-
-
-def free_port() -> int:
-    """A TCP port that nobody has."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        return int(taken.getsockname()[1])

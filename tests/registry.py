@@ -11,14 +11,16 @@ from pathlib import Path
 
 import yaml
 
-START_SECONDS = 20.0
+from tests.ports import free_port
+
+START_SECONDS = 120.0
+"""It only ends a hang."""
 
 
 @contextmanager
 def running(server: str | Path, host: str, folder: Path, **auth: object) -> Iterator[str]:
     """Runs a registry over a folder, with the authentication given; its address host:port."""
-    with socket.create_server((host, 0)) as probe:
-        address = f"{host}:{probe.getsockname()[1]}"
+    address = f"{host}:{free_port(host)}"
     config = {
         "version": 0.1,
         "log": {"level": "error", "accesslog": {"disabled": True}},
@@ -34,7 +36,7 @@ def running(server: str | Path, host: str, folder: Path, **auth: object) -> Iter
         yield address
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=120)
 
 
 def _await(process: subprocess.Popen[bytes], address: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,46 +28,23 @@ from fovea_trainer.data.videos import open_videos
 from fovea_trainer.fingerprint import fingerprint
 from test_videos import contents, film, smears
 
-SERVER = shutil.which("versitygw")
-START_SECONDS = 20.0
+from tests.s3 import running
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Runs versitygw over a folder, whose folders are its buckets; the environment points to it."""
-    if SERVER is None:
-        pytest.skip("versitygw is not on the PATH (github.com/versity/versitygw)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    """The folder of a real S3 server, whose folders are its buckets; the environment points to it."""
     root = tmp_path / "s3"
     (root / "fovea").mkdir(parents=True)
-    command = [SERVER, "--port", address, "--access", "user", "--secret", "secret-key", "posix", str(root)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    settings = {
-        "AWS_ACCESS_KEY_ID": "user",
-        "AWS_SECRET_ACCESS_KEY": "secret-key",
-        "AWS_ENDPOINT_URL": f"http://{address}",
-        "AWS_REGION": "us-east-1",
-    }
     secret = tmp_path / "secrets/lab"
     secret.mkdir(parents=True)
     monkeypatch.setenv("FOVEA_SECRETS_ROOT", str(secret.parent))
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-        (secret / name).write_text(value)
-    end = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            socket.create_connection((address.split(":")[0], int(address.split(":")[1])), 1).close()
-            break
-        except OSError:
-            assert process.poll() is None and time.monotonic() < end, "versitygw did not start"  # noqa: PT018
-            time.sleep(0.1)
-    filesystem.cache_clear()  # a process has one endpoint; here each test has its own
-    yield root
-    process.terminate()
-    process.wait()
+    with running(root) as settings:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+            (secret / name).write_text(value)
+        filesystem.cache_clear()  # a process has one endpoint; here each test has its own
+        yield root
 
 
 def test_videos_are_read_from_a_bucket_and_frames_exported_to_one(server: Path, tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ from prometheus_client import generate_latest
 from monitoring.alerts import alerts
 from monitoring.dashboards import DASHBOARDS
 from monitoring.scraping import GATEWAYS, OPERATOR
-from tests.prometheus import PodPort, Prometheus, free_port, keda_example, running
+from tests.ports import free_port
+from tests.prometheus import PodPort, Prometheus, keda_example, running
 
 HOSTS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 """Of the gateways; the last does not answer."""

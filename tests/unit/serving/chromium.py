@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from tests.ports import free_port
+
+LONGEST_SECONDS = 120.0
+"""For what will happen; it only ends a hang."""
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
 
 
 class Browser:
@@ -45,7 +43,7 @@ class Browser:
 
     async def until(self, script: str) -> None:
         tolerant = f"(() => {{ try {{ return {script}; }} catch {{ return false; }} }})()"  # the page may be loading
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LONGEST_SECONDS):
             while not await self.value(tolerant):
                 await asyncio.sleep(0.05)
 
@@ -80,16 +78,21 @@ async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     async with aiohttp.ClientSession() as session:
-        for _ in range(300):
-            try:
+        try:
+            async with session.ws_connect(await _page(session, port), max_msg_size=0) as websocket:
+                yield Browser(websocket)
+        finally:
+            process.kill()
+            await process.wait()
+
+
+async def _page(session: aiohttp.ClientSession, port: int) -> str:
+    """Where the first page is spoken to, once it is there."""
+    async with asyncio.timeout(LONGEST_SECONDS):
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
                 async with session.get(f"http://127.0.0.1:{port}/json") as answer:
-                    pages = [each for each in json.loads(await answer.text()) if each["type"] == "page"]
-                    if pages:
-                        break
-            except aiohttp.ClientError:
-                pass
+                    for each in json.loads(await answer.text()):
+                        if each["type"] == "page":
+                            return str(each["webSocketDebuggerUrl"])
             await asyncio.sleep(0.1)
-        async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as websocket:
-            yield Browser(websocket)
-    process.kill()
-    await process.wait()

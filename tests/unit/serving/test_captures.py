@@ -6,9 +6,6 @@ import asyncio
 import base64
 import io
 import json
-import shutil
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -54,10 +51,11 @@ from fovea_store.filesystems import filesystem
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.ports import free_port
+from tests.s3 import running
 from tests.unit.serving.conftest import PATIENT, UNHURRIED
 from tests.unit.serving.test_capture_exchange import filled
 
-SERVER = shutil.which("versitygw")
 LONGEST_SECONDS = 120.0
 """For what will happen; it only ends a hang."""
 RED, BLUE, GREY = (230, 20, 20), (0, 0, 255), (128, 128, 128)
@@ -72,35 +70,12 @@ def png(colour: tuple[int, int, int], size: tuple[int, int] = (50, 40)) -> bytes
 @pytest.fixture
 def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket of a real S3 server."""
-    if SERVER is None:
-        pytest.skip("versitygw is not on the PATH (github.com/versity/versitygw)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     (tmp_path / "s3/fovea").mkdir(parents=True)
-    command = [SERVER, "--port", f"127.0.0.1:{port}", "--access", "user", "--secret", "secret-key"]
-    process = subprocess.Popen([*command, "posix", str(tmp_path / "s3")], stdout=subprocess.DEVNULL)
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "user",
-        "AWS_SECRET_ACCESS_KEY": "secret-key",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    filesystem.cache_clear()
-    try:
-        end = time.monotonic() + LONGEST_SECONDS
-        while True:
-            with socket.socket() as probe:
-                if not probe.connect_ex(("127.0.0.1", port)):
-                    break
-            assert process.poll() is None, "versitygw has ended"
-            assert time.monotonic() < end, "versitygw did not start"
-            time.sleep(0.1)
+    with running(tmp_path / "s3") as settings:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        filesystem.cache_clear()  # a process has one endpoint; here each test has its own
         yield "s3://fovea/captures"
-    finally:
-        process.kill()
-        process.wait()
         filesystem.cache_clear()
 
 
@@ -406,9 +381,7 @@ async def test_images_of_a_batch_and_of_the_open_inference_protocol_are_kept_too
             "/v2/models/colours/infer", json={"inputs": [content]}, headers={"X-Request-Id": "http"}
         )
         assert answer.status_code == 200
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = grpc_server(gateway, Settings(host="127.0.0.1", grpc_port=port))
     await server.start()
     async with triton_grpc.InferenceServerClient(f"127.0.0.1:{port}") as triton:

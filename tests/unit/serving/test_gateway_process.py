@@ -26,7 +26,7 @@ from fovea_serving.upstreams.wire import CONTENT_TYPE, read_request, write_answe
 from fovea_store import StorePath
 from PIL import Image
 
-from tests.prometheus import free_port
+from tests.ports import free_port
 
 BLUE = (0, 0, 255)
 
@@ -86,10 +86,10 @@ def test_a_gateways_process_keeps_requests_and_takes_the_clients_labels(
     code = "from fovea_cli.main import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, *command], env={**os.environ, "OMP_NUM_THREADS": "1"})
     request.addfinalizer(process.kill)
-    client = Client(f"http://127.0.0.1:{port}", attempts=60)
+    client = Client(f"http://127.0.0.1:{port}", timeout=120, attempts=120)
     answered = client.predict(png(BLUE))
     store = CaptureStore(StorePath.parse(f"file://{tmp_path}/captures"), timedelta.max)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not (kept := list(store.all()) if store.root.exists() else []):
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -104,4 +104,4 @@ def test_a_gateways_process_keeps_requests_and_takes_the_clients_labels(
     with pytest.raises(RequestFailed, match="404"):
         client.feedback("unknown", wrong=True)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from starlette.requests import Request
 
-from tests.prometheus import free_port
+from tests.ports import free_port
 from tests.unit.serving.conftest import manifest_of
 from tests.unit.serving.test_triton import TRITON, Server, _ready
 
@@ -85,7 +85,7 @@ def test_by_hand(int8: Path, request: pytest.FixtureRequest) -> None:
     code = "from fovea_cli.main import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, "serve", str(int8), "--port", str(port)])
     request.addfinalizer(process.kill)
-    answered = Client(f"http://127.0.0.1:{port}", attempts=60).predict(IMAGE)
+    answered = Client(f"http://127.0.0.1:{port}", timeout=120, attempts=120).predict(IMAGE)
     assert [each.score for each in answered.classes] == pytest.approx(expected(int8, "INT8"), abs=2e-6)
 
 

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from fovea_api.bundle import BundleManifest
 from fovea_serving.bundle import Bundle, load_bundle
-from fovea_serving.gateway import trial
+from fovea_serving.gateway import gateway, trial
 from fovea_serving.gateway.gateway import Call, Gateway
 from fovea_serving.gateway.routing import Role, Routing, Served, Version
 from fovea_serving.gateway.settings import Settings
@@ -149,9 +149,12 @@ async def test_what_a_candidate_turns_away_counts_if_stable_had_room_for_it(worl
     world.gateway.admission.at_work = world.gateway.admission_of_candidate.at_work = 0
 
 
-async def test_where_both_turn_requests_away_there_is_too_much_load(world: World) -> None:
+async def test_where_both_turn_requests_away_there_is_too_much_load(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At such times the gateway sees room at the stable version again and again, or all the time: a queue of its
     runtime is full."""
+    monkeypatch.setattr(gateway, "SHED_SECONDS", 3600.0)
     world.route(50)
     world.models["stable"].error = Overloaded("full")
     assert "" in await world.ask(20)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from fovea_serving.upstreams import PredictOptions, Upstream, UpstreamUnavailabl
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from tests.ports import free_port
 from tests.unit.serving.test_engines import store as store_engine
 
 CACHE = Path(
@@ -37,6 +39,8 @@ CACHE = Path(
 )
 FOVEA = Path(sys.executable).with_name("fovea")
 TRITON = CACHE / "triton" / "bin"
+START_SECONDS = 300.0
+"""It only ends a hang."""
 WHITE = cv2.imencode(".png", np.full((24, 32, 3), 255, np.uint8))[1].tobytes()
 OPTIONS = TritonOptions(
     TritonBackend.PYTHON,
@@ -136,7 +140,7 @@ class Server:
 
     def __init__(self, bundle: Path, root: Path) -> None:
         self.bundle, self.root = bundle, root
-        self.grpc, self.http, self.metrics = (_free_port() for _ in range(3))
+        self.grpc, self.http, self.metrics = (free_port() for _ in range(3))
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -162,7 +166,7 @@ class Server:
             self.process.wait()
             self.process = None
 
-    def upstream(self, timeout: float = 10) -> Upstream:
+    def upstream(self, timeout: float = 120) -> Upstream:
         version = ServedVersion(
             name="v", role="Stable", runtime="Triton", bundle="s3://any/where", address=f"127.0.0.1:{self.grpc}"
         )
@@ -181,7 +185,8 @@ def server(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 async def _ready(upstream: Upstream, server: Server) -> None:
-    for _ in range(600):
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
         try:
             return await upstream.ready()
         except UpstreamUnavailable:
@@ -229,11 +234,6 @@ async def test_a_server_that_says_nothing_is_given_up(server: Server) -> None:
         with pytest.raises(UpstreamUnavailable, match="in time"):
             await upstream.predict([WHITE])
         await upstream.close()
-
-
-def _free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        return int(taken.getsockname()[1])
 
 
 @contextmanager

@@ -4,7 +4,6 @@ stand-in for Weights & Biases; TensorBoard's own reader."""
 from __future__ import annotations
 
 import logging
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -20,6 +19,8 @@ from fovea_trainer.training.state import State
 from fovea_trainer.training.tracking import Tracker
 from synthetic import squares
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.ports import free_port
 
 EPOCHS = 3
 RECIPE = Recipe.model_validate(
@@ -98,9 +99,7 @@ def test_a_training_that_fails_is_shown_as_failed(tmp_path: Path) -> None:
 def test_a_server_that_is_away_is_told_of_once_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@127.0.0.1:{port}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert train(tmp_path).epoch == EPOCHS
