@@ -148,11 +148,16 @@ class Election:
     """
 
     def __init__(
-        self, connect: Callable[[], AbstractAsyncContextManager[Api]], identity: str, settings: Settings
+        self,
+        connect: Callable[[], AbstractAsyncContextManager[Api]],
+        identity: str,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connect = connect
         self._identity = identity
         self._settings = settings
+        self._clock = clock
         self._acquired: Future[None] = Future()
         self._ended: Future[None] = Future()
         """Fails with LeaseLost, or with what ended the thread."""
@@ -203,7 +208,7 @@ class Election:
 
     async def _elect(self) -> None:
         async with self._connect() as api:
-            self._lease = lease = Lease(api, self._identity, self._settings)
+            self._lease = lease = Lease(api, self._identity, self._settings, self._clock)
             stopped = asyncio.create_task(self._stop.wait())
             leading = asyncio.create_task(self._lead(lease))
             await asyncio.wait((stopped, leading), return_when=asyncio.FIRST_COMPLETED)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from collections.abc import Callable, Coroutine
+from functools import wraps
 from typing import Any
 
 
@@ -26,3 +28,14 @@ class _Never(selectors.SelectSelector):
     def select(self, timeout: float | None = None) -> list[Any]:
         self.clock.now += timeout or 0.0
         return []
+
+
+def played(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """A test of which nobody waits for the sleeps, and whose times are no other on a slow machine."""
+
+    @wraps(test)
+    def play() -> None:
+        with asyncio.Runner(loop_factory=Clock) as runner:
+            runner.run(test())
+
+    return play

@@ -31,7 +31,7 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 @asynccontextmanager
-async def api(handler: Handler, fence: Callable[[], float] = lambda: 60.0, timeout: float = 5) -> AsyncIterator[Api]:
+async def api(handler: Handler, fence: Callable[[], float] = lambda: 60.0, timeout: float = 600) -> AsyncIterator[Api]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     async with TestServer(app) as server:
