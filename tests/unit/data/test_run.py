@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -85,13 +84,10 @@ def pod(
         **(variables or {}),
     }
 
-    def limit() -> None:
-        for name, value in limits.items():
-            resource.setrlimit(getattr(resource, name), (value, value))
-
-    return subprocess.run(
-        [sys.executable, "-c", main], env=environment, capture_output=True, text=True, preexec_fn=limit
-    )
+    # by the process itself: a fork that runs Python before its exec may wait for a lock of one of our threads
+    limited = "".join(f"resource.setrlimit(resource.{name}, ({value}, {value}))\n" for name, value in limits.items())
+    script = f"import resource\n{limited}{main}"
+    return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
 
 
 def test_a_result_that_cannot_be_reported_is_no_failure_and_the_next_attempt_finds_it(

@@ -71,7 +71,6 @@ class Locking(Sequence[Sample]):
             return self.samples[index]
 
 
-@pytest.mark.timeout(120)
 def test_processes_do_not_wait_for_a_lock_that_a_thread_of_this_one_holds(tmp_path: Path) -> None:
     task = Task.CLASSIFICATION
     samples = Locking(squares(task).split("train"))

@@ -193,20 +193,24 @@ def test_a_shard_that_another_process_is_about_to_map_stays(stored: Path, tmp_pa
 def test_room_for_a_shard_on_its_way_is_not_given_twice(
     stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch, arriving, go = shard_cache._fetch_images, list[Path](), Event()
+    fetch, arriving, begun, go = shard_cache._fetch_images, list[Path](), Event(), Event()
 
     def slow(packed: StorePath, target: Path, digest: str) -> None:
         arriving.append(target)
-        go.wait(10)
+        begun.set()
+        go.wait()
         fetch(packed, target, digest)
 
     monkeypatch.setattr(shard_cache, "_fetch_images", slow)
     train = split(stored, tmp_path, 3)  # one takes its size twice while it arrives
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(train.cache.fetch, shard) for shard in train.shards[:2]]
-        wait(both, 0.3)
-        assert len(arriving) == 1
-        go.set()
+        try:
+            begun.wait()
+            wait(both, 0.3)
+            assert len(arriving) == 1
+        finally:
+            go.set()
     assert len(arriving) == 2
     assert [future.result().name for future in both] == [train.cache.images(shard).name for shard in train.shards[:2]]
 
