@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import multiprocessing
 import os
 import time
@@ -20,6 +21,8 @@ __all__ = ["kuberay_crds", "world"]  # fixtures
 JOBS = int(os.environ.get("FOVEA_BURST", "30"))
 REST = 10
 """Seconds of rest that are looked at."""
+CALM_SECONDS = 180
+"""In which rest has come, also on a machine that is slow."""
 
 
 def _burn() -> None:
@@ -59,12 +62,13 @@ async def test_a_burst_on_a_busy_machine_costs_neither_the_lease_nor_rest(world:
         assert leads(world, only)
         assert (held.lease_transitions, only.process.returncode) == (1, None)
         assert held.renew_time > renewed
-        await asyncio.sleep(12)  # the statuses follow, and the resync after the start
-        before, cpu = await only.requests(), only.cpu_seconds()
-        await asyncio.sleep(REST)
-        asked, used = await only.requests() - before, (only.cpu_seconds() - cpu) / REST
+        asked, used = math.inf, math.inf
+        while asked >= REST + JOBS / 10:  # the statuses follow, and the resync after the start
+            assert time.monotonic() - done < CALM_SECONDS, f"{asked} requests in {REST} s"
+            before, cpu = await only.requests(), only.cpu_seconds()
+            await asyncio.sleep(REST)
+            asked, used = await only.requests() - before, (only.cpu_seconds() - cpu) / REST
         print(
             f"\n{JOBS} jobs: applied in {applied - began:.0f} s, all children after {done - began:.0f} s; "
             f"at rest {asked / REST:.1f} requests a second, {100 * used:.1f} % of a core"
         )
-        assert asked < REST + JOBS / 10

@@ -132,7 +132,7 @@ async def test_changes_arrive_and_nothing_is_lost_while_the_api_server_is_away(
     texts = watch_config_map(api, namespace, "gateway", "gateway.json")
 
     async def next_text() -> str:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             return await anext(texts)
 
     waiting = asyncio.create_task(next_text())

@@ -119,7 +119,7 @@ class World:
         operator = Operator(self.settings(**changed), await load_configuration(), registry=registry or builtin())
         task = asyncio.create_task(operator.run())
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while not operator.watching.is_set():
                     assert not task.done(), task.result()
                     await asyncio.sleep(0.02)
@@ -165,7 +165,7 @@ class World:
             _content_type="application/merge-patch+json",
         )  # fmt: skip
 
-    async def until(self, what: Callable[[], Any], timeout: float = 60) -> Any:
+    async def until(self, what: Callable[[], Any], timeout: float = 180) -> Any:
         """What the callable returns, as soon as it is true."""
         found = None
         with contextlib.suppress(TimeoutError):
