@@ -1,4 +1,4 @@
-"""Files of a local file system that appear whole or not at all."""
+"""Files of a local file system that appear whole or not at all, and folders that several may delete at once."""
 
 from __future__ import annotations
 
@@ -47,3 +47,13 @@ def write_file(path: Path, data: bytes) -> None:
 def copy_file(source: Path, target: Path) -> None:
     with source.open("rb") as reader, target.open("wb") as writer:
         shutil.copyfileobj(reader, writer, COPY_CHUNK_BYTES)
+
+
+def delete_tree(folder: Path) -> None:
+    """Deletes a folder with all below it, parts of which other processes may delete at the same time."""
+
+    def failed(_: object, __: str, found: tuple[type[BaseException], BaseException, object]) -> None:
+        if not isinstance(found[1], FileNotFoundError):
+            raise found[1]
+
+    shutil.rmtree(folder, onerror=failed)

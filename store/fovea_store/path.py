@@ -20,7 +20,7 @@ import pyarrow as pa
 from fovea_api.errors import InvalidInput
 from pyarrow import fs
 
-from fovea_store.atomic import COPY_CHUNK_BYTES, Replacing, copy_file, write_file
+from fovea_store.atomic import COPY_CHUNK_BYTES, Replacing, copy_file, delete_tree, write_file
 from fovea_store.errors import AccessDenied, NotFound, StoreUnavailable, explained
 from fovea_store.filesystems import filesystem, locate, split_uri
 
@@ -295,6 +295,8 @@ class StorePath:
             if kind == fs.FileType.File:
                 with suppress(FileNotFoundError):  # another process has deleted it meanwhile
                     self._filesystem().delete_file(self._path())
+            elif kind == fs.FileType.Directory and self.is_local:
+                delete_tree(self.local_path())
             elif kind == fs.FileType.Directory:
                 try:
                     self._filesystem().delete_dir(self._path())

@@ -66,6 +66,19 @@ def test_what_another_deletes_at_the_same_time_is_deleted(restless: Path) -> Non
         file.delete()
 
 
+def test_a_folder_that_several_delete_at_once_is_deleted(tmp_path: Path) -> None:
+    """As gateways do that find the same day of captures too old."""
+    folder = tmp_path / "day"
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(30):
+            (folder / "answers").mkdir(parents=True)
+            for number in range(60):
+                (folder / f"{number}.json").write_text("{}")
+                (folder / f"answers/{number}.json").write_text("{}")
+            list(pool.map(lambda _: StorePath.parse(str(folder)).delete(), range(3)))
+            assert not folder.exists()
+
+
 def test_trees_are_copied_with_the_commit_last(tmp_path: Path) -> None:
     source = tmp_path / "from"
     for name in ("manifest.json", "z/last.bin"):
