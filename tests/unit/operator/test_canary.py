@@ -494,13 +494,13 @@ def walked(spec: Rollout, looks: Sequence[dict[str, Any]], stable: StableVersion
     return run
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(spec=SPECS, looks=st.lists(LOOK, max_size=40), first=st.booleans())
 def test_whatever_happens(spec: Rollout, looks: list[dict[str, Any]], first: bool) -> None:
     walked(spec, looks, None if first else OLD)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(spec=SPECS, looks=st.lists(LOOK, max_size=25))
 def test_every_state_has_an_exit(spec: Rollout, looks: list[dict[str, Any]]) -> None:
     """From wherever it got, a retry and good answers promote the version, an abort removes it, and silence ends."""
@@ -520,7 +520,7 @@ def test_every_state_has_an_exit(spec: Rollout, looks: list[dict[str, Any]]) -> 
     assert run.versions.candidate is None or run.phase is RolloutPhase.PAUSED
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(spec=SPECS, looks=st.lists(LOOK, max_size=30), cut=st.integers(0, 30))
 def test_the_traffic_does_not_depend_on_when_the_operator_dies(
     spec: Rollout, looks: list[dict[str, Any]], cut: int

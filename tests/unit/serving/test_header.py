@@ -93,7 +93,7 @@ def test_another_type_is_named_as_such_whatever_the_file_is_called(data: bytes) 
 
 
 @given(st.sampled_from(sorted(FILES)), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_broken_header_is_an_error_in_words(name: str, data: st.DataObject) -> None:
     file = bytearray(FILES[name])
     for _ in range(data.draw(st.integers(0, 6))):
