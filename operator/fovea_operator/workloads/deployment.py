@@ -39,6 +39,8 @@ _RESTARTS = 2
 """Restarts of a container until its end counts as final; the kubelet goes on trying."""
 _START_SECONDS = 600
 """Time for a pod to fetch a bundle and to load its model."""
+_GATEWAY_START_SECONDS = 180
+"""Time for a gateway to start: its libraries are many, and load slowly on a busy node."""
 
 
 def build_gateway(
@@ -75,7 +77,7 @@ def build_gateway(
                 {"name": "grpc", "containerPort": GATEWAY_GRPC_PORT},
                 {"name": "metrics", "containerPort": GATEWAY_METRICS_PORT},
             ],
-            "startupProbe": _probe("/healthz", GATEWAY_METRICS_PORT, 1, 60),
+            "startupProbe": _probe("/healthz", GATEWAY_METRICS_PORT, 1, _GATEWAY_START_SECONDS),
             "livenessProbe": _probe("/healthz", GATEWAY_METRICS_PORT, 20, 3),
             # Not whether the model answers: a gateway without one still has to say so.
             "readinessProbe": _probe("/startz", GATEWAY_METRICS_PORT, 2, 1),
