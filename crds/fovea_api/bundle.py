@@ -21,6 +21,7 @@ from fovea_api.common import (
     Time,
     Word,
 )
+from fovea_api.latency import MeasuredOn
 from fovea_api.trainingjob import Resize, Size
 from fovea_api.version import StatedProblem
 
@@ -90,6 +91,8 @@ class BundleMetrics(Model):
     """Of the trained model as it was."""
     exported: Metrics
     """Of the exported artefact, on which the criteria are checked."""
+    latency_measured_on: MeasuredOn | None = None
+    """Where all `latency/…` were measured. Absent: by an older trainer."""
 
 
 Versions = Mapping[str, str]

@@ -50,3 +50,8 @@ GATE_ELASTIC = "kueue.x-k8s.io/elastic-job"
 
 RAY_TRIAL = "trial"
 """Ray's custom resource of which a sweep's trial on several workers reserves one beside them."""
+NODE_VARIABLE = "FOVEA_NODE_NAME"
+"""Environment variable of Ray's workers with the name of their node."""
+RAY_LATENCY = "latency"
+"""Ray's custom resource of the one pod that latency is measured on, and the name of its worker group. A measurement
+reserves it, so there is one at a time."""

@@ -42,6 +42,7 @@ from fovea_api.common import (
 from fovea_api.criteria import Criterion
 from fovea_api.defaults import completed, identifying
 from fovea_api.engine import EngineSummary
+from fovea_api.latency import MeasuredOn
 from fovea_api.paths import at
 from fovea_api.presets import with_each_preset, with_preset
 from fovea_api.sweep import SweepProgress, SweepSummary
@@ -450,7 +451,7 @@ class CompressionStage(Model):
     interval: Annotated[tuple[Number, ...], Field(min_length=2, max_length=2)] | None = None
     """95 % interval of that value, from the bootstrap over the images."""
     latency_milliseconds: Annotated[Number, Field(ge=0)]
-    """Median latency of one image on one CPU core, in milliseconds."""
+    """Median latency of one image in milliseconds, as evaluation.latency says."""
     megabytes: Annotated[Number, Field(ge=0)]
     """Size of the model file in megabytes."""
     giga_macs: Annotated[Number, Field(ge=0)]
@@ -483,6 +484,8 @@ class TrainingSummary(Model):
     """Trained architecture. Absent: reported by an older trainer."""
     candidates: Annotated[tuple[Candidate, ...], Field(max_length=MAX_CANDIDATES), ListMap(("architecture",))] = ()
     """Architectures that were compared for `model.architecture: Auto`. Absent: none were."""
+    latency_measured_on: MeasuredOn | None = None
+    """Where the metrics `latency/…` were measured. Absent: reported by an older trainer."""
 
 
 class RunError(Model):

@@ -19,7 +19,7 @@ from fovea_api.errors import FoveaError, InvalidInput, problems
 from fovea_api.metrics import monitorable
 from fovea_api.partial import merge
 from fovea_api.paths import with_at
-from fovea_api.trainingjob import Recipe, TrainingJobSpec, unsupported
+from fovea_api.trainingjob import Recipe, TrainingJobSpec
 from fovea_api.tuningsweep import OPTIONS_PREFIX, Parameter, TuningSweepSpec
 
 Values = Mapping[str, JsonValue]
@@ -59,7 +59,6 @@ def impossibilities(spec: TuningSweepSpec, dataset: DatasetSpec | None = None) -
     if conditions:
         return conditions
     return (
-        *unsupported(spec.template.spec),
         *_impossible_values(spec, dataset),
         *_unmeasured_objectives(spec, dataset),
         *_idle_budget(spec),

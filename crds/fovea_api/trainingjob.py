@@ -41,10 +41,11 @@ from fovea_api.common import (
     Uri,
     Word,
     not_downloaded,
+    parse_quantity,
 )
 from fovea_api.criteria import Criterion, CriterionResult, MetricName, evaluate_criteria
 from fovea_api.engine import EngineSummary
-from fovea_api.errors import NotSupported
+from fovea_api.latency import MeasuredOn
 from fovea_api.metrics import SPLITS
 from fovea_api.run import CompressionStage, RequestedRuns, RunOwnerStatus
 
@@ -622,13 +623,40 @@ class Training(PresetModel):
 
 
 class Latency(Model):
-    """Where latency is measured. This version measures it in the run, on one core; any other value is rejected as
-    NotSupported."""
+    """Where latency is measured. By default on one core of the run's own node; with any other value in a pod of its
+    own, which the run holds from its start to its end."""
 
     resources: Resources = Resources(requests={"cpu": "1"})
-    """Resources of the measurement."""
+    """Resources of the measurement. The model uses as many threads as whole CPUs are requested (or are the limit), and
+    a GPU if the limits have one that its runtime can use."""
     node_selector: LabelMap = {}
-    """Node labels for the measurement. Empty: the node of the run."""
+    """Node labels for the measurement. Empty: a node that the run itself may use."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is measured in a pod of its own."""
+        return self != Latency()
+
+    @property
+    def cpus(self) -> int:
+        """Threads of the model, at least one."""
+        return max(1, int(parse_quantity(self.cpu)))
+
+    @property
+    def cpu(self) -> str:
+        """The quantity of CPU that it may use: its limit, else its request."""
+        return self.resources.limits.get("cpu") or self.resources.requests.get("cpu") or "1"
+
+    @property
+    def gpu(self) -> bool:
+        """Whether it may use a GPU, or a slice of one."""
+        return any(name.startswith("nvidia.com/") for name in self.resources.limits)
+
+    def __str__(self) -> str:
+        amounts = {"cpu": self.cpu, **self.resources.requests, **self.resources.limits}
+        what = ", ".join(f"{amount} {name}" for name, amount in amounts.items())
+        labels = ",".join(f"{name}={value}" for name, value in self.node_selector.items())
+        return f"{what} on a node with {labels}" if labels else what
 
 
 class Evaluation(Model):
@@ -648,7 +676,7 @@ class Evaluation(Model):
     """Slices of the primary metric: objectSize (detection), source, group. Per-class metrics are always reported, so
     class has no effect."""
     latency: Latency = Latency()
-    """Where latency criteria are measured."""
+    """Where latency is measured, for the metrics `latency/…`."""
 
 
 class Pruning(Model):
@@ -938,6 +966,8 @@ class TrainingResult(Model):
     """Architecture of the model. Absent: reported by an older trainer."""
     candidates: Annotated[tuple[Candidate, ...], Field(max_length=MAX_CANDIDATES), ListMap(("architecture",))] = ()
     """Architectures that were compared for `model.architecture: Auto`. Absent: none were."""
+    latency_measured_on: MeasuredOn | None = None
+    """Where the metrics `latency/…` were measured. Absent: reported by an older trainer."""
     eligible: Bool
     """Whether the bundle may be served: its quality was measured on a validation or test split, and all criteria are
     met."""
@@ -1018,30 +1048,6 @@ def references(spec: TrainingJobSpec) -> Iterator[Reference]:
         yield Reference("TrainingJob", name, "spec.compression.distillation.teacherRef")
 
 
-def unsupported(recipe: Recipe) -> tuple[NotSupported, ...]:
-    """What a recipe asks for that the API knows and this version cannot do, each with its field and the remedy."""
-    latency = recipe.evaluation.latency
-    wishes = (
-        (
-            latency.resources != Latency().resources,
-            "spec.evaluation.latency.resources",
-            "measuring latency on other resources than one core",
-            "remove it",
-        ),
-        (
-            bool(latency.node_selector),
-            "spec.evaluation.latency.nodeSelector",
-            "measuring latency on another node than the run's",
-            "remove it; compute.podTemplate.nodeSelector places the run",
-        ),
-    )
-    return tuple(
-        NotSupported(f"{what} is not available in this version", place, remedy)
-        for asked, place, what, remedy in wishes
-        if asked
-    )
-
-
 __all__ = [
     "Criterion",
     "CriterionResult",
@@ -1052,5 +1058,4 @@ __all__ = [
     "Word",
     "evaluate_criteria",
     "references",
-    "unsupported",
 ]

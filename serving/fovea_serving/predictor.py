@@ -47,7 +47,7 @@ class Predictor:
         self.preprocess = preprocess
         self.postprocess = postprocess
         self._backend = open_backend(model, BackendOptions(postprocess.outputs, device, threads))
-        self.fixed_batch = self._backend.fixed_batch
+        self.device, self.fixed_batch = self._backend.device, self._backend.fixed_batch
         self._max_batch = self.fixed_batch or max_batch
 
     @classmethod

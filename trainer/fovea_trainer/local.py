@@ -55,13 +55,14 @@ from fovea_trainer.data.recordings import is_recorded, recordings_of
 from fovea_trainer.data.sources import is_download, open_source, source_path
 from fovea_trainer.data.version import open_version
 from fovea_trainer.environment import RunEnvironment
+from fovea_trainer.evaluation.latency import unmeasurable_here
 from fovea_trainer.manifest import Manifest
 from fovea_trainer.reporting import Reporter, TerminalReporter, log_to_terminal
 from fovea_trainer.results import owner_folder, read_result, runs_of
 from fovea_trainer.run import check_store, execute
 
 DEFAULT_STORE = "fovea-store"
-TEACHER = "spec.compression.distillation.teacherRef"
+TEACHER, LATENCY = "spec.compression.distillation.teacherRef", "spec.evaluation.latency"
 MOST_AT_ONCE = 1000.0
 """Trials of a sweep on several workers each that may work at once: its `trials.parallel` is what limits them."""
 
@@ -101,7 +102,7 @@ def train_manifest(
     manifest = Manifest.read(path, TrainingJob, settings, name)
     job = manifest.find(TrainingJob, name)
     dataset = manifest.find(Dataset, job.spec.dataset_ref.name)
-    refuse(incompatibilities(job.spec, dataset.spec))
+    refuse([*incompatibilities(job.spec, dataset.spec), *unmeasurable_here(job.spec.evaluation.latency, LATENCY)])
     built = _built(manifest, dataset, store, sources, reporter, adopt)
     return _run(_training_spec(job, dataset, built, store, manifest), store, ray, reporter, adopt)
 
@@ -124,7 +125,9 @@ def tune_manifest(
     manifest = Manifest.read(path, TuningSweep, settings, name)
     sweep = manifest.find(TuningSweep, name)
     dataset = manifest.find(Dataset, sweep.spec.template.spec.dataset_ref.name)
-    refuse(impossibilities(sweep.spec, dataset.spec))
+    template, place = sweep.spec.template.spec, LATENCY.replace("spec", "spec.template.spec", 1)
+    problems = impossibilities(sweep.spec, dataset.spec)
+    refuse([*problems, *unmeasurable_here(template.evaluation.latency, place)])
     built = _built(manifest, dataset, store, sources, reporter, adopt)
     return _run(_sweep_spec(sweep, dataset, built, store, manifest), store, ray, reporter, adopt)
 

@@ -7,7 +7,9 @@ import json
 
 from fovea_api import names
 from fovea_api.common import Model, RunPolicy
+from fovea_api.paths import Part, at
 from fovea_api.run import RunSpec
+from fovea_api.trainingjob import Latency
 
 from fovea_operator.objects import CONFIG_MAP, ROLE_BINDING, RUN, SERVICE_ACCOUNT, JsonObject, Key, Kind
 from fovea_operator.settings import Settings
@@ -53,6 +55,11 @@ def pods_digest(compute: Model, policy: RunPolicy, *settings: str) -> str:
         "settings": [*settings],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def latency_of(recipe: Part, path: str) -> Latency:
+    """Where the run of a frozen recipe measures latency, whatever the spec of its owner says by now."""
+    return Latency.model_validate(at(recipe, path) or {})
 
 
 def namespace_setup(namespace: str, settings: Settings) -> tuple[Create, ...]:

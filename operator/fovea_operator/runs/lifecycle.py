@@ -33,7 +33,7 @@ _UNSEEN_QUEUE = timedelta(minutes=1)
 """A child that started by so much later than its attempt waited in a queue meanwhile, though nobody saw it there."""
 _SPEC_CHANGED = "SpecChanged"
 _OUT_OF_MEMORY = ("OOMKilled", "Evicted", "OutOfMemory")
-_CONSEQUENCES = ("WorkersLost",)
+_CONSEQUENCES = ("WorkersLost", "LatencyNotMeasured")
 """Errors that a run reports when pods of it have died: a container that ran out of memory explains more."""
 _FIRST_CHECKPOINT = 300
 """Seconds after which an attempt has saved a checkpoint at the latest."""

@@ -59,14 +59,15 @@ def is_gpu(resource: str) -> bool:
 
 
 def kept_of_pod(spec: View) -> JsonObject:
-    """The part of a pod's spec that says what it asks for and waits for; it is all that is kept of it in memory."""
+    """The part of a pod's spec that says what it asks for, where, and waits for; it is all that is kept of it in
+    memory."""
     kept: JsonObject = {}
     for group in ("containers", "initContainers"):
         named = (
             {name: each[name] for name in ("resources", "restartPolicy") if name in each} for each in items(spec, group)
         )
         kept[group] = [*named]
-    return kept | {name: spec[name] for name in ("overhead", "schedulingGates") if name in spec}
+    return kept | {name: spec[name] for name in ("overhead", "schedulingGates", "nodeSelector") if name in spec}
 
 
 @dataclass(frozen=True, slots=True)

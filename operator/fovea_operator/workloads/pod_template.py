@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fovea_api import names
 from fovea_api.common import PodTemplate, Resources, RunPolicy
 from fovea_api.run import RunSpec
+from fovea_api.trainingjob import Latency
 from pydantic import JsonValue
 
 from fovea_operator.objects import JsonObject
@@ -28,6 +29,7 @@ PVC_ROOT = "/fovea/pvc"
 SECRETS_ROOT = "/fovea/secrets"
 WORK_DIR = "/fovea/work"
 ENTRYPOINT = "fovea run"
+_RAY: Mapping[str, str] = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_COLOR_PREFIX": "0"}
 TERMINATION_MESSAGE_POLICY = "FallbackToLogsOnError"
 """Puts the end of a dead container's log into the pod's status, where `pods` finds it."""
 
@@ -131,6 +133,30 @@ def _program(program: Program, resources: Resources, extra: PodTemplate, setting
     return _container(content, extra.to_dict(), settings)
 
 
+def latency_pod_template(
+    work: Work, container: str, latency: Latency, extra: PodTemplate, settings: Settings
+) -> JsonObject:
+    """Pod template of what measures a run's latency on a node of its own.
+
+    It is given the model by Ray: no store, claim or volume, which could tie it to other nodes, and no ServiceAccount.
+    """
+    own = extra.model_copy(update={"volumes": (), "volume_mounts": ()})
+    if latency.node_selector:
+        own = own.model_copy(update={"node_selector": latency.node_selector, "affinity": None})
+        if not latency.gpu:  # a RuntimeClass for the run's GPUs, which this node need not have
+            own = own.model_copy(update={"runtime_class_name": None})
+    content = Content(
+        container=container,
+        image=work.image,
+        labels=work.labels,
+        env=_RAY,
+        resources=latency.resources,
+        grace_seconds=settings.termination_grace_seconds,
+        pod={"automountServiceAccountToken": False},
+    )
+    return merged(content, own, settings)
+
+
 def main_container(template: JsonObject) -> JsonObject:
     """The one container of a template that `pod_template` made."""
     spec = _map(template, "spec")
@@ -203,8 +229,7 @@ def _env(work: Work, settings: Settings) -> dict[str, str]:
         "FOVEA_GENERATED_ROOT": GENERATED_ROOT,
         "FOVEA_WORK_DIR": WORK_DIR,
         "FOVEA_WORK_DIR_SIZE": settings.work_dir_size,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_COLOR_PREFIX": "0",
+        **_RAY,
     }
 
 

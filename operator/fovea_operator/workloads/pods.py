@@ -34,7 +34,10 @@ def waits_for(pod: View) -> tuple[str, str] | None:
         return "WaitingForQuota", f"pod {name} waits for its queue to admit it"
     for condition in items(pod, "status", "conditions"):
         if text(condition, "type") == "PodScheduled" and text(condition, "status") == "False":
-            return text(condition, "reason"), f"pod {name}: {text(condition, 'message')}"
+            wanted = mapping(pod, "spec", "nodeSelector")
+            labels = ", ".join(f"{label}={value}" for label, value in wanted.items())
+            where = f"; its nodeSelector is {labels}" if labels else ""
+            return text(condition, "reason"), f"pod {name}: {text(condition, 'message')}{where}"
     for field in ("initContainerStatuses", "containerStatuses"):
         for container in items(pod, "status", field):
             waiting = mapping(container, "state", "waiting")

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from fovea_api import names
 from fovea_api.common import PodTemplate, Resources, RunPolicy, parse_duration
-from fovea_api.trainingjob import Compute
+from fovea_api.trainingjob import Compute, Latency
 from pydantic import JsonValue
 
 from fovea_operator.objects import (
@@ -37,19 +37,21 @@ from fovea_operator.workloads.demand import PodSet, requests_of
 from fovea_operator.workloads.pod_template import (
     ENTRYPOINT,
     TERMINATION_MESSAGE_POLICY,
+    latency_pod_template,
     main_container,
     pod_template,
     queue_labels,
     security_context,
 )
-from fovea_operator.workloads.pods import deaths
+from fovea_operator.workloads.pods import deaths, waits_for
 from fovea_operator.workloads.work import Work
 from fovea_operator.workloads.workload import WAITING_FOR_QUOTA, ChildState, State
 
-LABEL_RAY_NODE = "ray.io/node-type"
+LABEL_RAY_NODE, LABEL_RAY_GROUP = "ray.io/node-type", "ray.io/group"
 _WAIT_FOR_HEAD = {"cpu": 0.2, "memory": 256 * 2.0**20}
 """Requests of the init container `wait-gcs-ready` that KubeRay adds to each worker."""
 HEAD, WORKER, SUBMITTER, STORE_CHECK = "ray-head", "ray-worker", "submitter", "store-check"
+LATENCY = "ray-latency"
 AUTOSCALER = "autoscaler"
 """Names of the containers; the autoscaler's is KubeRay's."""
 
@@ -68,6 +70,7 @@ class RayJobWorkload:
             HEAD: "spec.compute.head.resources.limits.memory",
             STORE_CHECK: "spec.compute.head.resources.limits.memory",
             WORKER: "spec.compute.resources.limits.memory",
+            LATENCY: "spec.evaluation.latency.resources.limits.memory",
             SUBMITTER: "the operator's setting submitter_memory_limit",
             AUTOSCALER: "the operator's setting ray_autoscaler_memory_limit",
         }
@@ -82,8 +85,8 @@ class RayJobWorkload:
             return State(ChildState.SUCCEEDED)
         if deployment in ("Suspended", "Suspending") or (flag(value, "spec", "suspend") and not deployment):
             return WAITING_FOR_QUOTA
-        if job == "RUNNING":
-            return State(ChildState.RUNNING)
+        if job == "RUNNING":  # also while what measures its latency waits for a node
+            return State(ChildState.RUNNING, *next(filter(None, map(waits_for, filter(_measures_latency, pods))), ()))
         if any(map(_check_failed, pods)):  # else the kubelet repeats it for ever, beside workers that wait
             return State(ChildState.FAILED, "StoreCheckFailed")
         for cluster in parts:
@@ -93,14 +96,18 @@ class RayJobWorkload:
         return State(ChildState.STARTING)
 
     def demand(self, value: View) -> tuple[PodSet, ...]:
-        """Head, to which KubeRay adds an autoscaler, workers that it starts with, to which KubeRay adds an init
-        container, and the pod that submits."""
+        """Head, to which KubeRay adds an autoscaler, workers that it starts with and what measures latency, to which
+        KubeRay adds an init container, and the pod that submits."""
         cluster = mapping(value, "spec", "rayClusterSpec")
         pod = mapping(cluster, "headGroupSpec", "template", "spec")
         beside = mapping(cluster, "autoscalerOptions")
         head = requests_of({**pod, "containers": [*map(dict, items(pod, "containers")), dict(beside)]})
         workers = (
-            PodSet("worker", number(group, "replicas"), requests_of(mapping(group, "template", "spec"), _WAIT_FOR_HEAD))
+            PodSet(
+                text(group, "groupName"),
+                number(group, "replicas"),
+                requests_of(mapping(group, "template", "spec"), _WAIT_FOR_HEAD),
+            )
             for group in items(cluster, "workerGroupSpecs")
         )
         submitter = requests_of(mapping(value, "spec", "submitterPodTemplate", "spec"))
@@ -137,6 +144,10 @@ def _check_failed(pod: View) -> bool:
     )
 
 
+def _measures_latency(pod: View) -> bool:
+    return text(mapping(pod, "metadata", "labels"), LABEL_RAY_GROUP) == names.RAY_LATENCY
+
+
 def _replaced_head(pods: Sequence[View]) -> str:
     """That the Ray head died: KubeRay submits when a head is there, so a younger head has taken its place."""
     heads = [pod for pod in pods if text(mapping(pod, "metadata", "labels"), LABEL_RAY_NODE) == "head"]
@@ -153,11 +164,13 @@ def build_ray_job(
     workers: int,
     policy: RunPolicy,
     settings: Settings,
+    latency: Latency,
     custom: Mapping[str, int] = MappingProxyType({}),
     least: int | None = None,
 ) -> JsonObject:
     """A Ray cluster of a head, which works on nothing itself, and workers; deleted `ttlAfterFinished` after the end.
 
+    `latency`: where it is measured; a group of one pod beside the workers, where that is not one of them.
     `custom`: custom resources of Ray that each worker offers.
     `least`: workers that it starts with and keeps, where Ray's autoscaler decides on further ones. None: all of them.
     """
@@ -185,10 +198,10 @@ def build_ray_job(
                     "replicas": least if elastic else workers,
                     "minReplicas": least if elastic else workers,
                     "maxReplicas": workers,
-                    # KubeRay puts the value into a shell's command line as it is
-                    "rayStartParams": {"resources": json.dumps(json.dumps(dict(custom)))} if custom else {},
-                    "template": worker,
-                }
+                    "rayStartParams": _offered(custom),
+                    "template": _with_node_name(worker),
+                },
+                *([_latency_group(work, latency, compute.pod_template, settings)] if latency.elsewhere else []),
             ],
         },
     }
@@ -210,6 +223,35 @@ def build_ray_job(
         },
         "spec": spec,
     }
+
+
+def _latency_group(work: Work, latency: Latency, extra: PodTemplate, settings: Settings) -> JsonObject:
+    """The one pod that latency is measured on.
+
+    It offers neither CPUs nor GPUs, so that nothing is trained there. It comes and goes with the cluster: Ray's
+    autoscaler, by which it could come later, gives the head rights over the namespace's pods.
+    """
+    return {
+        "groupName": names.RAY_LATENCY,
+        "replicas": 1,
+        "minReplicas": 1,
+        "maxReplicas": 1,
+        "rayStartParams": {"num-cpus": "0", "num-gpus": "0", **_offered({names.RAY_LATENCY: 1})},
+        "template": _with_node_name(latency_pod_template(work, LATENCY, latency, extra, settings)),
+    }
+
+
+def _offered(custom: Mapping[str, int]) -> JsonObject:
+    """The parameter of `ray start` for custom resources; KubeRay puts it into a shell's command line as it is."""
+    return {"resources": json.dumps(json.dumps(dict(custom)))} if custom else {}
+
+
+def _with_node_name(template: JsonObject) -> JsonObject:
+    """A pod that knows its node, for the record of where latency was measured."""
+    main = main_container(template)
+    name: JsonObject = {"name": names.NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+    main = main | {"env": [*map(dict, items(main, "env")), name]}
+    return template | {"spec": {**mapping(template, "spec"), "containers": [main]}}
 
 
 def _autoscaler(settings: Settings) -> JsonObject:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fovea_api import dataset, trainingjob
+from fovea_api import dataset
 from fovea_api.schema import KINDS
 
 NORTH_STAR = Path(__file__).parents[2] / "controlplane" / "north-star"
@@ -27,5 +27,3 @@ def test_is_accepted(kind: str) -> None:
 def test_all_of_it_can_be_done() -> None:
     data = dataset.Dataset.model_validate(example("dataset"))
     assert dataset.unsupported(data.spec) == ()
-    job = trainingjob.TrainingJob.model_validate(example("trainingjob"))
-    assert trainingjob.unsupported(job.spec) == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fovea_api import dataset, trainingjob
+from fovea_api import dataset
 from fovea_api.common import Task
 from fovea_api.dataset import SUPPORTED_FORMATS, Dataset, empty_sources
 
@@ -15,37 +15,6 @@ CAPTURES = {
     "captures": {"modelDeploymentRef": {"name": "cells"}, "labels": {"uri": "s3://b/labels", "format": "CVAT"}},
 }
 PRELABEL = {"modelDeploymentRef": {"name": "cells"}, "use": "Immediately"}
-
-
-@pytest.mark.parametrize(
-    ("part", "field"),
-    [
-        (
-            {"evaluation": {"latency": {"resources": {"requests": {"cpu": "4"}}}}},
-            "spec.evaluation.latency.resources",
-        ),
-        ({"evaluation": {"latency": {"nodeSelector": {"disk": "ssd"}}}}, "spec.evaluation.latency.nodeSelector"),
-    ],
-)
-def test_each_wish_of_a_training_is_refused_with_its_field(part: dict[str, Any], field: str) -> None:
-    recipe = trainingjob.Recipe.model_validate({"model": {"architecture": "resnet18"}, **part})
-    (problem,) = trainingjob.unsupported(recipe)
-    assert (problem.reason, problem.location) == ("NotSupported", field)
-    assert "not available in this version" in str(problem)
-
-
-def test_what_works_in_a_training_is_not_refused() -> None:
-    recipe = {
-        "model": {"architecture": "resnet18"},
-        "compression": {
-            "pruning": {"sparsity": 0.3},
-            "distillation": {"teacherRef": {"name": "large"}},
-            "quantization": {"mode": "Dynamic"},
-        },
-        "evaluation": {"latency": {"resources": {"requests": {"cpu": "1"}}}},
-        "export": {"formats": ["ONNX", "OpenVINO", "TFLite", "ExportedProgram", "StateDict"], "deferred": ["TensorRT"]},
-    }
-    assert trainingjob.unsupported(trainingjob.Recipe.model_validate(recipe)) == ()
 
 
 def recipe(*sources: dict[str, Any], task: str = "Detection", **fields: Any) -> dataset.Recipe:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fovea_api.common import PodTemplate, Resources, RunPolicy
 from fovea_api.dataset import Recipe
-from fovea_api.run import BundleInput, RunInputs, RunOwner, RunSpec, RunType, run_identity, run_name
+from fovea_api.run import BundleInput, RunInputs, RunOwner, RunSpec, RunType, frozen_recipe, run_identity, run_name
 from fovea_api.trainingjob import TrainingJobSpec
 from fovea_api.tuningsweep import TuningSweepSpec
 from fovea_operator.kinds.trainingjob.build import child_builder
@@ -45,6 +45,23 @@ def work(store: str = "pvc://store/ns", recipe: Recipe = RECIPE) -> Work:
     identity = run_identity(RunType.DATASET_BUILD, owner, recipe, RunInputs())
     spec = RunSpec(type=RunType.DATASET_BUILD, owner=owner, identity=identity, recipe=recipe.to_dict(), store=store)
     return Work("ns", run_name(identity), 2, spec, "trainer:1", STORE)
+
+
+EDGE = {"node.kubernetes.io/instance-type": "edge"}
+LATENCY: dict[str, Any] = {"resources": {"requests": {"cpu": "2"}, "limits": {"memory": "2Gi"}}, "nodeSelector": EDGE}
+
+
+def measuring(latency: dict[str, Any], policy: dict[str, Any] | None = None, **compute: Any) -> Any:
+    """The RayJob of a training whose run measures latency there, whatever the spec has become since."""
+    spec = TrainingJobSpec.model_validate(
+        {"datasetRef": {"name": "cells"}, "model": {"architecture": "resnet18"}, "compute": compute}
+        | {"runPolicy": policy or {}}
+    )
+    recipe = TrainingJobSpec.model_validate(
+        {"datasetRef": {"name": "cells"}, "model": {"architecture": "resnet18"}, "evaluation": {"latency": latency}}
+    ).recipe()
+    run = work().spec.model_copy(update={"type": RunType.TRAINING, "recipe": frozen_recipe(recipe)})
+    return child_builder(spec, SETTINGS).build(replace(work(), spec=run))
 
 
 def job(extra: dict[str, Any] | None = None, **policy: Any) -> Any:
@@ -87,7 +104,7 @@ def pods(manifest: Any) -> list[Any]:
 
 
 def test_every_pod_keeps_the_restricted_standard() -> None:
-    for manifest in (job(), ray_job()):
+    for manifest in (job(), ray_job(), measuring(LATENCY)):
         for pod in pods(manifest):
             assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
             assert pod["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -135,6 +152,84 @@ def test_the_workers_of_an_elastic_sweep_come_and_go() -> None:
         assert not execution.elastic_trials
     digests = {sweep_builder(sweep_spec(), settings).pods_digest for settings in (elastic, Settings())}
     assert len(digests) == 2, "what waits in a queue is made anew"
+
+
+def test_latency_is_measured_in_a_pod_of_its_own_on_which_nothing_is_trained() -> None:
+    extra = {
+        "nodeSelector": {"gpu": "h100"},
+        "affinity": {"nodeAffinity": {}},
+        "runtimeClassName": "nvidia",
+        "tolerations": [{"key": "edge", "operator": "Exists"}],
+        "imagePullSecrets": [{"name": "registry"}],
+        "volumes": [{"name": "scratch", "persistentVolumeClaim": {"claimName": "of-another-node"}}],
+        "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
+    }
+    made = measuring(LATENCY, {"queueName": "team"}, workers=2, podTemplate=extra)
+    worker, group = made["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert (worker["replicas"], group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 1, 1, 1)
+    assert group["groupName"] == "latency"
+    start = group["rayStartParams"]
+    assert (start["num-cpus"], start["num-gpus"]) == ("0", "0")
+    assert json.loads(json.loads(start["resources"])) == {"latency": 1}
+    assert "resources" not in worker["rayStartParams"]
+    pod = group["template"]
+    spec, (container,) = pod["spec"], pod["spec"]["containers"]
+    assert spec["nodeSelector"] == EDGE
+    assert not {"affinity", "runtimeClassName", "serviceAccountName"} & set(spec)
+    assert spec["automountServiceAccountToken"] is False
+    assert (spec["tolerations"][0]["key"], spec["imagePullSecrets"]) == ("edge", [{"name": "registry"}])
+    assert (spec["volumes"], container["volumeMounts"]) == ([], []), "what a claim is bound to may be another node"
+    assert "envFrom" not in container, "it needs no store"
+    assert container["resources"] == LATENCY["resources"]
+    assert pod["metadata"]["labels"] == worker["template"]["metadata"]["labels"], "it is counted and told of as others"
+    assert worker["template"]["spec"]["nodeSelector"] == {"gpu": "h100"}
+    asked = {pods.name: (pods.count, pods.each["cpu"]) for pods in RayJobWorkload().demand(made)}
+    assert (asked["worker"][0], asked["latency"]) == (2, (1, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("latency", "placed"),
+    [
+        ({"resources": {"requests": {"cpu": "4"}}}, {"nodeSelector": {"gpu": "h100"}, "runtimeClassName": "nvidia"}),
+        (
+            {"resources": {"limits": {"nvidia.com/gpu": "1"}}, "nodeSelector": EDGE},
+            {"nodeSelector": EDGE, "runtimeClassName": "nvidia"},
+        ),
+    ],
+    ids=["on a node of the run's", "on another one with a GPU"],
+)
+def test_where_the_pod_that_measures_latency_runs(latency: dict[str, Any], placed: dict[str, Any]) -> None:
+    template = {"nodeSelector": {"gpu": "h100"}, "runtimeClassName": "nvidia"}
+    _, group = measuring(latency, podTemplate=template)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    spec = group["template"]["spec"]
+    assert {name: spec[name] for name in ("nodeSelector", "runtimeClassName")} == placed
+
+
+def test_what_measures_latency_knows_its_node() -> None:
+    for manifest in (measuring({}), measuring(LATENCY)):
+        for group in manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+            env = {each["name"]: each for each in group["template"]["spec"]["containers"][0]["env"]}
+            assert env["FOVEA_NODE_NAME"]["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+
+
+def test_latency_on_one_core_of_the_run_takes_no_pod() -> None:
+    for latency in ({}, {"resources": {"requests": {"cpu": "1"}}, "nodeSelector": {}}):
+        (group,) = measuring(latency)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        assert group["groupName"] == "worker"
+
+
+def test_a_sweep_measures_where_its_template_says() -> None:
+    template = {"evaluation": {"latency": LATENCY}, "datasetRef": {"name": "cells"}}
+    spec = sweep_spec().to_dict()
+    spec["template"] = {"spec": {**template, "model": {"architecture": "resnet18"}}}
+    recipe = TuningSweepSpec.model_validate(spec).recipe()
+    run = work().spec.model_copy(update={"type": RunType.TUNING_SWEEP, "recipe": frozen_recipe(recipe)})
+    for settings in (Settings(), Settings(elastic_sweeps=True)):
+        made: Any = sweep_builder(sweep_spec(), settings).build(replace(work(), spec=run))
+        worker, group = made["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        assert (group["groupName"], group["minReplicas"]) == ("latency", 1), "Ray's autoscaler leaves it"
+        assert group["template"]["spec"]["nodeSelector"] == EDGE
+        assert json.loads(json.loads(worker["rayStartParams"]["resources"])) == {"trial": 1}
 
 
 def test_names_fit_kuberay() -> None:

@@ -234,9 +234,9 @@ def test_the_gpu_of_a_build_counts_as_the_jobs_also_when_its_run_is_deleted() ->
 def test_an_engine_stays_while_the_spec_asks_for_what_cannot_be_done() -> None:
     view = built()
     status = status_of(plan(view))
-    edited = job(status, evaluation={"latency": {"nodeSelector": {"disk": "ssd"}}}, **DEFERRED)
+    edited = job(status, training={"loss": "GIoU"}, **DEFERRED)
     edited = edited.model_copy(update={"metadata": edited.metadata.model_copy(update={"generation": 3})})
     blocked = plan_training(replace(snapshot(edited, trained()), deferred=(view,)), SETTINGS)
-    assert condition(blocked, "Ready")[:2] == ("False", "NotSupported")
+    assert condition(blocked, "Ready")[:2] == ("False", "UnsuitableLoss")
     assert condition(blocked)[:2] == ("True", "EngineBuilt")
     assert status_of(blocked)["engine"] == status["engine"]

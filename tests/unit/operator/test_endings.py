@@ -347,6 +347,7 @@ def test_a_lack_of_memory_that_the_run_itself_reports_is_not_repeated_at_the_sam
     ("reported", "pods", "reason"),
     [
         ("WorkersLost", "OOMKilled", "OOMKilled"),
+        ("LatencyNotMeasured", "OOMKilled", "OOMKilled"),
         ("WorkersLost", "AppFailed", "WorkersLost"),
         ("TrainingDiverged", "OOMKilled", "TrainingDiverged"),
     ],

@@ -586,7 +586,7 @@ def ray_job(name: str, owner: RunOwner, labels: dict[str, str], **status: Any) -
 
     cluster = {
         "headGroupSpec": {"template": pod("500m", "2Gi")},
-        "workerGroupSpecs": [{"replicas": 2, "template": pod("100m", "3Gi")}],
+        "workerGroupSpecs": [{"groupName": "worker", "replicas": 2, "template": pod("100m", "3Gi")}],
     }
     spec = {"rayClusterSpec": cluster, "submitterPodTemplate": pod("100m", "1Gi"), "ttlSecondsAfterFinished": 3600}
     return thing(RAY_JOB, name, owner, labels=labels, spec=spec, status=status, controller=NAME)

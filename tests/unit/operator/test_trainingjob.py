@@ -121,7 +121,6 @@ def test_a_change_that_starts_no_run_is_not_answered_by_the_run_of_before() -> N
 
 
 CHANGED = {"training": {"epochs": 3}}
-ELSEWHERE = {"latency": {"nodeSelector": {"disk": "ssd"}}}
 SITUATIONS: dict[str, tuple[dict[str, Any], str | None, bool]] = {
     # the spec, the dataset's newest version, whether it trains again
     "nothing changed": ({}, OLD, False),
@@ -134,6 +133,12 @@ SITUATIONS: dict[str, tuple[dict[str, Any], str | None, bool]] = {
     ),
     "other weights": ({"model": {"architecture": "resnet18", "pretrained": {"weights": "None"}}}, OLD, True),
     "the recipe changed, and that is to be ignored": (CHANGED | {"runPolicy": {"onChange": "Ignore"}}, OLD, False),
+    "latency is measured elsewhere": ({"evaluation": {"latency": {"nodeSelector": {"disk": "ssd"}}}}, OLD, True),
+    "where latency is measured was spelled out": (
+        {"evaluation": {"latency": {"resources": {"requests": {"cpu": "1"}}, "nodeSelector": {}}}},
+        OLD,
+        False,
+    ),
     "criteria changed": ({"successCriteria": [{"metric": "test/accuracy", "min": 0.5}]}, OLD, False),
     "compute changed": ({"compute": {"workers": 4, "image": "other"}}, OLD, False),
     "a new dataset version": ({}, NEW, False),
@@ -182,15 +187,6 @@ def test_a_recipe_frozen_with_the_default_weights_equals_a_spec_without_them() -
     assert not made(plan_training(snapshot(job(status), view), Settings()), RUN)
 
 
-def test_what_this_version_cannot_do_is_reported_before_a_run_is_made() -> None:
-    plan = plan_training(snapshot(job(evaluation=ELSEWHERE)), Settings())
-    assert not made(plan, RUN)
-    found = {each["type"]: each for each in status_of(plan)["conditions"]}
-    assert (found["Stalled"]["status"], found["Stalled"]["reason"]) == ("True", "NotSupported")
-    words = "spec.evaluation.latency.nodeSelector: measuring latency on another node than the run's is not available"
-    assert found["Ready"]["message"].startswith(words)
-
-
 def test_what_can_never_work_is_reported_before_a_run_is_made() -> None:
     spec = {"training": {"loss": "GIoU"}, "successCriteria": [{"metric": "test/acuracy", "min": 0.5}]}
     plan = plan_training(snapshot(job(**spec)), Settings())
@@ -207,11 +203,11 @@ def test_a_run_of_before_goes_on_while_the_spec_asks_for_what_cannot_be_done() -
     create, status = made(plan, RUN)[0], status_of(plan)
     manifest = dict(create.manifest) | {"status": {"phase": "Running"}}
     view = RunView(Run.model_validate(manifest), ())
-    plan = plan_training(snapshot(job(status, evaluation=ELSEWHERE), view), Settings())
+    plan = plan_training(snapshot(job(status, training={"loss": "GIoU"}), view), Settings())
     assert not made(plan, RUN)
     assert made(plan, RAY_JOB)[0].key.name == f"{view.name}-1"
     ready = next(each for each in status_of(plan)["conditions"] if each["type"] == "Ready")
-    assert ready["reason"] == "NotSupported"
+    assert ready["reason"] == "UnsuitableLoss"
 
 
 def test_criteria_are_checked_as_they_are_now() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fovea_operator.objects import JOB, RAY_JOB, Kind
+from fovea_operator.workloads.demand import kept_of_pod
 from fovea_operator.workloads.job import JobWorkload
 from fovea_operator.workloads.rayjob import RayJobWorkload
 from fovea_operator.workloads.workload import Child, ChildState, read_child
@@ -223,6 +224,26 @@ def test_the_program_of_a_source_is_part_of_the_work(name: str) -> None:
     given, state, reason, message = PROGRAMS[name]
     child = read(JOB, {"active": 1}, given)
     assert (child.state, child.reason, child.message) == (state, reason, message)
+
+
+def unschedulable(group: str) -> dict[str, Any]:
+    """A pod of a group of Ray's workers for which there is no node."""
+    message = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    waiting = pod(node="worker", phase="Pending", conditions=[condition])
+    waiting["metadata"]["labels"]["ray.io/group"] = group
+    spec = kept_of_pod({"nodeSelector": {"disk": "ssd", "zone": "a"}, "volumes": [{"name": "v"}]})
+    return waiting | {"spec": spec}
+
+
+def test_a_run_says_what_measures_its_latency_waits_for_while_it_trains() -> None:
+    running = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+    child = read(RAY_JOB, running, unschedulable("worker"), unschedulable("latency"))
+    assert (child.state, child.reason) == (ChildState.RUNNING, "Unschedulable")
+    assert child.message.endswith("didn't match Pod's node affinity/selector.; its nodeSelector is disk=ssd, zone=a")
+    elastic = read(RAY_JOB, running, unschedulable("worker"))
+    assert (elastic.reason, elastic.message) == ("", ""), "workers may come later"
+    assert starting_ray_job(unschedulable("worker")).message.endswith("its nodeSelector is disk=ssd, zone=a")
 
 
 @pytest.mark.parametrize("name", SITUATIONS)

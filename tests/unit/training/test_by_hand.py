@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import pty
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fovea_api.errors import InvalidInput
+from fovea_api.errors import InvalidInput, NotSupported
+from fovea_serving.backends import usable_cpus
+from fovea_serving.bundle import load_bundle
 from fovea_store import StorePath
+from fovea_trainer.evaluation.latency import processor
 from fovea_trainer.local import train_manifest
 from fovea_trainer.training.loop import NO_VALIDATION
 from pydantic import JsonValue
@@ -58,6 +62,60 @@ def test_without_a_validation_split_nothing_is_chosen_by_the_test_split(
         f"bundle with model and report: {result.artifact}",
     ):
         assert any(chapter in line for line in story), f"{chapter!r} is missing, or not at its place"
+
+
+@pytest.mark.parametrize(
+    ("latency", "refused"),
+    [
+        ({"nodeSelector": {"disk": "ssd"}}, r"latency\.nodeSelector: latency can be measured on another node on a clu"),
+        ({"resources": {"requests": {"cpu": "4096"}}}, r"latency\.resources: latency is to be measured on 4096 CPUs"),
+        ({"resources": {"limits": {"cpu": "500m"}}}, r"latency\.resources: latency is to be measured on 500m CPUs"),
+    ],
+)
+def test_latency_that_this_machine_cannot_measure_is_refused_before_any_work(
+    tmp_path: Path, latency: JsonValue, refused: str
+) -> None:
+    """A cluster would adopt the result as its own."""
+    path = manifest(tmp_path, {"train": 8}, evaluation={"latency": latency})
+    with pytest.raises(NotSupported, match=refused):
+        train_manifest(path, str(tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_latency_is_measured_here_on_the_cpus_that_are_asked_for_and_that_is_recorded(tmp_path: Path) -> None:
+    cpus = usable_cpus()
+    latency: JsonValue = {"resources": {"requests": {"cpu": str(cpus)}}}
+    path = manifest(
+        tmp_path,
+        {"train": 16, "validation": 8},
+        training={"epochs": 1, "batchSize": 8, "precision": "FP32"},
+        evaluation={"latency": latency, "splits": ["validation"]},
+    )
+    result = train_manifest(path, str(tmp_path / "store"))
+    assert result.training is not None
+    where = result.training.latency_measured_on
+    assert where is not None
+    assert (where.cpus, where.device, where.node) == (cpus, "CPU", platform.node())
+    assert where.processor == processor()
+    bundle = load_bundle(str(result.artifact))
+    assert bundle.manifest.metrics.latency_measured_on == where
+    assert f"Latency is that of one image on {where}." in (bundle.path / "report.html").read_text()
+
+
+XEON, BOARD = "Intel(R) Xeon(R) CPU @ 2.60GHz", "Raspberry Pi 5 Model B Rev 1.0"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        (f"processor\t: 0\nmodel\t\t: 85\nmodel name\t: {XEON}\nflags\t: fpu", XEON),
+        (f"processor\t: 0\nCPU part\t: 0xd0b\n\nModel\t\t: {BOARD}\n", BOARD),
+        ("processor\t: 0\nCPU part\t: 0xd0b\n", platform.machine()),
+    ],
+    ids=["x86", "an ARM board", "an ARM server"],
+)
+def test_the_model_of_the_cpu_is_what_the_kernel_calls_it(cpuinfo: str, name: str) -> None:
+    assert processor(cpuinfo) == name
 
 
 SCRIPT = """

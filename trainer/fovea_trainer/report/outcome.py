@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from fovea_api.bundle import BundleFormat, Lineage
 from fovea_api.choice import Candidate
 from fovea_api.criteria import CriterionResult
+from fovea_api.latency import MeasuredOn
 from fovea_api.metrics import SPLITS
 from fovea_api.run import CompressionStage
 from fovea_api.version import DatasetVersion
@@ -92,6 +93,7 @@ def metrics(
     evaluations: Sequence[EvaluationResult],
     complexity: Complexity | None,
     notes: Sequence[str],
+    latency_measured_on: MeasuredOn | None = None,
 ) -> Section:
     """All metrics of the exported model with their intervals, beside those of other models.
 
@@ -101,6 +103,7 @@ def metrics(
         evaluations: Those that the metrics are of; the last one's intervals are shown.
         complexity: How large the network is.
         notes: Sentences below the tables.
+        latency_measured_on: Where latency was measured.
     """
     splits = [evaluation.split for evaluation in evaluations]
     bounds = evaluations[-1].intervals if evaluations else {}
@@ -133,6 +136,8 @@ def metrics(
     if cost:
         parts.append(base.table(["Cost", *("Measured" + words for words, _ in stages)], cost))
     lead = "Measured on the exported model, through the code that serves it."
+    if latency_measured_on is not None:
+        lead += f" Latency is that of one image on {latency_measured_on}."
     if bounds:
         lead += " The interval is where 95 % of the values lie when the images are drawn anew (bootstrap)."
     body = base.columns(*parts) if len(parts) > 1 else base.join(*parts)
@@ -166,7 +171,7 @@ def formats(exported: Sequence[BundleFormat], headline: EvaluationResult | None)
     return [Section("Formats", base.table(["Format", "File", "Difference", *titles], rows), lead)]
 
 
-def choice(candidates: Sequence[Candidate]) -> list[Section]:
+def choice(candidates: Sequence[Candidate], latency_measured_on: MeasuredOn | None) -> list[Section]:
     """The architectures that were compared before the training, and why the others were not chosen."""
     if not candidates:
         return []
@@ -186,9 +191,11 @@ def choice(candidates: Sequence[Candidate]) -> list[Section]:
         "Parameters (millions)",
         *(NAMES[name.split("/")[1]] for name in costs[2:]),
     ]
+    cpus = 1 if latency_measured_on is None else latency_measured_on.cpus
     lead = (
-        "Latency, size and complexity are those of the network before its training, exported as it is served, on one "
-        "CPU core. What is within the success criteria on them was trained for a short time, and the best was chosen."
+        "Latency, size and complexity are those of the network before its training, exported as it is served, on "
+        f"{base.count(cpus, 'CPU', 'CPUs')}. What is within the success criteria on them was trained for a short "
+        "time, and the best was chosen."
     )
     return [Section("Choice of the architecture", base.table([*columns, *metrics, ""], rows), lead)]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import yaml
 from fovea_api.bundle import MANIFEST, BundleFormat, BundleManifest, BundleMetrics, Lineage
 from fovea_api.criteria import evaluate_criteria
-from fovea_api.errors import FoveaError, NotSupported
+from fovea_api.errors import FoveaError
 from fovea_api.profile import PROFILE
 from fovea_api.run import Progress, RunResult, StageName, TrainingSummary
-from fovea_api.trainingjob import Recipe, unsupported
+from fovea_api.trainingjob import Recipe
 from fovea_serving.bundle import MODEL, MODEL_WITH_NMS, MODELS, REPORT, bundle_digest, parse_manifest
 from fovea_serving.pipeline.golden import ANSWERS, golden_image, golden_numbers
 from fovea_store import StorePath
@@ -46,9 +46,7 @@ log = logging.getLogger(__name__)
 
 
 def check_supported(recipe: Recipe) -> None:
-    """Refuses, before any work, what this version cannot do, or not here. Raises NotSupported, MissingExtra."""
-    if problems := unsupported(recipe):
-        raise NotSupported("; ".join(map(str, problems)))
+    """Refuses, before any work, formats that cannot be written here. Raises NotSupported, MissingExtra."""
     for name in recipe.export.formats:
         exporter(name).libraries()
 
@@ -77,7 +75,8 @@ def finish(run: TrainingRun, state: State, report: Listener) -> RunResult:
     stage("Evaluating", TRAINING_PERCENT + 3)
     delivered = _evaluate(trained, folder, stage, before)
     formats = measure_formats(exported, delivered)
-    summary = summary.model_copy(update={"compression": delivered.table})
+    where = delivered.served.latency_measured_on
+    summary = summary.model_copy(update={"compression": delivered.table, "latency_measured_on": where})
     known = delivered.served.trained
     for model in {folder / MODEL, delivered.served.model}:
         write_metadata(model, known.version.manifest.classes, known.preprocess, known.postprocess)
@@ -114,7 +113,7 @@ def measure(trained: Trained, folder: Path, *, splits: bool) -> dict[str, float]
     (folder / "evaluation").mkdir(parents=True)
     export(trained, folder)
     if not splits:
-        return trained.metrics(folder / MODEL, {})
+        return dict(trained.measured(folder / MODEL, {}).metrics)
     return dict(_evaluate(trained, folder, lambda stage, percent: None).served.metrics)
 
 
@@ -225,7 +224,8 @@ def _describe(
     _state_golden_answers(trained, folder)
     profile = reference_profile(trained, served.model)
     (folder / PROFILE).write_text(profile.model_dump_json(by_alias=True, exclude_none=True))
-    both = BundleMetrics(before_compression=delivered.before, exported=metrics)
+    where = served.latency_measured_on
+    both = BundleMetrics(before_compression=delivered.before, exported=metrics, latency_measured_on=where)
     return describe_bundle(trained, lineage, folder, both, formats, "Quantized" in delivered.stages)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from fovea_api.bundle import BundleFormat
 from fovea_serving.bundle import MODEL, WEIGHTS
 
-from fovea_trainer.evaluation.latency import size_megabytes
 from fovea_trainer.export import Exporter, Parity, check_parity, exporter, save_weights
 from fovea_trainer.export.exporters.onnx import Onnx
 from fovea_trainer.models.description import KEY
@@ -81,8 +80,8 @@ def _metrics(exported: Exported, delivered: Delivered) -> Mapping[str, float]:
         metrics = floating.metrics
     else:
         evaluated = {split: trained.evaluate(exported.file, split)} if split is not None else {}
-        metrics = trained.metrics(exported.file, evaluated)
-    kept = (f"{split}/", "latency/")
+        metrics = trained.measured(exported.file, evaluated, exported.form.files(exported.file)).metrics
+    kept = (f"{split}/", "latency/", "size/")
     chosen = {name: value for name, value in metrics.items() if name.startswith(kept) and name.count("/") == 1}
     log.info("%s: %s", exported.form.format, ", ".join(f"{name} {value:.4g}" for name, value in chosen.items()))
-    return {**chosen, **size_megabytes(*exported.form.files(exported.file))}
+    return chosen

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from fovea_api.latency import MeasuredOn
 from fovea_api.run import CompressionStage, StageName
 from fovea_api.trainingjob import Recipe
-from fovea_serving.backends import Device
 from fovea_serving.bundle import MODEL
 from fovea_serving.pipeline import Postprocess, Preprocess, decode
 from fovea_serving.predictor import Predictor
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from fovea_trainer.data.version import OpenVersion, Sample
 from fovea_trainer.evaluation.evaluate import choose_threshold, evaluate
-from fovea_trainer.evaluation.latency import measure_latency, size_megabytes
+from fovea_trainer.evaluation.latency import Artefact, Stopwatch, size_megabytes
 from fovea_trainer.evaluation.result import EvaluationResult
 from fovea_trainer.export import Exportable, exporter
 from fovea_trainer.models.complexity import complexity
@@ -41,6 +42,8 @@ NAME_LENGTH, MOST_LAYERS = 128, 256
 CALIBRATION_BATCH = 8
 """Images that are calibrated on at once, where the exported model takes more than one."""
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
@@ -52,14 +55,15 @@ class Trained:
     postprocess: Postprocess
     version: OpenVersion
     recipe: Recipe
+    stopwatch: Stopwatch
 
     @property
     def size(self) -> tuple[int, int]:
         return self.preprocess.width, self.preprocess.height
 
-    def predictor(self, model: Path, threads: int = 0, device: Device | None = None) -> Predictor:
+    def predictor(self, model: Path) -> Predictor:
         """The exported model as it will be served."""
-        return Predictor(model, self.preprocess, self.postprocess, threads=threads, device=device)
+        return Predictor(model, self.preprocess, self.postprocess)
 
     def samples(self, split: str) -> Sequence[Sample]:
         return self.version.split(split) if self.version.manifest.splits.get(split) else []
@@ -95,18 +99,20 @@ class Trained:
         for start in range(0, end, size):
             yield self.batch("train", start, min(start + size, end))
 
-    def metrics(self, model: Path, evaluations: Mapping[str, EvaluationResult]) -> dict[str, float]:
-        """All metrics of an exported model: of its splits, latency on one core, size, and its network's complexity."""
+    def measured(
+        self, model: Path, evaluations: Mapping[str, EvaluationResult], files: Sequence[Path] = ()
+    ) -> Measured:
+        """An exported model with all its metrics: of its splits, latency where the recipe says, size, and its network's
+        complexity. `files`: all that it consists of; none: the one file."""
         metrics = {name: value for evaluation in evaluations.values() for name, value in evaluation.metrics.items()}
         samples = next(filter(len, map(self.samples, ("test", "validation", "train"))))
-        files = [samples[index].image_bytes for index in range(min(LATENCY_IMAGES, len(samples)))]
-        latency = measure_latency(self.predictor(model, threads=1, device=Device.CPU), files)
+        images = [samples[index].image_bytes for index in range(min(LATENCY_IMAGES, len(samples)))]
+        files = tuple(files) or (model,)
+        timed = self.stopwatch(Artefact(model, files, self.preprocess, self.postprocess), images)
+        log.info("the latency of %s was measured on %s", model.name, timed.on)
         size = complexity(self.network, *self.size)
-        return {**metrics, **latency.metrics, **size_megabytes(model), **size.metrics}
-
-    def measured(self, model: Path, evaluations: Mapping[str, EvaluationResult]) -> Measured:
-        """An exported model with its metrics, which take some seconds to measure."""
-        return Measured(self, model, evaluations, self.metrics(model, evaluations))
+        metrics |= {**timed.latency.metrics, **size_megabytes(*files), **size.metrics}
+        return Measured(self, model, evaluations, metrics, timed.on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +123,8 @@ class Measured:
         trained: The network that was exported, with the threshold that suits the exported model.
         model: The file.
         evaluations: By split, in the order of the recipe.
-        metrics: All of them, as `Trained.metrics` gives them.
+        metrics: All of them, as `Trained.measured` gives them.
+        latency_measured_on: Where its latency was measured.
         floating: Layers of an 8-bit model that stay in floating point.
     """
 
@@ -125,6 +132,7 @@ class Measured:
     model: Path
     evaluations: Mapping[str, EvaluationResult]
     metrics: Mapping[str, float]
+    latency_measured_on: MeasuredOn
     floating: tuple[str, ...] = ()
 
     def stage(self, name: StageName) -> CompressionStage:
@@ -199,19 +207,19 @@ def measured_untrained(run: TrainingRun) -> Mapping[str, float]:
     recipe = fitted(run.recipe, version)
     network, pruning = make_network(recipe, version, published=False), recipe.compression.pruning
     weights = network.state_dict() if pruning is None else prune(network, pruning.sparsity)
-    untrained = _of(network.description, weights, recipe, version)
+    untrained = _of(run, network.description, weights, version)
     with tempfile.TemporaryDirectory(prefix="fovea-untrained-") as folder:
         model = Path(folder) / MODEL
         exporter("ONNX").write(untrained.exportable, model)
-        return untrained.metrics(model, {})
+        return untrained.measured(model, {}).metrics
 
 
 def _with_weights(run: TrainingRun, state: State, weights: Mapping[str, Tensor]) -> Trained:
-    version = run.open()
-    return _of(state.description, weights, fitted(run.recipe, version), version)
+    return _of(run, state.description, weights, run.open())
 
 
-def _of(description: str, weights: Mapping[str, Tensor], recipe: Recipe, version: OpenVersion) -> Trained:
+def _of(run: TrainingRun, description: str, weights: Mapping[str, Tensor], version: OpenVersion) -> Trained:
+    recipe = fitted(run.recipe, version)
     network = assemble(NetworkDescription.from_json(description), weights, "the last checkpoint")
     preprocess = preprocessing(architecture_of(recipe.model), recipe.input)
-    return Trained(network, description, preprocess, network.postprocess, version, recipe)
+    return Trained(network, description, preprocess, network.postprocess, version, recipe, run.stopwatch)

@@ -12,6 +12,7 @@ from fovea_store import StorePath
 
 from fovea_trainer.data.version import OpenVersion, open_version
 from fovea_trainer.environment import RunEnvironment
+from fovea_trainer.evaluation.latency import InThisProcess, Stopwatch
 from fovea_trainer.results import folder_of, owner_folder
 from fovea_trainer.training.base_weights import fetch_base_weights
 from fovea_trainer.training.distillation import fetch_teacher
@@ -46,6 +47,16 @@ class TrainingRun:
     def bundles(self) -> StorePath:
         """Where the job's bundles lie, each under its digest."""
         return owner_folder(self.spec.store, self.spec.owner) / "bundles"
+
+    @property
+    def stopwatch(self) -> Stopwatch:
+        """What measures latency: a node of its own, where the recipe wants one and the operator has seen to it."""
+        wanted = self.recipe.evaluation.latency
+        if self.environment.status is None or not wanted.elsewhere:
+            return InThisProcess(wanted)
+        from fovea_trainer.evaluation.latency_node import OnItsNode
+
+        return OnItsNode(wanted)
 
     def open(self) -> OpenVersion:
         """The dataset version, from this machine's cache, with the problem as it is stated now.

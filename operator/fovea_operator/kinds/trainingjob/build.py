@@ -8,7 +8,7 @@ from fovea_api.trainingjob import DeferredExport, TrainingJobSpec
 
 from fovea_operator.cleanups.build import PodSettings
 from fovea_operator.objects import JOB, RAY_JOB, JsonObject
-from fovea_operator.runs.build import pods_digest
+from fovea_operator.runs.build import latency_of, pods_digest
 from fovea_operator.runs.plan import ChildBuilder, ExecutionSettings
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.job import ENGINE, build_job
@@ -37,7 +37,8 @@ def child_builder(spec: TrainingJobSpec, settings: Settings) -> ChildBuilder:
     """What builds the RayJob of an attempt."""
 
     def build(work: Work) -> JsonObject:
-        return build_ray_job(work, spec.compute, _workers(spec, settings), spec.run_policy, settings)
+        latency = latency_of(work.spec.recipe, "evaluation.latency")
+        return build_ray_job(work, spec.compute, _workers(spec, settings), spec.run_policy, settings, latency)
 
     digest = pods_digest(spec.compute, spec.run_policy, settings.submitter_memory_limit)
     return ChildBuilder(RAY_JOB, build, digest)

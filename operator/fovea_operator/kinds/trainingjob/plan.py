@@ -27,7 +27,6 @@ from fovea_api.trainingjob import (
     TrainingJobSpec,
     TrainingJobStatus,
     TrainingResult,
-    unsupported,
 )
 from pydantic import ValidationError
 
@@ -139,7 +138,7 @@ def _run_spec(
     job, spec, old = snapshot.job, snapshot.job.spec, snapshot.job.status or TrainingJobStatus()
     as_asked = spec.model_copy(update=dict(recipe)) if requested is not None else spec
     dataset = snapshot.dataset.spec if snapshot.dataset is not None else None
-    if problems := incompatibilities(as_asked, dataset) or unsupported(as_asked):
+    if problems := incompatibilities(as_asked, dataset):
         return refusal(problems)
     if (blocker := blocker_of((), snapshot.store)) is not None:
         return blocker
@@ -254,6 +253,7 @@ def _result(job: TrainingJob, old: TrainingJobStatus, view: RunView | None) -> T
             compression=made.training.compression if made.training is not None else (),
             architecture=made.training.architecture if made.training is not None else None,
             candidates=made.training.candidates if made.training is not None else (),
+            latency_measured_on=made.training.latency_measured_on if made.training is not None else None,
             eligible=eligible(evaluated, made.metrics),
         )
     if old.result is None:

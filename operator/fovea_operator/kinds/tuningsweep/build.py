@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from fovea_operator.cleanups.build import PodSettings
 from fovea_operator.objects import RAY_JOB, TRAINING_JOB, JsonObject, Key
-from fovea_operator.runs.build import pods_digest
+from fovea_operator.runs.build import latency_of, pods_digest
 from fovea_operator.runs.plan import ChildBuilder, ExecutionSettings
 from fovea_operator.settings import Settings
 from fovea_operator.workloads.rayjob import build_ray_job
@@ -55,7 +55,8 @@ def child_builder(spec: TuningSweepSpec, settings: Settings) -> ChildBuilder:
     least = compute.workers if elastic else None
 
     def build(work: Work) -> JsonObject:
-        return build_ray_job(work, compute, parallel * compute.workers, spec.run_policy, settings, custom, least)
+        workers, latency = parallel * compute.workers, latency_of(work.spec.recipe, "template.evaluation.latency")
+        return build_ray_job(work, compute, workers, spec.run_policy, settings, latency, custom, least)
 
     kind = ["elastic"] if elastic else []
     digest = pods_digest(compute, spec.run_policy, settings.submitter_memory_limit, str(parallel), *kind)
