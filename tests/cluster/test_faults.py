@@ -1,8 +1,12 @@
-"""Pods die in the middle of an epoch; the training goes on from its checkpoint and ends well."""
+"""Pods die in the middle of an epoch; the training goes on from its checkpoint and ends well.
+
+Its latency is measured in a pod of its own, whose node has to be labelled first.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from tests.kube import ROOT, documents
 pytestmark = pytest.mark.timeout(2400)
 NAME = "blood-cells-faults"
 EPOCHS = 3
+LABEL = "fovea.dev/measures-latency"
 MAP50 = 0.05
 """What three epochs reach easily: that it has learnt at all."""
 
@@ -22,7 +27,18 @@ def manifest() -> dict[str, Any]:
     job = short_job(EPOCHS, MAP50)
     job["metadata"]["name"] = NAME
     job["spec"]["input"]["size"] = {"width": 320, "height": 240}
+    resources = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "2Gi"}}
+    job["spec"].setdefault("evaluation", {})["latency"] = {"resources": resources, "nodeSelector": {LABEL: "yes"}}
+    job["spec"]["successCriteria"].append({"metric": "latency/p50Milliseconds", "max": 60_000})
     return job
+
+
+@pytest.fixture
+def node(demo: Demo) -> Iterator[str]:
+    """The name of a node; what the test labels is taken away again."""
+    name = demo.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
+    yield name
+    demo.kubectl("label", "node", name, f"{LABEL}-")
 
 
 def names(demo: Demo, namespace: str, selector: str) -> list[str]:
@@ -57,18 +73,22 @@ def attempts(demo: Demo) -> list[dict[str, Any]]:
     return found
 
 
-def test_operator_worker_and_head_die_in_mid_epoch(demo: Demo) -> None:
+def test_operator_worker_and_head_die_in_mid_epoch(demo: Demo, node: str) -> None:
     demo.apply(manifest(), namespace=demo.namespace)
+    demo.until(lambda: demo.ready("trainingjob", NAME) == ("False", "Unschedulable"), 120)
+    demo.until(lambda: f"its nodeSelector is {LABEL}=yes" in demo.message("trainingjob", NAME), 60)
+    demo.kubectl("label", "node", node, f"{LABEL}=yes")
     first_saved = in_the_middle_of_an_epoch(demo, 1)
     run = demo.run(NAME)["metadata"]["name"]
     pods = f"fovea.dev/run={run},ray.io/node-type"
 
     operator = kill(demo, SYSTEM, "app.kubernetes.io/name=fovea")
-    worker = kill(demo, demo.namespace, f"{pods}=worker")
+    worker = kill(demo, demo.namespace, f"{pods}=worker,ray.io/group=worker")
+    measures = kill(demo, demo.namespace, f"{pods}=worker,ray.io/group=latency")
     second_saved = in_the_middle_of_an_epoch(demo, first_saved + 1)
     assert [attempt["number"] for attempt in attempts(demo)] == [1], "Ray replaces a worker within the attempt"
     assert operator not in names(demo, SYSTEM, "app.kubernetes.io/name=fovea")
-    assert worker not in names(demo, demo.namespace, f"{pods}=worker")
+    assert not {worker, measures} & {*names(demo, demo.namespace, f"{pods}=worker")}
 
     kill(demo, demo.namespace, f"{pods}=head")
     demo.until(lambda: len(attempts(demo)) == 2, 400)
@@ -77,7 +97,11 @@ def test_operator_worker_and_head_die_in_mid_epoch(demo: Demo) -> None:
     first, second = attempts(demo)
     assert (first["outcome"], second["outcome"]) == ("Failed", "Succeeded")
     assert job["status"]["run"] == run
-    assert job["status"]["result"]["metrics"]["test/mAP50"] >= MAP50
+    result = job["status"]["result"]
+    assert result["metrics"]["test/mAP50"] >= MAP50
+    where = result["latencyMeasuredOn"]
+    assert (where["node"], where["cpus"], where["device"]) == (node, 2, "CPU")
+    assert "the latency of model.onnx was measured on 2 CPUs" in demo.log(run)
     went_on = [[first_saved], [second_saved]]
     assert demo.resumed(run) == went_on, "a new worker, then a new head: each from the last checkpoint"
     story = [reason for reason, _ in demo.events(NAME)]
