@@ -31,6 +31,8 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from tests.ray_cluster import connected
+
 WANTED = Wanted.model_validate({"resources": {"requests": {"cpu": "2"}}, "nodeSelector": {"disk": "ssd"}})
 START = {"num-cpus": "0", "num-gpus": "0", "resources": json.dumps(json.dumps({"latency": 1}))}
 """The group's rayStartParams, as tests/unit/operator/test_build.py has them."""
@@ -39,11 +41,8 @@ EDGE = "edge-1"
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    ray.init(address=made.address, log_to_driver=False)
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with connected(num_cpus=2, include_dashboard=False) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
