@@ -28,6 +28,9 @@ def manifest() -> dict[str, Any]:
     job["metadata"]["name"] = NAME
     job["spec"]["input"]["size"] = {"width": 320, "height": 240}
     resources = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "2Gi"}}
+    compute = job["spec"]["compute"]
+    compute["head"]["resources"]["requests"]["cpu"] = "100m"  # KubeRay asks for 200m more for the third pod
+    compute["resources"]["requests"]["cpu"] = "900m"
     job["spec"].setdefault("evaluation", {})["latency"] = {"resources": resources, "nodeSelector": {LABEL: "yes"}}
     job["spec"]["successCriteria"].append({"metric": "latency/p50Milliseconds", "max": 60_000})
     return job
