@@ -56,12 +56,13 @@ def test_prometheus_has_data_of_what_serves_and_alerts_on_what_is_missing(demo: 
             wrong = urllib.request.Request(f"http://{address(demo)}/v1/predict", b"no image")
             with pytest.raises(urllib.error.HTTPError, match="415"):
                 urllib.request.urlopen(wrong, timeout=30)
-            demo.until(lambda: not without_data(prometheus), 60)
+            demo.until(lambda: not without_data(prometheus), 300)
         labels = {"namespace": demo.namespace, "deployment": "blood-cells", "role": "stable", "code": "200"}
         selector = ",".join(f'{name}="{value}"' for name, value in labels.items())
         assert prometheus.query(f"fovea_serving_requests_total{{{selector}}} > 0"), "labels are those of the gateway"
-        assert not prometheus.firing() & {"FoveaGatewayUnmonitored", "FoveaNoLeader", "FoveaDeploymentDown"}
+        wrongly = {"FoveaGatewayUnmonitored", "FoveaNoLeader", "FoveaDeploymentDown"}
+        demo.until(lambda: not prometheus.firing() & wrongly, 120)  # one scrape of a second that fails fires them here
         prometheus.discover(GATEWAYS.job, [])
-        demo.until(lambda: "FoveaGatewayUnmonitored" in prometheus.firing(), 30)
+        demo.until(lambda: "FoveaGatewayUnmonitored" in prometheus.firing(), 120)
         prometheus.discover(OPERATOR.job, [])
-        demo.until(lambda: "FoveaNoLeader" in prometheus.firing(), 30)
+        demo.until(lambda: "FoveaNoLeader" in prometheus.firing(), 120)
