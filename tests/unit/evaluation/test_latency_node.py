@@ -17,7 +17,7 @@ import pytest
 import ray
 from fovea_api.common import Task
 from fovea_api.errors import Recoverable, Retryable
-from fovea_api.names import NODE_VARIABLE, RAY_LATENCY
+from fovea_api.names import NODE_VARIABLE
 from fovea_api.run import Execution
 from fovea_api.trainingjob import Latency as Wanted
 from fovea_serving.pipeline import Postprocess, Preprocess
@@ -130,12 +130,13 @@ def test_nothing_is_trained_on_the_node() -> None:
 @pytest.mark.usefixtures("edge")
 def test_one_measurement_at_a_time_also_of_a_trial_in_its_placement_group(artefact: Artefact, tmp_path: Path) -> None:
     """As Ray Tune has its trials: what they start is taken into their group, which has not the node's resource."""
-    asked, released, began = tmp_path / "asked", tmp_path / "released", tmp_path / "began"
+    asked, released, began, holds = (tmp_path / name for name in ("asked", "released", "began", "holds"))
+    until_released = f"iter(lambda: __import__('os').path.exists({str(released)!r}), True)"
+    held = f"(open({str(holds)!r}, 'w').close(), [__import__('time').sleep(0.1) for _ in {until_released}])"
 
-    @ray.remote(num_cpus=0, resources={RAY_LATENCY: 1})
+    @ray.remote(num_cpus=0)
     def other_measurement() -> None:
-        while not released.exists():
-            time.sleep(0.1)
+        OnItsNode(WANTED)(sent(artefact, held), [png()])
 
     @ray.remote(num_cpus=1)
     def trial() -> float:
@@ -143,6 +144,8 @@ def test_one_measurement_at_a_time_also_of_a_trial_in_its_placement_group(artefa
         return OnItsNode(WANTED)(sent(artefact, f"open({str(began)!r}, 'w').close()"), [png()]).latency.p50
 
     other = other_measurement.remote()
+    while not holds.exists():
+        time.sleep(0.1)
     group = placement_group([{"CPU": 1}])
     captured = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
     measuring = trial.options(scheduling_strategy=captured).remote()
