@@ -98,6 +98,11 @@ def outside_cause(error: BaseException) -> Recoverable | None:
     return None
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first; its class where it says nothing."""
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
     """The error and all that led to it, inside of Ray's errors too, the outermost first."""
     seen: list[BaseException] = [error]

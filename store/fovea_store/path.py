@@ -155,9 +155,10 @@ class StorePath:
             raise NotFound("there is no such file", self.uri, "check the path")
         return int(info.size)
 
-    def files(self, *, recursive: bool = True) -> list[Entry]:
-        """All files below this folder, sorted by path. Raises NotFound where the folder does not exist.
+    def files(self, *, recursive: bool = True, missing_ok: bool = False) -> list[Entry]:
+        """All files below this folder, sorted by path.
 
+        Raises NotFound where the folder does not exist; with `missing_ok` there are none then.
         A link to a folder that lies above it is not followed. A name that is no UTF-8 has the sign U+FFFD in it, and
         cannot be opened.
         """
@@ -174,7 +175,12 @@ class StorePath:
                 key=lambda entry: entry.path,
             )
 
-        return self._call(find)
+        try:
+            return self._call(find)
+        except NotFound:
+            if missing_ok:
+                return []
+            raise
 
     def stamp(self) -> str:
         """Digest of names, sizes and times of the file or of all files below: another one after a write there.

@@ -51,10 +51,7 @@ class StoreFolder:
         self.place = place
 
     def files(self) -> list[Entry]:
-        try:
-            return self.place.files()
-        except NotFound:
-            return []
+        return self.place.files(missing_ok=True)
 
     def send(self, folder: Path, paths: Sequence[str], sent: Callable[[int], None]) -> None:
         def copy(path: str) -> None:

@@ -18,7 +18,7 @@ from fovea_store import StorePath
 from pydantic import JsonValue
 
 from fovea_trainer.data.recordings import FOLDER as RECORDINGS
-from fovea_trainer.data.recordings import frames_in
+from fovea_trainer.data.recordings import is_frame
 from fovea_trainer.data.version import read_manifest
 from fovea_trainer.results import RESULT, read_result
 
@@ -83,7 +83,11 @@ def recorded(store: StorePath) -> list[Recorded]:
     """The recordings of all Datasets and sources, also of those that are gone."""
     datasets = [store / "dataset" / name / RECORDINGS for name in (store / "dataset").folders()]
     places = [folder / source for folder in datasets for source in folder.folders()]
-    return [Recorded(place, size_of(place), len(frames_in(place))) for place in places]
+    listed = ((place, place.files()) for place in places)
+    return [
+        Recorded(place, sum(entry.size for entry in files), sum(is_frame(entry.path) for entry in files))
+        for place, files in listed
+    ]
 
 
 def artifacts(store: StorePath) -> list[Artifact]:

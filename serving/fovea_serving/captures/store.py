@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from fovea_api.errors import CorruptData
-from fovea_store import Entry, NotFound, StorePath
+from fovea_store import NotFound, StorePath
 from pydantic import ValidationError
 
 from fovea_serving.captures.records import Answered, AnsweredPair, Capture, Label
@@ -153,7 +153,7 @@ class CaptureStore:
 
     def _holds_captures(self, day: str) -> bool:
         """Whether a record of a day can be read."""
-        for entry in self._files(day, recursive=True):
+        for entry in (self.root / day).files(missing_ok=True):
             if entry.path.endswith(RECORD) and not entry.path.endswith((LABEL, PAIR)):
                 with suppress(ValidationError, NotFound):
                     Capture.model_validate_json((self.root / day / entry.path).read_bytes(MOST_RECORD_BYTES))
@@ -161,15 +161,9 @@ class CaptureStore:
         return False
 
     def _names(self, day: str) -> set[str]:
-        """The files of a day, without those that are being written."""
-        return {entry.path for entry in self._files(day, recursive=False) if not entry.path.endswith(".tmp")}
-
-    def _files(self, day: str, *, recursive: bool) -> list[Entry]:
-        """The files of a day; none where another gateway has deleted it meanwhile."""
-        try:
-            return (self.root / day).files(recursive=recursive)
-        except NotFound:
-            return []
+        """The files of a day, without those being written; none where another gateway has deleted it meanwhile."""
+        entries = (self.root / day).files(recursive=False, missing_ok=True)
+        return {entry.path for entry in entries if not entry.path.endswith(".tmp")}
 
     def _read(self, day: str, request_id: str) -> Answered | None:
         for folder in (day, f"{day}/{ANSWERS}"):

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from fovea_api.common import Task
 from fovea_api.dataset import Format
+from fovea_api.run import Progress, RunResult
 from fovea_store import StorePath
 from fovea_trainer.data.build import BuildResult
 from fovea_trainer.data.findings import Finding
@@ -22,6 +23,24 @@ BCCD = EXAMPLES / "bccd/BCCD"
 MEMBRANE = EXAMPLES / "membrane"
 
 Build = Callable[..., BuildResult]
+
+
+class Listener:
+    """Keeps the stages that it is told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str | None] = []
+
+    def report(self, progress: Progress) -> None:
+        self.stages.append(progress.stage)
+
+    def finish(self, result: RunResult) -> None:
+        pass
+
+    @property
+    def built(self) -> bool:
+        """Whether a version was built, and none adopted."""
+        return "Checking" in self.stages
 
 
 def detection(root: Path, format: str = "PascalVOC", **fields: object) -> dict[str, object]:

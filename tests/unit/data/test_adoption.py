@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataset_support import detection
+from dataset_support import Listener, detection
 from fovea_api.bundle import MANIFEST
 from fovea_api.dataset import Recipe
 from fovea_api.errors import InvalidInput
@@ -17,7 +17,6 @@ from fovea_api.run import (
     BundleInput,
     CleanupRecipe,
     DatasetInput,
-    Progress,
     RunInputs,
     RunOwner,
     RunResult,
@@ -38,19 +37,6 @@ from fovea_trainer.run import check_store, execute
 
 TEAM_A, TEAM_B = StoreOwner("cluster", "a-uid", "team-a"), StoreOwner("cluster", "b-uid", "team-b")
 REBUILT = StoreOwner("cluster-2", "a-uid-2", "team-a")
-
-
-class Listener:
-    """Keeps the stages that are reported."""
-
-    def __init__(self) -> None:
-        self.stages: list[str | None] = []
-
-    def report(self, progress: Progress) -> None:
-        self.stages.append(progress.stage)
-
-    def finish(self, result: RunResult) -> None:
-        pass
 
 
 class Cluster:

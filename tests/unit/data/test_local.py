@@ -7,27 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dataset_support import BCCD
-from fovea_api.run import Progress, RunResult
+from dataset_support import BCCD, Listener
+from fovea_api.run import RunResult
 from fovea_trainer.data.version import open_version
 from fovea_trainer.local import build_manifest
-
-
-class Listener:
-    """Keeps the stages that it is told."""
-
-    def __init__(self) -> None:
-        self.stages: list[str | None] = []
-
-    def report(self, progress: Progress) -> None:
-        self.stages.append(progress.stage)
-
-    def finish(self, result: RunResult) -> None:
-        pass
-
-    @property
-    def built(self) -> bool:
-        return "Checking" in self.stages
 
 
 class ByHand:

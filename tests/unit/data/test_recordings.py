@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from camera import Camera
-from dataset_support import BCCD, Build, detection
+from dataset_support import BCCD, Build, Listener, detection
 from fovea_api.dataset import Recipe, Source
 from fovea_api.errors import Interrupted
 from fovea_api.run import Progress, RunInputs, RunOwner, RunResult, RunSpec, RunType, run_identity, run_name
@@ -304,19 +304,6 @@ def test_a_store_shows_recordings_and_frees_none(recorder: Recorder, tmp_path: P
 def with_camera(voc: Path, uri: str, **video: object) -> dict[str, Any]:
     spec: dict[str, Any] = detection(voc)
     return {**spec, "sources": [*spec["sources"], {"name": "hall", "video": {"uri": uri, **AT_ONCE, **video}}]}
-
-
-class Listener:
-    """Keeps the stages that it is told."""
-
-    def __init__(self) -> None:
-        self.stages: list[str | None] = []
-
-    def report(self, progress: Progress) -> None:
-        self.stages.append(progress.stage)
-
-    def finish(self, result: RunResult) -> None:
-        pass
 
 
 def test_builds_by_hand_record_until_all_is_there_and_then_adopt(voc: Path, tmp_path: Path, camera: Camera) -> None:

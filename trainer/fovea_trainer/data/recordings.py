@@ -51,12 +51,14 @@ def recordings_of(dataset: StorePath, source: Source) -> StorePath:
     return dataset / FOLDER / source.name
 
 
+def is_frame(path: str) -> bool:
+    """Whether a path below a source's recordings is that of a frame."""
+    return FRAME.fullmatch(path) is not None
+
+
 def frames_in(folder: StorePath) -> list[str]:
     """Paths of the frames that were recorded, in the order of their time."""
-    try:
-        return [entry.path for entry in folder.files() if FRAME.fullmatch(entry.path)]
-    except NotFound:
-        return []
+    return [entry.path for entry in folder.files(missing_ok=True) if is_frame(entry.path)]
 
 
 def is_recorded(source: Source, dataset: StorePath) -> bool:
@@ -174,7 +176,7 @@ class Recordings:
 
         Raises Recoverable.
         """
-        frames = [path for path in sorted(self.tree.files) if FRAME.fullmatch(path)]
+        frames = [path for path in sorted(self.tree.files) if is_frame(path)]
         taken, rest = frames[: self.settings.max_frames], frames[self.settings.max_frames :]
         for recording, paths in groupby(taken, lambda path: path.partition("/")[0]):
             together = list(paths)

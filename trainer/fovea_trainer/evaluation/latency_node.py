@@ -19,6 +19,7 @@ import ray.exceptions
 from fovea_api.errors import FoveaError, Recoverable, Retryable
 from fovea_api.names import RAY_LATENCY
 from fovea_api.trainingjob import Latency as Wanted
+from fovea_store.errors import first_line
 
 from fovea_trainer.evaluation.latency import Artefact, InThisProcess, Timed
 from fovea_trainer.logs import log_to_stdout
@@ -77,14 +78,14 @@ class OnItsNode:
                 raise
             except ray.exceptions.RayError as error:
                 lost = error
-                log.warning("attempt %d of %d to measure latency was lost: %s", attempt, ATTEMPTS, _first_line(error))
+                log.warning("attempt %d of %d to measure latency was lost: %s", attempt, ATTEMPTS, first_line(error))
                 continue
             if isinstance(timed, FoveaError):
                 raise timed
             return timed
         assert lost is not None
         raise LatencyNotMeasured(
-            f"what measures latency, on {self.wanted}, died {ATTEMPTS} times, at last of: {_first_line(lost)}",
+            f"what measures latency, on {self.wanted}, died {ATTEMPTS} times, at last of: {first_line(lost)}",
             f"{PLACE}.resources",
             "raise its memory, or choose another node",
         ) from None
@@ -120,7 +121,3 @@ def _measure(wanted: Wanted, artefact: Artefact, given: Given) -> Timed | FoveaE
             return InThisProcess(wanted)(here, images)
         except FoveaError as error:  # Ray would wrap it in a text
             return error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray.exceptions
 from fovea_api.errors import FoveaError, Retryable
-from fovea_store.errors import causes
+from fovea_store.errors import causes, first_line
 from ray.train import Checkpoint, UserCallback
 
 FAILURES_IN_VAIN = 3
@@ -28,10 +28,10 @@ def of_memory(error: BaseException) -> OutOfMemory | None:
 
     for each in causes(error):
         if isinstance(each, torch.OutOfMemoryError):
-            what = f"the memory of the GPU is too small: {_first_line(each)}"
+            what = f"the memory of the GPU is too small: {first_line(each)}"
             return OutOfMemory(what, None, "lower training.batchSize and raise gradientAccumulationSteps as much")
         if isinstance(each, MemoryError | ray.exceptions.OutOfMemoryError):
-            what = f"a worker needed more memory than it may use: {_first_line(each)}"
+            what = f"a worker needed more memory than it may use: {first_line(each)}"
             return OutOfMemory(what, None, "raise spec.compute.resources.limits.memory")
     return None
 
@@ -76,7 +76,3 @@ class WorkerFailures(UserCallback):
         self._in_vain += 1
         if (error := ends_attempt(worker_exceptions.values(), self._in_vain)) is not None:
             self._final_error.set.remote(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
