@@ -64,8 +64,8 @@ test-kubernetes: venv tools  ## The next two at once: one mostly waits, the othe
 	$(MAKE) --no-print-directory test-controlplane > $$log 2>&1 & beside=$$!; \
 	trap 'kill $$beside 2> /dev/null; rm -f $$log' EXIT; \
 	$(MAKE) --no-print-directory test-cluster; status=$$?; \
-	wait $$beside || status=1; \
-	cat $$log; exit $$status
+	if wait $$beside; then tail -n 1 $$log; else status=1; cat $$log; fi; \
+	exit $$status
 
 test-controlplane: venv tools  ## Against a real API server, which the devcluster brings up
 	devcluster/devcluster up --control-plane

@@ -24,6 +24,7 @@ def up(with_kueue: bool) -> None:
         network.refuse_strangers()
         node.refuse_other_kubelet()
         CLUSTER.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        node.need_room(0, "the cluster")
         node.claim()
         network.up()
         pki.ensure(CLUSTER)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from . import build, layout
-from .node import STATE, ctr, unmount
+from .node import STATE, ctr, need_room, unmount
 from .settings import BIN, CACHE, CRI_SOCKET, HERE, IMAGES, REPOSITORY
 from .shell import PATH, Failure, locked, run, say, write
 
@@ -94,6 +94,8 @@ def _load(image: str) -> None:
     start = time.monotonic()
     present = set(ctr("content", "ls", "-q").split())
     digests = [digest for digest in layout.closure(manifest) if digest == manifest or digest not in present]
+    size = sum(layout.blob(digest).stat().st_size for digest in digests)
+    need_room(2 * size, f"image {image}")  # the archive of its layers, and their files
     importer = subprocess.Popen(
         ["ctr", "--address", str(CRI_SOCKET), "--namespace", "k8s.io", "images", "import", "--local", "-"],
         stdin=subprocess.PIPE,

@@ -32,6 +32,7 @@ S3_ENDPOINT = f"http://{HOST_IP}:{S3_PORT}"
 S3_SECRET = STATE / "s3-secret.yaml"
 _CTR = ("ctr", "--address", str(CRI_SOCKET), "--namespace", "k8s.io")
 _HOST_PROCESSES = ("kubelet", "kube-proxy", "kube-scheduler", "coredns", "volumes", "s3")
+_KEPT_FREE = 4 << 30  # kubelet evicts all pods below half of it (kubelet.yaml); the rest is for what they write
 
 
 def ctr(*arguments: str | Path, check: bool = True) -> str:
@@ -41,6 +42,16 @@ def ctr(*arguments: str | Path, check: bool = True) -> str:
 def refuse_other_kubelet() -> None:
     if _alive_in_pods() and not CLAIM.exists():
         raise Failure("another kubelet runs pods on this machine; stop it first")
+
+
+def need_room(size: int, what: str) -> None:
+    """Failure where the disk lacks the bytes: a full one would have its pods evicted, and no error would say why."""
+    free = shutil.disk_usage(STATE).free
+    if free < size + _KEPT_FREE:
+        raise Failure(
+            f"{what} needs {(size + _KEPT_FREE) / 1e9:.1f} GB on the disk of {STATE}, where {free / 1e9:.1f} GB are free: "
+            "make room there, or set FOVEA_CACHE to a folder on a larger disk"
+        )
 
 
 def claim() -> None:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         environment = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
         command = ["make", "--no-print-directory", "-C", str(ROOT), "demo"]
         variables = {"NAMESPACE": namespace, "CLUSTER": "devcluster", "LOOP": "no"}  # test_loop.py has the loop
-        subprocess.run(command, env=environment | variables, check=True)
+        _make_demo(command, environment | variables)
     folder = tmp_path_factory.mktemp("store")
     secret = yaml.safe_load((CACHE / "cluster" / "s3-secret.yaml").read_text())
     for key, value in secret["stringData"].items():
@@ -148,6 +149,21 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     yield kube
     if not given:
         kube.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+def _make_demo(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Shows what the demo prints. Its failure ends the session with its last words: no other test can be without it."""
+    said: deque[str] = deque(maxlen=30)
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            said.append(line)
+    if process.returncode != 0:
+        seen = Kube(Path(devcluster("kubeconfig"))).try_kubectl("get", "nodes,pods", "-A", "-o", "wide")
+        pytest.exit(f"`make demo` failed:\n{''.join(said)}\n{seen.stdout}{seen.stderr}", returncode=1)
 
 
 @pytest.fixture

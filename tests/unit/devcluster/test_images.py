@@ -1,4 +1,4 @@
-"""Which images `devcluster load` takes when none is named, and what goes into those of the product."""
+"""Which images `devcluster load` takes when none is named, the room they need, and what the product's are made of."""
 
 from __future__ import annotations
 
@@ -43,6 +43,32 @@ def test_those_that_are_built_are_loaded(tmp_path: Path, built: Sequence[str], l
     assert done.stdout.strip() == loaded
     assert told in done.stderr
     assert bool(told) == bool(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("free", "said"),
+    [
+        (12 << 30, ""),
+        (
+            (12 << 30) - 1,
+            "image a needs 12.9 GB on the disk of {state}, where 12.9 GB are free: make room there, or set "
+            "FOVEA_CACHE to a folder on a larger disk",
+        ),
+    ],
+)
+def test_an_image_needs_room_for_itself_and_for_what_pods_write(tmp_path: Path, free: int, said: str) -> None:
+    script = f"""
+import shutil
+from cluster import node
+shutil.disk_usage = lambda folder: shutil._ntuple_diskusage(1 << 60, 0, {free})
+try:
+    node.need_room(8 << 30, "image a")
+except node.Failure as failure:
+    print(failure)
+"""
+    environment = {**os.environ, "FOVEA_CACHE": str(tmp_path), "PYTHONPATH": str(DEVCLUSTER)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said.format(state=tmp_path / "cluster")
 
 
 @pytest.mark.parametrize("image", sorted(file.parent.name for file in ROOT.glob("images/*/Containerfile")))
