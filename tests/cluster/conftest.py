@@ -25,6 +25,8 @@ from tests.kube import CACHE, ROOT, Kube, devcluster, documents
 NAMESPACE_VARIABLE = "FOVEA_DEMO_NAMESPACE"
 """Names a namespace in which `make demo` has run already, for work on these tests; it is left as it is."""
 SYSTEM = "fovea-system"
+HANGS = 300
+"""Seconds after which what takes some on an idle machine is given up."""
 FOVEA = Path(sys.executable).with_name("fovea")
 
 
@@ -68,7 +70,7 @@ class Demo(Kube):
         """Words of the object's condition Ready."""
         return str(self.condition(kind, name).get("message", ""))
 
-    def wait_ready(self, kind: str, name: str, seconds: float) -> Any:
+    def wait_ready(self, kind: str, name: str, seconds: float = HANGS) -> Any:
         """The object, once it is Ready. Fails as soon as it cannot go on."""
         self.until(lambda: self.ready(kind, name)[0] == "True" or self._stalled(kind, name), seconds)
         assert self.ready(kind, name)[0] == "True", self._stalled(kind, name)
@@ -78,7 +80,7 @@ class Demo(Kube):
         held = self.condition(kind, name, "Stalled")
         return str(held) if held.get("status") == "True" else ""
 
-    def until(self, what: Callable[[], Any], seconds: float, pause: float = 1) -> Any:
+    def until(self, what: Callable[[], Any], seconds: float = HANGS, pause: float = 1) -> Any:
         """What the callable gives, as soon as it is true; fails with what the namespace looks like."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -70,7 +70,7 @@ def test_a_lost_object_is_adopted_from_the_store(demo: Demo) -> None:
     """As on a rebuilt cluster: the objects are gone, the store is there, and nothing is trained again."""
     before = demo.object("trainingjob", NAME)["status"]["result"]
     demo.kubectl("-n", demo.namespace, "delete", "trainingjob", NAME, "--wait")
-    demo.until(lambda: demo.run(NAME) is None, 60)
+    demo.until(lambda: demo.run(NAME) is None)
     _, job = documents(ROOT / "examples" / "blood-cells.yaml")
     demo.apply(job, namespace=demo.namespace)
     after = demo.wait_ready("trainingjob", NAME, 400)["status"]["result"]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.conftest import Demo, short_job
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 PROGRAM = r"""#!/usr/bin/env python3
 import json, os, ssl, time, urllib.request
 
@@ -74,33 +74,33 @@ def test_a_corrected_node_selector_starts_the_build_and_uses_no_retry(demo: Demo
     manifest = dataset(name, nodeSelector={"fovea.dev/nowhere": "yes"})
     manifest["spec"]["runPolicy"] = {"retries": 0}
     demo.apply(manifest, namespace=demo.namespace)
-    demo.until(lambda: demo.ready("dataset", name) == ("False", "Unschedulable"), 60)
+    demo.until(lambda: demo.ready("dataset", name) == ("False", "Unschedulable"))
     assert "didn't match Pod's node affinity/selector" in demo.message("dataset", name)
     corrected = dataset(name)
     corrected["spec"]["runPolicy"] = {"retries": 0}
     demo.apply(corrected, namespace=demo.namespace)
-    demo.wait_ready("dataset", name, 90)
+    demo.wait_ready("dataset", name)
     assert attempts(demo, name) == [("Suspended", "SpecChanged"), ("Succeeded", None)]
 
 
 def test_a_build_that_ran_out_of_memory_goes_on_when_the_limit_is_raised(demo: Demo) -> None:
     name = "small"
     demo.apply(dataset(name, memory="96Mi"), namespace=demo.namespace)
-    demo.until(lambda: demo.condition("dataset", name, "Stalled").get("status") == "True", 120)
+    demo.until(lambda: demo.condition("dataset", name, "Stalled").get("status") == "True")
     assert demo.ready("dataset", name) == ("False", "OOMKilled")
     message = demo.message("dataset", name)
     assert "2 attempts ran out of memory at the same limit" in message
     assert "raise spec.compute.resources.limits.memory" in message
     demo.apply(dataset(name, memory="512Mi"), namespace=demo.namespace)
-    demo.wait_ready("dataset", name, 90)
+    demo.wait_ready("dataset", name)
     assert attempts(demo, name) == [("Failed", "OOMKilled"), ("Failed", "OOMKilled"), ("Succeeded", None)]
 
 
 def test_a_build_that_hangs_after_its_result_is_ended_and_that_is_said(demo: Demo, hanging: str) -> None:
-    demo.wait_ready("dataset", hanging, 90)
+    demo.wait_ready("dataset", hanging)
     run = demo.object("dataset", hanging)["status"]["run"]
-    demo.until(lambda: "AttemptStopped" in [reason for reason, _ in demo.events(hanging)], 180)
-    demo.until(lambda: not demo.get(demo.namespace, "pods", "-l", f"fovea.dev/run={run}")["items"], 90)
+    demo.until(lambda: "AttemptStopped" in [reason for reason, _ in demo.events(hanging)])
+    demo.until(lambda: not demo.get(demo.namespace, "pods", "-l", f"fovea.dev/run={run}")["items"])
     (attempt,) = demo.object("run", run)["status"]["attempts"]
     assert attempt["outcome"] == "Succeeded"
     assert "did not end" in attempt["message"]

@@ -62,9 +62,9 @@ def test_fashion_mnist_suspended_and_resumed_on_two_workers(demo: Demo, tmp_path
     demo.until(lambda: demo.epoch(name) >= 1.25, 900)
 
     patch(demo, name, runPolicy={"suspend": True})
-    demo.until(lambda: demo.ready("trainingjob", name) == ("False", "Suspended"), 180)
+    demo.until(lambda: demo.ready("trainingjob", name) == ("False", "Suspended"))
     run = demo.run(name)["metadata"]["name"]
-    demo.until(lambda: not demo.get(demo.namespace, "pods", "-l", f"fovea.dev/run={run}")["items"], 120)
+    demo.until(lambda: not demo.get(demo.namespace, "pods", "-l", f"fovea.dev/run={run}")["items"])
     half = {"requests": {"cpu": "500m", "memory": "2Gi"}}
     patch(demo, name, runPolicy={"suspend": False}, compute={"workers": 2, "resources": half})
 
@@ -94,15 +94,15 @@ def test_membranes_through_a_queue_that_takes_its_pods_away(demo: Demo, tmp_path
     apply(demo, name, MEMBRANES, queueName=QUEUE)
     names = dataset_version(demo, name, tmp_path / "version", "test")
     assert len(names) == 10, "a third of the block, so that no image has a neighbour in train but the last"
-    demo.until(lambda: demo.ready("trainingjob", name) == ("False", "WaitingForQuota"), 120)
+    demo.until(lambda: demo.ready("trainingjob", name) == ("False", "WaitingForQuota"))
     shown = demo.kubectl("-n", demo.namespace, "get", "trainingjob", name)
     assert "Queued" in shown
-    demo.until(lambda: "insufficient quota for cpu" in demo.message("trainingjob", name), 60)
+    demo.until(lambda: "insufficient quota for cpu" in demo.message("trainingjob", name))
 
     kueue.apply(demo, kueue.cluster_queue(QUEUE, 8))
     demo.until(lambda: demo.epoch(name) >= 11, 1200)
     kueue.apply(demo, kueue.cluster_queue(QUEUE, 8, "HoldAndDrain"))
-    demo.until(lambda: demo.ready("trainingjob", name) == ("False", "WaitingForQuota"), 180)
+    demo.until(lambda: demo.ready("trainingjob", name) == ("False", "WaitingForQuota"))
     kueue.apply(demo, kueue.cluster_queue(QUEUE, 8))
     status = demo.wait_ready("trainingjob", name, 2400)["status"]
     attempts = demo.run(name)["status"]["attempts"]

@@ -78,8 +78,8 @@ def attempts(demo: Demo) -> list[dict[str, Any]]:
 
 def test_operator_worker_and_head_die_in_mid_epoch(demo: Demo, node: str) -> None:
     demo.apply(manifest(), namespace=demo.namespace)
-    demo.until(lambda: demo.ready("trainingjob", NAME) == ("False", "Unschedulable"), 120)
-    demo.until(lambda: f"its nodeSelector is {LABEL}=yes" in demo.message("trainingjob", NAME), 60)
+    demo.until(lambda: demo.ready("trainingjob", NAME) == ("False", "Unschedulable"))
+    demo.until(lambda: f"its nodeSelector is {LABEL}=yes" in demo.message("trainingjob", NAME))
     demo.kubectl("label", "node", node, f"{LABEL}=yes")
     first_saved = in_the_middle_of_an_epoch(demo, 1)
     run = demo.run(NAME)["metadata"]["name"]
@@ -118,10 +118,10 @@ def test_a_quota_refuses_in_its_own_words(demo: Demo) -> None:
     dataset["metadata"]["name"] = name = "blood-cells-quota"
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     demo.apply(quota, namespace=demo.namespace)
-    demo.until(lambda: demo.get(demo.namespace, "resourcequota", "none").get("status", {}).get("hard"), 30)
+    demo.until(lambda: demo.get(demo.namespace, "resourcequota", "none").get("status", {}).get("hard"))
     try:
         demo.apply(dataset, namespace=demo.namespace)
-        demo.until(lambda: "exceeded quota: none" in demo.message("dataset", name), 120)
+        demo.until(lambda: "exceeded quota: none" in demo.message("dataset", name))
     finally:
         demo.kubectl("-n", demo.namespace, "delete", "resourcequota", "none")
     assert demo.wait_ready("dataset", name, 600)["status"]["images"] == 364

@@ -12,7 +12,7 @@ from fovea_trainer.data.version import open_version
 from tests.cluster.conftest import Demo
 from tests.kube import ROOT
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 NAME, IMAGE, IMAGES = "shapes", "fovea.local/trainer:dev", 24
 UNTRUSTED = """
 import os
@@ -41,20 +41,20 @@ def test_what_a_program_writes_becomes_a_version(demo: Demo, tmp_path: Path) -> 
     page = (ROOT / "docs" / "guide" / "generator.md").read_text()
     (drawing,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     demo.apply(dataset(UNTRUSTED + drawing), namespace=demo.namespace)
-    status = demo.wait_ready("dataset", NAME, 180)["status"]
+    status = demo.wait_ready("dataset", NAME)["status"]
     assert (status["images"], status["annotations"]) == (IMAGES, IMAGES)
     version = open_version(status["artifact"], tmp_path / "version")
     assert [each.uri for each in version.manifest.provenance] == [IMAGE]
     assert {sample.name for sample in version.split("train")} == {f"{number:05}.png" for number in range(IMAGES)}
 
     demo.kubectl("-n", demo.namespace, "annotate", "dataset", NAME, "fovea.dev/restart=again")
-    demo.until(lambda: "NothingChanged" in [reason for reason, _ in demo.events(NAME)], 120)
+    demo.until(lambda: "NothingChanged" in [reason for reason, _ in demo.events(NAME)])
     again = demo.object("dataset", NAME)["status"]
     assert again["run"] != status["run"], "the program ran again, and wrote the same"
     assert again["version"] == status["version"]
 
     demo.apply(dataset(FAILING), namespace=demo.namespace)
-    demo.until(lambda: demo.ready("dataset", NAME)[1] == "GeneratorFailed", 120)
+    demo.until(lambda: demo.ready("dataset", NAME)[1] == "GeneratorFailed")
     message = demo.message("dataset", NAME)
     assert "the program of source 'simulated'" in message
     assert "exit code 3" in message

@@ -16,7 +16,7 @@ from tests.cluster.conftest import Demo
 from tests.cluster.test_serving import address, load
 from tests.prometheus import PodPort, Prometheus, running
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 def discovered(demo: Demo, target: Target) -> list[PodPort]:
@@ -56,13 +56,13 @@ def test_prometheus_has_data_of_what_serves_and_alerts_on_what_is_missing(demo: 
             wrong = urllib.request.Request(f"http://{address(demo)}/v1/predict", b"no image")
             with pytest.raises(urllib.error.HTTPError, match="415"):
                 urllib.request.urlopen(wrong, timeout=30)
-            demo.until(lambda: not without_data(prometheus), 300)
+            demo.until(lambda: not without_data(prometheus))
         labels = {"namespace": demo.namespace, "deployment": "blood-cells", "role": "stable", "code": "200"}
         selector = ",".join(f'{name}="{value}"' for name, value in labels.items())
         assert prometheus.query(f"fovea_serving_requests_total{{{selector}}} > 0"), "labels are those of the gateway"
         wrongly = {"FoveaGatewayUnmonitored", "FoveaNoLeader", "FoveaDeploymentDown"}
-        demo.until(lambda: not prometheus.firing() & wrongly, 120)  # one scrape of a second that fails fires them here
+        demo.until(lambda: not prometheus.firing() & wrongly)  # one scrape of a second that fails fires them here
         prometheus.discover(GATEWAYS.job, [])
-        demo.until(lambda: "FoveaGatewayUnmonitored" in prometheus.firing(), 120)
+        demo.until(lambda: "FoveaGatewayUnmonitored" in prometheus.firing())
         prometheus.discover(OPERATOR.job, [])
-        demo.until(lambda: "FoveaNoLeader" in prometheus.firing(), 120)
+        demo.until(lambda: "FoveaNoLeader" in prometheus.firing())

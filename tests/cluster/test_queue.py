@@ -59,32 +59,32 @@ def test_a_training_says_what_a_check_waits_for_and_gives_its_quota_back_at_its_
     def message() -> str:
         return demo.message("trainingjob", JOB)
 
-    demo.until(lambda: ready() == ("False", "WaitingForAdmissionCheck"), 90)
+    demo.until(lambda: ready() == ("False", "WaitingForAdmissionCheck"))
     assert message().startswith(f"Kueue's admission check {CHECK} is Pending")
     own = child(demo, "trainingjob", JOB)
     assert kueue.reserved(demo, QUEUE) > 1, "quota is reserved while the check waits"
     kueue.set_check(demo, own, CHECK, "Pending", "no machine yet")
-    demo.until(lambda: message() == f"Kueue's admission check {CHECK} is Pending: no machine yet", 60)
+    demo.until(lambda: message() == f"Kueue's admission check {CHECK} is Pending: no machine yet")
 
     kueue.set_check(demo, own, CHECK, "Retry", "try later")  # Kueue takes the quota back, and queues it again
-    demo.until(lambda: "no machine yet" not in message() and ready()[1].startswith("WaitingFor"), 90)
+    demo.until(lambda: "no machine yet" not in message() and ready()[1].startswith("WaitingFor"))
 
-    demo.until(lambda: kueue.workload(demo, own)["status"].get("admissionChecks"), 60)
+    demo.until(lambda: kueue.workload(demo, own)["status"].get("admissionChecks"))
     kueue.set_check(demo, own, CHECK, "Rejected", "no such machine")
-    demo.until(lambda: ready() == ("False", "WorkloadDeactivated"), 60)
+    demo.until(lambda: ready() == ("False", "WorkloadDeactivated"))
     assert demo.condition("trainingjob", JOB, "Stalled")["status"] == "True"
     assert "were rejected; to queue it again set spec.runPolicy.suspend to true, and then to false" in message()
     assert kueue.reserved(demo, QUEUE) == 0, "what is deactivated holds no quota"
 
     patch(demo, "trainingjob", JOB, runPolicy={"suspend": True})
-    demo.until(lambda: ready() == ("False", "Suspended"), 60)
+    demo.until(lambda: ready() == ("False", "Suspended"))
     patch(demo, "trainingjob", JOB, runPolicy={"suspend": False})
-    demo.until(lambda: ready() == ("False", "WaitingForAdmissionCheck"), 90)
+    demo.until(lambda: ready() == ("False", "WaitingForAdmissionCheck"))
     kueue.set_check(demo, child(demo, "trainingjob", JOB, 2), CHECK, "Ready", "here it is")
     demo.wait_ready("trainingjob", JOB, 900)
-    demo.until(lambda: kueue.reserved(demo, QUEUE) == 0, 60)
+    demo.until(lambda: kueue.reserved(demo, QUEUE) == 0)
     run = demo.object("trainingjob", JOB)["status"]["run"]
-    demo.until(lambda: not demo.get(demo.namespace, "pods", "-l", f"fovea.dev/run={run}")["items"], 90)
+    demo.until(lambda: not demo.get(demo.namespace, "pods", "-l", f"fovea.dev/run={run}")["items"])
     assert outcomes(demo, "trainingjob", JOB) == [("Suspended", "Suspended"), ("Succeeded", None)]
 
 
@@ -99,23 +99,23 @@ def test_a_sweep_counts_with_its_parallel_trials_and_fits_itself_into_the_quota(
     def ready() -> tuple[str, str]:
         return demo.ready("tuningsweep", SWEEP)
 
-    demo.until(lambda: ready() == ("False", "WaitingForQuota"), 90)
-    demo.until(lambda: "insufficient" in demo.message("tuningsweep", SWEEP), 60)
+    demo.until(lambda: ready() == ("False", "WaitingForQuota"))
+    demo.until(lambda: "insufficient" in demo.message("tuningsweep", SWEEP))
     first = child(demo, "tuningsweep", SWEEP)
     assert sorted(kueue.pods_of(demo, first).values()) == [1, 1, 4], "head, submitter and a worker a trial"
 
     patch(demo, "tuningsweep", SWEEP, trials={"parallel": 1})
-    demo.until(lambda: ready() == ("False", "WaitingForAdmissionCheck"), 120)
+    demo.until(lambda: ready() == ("False", "WaitingForAdmissionCheck"))
     second = child(demo, "tuningsweep", SWEEP, 2)
     assert sorted(kueue.pods_of(demo, second).values()) == [1, 1, 1]
     assert outcomes(demo, "tuningsweep", SWEEP) == [("Suspended", "SpecChanged"), (None, None)]
     one = kueue.reserved(demo, QUEUE)
 
     patch(demo, "tuningsweep", SWEEP, trials={"parallel": 2})
-    demo.until(lambda: kueue.reserved(demo, QUEUE) > one, 120)
+    demo.until(lambda: kueue.reserved(demo, QUEUE) > one)
     assert sorted(kueue.pods_of(demo, child(demo, "tuningsweep", SWEEP, 3)).values()) == [1, 1, 2]
     demo.kubectl("-n", demo.namespace, "delete", "tuningsweep", SWEEP)
-    demo.until(lambda: kueue.reserved(demo, QUEUE) == 0, 60)
+    demo.until(lambda: kueue.reserved(demo, QUEUE) == 0)
 
 
 @pytest.fixture
@@ -164,23 +164,23 @@ def test_a_sweep_grows_with_its_quota_and_shrinks_with_its_trials(demo: Demo, el
     def reserves(cores: float) -> bool:
         return kueue.reserved(demo, GROWING) == pytest.approx(cores)
 
-    demo.until(lambda: reserves(0.7) and trials("running") == 1, 300)
-    demo.until(lambda: waits_to_grow(1), 120)
+    demo.until(lambda: reserves(0.7) and trials("running") == 1)
+    demo.until(lambda: waits_to_grow(1))
     assert demo.ready("tuningsweep", ELASTIC) == ("False", "Running"), "what waits to grow works"
 
     kueue.apply(demo, kueue.cluster_queue(GROWING, "800m", stop_policy="HoldAndDrain"))
-    demo.until(lambda: outcomes(demo, "tuningsweep", ELASTIC)[0] == ("Preempted", "Preempted"), 120)
-    demo.until(lambda: reserves(0) and demo.ready("tuningsweep", ELASTIC)[1] == "WaitingForQuota", 120)
+    demo.until(lambda: outcomes(demo, "tuningsweep", ELASTIC)[0] == ("Preempted", "Preempted"))
+    demo.until(lambda: reserves(0) and demo.ready("tuningsweep", ELASTIC)[1] == "WaitingForQuota")
     assert not pods(), "no pod stays that has no quota"
     kueue.apply(demo, kueue.cluster_queue(GROWING, "800m"))
-    demo.until(lambda: reserves(0.7) and trials("running") == 1 and waits_to_grow(2), 300)
+    demo.until(lambda: reserves(0.7) and trials("running") == 1 and waits_to_grow(2))
 
     kueue.apply(demo, kueue.cluster_queue(GROWING, 2))
-    demo.until(lambda: reserves(1.1) and not gated(), 60)
-    demo.until(lambda: trials("running") == 2, 180)
+    demo.until(lambda: reserves(1.1) and not gated())
+    demo.until(lambda: trials("running") == 2)
     demo.until(lambda: reserves(0.7) and trials("running") == 1, 900)
     assert trials("succeeded") == 2, "the worker that the last trial does not need has left before its end"
     demo.wait_ready("tuningsweep", ELASTIC, 600)
-    demo.until(lambda: reserves(0), 60)
+    demo.until(lambda: reserves(0))
     assert outcomes(demo, "tuningsweep", ELASTIC) == [("Preempted", "Preempted"), ("Succeeded", None)]
     demo.kubectl("-n", demo.namespace, "delete", "tuningsweep", ELASTIC)

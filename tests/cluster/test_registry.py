@@ -84,7 +84,7 @@ def test_a_bundle_in_a_registry_is_served_and_mounted(demo: Demo, registry: str,
         },
     }
     demo.apply(pod, namespace=demo.namespace)
-    demo.until(lambda: demo.object("pod", NAME)["status"]["phase"] == "Succeeded", 120)
+    demo.until(lambda: demo.object("pod", NAME)["status"]["phase"] == "Succeeded")
     assert demo.kubectl("-n", demo.namespace, "logs", NAME).split() == [digest]
 
     demo.wait_ready("modeldeployment", NAME, 400)

@@ -31,7 +31,7 @@ def test_old_versions_go_and_the_rest_with_the_object(demo: Demo) -> None:
 
     demo.kubectl("-n", demo.namespace, "delete", "dataset", NAME)
     demo.until(lambda: not holds(newest) and not holds(parent), 400)
-    demo.until(lambda: NAME not in demo.kubectl("-n", demo.namespace, "get", "runs"), 60)
+    demo.until(lambda: NAME not in demo.kubectl("-n", demo.namespace, "get", "runs"))
     assert holds(demo.stored(demo.object("dataset", "blood-cells")["status"]["artifact"]))
 
 

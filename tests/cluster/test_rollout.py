@@ -108,7 +108,7 @@ def ended(demo: Demo, bundle: str) -> bool:
 @pytest.fixture
 def rolled_out(demo: Demo) -> Iterator[Any]:
     """What serves, with rollouts by loose gates; in the end the demo's own spec is back."""
-    demo.until(lambda: settled(demo), 120)
+    demo.until(lambda: settled(demo))
     before = demo.object(KIND, NAME)["spec"]
     patch(demo, rollout=ROLLOUT)
     yield serving(demo)
@@ -117,7 +117,7 @@ def rolled_out(demo: Demo) -> Iterator[Any]:
         rollout={**dict.fromkeys(ROLLOUT), **before["rollout"]},
         model={"uri": None, **before["model"]},
     )
-    demo.until(lambda: settled(demo) and "run" in status(demo)["stable"], 300)
+    demo.until(lambda: settled(demo) and "run" in status(demo)["stable"])
 
 
 def test_good_slow_wrong_and_crashing_candidates_under_load(demo: Demo, rolled_out: Any) -> None:

@@ -10,6 +10,7 @@ import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any
 
 import pytest
@@ -92,18 +93,18 @@ def replicas_of_ray(demo: Demo) -> dict[str, set[str]]:
     return {version: set(ids) for version, ids in json.loads(found.splitlines()[-1]).items()}
 
 
-def recovers(demo: Demo, component: str, seconds: float) -> None:
+def recovers(demo: Demo, component: str) -> None:
     """Kills the pods of a component; requests are answered again by themselves."""
     demo.kubectl("-n", demo.namespace, "delete", *pods(demo, component), "--grace-period=0", "--force", timeout=60)
     time.sleep(2)
-    demo.until(lambda: answers(demo), seconds)
-    demo.until(lambda: settled(demo), seconds)
+    demo.until(lambda: answers(demo))
+    demo.until(lambda: settled(demo))
 
 
 def answers(demo: Demo) -> bool:
     try:
         status, answer = predict(demo)
-    except OSError:  # no gateway at all
+    except (OSError, HTTPException):  # no gateway at all, or one that dies while it answers
         return False
     assert status in (200, 502, 503, 504), answer
     return status == 200
@@ -128,8 +129,8 @@ def test_the_runtime_is_switched_under_load_without_a_failed_request(demo: Demo)
     with load(demo) as statuses:
         for runtime in ("Triton", "RayServe"):
             change(demo, {"runtime": runtime})
-            demo.until(lambda runtime=runtime: demo.object(KIND, NAME)["status"]["stable"]["runtime"] == runtime, 300)
-            demo.until(lambda: settled(demo), 120)
+            demo.until(lambda runtime=runtime: demo.object(KIND, NAME)["status"]["stable"]["runtime"] == runtime, 600)
+            demo.until(lambda: settled(demo))
             assert len(predict(demo)[1]["predictions"][0]["objects"]) == len(before[0]["objects"])
     assert set(statuses) == {200}, statuses
 
@@ -155,19 +156,19 @@ def test_another_bundle_takes_over_under_load_without_a_failed_request(demo: Dem
                 return bool(demo.object(KIND, NAME)["status"]["stable"]["bundle"] == bundle)
 
             change(demo, {"model": model})
-            demo.until(stable, 300)
-            demo.until(lambda: settled(demo), 120)
+            demo.until(stable, 600)
+            demo.until(lambda: settled(demo))
             assert {version: len(ids) for version, ids in started.items()} == dict.fromkeys(started, 1)
             assert len(started) == 2, "the versions were not up beside each other"
             change(demo, {"inference": {"confidenceThreshold": 0.99}})
-            demo.until(lambda: not predict(demo)[1]["predictions"][0]["objects"], 60)
+            demo.until(lambda: not predict(demo)[1]["predictions"][0]["objects"])
             change(demo, {"inference": {"confidenceThreshold": None}})
-            demo.until(lambda: predict(demo)[1]["predictions"][0]["objects"], 60)
+            demo.until(lambda: predict(demo)[1]["predictions"][0]["objects"])
             served = demo.object(KIND, NAME)["status"]["stable"]["name"]
             assert replicas_of_ray(demo) == {served: started[served]}
     assert set(statuses) == {200}, statuses
 
 
-@pytest.mark.parametrize(("component", "seconds"), [("gateway", 60), ("replica", 180), ("head", 300)])
-def test_what_dies_comes_back_and_answers_again(demo: Demo, component: str, seconds: float) -> None:
-    recovers(demo, component, seconds)
+@pytest.mark.parametrize("component", ["gateway", "replica", "head"])
+def test_what_dies_comes_back_and_answers_again(demo: Demo, component: str) -> None:
+    recovers(demo, component)

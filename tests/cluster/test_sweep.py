@@ -119,7 +119,7 @@ def test_the_winner_of_three_architectures_keeps_the_limit_and_beats_the_default
     run = kill_the_worker(demo, known=1)
     demo.until(lambda: trials(demo, "succeeded", "paused", "stoppedEarly") >= 3 and trials(demo, "running"), 600)
     suspend(demo, True)
-    demo.until(lambda: demo.ready("tuningsweep", NAME) == ("False", "Suspended"), 180)
+    demo.until(lambda: demo.ready("tuningsweep", NAME) == ("False", "Suspended"))
     kept = status(demo)
     suspend(demo, False)
 

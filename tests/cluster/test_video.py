@@ -13,7 +13,7 @@ from fovea_trainer.data.version import open_version
 from tests.cluster.conftest import Demo
 from tests.kube import ROOT
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 NAME, FRAMES = "blood-cells-filmed", 8
 PICTURES = sorted((ROOT / "examples" / "data" / "bccd" / "BCCD" / "JPEGImages").glob("*.jpg"))[:FRAMES]
 
@@ -66,7 +66,7 @@ def test_frames_wait_for_review_and_come_back_as_labelled_images(demo: Demo, tmp
     demo.kubectl("-n", demo.namespace, "exec", "loader", "--", "mkdir", "-p", "/datasets/recordings")
     copy(str(film(tmp_path / "slide.mp4")), "loader:/datasets/recordings/slide.mp4")
     demo.apply(dataset(), namespace=demo.namespace)
-    demo.until(lambda: demo.ready("dataset", NAME)[1] == "NothingLabelled", 180)
+    demo.until(lambda: demo.ready("dataset", NAME)[1] == "NothingLabelled")
     assert f"{FRAMES} wait for one" in demo.message("dataset", NAME)
     found = demo.kubectl("-n", demo.namespace, "exec", "loader", "--", "ls", "/datasets/todo")
     (batch,) = found.split()
@@ -77,7 +77,7 @@ def test_frames_wait_for_review_and_come_back_as_labelled_images(demo: Demo, tmp
     copy(str(tmp_path / "batch"), "loader:/datasets/reviewed")
     reviewed = {"name": "reviewed", "uri": "pvc://datasets/reviewed", "format": "COCO"}
     demo.apply(dataset(reviewed), namespace=demo.namespace)
-    status = demo.wait_ready("dataset", NAME, 180)["status"]
+    status = demo.wait_ready("dataset", NAME)["status"]
     assert (status["images"], status["annotations"]) == (FRAMES, labelled)
     version = open_version(status["artifact"], tmp_path / "version").split("train")
     assert {str(name).split("/")[-1] for name in version.column("name")} == {
