@@ -90,8 +90,8 @@ class World:
                 "reference_poll_seconds": 0.3,
                 "deletion_poll_seconds": 0.2,
                 "cleanup_delay_seconds": 1,
-                "lease_seconds": 6,
-                "lease_renew_deadline_seconds": 4,
+                "lease_seconds": 120,  # nobody starts an operator anew that a busy machine has cost its Lease
+                "lease_renew_deadline_seconds": 60,
                 "lease_retry_seconds": 1,
             }
             | changed

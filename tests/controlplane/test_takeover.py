@@ -25,6 +25,8 @@ from tests.ports import free_port
 
 __all__ = ["kuberay_crds", "world"]  # fixtures
 
+LEASE = {"lease_seconds": 15, "lease_renew_deadline_seconds": 10, "lease_retry_seconds": 2}
+"""As they are by default."""
 COMMAND = (sys.executable, "-c", "import sys; from fovea_operator.main import main; sys.exit(main(sys.argv[1:]))")
 
 
@@ -52,7 +54,7 @@ class Replica:
 @asynccontextmanager
 async def replica(world: World, name: str, **changed: Any) -> AsyncIterator[Replica]:
     port = free_port()
-    settings = dataclasses.asdict(world.settings(port=port, **changed))
+    settings = dataclasses.asdict(world.settings(port=port, **LEASE, **changed))
     flags = [f"--{flag.replace('_', '-')}={value}" for flag, value in settings.items()]
     process = await asyncio.create_subprocess_exec(*COMMAND, *flags, env={**os.environ, "HOSTNAME": name})
     try:
