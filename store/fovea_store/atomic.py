@@ -18,7 +18,7 @@ class Replacing:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
+        self.temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")  # a name may already be as long as names can be
 
     def __enter__(self) -> Path:
         try:

@@ -75,6 +75,9 @@ def explained(error: OSError, uri: str) -> InvalidInput | Recoverable:
         return AccessDenied("the store refuses the credentials", uri, "check the keys of the Secret")
     if "NO_SUCH_BUCKET" in text or "NoSuchBucket" in text:
         return NotFound("the bucket does not exist", uri, "create it or check its name")
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        place = str(error.filename2 or error.filename or uri)
+        return InvalidInput(f"no file can be there: {error.strerror}", place, "rename or remove it")
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or any(word in text for word in FULL):
         return StoreFull("no space is left", uri, "make room or enlarge the volume")
     return StoreUnavailable(text.splitlines()[0] if text else repr(error), uri, "check the store and its endpoint")

@@ -40,7 +40,7 @@ def locate(uri: str) -> str:
     if not scheme:
         return uri
     root, _, path = rest.partition("/")
-    if any(part == ".." for part in path.split("/")):
+    if any(part == ".." for part in rest.split("/")):
         raise InvalidInput("the path contains '..'", uri, "write it without")
     if scheme == "file":
         return f"/{path}"

@@ -101,12 +101,31 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
 
 
+def test_a_name_may_be_as_long_as_names_can_be_and_no_longer(tmp_path: Path) -> None:
+    """In bytes: those of letters outside of ASCII are several."""
+    file = StorePath.parse(str(tmp_path)) / f"{'図' * 83}.jpg"
+    file.write_bytes(b"x")
+    assert file.read_bytes() == b"x"
+    longer = StorePath.parse(str(tmp_path)) / f"{'図' * 84}.jpg"
+    with pytest.raises(InvalidInput, match="no file can be there"):
+        longer.write_bytes(b"x")
+    assert [entry.path for entry in StorePath.parse(str(tmp_path)).files()] == [file.name]
+
+
+def test_a_link_that_leads_in_a_circle_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(InvalidInput, match="circle: no file can be there: Too many levels"):
+        StorePath.parse(str(tmp_path)).files()
+
+
 def test_claims_are_folders_of_the_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidInput, match="FOVEA_PVC_ROOT"):
         StorePath.parse("pvc://data/x")
     monkeypatch.setenv("FOVEA_PVC_ROOT", str(tmp_path))
     (StorePath.parse("pvc://data/x") / "y").write_text("1")
     assert (tmp_path / "data/x/y").read_text() == "1"
+    with pytest.raises(InvalidInput, match=r"contains '\.\.'"):
+        StorePath.parse("pvc://../secrets/key")
 
 
 @pytest.mark.parametrize("uri", ["http://host/x", "gcs://b/x", "s3:///x", "s3://bucket/a/../b", "ftp://x/y"])
