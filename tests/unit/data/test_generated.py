@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fovea_api.dataset import Recipe
 from fovea_api.errors import InvalidInput
 from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity
 from fovea_store import StorePath
+from fovea_trainer.data.formats import BATCH
 from fovea_trainer.data.version import open_version
 from fovea_trainer.fingerprint import fingerprints
 
@@ -127,6 +129,17 @@ def test_no_link_leads_out_of_its_folder(link: str, build: Build, written: Path,
     (written / link).unlink()
     (written / "12.png").symlink_to("0.png")
     assert build(spec()).summary.images == IMAGES
+
+
+def test_what_is_no_file_is_not_opened(build: Build, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe would be waited for without end; a socket says at once that it cannot be opened."""
+    draw(written)
+    monkeypatch.chdir(written)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("listener.json")
+        marker = {"annotations": {"file": "listener.json", "sha256": ""}}
+        (written / BATCH).write_text(json.dumps(marker))
+        assert build(spec()).summary.images == IMAGES
 
 
 def test_by_hand_no_program_is_run(build: Build) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -61,7 +61,8 @@ class Tree:
         """Lists a folder. Folders of the system (`.git`, `__MACOSX`), hidden files, and predictions that went out for
         review and that nobody has changed are left out."""
         entries = list(root.files())
-        unreviewed = frozenset(path for entry in entries for path in _unreviewed(root, entry.path))
+        there = {entry.path for entry in entries}
+        unreviewed = frozenset(path for entry in entries for path in _unreviewed(root, entry.path, there))
         files = {each.path: each.size for each in entries if not _hidden(each) and each.path not in unreviewed}
         return cls(root, files, unreviewed=unreviewed)
 
@@ -158,15 +159,18 @@ class Tree:
                          for folder in PurePosixPath(path).parents)  # fmt: skip
 
 
-def _unreviewed(root: StorePath, path: str) -> Iterator[str]:
-    """The annotation file of a batch for review, by the batch's marker, if it is as it was written."""
+def _unreviewed(root: StorePath, path: str, there: Container[str]) -> Iterator[str]:
+    """The annotation file of a batch for review, by the batch's marker, if it is as it was written.
+
+    `there`: paths of the files; anything else that a marker names, such as a pipe, is not opened.
+    """
     folder, _, name = path.rpartition("/")
     if name != BATCH:
         return
     try:
         written = json.loads((root / path).read_bytes())["annotations"]
         file = _join(folder, written["file"])
-        if hashlib.sha256((root / file).read_bytes()).hexdigest() == written["sha256"]:
+        if file in there and hashlib.sha256((root / file).read_bytes()).hexdigest() == written["sha256"]:
             yield file
     except (NotFound, ValueError, KeyError, TypeError):
         return  # it was written by somebody else, or its labels went elsewhere
