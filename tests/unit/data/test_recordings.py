@@ -269,6 +269,14 @@ def test_a_recording_is_a_group_and_goes_on_where_the_last_frame_is_of_a_moment_
     assert [*recorder.scan()[0].values()] == [f"recording hall/{recent:%Y%m%dT%H%M%SZ}"] * 2
 
 
+def test_a_clock_that_was_ahead_holds_up_no_recording(recorder: Recorder, camera: Camera) -> None:
+    ahead = datetime.now(UTC) + timedelta(days=400)
+    keep(recorder, f"{ahead:%Y%m%dT%H%M%SZ}/{stamp(ahead)}.jpg", SMEARS[0])
+    recorder(camera.uri, everySeconds=1, recordDuration="1s")
+    groups = [*recorder.scan()[0].values()]
+    assert len(groups) == len({*groups}) == 2
+
+
 def test_blurred_frames_are_told_by_those_of_their_recording(recorder: Recorder) -> None:
     """A recording that is blurred as a whole is kept, and what is no picture stops nothing."""
     for number, picture in enumerate(SMEARS):

@@ -106,11 +106,13 @@ def _record(
         log.info("source %s has its %d frames: nothing is recorded", source.name, len(stored))
         return
     since = _begun(folder, run)
-    seconds = source.video.recorded_at_once.total_seconds() - every * sum(_name(path) >= since for path in stored)
+    # What lies in the future is of a clock that was ahead, and would count for each run until then.
+    past = [path for path in stored if _name(path) <= _stamp(datetime.now(UTC))]
+    seconds = source.video.recorded_at_once.total_seconds() - every * sum(_name(path) >= since for path in past)
     if seconds <= 0:
         log.info("source %s was recorded by an earlier attempt", source.name)
         return
-    recording = _recording(stored)
+    recording = _recording(past)
     most, taken = min(missing, math.ceil(seconds / every)), 0
     log.info("recording source %s: up to %d frames to %s", source.name, most, folder / recording)
     try:
@@ -139,11 +141,11 @@ def _begun(folder: StorePath, run: str) -> str:
     return since
 
 
-def _recording(stored: Sequence[str]) -> str:
+def _recording(past: Sequence[str]) -> str:
     """The folder that receives the next frames: that of the last one where it is of a moment ago."""
     now = datetime.now(UTC)
-    if stored and _name(stored[-1]) >= _stamp(now - JOINED):
-        return stored[-1].partition("/")[0]
+    if past and _name(past[-1]) >= _stamp(now - JOINED):
+        return past[-1].partition("/")[0]
     return f"{now:%Y%m%dT%H%M%SZ}"
 
 
