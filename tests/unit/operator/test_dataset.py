@@ -134,6 +134,14 @@ def test_what_builds_again(name: str) -> None:
     assert not found.writes or status_of(found)["version"] == VERSION
 
 
+def test_a_clock_that_was_ahead_holds_up_no_schedule() -> None:
+    """The time that the last run was due stands in its spec, by the operator's clock; when it was made, by another."""
+    status, view = settled(succeeded())
+    spec = view.run.spec.model_copy(update={"nonce": "@2027-11-24T03:00:00Z"})
+    found = plan(dataset(status, **DAILY), replace(view, run=view.run.model_copy(update={"spec": spec})))
+    assert made(found, JOB)
+
+
 def test_that_a_run_was_created_is_reported_once_while_it_waits() -> None:
     secret = (Reference("Secret", "keys", "the store's credentials"),)
     assert events(plan(dataset(), missing=secret)) == ["RunCreated"]

@@ -165,6 +165,8 @@ def _schedule(dataset: Dataset, current: RunView | None, now: datetime) -> tuple
         return following, None
     stamp = current.run.spec.nonce.partition("@")[2]
     since = datetime.fromisoformat(stamp) if stamp else current.created
+    if since > now:  # by a clock that was ahead; else nothing would be due until then
+        since = current.created
     latest = last_time(refresh.schedule, refresh.time_zone, now)
     return following, latest if latest > max(since, current.created) else None
 
