@@ -6,10 +6,12 @@ MJPEG in RTP (RFC 2435) within the connection (RTSP 1.0, RFC 2326, section 10.12
 from __future__ import annotations
 
 import itertools
+import re
 import socket
 import struct
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import md5
@@ -25,6 +27,11 @@ RATE = 50
 LINES = ("v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=camera", "t=0 0", "m=video 0 RTP/AVP 26", "a=control:v", "")
 SDP = "\r\n".join(LINES)
 REALM, NONCE = "camera", "once"
+BASIC = f'WWW-Authenticate: Basic realm="{REALM}"\r\n'
+DIGEST = f'WWW-Authenticate: Digest realm="{REALM}", nonce="{NONCE}"\r\n'
+DIGESTS = DIGEST.replace("Digest ", 'Digest qop="auth", opaque="o", ')
+DIGESTS = f"{DIGEST.replace('Digest ', 'Digest algorithm=SHA-256, ')}{DIGESTS}Content-Length: 4\r\n"
+"""As newer ones ask."""
 HEADERS = {
     "OPTIONS": "Public: DESCRIBE, SETUP, PLAY\r\n",
     "DESCRIBE": f"Content-Type: application/sdp\r\nContent-Length: {len(SDP)}\r\n",
@@ -38,7 +45,8 @@ class Camera:
 
     Args:
         pictures: What it shows, `[H, W, 3]`, sides in multiples of 8.
-        login: user:password that it asks for, by Digest as cameras do; empty: it does not.
+        login: user:password that it asks for; empty: it does not.
+        asks: The headers by which it asks.
         status: What it answers to DESCRIBE.
         each: Pictures after which it closes a connection.
     """
@@ -49,8 +57,9 @@ class Camera:
         login: str = "",
         status: str = "200 OK",
         each: int | None = None,
+        asks: str = DIGEST,
     ) -> None:
-        self.login, self.status, self.each = login, status, each
+        self.login, self.status, self.each, self.asks = login, status, each, asks
         self.size = pictures[0].shape[1] // 8, pictures[0].shape[0] // 8
         quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
         self.files = [cv2.imencode(".jpg", picture, quality)[1].tobytes() for picture in pictures]
@@ -92,11 +101,11 @@ class Camera:
             fields = [field.decode().partition(": ") for field in iter(asked.readline, b"\r\n")]
             given = {name.lower(): value.strip() for name, _, value in fields}
             status, headers = "200 OK", HEADERS.get(method, "")
-            if method == "DESCRIBE" and self.login and digest(self.login, uri) not in given.get("authorization", ""):
-                status, headers = "401 Unauthorized", f'WWW-Authenticate: Digest realm="{REALM}", nonce="{NONCE}"\r\n'
+            if method == "DESCRIBE" and self.login and not knows(self.login, uri, given.get("authorization", "")):
+                status, headers = "401 Unauthorized", self.asks
             elif method == "DESCRIBE":
                 status, headers = self.status, headers if self.status == "200 OK" else ""
-            body = SDP if method == "DESCRIBE" and status == "200 OK" else ""
+            body = SDP if method == "DESCRIBE" and status == "200 OK" else "no\r\n" if "Length" in headers else ""
             connection.sendall(f"RTSP/1.0 {status}\r\nCSeq: {given['cseq']}\r\n{headers}\r\n{body}".encode())
             if method == "PLAY":
                 return True
@@ -114,11 +123,14 @@ class Camera:
             time.sleep(1 / RATE)
 
 
-def digest(login: str, uri: str) -> str:
-    """The response that shows that somebody knows the password (RFC 2617, 3.2.2 without qop)."""
+def knows(login: str, uri: str, shown: str) -> bool:
+    """Whether what somebody shows for DESCRIBE proves the login (RFC 2617)."""
     user, _, password = login.partition(":")
     known, asked = (md5(text.encode()).hexdigest() for text in (f"{user}:{REALM}:{password}", f"DESCRIBE:{uri}"))
-    return f'response="{md5(f"{known}:{NONCE}:{asked}".encode()).hexdigest()}"'
+    own = re.search('cnonce="(.*?)"', shown)
+    between = f"00000001:{own[1]}:auth:" if own else ""
+    response = md5(f"{known}:{NONCE}:{between}{asked}".encode()).hexdigest()
+    return f'response="{response}"' in shown or shown == f"Basic {b64encode(login.encode()).decode()}"
 
 
 def packets(data: bytes, size: tuple[int, int]) -> Iterator[tuple[bytes, bool]]:

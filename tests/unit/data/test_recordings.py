@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from camera import Camera
+from camera import BASIC, DIGEST, DIGESTS, Camera
 from dataset_support import BCCD, Build, Listener, detection
 from fovea_api.dataset import Recipe, Source
 from fovea_api.errors import Interrupted
@@ -199,6 +199,25 @@ def test_what_the_camera_answers_is_told_and_not_its_path(
     with Camera(SMEARS, status=status) as camera, pytest.raises(kind, match=words) as told:
         recorder(camera.uri, patience=IMPATIENT)
     assert "channel" not in str(told.value)
+
+
+@pytest.mark.parametrize("asks", [BASIC, DIGEST, DIGESTS], ids=["Basic", "Digest", "newer Digest"])
+def test_what_a_camera_answers_to_its_user_is_told(
+    asks: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it asks for one first is no refusal: a camera that stands still for a while would end a run for good."""
+    monkeypatch.setenv("RTSP_USERNAME", "user")
+    monkeypatch.setenv("RTSP_PASSWORD", "pass")
+    for camera, words in (
+        (Camera(SMEARS, "user:pass", "404 Not Found", asks=asks), "has no stream at this path now"),
+        (Camera(SMEARS, "user:pass", each=0, asks=asks), "sends no picture that can be read"),
+    ):
+        with camera, pytest.raises(StreamUnavailable, match=words):
+            recorder(camera.uri, patience=IMPATIENT)
+    with Camera(SMEARS, "user:other", asks=asks) as camera, pytest.raises(StreamRefused, match="user of the Secret"):
+        recorder(camera.uri, patience=IMPATIENT)
+    with Camera(SMEARS, "user:pass", asks=asks) as camera:
+        assert recorder(camera.uri, maxFrames=1, **AT_ONCE) == ()
 
 
 def test_a_port_that_is_none_is_told(recorder: Recorder) -> None:

@@ -1,7 +1,7 @@
 """Pictures of a live stream as they come: RTSP, read by FFmpeg as OpenCV brings it, and in words why there are none.
 
 FFmpeg asks for TCP and takes UDP where the camera has nothing else. Of a stream that it cannot open it says no more
-than that, so the camera is asked once more, by hand and without the user (DESCRIBE of RTSP 1.0, RFC 2326).
+than that, so the camera is asked once more, by hand (DESCRIBE of RTSP 1.0, RFC 2326; the user by RFC 2617).
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import os
 import re
 import socket
 import time
+from base64 import b64encode
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from hashlib import md5
 from pathlib import Path
+from secrets import token_hex
 from urllib.parse import quote, urlsplit
+from urllib.request import parse_http_list
 
 import cv2
 import numpy as np
@@ -30,7 +34,10 @@ PORT = 554
 """Of RTSP, where the address has none."""
 USERNAME, PASSWORD = "RTSP_USERNAME", "RTSP_PASSWORD"
 """Keys of the Secret; by hand, environment variables."""
-ANSWER_BYTES = 200
+ANSWER_BYTES = 64 << 10
+"""Longest answer that is read; cameras send a thousand at most."""
+STATUS = re.compile(rb"RTSP/\d\.\d (\d{3})")
+CHALLENGE = re.compile(r"^WWW-Authenticate:[ \t]*(\w+)[ \t]*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 log = logging.getLogger(__name__)
 
@@ -180,20 +187,78 @@ def fault_of(stream: Stream, patience: Patience = PATIENCE) -> StreamRefused | S
     host, port = stream.endpoint
     shown = f"{host}:{port}"
     network = f"check the camera, its address, and that the network lets this machine reach TCP port {port} there"
-    ask = f"DESCRIBE {stream.bare} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\nUser-Agent: fovea\r\n\r\n"
     try:
         with socket.create_connection((host, port), patience.answer) as connection:
-            connection.sendall(ask.encode())
-            answer = connection.makefile("rb").readline(ANSWER_BYTES)
+            answer = _described(connection, stream, patience.answer)
     except OSError as error:
         words = error.strerror or str(error)
         return StreamUnavailable(f"the camera at {shown} cannot be reached: {words}", stream.place, network)
     if not answer:
         return StreamUnavailable(f"the camera at {shown} closes the connection", stream.place, network)
-    status = re.match(rb"RTSP/\d\.\d (\d{3})", answer)
+    status = STATUS.match(answer)
     if status is None:
         return StreamRefused(f"what answers at {shown} does not speak RTSP", stream.place, "check host and port")
     return _fault_by(int(status[1]), shown, stream)
+
+
+def _described(connection: socket.socket, stream: Stream, seconds: float) -> bytes:
+    """What the camera answers to DESCRIBE, once more with the user if it asks for one. Raises OSError."""
+    head = f"DESCRIBE {stream.bare} RTSP/1.0\r\nAccept: application/sdp\r\nUser-Agent: fovea\r\nCSeq: "
+    connection.sendall(f"{head}1\r\n\r\n".encode())
+    answer = _answer(connection, seconds)
+    status, shown = STATUS.match(answer), _authorization(stream, answer.decode(errors="replace"))
+    if status is None or status[1] != b"401" or shown is None:
+        return answer
+    connection.sendall(f"{head}2\r\nAuthorization: {shown}\r\n\r\n".encode())
+    return _answer(connection, seconds)
+
+
+def _answer(connection: socket.socket, seconds: float) -> bytes:
+    """An answer with its headers and its body, or what came of it. Raises OSError where nothing did."""
+    until, answer, length = time.monotonic() + seconds, b"", 1
+    while len(answer) < min(length, ANSWER_BYTES):
+        connection.settimeout(max(until - time.monotonic(), 0.001))
+        try:
+            part = connection.recv(4096)
+        except TimeoutError:
+            if not answer:
+                raise
+            return answer
+        answer += part
+        headers, end, _ = answer.partition(b"\r\n\r\n")
+        if not part or (b"\n" in answer and STATUS.match(answer) is None):
+            return answer
+        body = re.search(rb"^Content-Length:[ \t]*(\d{1,9})", headers, re.IGNORECASE | re.MULTILINE)
+        length = len(headers + end) + (int(body[1]) if body else 0) if end else len(answer) + 1
+    return answer
+
+
+def _authorization(stream: Stream, answer: str) -> str | None:
+    """What shows the camera the user, by Digest or else Basic, as FFmpeg does. None: nobody, or it asks for neither."""
+    asked = [(scheme.lower(), _parameters(given)) for scheme, given in CHALLENGE.findall(answer)]
+    given = next((each for scheme, each in asked if scheme == "digest" and each.get("algorithm", "MD5") == "MD5"), None)
+    if not stream.user or not asked:
+        return None
+    if given is None:
+        login = b64encode(f"{stream.user}:{stream.password}".encode()).decode()
+        return f"Basic {login}" if any(scheme == "basic" for scheme, _ in asked) else None
+    realm, nonce = given.get("realm", ""), given.get("nonce", "")
+    shown = {"username": stream.user, "realm": realm, "nonce": nonce, "uri": stream.bare}
+    shown |= {"opaque": given["opaque"]} if "opaque" in given else {}
+    quality = ("00000001", token_hex(8), "auth") if "auth" in given.get("qop", "").split(",") else ()
+    proof = _md5(stream.user, realm, stream.password), nonce, *quality, _md5("DESCRIBE", stream.bare)
+    words = [f'{name}="{value}"' for name, value in (shown | {"response": _md5(*proof)}).items()]
+    words += [f'nc={quality[0]}, cnonce="{quality[1]}", qop={quality[2]}'] if quality else []
+    return f"Digest {', '.join(words)}"
+
+
+def _parameters(challenge: str) -> dict[str, str]:
+    parts = (part.partition("=") for part in parse_http_list(challenge))
+    return {name.lower(): value.strip('"') for name, _, value in parts}
+
+
+def _md5(*parts: str) -> str:
+    return md5(":".join(parts).encode(), usedforsecurity=False).hexdigest()
 
 
 def _fault_by(code: int, shown: str, stream: Stream) -> StreamRefused | StreamUnavailable:
