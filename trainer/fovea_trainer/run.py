@@ -153,6 +153,7 @@ def failure(error: BaseException, logs: str | None = None) -> RunResult:
     foreseen = isinstance(known, FoveaError)
     reason = known.reason if isinstance(known, FoveaError) else _word(type(known).__name__)
     message = str(known) if foreseen else f"{type(known).__name__}: {known}"
+    message = message.encode(errors="replace").decode()  # names of files need not be text
     found = known if isinstance(known, SweepFailed) else SweepFailed("")
     return RunResult(
         completed_at=datetime.now(UTC),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -17,8 +18,10 @@ from fovea_api.errors import InvalidInput
 from fovea_api.run import RunInputs, RunOwner, RunSpec, RunType, run_identity
 from fovea_store import StorePath
 from fovea_trainer.data.formats import BATCH
+from fovea_trainer.data.sources import open_source
 from fovea_trainer.data.version import open_version
 from fovea_trainer.fingerprint import fingerprints
+from fovea_trainer.run import failure
 
 IMAGES = 12
 
@@ -129,6 +132,28 @@ def test_no_link_leads_out_of_its_folder(link: str, build: Build, written: Path,
     (written / link).unlink()
     (written / "12.png").symlink_to("0.png")
     assert build(spec()).summary.images == IMAGES
+
+
+def test_a_link_by_a_name_that_is_no_text_is_reported(written: Path) -> None:
+    os.symlink("/etc/passwd", bytes(written) + b"/\xff.png")
+    with pytest.raises(InvalidInput, match="out of its folder") as refused:
+        open_source(Recipe.model_validate(spec()).sources[0], written.parent / "work")
+    reported = failure(refused.value)
+    assert reported.error is not None
+    assert "out of its folder: ?.png" in reported.error.message
+
+
+def test_links_are_found_however_deep_they_lie(written: Path) -> None:
+    folders = [written / "/".join("a" * depth) for depth in range(1, 1200)]
+    for folder in folders:
+        folder.mkdir()
+    link = folders[-1] / "labels.json"
+    link.symlink_to("/etc/passwd")
+    with pytest.raises(InvalidInput, match=r"out of its folder: a/a/.*/labels\.json"):
+        open_source(Recipe.model_validate(spec()).sources[0], written.parent / "work")
+    link.unlink()
+    for folder in reversed(folders):  # what deletes temporary folders goes less deep
+        folder.rmdir()
 
 
 def test_what_is_no_file_is_not_opened(build: Build, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:

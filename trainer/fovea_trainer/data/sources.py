@@ -138,13 +138,27 @@ def _written(source: Source) -> StorePath:
             f"annotation local.fovea.dev/{source.name} of the Dataset",
         )
     inside = os.path.realpath(os.path.join(root, source.name))
-    for folder, folders, files in os.walk(inside):
-        for path in (os.path.join(folder, name) for name in (*folders, *files)):
-            if os.path.islink(path) and not os.path.realpath(path).startswith(f"{inside}/"):
-                shown = os.path.relpath(path, inside)
-                message = f"the program has written a link that leads out of its folder: {shown}"
-                raise InvalidInput(message, program_field(source), "let it write the file itself")
+    try:
+        outside = next((link for link in _links(inside) if not os.path.realpath(link).startswith(f"{inside}/")), None)
+    except OSError as error:
+        message = f"what the program has written cannot be read: {error.strerror}"
+        raise InvalidInput(message, program_field(source), "let it write to folders that the build may read") from error
+    if outside is not None:
+        message = f"the program has written a link that leads out of its folder: {os.path.relpath(outside, inside)}"
+        raise InvalidInput(message, program_field(source), "let it write the file itself")
     return StorePath.parse(inside)
+
+
+def _links(folder: str) -> Iterator[str]:
+    """The links below a folder, however deep it is."""
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    yield entry.path
+                elif entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
 
 
 def program_field(source: Source) -> str:
