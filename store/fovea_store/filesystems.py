@@ -89,7 +89,8 @@ def _settings(credentials: str | None) -> dict[str, str]:
             "the folder with the credentials does not exist", credentials, "check the secretRef of the source"
         )
     # A key that the Secret lacks is not taken from the environment: that one is of another store.
-    return {file.name: file.read_text().strip() for file in folder.iterdir() if file.is_file()}
+    # One that is no text is none of ours, or is refused by the store.
+    return {file.name: file.read_text(errors="replace").strip() for file in folder.iterdir() if file.is_file()}
 
 
 def _s3(settings: dict[str, str]) -> fs.S3FileSystem:

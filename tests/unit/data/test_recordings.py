@@ -238,9 +238,9 @@ def test_the_password_is_the_secrets_and_in_no_message(
             {"task": "Detection", "sources": [given | {"video": {"uri": camera.uri, "maxFrames": 1, **AT_ONCE}}]}
         )
 
-        def attempt(**keys: str) -> str:
+        def attempt(**keys: str | bytes) -> str:
             for name, value in keys.items():
-                (secret / name).write_text(value)
+                (secret / name).write_bytes(value if isinstance(value, bytes) else value.encode())
             try:
                 return str(record(recipe, recorder.dataset, "r-1", lambda _: None, PATIENT))
             except Exception as error:
@@ -249,6 +249,7 @@ def test_the_password_is_the_secrets_and_in_no_message(
         assert "the Secret has no RTSP_USERNAME (add it)" in attempt()
         wrong = attempt(RTSP_USERNAME="us@r", RTSP_PASSWORD="hunter-2")
         assert "gives no picture to the user of the Secret (check RTSP_USERNAME and RTSP_PASSWORD" in wrong
+        assert "to the user of the Secret" in attempt(RTSP_PASSWORD=b"\xff")
         assert attempt(RTSP_PASSWORD="p/ä#% :x\n") == "()"
         assert len(recorder.frames) == 1
         (finding,) = recorder(camera.uri, maxFrames=2, **AT_ONCE)

@@ -156,5 +156,6 @@ def test_an_unreachable_store_can_be_tried_again(tmp_path: Path) -> None:
     }
     for name, value in settings.items():
         (tmp_path / name).write_text(value)
+    (tmp_path / "truststore.jks").write_bytes(b"\xfe\xed")  # what a Secret has beside
     with pytest.raises(StoreUnavailable, match="s3://bucket/x"):
         StorePath.parse("s3://bucket/x", str(tmp_path)).read_bytes()

@@ -125,7 +125,8 @@ def stream_of(source: Source) -> Stream:
 def _secret(folder: Path, place: str) -> dict[str, str]:
     if not folder.is_dir():
         raise InvalidInput("the folder with the credentials does not exist", place, "check the secretRef of the source")
-    return {key: (folder / key).read_text().strip() for key in (USERNAME, PASSWORD) if (folder / key).is_file()}
+    known = (key for key in (USERNAME, PASSWORD) if (folder / key).is_file())
+    return {key: (folder / key).read_text(errors="replace").strip() for key in known}  # the camera refuses other
 
 
 def pictures(
