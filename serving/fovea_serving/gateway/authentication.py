@@ -81,7 +81,8 @@ class ApiKeys:
     def _read(self) -> list[bytes]:
         keys: list[str] = []
         for file in self._folder.glob("[!.]*"):
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # a key is gone meanwhile
+            # A key is gone meanwhile, or is no text: that no request can show.
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
                 keys.append(file.read_text().strip())
         return [_digest(key) for key in keys if key]
 

@@ -77,6 +77,11 @@ async def test_a_key_that_is_taken_out_while_one_reads_hinders_no_other(secret: 
     await ApiKeys(secret).check({"x-api-key": "key-of-the-lab"})
 
 
+async def test_a_key_that_is_no_text_hinders_no_other(secret: Path) -> None:
+    (secret / "binary").write_bytes(b"\xff")
+    await ApiKeys(secret).check({"x-api-key": "key-of-the-lab"})
+
+
 async def test_an_empty_secret_opens_to_nobody(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(UpstreamUnavailable, match="no API key"):
