@@ -23,6 +23,7 @@ from fovea_store.errors import outside_cause
 
 from fovea_trainer.cleanup import clean_up
 from fovea_trainer.data.findings import Finding
+from fovea_trainer.data.text import writable
 from fovea_trainer.environment import RunEnvironment, read_environment
 from fovea_trainer.fingerprint import fingerprints
 from fovea_trainer.logs import kept_log, log_to_stdout
@@ -153,7 +154,6 @@ def failure(error: BaseException, logs: str | None = None) -> RunResult:
     foreseen = isinstance(known, FoveaError)
     reason = known.reason if isinstance(known, FoveaError) else _word(type(known).__name__)
     message = str(known) if foreseen else f"{type(known).__name__}: {known}"
-    message = message.encode(errors="replace").decode()  # names of files need not be text
     found = known if isinstance(known, SweepFailed) else SweepFailed("")
     return RunResult(
         completed_at=datetime.now(UTC),
@@ -162,7 +162,7 @@ def failure(error: BaseException, logs: str | None = None) -> RunResult:
         sweep=found.summary,
         error=RunError(
             reason=reason,
-            message=message[-MESSAGE_LIMIT:] or reason,
+            message=writable(message)[-MESSAGE_LIMIT:] or reason,
             retryable=not foreseen or isinstance(known, Retryable | Recoverable),
             recoverable=outside is not None,
         ),

@@ -100,6 +100,14 @@ def test_what_belongs_to_masks_counts_for_a_programs_too(build: Build, written: 
     assert [each.name for each in result.summary.classes if each.images] == ["cell", "membrane"]
 
 
+def test_a_class_with_half_a_letter_has_a_name_that_can_be_written(build: Build, written: Path) -> None:
+    """JSON can say what no UTF-8 can, and what programs cut out of a text is such."""
+    draw(written)
+    file = written / "annotations.json"
+    file.write_text(file.read_text().replace("square", r"squ\ud83dare"))
+    assert [each.name for each in build(spec()).summary.classes] == ["squ?are"]
+
+
 FAULTS: dict[str, tuple[dict[str, str], str, str]] = {
     "nothing": ({}, "COCO", "the program has written nothing .*FOVEA_OUTPUT"),
     "hidden files alone": ({".cache": "x"}, "COCO", "the program has written nothing"),

@@ -84,6 +84,7 @@ COCO = {
     "image without id": (coco(images=[{"file_name": "a.jpg"}]), "a.json:2"),
     "id twice": (coco(images=[*IMAGES, {**IMAGES[0], "file_name": "b.jpg"}]), "a.json:2"),
     "traversal": (coco(images=[{**IMAGES[0], "file_name": "../../etc/passwd"}]), "a.json:2"),
+    "half a letter": (coco(images=[*IMAGES, {**IMAGES[0], "id": 2, "file_name": "\ud800.jpg"}]), "a.json:2"),
     "absolute": (coco(images=[{**IMAGES[0], "file_name": "/etc/passwd"}]), "a.json:2"),
     "box of three": (coco(annotations=[{**ANNOTATION, "bbox": [1, 2, 3]}]), "a.json:3"),
     "NaN": (coco(annotations=[{**ANNOTATION, "bbox": [1, 1, float("nan"), 2]}]), "a.json:3"),

@@ -14,6 +14,7 @@ from fovea_api.version import Severity
 from fovea_trainer.data.findings import KINDS, RANK, Finding, FindingKind, Tally
 from fovea_trainer.data.read import Checked, Content, OpenSource
 from fovea_trainer.data.records import FileImage, ImageRef, RawImage
+from fovea_trainer.data.text import writable
 from fovea_trainer.data.unused import Unused, unused_finding
 
 KEPT_FINDINGS = 500
@@ -157,8 +158,8 @@ class Index:
         if finding.subject:
             self.subjects[finding.kind][finding.subject] += 1
         if self.counts[finding.kind] <= 100 * KEPT_FINDINGS:
-            values = (finding.kind, finding.place, finding.message, finding.remedy)
-            self.db.execute("INSERT INTO findings VALUES (?,?,?,?)", values)
+            words = map(writable, (finding.place, finding.message, finding.remedy))
+            self.db.execute("INSERT INTO findings VALUES (?,?,?,?)", (finding.kind, *words))
 
     def findings(self, kinds: Sequence[FindingKind]) -> list[Finding]:
         """Findings of these kinds, sorted, so that they do not depend on the order of the workers."""

@@ -18,7 +18,13 @@ _MARKS = (
 
 def composed(text: str) -> str:
     """The text in Unicode's composed form (NFC); macOS decomposes the letters of file names."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    return text if text.isascii() else unicodedata.normalize("NFC", writable(text))
+
+
+def writable(text: str) -> str:
+    """The text with a question mark for each letter that UTF-8 has not: half of a pair, as JSON and names of files may
+    have it."""
+    return text.encode(errors="replace").decode()
 
 
 def encoding_of(start: bytes) -> str:
