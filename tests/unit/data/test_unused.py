@@ -49,6 +49,8 @@ MORE: dict[str, tuple[str, dict[str, str | bytes], str]] = {
                        "label files of no image: 1 (a.json)"),
     "an archive": ("Warning", {"more.zip": b"PK"}, "archives: 1 (more.zip)"),
     "a video": ("Warning", {"more.mp4": b"x"}, "videos: 1 (more.mp4)"),
+    "names that are no text": ("Note", {"\udcdcbersicht.txt": "", "\udcdcbersicht": "", r"a\b": ""},
+                               "other files: 3 (a\\b, \ufffdbersicht, \ufffdbersicht.txt)"),
     "a table": ("Note", {"notes.csv": "a,b\n"}, "other files: 1 (notes.csv)"),
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from fovea_api.errors import InvalidInput
 from fovea_store import StoreUnavailable
 
 from fovea_trainer.data.findings import Finding, FindingKind
@@ -101,7 +102,7 @@ def _head(tree: Tree, path: str) -> bytes:
     try:
         with (tree.root / path).open() as file:
             return bytes(file.read(HEAD_BYTES))
-    except (OSError, StoreUnavailable):
+    except (OSError, InvalidInput, StoreUnavailable):  # such as a name that is no UTF-8
         return b""  # what nobody needs stops no build
 
 

@@ -85,8 +85,11 @@ class Tree:
     def _starts_as_image(self, path: str) -> bool:
         if not may_be_image(path):
             return False
-        with (self.root / path).open() as file:
-            return is_image(file.read(HEAD_BYTES))
+        try:
+            with (self.root / path).open() as file:
+                return is_image(file.read(HEAD_BYTES))
+        except InvalidInput:  # such as a name that is no UTF-8
+            return False
 
     def read_text(self, path: str) -> tuple[str, str]:
         """The text of a label file and its encoding. Raises InvalidInput where it is too long to be one."""
