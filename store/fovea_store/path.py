@@ -159,14 +159,17 @@ class StorePath:
         """All files below this folder, sorted by path.
 
         Raises NotFound where the folder does not exist; with `missing_ok` there are none then.
-        A link to a folder that lies above it is not followed. A name that is no UTF-8 has the sign U+FFFD in it, and
-        cannot be opened.
+        A link to a folder that lies above it is not followed, and one that leads out of a claim refused: whoever may
+        write there could read the Secrets and the environment of the pod. A name that is no UTF-8 has the sign U+FFFD
+        in it, and cannot be opened.
         """
         root = self._path().rstrip("/")
 
         def find() -> list[Entry]:
             if self.is_local:
-                return sorted(local_files(Path(root or "/"), recursive), key=lambda entry: entry.path)
+                scheme, rest = split_uri(self.uri)
+                claim = locate(f"pvc://{rest.partition('/')[0]}") if scheme == "pvc" else None
+                return sorted(local_files(Path(root or "/"), recursive, claim), key=lambda entry: entry.path)
             selector = fs.FileSelector(root, recursive=recursive)
             infos = self._filesystem().get_file_info(selector)
             files = (info for info in infos if info.type == fs.FileType.File)
@@ -343,8 +346,12 @@ class StorePath:
             raise StoreUnavailable(str(error), self.uri) from error
 
 
-def local_files(root: Path, recursive: bool) -> Iterator[Entry]:
-    """The files below a local folder; see `StorePath.files`."""
+def local_files(root: Path, recursive: bool, within: str | None = None) -> Iterator[Entry]:
+    """The files below a local folder; see `StorePath.files`.
+
+    `within`: the folder that no link may lead out of. Raises InvalidInput where one does.
+    """
+    _refuse_outside(str(root), within)
     waiting: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while waiting:
         folder, above = waiting.pop()
@@ -357,6 +364,8 @@ def local_files(root: Path, recursive: bool) -> Iterator[Entry]:
         with entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_symlink():
+                    _refuse_outside(entry.path, within)
                 if entry.is_file():
                     try:
                         stat = entry.stat()
@@ -366,3 +375,11 @@ def local_files(root: Path, recursive: bool) -> Iterator[Entry]:
                     yield Entry(shown, stat.st_size, stat.st_mtime_ns)
                 elif recursive and entry.is_dir() and (real := os.path.realpath(entry.path)) not in above:
                     waiting.append((path, (*above, real)))
+
+
+def _refuse_outside(path: str, within: str | None) -> None:
+    """Raises InvalidInput where something is at a path that leads out of a folder."""
+    if within is None or not os.path.exists(path):
+        return
+    if not f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(within)}/"):
+        raise InvalidInput("the link leads out of its claim", path, "copy what it leads to into the claim")

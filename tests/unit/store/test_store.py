@@ -128,6 +128,24 @@ def test_claims_are_folders_of_the_pod(tmp_path: Path, monkeypatch: pytest.Monke
         StorePath.parse("pvc://../secrets/key")
 
 
+@pytest.mark.parametrize("link", ["secrets/key", "secrets", "data-2/a.txt"])
+def test_no_link_leads_out_of_a_claim(link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A label file that leads to a Secret would be quoted where it says that this is no label."""
+    monkeypatch.setenv("FOVEA_PVC_ROOT", str(tmp_path))
+    for file in ("data/x/a.txt", "data/y.txt", "data-2/a.txt", "secrets/key"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("1")
+    (tmp_path / "data/x/b.txt").symlink_to("../y.txt")
+    (tmp_path / "data/x/nowhere").symlink_to("/nowhere")
+    claim = StorePath.parse("pvc://data")
+    assert [entry.path for entry in (claim / "x").files()] == ["a.txt", "b.txt"]
+    (tmp_path / "data/x/c").symlink_to(tmp_path / link)
+    for place in (claim, claim / "x", *([claim / "x/c"] if link == "secrets" else [])):
+        with pytest.raises(InvalidInput, match=r"/x/c: the link leads out of its claim"):
+            place.files()
+    assert len(StorePath.parse(str(tmp_path / "data")).files()) == 4, "by hand links are one's own"
+
+
 @pytest.mark.parametrize("uri", ["http://host/x", "gcs://b/x", "s3:///x", "s3://bucket/a/../b", "ftp://x/y"])
 def test_wrong_uris_are_refused(uri: str) -> None:
     with pytest.raises(InvalidInput):
