@@ -214,5 +214,7 @@ def _rest(folder: StorePath, names: Sequence[str], why: str) -> list[Garbage]:
 
 
 def _untouched(folder: StorePath, now: datetime) -> bool:
-    written = max((entry.modified for entry in folder.files()), default=0) / 1e9
-    return now.timestamp() - written > OLD_SECONDS
+    """Whether nothing was written there for long. A folder without files takes no space, and may be that of a run that
+    has just begun, or records a stream."""
+    written = [entry.modified / 1e9 for entry in folder.files(missing_ok=True)]
+    return bool(written) and now.timestamp() - max(written) > OLD_SECONDS
