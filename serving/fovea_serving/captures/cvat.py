@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from fovea_api.errors import FoveaError, InvalidInput, MissingExtra, Recoverable
 from pydantic import JsonValue
 
 from fovea_serving.captures.exchange import Picture, best_class, keep_labels, parts_of
+from fovea_serving.captures.label_files import Labelled
 from fovea_serving.captures.store import CaptureStore
 
 IMAGE_QUALITY = 95
@@ -145,8 +146,10 @@ def pull(store: CaptureStore, server: Server, number: int) -> tuple[int, int]:
         for tag in annotations.tags:
             if tag.frame in done:
                 found[tag.frame]["classes"].append({"class": names[tag.label_id]})
-        contents: list[tuple[str, Mapping[str, JsonValue]]] = [
-            (files[frame], {name: list(parts) for name, parts in found[frame].items()}) for frame in sorted(done)
+        sizes = [(int(frame.width), int(frame.height)) for frame in meta.frames]
+        contents = [
+            Labelled(files[frame], {name: list(parts) for name, parts in found[frame].items()}, sizes[frame])
+            for frame in sorted(done)
         ]
     return keep_labels(store, contents)
 

@@ -17,15 +17,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
-from faster_coco_eval import mask as coco_mask
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from fovea_store import NotFound
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from fovea_serving.captures.label_files import Labelled, read_label_file
 from fovea_serving.captures.records import Answered, Capture, Label, prediction_of
 from fovea_serving.captures.store import CaptureStore
 from fovea_serving.pipeline import decode
@@ -120,7 +121,7 @@ def _digest(store: CaptureStore, each: Picture) -> str | None:
 
 def request_of(name: str) -> tuple[str, int] | None:
     """Id of the request and number of the image that an image's name in an export means; None: it is no such name."""
-    match = _NAME.fullmatch(name.rpartition("=")[2])
+    match = _NAME.fullmatch(unquote(name.rpartition("=")[2]).replace("\\", "/"))
     return None if match is None else (match["id"], int(match["index"]))
 
 
@@ -284,7 +285,7 @@ def _label_studio(images: Sequence[LabelledImage]) -> str:
     tasks = []
     for each in images:
         result = label_studio_result(each.content, each.size)
-        data = {"image": f"/data/local-files/?d=images/{each.name}"}
+        data = {"image": f"/data/local-files/?d={quote(f'images/{each.name}')}"}
         if each.model is None:
             tasks.append({"data": data, "annotations": [{"result": result}]})
             continue
@@ -347,34 +348,38 @@ def take_labels(store: CaptureStore, file: Path, form: str) -> tuple[int, int]:
     """Keeps the labels of a file: how many requests have one now, and how many images found no request.
 
     Every image of a COCO or CVAT file counts as labelled, also one without objects, but for one without a class where
-    the task is classification; of Label Studio's tasks those that have an annotation. Raises InvalidInput where the
-    file cannot be read.
+    the task is classification; of Label Studio's tasks those that have an annotation. Raises InvalidInput, and keeps
+    none, where the file cannot be read, or one does not fit its request.
     """
-    return keep_labels(store, _read(file, form))
+    return keep_labels(store, read_label_file(file, form))
 
 
-def keep_labels(store: CaptureStore, named: Iterable[tuple[str, Mapping[str, JsonValue]]]) -> tuple[int, int]:
-    """Keeps labels, each with the name of its image; a request is labelled where all of its images are.
+def keep_labels(store: CaptureStore, labelled: Iterable[Labelled]) -> tuple[int, int]:
+    """Keeps labels; a request is labelled where all of its images are.
 
     Returns how many requests have a label now, and how many images found no request. Raises InvalidInput, and keeps
-    none, where one does not fit the task of its request.
+    none, where one does not fit the task of its request or the size of its image, or where an image has two.
     """
-    labels: dict[str, dict[int, Mapping[str, JsonValue]]] = defaultdict(dict)
-    for name, content in named:
-        if (match := _NAME.fullmatch(name)) is not None:
-            labels[match["id"]][int(match["index"])] = content
-    fitting = list[tuple[Answered, tuple[Mapping[str, JsonValue], ...]]]()
+    labels: dict[str, dict[int, Labelled]] = defaultdict(dict)
     unknown = 0
+    for each in labelled:
+        if (request := request_of(each.name)) is None:
+            unknown += 1
+        elif labels[request[0]].setdefault(request[1], each).content != each.content:
+            words = "the image has two labels, which differ"
+            raise InvalidInput(words, f"the label of {each.name}", "keep the one that is right")
+    fitting = list[tuple[Answered, tuple[Mapping[str, JsonValue], ...]]]()
     for request_id, images in labels.items():
         found = store.find(request_id)
         if found is None or set(images) != set(range(len(found.capture.images))):
             unknown += len(images)
             continue
-        if found.capture.task == Task.CLASSIFICATION and not all(map(_has_parts, images.values())):
+        ordered = tuple(images[index].content for index in sorted(images))
+        if found.capture.task == Task.CLASSIFICATION and not all(map(_has_parts, ordered)):
             continue  # COCO and CVAT list images that nobody has labelled yet
-        for index, content in images.items():
-            _check(found.capture, index, content)
-        fitting.append((found, tuple(images[index] for index in sorted(images))))
+        for index, each in images.items():
+            _check(found.capture, index, each)
+        fitting.append((found, ordered))
     for found, ordered in fitting:
         store.label(found, Label(time=datetime.now(UTC), source="import", images=ordered))
     return len(fitting), unknown
@@ -384,88 +389,19 @@ def _has_parts(label: Mapping[str, JsonValue]) -> bool:
     return bool(label.get("classes") or label.get("objects"))
 
 
-def _check(capture: Capture, index: int, label: Mapping[str, JsonValue]) -> None:
+def _check(capture: Capture, index: int, label: Labelled) -> None:
+    image = capture.images[index]
+    place = f"the label of {image.file or f'{capture.id}-{index}'}"
+    if label.size not in (None, (image.width, image.height)):
+        assert label.size is not None
+        words = f"it is of {label.size[0]} x {label.size[1]} pixels, the image has {image.width} x {image.height}"
+        raise InvalidInput(words, place, "label the images as they were exported")
+    names = list(dict.fromkeys(str(part.get("class")) for part in parts_of(label.content, "classes")))
+    if capture.task == Task.CLASSIFICATION and len(names) > 1:
+        raise InvalidInput(f"the image has the classes {', '.join(names)}", place, "give it one")
     try:
-        prediction_of(capture.task, capture.images[index], label)
+        prediction_of(capture.task, image, label.content)
     except InvalidInput as error:
-        place = f"the label of {capture.images[index].file or f'{capture.id}-{index}'}"
         raise InvalidInput(
             f"it does not fit the task {capture.task}: {error.message}", place, "correct it where it was made"
         ) from error
-
-
-def _read(file: Path, form: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
-    reader = {"COCO": _read_coco, "CVAT": _read_cvat, "LabelStudio": _read_label_studio}[form]
-    try:
-        yield from reader(file.read_text("utf-8"))
-    except (ValueError, KeyError, TypeError, IndexError, ET.ParseError) as error:
-        words = f"this is no {form} file: {type(error).__name__}: {error}"
-        raise InvalidInput(words, str(file), f"export the labels as {form}") from error
-
-
-def _read_coco(text: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
-    content = json.loads(text)
-    names = {each["id"]: each["name"] for each in content["categories"]}
-    parts: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for each in content["annotations"]:
-        parts[each["image_id"]].append(each)
-    for image in content["images"]:
-        objects, classes, whole = list[JsonValue](), list[JsonValue](), [0, 0, image["width"], image["height"]]
-        for each in parts[image["id"]]:
-            name, box = names[each["category_id"]], each.get("bbox")
-            pixels = _run_lengths(each.get("segmentation"), image["width"], image["height"])
-            if "mask" in pixels:
-                classes.append({"class": name, **pixels})
-            elif box is None or list(box) == whole:
-                classes.append({"class": name})
-            if box is not None:
-                left, top, width, height = box
-                objects.append({"class": name, "box": [left, top, left + width, top + height], **pixels})
-        yield image["file_name"], {"objects": objects, "classes": classes}
-
-
-def _run_lengths(segmentation: Any, width: int, height: int) -> dict[str, JsonValue]:
-    """The `mask` of an annotation, which labelling tools write as run lengths or polygons; nothing of one without."""
-    if isinstance(segmentation, list) and segmentation:
-        drawn = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-        segmentation = {"size": [height, width], "counts": drawn["counts"].decode("ascii")}
-    return {"mask": segmentation} if segmentation else {}
-
-
-def _read_cvat(text: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
-    for image in ET.fromstring(text).iter("image"):
-        for each in image:
-            _refuse_other(image.attrib["name"], each.tag, each.tag in ("box", "tag"), each.get("rotation"))
-        objects: list[JsonValue] = [
-            {"class": each.attrib["label"], "box": [float(each.attrib[edge]) for edge in ("xtl", "ytl", "xbr", "ybr")]}
-            for each in image.iter("box")
-        ]
-        classes: list[JsonValue] = [{"class": each.attrib["label"]} for each in image.iter("tag")]
-        yield image.attrib["name"], {"objects": objects, "classes": classes}
-
-
-def _refuse_other(image: str, kind: str, known: bool, rotation: str | float | None) -> None:
-    """Raises InvalidInput for what is no upright box: without it the image's label would be wrong."""
-    if not known or float(rotation or 0):
-        shape = kind if not known else f"rotated {kind}"
-        raise InvalidInput(f"it has a {shape}", image, "draw upright boxes, or export the labels as COCO")
-
-
-def _read_label_studio(text: str) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
-    for task in json.loads(text):
-        done = [each for each in task.get("annotations", ()) if not each.get("was_cancelled")]
-        if not done:
-            continue
-        objects, classes = list[JsonValue](), list[JsonValue]()
-        for part in done[-1]["result"]:
-            value = part["value"]
-            known = part["type"] in ("rectanglelabels", "choices") or not {"x", "points", "rle"} & {*value}
-            _refuse_other(task["data"]["image"], part["type"], known, value.get("rotation"))
-            if part["type"] == "rectanglelabels":
-                across, down = part["original_width"] / 100, part["original_height"] / 100
-                left, top = value["x"] * across, value["y"] * down
-                box: JsonValue = [left, top, left + value["width"] * across, top + value["height"] * down]
-                objects.append({"class": value["rectanglelabels"][0], "box": box})
-            elif part["type"] == "choices":
-                classes.append({"class": value["choices"][0]})
-        yield task["data"]["image"].rpartition("=")[2], {"objects": objects, "classes": classes}

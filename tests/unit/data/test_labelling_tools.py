@@ -17,6 +17,7 @@ from fovea_api.common import Task
 from fovea_api.dataset import Format
 from fovea_cli.captures import command
 from fovea_serving.captures import Capture, CaptureStore, ImageAnswer
+from fovea_serving.captures.exchange import ANNOTATIONS, LabelledImage, annotation_text
 from fovea_serving.captures.records import Label
 from fovea_store import StorePath
 from fovea_trainer.data.formats import Tree
@@ -131,6 +132,15 @@ def test_labelled_captures_are_exported_as_a_source(format: Format, task: Task, 
         assert {Path(name).name: label for name, label in found.labels.items()} == {
             name: boxes[0][0] for name, boxes in expected.items()
         }
+
+
+@pytest.mark.parametrize("name", ["a+b.jpg", "a&b.jpg", "a#b.jpg", "a%41b.jpg", "a?b.jpg", 'ä "1" <b>.jpg'])
+@pytest.mark.parametrize("form", [Format.COCO, Format.CVAT, Format.LABEL_STUDIO])
+def test_images_of_any_name_find_their_labels_again(form: Format, name: str, tmp_path: Path) -> None:
+    labelled = {"objects": [{"class": "cat", "box": [10.0, 20.0, 40.0, 60.0]}]}
+    text = annotation_text(form.value, [LabelledImage(f"lab/{name}", (100, 100), Task.DETECTION, None, labelled)])
+    found = read_source(form, write(tmp_path, {f"images/lab/{name}": "", ANNOTATIONS[form.value]: text}))
+    assert (found.boxes, found.findings) == ({f"images/lab/{name}": [("cat", 10, 20, 40, 60)]}, [])
 
 
 # --- fovea init ---
