@@ -291,6 +291,38 @@ def test_choices_are_the_classes_of_images(tmp_path: Path) -> None:
     assert found.findings == [("InvalidLabel", "tasks.json:3"), ("Unlabelled", "tasks.json:2")]
 
 
+# --- Several images of a task ---
+
+PAIR = {"left": "/data/upload/1/a.jpg", "right": "/data/upload/1/b.jpg"}
+LEFT, RIGHT = result(BOX, to_name="left"), result({**BOX, "x": 50, "rectanglelabels": ["dog"]}, to_name="right")
+CAT, DOG = [("cat", *CORNERS)], [("dog", 50, 20, 80, 60)]
+OF_SEVERAL: dict[str, tuple[dict[str, str], list[Any], dict[str, Any]]] = {
+    "each by its tag": (PAIR, [LEFT, RIGHT], {"a.jpg": CAT, "b.jpg": DOG}),
+    "one that nobody has drawn on": (PAIR, [RIGHT], {"b.jpg": DOG}),
+    "the one that is called so": ({"thumb": "b.jpg", "image": "a.jpg"}, [result(BOX, to_name="img")], {"a.jpg": CAT}),
+    "another name beside an address": ({"image": "https://x/17", "name": "a.jpg"}, [result(BOX)], {"a.jpg": CAT}),
+    "tags without a field": ({"image": "a.jpg", "x": "b.jpg"}, [result(BOX, to_name="y"), RIGHT], {}),
+    "one tag, and no field of it": (PAIR, [result(BOX)], {}),
+    "nothing drawn": (PAIR, [], {}),
+}
+
+
+@pytest.mark.parametrize("case", OF_SEVERAL)
+def test_regions_are_of_the_image_that_they_are_drawn_on(case: str, tmp_path: Path) -> None:
+    data, results, expected = OF_SEVERAL[case]
+    labelled = {**task(annotation(*results)), "data": data}
+    other = task(annotation(), image="c.jpg")
+    found = read(tmp_path, {"a.jpg": "", "b.jpg": "", "c.jpg": "", "tasks.json": json.dumps([labelled, other])})
+    assert found.boxes == {**expected, "c.jpg": []}
+    assert found.findings == ([] if expected else [("InvalidLabel", "tasks.json:1")])
+
+
+def test_the_image_of_a_region_is_not_another_of_its_task(tmp_path: Path) -> None:
+    labelled = {**task(annotation(LEFT, RIGHT)), "data": PAIR}
+    found = read(tmp_path, {"b.jpg": "", "tasks.json": export(labelled)})
+    assert (found.boxes, found.findings) == ({"b.jpg": DOG}, [("MissingImage", "tasks.json:2")])
+
+
 # --- Other files ---
 
 REFUSED = {

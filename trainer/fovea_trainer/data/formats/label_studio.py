@@ -21,6 +21,7 @@ from functools import cached_property
 import numpy as np
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
+from fovea_serving.captures.label_files import finished_annotation
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
@@ -62,10 +63,10 @@ Item = Mapping[str, JsonValue]
 
 @dataclass(slots=True)
 class Labelled:
-    """A task with what its annotation says."""
+    """An image of a task with what its annotation says of it."""
 
     images: list[str]
-    """What of its data can be the image."""
+    """What of the task's data can be its name."""
     place: str
     size: tuple[int, int] | None = None
     shapes: list[Shape] = field(default_factory=list)
@@ -153,49 +154,55 @@ class LabelStudio:
                 if isinstance(item, dict) and "annotator" in item and "annotation_id" in item:
                     raise InvalidInput("this is the export JSON-MIN, without types and sizes", place, EXPORT)
                 try:
-                    tasks.append(self._task(item, place))
+                    tasks += self._tasks(item, place)
                 except InvalidInput as error:
                     findings.append(Finding(FindingKind.INVALID_LABEL, place, error.message))
         if not tasks:
-            raise InvalidInput("the file lists no tasks with an image", f"{file}:1", "it is not Label Studio's")
+            why = f": {findings[0].message}" if findings else ""
+            raise InvalidInput(f"the file lists no tasks with an image{why}", f"{file}:1", "it is not Label Studio's")
         return file, tasks, findings
 
-    def _task(self, item: JsonValue, place: str) -> Labelled:
+    def _tasks(self, item: JsonValue, place: str) -> list[Labelled]:
+        """The images of a task with what its annotation says of each. Raises InvalidInput where that is not known."""
         data = item.get("data") if isinstance(item, dict) else None
         if not isinstance(item, dict) or not isinstance(data, dict):
             raise InvalidInput("the entry is no task: it has no `data`", place)
         texts = {key: value for key, value in data.items() if isinstance(value, str) and value.strip()}
-        images = [
-            value
-            for key, value in texts.items()
-            if key == "image" or any(map(image_by_name, (value, value.partition("?")[0])))
-        ]
-        task = Labelled(images or list(texts.values()), place)
-        if not task.images:
-            raise InvalidInput("the task's `data` names no image", place)
-        annotation = _annotation(item)
-        if annotation is None:
-            task.findings.append(Finding(FindingKind.UNLABELLED, place, "the task has no annotation"))
-            return task
-        results = annotation.get("result")
+        images = {key: value for key, value in texts.items() if key == "image" or _is_image(value)}
+        if not texts:
+            listed = any(isinstance(value, list) for value in data.values())
+            words = "lists images, of which one a task is read" if listed else "names no image"
+            raise InvalidInput(f"the task's `data` {words}", place)
+        annotation = finished_annotation(item)
+        results = None if annotation is None else annotation.get("result")
         if not isinstance(results, list):
-            task.findings.append(Finding(FindingKind.UNLABELLED, place, "the annotation has no `result`"))
-            return task
+            words = "the task has no annotation" if annotation is None else "the annotation has no `result`"
+            finding = Finding(FindingKind.UNLABELLED, place, words)
+            shown = [_places(images, "image")] if "image" in images else [[value] for value in images.values()]
+            return [Labelled(places, place, findings=[finding]) for places in shown or [[*texts.values()]]]
         every = [one for one in results if isinstance(one, dict)]
         named = {str(one.get("id")) for one in every if _names(one)}
-        for number, result in enumerate(every, 1):
-            self._add(task, result, f"{place}, result {result.get('id') or number}", named)
-        return task
+        told = [(number, one) for number, one in enumerate(every, 1) if self._tells(one)]
+        tasks: list[Labelled] = []
+        for places, of_image in _by_image(images, texts, told, place):
+            tasks.append(task := Labelled(places, place))
+            for number, result in of_image:
+                self._add(task, result, f"{place}, result {result.get('id') or number}", named)
+        return tasks
+
+    def _tells(self, result: Item) -> bool:
+        """Whether a result draws something, or gives the whole image a class where the task wants that."""
+        kind, value = str(result.get("type", "")).lower(), result.get("value")
+        if not isinstance(value, dict) or kind in WITHOUT_NAMES:
+            return False
+        whole = kind == "choices"
+        of_region = whole and any(key in value for key in (*SHAPES, "x"))  # it says nothing about the image
+        return whole == (self.options.task == Task.CLASSIFICATION) and not of_region
 
     def _add(self, task: Labelled, result: Item, place: str, named: set[str]) -> None:
         """Adds what a result draws, or the classes that it gives the image."""
-        kind, value = str(result.get("type", "")).lower(), result.get("value")
-        if not isinstance(value, dict) or kind in WITHOUT_NAMES:
-            return
-        whole = kind == "choices"
-        of_region = whole and any(key in value for key in (*SHAPES, "x"))  # it says nothing about the image
-        if whole != (self.options.task == Task.CLASSIFICATION) or of_region:
-            return
+        kind, value = str(result.get("type", "")).lower(), result["value"]
+        assert isinstance(value, dict)
         names = _names(result)
         if kind in DRAWN and not names and str(result.get("id")) in named:
             return  # the result of the same id has its geometry, too
@@ -203,7 +210,7 @@ class LabelStudio:
             if not names:
                 raise InvalidInput(f"the {kind or 'result'} has no label", place)
             for name in names:
-                if whole:
+                if kind == "choices":
                     task.choices.append(box(name, place, WHOLE))
                 elif (shape := self._shape(name, result, value, place)) is not None:
                     task.size = task.size or _size(result)
@@ -228,17 +235,33 @@ def open_reader(tree: Tree, options: Options) -> Reader:
     return LabelStudio(tree, options)
 
 
-def _annotation(task: Item) -> Item | None:
-    """The annotation that counts; None where nobody has finished one."""
-    listed = task.get("annotations", task.get("completions"))
-    done = [
-        each
-        for each in (listed if isinstance(listed, list) else ())
-        if isinstance(each, dict) and not each.get("was_cancelled") and not each.get("skipped")
-    ]
-    true = [each for each in done if each.get("ground_truth")]
-    latest = sorted(true or done, key=lambda each: str(each.get("updated_at") or each.get("created_at") or ""))
-    return latest[-1] if latest else None
+def _is_image(written: str) -> bool:
+    """Whether a path or URL names an image file."""
+    return any(map(image_by_name, (written, written.partition("?")[0])))
+
+
+def _places(images: Mapping[str, str], field: str) -> list[str]:
+    """What can name the image of a field: its value and, where that names no file, what other fields name."""
+    value = images[field]
+    return [value] if _is_image(value) else [value, *(other for key, other in images.items() if key != field)]
+
+
+def _by_image(
+    images: Mapping[str, str], texts: Mapping[str, str], results: Sequence[tuple[int, Item]], place: str
+) -> list[tuple[list[str], Sequence[tuple[int, Item]]]]:
+    """The results of each image, with what can be its name.
+
+    Where a task has several images, a result is of the one whose field is called as its tag is (`to_name`), or, with
+    one tag alone, of the field `image`. Raises InvalidInput where no field is called so.
+    """
+    if len(images) < 2:
+        return [([*(images or texts).values()], results)]
+    tags = dict.fromkeys(str(result.get("to_name")) for _, result in results)
+    if tags and tags.keys() <= images.keys():
+        return [(_places(images, tag), [one for one in results if str(one[1].get("to_name")) == tag]) for tag in tags]
+    if len(tags) < 2 and "image" in images:
+        return [(_places(images, "image"), results)]
+    raise InvalidInput(f"which image of {', '.join(images)} is labelled is not known", place)
 
 
 def _names(result: Item) -> list[str]:
