@@ -109,3 +109,27 @@ def test_labels_of_other_tasks_are_read_and_broken_ones_are_found(tmp_path: Path
     ((_, labels),) = read_all(Format.CAPTURES, tmp_path / "masks", Task.SEMANTIC_SEGMENTATION)
     (region,) = labels.regions
     assert (region.name, region.size, sum(region.runs[1::2])) == ("membrane", (40, 60), int(mask.sum()))
+
+
+BROKEN = {
+    "a mask that is none": (Task.DETECTION, {"objects": [{"class": "WBC", "box": [1.0, 2.0, 30.0, 20.0], "mask": 7}]}),
+    "two classes": (Task.CLASSIFICATION, {"classes": [{"class": "WBC"}, {"class": "RBC"}]}),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_label_that_cannot_be_taken_costs_its_own_image_only(case: str, tmp_path: Path) -> None:
+    task, content = BROKEN[case]
+    store = filled(tmp_path, {"a": 0, "b": 50}, task)
+    label(store, {"a"}, content)
+    label(store, {"b"}, {name: parts[:1] for name, parts in BROKEN["two classes"][1].items()} | {"objects": []})
+    (broken, first), (_, second) = read_all(Format.CAPTURES, tmp_path, task)
+    assert ([one.place for one in first.findings], first.boxes, first.name) == (["2026-11-26/a-0.png"], (), None)
+    assert (broken.name, second.findings, second.complete) == ("a-0.png", (), True)
+
+
+def test_the_class_is_the_most_probable(tmp_path: Path) -> None:
+    store = filled(tmp_path, {"a": 0}, Task.CLASSIFICATION)
+    label(store, {"a"}, {"classes": [{"class": "RBC", "score": 0.1}, {"class": "WBC", "score": 0.9}]})
+    ((_, labels),) = read_all(Format.CAPTURES, tmp_path, Task.CLASSIFICATION)
+    assert labels.name == "WBC"

@@ -15,7 +15,7 @@ from datetime import timedelta
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 from fovea_serving.captures import CaptureStore
-from fovea_serving.captures.exchange import Picture, parts_of, pictures
+from fovea_serving.captures.exchange import Picture, best_class, parts_of, pictures
 from fovea_serving.captures.records import prediction_of
 from pydantic import JsonValue
 
@@ -62,19 +62,24 @@ def _labels(each: Picture, place: str, task: Task) -> Labels:
     fault = "" if capture.task in LABELLED_BY[task] else f"a label of {capture.task} says nothing about {task}"
     try:
         prediction_of(capture.task, capture.images[each.index], content)  # or it says what is wrong
+        labels = labels_of(content, each.size, place)
     except InvalidInput as error:
         fault = f"the label cannot be read: {error.message}"
+    names = {str(part.get("class")) for part in parts_of(content, "classes") if not {"mask", "score"} & part.keys()}
+    if len(names) > 1:
+        fault = fault or f"the label has the classes {', '.join(sorted(names))}; an image has one"
     if fault:
         finding = Finding(FindingKind.INVALID_LABEL, place, fault)
         return Labels(place=place, findings=(finding,), complete=False)
-    return labels_of(content, each.size, place)
+    return labels
 
 
 def labels_of(content: Mapping[str, JsonValue], size: tuple[int, int], place: str) -> Labels:
-    """A prediction, or a label in its form, as labels of an image of this width and height."""
+    """A prediction, or a label in its form, as labels of an image of this width and height. Raises InvalidInput."""
+    best = best_class(content)
     parts = [(part, str(part["class"])) for part in parts_of(content, "classes")]
     return Labels(
-        name=parts[0][1] if parts and "mask" not in parts[0][0] else None,
+        name=str(best["class"]) if best is not None and "mask" not in best else None,
         boxes=tuple(
             Box(str(part["class"]), *_corners(part["box"]), place=place, outline=_outline(part, place))
             for part in parts_of(content, "objects")
