@@ -36,3 +36,19 @@ def test_formats_of_labelling_tools(case: str, tmp_path: Path) -> None:
     format, task, file, text = FOLDERS[case]
     tree = Tree.of(StorePath.parse(str(write(tmp_path, {"cats/a.jpg": "", f"cats/{file}": text}))))
     assert (guess_format(tree), guess_task(format, tree)) == (format, task)
+
+
+IN_WINDOWS = FOLDERS | {
+    "COCO": (Format.COCO, Task.DETECTION, "x.json", '{"images": [], "annotations": [{"bbox": [1, 2, 3, 4]}]}'),
+    "YOLO": (Format.YOLO, Task.DETECTION, "a.txt", "0 0.5 0.5 0.2 0.2\r\n"),
+    "PascalVOC": (Format.PASCAL_VOC, Task.DETECTION, "a.xml", "<annotation><filename>a.jpg</filename></annotation>"),
+    "CVAT": (Format.CVAT, Task.DETECTION, "x.xml", '<annotations><image name="a.jpg"/></annotations>'),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("case", IN_WINDOWS)
+def test_a_byte_order_mark_hides_no_format(case: str, encoding: str, tmp_path: Path) -> None:
+    format, _, file, text = IN_WINDOWS[case]
+    files: dict[str, str | bytes] = {"cats/a.jpg": "", f"cats/{file}": text.encode(encoding)}
+    assert guess_format(Tree.of(StorePath.parse(str(write(tmp_path, files))))) == format

@@ -21,7 +21,7 @@ from fovea_trainer.data.formats.csv_columns import columns_of
 from fovea_trainer.data.formats.masks import IMAGE_FOLDERS, MASK_FOLDERS
 from fovea_trainer.data.records import Labels, SourceImage
 from fovea_trainer.data.sources import open_source
-from fovea_trainer.data.text import decode_text
+from fovea_trainer.data.text import decode_text, encoding_of
 from fovea_trainer.data.unused import LINE
 
 LOOKED_INTO = 20
@@ -164,5 +164,8 @@ def _lists_images(tree: Tree, path: str) -> bool:
 
 
 def _head(tree: Tree, path: str) -> bytes:
+    """The beginning of a file, in UTF-8 without a byte order mark where it has one."""
     with (tree.root / path).open() as file:
-        return bytes(file.read(HEAD_BYTES))
+        head = bytes(file.read(HEAD_BYTES))
+    encoding = encoding_of(head[:4])
+    return head if encoding == "utf-8" else head.decode(encoding, errors="replace").encode()
