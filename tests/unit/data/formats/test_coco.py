@@ -215,6 +215,17 @@ def test_splits_of_files_and_folders(tmp_path: Path) -> None:
     assert found.splits == {"train2017/a.jpg": "train", "valid/a.jpg": "validation"}
 
 
+def test_of_images_of_one_name_the_one_in_the_split_of_the_file_is_meant(tmp_path: Path) -> None:
+    """Projects of CVAT with subsets are exported so, and COCO's own folders are called so."""
+    dog = coco(objects=[{**OBJECT, "category_id": 2}])
+    files = {"images/train2017/a.jpg": "", "images/val2017/a.jpg": "", "images/other/a.jpg": ""}
+    listed = {"annotations/instances_train2017.json": coco(), "annotations/instances_val2017.json": dog}
+    found = read(tmp_path, {**files, **listed, "x.json": coco()})
+    assert found.boxes == {"images/train2017/a.jpg": [CAT], "images/val2017/a.jpg": [("dog", *CAT[1:])]}
+    assert found.splits == {"images/train2017/a.jpg": "train", "images/val2017/a.jpg": "validation"}
+    assert found.findings == [("MissingImage", "x.json:2")]
+
+
 def test_an_image_in_two_splits_is_told_with_both_places(tmp_path: Path) -> None:
     found = read(tmp_path, {"a.jpg": "", "train.json": coco(), "val.json": coco()})
     assert found.splits == {"a.jpg": None}

@@ -165,6 +165,20 @@ def test_images_are_found_by_a_name_without_suffix_where_one_has_it(tmp_path: Pa
     assert "could be a/2.jpg or b/2.jpg" in found.source_findings[0].message
 
 
+def test_of_images_of_one_name_the_one_in_the_split_of_the_file_is_meant(tmp_path: Path) -> None:
+    """With suffixes as TensorFlow's tutorial has them, and without as Kaggle's sets."""
+    files = {f"images/{split}/{name}.jpg": "" for split in ("train", "test") for name in "ab"}
+    files |= {
+        "train_labels.csv": "image,label\na.jpg,cat\nb,cat\n",
+        "test_labels.csv": "image,label\na.jpg,dog\nb,dog\n",
+    }
+    found = read(tmp_path, files, Task.CLASSIFICATION)
+    assert found.labels == {
+        f"images/{split}/{name}.jpg": label for split, label in (("train", "cat"), ("test", "dog")) for name in "ab"
+    }
+    assert found.findings == []
+
+
 def test_rows_of_an_image_that_is_gone_are_not_those_of_another_of_its_name(tmp_path: Path) -> None:
     files = {"kept/a.jpg": "", "x.csv": "kept/a.jpg,10,20,40,60,cat\ngone/a.jpg,1,2,30,40,dog\n"}
     found = read(tmp_path, files)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from fovea_store import Entry, NotFound, StorePath
 
 from fovea_trainer.data.findings import Finding
 from fovea_trainer.data.image_files import HEAD_BYTES, image_by_name, is_image, may_be_image
-from fovea_trainer.data.records import Labels, NamedClass, SourceImage, split_named
+from fovea_trainer.data.records import SPLIT_NAMES, Labels, NamedClass, SourceImage, split_named
 from fovea_trainer.data.text import composed, decode_text
 
 ANNOTATION_BYTES = 16 << 20
@@ -111,8 +112,8 @@ class Tree:
         """The file that an annotation file means by a path.
 
         Backslashes are slashes; absolute paths, drives and URLs are of the machine where the labels were made, of
-        which only the end of the path counts. Where several files have the same end the nearest to the annotation
-        file is meant.
+        which only the end of the path counts. Where several files have the same end, those near the annotation file
+        are meant, then those of its split.
 
         Args:
             written: The path as it is written.
@@ -130,17 +131,18 @@ class Tree:
                 for base in dict.fromkeys((here, "", *(_join(here, each) for each in folders), *folders)):
                     if (path := self.find(_join(base, *parts))) is not None:
                         return Located(path, True)
-            if (path := self._by_end(parts, here, written)) is not None:
+            if (path := self._by_end(parts, beside, written)) is not None:
                 return Located(path, False)
         return None
 
-    def _by_end(self, parts: Sequence[str], here: str, written: str) -> str | None:
+    def _by_end(self, parts: Sequence[str], beside: str, written: str) -> str | None:
+        here = beside.rpartition("/")[0]
         same_name = self._by_name.get(_key(parts[-1]), ())
         for count in range(len(parts), 0, -1):
             end = "/" + _key("/".join(parts[-count:]))
             matching = [path for path in same_name if f"/{_key(path)}".endswith(end)]
             near = [path for path in matching if path.startswith(f"{here}/")] if here else matching
-            matching = near or matching
+            matching = in_split_of(beside, near or matching)
             if len(matching) > 1:
                 raise InvalidInput(f"{written!r} could be {' or '.join(matching[:3])}", None, "write more of the path")
             if matching:
@@ -216,6 +218,19 @@ def split_of(path: str) -> str | None:
     """The split that the innermost folder of a path names; None where no folder names one."""
     named = (split_named(folder) for folder in reversed(path.split("/")[:-1]))
     return next((split for split in named if split), None)
+
+
+def split_of_file(file: str) -> str | None:
+    """The split that a file's name has among its words, or its innermost folder that names one."""
+    words = re.split(r"[^a-z]+", PurePosixPath(file).stem.lower())
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None) or split_of(file)
+
+
+def in_split_of(file: str, paths: Sequence[str]) -> list[str]:
+    """Of the paths that a label file may mean the one in its own split; all where that is not one."""
+    split = split_of_file(file) if len(paths) > 1 else None
+    same = [path for path in paths if split is not None and split_of(path) == split]
+    return same if len(same) == 1 else list(paths)
 
 
 @dataclass(frozen=True, slots=True)

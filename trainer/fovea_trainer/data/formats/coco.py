@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
@@ -21,11 +19,11 @@ from fovea_serving.pipeline.run_lengths import decode_runs
 from pydantic import JsonValue
 
 from fovea_trainer.data.findings import Finding, FindingKind
-from fovea_trainer.data.formats import Options, Reader, Tree, split_of
+from fovea_trainer.data.formats import Options, Reader, Tree, split_of_file
 from fovea_trainer.data.formats.annotation_files import read_each
 from fovea_trainer.data.formats.json_stream import shown, stream_arrays
 from fovea_trainer.data.formats.listed import located_entries
-from fovea_trainer.data.records import SPLIT_NAMES, Box, FileImage, Labels, NamedClass, Region, SourceImage
+from fovea_trainer.data.records import Box, FileImage, Labels, NamedClass, Region, SourceImage
 from fovea_trainer.data.regions import corners_of, outlined_by_box, region_corners
 from fovea_trainer.data.text import encoding_of
 
@@ -239,12 +237,6 @@ class COCO:
 
 def open_reader(tree: Tree, options: Options) -> Reader:
     return COCO(tree, options)
-
-
-def split_of_file(file: str) -> str | None:
-    """The split that a file's name has among its words, or its innermost folder that names one."""
-    words = re.split(r"[^a-z]+", PurePosixPath(file).stem.lower())
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None) or split_of(file)
 
 
 def unnamed_rest(options: Options, named: Set[str], place: str) -> Iterator[Finding]:

@@ -17,10 +17,9 @@ from fovea_api.errors import InvalidInput
 from pydantic import JsonValue
 
 from fovea_trainer.data.findings import Finding, FindingKind
-from fovea_trainer.data.formats import Options, Reader, Tree, split_of
+from fovea_trainer.data.formats import Options, Reader, Tree, split_of, split_of_file
 from fovea_trainer.data.formats import annotation_files as listing
 from fovea_trainer.data.formats.annotation_files import read_each
-from fovea_trainer.data.formats.coco import split_of_file
 from fovea_trainer.data.formats.json_stream import shown, stream_list
 from fovea_trainer.data.formats.listed import located_entries
 from fovea_trainer.data.formats.shapes import WHOLE

@@ -21,9 +21,8 @@ from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
-from fovea_trainer.data.formats import Options, Reader, Tree, split_of
+from fovea_trainer.data.formats import Options, Reader, Tree, split_of, split_of_file
 from fovea_trainer.data.formats.annotation_files import read_each
-from fovea_trainer.data.formats.coco import split_of_file
 from fovea_trainer.data.formats.csv_columns import HEADER, YES, Columns, cell_of, classes_of, columns_of, number_of
 from fovea_trainer.data.formats.listed import located_entries
 from fovea_trainer.data.formats.pairs import Images

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
-from fovea_trainer.data.formats import Located, Tree
+from fovea_trainer.data.formats import Located, Tree, in_split_of
 from fovea_trainer.data.formats.json_stream import shown
 from fovea_trainer.data.formats.pairs import Images
 from fovea_trainer.data.text import composed
@@ -46,7 +46,7 @@ def located_entries(
     findings: list[Finding] = []
     for entry in entries:
         try:
-            place = tree.locate(entry.name, file, "images") or (_by_stem(stems, entry.name) if stems else None)
+            place = tree.locate(entry.name, file, "images") or (_by_stem(stems, entry.name, file) if stems else None)
         except InvalidInput as error:
             findings.append(Finding(FindingKind.MISSING_IMAGE, entry.place, error.message, error.remedy or ""))
             continue
@@ -65,9 +65,10 @@ def located_entries(
     return exact, findings
 
 
-def _by_stem(images: Images, name: str) -> Located | None:
+def _by_stem(images: Images, name: str, file: str) -> Located | None:
     """The image of a name without suffix. Raises InvalidInput where there are several."""
-    named = images.by_stem.get(composed(name.strip().replace("\\", "/").rpartition("/")[2]), ())
+    stem = composed(name.strip().replace("\\", "/").rpartition("/")[2])
+    named = in_split_of(file, images.by_stem.get(stem, ()))
     if len(named) > 1:
         raise InvalidInput(f"{name!r} could be {' or '.join(named[:3])}", None, "write more of the path")
     return Located(named[0], False) if named else None
