@@ -240,6 +240,19 @@ def test_classes(case: str, tmp_path: Path) -> None:
     assert (found.labels, found.findings) == ({"a.jpg": "cat", "b.jpg": "dog"}, [])
 
 
+def test_the_json_of_a_tool_is_no_class(tmp_path: Path) -> None:
+    """Label Studio's CSV has it where an image has boxes, or several choices."""
+    cells = ('[{"x": 1, "y": 2, "rectanglelabels": ["cat"]}]', '{"choices": ["cat", "dog"]}', "cat")
+    quoted = [cell.replace('"', '""') for cell in cells]
+    rows = (f'/data/upload/1/{name}.jpg,"{cell}"' for name, cell in zip("abc", quoted, strict=True))
+    files = {**{f"{name}.jpg": "" for name in "abc"}, "x.csv": "\n".join(("image,label", *rows))}
+    found = read(tmp_path, files, Task.CLASSIFICATION)
+    assert (found.labels, found.findings) == (
+        {"c.jpg": "cat"},
+        [("InvalidLabel", "x.csv:2"), ("InvalidLabel", "x.csv:3")],
+    )
+
+
 def test_an_image_of_no_class_is_unlabelled(tmp_path: Path) -> None:
     files = {"a.jpg": "", "b.jpg": "", "c.jpg": ""}
     found = read(tmp_path / "hot", files | {"x.csv": "image,cat,dog\na,1,0\nb,0,0\n"}, Task.CLASSIFICATION)

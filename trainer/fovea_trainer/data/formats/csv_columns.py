@@ -134,6 +134,8 @@ class Named:
 
     def labels(self, cells: Sequence[str]) -> list[Label]:
         names = [name for at in self.names if (name := cell_of(cells, at)) not in ("", "nan", "NaN")]
+        if tool := next((name for name in names if name.startswith(('{"', '[{"'))), None):
+            raise InvalidInput(f"{tool[:40]!r} is the JSON of a tool, not the name of a class")
         if self.sides is None:
             return [(name, None) for name in names]
         written = [cell_of(cells, position) for position in self.box]
