@@ -13,8 +13,12 @@ from fovea_api.common import Task
 from fovea_api.dataset import Format
 from fovea_api.errors import InvalidInput
 from fovea_store import StorePath
+from fovea_trainer.data.checks import MIN_BOX_SIDE
+from fovea_trainer.data.findings import FindingKind
 from fovea_trainer.data.formats import Tree
 from fovea_trainer.data.read import class_mask
+from fovea_trainer.data.records import Region
+from fovea_trainer.data.regions import extent, pixels_of
 
 Item = Mapping[str, object]
 CATEGORIES: Sequence[Item] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
@@ -132,11 +136,19 @@ def test_a_bad_object_is_named_and_the_others_are_read(case: str, tmp_path: Path
     assert finding[1] == "x.json:3"
 
 
+RUNS = {"size": [100, 100], "counts": [1020, 40, *[60, 40] * 29, 6040]}
+"""The pixels of CAT."""
 GOOD_OBJECTS: dict[str, Item] = {
     "numbers as texts": {**OBJECT, "bbox": ["10", "20", "30.0", "40"]},
     "ids as texts": {**OBJECT, "image_id": "1", "category_id": "1"},
     "ids as fractions": {**OBJECT, "image_id": 1.0, "category_id": 1.0},
     "a polygon alone": {**OBJECT, "bbox": None, "segmentation": [[10, 20, 40, 20, 40, 60]]},
+    "run lengths alone": {**OBJECT, "bbox": None, "segmentation": RUNS},
+    "a speck beside a polygon": {
+        **OBJECT,
+        "bbox": None,
+        "segmentation": [[3, 3], [4, 4, 5, 5], [10, 20, 40, 20, 40, 60]],
+    },
     "a polygon and an empty box": {**OBJECT, "bbox": [], "segmentation": [[10, 20, 40, 20, 40, 60]]},
 }
 
@@ -145,6 +157,30 @@ GOOD_OBJECTS: dict[str, Item] = {
 def test_what_is_certain_is_read(case: str, tmp_path: Path) -> None:
     found = read(tmp_path, {"a.jpg": "", "x.json": coco(objects=[GOOD_OBJECTS[case]])})
     assert (found.boxes, found.findings) == ({"a.jpg": [CAT]}, [])
+
+
+def test_the_box_of_run_lengths_is_that_of_their_pixels(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for number in range(60):
+        lengths = random.integers(0, (4, 30, 200)[number % 3], 9).tolist()
+        runs = [0, *lengths, 100 * 100 - sum(lengths)]
+        object_ = {**OBJECT, "bbox": None, "segmentation": {"size": [100, 100], "counts": runs}}
+        found = read(tmp_path, {"a.jpg": "", "x.json": coco(objects=[object_])})
+        pixels = pixels_of(Region("cat", runs=tuple(runs), size=(100, 100)), 100, 100)
+        left, top, right, bottom = extent(pixels)
+        wide = min(right - left, bottom - top) >= MIN_BOX_SIDE
+        assert found.boxes["a.jpg"] == ([("cat", left, top, right, bottom)] if wide else []), runs
+
+
+def test_objects_that_are_mostly_crowds_are_told(tmp_path: Path) -> None:
+    """CVAT gives `iscrowd` 1 to each mask, however many objects it shows."""
+    crowd = {**OBJECT, "iscrowd": 1, "segmentation": RUNS}
+    found = read(tmp_path, {"a.jpg": "", "x.json": coco(objects=[crowd, {**crowd, "category_id": 2}, OBJECT])})
+    assert [box[0:1] + box[5:] for box in found.images["a.jpg"].content.boxes] == [("cat", True), ("dog", True)]
+    (finding,) = found.source_findings
+    assert (finding.kind, finding.place) == (FindingKind.IGNORED_REGION, "x.json")
+    assert (finding.message[:31], "CVAT" in finding.remedy) == ("2 of 3 objects are crowds (`isc", True)
+    assert read(tmp_path / "half", {"a.jpg": "", "x.json": coco(objects=[crowd, OBJECT])}).source_findings == ()
 
 
 def test_an_image_under_two_ids_is_left_out_and_both_are_named(tmp_path: Path) -> None:
@@ -282,6 +318,11 @@ def mask_of(root: Path, objects: Sequence[Item], classes: Sequence[str] = CLASSE
 POLYGON = {**OBJECT, "segmentation": [[10, 20, 40, 20, 40, 60, 10, 60]]}
 
 
+def test_a_speck_beside_a_polygon_has_no_pixels(tmp_path: Path) -> None:
+    mask, kinds = mask_of(tmp_path, [{**POLYGON, "segmentation": [[1, 1, 2, 2], *POLYGON["segmentation"]]}])  # type: ignore[misc]
+    assert ((mask == 1).sum(), kinds) == (30 * 40, [])
+
+
 def test_a_polygon_has_as_many_pixels_as_pycocotools_gives_it(tmp_path: Path) -> None:
     mask, _ = mask_of(tmp_path, [{**OBJECT, "segmentation": [[10, 10, 14, 10, 14, 14, 10, 14]]}])
     assert (mask == 1).sum() == 16
@@ -293,6 +334,7 @@ FAULTY: dict[str, object] = {
     "null": None,
     "flat": [10, 20, 40, 20, 40, 60],
     "two points": [[10, 20, 40, 60]],
+    "specks": [[10, 20], [40, 60]],
     "odd": [[10, 20, 40, 20, 40, 60, 1]],
     "not numbers": [[10, 20, "x", 20, 40, 60]],
     "turned run lengths": {"size": [50, 200], "counts": [10_000]},

@@ -8,6 +8,7 @@ ids: numbers or texts. What a file says about an image that it lists twice is in
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -29,6 +30,9 @@ from fovea_trainer.data.text import encoding_of
 
 MAX_POINTS = 1_000_000
 """Numbers of one annotation's polygons."""
+NO_CROWDS = (
+    "if each is one object, set its iscrowd to 0; from CVAT, which gives 1 to masks, export as CVAT for images 1.1"
+)
 OTHER_TASKS = ("caption", "segments_info")
 """Keys of annotations that describe no object of their own: captions, and panoptic segmentations."""
 
@@ -71,6 +75,9 @@ class Content:
     """Ids of categories that stand for no name, and why."""
     scored: int = 0
     """Annotations with a score."""
+    crowds: int = 0
+    objects: int = 0
+    """Annotations that are crowds, and all of them."""
     entries: list[Entry] = field(default_factory=list)
     annotations: dict[str, list[Annotation]] = field(default_factory=lambda: defaultdict(list))
     findings: list[Finding] = field(default_factory=list)
@@ -192,6 +199,9 @@ class COCO:
         if content.scored:
             message = f"{content.scored} annotations have a score, as predictions have"
             content.findings.append(Finding(FindingKind.PREDICTED_LABELS, file, message))
+        if 2 * content.crowds > content.objects and self.options.task in (Task.DETECTION, Task.INSTANCE_SEGMENTATION):
+            message = f"{content.crowds} of {content.objects} objects are crowds (`iscrowd`: 1), and not learned from"
+            content.findings.append(Finding(FindingKind.IGNORED_REGION, file, message, NO_CROWDS))
         _refuse_shared_ids(content)
         known = {entry.id for entry in content.entries}
         for number in [number for number in (*content.annotations, *content.wrong) if number not in known]:
@@ -207,7 +217,8 @@ class COCO:
         image = _identity(item, "image_id")
         content.scored += item.get("score") is not None
         try:
-            content.annotations[image].append(self._annotation(item, place))
+            content.annotations[image].append(annotation := self._annotation(item, place))
+            content.objects, content.crowds = content.objects + 1, content.crowds + annotation.crowd
         except InvalidInput as error:
             content.wrong[image].append(Finding(FindingKind.INVALID_LABEL, place, error.message))
 
@@ -228,10 +239,9 @@ class COCO:
         if self.options.task == Task.CLASSIFICATION:
             return Annotation(category, place, crowd, (0.0, 0.0, math.inf, math.inf))
         if not item.get("bbox") and segmentation:
-            polygons, runs, _ = read_segmentation(segmentation)
-            if not runs:
-                x1, y1, x2, y2 = corners_of(polygons)
-                return Annotation(category, place, crowd, (x1, y1, x2 - x1, y2 - y1))
+            polygons, runs, (height, _) = read_segmentation(segmentation)
+            x1, y1, x2, y2 = _around(runs, height) if runs else corners_of(polygons)
+            return Annotation(category, place, crowd, (x1, y1, x2 - x1, y2 - y1))
         return Annotation(category, place, crowd, _four(item.get("bbox")))
 
 
@@ -370,6 +380,18 @@ def _four(value: JsonValue) -> tuple[float, float, float, float]:
     raise InvalidInput(f"`bbox` is {shown(value)}, not [x, y, width, height]")
 
 
+def _around(runs: Sequence[int], height: int) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 around run lengths down the columns of an image, which may be too large to be drawn."""
+    ends = list(itertools.accumulate(runs))
+    inside = [(start, end - 1) for start, end in zip(ends[0::2], ends[1::2], strict=False) if end > start]
+    if not inside:
+        raise InvalidInput("the run lengths show no pixel")
+    columns = [place // height for run in inside for place in run]
+    # A run that goes on in the next column reaches the lower edge in its own, and the upper one there.
+    rows = [place % height for run in inside for place in (run if run[0] // height == run[1] // height else (0, -1))]
+    return min(columns), min(rows), max(columns) + 1, max(rows) + 1
+
+
 def read_segmentation(value: JsonValue) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...], tuple[int, int]]:
     if isinstance(value, dict):
         size, counts = value.get("size"), value.get("counts")
@@ -387,11 +409,15 @@ def read_segmentation(value: JsonValue) -> tuple[tuple[tuple[float, ...], ...], 
         raise InvalidInput("there is no `segmentation`")
     polygons: list[tuple[float, ...]] = []
     for part in value:
+        if isinstance(part, list) and len(part) in (2, 4) and len(value) > 1 and all(map(_is_number, part)):
+            continue  # contours of one or two points, which have no area
         if not isinstance(part, list) or len(part) < 6 or len(part) % 2 or len(part) > MAX_POINTS:
             raise InvalidInput(f"`segmentation` has {shown(part)}, not polygons [[x1, y1, x2, y2, x3, y3, …], …]")
         if not all(_is_number(number) for number in part):
             raise InvalidInput("a polygon holds something that is no finite number")
         polygons.append(tuple(float(number) for number in part if isinstance(number, int | float | str)))
+    if not polygons:
+        raise InvalidInput(f"`segmentation` has {shown(value)}, in which no polygon has three points")
     return tuple(polygons), (), (0, 0)
 
 
