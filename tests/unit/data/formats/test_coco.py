@@ -136,6 +136,13 @@ def test_a_bad_object_is_named_and_the_others_are_read(case: str, tmp_path: Path
     assert finding[1] == "x.json:3"
 
 
+def test_an_entry_of_a_file_of_one_line_is_named_by_its_number(tmp_path: Path) -> None:
+    """So programs write: on the line of their file stands all that it has."""
+    content = {"images": [IMAGE], "annotations": [OBJECT, OBJECT | {"bbox": [1]}], "categories": CATEGORIES}
+    found = read(tmp_path, {"a.jpg": "", "x.json": json.dumps(content)})
+    assert found.findings == [("InvalidLabel", "x.json:1, entry 2 of annotations")]
+
+
 RUNS = {"size": [100, 100], "counts": [1020, 40, *[60, 40] * 29, 6040]}
 """The pixels of CAT."""
 GOOD_OBJECTS: dict[str, Item] = {

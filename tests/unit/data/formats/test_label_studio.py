@@ -351,4 +351,6 @@ def test_an_entry_that_is_no_task_is_named_and_the_others_are_read(tmp_path: Pat
     entries = ["7", '{"data": {}}', '{"data": {"image": ["a.jpg"]}}', json.dumps(task(annotation(result(BOX))))]
     found = read(tmp_path, {"a.jpg": "", "tasks.json": f"[{', '.join(entries)}]".replace(", ", ",\n", 1)})
     assert found.boxes == {"a.jpg": [("cat", *CORNERS)]}
-    assert found.findings == [("InvalidLabel", "tasks.json:1"), *[("InvalidLabel", "tasks.json:2")] * 2]
+    assert found.findings == [
+        ("InvalidLabel", place) for place in ("tasks.json:1", "tasks.json:2", "tasks.json:2, entry 3")
+    ]

@@ -182,8 +182,7 @@ class COCO:
             raw.seek(0)
             # What is no text in the encoding is reported where it matters: in names.
             with io.TextIOWrapper(raw, encoding, errors="replace") as stream:
-                for section, item, line in stream_arrays(stream, file, arrays):
-                    place = f"{file}:{line}"
+                for section, item, place in stream_arrays(stream, file, arrays):
                     try:
                         if section == "categories":
                             _add_category(content, _dict(item, place), place)

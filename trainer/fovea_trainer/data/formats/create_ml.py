@@ -147,8 +147,7 @@ def read_file(tree: Tree, file: str, boxes: bool) -> Content:
     entries: list[Entry] = []
     findings: list[Finding] = []
     with (tree / file).open() as raw, text_stream(raw) as stream:
-        for item, line in stream_list(stream, file):
-            place = f"{file}:{line}"
+        for item, place in stream_list(stream, file):
             try:
                 entries.append(_entry(item, place, boxes))
             except InvalidInput as error:

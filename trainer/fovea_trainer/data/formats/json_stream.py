@@ -1,4 +1,7 @@
-"""JSON that is read as a stream: memory is bounded by one item, and every error names its line."""
+"""JSON that is read as a stream: memory is bounded by one item, and every item and error names its line.
+
+Programs write a whole file as one line: an item that shares its line has its number beside it, from 1 on.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ MAX_ITEM = 64 << 20
 
 def stream_arrays(
     stream: TextIO, file: str, arrays: set[str], others: dict[str, JsonValue] | None = None
-) -> Iterator[tuple[str, JsonValue, int]]:
-    """The items of the arrays of the top-level object, as (key, item, line), holding one item at a time.
+) -> Iterator[tuple[str, JsonValue, str]]:
+    """The items of the arrays of the top-level object, as (key, item, place), holding one item at a time.
 
     NaN and infinity become None; nesting as deep as a bomb and broken JSON raise InvalidInput with the line.
 
     Args:
         stream: The text.
-        file: Its name, for errors.
+        file: Its name, for places and errors.
         arrays: Filled with the keys of all arrays, of empty ones, too.
         others: Filled with what is no array, by key.
     """
@@ -39,7 +42,7 @@ def stream_arrays(
         text.expect(":")
         if text.peek() == "[":
             arrays.add(key)
-            yield from ((key, item, line) for item, line in _items(text))
+            yield from ((key, item, place) for item, place in _items(text, f" of {key}"))
         else:
             value = text.value()
             if others is not None:
@@ -49,17 +52,20 @@ def stream_arrays(
         text.expect(",")
 
 
-def stream_list(stream: TextIO, file: str) -> Iterator[tuple[JsonValue, int]]:
-    """The items of a top-level array, as (item, line); like `stream_arrays`."""
-    return _items(_Window(stream, file))
+def stream_list(stream: TextIO, file: str) -> Iterator[tuple[JsonValue, str]]:
+    """The items of a top-level array, as (item, place); like `stream_arrays`."""
+    return _items(_Window(stream, file), "")
 
 
-def _items(text: _Window) -> Iterator[tuple[JsonValue, int]]:
+def _items(text: _Window, of: str) -> Iterator[tuple[JsonValue, str]]:
     text.expect("[")
+    number = before = 0
     while text.peek() != "]":
         text.skip_space()
-        line = text.line
-        yield text.value(), line
+        number, line = number + 1, text.line
+        item = text.value()
+        yield item, f"{text.file}:{line}, entry {number}{of}" if line == before else f"{text.file}:{line}"
+        before = text.line
         if text.peek() != ",":
             break
         text.expect(",")

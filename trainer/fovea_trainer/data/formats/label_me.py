@@ -197,9 +197,8 @@ def read_file(tree: Tree, file: str) -> Content:
     arrays: set[str] = set()
     others: dict[str, JsonValue] = {}
     pixels = 0
-    for section, item, line in stream_arrays(io.StringIO(text), file, arrays, others):
+    for section, item, place in stream_arrays(io.StringIO(text), file, arrays, others):
         if section == "shapes":
-            place = f"{file}:{line}"
             try:
                 drawn.append(_drawn(item, place))
             except InvalidInput as error:

@@ -149,8 +149,7 @@ class LabelStudio:
         tasks: list[Labelled] = []
         findings: list[Finding] = []
         with (self.tree / file).open() as raw, text_stream(raw) as stream:
-            for item, line in stream_list(stream, file):
-                place = f"{file}:{line}"
+            for item, place in stream_list(stream, file):
                 if isinstance(item, dict) and "annotator" in item and "annotation_id" in item:
                     raise InvalidInput("this is the export JSON-MIN, without types and sizes", place, EXPORT)
                 try:
