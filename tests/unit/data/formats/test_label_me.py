@@ -114,6 +114,17 @@ def test_objects_have_the_pixels_of_their_shapes(tmp_path: Path) -> None:
     assert found.findings == [("IgnoredRegion", "a.json:8")]
 
 
+def test_the_box_of_an_object_lies_around_all_its_outlines(tmp_path: Path) -> None:
+    """labelme makes a group of polygons of a mask in several parts. Rectangles are an object each."""
+    apart = shape(points=[[60, 20], [70, 20], [70, 30], [60, 30]], group_id=1)
+    frames = [shape("rectangle", corners, "frame", group_id=1) for corners in ([[1, 1], [9, 9]], [[20, 1], [30, 9]])]
+    found = of_one(tmp_path, shape(group_id=1), shape(label="dog", group_id=1), apart, shape(group_id=2), *frames)
+    assert sorted(found.boxes["a.jpg"]) == [
+        *[("cat", 10, 20, 40, 60), ("cat", 10, 20, 70, 60), ("dog", 10, 20, 40, 60)],
+        *[("frame", 1, 1, 9, 9), ("frame", 20, 1, 30, 9)],
+    ]
+
+
 def test_pixels_have_the_class_of_the_last_shape_over_them(tmp_path: Path) -> None:
     """Those around a shape that does not say which are its own, or that leaves the image, are ignored, and so are
     those of a class that is dropped."""

@@ -267,7 +267,7 @@ def labels_of_file(content: Content, options: Options) -> Labels:
     """What a file says about its image."""
     place = f"{content.file}:1"
     flags = [box(flag, place, WHOLE) for flag, value in content.flags.items() if value is True]
-    shapes = [_shape_of(parts, content.size) for parts in _objects(content.drawn, options.outlines)]
+    shapes = [_shape_of(parts, content.size) for parts in _objects(content.drawn, options.task)]
     return labels_of(
         options,
         shapes,
@@ -279,11 +279,16 @@ def labels_of_file(content: Content, options: Options) -> Labels:
     )
 
 
-def _objects(drawn: Sequence[Drawn], joined: bool) -> list[list[Drawn]]:
-    """The parts of each object: where pixels are asked for, those of one class and group are of one."""
+def _objects(drawn: Sequence[Drawn], task: Task) -> list[list[Drawn]]:
+    """The parts of each object: outlines of one class and group are of one, as labelme's converter to COCO has it.
+
+    Where pixels are asked for, all shapes of the group are; boxes alone, which X-AnyLabeling groups for other reasons,
+    are an object each.
+    """
+    joined = {Task.INSTANCE_SEGMENTATION: tuple(POINTS), Task.DETECTION: OUTLINED}.get(task, ())
     objects: dict[object, list[Drawn]] = defaultdict(list)
     for number, part in enumerate(drawn):
-        objects[(part.name, part.group) if part.group and joined else number].append(part)
+        objects[(part.name, part.group) if part.group and part.kind in joined else number].append(part)
     return list(objects.values())
 
 
