@@ -275,6 +275,17 @@ def test_an_archive_is_a_source(build: Build, voc: Path, tmp_path: Path) -> None
         build(spec)
 
 
+@pytest.mark.parametrize(("encoding", "name"), [("utf-8", "köter/日本.jpg"), ("cp437", "köter/é.jpg")])
+def test_names_in_a_zip_that_does_not_say_its_encoding(encoding: str, name: str, tmp_path: Path) -> None:
+    """macOS packs UTF-8 and does not say so; others pack the code page of the first PCs, which is what it means."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("x" * len(name.encode(encoding)), b"pixels")
+    packed = (tmp_path / "a.zip").read_bytes().replace(b"x" * len(name.encode(encoding)), name.encode(encoding))
+    (tmp_path / "a.zip").write_bytes(packed)
+    unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert (tmp_path / "out" / name).read_bytes() == b"pixels"
+
+
 def test_names_from_data_cannot_inject_html(build: Build, voc: Path) -> None:
     file = voc / "Annotations/BloodImage_00002.xml"
     file.write_text(file.read_text().replace("<name>RBC</name>", "<name>&lt;script&gt;alert(1)&lt;/script&gt;</name>"))

@@ -43,6 +43,8 @@ GENERATED_ROOT = "FOVEA_GENERATED_ROOT"
 """Environment variable: the folder in which a pod finds what the programs of its sources wrote, each under the source's
 name."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst")
+UTF_8 = 1 << 11
+"""Flag of a ZIP member whose name is in UTF-8."""
 COPY_CHUNK_BYTES = 1 << 20
 DOWNLOAD_TIMEOUT_SECONDS = 60.0
 """Of one read; a server that is silent for longer is given up."""
@@ -391,7 +393,17 @@ def _zip_members(archive: Path, shown: str) -> Iterator[tuple[str, IO[bytes]]]:
             if stat.S_ISLNK(mode):
                 raise _link(member.filename, shown)
             if not member.is_dir():
-                yield member.filename, file.open(member)
+                yield _written_name(member), file.open(member)
+
+
+def _written_name(member: zipfile.ZipInfo) -> str:
+    """The name of a member, which is in UTF-8 also where the archive does not say so: so macOS packs."""
+    if member.flag_bits & UTF_8:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode()
+    except UnicodeError:
+        return member.filename
 
 
 def _tar_members(archive: Path, shown: str) -> Iterator[tuple[str, IO[bytes]]]:
