@@ -47,6 +47,15 @@ def test_layouts(layout: str, tmp_path: Path) -> None:
     assert read.findings == [("Unlabelled", path) for path in unlabelled]
 
 
+def test_folders_that_are_called_nearly_as_splits_are_told(tmp_path: Path) -> None:
+    """So Intel's scenes lie in their archive; one such folder alone is as good a class as any."""
+    names = ("seg_train/seg_train/sea/1.jpg", "seg_test/seg_test/sea/2.jpg", "train_station/3.jpg")
+    read = read_source(Format.IMAGE_FOLDER, write(tmp_path / "a", dict.fromkeys(names, "")), Task.CLASSIFICATION)
+    assert read.findings == [("MissingSplit", name) for name in ("seg_test", "seg_train", "train_station")]
+    root = write(tmp_path / "b", {"train_station/1.jpg": "", "harbour/2.jpg": ""})
+    assert read_source(Format.IMAGE_FOLDER, root, Task.CLASSIFICATION).findings == []
+
+
 def test_a_declared_class_is_one_whatever_it_is_called(tmp_path: Path) -> None:
     root = write(tmp_path, {"train/bus/1.jpg": "", "train/train/1.jpg": "", "test/bus/1.jpg": ""})
     assert set(

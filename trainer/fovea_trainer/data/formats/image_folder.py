@@ -6,15 +6,16 @@ One folder around all others is looked through. A folder that is called as a spl
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree
-from fovea_trainer.data.records import FileImage, Labels, SourceImage, split_named
+from fovea_trainer.data.records import SPLIT_NAMES, FileImage, Labels, SourceImage, split_named
 from fovea_trainer.data.text import composed
 
 LAYOUT = "ImageFolder has <class>/<image> or <split>/<class>/<image>"
@@ -41,6 +42,7 @@ class ImageFolder:
             tops = ", ".join(sorted({parts[0] for parts in inner if parts})[:10])
             message = f"the folders {tops} name splits, and no class" if tops else "no image lies in a class's folder"
             raise InvalidInput(message, str(self.tree.root), LAYOUT)
+        yield from _nearly_splits({name for name, _ in placed if name} - self.classes)
         for path, (name, split) in zip(paths, placed, strict=True):
             if name is None:
                 finding = Finding(FindingKind.UNLABELLED, path, "the image lies in no class's folder")
@@ -54,6 +56,17 @@ class ImageFolder:
 
 def open_reader(tree: Tree, options: Options) -> Reader:
     return ImageFolder(tree, frozenset(options.classes) | frozenset(options.class_map))
+
+
+def _nearly_splits(names: Set[str]) -> Iterator[Finding]:
+    """Folders such as `seg_train` and `seg_test`, which are taken for classes."""
+    words = {name: set(re.split(r"[^a-z]+", name.lower())) for name in names}
+    splits = {name: {SPLIT_NAMES[word] for word in words[name] & SPLIT_NAMES.keys()} for name in names}
+    if {"train", "test"} <= {split for each in splits.values() for split in each}:
+        for name in sorted(name for name in names if splits[name]):
+            message = f"the folder {name} is taken for a class, and is called nearly as a split"
+            remedy = "call folders of splits train, validation and test; list it in classes if it is one"
+            yield Finding(FindingKind.MISSING_SPLIT, name, message, remedy)
 
 
 def _around(folders: Sequence[Sequence[str]]) -> int:
