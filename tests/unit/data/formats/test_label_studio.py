@@ -331,7 +331,7 @@ REFUSED = {
         "JSON-MIN",
         "export the project as JSON",
     ),
-    "COCO": ('{"images": []}', "expected", None),
+    "COCO": ('{"images": []}', "begins with '{'", "it is of another format, or broken; move it away"),
     "a list of other things": ('[{"file": "a.jpg"}]', "no tasks", None),
     "nothing": ("", "expected", None),
 }

@@ -32,6 +32,7 @@ def stream_arrays(
         others: Filled with what is no array, by key.
     """
     text = _Window(stream, file)
+    text.begin("{")
     text.expect("{")
     if text.peek() == "}":
         return
@@ -54,7 +55,9 @@ def stream_arrays(
 
 def stream_list(stream: TextIO, file: str) -> Iterator[tuple[JsonValue, str]]:
     """The items of a top-level array, as (item, place); like `stream_arrays`."""
-    return _items(_Window(stream, file), "")
+    text = _Window(stream, file)
+    text.begin("[")
+    return _items(text, "")
 
 
 def _items(text: _Window, of: str) -> Iterator[tuple[JsonValue, str]]:
@@ -117,6 +120,12 @@ class _Window:
     def peek(self) -> str:
         self.skip_space()
         return self.text[self.position : self.position + 1]
+
+    def begin(self, sign: str) -> None:
+        """Raises InvalidInput where the text does not begin with a sign: it is of another kind."""
+        if (found := self.peek()) != sign:
+            message = f"the file begins with {found or 'nothing'!r}, where {sign!r} is expected"
+            raise InvalidInput(message, f"{self.file}:{self.line}", "it is of another format, or broken; move it away")
 
     def expect(self, sign: str) -> None:
         if (found := self.peek()) != sign:
