@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from dataset_support import read_source, write
 from fovea_api.common import Task
 from fovea_api.dataset import Format
+from fovea_serving.pipeline.run_lengths import decode, run_lengths
 from fovea_store import StorePath
 from fovea_trainer.data.formats import Tree
 from fovea_trainer.data.orientation import TRANSPOSED, turn_pixels
@@ -106,6 +108,26 @@ def test_masks_are_turned_as_pillow_turns_pictures(orientation: int, tmp_path: P
     mask = class_mask(Tree.of(StorePath.parse(str(tmp_path))), content, ("x", "y"), *RASTER[::-1])
     assert (mask == displayed(raster, orientation)).all()
     assert (mask == turn_pixels(raster, orientation)).all()
+
+
+@pytest.mark.parametrize("task", [Task.INSTANCE_SEGMENTATION, Task.SEMANTIC_SEGMENTATION])
+@pytest.mark.parametrize("orientation", TRANSPOSED)
+def test_run_lengths_of_the_raster_are_turned_where_the_size_says_so(
+    orientation: int, task: Task, tmp_path: Path
+) -> None:
+    raster = np.zeros(RASTER[::-1], np.uint8)
+    raster[BOX[1] : BOX[3], BOX[0] : BOX[2]] = raster[3:6, 40:50] = 1  # no box, so that each turn is another
+    written = json.loads(coco(RASTER, BOX))
+    written["annotations"][0]["segmentation"] = run_lengths(raster.astype(bool))
+    write(tmp_path, {"a.jpg": picture(orientation), "a.json": json.dumps(written)})
+    found = read_source(Format.COCO, tmp_path, task, classes=("background", "a"))
+    content = found.images["a.jpg"].content
+    if task == Task.INSTANCE_SEGMENTATION:
+        mask = decode(content.masks[0].encode(), *RASTER[::-1])
+    else:
+        mask = class_mask(Tree.of(StorePath.parse(str(tmp_path))), content, ("background", "a"), *RASTER[::-1]) == 1
+    assert (mask == displayed(raster, orientation)).all()
+    assert [kind for kind, _ in found.findings] == ["TurnedLabels"]
 
 
 def displayed(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

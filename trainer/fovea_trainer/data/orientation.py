@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fovea_trainer.data.records import Box, Labels, Region
+from fovea_trainer.data.regions import pixels_of, region_of
 
 TRANSPOSED = range(5, 9)
 """EXIF orientations that exchange width and height."""
@@ -46,7 +47,7 @@ def turn_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8
 
 
 def turn_labels(labels: Labels, orientation: int, width: int, height: int) -> Labels:
-    """Boxes and polygons of the raster as those of the displayed picture of `width` x `height` pixels."""
+    """Boxes, polygons and run lengths of the raster as those of the displayed picture of `width` x `height` pixels."""
 
     def rotated(values: Sequence[float]) -> NDArray[np.float64]:
         return turn_points(np.asarray(values, np.float64).reshape(-1, 2), orientation, width, height)
@@ -56,8 +57,12 @@ def turn_labels(labels: Labels, orientation: int, width: int, height: int) -> La
         return (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
 
     def region(of: Region) -> Region:
+        box = of.box and corners(of.box)
+        if of.runs and of.size == (width, height):  # height and width of the raster
+            pixels = turn_pixels(pixels_of(of, height, width).astype(np.uint8), orientation)
+            return replace(region_of(pixels.astype(np.bool_), of.name, of.place), box=box)
         polygons = tuple(tuple(rotated(polygon).ravel().tolist()) for polygon in of.polygons)
-        return replace(of, polygons=polygons, box=of.box and corners(of.box))
+        return replace(of, polygons=polygons, box=box)
 
     def moved(box: Box) -> Box:
         outline = None if box.outline is None else region(box.outline)
