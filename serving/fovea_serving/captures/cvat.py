@@ -9,11 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fovea_api.common import Task
 from fovea_api.errors import FoveaError, InvalidInput, MissingExtra, Recoverable
 from pydantic import JsonValue
 
-from fovea_serving.captures.exchange import Picture, best_class, keep_labels, parts_of
+from fovea_serving.captures.exchange import WITHOUT_MASKS, Picture, best_class, keep_labels, parts_of
 from fovea_serving.captures.label_files import Labelled
 from fovea_serving.captures.store import CaptureStore
 
@@ -23,8 +22,6 @@ DONE = "completed"
 """State of a job whose frames are labelled."""
 ANNOTATION = "annotation"
 """Type of a job whose labels are the task's: neither ground truth, which checks others' labels, nor a replica."""
-TASKS = (Task.CLASSIFICATION, Task.DETECTION)
-"""Those whose predictions are tags and boxes."""
 
 
 class CvatUnavailable(Recoverable):
@@ -90,7 +87,7 @@ def push(store: CaptureStore, listed: Sequence[Picture], server: Server, name: s
 
     Raises InvalidInput, CvatUnavailable, and what stores raise.
     """
-    if (other := next((each for each in listed if each.found.capture.task not in TASKS), None)) is not None:
+    if (other := next((each for each in listed if each.found.capture.task not in WITHOUT_MASKS), None)) is not None:
         remedy = "export them as COCO: fovea captures export --format COCO"
         raise InvalidInput(f"predictions of {other.found.capture.task} do not go to CVAT", store.root.uri, remedy)
     with server.client() as client, TemporaryDirectory(prefix="fovea-cvat-") as work:

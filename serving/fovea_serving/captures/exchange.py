@@ -172,20 +172,23 @@ def export(store: CaptureStore, listed: Sequence[Picture], target: Path, form: s
         target: A folder.
         form: A name in FORMATS.
         labels: Whether labels are written, and not predictions; pictures without one are left out.
+
+    Raises InvalidInput, and writes nothing, where the form has no place for what is labelled.
     """
     chosen = [(each, each.label if labels else each.prediction) for each in listed]
     pairs = [(each, content) for each, content in chosen if content is not None]
-    for each, _ in pairs:
-        file = target / "images" / each.name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(store.read_image(each.found, each.index))
-    target.mkdir(parents=True, exist_ok=True)
     captures = [(each, each.found.capture, content) for each, content in pairs]
     images = [
         LabelledImage(each.name, each.size, of.task, None if labels else of.run, content)
         for each, of, content in captures
     ]
-    (target / ANNOTATIONS[form]).write_text(annotation_text(form, images), encoding="utf-8")
+    text = annotation_text(form, images)
+    for each, _ in pairs:
+        file = target / "images" / each.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(store.read_image(each.found, each.index))
+    target.mkdir(parents=True, exist_ok=True)
+    (target / ANNOTATIONS[form]).write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +217,13 @@ def annotation_text(form: str, images: Sequence[LabelledImage], classes: Sequenc
         form: A name in FORMATS.
         images: In the order in which they are to be shown.
         classes: Classes that may be chosen beside those that occur; only COCO lists them.
+
+    Raises InvalidInput for masks in another form than COCO.
     """
     if form == "COCO":
         return _coco(images, classes)
+    if (masked := next((each for each in images if each.task not in WITHOUT_MASKS), None)) is not None:
+        raise InvalidInput(f"labels of {masked.task} do not go as {form}", masked.name, "export them as COCO")
     return _cvat(images) if form == "CVAT" else _label_studio(images)
 
 
@@ -227,8 +234,9 @@ def parts_of(content: Mapping[str, JsonValue], field: str) -> list[dict[str, Any
 
 
 def best_class(content: Mapping[str, JsonValue]) -> dict[str, Any] | None:
-    """The most probable class of an image; None where it has none."""
-    return max(parts_of(content, "classes"), key=lambda part: part.get("score", 1.0), default=None)
+    """The most probable class of an image; None where it has none, or classes of pixels."""
+    named = (part for part in parts_of(content, "classes") if "mask" not in part)
+    return max(named, key=lambda part: part.get("score", 1.0), default=None)
 
 
 def _coco(listed: Sequence[LabelledImage], classes: Sequence[str]) -> str:
@@ -339,6 +347,8 @@ ANNOTATIONS: Mapping[str, str] = {"COCO": "annotations.json", "CVAT": "annotatio
 """Names of the annotation files."""
 FORMATS = tuple(ANNOTATIONS)
 """The forms that are written and read. Masks go as COCO alone."""
+WITHOUT_MASKS = (Task.CLASSIFICATION, Task.DETECTION)
+"""Tasks whose labels are classes of images and boxes, for which each form has a place."""
 
 
 # --- Back --------------------------------------------------------------------------------------------------------

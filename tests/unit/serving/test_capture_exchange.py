@@ -82,6 +82,15 @@ def test_predictions_go_out_and_come_back_as_labels(tmp_path: Path, form: str, t
     assert task == Task.CLASSIFICATION or first["box"] == pytest.approx(BOX)
 
 
+@pytest.mark.parametrize("form", ["CVAT", "LabelStudio"])
+@pytest.mark.parametrize("task", [Task.INSTANCE_SEGMENTATION, Task.SEMANTIC_SEGMENTATION])
+def test_masks_that_a_form_has_no_place_for_are_not_dropped(tmp_path: Path, form: str, task: Task) -> None:
+    store = filled(tmp_path / "captures", {"a": 0}, task)
+    with pytest.raises(InvalidInput, match=f"labels of {task} do not go as {form}"):
+        export(store, pictures(store), tmp_path / "out", form)
+    assert not (tmp_path / "out").exists()
+
+
 def test_labelled_captures_are_a_source_of_a_dataset(tmp_path: Path) -> None:
     store = filled(tmp_path / "captures", {"a": 0, "b": 100})
     export(store, pictures(store)[:1], tmp_path / "out", "COCO")
@@ -330,6 +339,15 @@ def test_masks_are_those_of_pycocotools(tmp_path: Path) -> None:
     polygon, crowd = label["objects"]  # type: ignore[misc]
     assert np.array_equal(mask_of(polygon["mask"], (60, 40)), drawn)  # type: ignore[index, call-overload]
     assert [one["box"] for one in (polygon, crowd)] == [[10, 5, 30, 25], [0, 0, 1, 40]]  # type: ignore[index, call-overload]
+
+
+def test_objects_with_masks_make_no_class_of_their_image(tmp_path: Path) -> None:
+    drawn = each("annotations", segmentation=[[10, 5, 30, 5, 30, 25]])
+    store, file = written(tmp_path, "COCO", drawn)
+    take_labels(store, file, "COCO")
+    export(store, pictures(store), tmp_path / "labelled", "CVAT", labels=True)
+    text = (tmp_path / "labelled/annotations.xml").read_text()
+    assert (text.count("<box"), text.count("<tag")) == (2, 0)
 
 
 def test_labels_of_another_task_are_refused_and_none_is_kept(tmp_path: Path) -> None:

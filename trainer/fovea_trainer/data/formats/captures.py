@@ -79,7 +79,7 @@ def labels_of(content: Mapping[str, JsonValue], size: tuple[int, int], place: st
     best = best_class(content)
     parts = [(part, str(part["class"])) for part in parts_of(content, "classes")]
     return Labels(
-        name=str(best["class"]) if best is not None and "mask" not in best else None,
+        name=None if best is None else str(best["class"]),
         boxes=tuple(
             Box(str(part["class"]), *_corners(part["box"]), place=place, outline=_outline(part, place))
             for part in parts_of(content, "objects")
