@@ -240,6 +240,17 @@ def test_labels_of_several_files_are_joined_each_by_its_own_categories(tmp_path:
     assert found.boxes == {"a.jpg": [CAT, ("sky", 50, 50, 70, 70)]}
 
 
+def test_an_older_export_beside_the_newest_doubles_no_object(tmp_path: Path) -> None:
+    """The keypoints of COCO's people, which lie in a file of their own, have the boxes of the other."""
+    moved, dog = {**OBJECT, "bbox": [11, 20, 30, 40]}, {**OBJECT, "id": 2, "category_id": 2}
+    files = {"a.jpg": "", "x.json": coco(objects=[OBJECT, dog])}
+    found = read(tmp_path / "old", {**files, "x (1).json": coco(objects=[moved, dog])})
+    assert (found.images, found.findings) == ({}, [("ListedTwice", "x (1).json:2")])
+    found = read(tmp_path / "people", {**files, "people.json": coco(objects=[{**OBJECT, "keypoints": [11, 21, 2]}])})
+    assert found.boxes == {"a.jpg": [CAT, ("dog", *CAT[1:])]}
+    assert found.findings == [("DuplicateBox", "x.json:3")]
+
+
 def test_images_of_a_file_without_annotations_are_not_labelled(tmp_path: Path) -> None:
     info = json.dumps({"images": [IMAGE], "categories": CATEGORIES})
     found = read(tmp_path, {"a.jpg": "", "image_info_test2017.json": info})

@@ -210,6 +210,12 @@ def test_labels_of_several_files_are_joined(tmp_path: Path) -> None:
     assert read(tmp_path / "mixed", shares).findings == [("ListedTwice", "x.csv:1")]
 
 
+def test_two_files_that_differ_about_an_image_leave_it_out(tmp_path: Path) -> None:
+    files = {"a.jpg": "", "x.csv": BOXES["RetinaNet"], "y.csv": BOXES["RetinaNet"].replace("a.jpg,10", "a.jpg,11")}
+    found = read(tmp_path, files)
+    assert (found.images, found.findings) == ({}, [("ListedTwice", "x.csv:1")])
+
+
 def test_files_to_be_filled_in_are_no_labels_and_lists_of_classes_name_them(tmp_path: Path) -> None:
     files = {"a.jpg": "", "x.csv": BOXES["RetinaNet"], "classes.csv": "cat,0\ndog,1\n",
              "sample_submission.csv": "id,label\na,dog\n"}  # fmt: skip

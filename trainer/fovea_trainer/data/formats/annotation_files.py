@@ -1,9 +1,14 @@
-"""Annotation files that list many images: reading each, and telling apart the images that several entries claim."""
+"""Annotation files that list many images: reading each, and telling apart the images that several entries claim.
+
+Labels of one image may lie in several files, one for each kind of them. Where two files have objects of one class, of
+which none has all of the other's, they are no parts: one is a former export, or of somebody else.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -56,3 +61,28 @@ def listed_once(tree: Tree, entries: Iterable[Entry]) -> Iterator[SourceImage | 
         message = f"{path} is listed {len(several)} times, at {places}: which labels are its own is not known"
         tree.opened.add(path)  # a finding already
         yield Finding(FindingKind.LISTED_TWICE, several[0].place, message)
+
+
+def contradiction(path: str, files: Sequence[tuple[str, Iterable[tuple[str, Hashable]]]]) -> Finding | None:
+    """What two files say differently about an image.
+
+    Args:
+        path: The image.
+        files: Where each file lists it, and class and outline of its objects there.
+    """
+    if len(files) < 2:
+        return None
+    by_class: list[tuple[str, dict[str, set[Hashable]]]] = []
+    for place, objects in files:
+        outlines: dict[str, set[Hashable]] = defaultdict(set)
+        by_class.append((place, outlines))
+        for name, outline in objects:
+            outlines[name].add(outline)
+    for (first, one), (second, other) in itertools.combinations(by_class, 2):
+        for name in sorted(one.keys() & other.keys()):
+            if not (one[name] <= other[name] or other[name] <= one[name]):
+                message = f"{path} has other objects of the class {name} at {first} than at {second}"
+                return Finding(
+                    FindingKind.LISTED_TWICE, first, message, "keep the file that is right, and move the other away"
+                )
+    return None

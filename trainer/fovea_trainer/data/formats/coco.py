@@ -1,6 +1,7 @@
 """COCO: JSON files of images, annotations and categories (https://cocodataset.org/#format-data).
 
-All files of a source are read, as COCO's own download has several about the same images: their labels are joined.
+All files of a source are read, as COCO's own download has several about the same images: their labels are joined, and
+an image is left out of which they say different things.
 The split is in a file's name, as in `annotations/instances_train2017.json`, or in that of its folder. Ids are only
 ids: numbers or texts. What a file says about an image that it lists twice is in doubt, and is left out.
 """
@@ -11,7 +12,7 @@ import io
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from fovea_api.common import Task
@@ -21,7 +22,7 @@ from pydantic import JsonValue
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of_file
-from fovea_trainer.data.formats.annotation_files import read_each
+from fovea_trainer.data.formats.annotation_files import contradiction, read_each
 from fovea_trainer.data.formats.json_stream import shown, stream_arrays
 from fovea_trainer.data.formats.listed import located_entries
 from fovea_trainer.data.records import Box, FileImage, Labels, NamedClass, Region, SourceImage
@@ -128,8 +129,12 @@ class COCO:
             else:
                 located[path].append((content, entries[0]))
 
-    def _image(self, path: str, several: Sequence[tuple[Content, Entry]]) -> SourceImage:
-        """An image with the labels of all files that list it."""
+    def _image(self, path: str, several: Sequence[tuple[Content, Entry]]) -> SourceImage | Finding:
+        """An image with the labels of all files that list it; a finding where they contradict each other."""
+        objects = [(entry.place, _objects(content, entry)) for content, entry in several]
+        if (finding := contradiction(path, objects)) is not None:
+            self.tree.opened.add(path)  # a finding already
+            return finding
         boxes: list[Box] = []
         regions: list[Region] = []
         findings: list[Finding] = []
@@ -269,6 +274,12 @@ def _refuse_boxes(contents: Sequence[Content]) -> None:
             every[0].place,
             "give each a `segmentation` of polygons or run lengths, or learn boxes by task: Detection",
         )
+
+
+def _objects(content: Content, entry: Entry) -> Iterator[tuple[str, Hashable]]:
+    """Class and outline of what a file has on an image."""
+    for each in content.annotations.get(entry.id, ()):
+        yield content.categories.get(each.category, ""), each.box or (each.polygons, each.runs)
 
 
 def _box(annotation: Annotation, name: str, box: tuple[float, float, float, float]) -> Box:

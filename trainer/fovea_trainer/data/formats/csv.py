@@ -12,7 +12,7 @@ import csv
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TextIO
@@ -22,7 +22,7 @@ from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Options, Reader, Tree, split_of, split_of_file
-from fovea_trainer.data.formats.annotation_files import read_each
+from fovea_trainer.data.formats.annotation_files import contradiction, read_each
 from fovea_trainer.data.formats.csv_columns import HEADER, YES, Columns, cell_of, classes_of, columns_of, number_of
 from fovea_trainer.data.formats.listed import located_entries
 from fovea_trainer.data.formats.pairs import Images
@@ -124,6 +124,13 @@ class CSV:
             self.tree.opened.add(path)  # a finding already
             message = f"{path} has boxes in pixels and in shares, at {' and '.join(one.place for one in entries[:3])}"
             return Finding(FindingKind.LISTED_TWICE, place, message)
+        by_file: dict[str, tuple[str, list[tuple[str, Hashable]]]] = {}
+        for content, entry in several:
+            _, objects = by_file.setdefault(content.file, (entry.place, []))
+            objects += [(box.name, box.corners) for box in entry.boxes]
+        if (differing := contradiction(path, list(by_file.values()))) is not None:
+            self.tree.opened.add(path)  # a finding already
+            return differing
         findings = [finding for entry in entries for finding in entry.findings]
         splits = {split: where for entry in entries for split, where in entry.splits.items()}
         if not splits:
