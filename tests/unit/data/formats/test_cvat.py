@@ -84,10 +84,18 @@ def test_places(case: str, tmp_path: Path) -> None:
 def test_an_image_that_is_not_there_or_listed_twice_is_told_and_one_without_shapes_shows_nothing(
     tmp_path: Path,
 ) -> None:
-    listed = cvat(image(), image(name="b.jpg"), image("", "c.jpg"), image(name="d.jpg"), image(name="d.jpg"))
+    listed = cvat(image(), image(name="b.jpg"), image("", "c.jpg"), image(name="d.jpg"), image("", name="d.jpg"))
     found = read(tmp_path, {**{f"images/{name}.jpg": "" for name in "acd"}, "annotations.xml": listed})
     assert found.boxes == {"images/a.jpg": [("cat", *CORNERS)], "images/c.jpg": []}
     assert found.findings == [("ListedTwice", "annotations.xml:11"), ("MissingImage", "annotations.xml:7")]
+
+
+def test_an_image_of_jobs_that_overlap_is_one_where_they_agree(tmp_path: Path) -> None:
+    jobs = {f"{job}/annotations.xml": cvat(image()) for job in ("job_1", "job_2")}
+    found = read(tmp_path, {"images/a.jpg": "", **jobs})
+    assert (found.boxes, found.findings) == ({"images/a.jpg": [("cat", *CORNERS)]}, [])
+    found = read(tmp_path, {"job_2/annotations.xml": cvat(image(BOX.replace("cat", "dog")))})
+    assert (found.boxes, found.findings) == ({}, [("ListedTwice", "job_1/annotations.xml:5")])
 
 
 def test_files_of_other_formats_are_told_and_alone_refused(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def test_an_image_that_is_not_there_or_could_be_two_or_is_listed_twice_is_told(t
     upload, labels = "/data/upload/3/{}-{}.jpg", annotation(result(BOX))
     names = ("a", "b", "c", "d", "d")
     tasks = [task(labels, image=upload.format(f"0000000{number}", name)) for number, name in enumerate(names)]
+    tasks[-1]["annotations"] = [annotation()]
     text = "[" + ",\n".join(map(json.dumps, tasks)) + "]"
     files = {"a.jpg": "", "x/b.jpg": "", "y/b.jpg": "", "d.jpg": "", "tasks.json": text}
     found = read(tmp_path, files)

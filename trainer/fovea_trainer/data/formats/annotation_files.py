@@ -16,7 +16,7 @@ from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
 from fovea_trainer.data.formats import Tree
-from fovea_trainer.data.records import FileImage, Labels, SourceImage
+from fovea_trainer.data.records import FileImage, Labels, Region, SourceImage
 
 T = TypeVar("T")
 
@@ -49,18 +49,34 @@ class Entry:
 
 
 def listed_once(tree: Tree, entries: Iterable[Entry]) -> Iterator[SourceImage | Finding]:
-    """The images of entries; one that has several is left out, for whose labels are its own is not known."""
+    """The images of entries; one that has several, which differ, is left out: whose labels are its own is not known.
+
+    Those that do not are of jobs that overlap, or of an export that is there twice.
+    """
     by_path: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_path[entry.path].append(entry)
     for path, several in by_path.items():
-        if len(several) == 1:
+        if len({(entry.split, _content(entry.labels)) for entry in several}) == 1:
             yield SourceImage(path, FileImage(path), several[0].split, several[0].labels)
             continue
         places = " and ".join(entry.place for entry in several[:3])
         message = f"{path} is listed {len(several)} times, at {places}: which labels are its own is not known"
         tree.opened.add(path)  # a finding already
         yield Finding(FindingKind.LISTED_TWICE, several[0].place, message)
+
+
+def _content(labels: Labels) -> Hashable:
+    """What labels say, wherever they stand."""
+    return (
+        tuple((box.name, box.corners, box.difficult, box.outline and _outline(box.outline)) for box in labels.boxes),
+        tuple(map(_outline, labels.regions)),
+        *(labels.size, labels.complete, labels.waits, tuple(finding.kind for finding in labels.findings)),
+    )
+
+
+def _outline(region: Region) -> Hashable:
+    return region.name, region.polygons, region.runs, region.size, region.box
 
 
 def contradiction(path: str, files: Sequence[tuple[str, Iterable[tuple[str, Hashable]]]]) -> Finding | None:
