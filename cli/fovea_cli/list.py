@@ -16,7 +16,10 @@ SHOWN_DIGEST = len("sha256-") + 12
 @click.option("--name", help="Only those of this Dataset or TrainingJob.")
 @output_option
 def command(store: str, name: str | None, output: str) -> None:
-    """Lists the dataset versions and model bundles of a STORE (folder or URI; absent: fovea-store), newest first."""
+    """Lists the dataset versions and model bundles of a STORE (folder or URI; absent: fovea-store).
+
+    Versions come before bundles; those of one name together, the newest first.
+    """
     from fovea_store import StorePath
     from fovea_trainer.inventory import artifacts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -73,6 +74,8 @@ def test_a_newcomers_first_hour(tmp_path: Path) -> None:
     assert "all/accuracy" in printed
     assert len(list((tmp_path / "drawn").iterdir())) == 8
     (bundle,) = (tmp_path / "fovea-store").glob("trainingjob/photos/bundles/sha256-*")
+    newer = json.loads(run("fovea train -f photos.yaml --set training.epochs=1 -o json", tmp_path))["artifact"]
+    assert run(f"{rest[-1]}echo $BUNDLE", tmp_path).splitlines()[-1] == newer
     assert run(f"fovea pull {bundle} --to model", tmp_path).endswith("(verified)\n")
     given = {"BUNDLE": str(tmp_path / "model"), "IMAGE": str(next((tmp_path / "photos/val/cat").iterdir()))}
     with_fovea, without, _ = blocks("use-the-model.md", "python")
