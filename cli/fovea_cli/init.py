@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -64,7 +65,7 @@ def command(
         workers=workers,
     )
     if start.manifest:
-        target.write_text(start.manifest.replace("THIS_FILE", str(target)), encoding="utf-8")
+        target.write_text(start.manifest.replace("THIS_FILE", shlex.quote(str(target))), encoding="utf-8")
     if output == "json":
         print_json({"manifest": str(target) if start.manifest else None, **start.to_dict()})
     else:
@@ -77,6 +78,6 @@ def command(
             click.echo(f"\n{note}")
         if start.manifest:
             click.echo(f"\nmodel     {start.architecture.name}, by its preset\nmanifest  {target}")
-            click.echo(f"next      fovea train -f {target}")
+            click.echo(f"next      fovea train -f {shlex.quote(str(target))}")
     if start.checked.refusal is not None:
         raise start.checked.refusal

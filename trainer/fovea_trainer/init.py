@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 from fovea_api.architectures import FIRST_CHOICE, Architecture, catalogue, find
+from fovea_api.common import Metadata
 from fovea_api.criteria import Criterion
 from fovea_api.dataset import Recipe
-from fovea_api.errors import InvalidInput
+from fovea_api.errors import InvalidInput, InvalidManifest
 from fovea_api.metrics import PRIMARY
 from fovea_api.names import API_VERSION
 from fovea_api.presets import with_preset
 from fovea_api.trainingjob import Recipe as TrainingRecipe
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from fovea_trainer.data.build import CheckResult
 from fovea_trainer.local import check_folder
@@ -97,10 +99,15 @@ def start_from(
         workers: Processes that read images.
 
     Raises:
-        InvalidInput: the files look like no format, there is no such format, task or architecture, or the architecture
-            is of another task.
+        InvalidInput: the files look like no format, there is no such format, task or architecture, the architecture is
+            of another task, or Kubernetes takes no such name.
     """
-    recipe, checked = check_folder(folder, format_, task, classes, workers, as_the_source_says=True)
+    name = name or object_name(folder)
+    try:
+        Metadata(name=name)
+    except ValidationError as error:
+        raise InvalidManifest.from_validation(error, "--name") from error
+    recipe, checked = check_folder(folder, format_, task, classes, workers)
     network = find(architecture or FIRST_CHOICE[recipe.task])
     if network.task is not recipe.task:
         fitting = ", ".join(each.name for each in catalogue().values() if each.task is recipe.task)
@@ -108,7 +115,6 @@ def start_from(
             f"{network.name} is for {network.task}, and the folder is read for {recipe.task}", "--architecture",
             f"use one of {fitting}, or say another --task",
         )  # fmt: skip
-    name = name or object_name(folder)
     start = Start(name, recipe, checked, network, tuple(_notes(checked)), "")
     if checked.summary is None:
         return start
@@ -151,11 +157,12 @@ def _manifest(start: Start, folder: Path, beside: Path, place: str) -> str:
     network, task = start.architecture, recipe.task
     here = _relative(folder.absolute(), beside.absolute())
     goal = Criterion(metric=f"test/{PRIMARY[task]}", min=0.9)
+    pushed, why = (str(folder), "") if folder.is_dir() else ("FOLDER", f"     (into which {folder.name} is unpacked)")
     others = ", ".join(each.name for each in catalogue().values() if each.task is task and each.name != network.name)
     return f"""\
 # {summary.images:,} images with {summary.annotations:,} annotations of {len(classes)} classes, read as {source.format}.
 #   by hand:    fovea train -f THIS_FILE
-#   a cluster:  fovea push {here} {place}
+#   a cluster:  fovea push {shlex.quote(pushed)} {shlex.quote(place)}{why}
 #               kubectl apply -f THIS_FILE
 # Every field: docs/reference, or kubectl explain dataset.spec
 apiVersion: {API_VERSION}

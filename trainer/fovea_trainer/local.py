@@ -190,10 +190,10 @@ def check_folder(
     task: str | None = None,
     classes: Sequence[str] = (),
     workers: int = 1,
-    *,
-    as_the_source_says: bool = False,
 ) -> tuple[Recipe, CheckResult]:
     """Checks a folder or archive as a Dataset of one source would, and builds nothing; what it was read as, and how.
+
+    Its splits are those of the source where it has some, else the default ratios share out.
 
     Args:
         folder: The folder or archive.
@@ -201,14 +201,13 @@ def check_folder(
         task: Name of a task; absent: what the format is mostly used for.
         classes: The classes; absent: those that the labels name.
         workers: Processes that read images.
-        as_the_source_says: Takes the splits of the source where it has some, else shares out by the default ratios.
 
     Raises:
         InvalidInput: there is no such format or task, or the folder cannot be opened as that.
     """
     with tempfile.TemporaryDirectory(prefix="fovea-check-") as work:
         recipe = folder_recipe(folder, format_, task, classes, Path(work))
-        if as_the_source_says:
+        with suppress(InvalidInput):  # the check says why
             given = given_splits(recipe, Path(work) / "splits")
             recipe = recipe.model_copy(update={"splits": suited_splits(given)})
         return recipe, check_dataset(recipe, work_dir=work, workers=workers)

@@ -73,6 +73,11 @@ def test_dataset_check_says_what_a_build_would_find_and_builds_nothing(
     data = json.loads(fovea("dataset", "check", pictures, "-o", "json").stdout)
     assert data["refusal"] is None
     assert [each["kind"] for each in data["findings"] if each["severity"] == "Warning"] == ["CorruptImage"]
+    data.pop("refusal")
+    first = json.loads(fovea("init", pictures, "--file", tmp_path / "x.yaml", "-o", "json").stdout)
+    assert data == {name: first[name] for name in data}, "a folder's own splits count for both"
+    assert data["summary"]["splits"]["validation"] == 8
+    (tmp_path / "x.yaml").unlink()
     assert fovea("dataset", "check", trained.manifest).exit_code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
 

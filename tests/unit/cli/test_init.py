@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -61,6 +62,21 @@ def test_what_is_written_is_a_manifest_whatever_was_found(fovea: Fovea, case: st
         assert done.stderr.startswith("fovea: ")
 
 
+def test_the_commands_of_a_manifest_run_as_they_are_written(fovea: Fovea, pictures: Path, tmp_path: Path) -> None:
+    """Whatever the folder and the file are called; what is pushed is a folder, also where the images are an archive."""
+    shutil.copytree(pictures, tmp_path / "Meine Bilder")
+    shutil.make_archive(str(tmp_path / "packed"), "zip", pictures)
+    for images, pushed in (("Meine Bilder", f"'{tmp_path}/Meine Bilder'"), ("packed.zip", "FOLDER")):
+        file = tmp_path / "a file.yaml"
+        done = fovea("init", tmp_path / images, "--name", "x", "--file", file, "--force")
+        assert done.exit_code == 0, done.output
+        assert f"next      fovea train -f '{file}'\n" in done.stdout
+        text = file.read_text()
+        assert f"fovea train -f '{file}'\n" in text
+        assert f"fovea push {pushed} pvc://datasets/x" in text
+        assert f"kubectl apply -f '{file}'\n" in text
+
+
 def test_names_that_yaml_would_read_as_something_else(fovea: Fovea, tmp_path: Path) -> None:
     names = ("no", "3", "a: b", "null", "mit, Komma", "#1", "'quoted'")
     random = np.random.default_rng(0)
@@ -79,7 +95,8 @@ def test_what_is_no_dataset_is_refused_in_words(fovea: Fovea, tmp_path: Path, pi
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/notes.md").write_text("nothing")
     for words, told in (
-        ((tmp_path / "empty",), "the files look like no format that can be read"),
+        ((tmp_path / "empty",), "the files look like no format that can be read: 0 images, and no labels"),
+        ((pictures, "--name", "My Photos"), "--name: name: metadata.name must be a DNS-1035 label"),
         ((pictures, "--architecture", "unett"), "there is no architecture 'unett'"),
         ((pictures, "--architecture", "fasterrcnn"), "fasterrcnn is for Detection, and the folder is read for"),
         ((pictures, "--task", "Detection"), "none of 32 images shows an object"),

@@ -60,7 +60,11 @@ def guess_format(tree: Tree) -> Format:
         return Format.MASKS
     if any("/" in path for path in tree.images):
         return Format.IMAGE_FOLDER
-    raise InvalidInput("the files look like no format that can be read", str(tree.root), "say which by --format")
+    raise InvalidInput(
+        f"the files look like no format that can be read: {len(tree.images)} images, and no labels that are known",
+        str(tree.root),
+        "put the images of each class into a folder of its name, or add labels; --format says a format by its name",
+    )
 
 
 def guess_task(format: Format, tree: Tree) -> Task:
