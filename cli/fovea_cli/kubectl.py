@@ -52,7 +52,7 @@ def _kubectl(namespace: str | None, arguments: list[str], remedy: str) -> str:
         said = ["kubectl failed", *str(error.stderr).strip().splitlines()][-1]
         if _FINAL.search(said):
             raise InvalidInput(said, None, remedy) from error
-        raise Retryable(said) from error
+        raise Retryable(said, f"kubectl, asked for {arguments[1]}") from error
 
 
 def get_deployment(name: str, namespace: str | None) -> ModelDeployment:

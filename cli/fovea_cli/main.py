@@ -90,7 +90,18 @@ def explain(error: Exception, command: str) -> Failure | None:
             return Failure(str(MissingExtra(extra, f"`fovea {command}` (module {module})")))
         case OSError(filename=str() as file, strerror=str() as reason):
             return Failure(f"{file}: {reason}")
+        case OSError() if (fault := _fault(error)) is not None:
+            return Failure(str(fault), fault.exit_code)
     return None
+
+
+def _fault(error: OSError) -> FoveaError | None:
+    """The fault of a disk or a store that a library has met, and that names no file."""
+    try:
+        from fovea_store.errors import outside_cause
+    except ImportError:  # an installation without the packages of stores
+        return None
+    return outside_cause(error)
 
 
 def _unexpected(error: Exception) -> Failure:

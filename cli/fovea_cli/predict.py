@@ -55,7 +55,7 @@ def command(
     if target is not None:
         if draw is not None:
             raise click.UsageError("give --to or --draw")
-        _write(folder, images, target, confidence, overlapping, model_format)
+        _write(folder, images, target, confidence, overlapping, model_format, output)
         return
     predictions = predict_files(
         folder, images, draw, confidence=confidence, overlapping=overlapping, format_=model_format
@@ -80,6 +80,7 @@ def _write(
     confidence: float | None,
     overlapping: bool,
     model_format: str | None,
+    output: str,
 ) -> None:
     from fovea_serving.bulk import predict_to_parquet
     from fovea_serving.predict import images_of
@@ -94,4 +95,7 @@ def _write(
             format_=model_format,
             progress=bar.update,
         )
-    click.echo(f"{count} images")
+    if output == "json":
+        print_json({"file": str(target), "images": count})
+    else:
+        click.echo(f"{count} images")

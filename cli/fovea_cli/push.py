@@ -28,6 +28,7 @@ def command(folder: Path, target: str, namespace: str | None, image: str | None,
     if target.startswith("oci://"):
         _push_image(folder, target, output)
         return
+    from fovea_store.filesystems import split_uri
     from fovea_store.transfer import plan_push
 
     with open_remote(target, namespace, image) as remote:
@@ -37,10 +38,11 @@ def command(folder: Path, target: str, namespace: str | None, image: str | None,
     if output == "json":
         print_json({"target": target, "copied": len(plan.paths), "bytes": plan.bytes, "present": plan.present})
         return
-    click.echo(
-        f"{len(plan.paths)} files copied ({size_in_words(plan.bytes)}), {plan.present} were there\n"
-        f"a Dataset reads them by  uri: {target.rstrip('/')}"
-    )
+    click.echo(f"{len(plan.paths)} files copied ({size_in_words(plan.bytes)}), {plan.present} were there")
+    if split_uri(target)[0]:
+        click.echo(f"a Dataset reads them by  uri: {target.rstrip('/')}")
+    else:
+        click.echo(f"{target} is a folder of this machine; a claim is named by pvc://claim/path")
 
 
 def _push_image(folder: Path, target: str, output: str) -> None:

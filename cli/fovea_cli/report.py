@@ -26,7 +26,7 @@ def command(artifact: str, to: Path, namespace: str | None, image: str | None) -
     That of a bundle is held against the digest in its bundle.yaml, and that one against the bundle's name.
     """
     from fovea_api.bundle import MANIFEST
-    from fovea_serving.bundle import REPORT, read_manifest, verify_digest, verify_file
+    from fovea_serving.bundle import REPORT, parse_manifest, verify_digest, verify_file
     from fovea_store import NotFound, StorePath
 
     with tempfile.TemporaryDirectory(prefix="fovea-report-") as work:
@@ -37,7 +37,7 @@ def command(artifact: str, to: Path, namespace: str | None, image: str | None) -
                 raise NotFound("there is nothing", f"{artifact.rstrip('/')}/{REPORT}", "check the path")
             remote.receive(folder, sorted(there), lambda count: None)
         if MANIFEST in there:
-            manifest = read_manifest(folder / MANIFEST)
+            manifest = parse_manifest((folder / MANIFEST).read_bytes(), f"{artifact.rstrip('/')}/{MANIFEST}")
             verify_digest(manifest, artifact.rstrip("/").rpartition("/")[2], artifact)
             entry = next((each for each in manifest.files if each.path == REPORT), None)
             if entry is not None:

@@ -101,7 +101,12 @@ class Manifest:
             return chosen[0]
         names = ", ".join(item.metadata.name for item in candidates) or "none"
         described = kind.__name__ if name is None else f"{kind.__name__} {name!r}"
-        remedy = "write both into one file, divided by ---" if not chosen else "say which by its name"
+        if chosen:
+            remedy = "say which by its name"
+        elif candidates:
+            remedy = "name one that the file has, or write that one into it"
+        else:
+            remedy = "write both into one file, divided by ---"
         raise InvalidManifest(f"exactly one {described} is needed; the file has {names}", str(self.path), remedy)
 
     def local(self, dataset: Dataset, given: Mapping[str, str]) -> Dataset:

@@ -116,6 +116,8 @@ def test_predict_names_classes_and_draws(fovea: Fovea, trained: Trained, tmp_pat
     one = images / "red" / "test-0.png"
     found = json.loads(fovea("predict", trained.bundle, one, "--output", "json").stdout)
     assert {entry["class"] for entry in found[str(one)]["classes"]} == {"red", "blue"}
+    many = fovea("predict", trained.bundle, images, "--to", tmp_path / "many.parquet", "--output", "json")
+    assert json.loads(many.stdout) == {"file": str(tmp_path / "many.parquet"), "images": 8}
 
 
 def test_predict_says_what_is_wrong(fovea: Fovea, trained: Trained, tmp_path: Path) -> None:
@@ -139,7 +141,10 @@ def test_report_is_copied(fovea: Fovea, trained: Trained, tmp_path: Path) -> Non
     assert (done.exit_code, done.stdout) == (0, f"{target}\n")
     assert target.read_bytes() == (trained.bundle / "report.html").read_bytes()
     (tmp_path / "file").touch()
+    shutil.copytree(trained.bundle, tmp_path / "edited")
+    (tmp_path / "edited/bundle.yaml").write_text("[]")
     for artifact, to, told in (
+        (tmp_path / "edited", target, f"fovea: {tmp_path}/edited/bundle.yaml: not a mapping"),
         (tmp_path, target, f"fovea: {tmp_path}/report.html: there is nothing"),
         ("http://bucket/bundle", target, "fovea: http://bucket/bundle: http:// is not a store"),
         (trained.bundle, tmp_path / "file" / "report.html", f"fovea: {tmp_path}/file"),
@@ -230,7 +235,11 @@ def test_logs_without_kubectl(fovea: Fovea, monkeypatch: pytest.MonkeyPatch, tmp
     [
         ('Error from server (NotFound): runs.fovea.dev "r-1" not found', 1, "kubectl get runs --all-namespaces"),
         ('error: the server doesn\'t have a resource type "runs"', 1, "resource type"),
-        ("E1125 memcache.go\nThe connection to the server 127.0.0.1:1 was refused", 75, "was refused"),
+        (
+            "E1125 memcache.go\nThe connection to the server 127.0.0.1:1 was refused",
+            75,
+            "kubectl, asked for runs.fovea.dev/r-1: The connection",
+        ),
     ],
 )
 def test_logs_of_a_run_that_kubectl_does_not_give(

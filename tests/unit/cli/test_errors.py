@@ -28,6 +28,7 @@ FAILURES = [
     (StoreUnavailable("no answer", "s3://fovea"), 75, "s3://fovea: no answer"),
     (Interrupted("stopped"), 75, "stopped"),
     (PermissionError(13, "Permission denied", "/etc/x"), 1, "/etc/x: Permission denied"),
+    (OSError(28, "Error writing bytes to file"), 75, "no space is left (make room or enlarge the volume)"),
     (ModuleNotFoundError("no", name="torch"), 1, "`fovea train` (module torch) needs packages that are not installed "
                                                  "(pip install 'fovea[trainer]')"),
 ]  # fmt: skip
@@ -96,7 +97,7 @@ def test_a_file_that_is_no_manifest(fovea: Fovea, tmp_path: Path, content: bytes
         ({"model": {"architecture": "resnet19"}}, "spec.model.architecture: "),
         ({"epochs": 3}, "spec.epochs: "),
         ({"model": {"architecture": "resnet18", "options": {"width": 99}}}, "spec.model.options.width: "),
-        ({"datasetRef": {"name": "shapes"}}, "exactly one Dataset 'shapes' is needed; the file has colours"),
+        ({"datasetRef": {"name": "shapes"}}, "exactly one Dataset 'shapes' is needed; the file has colours (name one"),
     ],
 )
 def test_a_wrong_field_is_named(

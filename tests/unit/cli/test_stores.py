@@ -61,7 +61,7 @@ def test_push_copies_what_is_missing(fovea: Fovea, pictures: Path, tmp_path: Pat
     again = fovea("push", source, target)
     assert "2 files copied" in again.stdout
     assert "30 were there" in again.stdout
-    assert f"uri: {target}" in again.stdout
+    assert f"{target} is a folder of this machine" in again.stdout, "a Dataset of a cluster reads it by no uri"
     assert (target / "test/red/test-0.png").read_bytes() == changed.read_bytes()
     (tmp_path / "empty").mkdir()
     assert "there are no files" in fovea("push", tmp_path / "empty", target).stderr
@@ -96,7 +96,8 @@ def test_push_to_a_claim_goes_on_where_it_broke_off(fovea: Fovea, pictures: Path
 
 
 def test_the_pod_of_a_claim_may_run_where_pods_are_restricted(fovea: Fovea, pictures: Path, cluster: Path) -> None:
-    fovea("push", pictures, "pvc://datasets/photos", "--image", "registry.example/tools:1")
+    done = fovea("push", pictures, "pvc://datasets/photos", "--image", "registry.example/tools:1")
+    assert "a Dataset reads them by  uri: pvc://datasets/photos\n" in done.stdout
     spec = json.loads((cluster / "pod.json").read_text())["spec"]
     assert spec["containers"][0]["image"] == "registry.example/tools:1"
     assert spec["volumes"] == [{"name": "claim", "persistentVolumeClaim": {"claimName": "datasets"}}]
