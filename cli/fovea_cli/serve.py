@@ -12,7 +12,9 @@ import click
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Port of requests.")
 @click.option(
-    "--admin-port", type=click.IntRange(1, 65535), help="Port of probes and metrics.  [default: that of requests]"
+    "--admin-port",
+    type=click.IntRange(1, 65535),
+    help="Port of metrics, and of probes.  [default: no metrics; probes at the port of requests]",
 )
 @click.option(
     "--grpc-port", type=click.IntRange(1, 65535), help="Port of the Open Inference Protocol by gRPC.  [default: none]"
@@ -30,9 +32,18 @@ import click
     type=click.FloatRange(0, 10_000),
     help="Milliseconds that the first image of a batch waits for others.",
 )
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds after which a request is given up.")
 @click.option(
-    "--threads", default=0, help="Threads of the network in each process.  [default: the CPUs that they may use]"
+    "--timeout",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0, 600, min_open=True),
+    help="Seconds after which a request is given up.",
+)
+@click.option(
+    "--threads",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Threads of the network in each process.  [default: the CPUs that they may use]",
 )
 @click.option(
     "--processes", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes that share the ports."
@@ -55,6 +66,8 @@ def command(
     from fovea_serving.gateway.main import serve_bundle
     from fovea_serving.gateway.settings import Settings
 
+    if admin_port == port:
+        raise click.UsageError("--admin-port is another port than that of requests")
     inference = Inference(
         batching=Batching(max_size=max_batch, max_delay_milliseconds=max_delay),
         confidence_threshold=confidence,

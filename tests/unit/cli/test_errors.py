@@ -119,6 +119,8 @@ def test_a_wrong_field_is_named(
         ("dataset", "build", "-f", __file__, "--source", "lab"),
         ("predict", "missing", "missing.png"),
         ("models", "--output", "xml"),
+        ("serve", "/", "--admin-port", "8080"),
+        ("serve", "/", "--timeout", "0"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(fovea: Fovea, words: tuple[str, ...]) -> None:
