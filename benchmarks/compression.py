@@ -57,7 +57,7 @@ STAGES = (
     }),
     Stages("yolo-int8", "blood-cells", {"model": {"architecture": "yolo"}, "compression": INT8}),
     Stages("yolo-pruned", "blood-cells", {
-        "model": {"architecture": "yolo"}, "compression": {"pruning": {"sparsity": 0.35, "fineTuneEpochs": 6}},
+        "model": {"architecture": "yolo"}, "compression": {"pruning": {"sparsity": 0.35, "fineTuneEpochs": 24}},
     }),
     Stages("unet-pruned", "membranes", {
         "model": {"architecture": "unet-efficientnet-lite0"},
