@@ -141,7 +141,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         environment = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
         command = ["make", "--no-print-directory", "-C", str(ROOT), "demo"]
         variables = {"NAMESPACE": namespace, "CLUSTER": "devcluster", "LOOP": "no"}  # test_loop.py has the loop
-        _make_demo(command, environment | variables)
+        code, said = show(command, environment | variables)
+        if code != 0:  # no other test can be without it
+            seen = Kube(Path(devcluster("kubeconfig"))).try_kubectl("get", "nodes,pods", "-A", "-o", "wide")
+            pytest.exit(f"`make demo` failed:\n{said}\n{seen.stdout}{seen.stderr}", returncode=1)
     folder = tmp_path_factory.mktemp("store")
     secret = yaml.safe_load((CACHE / "cluster" / "s3-secret.yaml").read_text())
     for key, value in secret["stringData"].items():
@@ -153,8 +156,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         kube.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
-def _make_demo(command: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Shows what the demo prints. Its failure ends the session with its last words: no other test can be without it."""
+def show(command: Sequence[str | Path], environment: Mapping[str, str]) -> tuple[int, str]:
+    """Shows what a command prints as it comes; gives its exit code and its last words."""
     said: deque[str] = deque(maxlen=30)
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -163,9 +166,7 @@ def _make_demo(command: Sequence[str], environment: Mapping[str, str]) -> None:
         for line in process.stdout:
             print(line, end="", flush=True)
             said.append(line)
-    if process.returncode != 0:
-        seen = Kube(Path(devcluster("kubeconfig"))).try_kubectl("get", "nodes,pods", "-A", "-o", "wide")
-        pytest.exit(f"`make demo` failed:\n{''.join(said)}\n{seen.stdout}{seen.stderr}", returncode=1)
+    return process.returncode, "".join(said)
 
 
 @pytest.fixture

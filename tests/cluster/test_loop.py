@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from fovea_trainer.data.version import open_version
 
-from tests.cluster.conftest import Demo
+from tests.cluster.conftest import Demo, show
 from tests.kube import ROOT
 
 pytestmark = pytest.mark.timeout(1800)
@@ -22,7 +21,8 @@ KIND, NAME = "modeldeployment", "blood-cells"
 def story(demo: Demo) -> Any:
     """What the demo's second half wrote; run pytest with -s to see it work."""
     variables = demo.environment | {"NAMESPACE": demo.namespace}
-    subprocess.run([sys.executable, ROOT / "examples" / "loop.py"], env=variables, check=True)
+    code, said = show([sys.executable, ROOT / "examples" / "loop.py"], variables)
+    assert code == 0, said
     return json.loads((ROOT / ".demo" / "loop.json").read_text())
 
 

@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 from fovea_api import names
 from fovea_operator.objects import RAY_JOB, RUN
+from fovea_operator.settings import Settings
 from kubernetes import client
 
 from tests.controlplane.test_operator import World, built, kuberay_crds, training, world
@@ -25,8 +26,8 @@ from tests.ports import free_port
 
 __all__ = ["kuberay_crds", "world"]  # fixtures
 
-LEASE = {"lease_seconds": 15, "lease_renew_deadline_seconds": 10, "lease_retry_seconds": 2}
-"""As they are by default."""
+TIMES = ("lease_seconds", "lease_renew_deadline_seconds", "lease_retry_seconds")
+"""Settings that are those of production here."""
 COMMAND = (sys.executable, "-c", "import sys; from fovea_operator.main import main; sys.exit(main(sys.argv[1:]))")
 
 
@@ -54,7 +55,8 @@ class Replica:
 @asynccontextmanager
 async def replica(world: World, name: str, **changed: Any) -> AsyncIterator[Replica]:
     port = free_port()
-    settings = dataclasses.asdict(world.settings(port=port, **LEASE, **changed))
+    times = {name: getattr(Settings(), name) for name in TIMES}
+    settings = dataclasses.asdict(world.settings(port=port, **times, **changed))
     flags = [f"--{flag.replace('_', '-')}={value}" for flag, value in settings.items()]
     process = await asyncio.create_subprocess_exec(*COMMAND, *flags, env={**os.environ, "HOSTNAME": name})
     try:

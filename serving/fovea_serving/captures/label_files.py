@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from faster_coco_eval import mask as coco_mask
 from fovea_api.errors import InvalidInput
 from pydantic import JsonValue
 
-from fovea_serving.pipeline.run_lengths import bounds, encoded, mask_of, run_lengths
+from fovea_serving.pipeline.run_lengths import bounds, mask_of
 
 UPRIGHT = "draw upright boxes, or export the labels as COCO"
 WITHOUT_NAMES = ("relation", "textarea", "rating", "number", "datetime", "ranker", "pairwise", "taxonomy")
@@ -59,6 +60,13 @@ def finished_annotation(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
     true = [each for each in done if each.get("ground_truth")]
     latest = sorted(true or done, key=lambda each: str(each.get("updated_at") or each.get("created_at") or ""))
     return latest[-1] if latest else None
+
+
+def label_names(result: Mapping[str, Any]) -> list[str]:
+    """The labels or choices of a result of Label Studio."""
+    kind, value = str(result.get("type", "")).lower(), result.get("value")
+    names = value.get(kind) if isinstance(value, dict) and kind.endswith(("labels", "choices")) else None
+    return [name.strip() for name in names if isinstance(name, str) and name.strip()] if isinstance(names, list) else []
 
 
 # --- COCO -------------------------------------------------------------------------------------------------------
@@ -157,8 +165,7 @@ def _around(pixels: Mapping[str, Any]) -> list[float]:
     """The box around a mask."""
     height, width = pixels["size"]
     mask = mask_of({**pixels}, (width, height))
-    counts = str(run_lengths(mask)["counts"]).encode()
-    return [float(edge) for edge in bounds([encoded(counts, width, height)])[0]]
+    return [float(edge) for edge in bounds([coco_mask.encode(np.asfortranarray(mask, np.uint8))])[0]]
 
 
 # --- CVAT -------------------------------------------------------------------------------------------------------
@@ -229,12 +236,12 @@ def _labelled(name: str, results: Sequence[Mapping[str, Any]], place: str) -> La
     """What the results of an annotation say of its image."""
     objects, classes = list[JsonValue](), list[JsonValue]()
     size = None
-    named = {str(one.get("id")) for one in results if _names(one)}
+    named = {str(one.get("id")) for one in results if label_names(one)}
     for number, result in enumerate(results, 1):
         kind, value = str(result.get("type", "")).lower(), result.get("value")
         if not isinstance(value, dict) or kind in WITHOUT_NAMES:
             continue
-        names, where = _names(result), f"{place}, result {result.get('id', number)}"
+        names, where = label_names(result), f"{place}, result {result.get('id', number)}"
         if kind == "choices":
             if not any(key in value for key in GEOMETRY):  # else it says something about an object
                 classes += [{"class": each} for each in names]
@@ -256,13 +263,6 @@ def _labelled(name: str, results: Sequence[Mapping[str, Any]], place: str) -> La
         box: list[JsonValue] = [left * across, top * down, (left + width) * across, (top + height) * down]
         objects += [{"class": each, "box": box} for each in names]
     return Labelled(name, {"objects": objects, "classes": classes}, size)
-
-
-def _names(result: Mapping[str, Any]) -> list[str]:
-    """The labels or choices of a result."""
-    kind, value = str(result.get("type", "")).lower(), result.get("value")
-    names = value.get(kind) if isinstance(value, dict) and kind.endswith(("labels", "choices")) else None
-    return [name.strip() for name in names if isinstance(name, str) and name.strip()] if isinstance(names, list) else []
 
 
 # --- Values -----------------------------------------------------------------------------------------------------

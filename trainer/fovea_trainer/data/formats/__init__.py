@@ -220,10 +220,14 @@ def split_of(path: str) -> str | None:
     return next((split for split in named if split), None)
 
 
+def splits_in(name: str) -> list[str]:
+    """The splits that a name has among its words, in their order."""
+    return [SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_NAMES]
+
+
 def split_of_file(file: str) -> str | None:
     """The split that a file's name has among its words, or its innermost folder that names one."""
-    words = re.split(r"[^a-z]+", PurePosixPath(file).stem.lower())
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None) or split_of(file)
+    return next(iter(splits_in(PurePosixPath(file).stem)), None) or split_of(file)
 
 
 def in_split_of(file: str, paths: Sequence[str]) -> list[str]:

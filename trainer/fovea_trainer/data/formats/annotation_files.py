@@ -57,7 +57,7 @@ def listed_once(tree: Tree, entries: Iterable[Entry]) -> Iterator[SourceImage | 
     for entry in entries:
         by_path[entry.path].append(entry)
     for path, several in by_path.items():
-        if len({(entry.split, _content(entry.labels)) for entry in several}) == 1:
+        if len(several) == 1 or len({(entry.split, _content(entry.labels)) for entry in several}) == 1:
             yield SourceImage(path, FileImage(path), several[0].split, several[0].labels)
             continue
         places = " and ".join(entry.place for entry in several[:3])

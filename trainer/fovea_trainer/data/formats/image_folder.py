@@ -6,7 +6,6 @@ One folder around all others is looked through. A folder that is called as a spl
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 from fovea_api.errors import InvalidInput
 
 from fovea_trainer.data.findings import Finding, FindingKind
-from fovea_trainer.data.formats import Options, Reader, Tree
-from fovea_trainer.data.records import SPLIT_NAMES, FileImage, Labels, SourceImage, split_named
+from fovea_trainer.data.formats import Options, Reader, Tree, splits_in
+from fovea_trainer.data.records import FileImage, Labels, SourceImage, split_named
 from fovea_trainer.data.text import composed
 
 LAYOUT = "ImageFolder has <class>/<image> or <split>/<class>/<image>"
@@ -60,8 +59,7 @@ def open_reader(tree: Tree, options: Options) -> Reader:
 
 def _nearly_splits(names: Set[str]) -> Iterator[Finding]:
     """Folders such as `seg_train` and `seg_test`, which are taken for classes."""
-    words = {name: set(re.split(r"[^a-z]+", name.lower())) for name in names}
-    splits = {name: {SPLIT_NAMES[word] for word in words[name] & SPLIT_NAMES.keys()} for name in names}
+    splits = {name: splits_in(name) for name in names}
     if {"train", "test"} <= {split for each in splits.values() for split in each}:
         for name in sorted(name for name in names if splits[name]):
             message = f"the folder {name} is taken for a class, and is called nearly as a split"

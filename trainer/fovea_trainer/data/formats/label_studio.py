@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 from fovea_api.common import Task
 from fovea_api.errors import InvalidInput
-from fovea_serving.captures.label_files import finished_annotation
+from fovea_serving.captures.label_files import WITHOUT_NAMES, finished_annotation, label_names
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
@@ -53,8 +53,6 @@ EXPORT = "export the project as JSON"
 UPLOADED = re.compile(r"/data/upload/\d+/(?P<name>(?:[0-9a-f]{8}-)?(?P<original>[^/]+))")
 CHANGED = re.compile(r"[^-\w.]")
 """Letters that the tool leaves out of the names of uploaded files, once blanks are underscores."""
-WITHOUT_NAMES = ("relation", "textarea", "rating", "number", "datetime", "ranker", "pairwise", "taxonomy")
-"""Results that neither draw something nor are an image's class."""
 DRAWN = ("rectangle", "polygon", "ellipse", "brush", "keypoint", "vector", "bitmask")
 """Results whose names are in another result of the same id, of the type `labels`."""
 
@@ -180,7 +178,7 @@ class LabelStudio:
             shown = [_places(images, "image")] if "image" in images else [[value] for value in images.values()]
             return [Labelled(places, place, findings=[finding]) for places in shown or [[*texts.values()]]]
         every = [one for one in results if isinstance(one, dict)]
-        named = {str(one.get("id")) for one in every if _names(one)}
+        named = {str(one.get("id")) for one in every if label_names(one)}
         told = [(number, one) for number, one in enumerate(every, 1) if self._tells(one)]
         tasks: list[Labelled] = []
         for places, of_image in _by_image(images, texts, told, place):
@@ -202,7 +200,7 @@ class LabelStudio:
         """Adds what a result draws, or the classes that it gives the image."""
         kind, value = str(result.get("type", "")).lower(), result["value"]
         assert isinstance(value, dict)
-        names = _names(result)
+        names = label_names(result)
         if kind in DRAWN and not names and str(result.get("id")) in named:
             return  # the result of the same id has its geometry, too
         try:
@@ -261,13 +259,6 @@ def _by_image(
     if len(tags) < 2 and "image" in images:
         return [(_places(images, "image"), results)]
     raise InvalidInput(f"which image of {', '.join(images)} is labelled is not known", place)
-
-
-def _names(result: Item) -> list[str]:
-    """The labels or choices of a result."""
-    kind, value = str(result.get("type", "")).lower(), result.get("value")
-    names = value.get(kind) if isinstance(value, dict) and kind.endswith(("labels", "choices")) else None
-    return [name.strip() for name in names if isinstance(name, str) and name.strip()] if isinstance(names, list) else []
 
 
 # --- Shapes -------------------------------------------------------------------------------------------------
